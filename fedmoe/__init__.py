@@ -1,0 +1,15 @@
+"""fedmoe: federated, budget-adaptive fine-tuning of sparse Mixture-of-Experts language models.
+
+In reading order, the way data flows:
+    config/       one YAML file becomes one checked `Experiment`
+    data/         examples, how they are shared out among clients, and their tokens
+    budget/       each client's tier and its `top_k`; what a tier costs
+    models/       the frozen MoE, its expert fast path and its adapter
+    training/     one local round of one client: Task -> Update
+    wire.py       tasks and updates as bytes, checked at the door
+    aggregation/  updates -> the next global adapter, one strategy a file
+    rounds.py     the only round loop
+    evaluation/   loss and scores for every tier
+    record.py     a run's folder; report/ turns it into plots and a page
+    pretraining/  how the built-in base model was made
+"""

@@ -1,0 +1,126 @@
+"""Adapter: the LoRA of every expert and shared part of a model, as views of one flat tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedmoe.errors import WireError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of an adapter: where it sits in the model and in the flat buffer."""
+
+    name: str
+    """Module path and factor, e.g. `model.layers.0.mlp.experts.gate_up_proj.A`."""
+    shape: tuple[int, ...]
+    layer: int | None
+    """Index of the MoE layer whose experts lead the shape; None for a part all tokens use."""
+    start: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The order and shapes of an adapter's tensors, the same on the server and on every client."""
+
+    entries: tuple[Entry, ...]
+    num_layers: int
+    """MoE layers."""
+    num_experts: int
+    rank: int
+    alpha: float
+
+    @classmethod
+    def of(
+        cls, tensors: list[tuple[str, tuple[int, ...], int | None]],
+        num_layers: int, num_experts: int, rank: int, alpha: float,
+    ) -> Layout:  # fmt: skip
+        """Lay out (name, shape, layer) one after another."""
+        entries, start = [], 0
+        for name, shape, layer in tensors:
+            entries.append(Entry(name, shape, layer, start))
+            start = entries[-1].stop
+        return cls(tuple(entries), num_layers, num_experts, rank, alpha)
+
+    @cached_property
+    def size(self) -> int:
+        return self.entries[-1].stop if self.entries else 0
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash that two parties compare before they exchange flat buffers."""
+        rows = [(e.name, e.shape, e.layer) for e in self.entries]
+        text = json.dumps([rows, self.num_layers, self.num_experts, self.rank, self.alpha])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def views(self, flat: Tensor) -> Iterator[tuple[Entry, Tensor]]:
+        """Each entry with its part of `flat`, shaped, without a copy."""
+        for entry in self.entries:
+            yield entry, flat[entry.start : entry.stop].view(entry.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """All LoRA factors (or a difference of them) in one fp32 buffer."""
+
+    layout: Layout
+    flat: Float[Tensor, " parameters"]
+
+    def __post_init__(self) -> None:
+        if self.flat.shape != (self.layout.size,):
+            raise WireError(
+                f"adapter of {tuple(self.flat.shape)} values; its layout has {self.layout.size}"
+            )
+
+    def __getitem__(self, name: str) -> Tensor:
+        return next(view for entry, view in self.layout.views(self.flat) if entry.name == name)
+
+    def __sub__(self, other: Adapter) -> Adapter:
+        return replace(self, flat=self.flat - other.flat)
+
+    def __add__(self, other: Adapter) -> Adapter:
+        return replace(self, flat=self.flat + other.flat)
+
+    def digest(self) -> str:
+        """sha256 of the values: two adapters are the same to the bit when these agree."""
+        return hashlib.sha256(self.flat.contiguous().numpy().tobytes()).hexdigest()
+
+
+def initial_adapter(layout: Layout, generator: torch.Generator) -> Adapter:
+    """A adapter that changes nothing: `A` uniform within 1/sqrt(in), `B` and router shifts zero.
+
+    The same bounds as PEFT's default (`kaiming_uniform_` with `a = sqrt(5)`).
+    """
+    flat = torch.zeros(layout.size)
+    for entry, view in layout.views(flat):
+        if entry.name.endswith(".A"):
+            bound = 1 / math.sqrt(entry.shape[-1])
+            view.copy_(torch.rand(entry.shape, generator=generator).mul_(2 * bound).sub_(bound))
+    return Adapter(layout, flat)
+
+
+def keep_untouched(
+    delta: Adapter, counts: Tensor  # counts: int (layers, experts)
+) -> Adapter:
+    """`delta` with the rows of experts that no token reached set to zero.
+
+    Weight decay and stale optimiser moments would otherwise move an expert without any evidence.
+    """
+    flat = delta.flat.clone()
+    for entry, view in delta.layout.views(flat):
+        if entry.layer is not None:
+            view[counts[entry.layer] == 0] = 0
+    return replace(delta, flat=flat)

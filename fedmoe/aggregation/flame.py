@@ -1,0 +1,42 @@
+"""FLAME: an expert's average weighs each client by its data and by how often it used the expert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedmoe.adapter import Adapter
+from fedmoe.aggregation.streaming import Weights, weighted_mean
+from fedmoe.section import section
+from fedmoe.wire import Update
+
+
+@section
+class Flame:
+    r"""Average per expert, by data size and activation frequency.
+
+    $$f_{cj} = a_{cj} / S_c, \qquad \gamma_{cj} = (f_{cj})^t \, n_c$$
+
+    `a_cj` tokens of client c that reached expert j, `S_c` its tokens, `n_c` its examples, `t` the
+    temperature. `t = 0` is FedAvg. An expert that nobody used keeps its value. Shared parts
+    (attention) are used by every token and weigh `n_c`.
+
+    Source: FLAME (Le et al. 2025, arXiv:2506.16600), from second-hand notes: whether its unit of
+    `a` and `S` is the token or the step is not certain; here it is the token, per layer.
+    """
+
+    name: Literal["flame"] = "flame"
+    temperature: Annotated[float, Field(ge=0)] = 2.0
+    """The exponent t: 0 ignores how often an expert was used, larger trusts its users more."""
+
+    def combine(self, adapter: Adapter, updates: Iterable[Update]) -> Adapter:
+        """The next global adapter; see `weighted_mean` for promises and errors."""
+        return weighted_mean(adapter, updates, self.weigh)
+
+    def weigh(self, update: Update) -> Weights:
+        """`(a / S)^t n` for experts, `n` for shared parts."""
+        frequency = update.counts.double() / update.tokens
+        # torch gives 0 ** 0 = 1, which is what makes t = 0 FedAvg.
+        return Weights(frequency**self.temperature * update.examples, float(update.examples))

@@ -1,0 +1,85 @@
+"""Budget tiers: each names a `top_k`, and says which clients it holds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedmoe.errors import ConfigError, Fault
+from fedmoe.section import section
+from fedmoe.seeds import numpy_rng
+
+
+@section
+class Tier:
+    """Clients that can afford the same number of experts."""
+
+    top_k: Annotated[int, Field(ge=1)]
+    """Experts activated per token, at most the model's K; in training and in evaluation."""
+    share: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the clients that no tier lists by number; omit it in all tiers for equal shares."""
+    clients: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Clients of this tier, by number."""
+
+
+@section
+class Levels:
+    """Fixed tiers, from the YAML."""
+
+    name: Literal["levels"] = "levels"
+    tiers: dict[str, Tier] = Field(default_factory=dict)
+    """Tiers by name, in the order reports show them; none means every client activates all K."""
+
+    def assign(self, num_clients: int, full_top_k: int, seed: int) -> tuple[str, ...]:
+        """The tier of each client: those listed by number first, the rest by share at random.
+
+        Raises:
+            ConfigError: a client is listed twice or does not exist, or a `top_k` is over K.
+        """
+        tiers = self.resolved(full_top_k)
+        assigned: dict[int, str] = {}
+        faults = []
+        for name, tier in tiers.items():
+            path = f"budget.tiers.{name}"
+            if tier.top_k > full_top_k:
+                faults.append(Fault(f"{path}.top_k", f"{tier.top_k} is over the model's top_k of {full_top_k}"))
+            for client in tier.clients:
+                if client in assigned:
+                    faults.append(Fault(f"{path}.clients", f"client {client} is also in {assigned[client]!r}"))
+                if client >= num_clients:
+                    faults.append(Fault(f"{path}.clients", f"there is no client {client}; clients are 0..{num_clients - 1}"))
+                assigned[client] = name
+        rest = [c for c in range(num_clients) if c not in assigned]
+        shares = [tier.share for tier in tiers.values()]
+        if rest and all(t.share is None and t.clients for t in tiers.values()):
+            faults.append(Fault("budget.tiers", f"client {rest[0]} is in no tier; list it, or give a tier a share"))
+        if faults:
+            raise ConfigError("budget", faults)
+        weights = [1.0 if s is None and not any(shares) else s or 0.0 for s in shares]
+        order = numpy_rng(seed, "budget").permutation(len(rest))
+        for name, part in zip(tiers, _apportion(len(rest), weights), strict=True):
+            for i in order[part]:
+                assigned[rest[i]] = name
+        return tuple(assigned[c] for c in range(num_clients))
+
+    def resolved(self, full_top_k: int) -> dict[str, Tier]:
+        """The tiers, or the one tier of full budget where the YAML names none."""
+        return self.tiers or {"full": Tier(top_k=full_top_k, share=1.0)}
+
+    def __post_init__(self) -> None:
+        shares = [t.share for t in self.tiers.values() if t.share is not None]
+        if shares and abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"the tiers' shares sum to {sum(shares):g}; expected 1")
+
+
+def _apportion(count: int, weights: list[float]) -> list[slice]:
+    """Split `count` by weights, by largest remainder: the parts always sum to `count`."""
+    total = sum(weights) or 1.0
+    exact = [count * w / total for w in weights]
+    sizes = [int(x) for x in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: (sizes[i] - exact[i], i))
+    for i in by_remainder[: count - sum(sizes) if sum(weights) else 0]:
+        sizes[i] += 1
+    stops = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return [slice(stop - size, stop) for stop, size in zip(stops, sizes, strict=True)]

@@ -1,0 +1,26 @@
+"""From a YAML file and dotted overrides to one checked, frozen `Experiment`.
+
+In reading order:
+    schema.py     the `Experiment` tree: which sections there are, and their defaults
+    load.py       the way in: file + overrides -> experiment, and back to YAML or a JSON schema
+    yaml_text.py  YAML 1.2 text <-> plain dicts, lists and scalars
+    place.py      where a key of the YAML lands in the schema; filling in defaults
+    overrides.py  `a.b=c` written into the plain tree
+    explain.py    what pydantic found, in plain words
+
+To add a setting, add a field to the section that uses it; to add a component, write its section
+in its own file and name it in its union. Nothing in this folder changes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedmoe.config.load import load
+from fedmoe.config.schema import Experiment
+
+__all__ = ["Experiment", "load_experiment"]
+
+
+def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+    """Return the experiment a YAML file and its overrides describe, or raise every fault found."""
+    return load(Experiment, path, overrides)

@@ -1,0 +1,62 @@
+"""From a YAML file and dotted overrides to a checked section, all faults at once, and back."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema, to_jsonable_python
+
+from fedmoe.config.explain import explain
+from fedmoe.config.overrides import apply_overrides
+from fedmoe.config.place import Place, fill
+from fedmoe.config.yaml_text import dump, read_yaml
+from fedmoe.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def load(cls: type[T], path: Path | str, overrides: Sequence[str] = ()) -> T:
+    """Return the section of class `cls` that a YAML file and its overrides describe.
+
+    A mapping in the file is laid over the default at its place: keys it leaves out keep their
+    default, and so does `name` where the section is one of a union. Lists and free mappings
+    are replaced whole. Overrides come last, in their order, and reach into all of these.
+
+    Raises:
+        ConfigError: with every fault of the file's content and of the overrides, sorted by path;
+            or why the file cannot be read as one YAML mapping.
+    """
+    where, root = str(path), Place(cls)
+    tree, faults = apply_overrides(read_yaml(path), root, overrides)
+    tree = fill(root, tree)
+    try:
+        # Strict JSON, unlike strict Python, takes a list for a tuple and text for a path.
+        config = TypeAdapter(cls).validate_json(json.dumps(tree))
+    except ValidationError as error:
+        raise ConfigError(where, sorted(faults + explain(error, root, tree))) from None
+    if faults:
+        raise ConfigError(where, sorted(faults))
+    return config
+
+
+def to_yaml(config: Any) -> str:
+    """Return every value of a section as YAML; loading it gives an equal section."""
+    return dump(to_jsonable_python(config))
+
+
+def json_schema(cls: type) -> dict[str, Any]:
+    """Return the JSON schema by which an editor completes and checks a YAML file for `cls`."""
+    return TypeAdapter(cls).json_schema(schema_generator=_Schema)
+
+
+class _Schema(GenerateJsonSchema):
+    """A mapping may leave out its name, so it can fit several members of a union: any of them."""
+
+    def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
+        out = super().tagged_union_schema(schema)
+        if "oneOf" in out:
+            out["anyOf"] = out.pop("oneOf")
+        return out

@@ -1,0 +1,53 @@
+"""The `Experiment` tree: everything a run depends on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from fedmoe.aggregation import Aggregation, Flame
+from fedmoe.budget import Budget, Levels
+from fedmoe.data import Dataset, HomeAssistant
+from fedmoe.data.partition import Natural, Partition
+from fedmoe.data.text import TextSettings
+from fedmoe.evaluation.evaluate import EvaluationSettings
+from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.build import ModelSettings
+from fedmoe.models.rescaling import NoRescaling, Rescaling
+from fedmoe.section import section
+from fedmoe.training.settings import Training
+
+
+@section
+class Simulation:
+    """How a simulation uses this machine; nothing here changes a bit of the result."""
+
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Processes that train clients side by side, one thread each; 1 trains in this process."""
+    folder: str = "runs"
+    """Where run folders are made, each named after its experiment."""
+
+
+@section
+class Experiment:
+    """One federated run."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
+    """Name of the run and of its folder."""
+    seed: int = 0
+    """All randomness is derived from this, the round and the client."""
+    rounds: Annotated[int, Field(ge=1)] = 10
+    clients_per_round: Annotated[int, Field(ge=1)] | None = None
+    """Clients sampled in each round; all of them when omitted."""
+    model: ModelSettings = ModelSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    rescaling: Rescaling = NoRescaling()
+    data: Annotated[Dataset, Field(discriminator="name")] = HomeAssistant()
+    text: TextSettings = TextSettings()
+    partition: Annotated[Partition, Field(discriminator="name")] = Natural()
+    budget: Budget = Levels()
+    training: Training = Training()
+    aggregation: Aggregation = Flame()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    simulation: Simulation = Simulation()

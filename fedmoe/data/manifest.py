@@ -1,0 +1,48 @@
+"""What each client holds, in numbers and hashes: proof that two runs used the same partition."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedmoe.data.examples import Example
+
+
+def manifest(examples: Sequence[Example], parts: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Return what `parts` of `examples` hold, ready for JSON.
+
+    `sha256` is over the sorted prompts of a client, so it does not depend on their order.
+    """
+    clients = []
+    for client, part in enumerate(parts):
+        rows = [examples[row] for row in part]
+        prompts = json.dumps(sorted(row.prompt for row in rows), ensure_ascii=False)
+        clients.append(
+            {
+                "client": client,
+                "num_examples": len(rows),
+                "labels": dict(sorted(Counter(row.label for row in rows).items())),
+                "sha256": hashlib.sha256(prompts.encode()).hexdigest(),
+            }
+        )
+    return {"num_examples": sum(c["num_examples"] for c in clients), "clients": clients}
+
+
+def manifest_table(manifest: dict[str, Any]) -> str:
+    """Return the manifest as plain text: a row per client, a column per label."""
+    clients = manifest["clients"]
+    labels = sorted({label for client in clients for label in client["labels"]})
+    rows = [["client", "examples", *labels, "sha256"]]
+    for client in clients:
+        counts = [str(client["labels"].get(label, "")) for label in labels]
+        rows.append(
+            [str(client["client"]), str(client["num_examples"]), *counts, client["sha256"][:8]]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )

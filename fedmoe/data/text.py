@@ -1,0 +1,139 @@
+"""Examples as token ids, and batches of similar lengths with loss on response tokens only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedmoe.data.examples import Example
+from fedmoe.errors import DataError
+from fedmoe.section import section
+
+PROMPT = "Q: {prompt}\nA:"
+"""How a prompt is worded for the model; the response follows after one space."""
+BUCKET_BATCHES = 8
+"""Batches that are sorted by length together: less padding, still a random order."""
+
+
+@section
+class TextSettings:
+    """How long an example may be."""
+
+    max_length: Annotated[int, Field(ge=8)] = 512
+    """Tokens of prompt and response together."""
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """What happens to longer examples."""
+
+
+class Tokenizer(Protocol):
+    """What is used of a Hugging Face tokenizer."""
+
+    eos_token_id: int
+    pad_token_id: int
+
+    def __call__(
+        self, text: list[str], *, add_special_tokens: bool
+    ) -> dict[str, list[list[int]]]: ...
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One example as ids; `ids[:prompt_length]` is the prompt, the rest ends with the end token."""
+
+    ids: tuple[int, ...]
+    prompt_length: int
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        return self.ids[: self.prompt_length]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Right-padded sequences; position t predicts `targets[t]`."""
+
+    input_ids: Tensor
+    """int64 (batch, length)"""
+    valid: Tensor
+    """bool (batch, length), False at padding."""
+    positions: Tensor
+    """int64 (targets,): flattened positions whose next token belongs to a response."""
+    targets: Tensor
+    """int64 (targets,): those next tokens."""
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.valid.sum())
+
+
+def tokenize(
+    examples: Sequence[Example], tokenizer: Tokenizer, settings: TextSettings
+) -> tuple[list[Example], list[Tokens]]:
+    """The examples that are kept, and their token ids.
+
+    Raises:
+        DataError: `too_long` is `refuse` and examples are too long; says how many, and the longest.
+    """
+    if not examples:
+        return [], []
+    prompts = tokenizer(
+        [PROMPT.format(prompt=e.prompt) for e in examples], add_special_tokens=False
+    )
+    responses = tokenizer([f" {e.response}" for e in examples], add_special_tokens=False)
+    rows = [
+        Tokens((*p, *r, tokenizer.eos_token_id), len(p))
+        for p, r in zip(prompts["input_ids"], responses["input_ids"], strict=True)
+    ]
+    fits = [len(row.ids) <= settings.max_length for row in rows]
+    if settings.too_long == "refuse" and not all(fits):
+        raise DataError(
+            f"{fits.count(False)} of {len(rows)} examples have more than text.max_length = "
+            f"{settings.max_length} tokens (the longest has {max(len(row.ids) for row in rows)}); "
+            "raise text.max_length, or set text.too_long: drop"
+        )
+    kept = [e for e, fit in zip(examples, fits, strict=True) if fit]
+    return kept, [row for row, fit in zip(rows, fits, strict=True) if fit]
+
+
+def collate(rows: Sequence[Tokens], pad: int) -> Batch:
+    """One batch of examples, padded on the right."""
+    length = max(len(row.ids) for row in rows) - 1
+    ids = torch.full((len(rows), length), pad)
+    valid = torch.zeros(len(rows), length, dtype=torch.bool)
+    positions, targets = [], []
+    for i, row in enumerate(rows):
+        n = len(row.ids) - 1
+        ids[i, :n] = torch.tensor(row.ids[:-1])
+        valid[i, :n] = True
+        positions += range(i * length + row.prompt_length - 1, i * length + n)
+        targets += row.ids[row.prompt_length :]
+    return Batch(ids, valid, torch.tensor(positions), torch.tensor(targets))
+
+
+def training_batches(
+    rows: Sequence[Tokens], batch_size: int, pad: int, rng: np.random.Generator
+) -> Iterator[Batch]:
+    """Endless epochs over `rows`: shuffled, then grouped by length within a few batches."""
+    while True:
+        order = rng.permutation(len(rows))
+        chunk = batch_size * BUCKET_BATCHES
+        batches = []
+        for start in range(0, len(order), chunk):
+            part = sorted(order[start : start + chunk], key=lambda i: len(rows[i].ids))
+            batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        for where in rng.permutation(len(batches)):
+            yield collate([rows[i] for i in batches[where]], pad)
+
+
+def evaluation_batches(rows: Sequence[Tokens], batch_size: int, pad: int) -> Iterator[Batch]:
+    """Every row once, shortest first."""
+    ordered = sorted(rows, key=lambda row: len(row.ids))
+    for start in range(0, len(ordered), batch_size):
+        yield collate(ordered[start : start + batch_size], pad)

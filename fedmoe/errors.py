@@ -1,0 +1,56 @@
+"""The user's mistakes: printed without a traceback, they end the program with exit code 2."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class FedMoEError(Exception):
+    """A mistake the user can fix; its text says where, what we got, what we expected."""
+
+    exit_code: ClassVar[int] = 2
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """One thing wrong at one place; an empty path means the whole file."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ConfigError(FedMoEError):
+    """Every fault found in one configuration, printed one a line under its source."""
+
+    def __init__(self, where: str, faults: Iterable[Fault]) -> None:
+        self.where = where
+        self.faults = list(faults)
+        # Both arguments go to Exception, else the error cannot be pickled out of a worker.
+        super().__init__(where, self.faults)
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {len(self.faults)} fault(s)"
+        return "\n".join([head, *(f"  {fault}" for fault in self.faults)])
+
+
+class DataError(FedMoEError):
+    """A dataset or partition that cannot be used as asked."""
+
+
+class ModelError(FedMoEError):
+    """A model that lacks what was asked of it, or a setting it would ignore."""
+
+
+class WireError(FedMoEError):
+    """A message that does not say what its receiver expects."""
+
+
+class AggregationError(FedMoEError):
+    """Updates that cannot be combined."""
+
+
+class CheckpointError(FedMoEError):
+    """A checkpoint that is missing, damaged, or of another run."""

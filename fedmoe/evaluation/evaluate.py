@@ -1,0 +1,116 @@
+"""Token loss and greedy free-running scores of one adapter at every budget tier."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedmoe.adapter import Adapter
+from fedmoe.data.examples import Example
+from fedmoe.data.text import Tokenizer, Tokens
+from fedmoe.models.adapted import AdaptedModel
+from fedmoe.models.decode import greedy
+from fedmoe.section import section
+from fedmoe.training.client import mean_loss
+
+
+@section
+class EvaluationSettings:
+    """When and on how much data scores are measured."""
+
+    every: Annotated[int, Field(ge=0)] = 1
+    """Rounds between evaluations on validation data; 0 leaves them out."""
+    validation_examples: Annotated[int, Field(ge=1)] = 96
+    test_examples: Annotated[int, Field(ge=1)] = 400
+    """Test examples, drawn once from the seed; used before the first and after the last round."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    max_new_tokens: Annotated[int, Field(ge=1)] = 48
+    """Longest answer; a longer one counts as it stands."""
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Examples with their tokens and their verifier."""
+
+    split: str
+    examples: Sequence[Example]
+    rows: Sequence[Tokens]
+    score: Callable[[Example, str], float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One adapter on one set at one tier."""
+
+    round: int
+    split: str
+    tier: str
+    top_k: int
+    loss: float
+    score: float
+    """Mean of the dataset's verifier; exact match where it has none of its own."""
+    exact_match: float
+    examples: int
+    seconds: float
+    by_label: dict[str, float]
+    """Mean score of each label's examples."""
+
+
+def evaluate(
+    model: AdaptedModel, tokenizer: Tokenizer, data: EvaluationSet, adapter: Adapter,
+    tiers: Mapping[str, tuple[int, Tensor]], settings: EvaluationSettings, round: int,
+) -> list[Evaluation]:  # fmt: skip
+    """Measure `adapter` at every tier's `(top_k, rescaler)`, one after another."""
+    model.load(adapter)
+    results = []
+    for tier, (top_k, rescaler) in tiers.items():
+        started = time.monotonic()
+        model.set_budget(top_k, rescaler)
+        loss = mean_loss(model, data.rows, settings.batch_size, tokenizer.pad_token_id)
+        answers = answer_all(model, tokenizer, data.rows, settings)
+        scores = [data.score(e, a) for e, a in zip(data.examples, answers, strict=True)]
+        exact = [float(e.response.split() == a.split()) for e, a in zip(data.examples, answers, strict=True)]
+        results.append(
+            Evaluation(
+                round=round, split=data.split, tier=tier, top_k=top_k, loss=loss, score=_mean(scores),
+                exact_match=_mean(exact), examples=len(scores), seconds=time.monotonic() - started,
+                by_label=_by_label(data.examples, scores),
+            )  # fmt: skip
+        )
+    return results
+
+
+@torch.no_grad()
+def answer_all(
+    model: AdaptedModel, tokenizer: Tokenizer, rows: Sequence[Tokens], settings: EvaluationSettings
+) -> list[str]:
+    """The greedy answer to every row's prompt, in the order of `rows`."""
+    answers = [""] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: rows[i].prompt_length)
+    for start in range(0, len(order), settings.batch_size):
+        part = order[start : start + settings.batch_size]
+        outputs = greedy(
+            model.model, [rows[i].prompt for i in part], settings.max_new_tokens,
+            tokenizer.pad_token_id, tokenizer.eos_token_id,
+        )  # fmt: skip
+        for i, ids in zip(part, outputs, strict=True):
+            answers[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return answers
+
+
+def _by_label(examples: Sequence[Example], scores: Sequence[float]) -> dict[str, float]:
+    labels = sorted({e.label for e in examples})
+    return {
+        label: _mean([s for e, s in zip(examples, scores, strict=True) if e.label == label])
+        for label in labels
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,204 @@
+"""AdaptedModel: one resident frozen model that any client's adapter and budget can be put into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from fedmoe.adapter import Adapter, Layout
+from fedmoe.models import experts
+from fedmoe.models.families import check_top_k, moe_layers, set_top_k
+from fedmoe.models.rescaling import Rescaling, StaticRescaling, keep_mass
+from fedmoe.section import section
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@section
+class AdapterSettings:
+    """Which parts get LoRA, and how large it is."""
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    """Rank of every factor pair."""
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """A delta is `alpha / rank * B A`."""
+    attention: bool = True
+    """Also adapt the attention projections."""
+    router: bool = False
+    """Train the routers too, as a full difference; by default they are frozen."""
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer plus `scale * B A x`."""
+
+    def __init__(self, base: nn.Linear, A: Tensor, B: Tensor, scale: float) -> None:
+        super().__init__()
+        self.base, self.A, self.B, self.scale = base, nn.Parameter(A), nn.Parameter(B), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = nn.functional.linear(x, self.A.to(x.dtype))
+        return self.base(x) + nn.functional.linear(low, self.B.to(x.dtype)) * self.scale
+
+
+class Shift(nn.Module):
+    """The parametrization `weight + shift` of a trainable router."""
+
+    def __init__(self, shift: Tensor) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(shift)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.shift.to(weight.dtype)
+
+
+class AdaptedModel:
+    """A frozen causal language model, its LoRA in one flat buffer, and its current budget.
+
+    Loading an adapter is one copy into `flat`; gradients arrive in the flat `grad`. A forward pass
+    counts, per layer and expert, the tokens routed there.
+    """
+
+    def __init__(self, model: nn.Module, settings: AdapterSettings, rescaling: Rescaling) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.layers = moe_layers(model)
+        self.full_top_k = int(self.layers[0].router.top_k)  # pyright: ignore[reportArgumentType]
+        self.top_k = self.full_top_k
+        self.rescaling = rescaling
+        self.layout = _layout(model, self.layers, settings)
+        self.flat = torch.zeros(self.layout.size)
+        self.grad = torch.zeros(self.layout.size)
+        self.rescaler = torch.ones(len(self.layers))
+        self.states = [experts.ExpertState() for _ in self.layers]
+        self._install(settings)
+        if isinstance(rescaling, StaticRescaling) and rescaling.by == "mass":
+            for layer in self.layers:
+                keep_mass(layer.router, self.full_top_k)
+
+    def load(self, adapter: Adapter) -> None:
+        """Put an adapter's values into the model."""
+        assert adapter.layout.digest == self.layout.digest
+        self.flat.copy_(adapter.flat)
+
+    def read(self) -> Adapter:
+        """The values now in the model, as a copy."""
+        return Adapter(self.layout, self.flat.clone())
+
+    def set_budget(self, top_k: int, rescaler: Tensor | None = None) -> None:
+        """Activate `top_k` experts per token and rescale each layer by `rescaler` (layers,)."""
+        self.top_k = top_k
+        set_top_k(self.layers, top_k)
+        if rescaler is None:
+            rescaler = self.rescaling.initial(len(self.layers), self.full_top_k, top_k)
+        self.rescaler = rescaler.clone()
+        changes = self.rescaling.name == "learned" or bool((rescaler != 1).any())
+        for i, state in enumerate(self.states):
+            state.rescaler = self.rescaler[i] if changes else None
+
+    def train_rescaler(self) -> nn.Parameter:
+        """The rescaler as a leaf that a forward pass differentiates."""
+        leaf = nn.Parameter(self.rescaler)
+        for i, state in enumerate(self.states):
+            state.rescaler = leaf[i]
+        return leaf
+
+    def check_top_ks(self, top_ks: set[int]) -> None:
+        """Refuse to go on when the model's routers do not honour one of these `top_k`.
+
+        Raises:
+            ModelError: a router chose another number of experts than it was asked for.
+        """
+        check_top_k(self.layers, top_ks)
+
+    @contextmanager
+    def counting(self) -> Iterator[Tensor]:
+        """Collect routed tokens, int64 (layers, experts), from the forward passes inside."""
+        counts = torch.zeros(self.layout.num_layers, self.layout.num_experts, dtype=torch.int64)
+        for i, state in enumerate(self.states):
+            state.counts = counts[i]
+        try:
+            yield counts
+        finally:
+            for state in self.states:
+                state.counts = None
+
+    def hidden(self, input_ids: Tensor, valid: Tensor) -> Tensor:
+        """Last hidden states (batch, length, hidden) of right-padded ids.
+
+        `valid` (batch, length) is False at padding, which reaches no expert. Under a causal mask
+        no real token looks at the padding after it, so attention needs no mask.
+        """
+        for state in self.states:
+            state.valid = valid.reshape(-1)
+        try:
+            body = self.model.get_submodule(self.model.base_model_prefix)  # pyright: ignore
+            return body(input_ids=input_ids, use_cache=False).last_hidden_state
+        finally:
+            for state in self.states:
+                state.valid = None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits of hidden states."""
+        return self.model.get_output_embeddings()(hidden)  # pyright: ignore[reportCallIssue]
+
+    def _install(self, settings: AdapterSettings) -> None:
+        scale = settings.alpha / settings.rank
+        view = {entry.name: v for entry, v in self.layout.views(self.flat)}
+        for i, layer in enumerate(self.layers):
+            factors = [nn.Parameter(view[name]) for name in _expert_names(layer.path)]
+            self.states[i].lora = experts.ExpertLoRA(*factors, scale)
+            setattr(layer.experts, experts.STATE, self.states[i])
+            self._collect(_expert_names(layer.path), factors)
+            if settings.router:
+                shift = Shift(view[f"{layer.router_path}.shift"])
+                parametrize.register_parametrization(layer.router, "weight", shift, unsafe=True)
+                self._collect([f"{layer.router_path}.shift"], [shift.shift])
+        for path in _attention_paths(self.model) if settings.attention else ():
+            names = [f"{path}.A", f"{path}.B"]
+            base = self.model.get_submodule(path)
+            assert isinstance(base, nn.Linear)
+            adapted = LoRALinear(base, view[names[0]], view[names[1]], scale)
+            parent, _, child = path.rpartition(".")
+            setattr(self.model.get_submodule(parent), child, adapted)
+            self._collect(names, [adapted.A, adapted.B])
+
+    def _collect(self, names: list[str], parameters: list[nn.Parameter]) -> None:
+        """Let autograd accumulate into the flat gradient buffer, in place."""
+        grads = {entry.name: g for entry, g in self.layout.views(self.grad)}
+        for name, parameter in zip(names, parameters, strict=True):
+            parameter.grad = grads[name]
+
+
+def _expert_names(path: str) -> list[str]:
+    return [f"{path}.{weight}.{factor}" for weight in ("gate_up_proj", "down_proj") for factor in "AB"]
+
+
+def _attention_paths(model: nn.Module) -> list[str]:
+    return [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and path.rpartition(".")[2] in ATTENTION
+    ]
+
+
+def _layout(model: nn.Module, layers: list, settings: AdapterSettings) -> Layout:
+    """Expert factors layer by layer, then routers, then attention."""
+    rank, tensors = settings.rank, []
+    for i, layer in enumerate(layers):
+        for weight in ("gate_up_proj", "down_proj"):
+            num_experts, out, into = getattr(layer.experts, weight).shape
+            tensors.append((f"{layer.path}.{weight}.A", (num_experts, rank, into), i))
+            tensors.append((f"{layer.path}.{weight}.B", (num_experts, out, rank), i))
+    if settings.router:
+        for i, layer in enumerate(layers):
+            tensors.append((f"{layer.router_path}.shift", tuple(layer.router.weight.shape), None))
+    for path in _attention_paths(model) if settings.attention else ():
+        linear = model.get_submodule(path)
+        tensors.append((f"{path}.A", (rank, linear.in_features), None))
+        tensors.append((f"{path}.B", (linear.out_features, rank), None))
+    return Layout.of(tensors, len(layers), layers[0].num_experts, rank, settings.alpha)

@@ -1,0 +1,80 @@
+"""Load a model and its tokenizer: the built-in base, a folder, or a Hugging Face id."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from fedmoe.errors import ModelError
+from fedmoe.models import experts
+from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.rescaling import Rescaling
+from fedmoe.section import section
+
+MINI = "mini"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@section
+class ModelSettings:
+    """The frozen base model."""
+
+    path: Annotated[str, Field(min_length=1)] = MINI
+    """`mini` (the small OLMoE-architecture model inside this package), a folder, or a Hub id."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the frozen weights and of the computation; LoRA itself is kept in float32."""
+
+
+def model_folder(path: str) -> str:
+    """Where `path` really is: the folder of the built-in model, or `path` itself."""
+    return str(files("fedmoe.models") / "mini") if path == MINI else path
+
+
+def load_base(settings: ModelSettings) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """The frozen model on the expert fast path, and its tokenizer.
+
+    Raises:
+        ModelError: the path does not exist, is no causal language model, or is not an MoE whose
+            experts transformers dispatches on.
+    """
+    experts.register()
+    folder = model_folder(settings.path)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=DTYPES[settings.dtype])
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelError(_cannot_load(settings.path, error)) from error
+    try:
+        model.set_experts_implementation(experts.IMPLEMENTATION)
+    except ValueError as error:
+        raise ModelError(f"model.path {settings.path!r}: {type(model).__name__} is not an MoE that "
+                         "computes its experts through transformers' experts interface") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def _cannot_load(path: str, error: Exception) -> str:
+    """Say whether the folder is missing, is not a model, or the Hub could not serve the id."""
+    reason = str(error).splitlines()[0]
+    if Path(path).is_dir():
+        return f"model.path {path!r}: the folder holds no causal language model ({reason})"
+    return (
+        f"model.path {path!r} is neither {MINI!r}, nor a folder, nor a Hugging Face id that can be "
+        f"loaded ({reason})"
+    )
+
+
+def build_model(
+    settings: ModelSettings, adapter: AdapterSettings, rescaling: Rescaling
+) -> tuple[AdaptedModel, PreTrainedTokenizerBase]:
+    """The resident model of a run and its tokenizer; see `load_base` for the errors."""
+    model, tokenizer = load_base(settings)
+    return AdaptedModel(model, adapter, rescaling), tokenizer

@@ -1,0 +1,106 @@
+"""Our adapter as a PEFT folder, and the proof that PEFT computes the same with it.
+
+PEFT 0.21 keeps the factors of fused experts as `A` (experts * rank, in), expert-major, and `B`
+(out, rank * experts), expert-*minor*: slicing B the obvious way gives wrong weights. Its key names
+do not tell which parameter a factor belongs to (wrappers nest), so we ask each wrapper.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor, nn
+
+from fedmoe.adapter import Adapter, Layout
+from fedmoe.errors import ModelError
+from fedmoe.models.adapted import ATTENTION, AdaptedModel
+from fedmoe.models.build import ModelSettings, load_base
+
+NAME = "default"
+TOLERANCE = 1e-4
+
+
+def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: Path) -> float:
+    """Write `adapter` to the folder `out` for `PeftModel.from_pretrained`.
+
+    Returns the largest difference between the logits that PEFT computes with the folder and ours,
+    in float32, at the model's full `top_k`.
+
+    Raises:
+        ModelError: the adapter has trained routers, or the logits differ by 1e-4 or more; then
+            nothing is left in `out`.
+    """
+    if any(entry.name.endswith(".shift") for entry in adapter.layout.entries):
+        raise ModelError("adapter.router: PEFT has no form for a trained router; train with router: false to export")
+    exact = settings.__class__(path=settings.path, dtype="float32")
+    unfinished = out.with_name(out.name + ".unfinished")
+    try:
+        wrapped = to_peft(adapter, load_base(exact)[0])
+        wrapped.save_pretrained(unfinished)
+        difference = largest_difference(adapter, model, exact, unfinished)
+        if not difference < TOLERANCE:
+            raise ModelError(f"PEFT's logits differ from ours by {difference:.2e}; expected under {TOLERANCE:g}")
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return difference
+
+
+def peft_config(layout: Layout) -> LoraConfig:
+    """The LoRA configuration that reaches the same weights."""
+    attention = any(entry.layer is None for entry in layout.entries)
+    alpha = int(layout.alpha) if layout.alpha == int(layout.alpha) else layout.alpha
+    return LoraConfig(
+        r=layout.rank, lora_alpha=alpha,  # pyright: ignore[reportArgumentType]
+        target_modules=list(ATTENTION) if attention else [],
+        target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+    )  # fmt: skip
+
+
+def to_peft(adapter: Adapter, base: nn.Module) -> PeftModel:
+    """`base` wrapped by PEFT, with the adapter's values."""
+    wrapped = get_peft_model(base, peft_config(adapter.layout))  # pyright: ignore[reportArgumentType]
+    values = {entry.name: view for entry, view in adapter.layout.views(adapter.flat)}
+    for path, layer in wrapped.base_model.model.named_modules():
+        if isinstance(layer, LoraLayer) and NAME in layer.lora_A:
+            target = _target(path, layer)
+            layer.lora_A[NAME].weight.data.copy_(_peft_a(values.pop(f"{target}.A")))  # pyright: ignore
+            layer.lora_B[NAME].weight.data.copy_(_peft_b(values.pop(f"{target}.B")))  # pyright: ignore
+    if values:
+        raise ModelError(f"PEFT reaches no weight for {', '.join(sorted(values))}")
+    return wrapped  # pyright: ignore[reportReturnType]
+
+
+def _target(path: str, layer: LoraLayer) -> str:
+    """The weight a PEFT layer adapts, by our name."""
+    parameter = getattr(layer, "parameter_name", None)
+    while path.endswith(".base_layer"):
+        path = path.removesuffix(".base_layer")
+    return f"{path}.{parameter}" if parameter else path
+
+
+def _peft_a(a: Tensor) -> Tensor:
+    return a.reshape(-1, a.shape[-1])
+
+
+def _peft_b(b: Tensor) -> Tensor:
+    return b if b.dim() == 2 else b.permute(1, 2, 0).reshape(b.shape[1], -1)
+
+
+@torch.no_grad()
+def largest_difference(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, folder: Path) -> float:
+    """Logits of `PeftModel.from_pretrained(folder)` against ours, on a fixed sequence."""
+    base, _ = load_base(settings)
+    base.set_experts_implementation("eager")  # pyright: ignore[reportCallIssue]
+    theirs = PeftModel.from_pretrained(base, str(folder)).eval()  # pyright: ignore[reportArgumentType]
+    vocabulary = base.get_input_embeddings().weight.shape[0]  # pyright: ignore
+    ids = (torch.arange(64) * 7919 % vocabulary).view(2, 32)
+    model.load(adapter)
+    model.set_budget(model.full_top_k, torch.ones(model.layout.num_layers))
+    ours = model.logits(model.hidden(ids, torch.ones_like(ids, dtype=torch.bool)))
+    return (theirs(input_ids=ids).logits.float() - ours.float()).abs().max().item()

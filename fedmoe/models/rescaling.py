@@ -1,0 +1,77 @@
+"""How the output of a sparse layer is rescaled when fewer than K experts are active.
+
+A router that does not renormalise its weights returns a smaller output at a lower k. FLAME
+(arXiv:2506.16600) multiplies the layer's output by one scalar, learned or `K / k`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fedmoe.section import section
+
+
+@section
+class NoRescaling:
+    """Leave the output as the router weighs it."""
+
+    name: Literal["none"] = "none"
+
+    def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:
+        """One factor per layer, (layers,)."""
+        return torch.ones(num_layers)
+
+
+@section
+class StaticRescaling:
+    """A fixed correction for the experts that are missing."""
+
+    name: Literal["static"] = "static"
+    by: Literal["ratio", "mass"] = "ratio"
+    """`ratio`: multiply by K / k. `mass`: scale each token's k weights to sum to what its K would."""
+
+    def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:
+        return torch.full((num_layers,), full_top_k / top_k if self.by == "ratio" else 1.0)
+
+
+@section
+class LearnedRescaling:
+    """One trained factor per layer, kept per budget tier: it never mixes tiers."""
+
+    name: Literal["learned"] = "learned"
+    start: Literal["one", "ratio"] = "one"
+    """First value: 1, or K / k."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    """AdamW's step for the factors; they need larger steps than weights."""
+
+    def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:
+        return torch.full((num_layers,), full_top_k / top_k if self.start == "ratio" else 1.0)
+
+
+Rescaling = Annotated[NoRescaling | StaticRescaling | LearnedRescaling, Field(discriminator="name")]
+
+
+def keep_mass(router: nn.Module, full_top_k: int) -> None:
+    """Make `router` choose its k of K experts with weights that sum to what all K would.
+
+    The router itself chooses K; a hook keeps the k largest and scales them. At k = K it is exact.
+    The hook reads the wanted k from `router.top_k`, which it hides from the router's own forward.
+    """
+
+    def choose_all(module: nn.Module, _inputs: object) -> None:
+        module.wanted_top_k = module.top_k  # pyright: ignore
+        module.top_k = full_top_k  # pyright: ignore
+
+    def keep_largest(module: nn.Module, _inputs: object, output: tuple[Tensor, Tensor, Tensor]):
+        module.top_k = k = int(module.wanted_top_k)  # pyright: ignore
+        logits, weights, index = output
+        top, where = weights.topk(k, dim=-1)
+        scale = weights.sum(-1, keepdim=True) / top.sum(-1, keepdim=True)
+        return logits, top * scale, index.gather(-1, where)
+
+    router.register_forward_pre_hook(choose_all)
+    router.register_forward_hook(keep_largest)

@@ -1,0 +1,252 @@
+"""`fedmoe pretrain`: a small sparse MoE language model from scratch, on CPU, resumable.
+
+Data-parallel workers of one thread each (two threads in one process are slower), AdamW with
+warm-up, a constant phase and a linear decay, so that the length of the run can be chosen late.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
+from transformers.integrations.moe import ExpertsInterface
+from transformers.models.olmoe.modeling_olmoe import load_balancing_loss_func
+
+from fedmoe.models.experts import experts_forward
+from fedmoe.pretraining import corpus
+from fedmoe.section import section
+from fedmoe.seeds import derive
+
+CHECKPOINT_SECONDS = 300
+LOG_STEPS = 50
+VALIDATION_STEPS = 250
+
+
+@section
+class ModelShape:
+    """An OLMoE model's sizes."""
+
+    hidden_size: int = 256
+    intermediate_size: int = 128
+    """Width of one expert."""
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_experts: int = 16
+    top_k: int = 4
+    vocab_size: int = 4096
+
+
+@section
+class Pretrain:
+    """A recipe: where the text is, how long to train, where the model goes."""
+
+    sources: str
+    """Folder that the packages named in the recipe were unpacked into."""
+    work: str
+    """Folder for tokens and checkpoints; delete it to begin anew."""
+    out: str
+    """Folder that receives the finished model, its tokenizer and its model card."""
+    seed: int = 0
+    model: ModelShape = ModelShape()
+    num_exercises: Annotated[int, Field(ge=0)] = 200_000
+    tokens: Annotated[int, Field(gt=0)] = 30_000_000
+    """Tokens to train on."""
+    block: int = 256
+    """Tokens in one sequence."""
+    batch_size: int = 16
+    """Sequences in one optimiser step, over all workers."""
+    workers: Annotated[int, Field(ge=1)] = 2
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.1
+    warmup_steps: int = 200
+    decay_share: float = 0.25
+    """Last part of the run in which the learning rate falls to zero."""
+    load_balance: float = 0.01
+    """Weight of the load-balance loss (Switch, arXiv:2101.03961)."""
+    router_z: float = 0.001
+    """Weight of the router z-loss (ST-MoE, arXiv:2202.08906)."""
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // (self.batch_size * self.block)
+
+
+def pretrain(recipe: Pretrain) -> None:
+    """Build the corpus if it is missing, then train to the end from the latest checkpoint."""
+    work = Path(recipe.work)
+    shape = recipe.model
+    corpus.build(Path(recipe.sources), work, shape.vocab_size, recipe.num_exercises, recipe.seed)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29517", OMP_NUM_THREADS="1")
+    torch.multiprocessing.spawn(_worker, (recipe,), nprocs=recipe.workers)
+
+
+def _worker(rank: int, recipe: Pretrain) -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    dist.init_process_group("gloo", rank=rank, world_size=recipe.workers)
+    Trainer(recipe, rank).run()
+    dist.destroy_process_group()
+
+
+def new_model(shape: ModelShape, seed: int) -> OlmoeForCausalLM:
+    """An untrained model; experts run on this project's fast path."""
+    torch.manual_seed(derive(seed, "init"))
+    ExpertsInterface.register("fedmoe", experts_forward)
+    config = OlmoeConfig(
+        vocab_size=shape.vocab_size, hidden_size=shape.hidden_size, intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_hidden_layers, num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_attention_heads, num_experts=shape.num_experts,
+        num_experts_per_tok=shape.top_k, max_position_embeddings=512, tie_word_embeddings=True,
+        pad_token_id=0, bos_token_id=None, eos_token_id=1, router_aux_loss_coef=0.01,
+    )  # fmt: skip
+    model = OlmoeForCausalLM(config)
+    model.set_experts_implementation("fedmoe")
+    return model
+
+
+class Trainer:
+    """One worker's state: the model, its optimiser, the step it has reached."""
+
+    def __init__(self, recipe: Pretrain, rank: int) -> None:
+        self.recipe, self.rank, self.step, self.seconds = recipe, rank, 0, 0.0
+        self.work = Path(recipe.work)
+        self.model = new_model(recipe.model, recipe.seed)
+        named = dict(self.model.named_parameters())
+        decay = [p for n, p in named.items() if p.dim() > 1]
+        rest = [p for n, p in named.items() if p.dim() <= 1]
+        self.parameters = decay + rest
+        groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
+        tokens = np.load(self.work / "tokens.npy", mmap_mode="r")
+        held_out = 64 * recipe.block
+        self.validation, self.tokens = tokens[: held_out + 1], tokens[held_out + 1 :]
+        self._restore()
+
+    def run(self) -> None:
+        saved = began = time.monotonic()
+        before = self.seconds
+        while self.step < self.recipe.steps:
+            losses = self._train_step(self._batch())
+            self.step += 1
+            self.seconds = before + time.monotonic() - began
+            if self.rank == 0 and self.step % LOG_STEPS == 0:
+                self._log(losses)
+            # Every worker must reach the barrier of a checkpoint at the same step.
+            due = torch.tensor(float(time.monotonic() - saved > CHECKPOINT_SECONDS))
+            dist.broadcast(due, 0)
+            if due:
+                self._save()
+                saved = time.monotonic()
+        self._save()
+        if self.rank == 0:
+            self._finish()
+
+    def _batch(self) -> Tensor:
+        """This worker's (sequences, block + 1) tokens of the current step."""
+        recipe = self.recipe
+        per_epoch = (len(self.tokens) - 2 * recipe.block) // recipe.block // recipe.batch_size
+        epoch, step = divmod(self.step, per_epoch)
+        starts = corpus.blocks(self.tokens, recipe.block, recipe.seed, epoch)
+        mine = starts[step * recipe.batch_size : (step + 1) * recipe.batch_size][self.rank :: recipe.workers]
+        return torch.from_numpy(np.stack([self.tokens[s : s + recipe.block + 1] for s in mine]).astype(np.int64))
+
+    def _train_step(self, batch: Tensor) -> dict[str, float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        losses = self._losses(batch)
+        sum(losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
+        flat = torch.cat([p.grad.view(-1) for p in self.parameters])  # pyright: ignore
+        dist.all_reduce(flat)
+        flat /= self.recipe.workers
+        flat *= min(1.0, 1.0 / (flat.norm().item() + 1e-6))
+        start = 0
+        for p in self.parameters:
+            p.grad = flat[start : start + p.numel()].view_as(p)
+            start += p.numel()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {name: loss.item() for name, loss in losses.items()}
+
+    def _losses(self, batch: Tensor) -> dict[str, Tensor]:
+        recipe, shape = self.recipe, self.recipe.model
+        out = self.model.model(batch[:, :-1], output_router_logits=True, use_cache=False)
+        hidden = out.last_hidden_state.flatten(0, 1)
+        logits = out.router_logits
+        balance = load_balancing_loss_func(logits, shape.num_experts, shape.top_k)
+        z = torch.stack([x.logsumexp(-1).square().mean() for x in logits]).mean()
+        return {
+            "loss": F.linear_cross_entropy(hidden, self.model.lm_head.weight, batch[:, 1:].flatten()),
+            "load_balance": recipe.load_balance * balance,
+            "router_z": recipe.router_z * z,
+        }
+
+    def _learning_rate(self) -> float:
+        recipe = self.recipe
+        left = (recipe.steps - self.step) / max(1.0, recipe.decay_share * recipe.steps)
+        return recipe.learning_rate * min(1.0, (self.step + 1) / recipe.warmup_steps, left)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, object]:
+        """Held-out loss, and per layer the share of routed rows of the least and most used expert."""
+        batch = torch.from_numpy(self.validation[:-1].astype(np.int64)).view(-1, self.recipe.block)
+        out = self.model.model(batch[:, :-1], output_router_logits=True, use_cache=False)
+        loss = F.linear_cross_entropy(
+            out.last_hidden_state.flatten(0, 1), self.model.lm_head.weight, batch[:, 1:].flatten()
+        )
+        shape = self.recipe.model
+        chosen = [x.topk(shape.top_k).indices.flatten() for x in out.router_logits]
+        load = [(torch.bincount(c, minlength=shape.num_experts) / len(c)).tolist() for c in chosen]
+        return {"validation_loss": loss.item(), "expert_load": load}
+
+    def _log(self, losses: dict[str, float]) -> None:
+        line = {"step": self.step, "tokens": self.step * self.recipe.batch_size * self.recipe.block}
+        line |= {"seconds": round(self.seconds), "learning_rate": self._learning_rate(), **losses}
+        if self.step % VALIDATION_STEPS == 0:
+            line |= self.validate()
+        with (self.work / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print({k: round(v, 4) for k, v in line.items() if isinstance(v, (int, float))}, flush=True)
+
+    def _save(self) -> None:
+        dist.barrier()
+        if self.rank == 0:
+            state = {f"model.{i}": p.data for i, p in enumerate(self.parameters)}
+            for i, p in enumerate(self.parameters):
+                moments = self.optimizer.state[p]
+                state |= {f"{m}.{i}": moments[m] for m in ("exp_avg", "exp_avg_sq", "step")}
+            state["progress"] = torch.tensor([self.step, self.seconds], dtype=torch.float64)
+            save_file(state, self.work / "checkpoint.tmp")
+            (self.work / "checkpoint.tmp").replace(self.work / "checkpoint.safetensors")
+        dist.barrier()
+
+    def _restore(self) -> None:
+        path = self.work / "checkpoint.safetensors"
+        if not path.exists():
+            return
+        state = load_file(path)
+        for i, p in enumerate(self.parameters):
+            p.data.copy_(state[f"model.{i}"])
+            self.optimizer.state[p] = {m: state[f"{m}.{i}"] for m in ("exp_avg", "exp_avg_sq", "step")}
+        self.step, self.seconds = int(state["progress"][0]), float(state["progress"][1])
+
+    def _finish(self) -> None:
+        """Write the model (bf16), its tokenizer and the facts its card is made from."""
+        out = Path(self.recipe.out)
+        facts = self.validate()
+        self.model.to(torch.bfloat16).save_pretrained(out)
+        PreTrainedTokenizerFast.from_pretrained(self.work / "tokenizer").save_pretrained(out)
+        facts |= {"recipe": asdict(self.recipe), "seconds": round(self.seconds)}
+        facts |= {"sources": json.loads((self.work / "sources.json").read_text())}
+        (out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -1,0 +1,156 @@
+"""A run's folder while it runs: resolved config, ledger, adapters, scores, activation counts."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save as to_safetensors
+
+from fedmoe.adapter import Adapter
+from fedmoe.budget.cost import Cost, cost
+from fedmoe.config.load import to_yaml
+from fedmoe.evaluation.evaluate import Evaluation
+from fedmoe.prepare import Prepared
+from fedmoe.report.atomic import write_bytes, write_json, write_text
+from fedmoe.report.ledger import Ledger
+from fedmoe.rounds import ServerState
+from fedmoe.wire import Failure, Task, Update
+
+VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy", "home-assistant-intents")
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """A folder that did not exist: `parent/name`, or with the first free number behind it."""
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+class Recorder:
+    """An observer of the round loop that writes everything down as it happens."""
+
+    def __init__(self, folder: Path, prepared: Prepared) -> None:
+        self.folder, self.prepared = folder, prepared
+        self.costs = tier_costs(prepared)
+        self.ledger = Ledger(folder / "ledger.jsonl")
+        layout, e = prepared.model.layout, prepared.experiment
+        shape = (layout.num_layers, layout.num_experts)
+        self.by_round = np.zeros((e.rounds, *shape), dtype=np.int64)
+        self.by_client = np.zeros((len(prepared.members), *shape), dtype=np.int64)
+        self.best: tuple[float, float] | None = None
+        self.scores: list[Evaluation] = []
+        self.round = {"tokens": 0, "clients": 0, "failed": 0}
+        self.round_started = datetime.datetime.now()
+        write_text(folder / "config.yaml", to_yaml(e))
+        write_json(folder / "environment.json", environment())
+        write_json(folder / "manifest.json", prepared.manifest)
+        self.ledger.append(self._opening())
+
+    def planned(self, tasks: Sequence[Task]) -> None:
+        self.round = {"tokens": 0, "clients": len(tasks), "failed": 0}
+        self.round_started = datetime.datetime.now()
+
+    def answered(self, task: Task, answer: Update | Failure) -> None:
+        line = {"kind": "client", "round": task.round, "client": task.client, "tier": task.tier}
+        line["top_k"] = task.top_k
+        if isinstance(answer, Failure):
+            self.round["failed"] += 1
+            self.ledger.append(line | {"status": "failed", "reason": answer.reason})
+            return
+        price = self.costs[task.tier]
+        self.round["tokens"] += answer.tokens
+        counts = answer.counts.numpy()
+        self.by_round[task.round - 1] += counts
+        self.by_client[task.client] += counts
+        names = ("examples", "tokens", "steps", "loss_before", "loss_after", "seconds", "peak_bytes")
+        line |= {name: getattr(answer, name) for name in names}
+        line |= {"bytes_down": price.bytes_down, "bytes_up": price.bytes_up}
+        self.ledger.append(line | {"status": "ok", "flops": price.train_flops_per_token * answer.tokens})
+
+    def finished(self, state: ServerState) -> None:
+        seconds = (datetime.datetime.now() - self.round_started).total_seconds()
+        self.ledger.append({"kind": "round", "round": state.round, "seconds": seconds, **self.round})
+        self.save_adapter("adapter-last", state)
+        file = io.BytesIO()
+        np.savez_compressed(file, by_round=self.by_round[: state.round], by_client=self.by_client)
+        write_bytes(self.folder / "activations.npz", file.getvalue())
+
+    def evaluated(self, state: ServerState, results: Sequence[Evaluation]) -> None:
+        """Write scores down, and keep the adapter of the best mean validation score."""
+        self.scores += results
+        for result in results:
+            self.ledger.append({"kind": "evaluation", **asdict(result)})
+        write_json(self.folder / "scores.json", [asdict(r) for r in self.scores])
+        if state.round and results[0].split == "validation":
+            mean = sum(r.score for r in results), -sum(r.loss for r in results)
+            if self.best is None or mean > self.best:
+                self.best = mean
+                self.save_adapter("adapter-best", state)
+
+    def save_adapter(self, name: str, state: ServerState) -> None:
+        """The adapter and the tiers' rescalers, as safetensors, atomically."""
+        blob = adapter_bytes(state.adapter, state)
+        write_bytes(self.folder / f"{name}.safetensors", blob)
+
+    def ended(self, state: ServerState, seconds: float, phases: dict[str, float], share: float) -> None:
+        """The last line of a run that was not interrupted."""
+        self.ledger.append({
+            "kind": "end", "seconds": seconds, "phases": phases, "training_share": share,
+            "adapter_sha256": state.adapter.digest(),
+        })  # fmt: skip
+
+    def _opening(self) -> dict:
+        e, prepared = self.prepared.experiment, self.prepared
+        tiers = {
+            tier: {
+                "top_k": c.top_k, "clients": [m.client for m in prepared.members if m.tier == tier],
+                "parameters": c.parameters, "bytes_down": c.bytes_down, "bytes_up": c.bytes_up,
+                "train_flops_per_token": c.train_flops_per_token, "memory_bytes": c.memory_bytes,
+            }
+            for tier, c in self.costs.items()
+        }  # fmt: skip
+        return {
+            "kind": "run", "name": e.name, "seed": e.seed, "num_rounds": e.rounds,
+            "num_clients": len(prepared.members),
+            "clients_per_round": min(e.clients_per_round or len(prepared.members), len(prepared.members)),
+            "model": e.model.path, "strategy": e.aggregation.name, "rescaling": e.rescaling.name,
+            "full_top_k": prepared.model.full_top_k, "tiers": tiers,
+        }  # fmt: skip
+
+
+def tier_costs(prepared: Prepared) -> dict[str, Cost]:
+    """What each tier's clients pay, for batches of the run's mean length."""
+    training = prepared.experiment.training
+    lengths = [len(row.ids) for rows in prepared.rows for row in rows]
+    batch_tokens = training.batch_size * round(sum(lengths) / len(lengths))
+    return {tier: cost(prepared.model, k, batch_tokens) for tier, k in prepared.tiers.items()}
+
+
+def adapter_bytes(adapter: Adapter, state: ServerState) -> bytes:
+    """Every factor by its name, the rescalers as `rescaler.<tier>`, the round in the metadata."""
+    tensors = {entry.name: view.contiguous() for entry, view in adapter.layout.views(adapter.flat)}
+    tensors |= {f"rescaler.{tier}": r for tier, r in state.rescalers.items()}
+    return to_safetensors(tensors, {"round": str(state.round), "layout": adapter.layout.digest})
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine that the figures of a run depend on."""
+    return {
+        "python": platform.python_version(), "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()), **{name: version(name) for name in VERSIONS},
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip

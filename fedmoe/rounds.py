@@ -1,0 +1,157 @@
+"""The only round loop: plan, train through a transport, combine, tell whoever watches.
+
+The loop knows tasks and updates. Whether clients run in this process, on a pool of workers or
+behind Flower is the transport's affair, and changes no bit of the result: updates are combined in
+the order of client ids, and all randomness comes from `(seed, round, client)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedmoe.adapter import Adapter
+from fedmoe.errors import FedMoEError
+from fedmoe.seeds import numpy_rng
+from fedmoe.wire import Failure, Task, Update
+
+
+class Aggregator(Protocol):
+    """What the loop needs of an aggregation strategy."""
+
+    def combine(self, adapter: Adapter, updates: Iterable[Update]) -> Adapter: ...
+
+
+Transport = Callable[[Sequence[Task]], Iterator[Update | Failure]]
+"""Carries out tasks; yields one answer per task, in the order of the tasks."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A client as the server knows it."""
+
+    client: int
+    tier: str
+    top_k: int
+
+
+@dataclass(frozen=True, eq=False)
+class ServerState:
+    """All that the next round depends on."""
+
+    round: int
+    """Rounds finished."""
+    adapter: Adapter
+    rescalers: dict[str, Tensor]
+    """Per tier, float32 (layers,)."""
+
+
+class Observer(Protocol):
+    """Is told what happens; cannot change it."""
+
+    def planned(self, tasks: Sequence[Task]) -> None: ...
+    def answered(self, task: Task, answer: Update | Failure) -> None: ...
+    def finished(self, state: ServerState) -> None: ...
+
+
+def plan_round(
+    state: ServerState, members: Sequence[Member], clients_per_round: int, seed: int
+) -> list[Task]:
+    """The next round's tasks, by client id; who takes part depends on `(seed, round)` alone."""
+    number = state.round + 1
+    rng = numpy_rng(seed, "round", number, "sample")
+    chosen = rng.choice(len(members), size=min(clients_per_round, len(members)), replace=False)
+    return [
+        Task(
+            round=number, client=m.client, tier=m.tier, top_k=m.top_k,
+            rescaler=state.rescalers[m.tier], adapter=state.adapter,
+        )
+        for m in sorted((members[i] for i in chosen), key=lambda m: m.client)
+    ]  # fmt: skip
+
+
+def finish_round(
+    state: ServerState, strategy: Aggregator, updates: Iterable[Update]
+) -> ServerState:
+    """The state after the updates of one round; they are taken one at a time.
+
+    A round in which no update arrived keeps the adapter.
+    """
+    rescalers = RescalerMean(state.rescalers)
+    stream = rescalers.watch(updates)
+    first = next(stream, None)
+    if first is None:
+        return replace(state, round=state.round + 1)
+    adapter = strategy.combine(state.adapter, _chain(first, stream))
+    return ServerState(state.round + 1, adapter, rescalers.mean())
+
+
+def run_rounds(
+    state: ServerState, members: Sequence[Member], strategy: Aggregator, transport: Transport,
+    observers: Sequence[Observer], *, num_rounds: int, clients_per_round: int, seed: int,
+) -> ServerState:  # fmt: skip
+    """Run the rounds that are left and return the last state.
+
+    Raises:
+        FedMoEError: every client of a round failed; the message has the first reason.
+    """
+    while state.round < num_rounds:
+        tasks = plan_round(state, members, clients_per_round, seed)
+        for observer in observers:
+            observer.planned(tasks)
+        failures: list[Failure] = []
+        updates = _heard(tasks, transport(tasks), observers, failures)
+        state = finish_round(state, strategy, updates)
+        if len(failures) == len(tasks):
+            raise FedMoEError(f"round {state.round}: every client failed; {failures[0].reason}")
+        for observer in observers:
+            observer.finished(state)
+    return state
+
+
+def _heard(
+    tasks: Sequence[Task], answers: Iterator[Update | Failure], observers: Sequence[Observer],
+    failures: list[Failure],
+) -> Iterator[Update]:  # fmt: skip
+    """Pass updates on, show every answer to the observers, and keep the failures."""
+    for task, answer in zip(tasks, answers, strict=True):
+        assert answer.client == task.client, (answer.client, task.client)
+        for observer in observers:
+            observer.answered(task, answer)
+        if isinstance(answer, Failure):
+            failures.append(answer)
+        else:
+            yield answer
+
+
+def _chain(first: Update, rest: Iterator[Update]) -> Iterator[Update]:
+    yield first
+    yield from rest
+
+
+class RescalerMean:
+    """Averages the learned rescalers within each tier, by data size, as updates stream past."""
+
+    def __init__(self, old: dict[str, Tensor]) -> None:
+        self.old = old
+        self.sums = {tier: torch.zeros_like(r, dtype=torch.float64) for tier, r in old.items()}
+        self.weights = dict.fromkeys(old, 0.0)
+
+    def watch(self, updates: Iterable[Update]) -> Iterator[Update]:
+        for update in updates:
+            self.sums[update.tier] += (update.rescaler - self.old[update.tier]).double() * update.examples
+            self.weights[update.tier] += update.examples
+            yield update
+
+    def mean(self) -> dict[str, Tensor]:
+        """The tiers' new factors; a tier without clients in the round keeps its own."""
+        return {
+            tier: (old.double() + self.sums[tier] / self.weights[tier]).float()
+            if self.weights[tier]
+            else old
+            for tier, old in self.old.items()
+        }

@@ -1,0 +1,124 @@
+"""One local round of one client: load, train, and return what changed.
+
+A round is replayed from `(seed, round, client)` and the task alone: the optimiser starts afresh,
+batches come from the round's own random stream, and nothing is kept between rounds.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedmoe.adapter import Adapter, keep_untouched
+from fedmoe.data.text import Batch, Tokens, evaluation_batches, training_batches
+from fedmoe.errors import DataError
+from fedmoe.models.adapted import AdaptedModel
+from fedmoe.models.rescaling import LearnedRescaling
+from fedmoe.seeds import numpy_rng
+from fedmoe.training.settings import Training
+from fedmoe.wire import Task, Update
+
+
+def train_client(
+    model: AdaptedModel, rows: Sequence[Tokens], pad: int, task: Task, settings: Training,
+    num_rounds: int, seed: int,
+) -> Update:  # fmt: skip
+    """Train `task.adapter` on the client's `rows` with `task.top_k` experts per token.
+
+    Raises:
+        DataError: the client has no examples.
+    """
+    if not rows:
+        raise DataError(f"client {task.client} has no training examples")
+    started = time.monotonic()
+    model.load(task.adapter)
+    model.set_budget(task.top_k, task.rescaler)
+    probe = rows[: settings.probe_examples]
+    loss_before = mean_loss(model, probe, settings.batch_size, pad)
+    rng = numpy_rng(seed, "round", task.round, "client", task.client)
+    batches = training_batches(rows, settings.batch_size, pad, rng)
+    with model.counting() as counts:
+        tokens, rescaler = _optimise(model, batches, task, settings, num_rounds)
+    model.set_budget(task.top_k, rescaler)
+    delta = keep_untouched(model.read() - task.adapter, counts)
+    return Update(
+        round=task.round, client=task.client, tier=task.tier, top_k=task.top_k, rescaler=rescaler,
+        delta=delta, counts=counts, examples=len(rows), tokens=tokens, steps=settings.steps,
+        loss_before=loss_before, loss_after=mean_loss(model, probe, settings.batch_size, pad),
+        seconds=time.monotonic() - started, peak_bytes=peak_bytes(),
+    )  # fmt: skip
+
+
+def response_loss(model: AdaptedModel, batch: Batch) -> Tensor:
+    """Summed cross-entropy over the batch's response tokens; logits exist at those alone."""
+    hidden = model.hidden(batch.input_ids, batch.valid).flatten(0, 1)
+    logits = model.logits(hidden[batch.positions])
+    return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
+
+
+@torch.no_grad()
+def mean_loss(model: AdaptedModel, rows: Sequence[Tokens], batch_size: int, pad: int) -> float:
+    """Mean cross-entropy per response token over `rows`."""
+    total, count = 0.0, 0
+    for batch in evaluation_batches(rows, batch_size, pad):
+        total += response_loss(model, batch).item()
+        count += len(batch.targets)
+    return total / count
+
+
+def _optimise(
+    model: AdaptedModel, batches: Iterator[Batch], task: Task, settings: Training, num_rounds: int
+) -> tuple[int, Tensor]:
+    """Run the round's steps on the model in place; the tokens used and the trained rescaler."""
+    flat = nn.Parameter(model.flat)
+    flat.grad = model.grad
+    groups = [{"params": [flat], "scale": 1.0}]
+    rescaler = None
+    if isinstance(model.rescaling, LearnedRescaling):
+        rescaler = model.train_rescaler()
+        ratio = model.rescaling.learning_rate / settings.learning_rate
+        groups.append({"params": [rescaler], "scale": ratio, "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW(
+        groups, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+    )
+    tokens = 0
+    for step in range(settings.steps):
+        rate = settings.rate(step, task.round, num_rounds)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        tokens += _accumulate(model, list(islice(batches, settings.accumulation)))
+        _clip([model.grad], settings.clip_norm)
+        optimizer.step()
+        model.grad.zero_()
+        if rescaler is not None:
+            rescaler.grad = None
+    return tokens, rescaler.detach().clone() if rescaler is not None else task.rescaler
+
+
+def _accumulate(model: AdaptedModel, batches: list[Batch]) -> int:
+    """Gradients of the mean loss over all response tokens of `batches`; the tokens they hold."""
+    num_targets = sum(len(batch.targets) for batch in batches)
+    for batch in batches:
+        (response_loss(model, batch) / num_targets).backward()
+    return sum(batch.num_tokens for batch in batches)
+
+
+def _clip(grads: list[Tensor], largest: float) -> None:
+    norm = math.sqrt(sum(g.square().sum(dtype=torch.float64).item() for g in grads))
+    if norm > largest:
+        for g in grads:
+            g.mul_(largest / norm)
+
+
+def peak_bytes() -> int:
+    """The process's largest resident size so far, or the largest allocation on its GPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,39 @@
+"""How a client trains in one round."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from fedmoe.section import section
+
+
+@section
+class Training:
+    """Local training: AdamW on the flat adapter, with warm-up and decay over the whole run."""
+
+    steps: Annotated[int, Field(ge=1)] = 20
+    """Optimiser steps in one local round."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Examples in one micro-batch."""
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    """Micro-batches in one optimiser step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    """Peak learning rate."""
+    final_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the peak that the learning rate falls to (linearly) by the last round."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 5
+    """Steps of linear warm-up, in every local round (AdamW starts afresh there)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of a step's gradient."""
+    probe_examples: Annotated[int, Field(ge=1)] = 32
+    """Local examples on which the loss is measured before and after the round."""
+
+    def rate(self, step: int, round: int, num_rounds: int) -> float:
+        """The learning rate of a step: warm-up within the round, linear decay over the run."""
+        done = (round - 1 + step / self.steps) / max(1, num_rounds)
+        decay = 1 - (1 - self.final_share) * done
+        return self.learning_rate * decay * min(1.0, (step + 1) / (self.warmup_steps + 1))

@@ -1,0 +1,1 @@
+"""The command line and local simulation: transports, live table, saved runs."""

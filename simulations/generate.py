@@ -1,0 +1,63 @@
+"""`fedmoe generate`: stream answers of the base model or of a run's adapter, at a chosen k."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedmoe.data.text import PROMPT
+from fedmoe.errors import FedMoEError
+from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.build import ModelSettings, build_model
+from fedmoe.models.decode import greedy_stream
+from fedmoe.models.rescaling import NoRescaling
+from simulations.saved import SavedRun
+
+
+class Generator:
+    """A model with its budget set, ready to answer."""
+
+    def __init__(self, model: AdaptedModel, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    @classmethod
+    def of(cls, run: Path | None, model: str, which: str, tier: str | None, top_k: int | None) -> Generator:
+        """The generator that the command line describes.
+
+        Raises:
+            FedMoEError: no such run, tier or k.
+        """
+        if run is None:
+            if tier:
+                raise FedMoEError("--tier needs --run")
+            settings = ModelSettings(path=model)
+            adapted, tokenizer = build_model(settings, AdapterSettings(rank=1), NoRescaling())
+            rescaler = None
+        else:
+            saved = SavedRun.open(run, which)
+            adapted, tokenizer = saved.model, saved.tokenizer
+            adapted.load(saved.adapter)
+            tiers = saved.experiment.budget.resolved(adapted.full_top_k)
+            if tier is not None and tier not in tiers:
+                raise FedMoEError(f"--tier {tier!r} is not one of {', '.join(map(repr, tiers))}")
+            top_k = top_k or (tiers[tier].top_k if tier else None)
+            rescaler = saved.rescalers.get(tier or _tier_of(tiers, top_k or adapted.full_top_k))
+        top_k = adapted.full_top_k if top_k is None else top_k
+        if not 1 <= top_k <= adapted.layout.num_experts:
+            raise FedMoEError(f"--top-k {top_k}: expected 1 to {adapted.layout.num_experts}")
+        adapted.check_top_ks({top_k})
+        adapted.set_budget(top_k, rescaler)
+        return cls(adapted, tokenizer)
+
+    def stream(self, prompt: str, max_new_tokens: int) -> Iterator[str]:
+        """The answer to one prompt, piece by piece."""
+        ids = self.tokenizer([PROMPT.format(prompt=prompt)], add_special_tokens=False)["input_ids"][0]
+        yield from greedy_stream(self.model.model, torch.tensor([ids]), max_new_tokens, self.tokenizer)
+
+
+def _tier_of(tiers: dict, top_k: int) -> str:
+    """The tier that has this `top_k`, if any: its rescaler fits."""
+    return next((name for name, tier in tiers.items() if tier.top_k == top_k), "")

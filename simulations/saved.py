@@ -1,0 +1,72 @@
+"""A finished or interrupted run, opened from its folder: its model, adapter and budgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fedmoe.adapter import Adapter, Layout
+from fedmoe.config import Experiment, load_experiment
+from fedmoe.errors import CheckpointError, FedMoEError
+from fedmoe.models.adapted import AdaptedModel
+from fedmoe.models.build import build_model
+from fedmoe.models.peft_export import export
+
+
+@dataclass(frozen=True, eq=False)
+class SavedRun:
+    """What a run's folder holds."""
+
+    experiment: Experiment
+    model: AdaptedModel
+    tokenizer: object
+    adapter: Adapter
+    rescalers: dict[str, Tensor]
+    round: int
+
+    @classmethod
+    def open(cls, folder: Path, which: str) -> SavedRun:
+        """Load `adapter-<which>` of a run and the model it belongs to.
+
+        Raises:
+            CheckpointError: the folder is no run's, or its adapter is damaged or of another model.
+        """
+        config, weights = folder / "config.yaml", folder / f"adapter-{which}.safetensors"
+        for path in (config, weights):
+            if not path.is_file():
+                raise CheckpointError(f"{folder} is not the folder of a run with an adapter: {path.name} is missing")
+        experiment = load_experiment(config)
+        model, tokenizer = build_model(experiment.model, experiment.adapter, experiment.rescaling)
+        adapter, rescalers, number = read_adapter(weights, model.layout)
+        return cls(experiment, model, tokenizer, adapter, rescalers, number)
+
+    def export(self, out: Path) -> float:
+        """Write a PEFT folder; see `models.peft_export.export`."""
+        if out.exists():
+            raise FedMoEError(f"{out} exists already; name a folder that does not")
+        return export(self.adapter, self.model, self.experiment.model, out)
+
+
+def read_adapter(path: Path, layout: Layout) -> tuple[Adapter, dict[str, Tensor], int]:
+    """The adapter, the tiers' rescalers and the round in a file written by a run.
+
+    Raises:
+        CheckpointError: the file is damaged, or was written for another layout.
+    """
+    flat = torch.zeros(layout.size)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("layout") != layout.digest:
+                raise CheckpointError(f"{path} was written for another model, rank or alpha")
+            for entry, view in layout.views(flat):
+                view.copy_(file.get_tensor(entry.name))
+            names = [n for n in file.keys() if n.startswith("rescaler.")]  # noqa: SIM118
+            rescalers = {n.removeprefix("rescaler."): file.get_tensor(n) for n in names}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    return Adapter(layout, flat), rescalers, int(metadata["round"])
