@@ -113,7 +113,8 @@ def initial_adapter(layout: Layout, generator: torch.Generator) -> Adapter:
 
 
 def keep_untouched(
-    delta: Adapter, counts: Tensor  # counts: int (layers, experts)
+    delta: Adapter,
+    counts: Tensor,  # counts: int (layers, experts)
 ) -> Adapter:
     """`delta` with the rows of experts that no token reached set to zero.
 

@@ -86,11 +86,16 @@ def prepare(experiment: Experiment) -> Prepared:
     )
 
 
-def _evaluation_sets(experiment: Experiment, splits: Splits, tokenizer: Any) -> dict[str, EvaluationSet]:
+def _evaluation_sets(
+    experiment: Experiment, splits: Splits, tokenizer: Any
+) -> dict[str, EvaluationSet]:
     """A fixed draw of the validation and of the test examples."""
     settings = experiment.evaluation
     sets = {}
-    for split, most in (("validation", settings.validation_examples), ("test", settings.test_examples)):
+    for split, most in (
+        ("validation", settings.validation_examples),
+        ("test", settings.test_examples),
+    ):
         examples: tuple[Example, ...] = getattr(splits, split)
         if not examples:
             raise DataError(f"the dataset has no {split} examples")

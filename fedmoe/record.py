@@ -76,14 +76,26 @@ class Recorder:
         counts = answer.counts.numpy()
         self.by_round[task.round - 1] += counts
         self.by_client[task.client] += counts
-        names = ("examples", "tokens", "steps", "loss_before", "loss_after", "seconds", "peak_bytes")
+        names = (
+            "examples",
+            "tokens",
+            "steps",
+            "loss_before",
+            "loss_after",
+            "seconds",
+            "peak_bytes",
+        )
         line |= {name: getattr(answer, name) for name in names}
         line |= {"bytes_down": price.bytes_down, "bytes_up": price.bytes_up}
-        self.ledger.append(line | {"status": "ok", "flops": price.train_flops_per_token * answer.tokens})
+        self.ledger.append(
+            line | {"status": "ok", "flops": price.train_flops_per_token * answer.tokens}
+        )
 
     def finished(self, state: ServerState) -> None:
         seconds = (datetime.datetime.now() - self.round_started).total_seconds()
-        self.ledger.append({"kind": "round", "round": state.round, "seconds": seconds, **self.round})
+        self.ledger.append(
+            {"kind": "round", "round": state.round, "seconds": seconds, **self.round}
+        )
         self.save_adapter("adapter-last", state)
         file = io.BytesIO()
         np.savez_compressed(file, by_round=self.by_round[: state.round], by_client=self.by_client)
@@ -106,7 +118,9 @@ class Recorder:
         blob = adapter_bytes(state.adapter, state)
         write_bytes(self.folder / f"{name}.safetensors", blob)
 
-    def ended(self, state: ServerState, seconds: float, phases: dict[str, float], share: float) -> None:
+    def ended(
+        self, state: ServerState, seconds: float, phases: dict[str, float], share: float
+    ) -> None:
         """The last line of a run that was not interrupted."""
         self.ledger.append({
             "kind": "end", "seconds": seconds, "phases": phases, "training_share": share,

@@ -143,7 +143,9 @@ class RescalerMean:
 
     def watch(self, updates: Iterable[Update]) -> Iterator[Update]:
         for update in updates:
-            self.sums[update.tier] += (update.rescaler - self.old[update.tier]).double() * update.examples
+            self.sums[update.tier] += (
+                update.rescaler - self.old[update.tier]
+            ).double() * update.examples
             self.weights[update.tier] += update.examples
             yield update
 

@@ -103,6 +103,10 @@ def unpack_task(message: Message, layout: Layout) -> Task:
     """The task in a message; WireError says what is wrong with it."""
     scalars = _scalars(message, TASK_SCALARS, layout)
     flat, rescaler = _tensors(message, [layout.size, layout.num_layers], num_counts=0)
+    if not 1 <= scalars["top_k"] <= layout.num_experts:
+        raise WireError(f"top_k is {scalars['top_k']}; expected 1 to {layout.num_experts}")
+    if not (flat.isfinite().all() and rescaler.isfinite().all()):
+        raise WireError("adapter or rescaler is not finite")
     return Task(**scalars, rescaler=rescaler, adapter=Adapter(layout, flat))
 
 
@@ -132,17 +136,33 @@ def check_update(update: Update, task: Task) -> None:
             )
     largest = update.delta.flat.abs().max().item() if update.delta.flat.numel() else 0.0
     if not largest <= LARGEST_DELTA:
-        raise WireError(f"delta has a value of {largest}; expected finite, at most {LARGEST_DELTA:g}")
-    if not update.rescaler.isfinite().all():
-        raise WireError("rescaler is not finite")
+        raise WireError(
+            f"delta has a value of {largest}; expected finite, at most {LARGEST_DELTA:g}"
+        )
+    if not (update.rescaler.abs() <= LARGEST_DELTA).all():
+        raise WireError(
+            f"rescaler is {update.rescaler.tolist()}; expected finite, at most {LARGEST_DELTA:g}"
+        )
+    for name in ("loss_before", "loss_after", "seconds"):
+        if not math.isfinite(value := getattr(update, name)):
+            raise WireError(f"{name} is {value}; expected a finite float")
     if update.examples < 1 or update.tokens < 1 or update.steps < 1:
         raise WireError(
             f"{update.examples} examples, {update.tokens} tokens, {update.steps} steps; expected 1 or more"
         )
-    if update.examples > 2**40 or update.tokens > 2**50:
-        raise WireError(f"{update.examples} examples, {update.tokens} tokens is not believable")
+    if max(update.examples, update.steps) > 2**40 or update.tokens > 2**50:
+        raise WireError(
+            f"{update.examples} examples, {update.tokens} tokens, {update.steps} steps is not believable"
+        )
     if (update.counts < 0).any():
-        raise WireError(f"a count of {update.counts.min().item()} routed tokens; expected 0 or more")
+        raise WireError(
+            f"a count of {update.counts.min().item()} routed tokens; expected 0 or more"
+        )
+    # Also keeps the sums below from wrapping round to the right number.
+    if (update.counts > update.tokens).any():
+        raise WireError(
+            f"a count of {update.counts.max().item()}; {update.tokens} tokens can reach an expert"
+        )
     routed = update.counts.sum(1)
     if (routed != update.tokens * update.top_k).any():
         raise WireError(
@@ -151,7 +171,9 @@ def check_update(update: Update, task: Task) -> None:
         )
 
 
-def _pack(source: Task | Update, names: dict[str, type], adapter: Adapter, rest: list[Tensor]) -> Message:
+def _pack(
+    source: Task | Update, names: dict[str, type], adapter: Adapter, rest: list[Tensor]
+) -> Message:
     scalars = {name: getattr(source, name) for name in names} | {"layout": adapter.layout.digest}
     parts = [t.detach().contiguous().numpy().reshape(-1) for t in (adapter.flat, *rest)]
     little = [p.astype(p.dtype.newbyteorder("<"), copy=False) for p in parts]
@@ -162,7 +184,7 @@ def _scalars(message: Message, names: dict[str, type], layout: Layout) -> dict[s
     """The message's scalars, every one present, of its type and finite, and no other."""
     try:
         scalars = json.loads(message.scalars)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WireError(f"scalars are not JSON: {error}") from error
     if not isinstance(scalars, dict) or set(scalars) != {*names, "layout"}:
         found = sorted(scalars) if isinstance(scalars, dict) else type(scalars).__name__
@@ -174,7 +196,7 @@ def _scalars(message: Message, names: dict[str, type], layout: Layout) -> dict[s
         )
     for name, kind in names.items():
         value = scalars[name]
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < 2**53:
             value = scalars[name] = float(value)
         if type(value) is not kind or (kind is float and not math.isfinite(value)):
             raise WireError(f"{name} is {value!r}; expected a finite {kind.__name__}")

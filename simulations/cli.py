@@ -17,7 +17,9 @@ Federated, budget-adaptive fine-tuning of sparse Mixture-of-Experts language mod
 Clients activate as many experts per token as their budget allows; LoRA sits on every expert; the
 server averages each expert by data size and by how often each client activated it."""
 
-OVERRIDES = "settings that replace the file's, as dotted paths: rounds=5 training.learning_rate=1e-3"
+OVERRIDES = (
+    "settings that replace the file's, as dotted paths: rounds=5 training.learning_rate=1e-3"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("fedmoe", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "fedmoe", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     run = _add(commands, "run", _run, "run an experiment and write its report",
                "fedmoe run configs/quickstart.yaml",
@@ -56,19 +60,27 @@ def _parser() -> argparse.ArgumentParser:
                     "fedmoe generate --run runs/quickstart 'turn on the kitchen lights'",
                     "fedmoe generate --run runs/quickstart --top-k 1 'set a timer for 5 minutes'",
                     "fedmoe generate --model mini 'what is a garden?'")  # fmt: skip
-    generate.add_argument("prompt", nargs="*", help="the prompt; without one, prompts are read line by line")
+    generate.add_argument(
+        "prompt", nargs="*", help="the prompt; without one, prompts are read line by line"
+    )
     source = generate.add_mutually_exclusive_group()
     source.add_argument("--run", type=Path, help="a run's folder: its model and adapter")
-    source.add_argument("--model", default="mini", help="mini, a folder or a Hugging Face id (default: mini)")
+    source.add_argument(
+        "--model", default="mini", help="mini, a folder or a Hugging Face id (default: mini)"
+    )
     generate.add_argument("--tier", help="answer as this budget tier of the run does")
     generate.add_argument("--top-k", type=int, help="experts per token (default: the model's)")
-    generate.add_argument("--which", choices=("last", "best"), default="last", help="which round's adapter")
+    generate.add_argument(
+        "--which", choices=("last", "best"), default="last", help="which round's adapter"
+    )
     generate.add_argument("--max-new-tokens", type=int, default=64)
     export = _add(commands, "export", _export, "write a run's adapter as a PEFT folder, and prove it equal",
                   "fedmoe export runs/quickstart my-adapter")  # fmt: skip
     export.add_argument("run", type=Path, help="a run's folder")
     export.add_argument("out", type=Path, help="the folder to make")
-    export.add_argument("--which", choices=("last", "best"), default="last", help="which round's adapter")
+    export.add_argument(
+        "--which", choices=("last", "best"), default="last", help="which round's adapter"
+    )
     return parser
 
 
@@ -96,7 +108,10 @@ def _run(arguments: argparse.Namespace) -> None:
     from simulations.run import run
 
     experiment = load_experiment(arguments.config, arguments.overrides)
-    folder = run(experiment, LiveTable(num_rounds=experiment.rounds, quiet=arguments.quiet, json=arguments.json))
+    folder = run(
+        experiment,
+        LiveTable(num_rounds=experiment.rounds, quiet=arguments.quiet, json=arguments.json),
+    )
     if arguments.json:
         print(json.dumps({"kind": "folder", "folder": str(folder)}))
     else:
@@ -130,7 +145,9 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 def _generate(arguments: argparse.Namespace) -> None:
     from simulations.generate import Generator
 
-    generator = Generator.of(arguments.run, arguments.model, arguments.which, arguments.tier, arguments.top_k)
+    generator = Generator.of(
+        arguments.run, arguments.model, arguments.which, arguments.tier, arguments.top_k
+    )
     prompts = [" ".join(arguments.prompt)] if arguments.prompt else map(str.strip, sys.stdin)
     for prompt in prompts:
         for text in generator.stream(prompt, arguments.max_new_tokens):

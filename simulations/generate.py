@@ -24,7 +24,9 @@ class Generator:
         self.model, self.tokenizer = model, tokenizer
 
     @classmethod
-    def of(cls, run: Path | None, model: str, which: str, tier: str | None, top_k: int | None) -> Generator:
+    def of(
+        cls, run: Path | None, model: str, which: str, tier: str | None, top_k: int | None
+    ) -> Generator:
         """The generator that the command line describes.
 
         Raises:
@@ -54,8 +56,12 @@ class Generator:
 
     def stream(self, prompt: str, max_new_tokens: int) -> Iterator[str]:
         """The answer to one prompt, piece by piece."""
-        ids = self.tokenizer([PROMPT.format(prompt=prompt)], add_special_tokens=False)["input_ids"][0]
-        yield from greedy_stream(self.model.model, torch.tensor([ids]), max_new_tokens, self.tokenizer)
+        ids = self.tokenizer([PROMPT.format(prompt=prompt)], add_special_tokens=False)["input_ids"][
+            0
+        ]
+        yield from greedy_stream(
+            self.model.model, torch.tensor([ids]), max_new_tokens, self.tokenizer
+        )
 
 
 def _tier_of(tiers: dict, top_k: int) -> str:

@@ -31,7 +31,15 @@ def show_plan(prepared: Prepared, console: Console) -> None:
 def tiers_table(prepared: Prepared) -> Table:
     """One row a tier: its clients and what one of them pays."""
     table = Table(title="per client", title_justify="left")
-    for name in ("tier", "top_k", "clients", "trainable", "MB down / up", "MFLOPs / token (train)", "memory MB"):
+    for name in (
+        "tier",
+        "top_k",
+        "clients",
+        "trainable",
+        "MB down / up",
+        "MFLOPs / token (train)",
+        "memory MB",
+    ):
         table.add_column(name, justify="left" if name == "tier" else "right")
     for tier, price in tier_costs(prepared).items():
         members = [str(m.client) for m in prepared.members if m.tier == tier]

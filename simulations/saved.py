@@ -13,7 +13,7 @@ from fedmoe.adapter import Adapter, Layout
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.errors import CheckpointError, FedMoEError
 from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.build import build_model
+from fedmoe.models.build import ModelSettings, build_model
 from fedmoe.models.peft_export import export
 
 
@@ -38,7 +38,9 @@ class SavedRun:
         config, weights = folder / "config.yaml", folder / f"adapter-{which}.safetensors"
         for path in (config, weights):
             if not path.is_file():
-                raise CheckpointError(f"{folder} is not the folder of a run with an adapter: {path.name} is missing")
+                raise CheckpointError(
+                    f"{folder} is not the folder of a run with an adapter: {path.name} is missing"
+                )
         experiment = load_experiment(config)
         model, tokenizer = build_model(experiment.model, experiment.adapter, experiment.rescaling)
         adapter, rescalers, number = read_adapter(weights, model.layout)
@@ -48,7 +50,11 @@ class SavedRun:
         """Write a PEFT folder; see `models.peft_export.export`."""
         if out.exists():
             raise FedMoEError(f"{out} exists already; name a folder that does not")
-        return export(self.adapter, self.model, self.experiment.model, out)
+        e = self.experiment
+        exact = ModelSettings(path=e.model.path, dtype="float32")
+        # A run in bfloat16 has rounded weights, whose logits are not PEFT's.
+        model = self.model if e.model == exact else build_model(exact, e.adapter, e.rescaling)[0]
+        return export(self.adapter, model, exact, out)
 
 
 def read_adapter(path: Path, layout: Layout) -> tuple[Adapter, dict[str, Tensor], int]:

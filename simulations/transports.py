@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -106,6 +107,7 @@ def guarded(train: Callable[[Task], Update], task: Task) -> Update | Failure:
 def _inherit(prepared: Prepared) -> None:
     global _inherited
     _inherited = prepared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 
 def _call(job: Callable[[Prepared, A], R], argument: A) -> R:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -61,10 +62,12 @@ def _divided(adapter: Adapter, total: Tensor, experts: Tensor, shared: float) ->
     flat = adapter.flat.clone()
     layout = adapter.layout
     for (entry, old), (_, summed) in zip(layout.views(flat), layout.views(total), strict=True):
-        weight = torch.tensor(shared) if entry.layer is None else _rows(experts[entry.layer], old)
+        weight = (
+            experts.new_tensor(shared) if entry.layer is None else _rows(experts[entry.layer], old)
+        )
         # Adding a zero delta would turn -0.0 into 0.0, so the old value is kept by choice.
         moved = (old.double() + summed / weight).float()
-        old.copy_(torch.where(weight > 0, moved, old))
+        old.copy_(torch.where((weight > 0) & (summed != 0), moved, old))
     return Adapter(layout, flat)
 
 
@@ -74,6 +77,7 @@ def _rows(per_expert: Tensor, like: Tensor) -> Tensor:
 
 
 def _check(weights: Weights, client: int) -> None:
-    lowest = min(weights.experts.min().item(), weights.shared)
-    if lowest < 0 or not weights.experts.isfinite().all():
-        raise AggregationError(f"client {client} has a weight of {lowest}; expected 0 or more")
+    values = [*weights.experts.flatten().tolist(), weights.shared]
+    bad = [value for value in values if not 0 <= value < math.inf]
+    if bad:
+        raise AggregationError(f"client {client} has a weight of {bad[0]}; expected finite, 0 or more")

@@ -41,7 +41,10 @@ def cost(model: AdaptedModel, top_k: int, batch_tokens: int) -> Cost:
     layout = model.layout
     rescaler = FLOAT_BYTES * layout.num_layers
     counts = 8 * layout.num_layers * layout.num_experts
-    weights = sum(p.numel() * p.element_size() for p in model.model.parameters()) - FLOAT_BYTES * layout.size
+    weights = (
+        sum(p.numel() * p.element_size() for p in model.model.parameters())
+        - FLOAT_BYTES * layout.size
+    )
     optimiser = OPTIMISER_COPIES * FLOAT_BYTES * layout.size
     return Cost(
         top_k=top_k,

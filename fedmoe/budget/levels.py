@@ -43,17 +43,33 @@ class Levels:
         for name, tier in tiers.items():
             path = f"budget.tiers.{name}"
             if tier.top_k > full_top_k:
-                faults.append(Fault(f"{path}.top_k", f"{tier.top_k} is over the model's top_k of {full_top_k}"))
+                faults.append(
+                    Fault(
+                        f"{path}.top_k", f"{tier.top_k} is over the model's top_k of {full_top_k}"
+                    )
+                )
             for client in tier.clients:
                 if client in assigned:
-                    faults.append(Fault(f"{path}.clients", f"client {client} is also in {assigned[client]!r}"))
+                    faults.append(
+                        Fault(f"{path}.clients", f"client {client} is also in {assigned[client]!r}")
+                    )
                 if client >= num_clients:
-                    faults.append(Fault(f"{path}.clients", f"there is no client {client}; clients are 0..{num_clients - 1}"))
+                    faults.append(
+                        Fault(
+                            f"{path}.clients",
+                            f"there is no client {client}; clients are 0..{num_clients - 1}",
+                        )
+                    )
                 assigned[client] = name
         rest = [c for c in range(num_clients) if c not in assigned]
         shares = [tier.share for tier in tiers.values()]
         if rest and all(t.share is None and t.clients for t in tiers.values()):
-            faults.append(Fault("budget.tiers", f"client {rest[0]} is in no tier; list it, or give a tier a share"))
+            faults.append(
+                Fault(
+                    "budget.tiers",
+                    f"client {rest[0]} is in no tier; list it, or give a tier a share",
+                )
+            )
         if faults:
             raise ConfigError("budget", faults)
         weights = [1.0 if s is None and not any(shares) else s or 0.0 for s in shares]

@@ -15,7 +15,6 @@ from fedmoe.data.home_domains import Domain, domain_of
 from fedmoe.data.home_sampler import Choice
 from fedmoe.data.home_words import NUMBERS, WORDS
 
-
 _QUESTIONS = ("any", "all", "which", "how_many")
 
 

@@ -75,13 +75,23 @@ def evaluate(
         loss = mean_loss(model, data.rows, settings.batch_size, tokenizer.pad_token_id)
         answers = answer_all(model, tokenizer, data.rows, settings)
         scores = [data.score(e, a) for e, a in zip(data.examples, answers, strict=True)]
-        exact = [float(e.response.split() == a.split()) for e, a in zip(data.examples, answers, strict=True)]
+        exact = [
+            float(e.response.split() == a.split())
+            for e, a in zip(data.examples, answers, strict=True)
+        ]
         results.append(
             Evaluation(
-                round=round, split=data.split, tier=tier, top_k=top_k, loss=loss, score=_mean(scores),
-                exact_match=_mean(exact), examples=len(scores), seconds=time.monotonic() - started,
+                round=round,
+                split=data.split,
+                tier=tier,
+                top_k=top_k,
+                loss=loss,
+                score=_mean(scores),
+                exact_match=_mean(exact),
+                examples=len(scores),
+                seconds=time.monotonic() - started,
                 by_label=_by_label(data.examples, scores),
-            )  # fmt: skip
+            )
         )
     return results
 

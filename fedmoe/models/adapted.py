@@ -175,7 +175,9 @@ class AdaptedModel:
 
 
 def _expert_names(path: str) -> list[str]:
-    return [f"{path}.{weight}.{factor}" for weight in ("gate_up_proj", "down_proj") for factor in "AB"]
+    return [
+        f"{path}.{weight}.{factor}" for weight in ("gate_up_proj", "down_proj") for factor in "AB"
+    ]
 
 
 def _attention_paths(model: nn.Module) -> list[str]:
@@ -195,7 +197,7 @@ def _layout(model: nn.Module, layers: list, settings: AdapterSettings) -> Layout
             tensors.append((f"{layer.path}.{weight}.A", (num_experts, rank, into), i))
             tensors.append((f"{layer.path}.{weight}.B", (num_experts, out, rank), i))
     if settings.router:
-        for i, layer in enumerate(layers):
+        for layer in layers:
             tensors.append((f"{layer.router_path}.shift", tuple(layer.router.weight.shape), None))
     for path in _attention_paths(model) if settings.attention else ():
         linear = model.get_submodule(path)

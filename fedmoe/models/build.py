@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from fedmoe.errors import ModelError
 from fedmoe.models import experts
@@ -44,18 +45,23 @@ def load_base(settings: ModelSettings) -> tuple[nn.Module, PreTrainedTokenizerBa
             experts transformers dispatches on.
     """
     experts.register()
+    disable_progress_bar()
     folder = model_folder(settings.path)
     try:
         config = AutoConfig.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=DTYPES[settings.dtype])
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=DTYPES[settings.dtype]
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ModelError(_cannot_load(settings.path, error)) from error
     try:
         model.set_experts_implementation(experts.IMPLEMENTATION)
     except ValueError as error:
-        raise ModelError(f"model.path {settings.path!r}: {type(model).__name__} is not an MoE that "
-                         "computes its experts through transformers' experts interface") from error
+        raise ModelError(
+            f"model.path {settings.path!r}: {type(model).__name__} is not an MoE that "
+            "computes its experts through transformers' experts interface"
+        ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer

@@ -25,7 +25,9 @@ def greedy(
     return [row[length:].tolist() for row in out]
 
 
-def greedy_stream(model: nn.Module, ids: torch.Tensor, max_new_tokens: int, tokenizer: Any) -> Iterator[str]:
+def greedy_stream(
+    model: nn.Module, ids: torch.Tensor, max_new_tokens: int, tokenizer: Any
+) -> Iterator[str]:
     """Pieces of the text that follows one prompt (1, length), as soon as they are known."""
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     options = {

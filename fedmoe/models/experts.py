@@ -8,8 +8,9 @@ routed row, an expert without tokens costs nothing, and frozen weights get no gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -31,11 +32,17 @@ class ExpertLoRA(NamedTuple):
 
 
 class Routing(NamedTuple):
-    """Routed rows of one layer, grouped by expert: rows of expert `e` are `bounds[e]:bounds[e+1]`."""
+    """Routed rows of one layer by expert: those of expert `e` are `bounds[e]:bounds[e + 1]`."""
 
     token: Tensor  # (rows,) the token each row came from
     slot: Tensor  # (rows,) its position in the flattened (tokens, top_k) choice
     bounds: list[int]  # experts + 1
+
+    def segments(self) -> Iterator[tuple[int, slice]]:
+        """(expert, its rows) for every expert that has rows."""
+        for e, (start, end) in enumerate(pairwise(self.bounds)):
+            if end > start:
+                yield e, slice(start, end)
 
 
 def route(index: Tensor, num_experts: int) -> Routing:
@@ -48,86 +55,73 @@ def route(index: Tensor, num_experts: int) -> Routing:
 
 
 class SparseExperts(torch.autograd.Function):
-    """Forward and backward of a gated expert layer, with or without LoRA.
+    """Forward and backward of a gated expert layer with LoRA.
 
-    `y_t = sum_j w_tj (W2_j h + s B2_j A2_j h)`, `h = act(g) * u`, `[g; u] = W1_j x_t + s B1_j A1_j x_t`.
-    Saved for backward: the layer's input, the routing, `[g; u]` and the two `(rows, rank)` products.
-    The gradient of `w_tj` needs no saved output: it is `<dL/dy_t W2_j (1 + LoRA), h>`.
+    For a token x and its chosen expert j with router weight w_j (s is the LoRA scale):
+    `[g; u] = W1_j x + s B1_j A1_j x`, `h = act(g) * u`, `y = sum_j w_j (W2_j h + s B2_j A2_j h)`.
+
+    Saved for backward: the layer's input, the routing, `[g; u]` and two (rows, rank) products.
+    The gradient of `w_j` needs no saved output: it is `<(W2_j + s B2_j A2_j)^T dL/dy, h>`.
+    Factors of rank 0 stand for "no LoRA".
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weights: Tensor, w1: Tensor, w2: Tensor, routing: Routing, act: nn.Module,
-        scale: float, *factors: Tensor,
-    ) -> Tensor:
-        rows, lora = len(routing.token), bool(factors)
-        a1, b1, a2, b2 = factors if lora else (None,) * 4
+        ctx: Any, x: Tensor, weights: Tensor, w1: Tensor, w2: Tensor, a1: Tensor, b1: Tensor,
+        a2: Tensor, b2: Tensor, scale: float, routing: Routing, act: nn.Module,
+    ) -> Tensor:  # fmt: skip
+        rows, rank = len(routing.token), a1.shape[1]
         row_weight = weights.reshape(-1)[routing.slot].unsqueeze(1)
         gate_up = x.new_empty(rows, w1.shape[1])
-        low1, low2 = (x.new_empty(rows, a1.shape[1]) for _ in range(2)) if lora else (None, None)
+        low1, low2 = x.new_empty(rows, rank), x.new_empty(rows, rank)
         out = torch.zeros_like(x)
-        for e, part in _segments(routing.bounds):
-            xs, gu = x[routing.token[part]], gate_up[part]
-            torch.mm(xs, w1[e].T, out=gu)
-            if lora:
-                torch.mm(xs, a1[e].T, out=low1[part])
-                gu.addmm_(low1[part], b1[e].T, alpha=scale)
-            gate, up = gu.chunk(2, dim=-1)
-            h = act(gate).mul_(up)
-            y = h @ w2[e].T
-            if lora:
-                torch.mm(h, a2[e].T, out=low2[part])
-                y.addmm_(low2[part], b2[e].T, alpha=scale)
+        for e, part in routing.segments():
+            xs = x[routing.token[part]]
+            torch.mm(xs, a1[e].T, out=low1[part])
+            gu = torch.mm(xs, w1[e].T, out=gate_up[part])
+            gate, up = gu.addmm_(low1[part], b1[e].T, alpha=scale).chunk(2, dim=-1)
+            h = act(gate) * up  # not in place: an identity returns the saved gate itself
+            torch.mm(h, a2[e].T, out=low2[part])
+            y = torch.mm(h, w2[e].T).addmm_(low2[part], b2[e].T, alpha=scale)
             out.index_add_(0, routing.token[part], y.mul_(row_weight[part]))
-        ctx.save_for_backward(x, weights, w1, w2, gate_up, low1, low2, *factors)
-        ctx.routing, ctx.act, ctx.scale = routing, act, scale
+        ctx.save_for_backward(x, weights, w1, w2, a1, b1, a2, b2, gate_up, low1, low2)
+        ctx.scale, ctx.routing, ctx.act = scale, routing, act
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weights, w1, w2, gate_up, low1, low2, *factors = ctx.saved_tensors
-        (grad_out,), routing, scale, lora = grads, ctx.routing, ctx.scale, bool(factors)
-        a1, b1, a2, b2 = factors if lora else (None,) * 4
+        x, weights, w1, w2, a1, b1, a2, b2, gate_up, low1, low2 = ctx.saved_tensors
+        (grad_out,), s, routing = grads, ctx.scale, ctx.routing
         row_weight = weights.reshape(-1)[routing.slot].unsqueeze(1)
         dx, dweights = torch.zeros_like(x), torch.zeros_like(weights)
-        dw1, dw2 = (torch.zeros_like(w) if need else None for w, need in zip((w1, w2), ctx.needs_input_grad[2:4]))
-        dfactors = [torch.zeros_like(f) for f in factors]
-        for e, part in _segments(routing.bounds):
+        da1, db1, da2, db2 = (torch.zeros_like(f) for f in (a1, b1, a2, b2))
+        dw1 = torch.zeros_like(w1) if ctx.needs_input_grad[2] else None
+        dw2 = torch.zeros_like(w2) if ctx.needs_input_grad[3] else None
+        for e, part in routing.segments():
             token, weight = routing.token[part], row_weight[part]
             gate, up = gate_up[part].chunk(2, dim=-1)
             activated, dact = _activation(ctx.act, gate)
             h, dy = activated * up, grad_out[token]
-            dh = dy @ w2[e]
-            if lora:
-                dlow2 = (dy @ b2[e]).mul_(scale)
-                dh.addmm_(dlow2, a2[e])
+            dlow2 = torch.mm(dy, b2[e]).mul_(s)
+            dh = torch.mm(dy, w2[e]).addmm_(dlow2, a2[e])
             dweights.view(-1)[routing.slot[part]] = (dh * h).sum(-1)
-            dy, dh = dy.mul_(weight), dh.mul_(weight)
+            dy, dh, dlow2 = dy.mul_(weight), dh.mul_(weight), dlow2.mul_(weight)
             dgu = torch.cat([dact(dh * up), dh * activated], dim=-1)
-            dxs, xs = dgu @ w1[e], x[token]
-            if lora:
-                dlow1 = (dgu @ b1[e]).mul_(scale)
-                dxs.addmm_(dlow1, a1[e])
-                torch.mm(dlow1.T, xs, out=dfactors[0][e])
-                torch.mm(dgu.T, low1[part] * scale, out=dfactors[1][e])
-                torch.mm((dlow2 * weight).T, h, out=dfactors[2][e])
-                torch.mm(dy.T, low2[part] * scale, out=dfactors[3][e])
+            dlow1 = torch.mm(dgu, b1[e]).mul_(s)
+            xs, dxs = x[token], torch.mm(dgu, w1[e]).addmm_(dlow1, a1[e])
+            torch.mm(dlow1.T, xs, out=da1[e])
+            torch.mm(dgu.T, low1[part] * s, out=db1[e])
+            torch.mm(dlow2.T, h, out=da2[e])
+            torch.mm(dy.T, low2[part] * s, out=db2[e])
             if dw1 is not None:
                 torch.mm(dgu.T, xs, out=dw1[e])
             if dw2 is not None:
                 torch.mm(dy.T, h, out=dw2[e])
             dx.index_add_(0, token, dxs)
-        return dx, dweights, dw1, dw2, None, None, None, *dfactors
+        return dx, dweights, dw1, dw2, da1, db1, da2, db2, None, None, None
 
 
-def _segments(bounds: list[int]) -> Iterator[tuple[int, slice]]:
-    """Yield (expert, its rows) for every expert that has rows."""
-    for e, (start, end) in enumerate(zip(bounds, bounds[1:])):
-        if end > start:
-            yield e, slice(start, end)
-
-
-def _activation(act: nn.Module, gate: Tensor):
+def _activation(act: nn.Module, gate: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """The activation of `gate` and the function that maps its gradient back to `gate`'s."""
     with torch.enable_grad():
         leaf = gate.detach().requires_grad_()
@@ -148,6 +142,12 @@ class ExpertState:
     """int64 (experts,): routed tokens so far; None switches counting off."""
 
 
+def no_lora(gate_up: Tensor, down: Tensor) -> ExpertLoRA:
+    """Factors of rank 0 for weights (experts, 2 * width, hidden) and (experts, hidden, width)."""
+    pairs = [(w.new_zeros(w.shape[0], 0, w.shape[2]), w.new_zeros(*w.shape[:2], 0)) for w in (gate_up, down)]
+    return ExpertLoRA(*pairs[0], *pairs[1], 1.0)
+
+
 def experts_forward(module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """transformers' experts call: `hidden` (tokens, hidden), `index`, `weights` (tokens, top_k)."""
     state: ExpertState = getattr(module, STATE, None) or ExpertState()
@@ -157,10 +157,10 @@ def experts_forward(module: nn.Module, hidden: Tensor, index: Tensor, weights: T
     routing = route(index, num_experts)
     if state.counts is not None:
         state.counts += torch.tensor(routing.bounds).diff()
-    factors, scale = (state.lora[:4], state.lora.scale) if state.lora else ((), 1.0)
+    lora = state.lora or no_lora(module.gate_up_proj, module.down_proj)  # pyright: ignore
     out = SparseExperts.apply(
-        hidden, weights.to(hidden.dtype), module.gate_up_proj, module.down_proj, routing,
-        module.act_fn, scale, *(f.to(hidden.dtype) for f in factors),
+        hidden, weights.to(hidden.dtype), module.gate_up_proj, module.down_proj,
+        *(factor.to(hidden.dtype) for factor in lora[:4]), lora.scale, routing, module.act_fn,
     )  # fmt: skip
     assert isinstance(out, Tensor)
     return out if state.rescaler is None else out * state.rescaler.to(out.dtype)

@@ -6,8 +6,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers.integrations.moe import _default_apply_gate
 
 from fedmoe.errors import ModelError
+
+USUAL = {
+    "has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True,
+    "has_post_expert_norm": False,
+}  # fmt: skip
+"""What the fast path takes for granted of an experts module."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +62,13 @@ def moe_layers(model: nn.Module) -> list[MoELayer]:
 
 def _check_supported(layer: MoELayer) -> None:
     experts = layer.experts
-    odd = [
-        flag
-        for flag, usual in {"has_gate": True, "has_bias": False, "is_transposed": False}.items()
-        if getattr(experts, flag, usual) != usual
-    ]
+    odd = [flag for flag, usual in USUAL.items() if getattr(experts, flag, usual) != usual]
+    if getattr(type(experts), "_apply_gate", _default_apply_gate) is not _default_apply_gate:
+        odd.append("_apply_gate")
     if odd:
-        raise ModelError(f"{layer.path}: experts with {', '.join(odd)} unusual are not supported yet")
+        raise ModelError(
+            f"{layer.path}: experts with {', '.join(odd)} unusual are not supported yet"
+        )
 
 
 def set_top_k(layers: list[MoELayer], top_k: int) -> None:

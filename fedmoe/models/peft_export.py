@@ -35,7 +35,9 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
             nothing is left in `out`.
     """
     if any(entry.name.endswith(".shift") for entry in adapter.layout.entries):
-        raise ModelError("adapter.router: PEFT has no form for a trained router; train with router: false to export")
+        raise ModelError(
+            "adapter.router: PEFT has no form for a trained router; train with router: false to export"
+        )
     exact = settings.__class__(path=settings.path, dtype="float32")
     unfinished = out.with_name(out.name + ".unfinished")
     try:
@@ -43,7 +45,9 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
         wrapped.save_pretrained(unfinished)
         difference = largest_difference(adapter, model, exact, unfinished)
         if not difference < TOLERANCE:
-            raise ModelError(f"PEFT's logits differ from ours by {difference:.2e}; expected under {TOLERANCE:g}")
+            raise ModelError(
+                f"PEFT's logits differ from ours by {difference:.2e}; expected under {TOLERANCE:g}"
+            )
         unfinished.rename(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -93,7 +97,9 @@ def _peft_b(b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def largest_difference(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, folder: Path) -> float:
+def largest_difference(
+    adapter: Adapter, model: AdaptedModel, settings: ModelSettings, folder: Path
+) -> float:
     """Logits of `PeftModel.from_pretrained(folder)` against ours, on a fixed sequence."""
     base, _ = load_base(settings)
     base.set_experts_implementation("eager")  # pyright: ignore[reportCallIssue]

@@ -4,4 +4,5 @@
 - `exercises`: generated question-answer pairs that teach copying
 - `corpus`: tokenizer and token file
 - `train`: the resumable training loop behind `fedmoe pretrain`
+- `card`: the model card that is written beside the weights
 """

@@ -14,12 +14,51 @@ import numpy as np
 
 from fedmoe.pretraining.sources import pair
 
-NAMES = (
-    "Anna Ben Carla David Emma Frank Grace Henry Ines Jack Kate Liam Maria Noah Olga Paul Rosa Sam "
-    "Tara Umar Vera Walt Yara Zoe Omar Lena Hugo Mila Ivan Nora"
-).split()
+NAMES = [
+    "Anna",
+    "Ben",
+    "Carla",
+    "David",
+    "Emma",
+    "Frank",
+    "Grace",
+    "Henry",
+    "Ines",
+    "Jack",
+    "Kate",
+    "Liam",
+    "Maria",
+    "Noah",
+    "Olga",
+    "Paul",
+    "Rosa",
+    "Sam",
+    "Tara",
+    "Umar",
+    "Vera",
+    "Walt",
+    "Yara",
+    "Zoe",
+    "Omar",
+    "Lena",
+    "Hugo",
+    "Mila",
+    "Ivan",
+    "Nora",
+]
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
-UNITS = ("hours", "minutes", "days", "percent", "dollars", "miles", "degrees", "pounds", "boxes", "pages")
+UNITS = (
+    "hours",
+    "minutes",
+    "days",
+    "percent",
+    "dollars",
+    "miles",
+    "degrees",
+    "pounds",
+    "boxes",
+    "pages",
+)
 
 
 class Words(NamedTuple):
@@ -50,7 +89,9 @@ class Words(NamedTuple):
 
 
 def repeat(w: Words) -> str:
-    text = " ".join(w.noun() if w.rng.random() < 0.8 else w.number() for _ in range(w.rng.integers(1, 9)))
+    text = " ".join(
+        w.noun() if w.rng.random() < 0.8 else w.number() for _ in range(w.rng.integers(1, 9))
+    )
     return pair(f"{w.one(('repeat', 'copy', 'say', 'echo'))}: {text}", text)
 
 
@@ -69,15 +110,24 @@ def after(w: Words) -> str:
 
 
 def lookup(w: Words) -> str:
-    table = {k: w.number() if w.rng.random() < 0.3 else w.phrase(2) for k in w.distinct(int(w.rng.integers(2, 6)))}
+    table = {
+        k: w.number() if w.rng.random() < 0.3 else w.phrase(2)
+        for k in w.distinct(int(w.rng.integers(2, 6)))
+    }
     key = w.one(list(table))
-    return pair(f"{', '.join(f'{k}: {v}' for k, v in table.items())}. {w.one(('what is', 'find', 'give'))} {key}?", table[key])
+    return pair(
+        f"{', '.join(f'{k}: {v}' for k, v in table.items())}. {w.one(('what is', 'find', 'give'))} {key}?",
+        table[key],
+    )
 
 
 def replace(w: Words) -> str:
     items = w.distinct(int(w.rng.integers(2, 6)))
     old, new = w.one(items), w.noun()
-    return pair(f"replace {old} with {new} in: {' '.join(items)}", " ".join(new if i == old else i for i in items))
+    return pair(
+        f"replace {old} with {new} in: {' '.join(items)}",
+        " ".join(new if i == old else i for i in items),
+    )
 
 
 def reverse(w: Words) -> str:
@@ -93,8 +143,12 @@ def story(w: Words) -> str:
     ]
     i = int(w.rng.integers(len(places)))
     question, answer = w.one(
-        ((f"where is the {things[i]}?", places[i]), (f"who had the {things[i]}?", people[i]),
-         (f"what is at the {places[i]}?", things[i]), (f"what did {people[i]} have?", things[i]))
+        (
+            (f"where is the {things[i]}?", places[i]),
+            (f"who had the {things[i]}?", people[i]),
+            (f"what is at the {places[i]}?", things[i]),
+            (f"what did {people[i]} have?", things[i]),
+        )
     )
     return pair(f"{' '.join(lines)} {question}", answer)
 
@@ -102,9 +156,17 @@ def story(w: Words) -> str:
 def records(w: Words) -> str:
     """A sentence of facts to `field: value` form, fields in alphabetical order."""
     table = {k: w.phrase() for k in w.distinct(int(w.rng.integers(1, 5)))}
-    facts = w.shuffled([w.one((f"the {k} is {v}", f"{k} {v}", f"{v} as the {k}", f"{k} to {v}")) for k, v in table.items()])
+    facts = w.shuffled(
+        [
+            w.one((f"the {k} is {v}", f"{k} {v}", f"{v} as the {k}", f"{k} to {v}"))
+            for k, v in table.items()
+        ]
+    )
     ask = w.one(("note that", "list", "write down", "record:", "fields:"))
-    return pair(f"{ask} {w.one((', ', ' and ', ' '))}".strip() + " " + w.one((" and ", ", ")).join(facts), fields(table))
+    return pair(
+        f"{ask} {w.one((', ', ' and ', ' '))}".strip() + " " + w.one((" and ", ", ")).join(facts),
+        fields(table),
+    )
 
 
 def fields(table: dict[str, str]) -> str:
@@ -148,8 +210,20 @@ def _request(w: Words, verb: str, noun: str, roles: list[str], own: list[str]) -
                 parts.append(w.one(("{} {}", "to {} {}", "of {} {}")).format(table[unit], unit))
             else:
                 table[field] = w.phrase()
-                parts.append(w.one(("{k} {v}", "{k} to {v}", "with {k} {v}", "the {k} {v}", "{v} {k}")).format(k=field, v=table[field]))
-    head = w.one((f"{verb} the {noun}", f"{verb} {noun}", f"please {verb} my {noun}", f"can you {verb} the {noun}", f"{noun} {verb}"))
+                parts.append(
+                    w.one(
+                        ("{k} {v}", "{k} to {v}", "with {k} {v}", "the {k} {v}", "{v} {k}")
+                    ).format(k=field, v=table[field])
+                )
+    head = w.one(
+        (
+            f"{verb} the {noun}",
+            f"{verb} {noun}",
+            f"please {verb} my {noun}",
+            f"can you {verb} the {noun}",
+            f"{noun} {verb}",
+        )
+    )
     words = w.shuffled([head, *parts]) if w.rng.random() < 0.2 else [head, *w.shuffled(parts)]
     return pair(" ".join(words), f"{verb.capitalize()}{noun.capitalize()} {fields(table)}".strip())
 
@@ -160,7 +234,9 @@ EXERCISES: tuple[tuple[Callable[[Words], str], float], ...] = (
 )  # fmt: skip
 
 
-def exercises(rng: np.random.Generator, nouns: list[str], verbs: list[str], count: int) -> Iterator[str]:
+def exercises(
+    rng: np.random.Generator, nouns: list[str], verbs: list[str], count: int
+) -> Iterator[str]:
     """`count` documents, drawn from `EXERCISES` by their shares."""
     words = Words(rng, nouns, verbs)
     shares = np.array([share for _, share in EXERCISES])

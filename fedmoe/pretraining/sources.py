@@ -31,7 +31,9 @@ def wordnet(root: Path) -> Iterator[str]:
             head, gloss = line.split(" | ")
             fields = head.split()
             count = int(fields[3], 16)
-            words = [re.sub(r"\(\w+\)$", "", w).replace("_", " ") for w in fields[4 : 4 + 2 * count : 2]]
+            words = [
+                re.sub(r"\(\w+\)$", "", w).replace("_", " ") for w in fields[4 : 4 + 2 * count : 2]
+            ]
             definition, *examples = gloss.strip().split('; "')
             match hash_of(line) % 4:
                 case 0:
@@ -61,7 +63,12 @@ def jane_austen(root: Path) -> Iterator[str]:
             block = zlib.decompressobj().decompress(blob[start:])
         except zlib.error:  # the two bytes occurred inside compressed data
             continue
-        lines = [m.group(2).decode() for m in re.finditer(rb"\x00[\x04\x01\x08]\x00\x09(\x00\x00\x00.)([\x20-\x7e]*)", block, re.S)]
+        lines = [
+            m.group(2).decode()
+            for m in re.finditer(
+                rb"\x00[\x04\x01\x08]\x00\x09(\x00\x00\x00.)([\x20-\x7e]*)", block, re.S
+            )
+        ]
         yield from split_paragraphs("\n".join(lines))
 
 

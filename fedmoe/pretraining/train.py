@@ -26,6 +26,7 @@ from transformers.models.olmoe.modeling_olmoe import load_balancing_loss_func
 
 from fedmoe.models.experts import experts_forward
 from fedmoe.pretraining import corpus
+from fedmoe.pretraining.card import write_card
 from fedmoe.section import section
 from fedmoe.seeds import derive
 
@@ -127,8 +128,13 @@ class Trainer:
         decay = [p for n, p in named.items() if p.dim() > 1]
         rest = [p for n, p in named.items() if p.dim() <= 1]
         self.parameters = decay + rest
-        groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
+        groups = [
+            {"params": decay, "weight_decay": recipe.weight_decay},
+            {"params": rest, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True
+        )
         tokens = np.load(self.work / "tokens.npy", mmap_mode="r")
         held_out = 64 * recipe.block
         self.validation, self.tokens = tokens[: held_out + 1], tokens[held_out + 1 :]
@@ -159,8 +165,12 @@ class Trainer:
         per_epoch = (len(self.tokens) - 2 * recipe.block) // recipe.block // recipe.batch_size
         epoch, step = divmod(self.step, per_epoch)
         starts = corpus.blocks(self.tokens, recipe.block, recipe.seed, epoch)
-        mine = starts[step * recipe.batch_size : (step + 1) * recipe.batch_size][self.rank :: recipe.workers]
-        return torch.from_numpy(np.stack([self.tokens[s : s + recipe.block + 1] for s in mine]).astype(np.int64))
+        mine = starts[step * recipe.batch_size : (step + 1) * recipe.batch_size][
+            self.rank :: recipe.workers
+        ]
+        return torch.from_numpy(
+            np.stack([self.tokens[s : s + recipe.block + 1] for s in mine]).astype(np.int64)
+        )
 
     def _train_step(self, batch: Tensor) -> dict[str, float]:
         for group in self.optimizer.param_groups:
@@ -187,7 +197,9 @@ class Trainer:
         balance = load_balancing_loss_func(logits, shape.num_experts, shape.top_k)
         z = torch.stack([x.logsumexp(-1).square().mean() for x in logits]).mean()
         return {
-            "loss": F.linear_cross_entropy(hidden, self.model.lm_head.weight, batch[:, 1:].flatten()),
+            "loss": F.linear_cross_entropy(
+                hidden, self.model.lm_head.weight, batch[:, 1:].flatten()
+            ),
             "load_balance": recipe.load_balance * balance,
             "router_z": recipe.router_z * z,
         }
@@ -238,15 +250,22 @@ class Trainer:
         state = load_file(path)
         for i, p in enumerate(self.parameters):
             p.data.copy_(state[f"model.{i}"])
-            self.optimizer.state[p] = {m: state[f"{m}.{i}"] for m in ("exp_avg", "exp_avg_sq", "step")}
+            self.optimizer.state[p] = {
+                m: state[f"{m}.{i}"] for m in ("exp_avg", "exp_avg_sq", "step")
+            }
         self.step, self.seconds = int(state["progress"][0]), float(state["progress"][1])
 
     def _finish(self) -> None:
-        """Write the model (bf16), its tokenizer and the facts its card is made from."""
-        out = Path(self.recipe.out)
-        facts = self.validate()
+        """Write the model (bf16), its tokenizer and its card."""
+        out, recipe = Path(self.recipe.out), self.recipe
+        log = [json.loads(line) for line in (self.work / "log.jsonl").read_text().splitlines()]
+        facts = self.validate() | {
+            "parameters": sum(p.numel() for p in self.parameters),
+            "tokens_seen": self.step * recipe.batch_size * recipe.block,
+            "seconds": round(self.seconds),
+            "recipe": asdict(recipe),
+            "sources": json.loads((self.work / "sources.json").read_text()),
+        }
         self.model.to(torch.bfloat16).save_pretrained(out)
         PreTrainedTokenizerFast.from_pretrained(self.work / "tokenizer").save_pretrained(out)
-        facts |= {"recipe": asdict(self.recipe), "seconds": round(self.seconds)}
-        facts |= {"sources": json.loads((self.work / "sources.json").read_text())}
-        (out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
+        write_card(out, facts, log)

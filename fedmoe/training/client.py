@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedmoe.adapter import Adapter, keep_untouched
+from fedmoe.adapter import keep_untouched
 from fedmoe.data.text import Batch, Tokens, evaluation_batches, training_batches
 from fedmoe.errors import DataError
 from fedmoe.models.adapted import AdaptedModel
@@ -40,7 +40,7 @@ def train_client(
     started = time.monotonic()
     model.load(task.adapter)
     model.set_budget(task.top_k, task.rescaler)
-    probe = rows[: settings.probe_examples]
+    probe = rows[:: -(-len(rows) // settings.probe_examples)]
     loss_before = mean_loss(model, probe, settings.batch_size, pad)
     rng = numpy_rng(seed, "round", task.round, "client", task.client)
     batches = training_batches(rows, settings.batch_size, pad, rng)

@@ -37,7 +37,7 @@ def test_every_member_is_tested(configs):
 @pytest.mark.parametrize("name", NAMES)
 def test_members_load_the_same_splits_from_the_same_seed(configs, name):
     splits = load_splits(configs[name], 0)
-    assert splits.train and splits.validation and splits.test
+    assert min(len(splits.train), len(splits.validation), len(splits.test)) > 0
     assert len(splits.train) > len(splits.test)
     assert splits == load_splits(configs[name], 0)
     assert splits != load_splits(configs[name], 1)
@@ -58,8 +58,8 @@ def test_a_verifier_accepts_what_exact_match_would_not():
     example = load_splits(config, 0).test[0]
     assert score(config, example, f"{example.response} ") == 1.0
     prime = ReasoningGym(tasks=("prime_factorization",), per_task=30)
-    factors = next(e for e in load_splits(prime, 0).train if len(set(e.response.split(" × "))) > 1)
-    reversed_factors = " × ".join(factors.response.split(" × ")[::-1])
+    factors = next(e for e in load_splits(prime, 0).train if len(set(e.response.split())) > 2)
+    reversed_factors = " ".join(factors.response.split()[::-1])
     assert reversed_factors != factors.response
     assert score(prime, factors, reversed_factors) == 1.0
 
@@ -71,13 +71,14 @@ def test_reasoning_prompts_and_answers_are_short():
 
 
 def test_splits_of_a_task_have_the_sizes_asked_for():
-    splits = load_splits(ReasoningGym(tasks=("chain_sum", "spell_backward"), per_task=100), 0)
+    # coin_flip repeats itself, so spares are drawn.
+    splits = load_splits(ReasoningGym(tasks=("chain_sum", "coin_flip"), per_task=100), 0)
     sizes = len(splits.train), len(splits.validation), len(splits.test)
     assert sizes == (150, 20, 30)
 
 
 def test_an_unknown_task_is_refused_with_the_nearest():
-    with pytest.raises(DataError, match="'chain_sums' is not a task.*did you mean chain_sum"):
+    with pytest.raises(DataError, match=r"'chain_sums' is not a task.*did you mean chain_sum"):
         load_splits(ReasoningGym(tasks=("chain_sums", "nonsense")), 0)
 
 

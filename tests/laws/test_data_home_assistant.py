@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from fedmoe.data.examples import check_disjoint, prompt_key
+from fedmoe.data.examples import Example, check_disjoint, prompt_key
 from fedmoe.data.home_assistant import HomeAssistant, read_response, write_response
 from fedmoe.data.home_domains import Domain
 from fedmoe.data.home_words import WORDS
@@ -93,6 +93,20 @@ def test_the_test_asks_for_intents_seen_in_training():
 def test_a_prompt_has_one_response():
     prompts = [prompt_key(e.prompt) for e in every(commands())]
     assert len(prompts) == len(set(prompts))
+
+
+def test_of_two_readings_the_first_in_the_file_is_kept(monkeypatch):
+    # "open the garage door": a door in the area garage, or a device of the class garage door.
+    rows = []
+    for reading in ("area: garage", "device_class: garage"):
+        group = f"en/TurnOn/{reading}"
+        rows.append(Example("open the garage door", f"TurnOn {reading}", "covers", f"{group}/0"))
+        rows += [Example(f"{reading} {n}", "TurnOn", "covers", f"{group}/{n}") for n in (1, 2)]
+    monkeypatch.setattr(HomeAssistant, "_examples", lambda self, language, seed: rows)
+    for seed in range(10):
+        splits = HomeAssistant(test_share=0.4, validation_share=0.0).load(seed)
+        responses = {e.prompt: e.response for e in every(splits)}
+        assert responses["open the garage door"] == "TurnOn area: garage"
 
 
 def test_a_named_device_belongs_to_its_domain():

@@ -1,0 +1,82 @@
+"""The Flower ClientApp: says who it is, and carries out tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from clients.messages import buffer, text, update_content, words
+from fedmoe.code import code_digest
+from fedmoe.errors import FedMoEError
+
+app = ClientApp()
+
+
+@app.query()
+def hello(message: Message, context: Context) -> Message:
+    """Reply with the clients whose data lies here; empty means: any client's task will do."""
+    try:
+        check_code(message.content)
+        reply = words(clients=",".join(str(c) for c in own_clients(context)))
+    except FedMoEError as error:
+        reply = words(reason=str(error))
+    return Message(reply, reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Reply with the update of the task in `message`, or with the reason why there is none.
+
+    Errors that are not the user's are left to Flower, which reports them as the reply's error.
+    """
+    try:
+        check_code(message.content)
+        reply = carry_out(message.content, context)
+    except FedMoEError as error:
+        reply = words(reason=str(error))
+    return Message(reply, reply_to=message)
+
+
+def carry_out(content: RecordDict, context: Context) -> RecordDict:
+    """Task in, update out."""
+    from clients.resident import resident
+    from fedmoe import wire
+
+    overrides = str(context.node_config.get("overrides", ""))
+    prepared = resident(text(content, "experiment"), overrides)
+    packed = wire.Message(text(content, "scalars"), buffer(content))
+    task = wire.unpack_task(packed, prepared.model.layout)
+    if not 0 <= task.client < len(prepared.rows):
+        raise FedMoEError(
+            f"there is no client {task.client}; clients are 0..{len(prepared.rows) - 1}"
+        )
+    if (own := own_clients(context)) and task.client not in own:
+        raise FedMoEError(f"client {task.client} is not one of this node's: {own}")
+    return update_content(wire.pack_update(prepared.train(task)))
+
+
+def check_code(content: RecordDict) -> None:
+    """Refuse to work for a server that runs other code: its results could not be repeated.
+
+    Ray's workers put the folder in which the SuperLink was started ahead of the app bundle, so a
+    stray `clients/` there would run in place of the bundle's.
+    """
+    here, there = code_digest(Path(__file__).parent), text(content, "code")
+    if here != there:
+        raise FedMoEError(
+            f"this node runs code {here}, the server {there}; install the same fedmoe on both, "
+            "and restart the SuperLink from a folder that holds no other `clients/`"
+        )
+
+
+def own_clients(context: Context) -> list[int]:
+    """The clients that the node's config names, as `clients=3` or `clients="0,3"`."""
+    named = str(context.node_config.get("clients", ""))
+    try:
+        return sorted(int(number) for number in named.split(",") if number.strip())
+    except ValueError:
+        raise FedMoEError(
+            f"node config: clients is {named!r}; expected numbers, such as 0,3"
+        ) from None

@@ -1,0 +1,34 @@
+"""Files that are replaced whole: a reader, or a crash, finds the old content or the new one."""
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from fedmoe.report.json_text import json_text
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace the content of `path`; its folder must exist."""
+    # The same folder, because a rename is atomic within one file system only. Not `tempfile`:
+    # its files can be read by their owner alone, and keep that after the rename.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the content of `path` by UTF-8 text."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace the content of `path` by indented JSON; numbers that are not finite become null."""
+    write_text(path, json_text(value, indent=2) + "\n")

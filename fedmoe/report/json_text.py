@@ -1,0 +1,24 @@
+"""Values as strict JSON: a number that is not finite becomes null."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return `value` as JSON that every parser reads.
+
+    NaN and infinities become null: a diverged loss must not end the run that reports it.
+    """
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

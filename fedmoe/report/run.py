@@ -1,0 +1,160 @@
+"""A run's folder as one value: the ledger sorted by kind, and the files beside it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from fedmoe.errors import FedMoEError
+from fedmoe.report.ledger import Record, read_ledger
+
+
+@dataclass(frozen=True)
+class TierCost:
+    """A budget tier and what one of its clients costs."""
+
+    name: str
+    top_k: int
+    clients: tuple[int, ...]
+    parameters: int
+    bytes_down: int
+    bytes_up: int
+    train_flops_per_token: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """All that a report shows; what is missing in the folder is empty here."""
+
+    header: Record
+    tiers: list[TierCost]
+    """By `top_k`."""
+    clients: list[Record]
+    evaluations: list[Record]
+    rounds: list[Record]
+    end: Record | None
+    by_client: np.ndarray | None
+    """int64 (clients, layers, experts): routed tokens."""
+    num_examples: dict[int, int]
+    labels: dict[int, dict[str, int]]
+    """Per client, the number of examples of each label."""
+    settings: dict[str, str]
+    environment: dict[str, str]
+
+    @property
+    def num_finished(self) -> int:
+        """Rounds finished."""
+        return max((r["round"] for r in self.rounds), default=0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run got to its end, or to the last scores before it."""
+        last = self.header["num_rounds"]
+        tested = {e["tier"] for e in self.evaluations if (e["split"], e["round"]) == ("test", last)}
+        return self.end is not None or tested == {tier.name for tier in self.tiers}
+
+    @property
+    def score_name(self) -> str:
+        """What the dataset's score is called: `exact match` where it is nothing else."""
+        same = all(e["score"] == e["exact_match"] for e in self.evaluations)
+        return "exact match" if same else "score"
+
+    def tier_of(self, client: int) -> TierCost:
+        """The tier of a client."""
+        return next(tier for tier in self.tiers if client in tier.clients)
+
+    def ok(self, *, client: int | None = None, tier: str | None = None) -> list[Record]:
+        """The client rounds that arrived, by round, of one client or one tier."""
+        return [
+            c
+            for c in self.clients
+            if c["status"] == "ok" and client in (None, c["client"]) and tier in (None, c["tier"])
+        ]
+
+    def curve(self, split: str, tier: str) -> list[Record]:
+        """A tier's evaluations on one split, by round."""
+        chosen = [e for e in self.evaluations if e["split"] == split and e["tier"] == tier]
+        return sorted(chosen, key=lambda e: e["round"])
+
+
+def read_run(folder: Path) -> Run:
+    """Return the run recorded in `folder`, finished or not.
+
+    Of a round that was interrupted and done again, the later records count.
+
+    Raises:
+        FedMoEError: no ledger, a damaged one, or one without a `run` line.
+    """
+    records = read_ledger(folder / "ledger.jsonl")
+    header = next((r for r in reversed(records) if r["kind"] == "run"), None)
+    if header is None:
+        raise FedMoEError(f"{folder / 'ledger.jsonl'}: no `run` line; the run ended as it started")
+    manifest = _json(folder / "manifest.json").get("clients", [])
+    return Run(
+        header=header,
+        tiers=_tiers(header),
+        clients=_last(records, "client", ("round", "client")),
+        evaluations=_last(records, "evaluation", ("round", "split", "tier")),
+        rounds=_last(records, "round", ("round",)),
+        end=_end(records),
+        by_client=_activations(folder / "activations.npz"),
+        num_examples={c["client"]: c["num_examples"] for c in manifest},
+        labels={c["client"]: c["labels"] for c in manifest},
+        settings=_settings(folder / "config.yaml"),
+        environment=flat(_json(folder / "environment.json")),
+    )
+
+
+def flat(tree: Any, path: str = "") -> dict[str, str]:
+    """A nested mapping as dotted keys and the text of their values."""
+    if isinstance(tree, dict) and tree:
+        parts = [flat(value, f"{path}.{key}" if path else str(key)) for key, value in tree.items()]
+        return {key: text for part in parts for key, text in part.items()}
+    if isinstance(tree, list) and all(isinstance(item, dict) for item in tree):
+        return flat({str(i): item for i, item in enumerate(tree)}, path) if tree else {path: ""}
+    return {path: ", ".join(map(str, tree)) if isinstance(tree, list) else str(tree)}
+
+
+def _tiers(header: Record) -> list[TierCost]:
+    known = [field.name for field in fields(TierCost) if field.name not in ("name", "clients")]
+    tiers = [
+        TierCost(name=name, clients=tuple(values["clients"]), **{k: values[k] for k in known})
+        for name, values in header["tiers"].items()
+    ]
+    return sorted(tiers, key=lambda tier: (tier.top_k, tier.name))
+
+
+def _last(records: Sequence[Record], kind: str, key: tuple[str, ...]) -> list[Record]:
+    """The last record of a kind for each key, by key."""
+    found = {tuple(r[name] for name in key): r for r in records if r["kind"] == kind}
+    return [found[k] for k in sorted(found)]
+
+
+def _end(records: Sequence[Record]) -> Record | None:
+    """The `end` line, unless the run was taken up again after it."""
+    steps = [r for r in records if r["kind"] != "evaluation"]
+    return steps[-1] if steps[-1]["kind"] == "end" else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _settings(path: Path) -> dict[str, str]:
+    """The configuration as written: BaseLoader turns no `no` into False."""
+    if not path.exists():
+        return {}
+    return flat(yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {})
+
+
+def _activations(path: Path) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        counts = arrays["by_client"]
+    return counts if counts.sum() else None

@@ -1,0 +1,145 @@
+"""One run from its experiment to its report: prepare, loop, evaluate, write everything down.
+
+Where clients train is the transport's affair, what is shown meanwhile the display's: `simulations`
+and `server` bring their own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+from fedmoe.config import Experiment
+from fedmoe.evaluation.evaluate import Evaluation, evaluate
+from fedmoe.prepare import Prepared, prepare
+from fedmoe.record import Recorder, new_folder
+from fedmoe.report import write_report
+from fedmoe.rounds import Observer, ServerState, run_rounds
+from fedmoe.wire import Failure, Message, Task, Update, pack_task, unpack_task
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class Crew(Protocol):
+    """A transport for a whole run, which also evaluates and is closed in the end."""
+
+    def __call__(self, tasks: Sequence[Task], /) -> Iterator[Update | Failure]: ...
+    def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A], /) -> Iterator[R]: ...
+    def close(self) -> None: ...
+
+
+class Display(Observer, Protocol):
+    """Shows a run while it runs."""
+
+    def evaluated(self, evaluations: Sequence[Evaluation], /) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+
+
+class Phases:
+    """Wall seconds by phase; phases do not overlap."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+def run(experiment: Experiment, display: Display, hire: Callable[[Prepared], Crew]) -> Path:
+    """Run an experiment to its end and return its folder.
+
+    Raises:
+        FedMoEError: see `prepare` and `run_rounds`; what was finished by then stays readable.
+    """
+    started, phases = time.monotonic(), Phases()
+    with phases("load"):
+        prepared = prepare(experiment)
+    folder = new_folder(Path(experiment.simulation.folder), experiment.name)
+    recorder = Recorder(folder, prepared)
+    crew = hire(prepared)
+    try:
+        with display:
+            evaluator = Evaluator(prepared, crew, recorder, display, phases)
+            state = _loop(prepared, crew, recorder, display, evaluator)
+        seconds = time.monotonic() - started
+        phases.seconds["training"] = seconds - sum(phases.seconds.values())
+        recorder.ended(state, seconds, phases.seconds, phases.seconds["training"] / seconds)
+    finally:
+        crew.close()
+        write_report(folder)
+    return folder
+
+
+def _loop(
+    prepared: Prepared, crew: Crew, recorder: Recorder, display: Display, evaluator: Evaluator
+) -> ServerState:
+    e = prepared.experiment
+    state = prepared.first_state()
+    evaluator.measure(state, "test")
+    state = run_rounds(
+        state, prepared.members, e.aggregation, crew, [recorder, display, evaluator],
+        num_rounds=e.rounds, clients_per_round=e.clients_per_round or len(prepared.members),
+        seed=e.seed,
+    )  # fmt: skip
+    evaluator.measure(state, "test")
+    return state
+
+
+class Evaluator:
+    """An observer that scores the global adapter, the tiers shared out over the crew."""
+
+    def __init__(
+        self, prepared: Prepared, crew: Crew, recorder: Recorder, display: Display, phases: Phases
+    ) -> None:
+        self.prepared, self.crew, self.phases = prepared, crew, phases
+        self.recorder, self.display = recorder, display
+
+    def planned(self, tasks: Sequence[Task]) -> None: ...
+    def answered(self, task: Task, answer: Update | Failure) -> None: ...
+
+    def finished(self, state: ServerState) -> None:
+        every = self.prepared.experiment.evaluation.every
+        if every and state.round % every == 0:
+            self.measure(state, "validation")
+
+    def measure(self, state: ServerState, split: str) -> None:
+        """Score `state` on one split at every tier, and tell the recorder and the display."""
+        with self.phases("evaluation"):
+            results = list(self.crew.map(_evaluate, self._jobs(state, split)))
+        self.recorder.evaluated(state, results)
+        self.display.evaluated(results)
+
+    def _jobs(self, state: ServerState, split: str) -> Iterator[tuple[Message, str]]:
+        """One job a tier: what its clients would be sent, and the set to score it on."""
+        for tier, top_k in self.prepared.tiers.items():
+            task = Task(state.round, 0, tier, top_k, state.rescalers[tier], state.adapter)
+            yield pack_task(task), split
+
+
+def _evaluate(prepared: Prepared, job: tuple[Message, str]) -> Evaluation:
+    message, split = job
+    task = unpack_task(message, prepared.model.layout)
+    tiers = {task.tier: (task.top_k, task.rescaler)}
+    settings = prepared.experiment.evaluation
+    (result,) = evaluate(
+        prepared.model, prepared.tokenizer, prepared.sets[split], task.adapter, tiers, settings,
+        task.round,
+    )  # fmt: skip
+    return result

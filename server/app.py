@@ -1,0 +1,38 @@
+"""The Flower ServerApp: `flwr run .` with the run config of `[tool.flwr.app.config]`."""
+
+from __future__ import annotations
+
+import shlex
+from logging import INFO
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore import log
+
+from fedmoe.config import load_experiment
+from fedmoe.prepare import Prepared
+from fedmoe.session import run
+from server.log import LogLines
+from server.transport import GridTransport
+
+BUNDLE = Path(__file__).parent.parent
+"""Relative configs are looked for here: the working folder is the SuperLink's."""
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the experiment that the run config names; an error fails the Flower run."""
+    given = context.run_config
+    experiment = load_experiment(
+        BUNDLE / str(given["config"]), shlex.split(str(given["overrides"]))
+    )
+
+    def hire(prepared: Prepared) -> GridTransport:
+        seconds = float(given["node_seconds"]), float(given["task_seconds"])
+        return GridTransport(grid, prepared, int(given["num_nodes"]), *seconds)
+
+    folder = run(experiment, LogLines(), hire)
+    log(INFO, "report: %s", (folder / "report.html").absolute())

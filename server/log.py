@@ -1,0 +1,50 @@
+"""A run as lines of Flower's log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from logging import INFO, WARNING
+from types import TracebackType
+from typing import Self
+
+from flwr.supercore import log
+
+from fedmoe.evaluation.evaluate import Evaluation
+from fedmoe.rounds import ServerState
+from fedmoe.wire import Failure, Task, Update
+
+
+class LogLines:
+    """Shows a run as an observer of its rounds; see `session.Display`."""
+
+    def planned(self, tasks: Sequence[Task]) -> None:
+        log(INFO, "round %d: %d clients", tasks[0].round, len(tasks))
+
+    def answered(self, task: Task, answer: Update | Failure) -> None:
+        who = f"round {task.round}: client {task.client} ({task.tier}, k={task.top_k})"
+        if isinstance(answer, Failure):
+            log(WARNING, "%s failed: %s", who, answer.reason)
+            return
+        log(
+            INFO, "%s: %d tokens, loss %.3f -> %.3f, %.1f s", who, answer.tokens,
+            answer.loss_before, answer.loss_after, answer.seconds,
+        )  # fmt: skip
+
+    def finished(self, state: ServerState) -> None: ...
+
+    def evaluated(self, evaluations: Sequence[Evaluation]) -> None:
+        for e in evaluations:
+            log(
+                INFO, "round %d: %s %s (k=%d): loss %.3f, score %.1f%%", e.round, e.split, e.tier,
+                e.top_k, e.loss, 100 * e.score,
+            )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...

@@ -1,0 +1,91 @@
+"""Tiny random models, and adapters for them, that the tests share."""
+
+import os
+import shutil
+from pathlib import Path
+
+# Before transformers is imported: no test may reach for a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Before fedmoe is imported: the shapes and dtypes its signatures promise are checked.
+install_import_hook(["fedmoe.adapter", "fedmoe.aggregation"], "beartype.beartype")
+
+settings.register_profile("fedmoe", deadline=None, derandomize=True, database=None)
+settings.load_profile("fedmoe")
+torch.set_num_threads(1)
+
+TINY = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 4, "num_experts_per_tok": 4,
+    "max_position_embeddings": 512, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None,
+}  # fmt: skip
+FAMILIES = {
+    "olmoe": {"num_experts": 8},
+    "mixtral": {"num_local_experts": 8},
+    "qwen3_moe": {"num_experts": 8, "moe_intermediate_size": 16, "head_dim": 8},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_base():
+    """A function that makes a tiny random base of a family, on transformers' eager experts."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def make(family="olmoe", **changes):
+        config = AutoConfig.for_model(family, **(TINY | FAMILIES[family] | changes))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(config, experts_implementation="eager")
+            for name, parameter in model.named_parameters():
+                if parameter.dim() > 1:
+                    # Decided routers and no value near zero: no test hangs on a tie or a rounding.
+                    torch.nn.init.normal_(parameter, std=1.0 if "gate." in name else 0.2)
+        return model.eval().requires_grad_(False)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_base):
+    """A function that makes a tiny AdaptedModel of a family, on the expert fast path."""
+    from fedmoe.models import experts
+    from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+    from fedmoe.models.rescaling import NoRescaling
+
+    def make(family="olmoe", adapter=None, rescaling=None, **changes):
+        experts.register()
+        base = tiny_base(family, **changes)
+        base.set_experts_implementation(experts.IMPLEMENTATION)
+        adapter = adapter or AdapterSettings(rank=4, alpha=8.0)
+        return AdaptedModel(base, adapter, rescaling or NoRescaling())
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_adapter():
+    """A function that fills every factor of a layout, B too, with random values."""
+    from fedmoe.adapter import Adapter
+
+    def make(layout, seed=0, std=0.1):
+        generator = torch.Generator().manual_seed(seed)
+        return Adapter(layout, torch.randn(layout.size, generator=generator) * std)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory, tiny_base):
+    """The folder of a tiny random OLMoE with the built-in model's tokenizer."""
+    import fedmoe.models
+
+    folder = tmp_path_factory.mktemp("tiny-olmoe")
+    tiny_base(vocab_size=4096).save_pretrained(folder)
+    for source in (Path(fedmoe.models.__file__).parent / "mini").glob("tokenizer*"):
+        shutil.copy(source, folder)
+    return folder

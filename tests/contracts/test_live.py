@@ -1,0 +1,182 @@
+"""What a run shows while it runs: on a terminal, in a pipe, as JSON and when quiet."""
+
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from fedmoe.adapter import Adapter
+from fedmoe.evaluation.evaluate import Evaluation
+from fedmoe.rounds import ServerState
+from fedmoe.wire import Failure, Task, Update
+from simulations.live import LiveTable, Progress
+
+NO_ADAPTER: Adapter = None  # type: ignore[assignment]  # the table never looks at it
+TIERS = {"tiny": 1, "large": 8}
+
+
+class Clock:
+    """Time that passes only when told to."""
+
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def tasks_of(round_, num_clients=4):
+    names = [*TIERS]
+    return [
+        Task(round_, c, names[c % 2], TIERS[names[c % 2]], torch.ones(2), NO_ADAPTER)
+        for c in range(num_clients)
+    ]
+
+
+def update_for(task):
+    return Update(
+        task.round, task.client, task.tier, task.top_k, task.rescaler, NO_ADAPTER,
+        torch.zeros(2, 4), examples=50, tokens=4000, steps=8, loss_before=2.5, loss_after=1.25,
+        seconds=2.0, peak_bytes=1,
+    )  # fmt: skip
+
+
+def scores_at(round_, score=0.5):
+    return [
+        Evaluation(round_, "validation", tier, k, 1.5, score, score, 96, 1.0, {})
+        for tier, k in TIERS.items()
+    ]
+
+
+def play(live, clock, num_rounds=2, num_clients=4):
+    """Two rounds of ten seconds; client 1 fails in the first."""
+    with live:
+        live.evaluated(scores_at(0, 0.0))
+        for number in range(1, num_rounds + 1):
+            tasks = tasks_of(number, num_clients)
+            live.planned(tasks)
+            for task in tasks:
+                fails = (number, task.client) == (1, 1)
+                answer = Failure(1, 1, "no [bold] memory") if fails else update_for(task)
+                live.answered(task, answer)
+            clock.now += 10
+            live.finished(ServerState(number, NO_ADAPTER, {}))
+            live.evaluated(scores_at(number))
+
+
+def shown(terminal=False, **options):
+    clock, out = Clock(), io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=100, color_system=None)
+    live = LiveTable(num_rounds=2, console=console, clock=clock, **options)
+    play(live, clock)
+    return out.getvalue()
+
+
+def test_in_a_pipe_each_event_is_one_line_without_control_characters():
+    lines = shown().splitlines()
+    assert lines == [
+        "round 0/2: validation tiny (k=1) 0.0% loss 1.500, large (k=8) 0.0% loss 1.500",
+        "round 1: client 1 failed: no [bold] memory",
+        "round 1/2: 3 of 4 clients, 12,000 tokens, local loss 2.500 -> 1.250, "
+        "10.0 s elapsed, about 10.0 s left",
+        "round 1/2: validation tiny (k=1) 50.0% loss 1.500, large (k=8) 50.0% loss 1.500",
+        "round 2/2: 4 of 4 clients, 16,000 tokens, local loss 2.500 -> 1.250, 20.0 s elapsed",
+        "round 2/2: validation tiny (k=1) 50.0% loss 1.500, large (k=8) 50.0% loss 1.500",
+    ]
+
+
+def test_quiet_shows_only_the_client_that_failed():
+    assert shown(quiet=True) == "round 1: client 1 failed: no [bold] memory\n"
+    assert shown(quiet=True, terminal=True) == "round 1: client 1 failed: no [bold] memory\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_json_is_one_object_per_event(terminal):
+    events = [json.loads(line) for line in shown(json=True, terminal=terminal).splitlines()]
+    kinds = [event["kind"] for event in events]
+    one_round = ["planned", *["client"] * 4, "round", "evaluation", "evaluation"]
+    assert kinds == ["evaluation", "evaluation", *one_round, *one_round]
+    failed = [e for e in events if e.get("status") == "failed"]
+    assert [(e["round"], e["client"], e["reason"]) for e in failed] == [(1, 1, "no [bold] memory")]
+    assert (events[3]["status"], events[3]["loss_before"]) == ("ok", 2.5)
+
+
+def test_json_has_null_for_a_loss_that_is_not_finite():
+    out = io.StringIO()
+    live = LiveTable(num_rounds=1, json=True, console=Console(file=out))
+    live.evaluated([Evaluation(1, "test", "tiny", 1, float("nan"), 0.0, 0.0, 1, 1.0, {})])
+    assert json.loads(out.getvalue())["loss"] is None
+
+
+def screen(live):
+    """The table as it stands, without the drawing of a terminal around it."""
+    with live.console.capture() as capture:
+        live.console.print(live._render())
+    return capture.get()
+
+
+def on_a_terminal(num_clients, height=40, workers=1):
+    console = Console(
+        file=io.StringIO(), force_terminal=True, width=100, height=height, color_system=None
+    )
+    live = LiveTable(num_rounds=3, workers=workers, console=console, clock=Clock())
+    live.planned(tasks_of(1, num_clients))
+    return live
+
+
+def test_the_table_shows_each_clients_state_and_measurements():
+    live = on_a_terminal(5, workers=2)
+    tasks = tasks_of(1, 5)
+    live.answered(tasks[0], update_for(tasks[0]))
+    live.answered(tasks[1], Failure(1, 1, "no [bold] memory, " * 20))
+    live.evaluated(scores_at(0, 0.25))
+    rows = {cells[0]: cells for line in screen(live).splitlines() if (cells := line.split())}
+    assert rows["0"][1:] == ["tiny", "1", "done", "2.500", "1.250", "2,000", "2.0", "s"]
+    assert rows["1"][1:] == ["large", "8", "failed"]
+    assert [rows[c][3] for c in "234"] == ["training", "training", "waiting"]
+    assert rows["tiny"][1:] == ["1", "validation", "0", "25.0%", "1.500"]
+
+
+def test_of_many_clients_the_latest_are_shown_with_a_count():
+    live = on_a_terminal(200)
+    for task in tasks_of(1, 200)[:120]:
+        live.answered(task, update_for(task))
+    text = screen(live)
+    rows = [line.split() for line in text.splitlines()]
+    assert [int(row[0]) for row in rows if "tiny" in row or "large" in row] == [*range(102, 122)]
+    assert "120 of 200 clients answered, 0 failed" in text
+
+
+def test_the_table_fits_a_low_terminal():
+    live = on_a_terminal(200, height=24)
+    live.evaluated(scores_at(0))
+    assert len(screen(live).splitlines()) <= 24
+
+
+def test_the_terminal_is_left_with_the_last_state():
+    text = shown(terminal=True)
+    assert "round 2/2  finished" in text
+    assert text.endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_an_error_is_not_called_finished():
+    live = on_a_terminal(4)
+    with pytest.raises(RuntimeError), live:
+        raise RuntimeError
+    assert "interrupted" in live.console.file.getvalue()
+    assert "finished" not in live.console.file.getvalue()
+
+
+def test_the_time_left_follows_the_pace_of_this_process():
+    clock = Clock()
+    progress = Progress(num_rounds=10, workers=1, clock=clock, phase="training", started=100.0)
+    progress.tasks = tasks_of(6)  # resumed after round 5
+    assert progress.seconds_left is None
+    clock.now += 10
+    progress.answers = {t.client: update_for(t) for t in progress.tasks[:2]}
+    assert progress.seconds_left == pytest.approx(90)  # half a round took 10; 4.5 are left
+    progress.phase, progress.finished = "evaluating", 1
+    progress.answers = {t.client: update_for(t) for t in progress.tasks}
+    clock.now += 10
+    assert progress.seconds_left == pytest.approx(80)  # one round took 20; 4 are left

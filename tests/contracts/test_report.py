@@ -1,0 +1,233 @@
+"""The report of invented runs: finished, interrupted, without a round, with many clients."""
+
+import json
+import struct
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from report_folder import EXPERTS, LAYERS, TIERS, ledger_lines, make_run
+
+from fedmoe.errors import FedMoEError
+from fedmoe.report import Ledger, write_report
+from fedmoe.report.plots import PLOTS
+from fedmoe.report.plots_experts import relative_load
+from fedmoe.report.run import flat, read_run
+from fedmoe.report.tables import clients, failures, test_scores
+
+test_scores.__test__ = False  # a table, not a test
+
+
+class Page(HTMLParser):
+    """The tags, links and texts of a page; every tag must be closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.links, self.texts = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = make_run(tmp_path_factory.mktemp("runs") / "finished")
+    write_report(folder)
+    return folder
+
+
+def test_a_finished_run_has_every_plot_small_enough_to_mail(finished):
+    pictures = {path.stem: path.read_bytes() for path in (finished / "plots").iterdir()}
+    assert set(pictures) == {plot.name for plot in PLOTS}
+    for data in pictures.values():
+        width, height = struct.unpack(">II", data[16:24])
+        assert data[:8] == b"\x89PNG\r\n\x1a\n"
+        assert len(data) < 150_000
+        assert 500 < width < 700
+        assert height > 150
+
+
+def test_the_page_needs_no_other_file(finished):
+    text = (finished / "report.html").read_text()
+    page = Page(text)
+    assert len(page.links) == len(PLOTS)
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert "script" not in page.tags
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_the_page_shows_what_happened(finished):
+    texts = Page((finished / "report.html").read_text()).texts
+    for expected in (
+        "Finished",
+        "12 of 12",
+        "builtin:small-moe",
+        "budget.levels.tiny",
+        "3 min 30 s",
+    ):
+        assert expected in texts
+    scores = {r["tier"]: r for r in ledger_lines(finished) if r.get("split") == "test"}
+    for tier in TIERS:
+        assert f"{100 * scores[tier]['score']:.1f}%" in texts
+
+
+def test_text_of_the_run_is_escaped(finished):
+    page = Page((finished / "report.html").read_text())
+    assert not {"federated", "inf"} & set(page.tags)
+    assert "home <federated> & friends" in page.texts
+    assert "delta has a value of <inf> & more" in page.texts
+    assert "<federated>" not in (finished / "summary.md").read_text()
+
+
+def test_the_headline_is_the_mean_over_tiers(finished):
+    tests = [r for r in ledger_lines(finished) if r.get("split") == "test"]
+    before, after = (sum(r["score"] for r in half) / 4 for half in (tests[:4], tests[4:]))
+    expected = f"from {100 * before:.1f}% without an adapter to {100 * after:.1f}% after round 12"
+    assert expected in (finished / "report.html").read_text()
+    assert expected in (finished / "summary.md").read_text()
+
+
+def test_a_report_is_the_same_when_written_again(finished):
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    write_report(finished)
+    assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
+
+
+def test_tiers_are_ordered_by_top_k_and_clients_with_them(finished):
+    run = read_run(finished)
+    assert [row[:2] for row in test_scores(run).rows] == [
+        ["tiny", "1"], ["small", "2"], ["medium", "4"], ["large", "8"],
+    ]  # fmt: skip
+    assert [row[0] for row in clients(run).rows] == [*"1593726048"]
+
+
+def test_a_clients_row_sums_its_rounds(finished):
+    lines = [r for r in ledger_lines(finished) if r.get("client") == 3 and r["status"] == "ok"]
+    table = clients(read_run(finished))
+    row = dict(zip(table.columns, next(r for r in table.rows if r[0] == "3"), strict=True))
+    assert (row["rounds"], row["failed"]) == ("11", "1")
+    assert row["tokens"] == f"{sum(r['tokens'] for r in lines):,}"
+    assert row["loss before"] == f"{lines[0]['loss_before']:.3f}"
+    assert row["after"] == f"{lines[-1]['loss_after']:.3f}"
+
+
+def test_failures_are_listed_with_their_reason(finished):
+    expected = [["2", "3", "small", "delta has a value of <inf> & more"]]
+    assert failures(read_run(finished)).rows == expected
+
+
+@pytest.mark.parametrize(
+    ("rounds", "status", "absent"),
+    [
+        (5, "interrupted after round 5 of 12", {"test-scores"}),
+        (0, "interrupted before round 1 of 12 was finished",
+         {plot.name for plot in PLOTS} - {"tier-costs"}),
+    ],
+)  # fmt: skip
+def test_an_interrupted_run_says_so(tmp_path, rounds, status, absent):
+    folder = make_run(tmp_path / "cut", finished=rounds)
+    write_report(folder)
+    assert status.capitalize() in Page((folder / "report.html").read_text()).texts
+    assert f"Status: {status}." in (folder / "summary.md").read_text()
+    drawn = {path.stem for path in (folder / "plots").iterdir()}
+    assert drawn == {plot.name for plot in PLOTS} - absent
+
+
+def test_only_the_ledger_is_needed(tmp_path):
+    folder = make_run(tmp_path / "bare")
+    for path in folder.iterdir():
+        if path.name != "ledger.jsonl":
+            path.unlink()
+    write_report(folder)
+    drawn = {path.stem for path in (folder / "plots").iterdir()}
+    assert {plot.name for plot in PLOTS} - drawn == {"expert-load", "client-expert-load"}
+
+
+def test_many_clients_are_shown_per_tier(tmp_path):
+    folder = make_run(tmp_path / "many", num_clients=60, num_rounds=1)
+    run = read_run(folder)
+    figures = {plot.name: plot.draw(run) for plot in PLOTS}
+    assert len(figures["client-losses"].axes[0].get_yticklabels()) == len(TIERS)
+    titles = [axes.get_title(loc="left") for axes in figures["client-expert-load"].axes]
+    assert titles[:2] == ["tiny k=1 (15)", "small k=2 (15)"]
+
+
+def test_losses_that_are_not_finite_leave_a_gap(tmp_path):
+    folder = make_run(tmp_path / "diverged", num_rounds=3)
+    records = ledger_lines(folder)
+    (folder / "ledger.jsonl").unlink()
+    with Ledger(folder / "ledger.jsonl") as ledger:
+        for record in records:
+            losses = {key: float("nan") for key in record if key.startswith("loss")}
+            ledger.append(record | losses)
+    assert json.loads((folder / "ledger.jsonl").read_text().splitlines()[1])["loss"] is None
+    write_report(folder)
+    assert "nan" not in (folder / "summary.md").read_text()
+
+
+def test_of_a_round_done_again_the_later_records_count(tmp_path):
+    folder = make_run(tmp_path / "resumed", num_rounds=3)
+    end = read_run(folder).end
+    again = next(r for r in ledger_lines(folder) if r["kind"] == "client") | {"tokens": 99_999}
+    with Ledger(folder / "ledger.jsonl") as ledger:
+        ledger.append(again)
+    run = read_run(folder)
+    assert (end is not None, run.end) == (True, None)
+    assert run.ok(client=again["client"])[0]["tokens"] == 99_999
+    assert len(run.clients) == 30
+
+
+def test_a_folder_without_a_run_is_the_users_mistake(tmp_path):
+    with pytest.raises(FedMoEError, match="cannot be read"):
+        write_report(tmp_path)
+    (tmp_path / "ledger.jsonl").write_text("")
+    with pytest.raises(FedMoEError, match="no `run` line"):
+        write_report(tmp_path)
+
+
+def test_load_is_relative_to_the_uniform_share():
+    counts = np.array([[10, 10, 10, 10], [0, 40, 0, 0], [0, 0, 0, 0]])
+    load = relative_load(counts)
+    np.testing.assert_array_equal(load[:2], [[1, 1, 1, 1], [0, 4, 0, 0]])
+    assert np.isnan(load[2]).all()
+
+
+def test_the_expert_map_shows_the_sum_over_clients(finished):
+    run = read_run(finished)
+    figure = next(plot for plot in PLOTS if plot.name == "expert-load").draw(run)
+    shown = figure.axes[0].images[0].get_array()
+    total = run.by_client.sum(0)
+    assert shown.shape == (LAYERS, EXPERTS)
+    expected = total[2, 7] * EXPERTS / total[2].sum()
+    assert shown[2, 7] == pytest.approx(expected)
+
+
+def test_settings_are_shown_as_they_are_written(finished):
+    settings = read_run(finished).settings
+    assert settings["budget.country"] == "no"
+    assert settings["training.learning_rate"] == "1e-3"
+    assert settings["training.stops"] == "a, b"
+    assert flat({"a": [{"b": 1}, {"b": 2}], "c": {}}) == {"a.0.b": "1", "a.1.b": "2", "c": "{}"}
+
+
+def test_drawing_leaves_no_trace_in_pyplot(finished):
+    code = (
+        "import sys; from pathlib import Path; import fedmoe.report as r; "
+        "assert 'matplotlib' not in sys.modules; r.write_report(Path(sys.argv[1])); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code, str(finished)], check=True)

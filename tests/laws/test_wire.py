@@ -1,0 +1,247 @@
+"""Messages arrive as they were sent, to the bit; a damaged one is refused before it is used."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedmoe.adapter import Adapter, Layout
+from fedmoe.errors import WireError
+from fedmoe.wire import (
+    LARGEST_DELTA,
+    Message,
+    Task,
+    Update,
+    check_update,
+    pack_task,
+    pack_update,
+    unpack_task,
+    unpack_update,
+)
+
+LAYERS, EXPERTS = 2, 4
+LAYOUT = Layout.of([("a.A", (EXPERTS, 2, 3), 0), ("q.B", (3, 2), None)], LAYERS, EXPERTS, 2, 4.0)
+OTHER = Layout.of([("a.A", (EXPERTS, 3, 2), 0), ("q.B", (3, 2), None)], LAYERS, EXPERTS, 2, 4.0)
+
+
+def flat_of(seed):
+    """Random values with zeros of both signs and a subnormal among them."""
+    flat = torch.randn(LAYOUT.size, generator=torch.Generator().manual_seed(seed))
+    flat[:3] = torch.tensor([0.0, -0.0, 1e-42])
+    return flat
+
+
+def task_of(**changes):
+    rescaler, adapter = torch.tensor([1.0, 0.3]), Adapter(LAYOUT, flat_of(0))
+    fields = {"round": 3, "client": 5, "tier": "low", "top_k": 2}
+    return Task(**(fields | {"rescaler": rescaler, "adapter": adapter} | changes))
+
+
+def update_of(**changes):
+    counts = torch.tensor([[7, 2, 4, 1], [7, 7, 0, 0]])
+    fields = {
+        "round": 3, "client": 5, "tier": "low", "top_k": 2, "rescaler": torch.tensor([0.9, -1.5]),
+        "delta": Adapter(LAYOUT, flat_of(1)), "counts": counts, "examples": 11, "tokens": 7,
+        "steps": 4, "loss_before": 2.5, "loss_after": 1 / 3, "seconds": 0.25, "peak_bytes": 2**33,
+    }  # fmt: skip
+    return Update(**(fields | changes))
+
+
+def bits(value):
+    """A value in a form in which two are equal only if every bit is."""
+    if isinstance(value, Adapter):
+        return value.layout.digest, bits(value.flat)
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.shape, value.numpy().tobytes()
+    return type(value), value
+
+
+def same(one, other):
+    return {k: bits(v) for k, v in vars(one).items()} == {k: bits(v) for k, v in vars(other).items()}
+
+
+@given(st.integers(0, 2**31), st.integers(1, 2**53), st.text(max_size=5), st.integers(1, EXPERTS))
+def test_a_task_arrives_to_the_bit(client, number, tier, top_k):
+    task = task_of(client=client, round=number, tier=tier, top_k=top_k)
+    assert same(unpack_task(pack_task(task), LAYOUT), task)
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(finite, finite, finite, st.integers(0, 2**60), st.integers(1, 2**40))
+def test_an_update_arrives_to_the_bit(before, after, seconds, peak_bytes, examples):
+    update = update_of(
+        loss_before=before, loss_after=after, seconds=seconds, peak_bytes=peak_bytes, examples=examples
+    )
+    assert same(unpack_update(pack_update(update), LAYOUT, task_of()), update)
+
+
+def test_the_size_of_a_message_is_that_of_its_values():
+    message = pack_update(update_of())
+    size = 4 * LAYOUT.size + 4 * LAYERS + 8 * LAYERS * EXPERTS
+    assert len(message.buffer) == size
+    assert message.num_bytes == size + len(message.scalars.encode())
+
+
+@pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b"", lambda b: b * 2])
+def test_a_buffer_of_another_length_is_refused(change):
+    for message, unpack in (
+        (pack_task(task_of()), lambda m: unpack_task(m, LAYOUT)),
+        (pack_update(update_of()), lambda m: unpack_update(m, LAYOUT, task_of())),
+    ):
+        with pytest.raises(WireError, match=r"buffer of \d+ bytes; expected \d+"):
+            unpack(replace(message, buffer=change(message.buffer)))
+
+
+def test_another_layout_of_the_same_size_is_refused():
+    assert OTHER.size == LAYOUT.size
+    message = pack_task(task_of(adapter=Adapter(OTHER, flat_of(0))))
+    with pytest.raises(WireError, match=f"layout '{OTHER.digest}'; expected '{LAYOUT.digest}'"):
+        unpack_task(message, LAYOUT)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rank": 3}, {"alpha": 5.0}, {"num_experts": 5}, {"num_layers": 3},
+        {"entries": LAYOUT.entries[::-1]}, {"entries": LAYOUT.entries[:1]},
+    ],
+)  # fmt: skip
+def test_whatever_changes_a_layout_changes_its_digest(change):
+    assert replace(LAYOUT, **change).digest != LAYOUT.digest
+
+
+def damaged(value):
+    flat = flat_of(1)
+    flat[7] = value
+    return {"delta": Adapter(LAYOUT, flat)}
+
+
+COUNTS = [[7, 2, 4, 1], [7, 7, 0, 0]]
+WRAPS = [[2**63 - 1, 2**63 - 1, 2, 14], COUNTS[1]]  # sums to 14 in 64 bits
+REFUSED = [
+    ({"round": 4}, "round 4; the task was for 3"),
+    ({"client": 6}, "client 6; the task was for 5"),
+    ({"tier": "high"}, "tier 'high'"),
+    ({"top_k": 1}, "top_k 1"),
+    (damaged(math.nan), "delta has a value of nan"),
+    (damaged(math.inf), "delta has a value of inf"),
+    (damaged(-math.inf), "delta has a value of inf"),
+    (damaged(-1.01 * LARGEST_DELTA), "delta has a value of 10100"),
+    ({"rescaler": torch.tensor([1.0, math.nan])}, "rescaler"),
+    ({"rescaler": torch.tensor([1.0, 1e30])}, "rescaler"),
+    ({"counts": torch.tensor([[7, 2, 6, -1], COUNTS[1]])}, "a count of -1"),
+    ({"counts": torch.tensor([[5, 2, 4, 1], COUNTS[1]])}, r"\[12, 14\]; expected .* 7 \* 2"),
+    ({"counts": torch.tensor([COUNTS[0], [7, 7, 1, 0]])}, r"\[14, 15\]"),
+    ({"counts": torch.tensor([[8, 4, 1, 1], COUNTS[1]])}, "7 tokens can reach an expert"),
+    ({"counts": torch.tensor(WRAPS)}, "7 tokens can reach an expert"),
+    ({"examples": 0}, "0 examples"),
+    ({"tokens": 0}, "0 tokens"),
+    ({"steps": -1}, "-1 steps"),
+    ({"examples": 2**41}, "not believable"),
+    ({"steps": 10**100}, "not believable"),
+    ({"tokens": 2**51}, "not believable"),
+    ({"loss_before": math.nan}, "loss_before"),
+    ({"loss_after": math.inf}, "loss_after"),
+    ({"seconds": -math.inf}, "seconds"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), REFUSED, ids=[r[1] + str(i) for i, r in enumerate(REFUSED)])
+def test_an_update_that_no_honest_client_sends_is_refused(change, reason):
+    """At the door of the server and, alike, where no message was needed."""
+    update = update_of(**change)
+    if "value of" not in reason and "loss" not in reason and "seconds" not in reason:
+        with pytest.raises(WireError, match=reason):
+            unpack_update(pack_update(update), LAYOUT, task_of())
+    with pytest.raises(WireError, match=reason):
+        check_update(update, task_of())
+
+
+def with_scalars(message, **changes):
+    scalars = {k: v for k, v in (json.loads(message.scalars) | changes).items() if v is not ...}
+    return replace(message, scalars=json.dumps(scalars))
+
+
+ILL_TYPED = [
+    ("round", True), ("client", 5.0), ("client", "5"), ("tier", 3), ("top_k", None),
+    ("examples", False), ("tokens", [7]), ("steps", 1e3), ("peak_bytes", {}), ("seconds", "1"),
+    ("loss_before", True), ("loss_before", None), ("loss_after", math.nan), ("seconds", math.inf),
+    ("seconds", 10**400),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), ILL_TYPED)
+def test_a_scalar_of_another_type_is_refused(name, value):
+    with pytest.raises(WireError, match=f"^{name} is .*; expected a finite "):
+        unpack_update(with_scalars(pack_update(update_of()), **{name: value}), LAYOUT, task_of())
+
+
+@pytest.mark.parametrize("change", [{"steps": ...}, {"layout": ...}, {"mood": 1}])
+def test_a_missing_or_unknown_scalar_is_refused(change):
+    with pytest.raises(WireError, match="scalars are .*; expected "):
+        unpack_update(with_scalars(pack_update(update_of()), **change), LAYOUT, task_of())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "7", '"round"', "\ud800", "[" * 10**5, "9" * 10**4, "{}{}"]
+)
+def test_scalars_that_are_no_json_object_are_refused(text):
+    for unpack in (lambda m: unpack_task(m, LAYOUT), lambda m: unpack_update(m, LAYOUT, task_of())):
+        with pytest.raises(WireError, match="scalars are"):
+            unpack(Message(text, b""))
+
+
+@pytest.mark.parametrize("top_k", [-1, 0, EXPERTS + 1])
+def test_a_task_for_an_impossible_budget_is_refused(top_k):
+    with pytest.raises(WireError, match=f"top_k is {top_k}; expected 1 to {EXPERTS}"):
+        unpack_task(pack_task(task_of(top_k=top_k)), LAYOUT)
+
+
+def test_a_task_that_is_not_finite_is_refused():
+    flat = flat_of(0)
+    flat[4] = math.nan
+    for change in ({"adapter": Adapter(LAYOUT, flat)}, {"rescaler": torch.tensor([1.0, math.inf])}):
+        with pytest.raises(WireError, match="not finite"):
+            unpack_task(pack_task(task_of(**change)), LAYOUT)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+SIZE = len(pack_update(update_of()).buffer)
+
+
+@settings(max_examples=200)
+@given(
+    st.text(max_size=20)
+    | st.dictionaries(st.sampled_from(list(json.loads(pack_update(update_of()).scalars))), values),
+    st.binary(max_size=64) | st.binary(min_size=SIZE, max_size=SIZE),
+)
+def test_random_bytes_raise_nothing_but_a_wire_error(scalars, buffer):
+    if isinstance(scalars, dict):
+        scalars = json.dumps(json.loads(pack_update(update_of()).scalars) | scalars)
+    message = Message(scalars, buffer)
+    for unpack in (lambda m: unpack_task(m, LAYOUT), lambda m: unpack_update(m, LAYOUT, task_of())):
+        with pytest.raises(WireError):
+            unpack(message)
+
+
+def test_a_buffer_is_copied_out_of_the_message():
+    """The tensors can be written to, and the message stays as it came."""
+    message = pack_task(task_of())
+    before = bytes(message.buffer)
+    unpack_task(message, LAYOUT).adapter.flat.zero_()
+    assert message.buffer == before
+
+
+def test_an_adapter_of_another_size_is_refused():
+    with pytest.raises(WireError, match="its layout has"):
+        Adapter(LAYOUT, torch.zeros(LAYOUT.size + 1))

@@ -1,0 +1,184 @@
+"""The expert fast path against a loop over tokens and chosen experts, and against transformers."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fedmoe.models import experts
+from fedmoe.models.experts import SparseExperts, experts_forward, route
+
+WIDTH, INNER, RANK, SCALE = 6, 5, 2, 1.5
+NAMES = ("x", "weights", "w1", "w2", "a1", "b1", "a2", "b2")
+
+
+def slow_experts(x, weights, index, w1, w2, factors, act):
+    """The formula, one token and one chosen expert at a time; autograd differentiates it."""
+    a1, b1, a2, b2 = factors
+    rows = []
+    for t in range(len(x)):
+        y = x[t] * 0
+        for j, e in enumerate(index[t].tolist()):
+            if e == len(w1):
+                continue
+            gate, up = ((w1[e] + SCALE * b1[e] @ a1[e]) @ x[t]).chunk(2)
+            y = y + weights[t, j] * ((w2[e] + SCALE * b2[e] @ a2[e]) @ (act(gate) * up))
+        rows.append(y)
+    return torch.stack(rows)
+
+
+def fast_experts(x, weights, index, w1, w2, factors, act):
+    return SparseExperts.apply(x, weights, w1, w2, *factors, SCALE, route(index, len(w1)), act)
+
+
+def draw(tokens, num_experts, top_k, seed, sentinels=0.0, dtype=torch.float64):
+    """Random leaves (as in NAMES) and a choice of distinct experts per token."""
+    g = torch.Generator().manual_seed(seed)
+    shapes = [
+        (tokens, WIDTH), (tokens, top_k), (num_experts, 2 * INNER, WIDTH),
+        (num_experts, WIDTH, INNER), (num_experts, RANK, WIDTH), (num_experts, 2 * INNER, RANK),
+        (num_experts, RANK, INNER), (num_experts, WIDTH, RANK),
+    ]  # fmt: skip
+    leaves = [torch.randn(s, generator=g, dtype=torch.float64).to(dtype) for s in shapes]
+    index = torch.rand(tokens, num_experts, generator=g).argsort(-1)[:, :top_k]
+    index[torch.rand(tokens, top_k, generator=g) < sentinels] = num_experts
+    return [leaf.requires_grad_() for leaf in leaves], index
+
+
+def outcome(function, leaves, index, act):
+    """The output, and the gradient of every leaf under a fixed random weighting of the output."""
+    x, weights, w1, w2, *factors = leaves
+    out = function(x, weights, index, w1, w2, factors, act)
+    weighting = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).to(out.dtype)
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    grads = torch.autograd.grad((out * weighting).sum(), wanted, allow_unused=True)
+    return [out.detach(), *(torch.zeros(()) if g is None else g for g in grads)]
+
+
+sizes = st.integers(1, 6).flatmap(lambda e: st.tuples(st.just(e), st.integers(1, e)))
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(1, 7), sizes, st.integers(0, 2**31), st.sampled_from([0.0, 0.4, 1.0]),
+    st.sampled_from([nn.SiLU(), nn.GELU(), nn.Tanh(), nn.ReLU(), nn.Identity()]),
+)  # fmt: skip
+def test_values_and_all_gradients_match_the_loop(tokens, size, seed, sentinels, act):
+    leaves, index = draw(tokens, *size, seed, sentinels)
+    ours, slow = (outcome(f, leaves, index, act) for f in (fast_experts, slow_experts))
+    for name, a, b in zip(("out", *NAMES), ours, slow, strict=True):
+        torch.testing.assert_close(
+            a, b.expand_as(a).to(a.dtype), rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3, 4])
+def test_gradients_match_finite_differences(top_k):
+    leaves, index = draw(3, 4, top_k, seed=top_k, sentinels=0.2)
+    routing = route(index, 4)
+
+    def call(x, weights, w1, w2, *factors):
+        return SparseExperts.apply(x, weights, w1, w2, *factors, SCALE, routing, nn.SiLU())
+
+    assert torch.autograd.gradcheck(call, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_low_precision_stays_near_float64(dtype, tolerance):
+    """Relative error, in the norm of each tensor; the loop sees the same rounded inputs."""
+    leaves, index = draw(40, 6, 3, seed=1, sentinels=0.1, dtype=dtype)
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    ours = outcome(fast_experts, leaves, index, nn.SiLU())
+    slow = outcome(slow_experts, exact, index, nn.SiLU())
+    for name, a, b in zip(("out", *NAMES), ours, slow, strict=True):
+        assert a.dtype == dtype, name
+        assert (a.double() - b).norm() <= tolerance * b.norm(), name
+
+
+def test_frozen_weights_get_no_gradient_and_change_no_other():
+    leaves, index = draw(5, 4, 2, seed=2)
+    trained = outcome(fast_experts, leaves, index, nn.SiLU())
+    for frozen in leaves[2:4]:
+        frozen.requires_grad_(False)
+    x, weights, w1, w2, *factors = leaves
+    out = fast_experts(x, weights, index, w1, w2, factors, nn.SiLU())
+    with torch.no_grad():
+        raw = SparseExperts.backward(out.grad_fn, torch.ones_like(out))
+    assert raw[2] is None
+    assert raw[3] is None
+    del trained[3:5]
+    frozen_run = outcome(fast_experts, leaves, index, nn.SiLU())
+    assert all(torch.equal(a, b) for a, b in zip(frozen_run, trained, strict=True))
+
+
+def test_an_expert_without_tokens_gets_exactly_zero():
+    leaves, index = draw(6, 5, 2, seed=3)
+    index[index == 1] = 5
+    _, *grads = outcome(fast_experts, leaves, index, nn.SiLU())
+    for name, grad in zip(NAMES[2:], grads[2:], strict=True):
+        assert grad[1].eq(0).all(), name
+        assert grad[0].ne(0).any(), name
+
+
+def test_a_token_without_experts_is_zero_and_has_no_gradient():
+    leaves, index = draw(6, 5, 2, seed=4)
+    index[2] = 5
+    out, dx, dweights, *_ = outcome(fast_experts, leaves, index, nn.SiLU())
+    for name, tensor in {"out": out, "x": dx, "weights": dweights}.items():
+        assert tensor[2].eq(0).all(), name
+        assert tensor[[0, 1, 3, 4, 5]].ne(0).any(1).all(), name
+
+
+def test_an_empty_routing_gives_zeros():
+    leaves, index = draw(4, 3, 2, seed=5)
+    index[:] = 3
+    assert all(part.eq(0).all() for part in outcome(fast_experts, leaves, index, nn.SiLU()))
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 9), sizes, st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 1.0]))
+def test_route_groups_every_chosen_slot_by_expert(tokens, size, seed, sentinels):
+    _, index = draw(tokens, *size, seed, sentinels)
+    routing = route(index, size[0])
+    expected = [
+        [t * size[1] + j for t in range(tokens) for j in range(size[1]) if index[t, j] == e]
+        for e in range(size[0])
+    ]
+    bounds = zip(routing.bounds, routing.bounds[1:], strict=False)
+    assert [routing.slot[a:b].tolist() for a, b in bounds] == expected
+    assert routing.token.tolist() == [slot // size[1] for slots in expected for slot in slots]
+
+
+@pytest.mark.parametrize("act", ["silu", "gelu", "relu2"])
+@pytest.mark.parametrize("top_k", [1, 4])
+def test_the_registered_path_matches_transformers_eager_experts(tiny_base, act, top_k):
+    """Relative error 1e-5: values, and gradients of the input, the router and the weights."""
+    block = tiny_base(hidden_act=act).model.layers[0].mlp.requires_grad_(True)
+    block.gate.top_k = top_k
+    ours = copy.deepcopy(block)
+    ours.experts.forward = lambda *a: experts_forward(ours.experts, *a)
+    x = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    results = []
+    for module in (block, ours):
+        leaf = x.clone().requires_grad_()
+        out = module(leaf)
+        out.square().sum().backward()
+        results.append([out, leaf.grad, *(p.grad for p in module.parameters())])
+    assert len(results[0]) == 5
+    for a, b in zip(*results, strict=True):
+        assert (a - b).norm() <= 1e-5 * b.norm()
+
+
+def test_padding_reaches_no_expert_and_is_not_counted(tiny_base):
+    module = tiny_base().model.layers[0].mlp.experts
+    state = experts.ExpertState(valid=torch.tensor([True, False, True]), counts=torch.zeros(8).long())
+    setattr(module, experts.STATE, state)
+    index = torch.tensor([[0, 1], [2, 3], [1, 7]])
+    x, weights = torch.ones(3, 32), torch.ones(3, 2)
+    out = experts_forward(module, x, index, weights)
+    assert out[1].eq(0).all()
+    assert state.counts is not None
+    assert state.counts.tolist() == [1, 2, 0, 0, 0, 0, 0, 1]

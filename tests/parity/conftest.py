@@ -1,0 +1,73 @@
+"""One tiny experiment that every transport runs, and what the plain loop makes of it."""
+
+import json
+
+import pytest
+
+from fedmoe.config import load_experiment
+from fedmoe.config.load import to_yaml
+
+EXPERIMENT = """\
+name: parity
+rounds: 2
+model: {{path: {model}}}
+adapter: {{rank: 4, alpha: 8.0}}
+rescaling: {{name: learned}}
+data: {{name: files, path: {rows}, label: kind}}
+partition: {{name: dirichlet, num_clients: 4}}
+budget: {{tiers: {{high: {{top_k: 4}}, low: {{top_k: 1}}}}}}
+training: {{steps: 2, batch_size: 4}}
+evaluation: {{every: 0, validation_examples: 2, test_examples: 2, max_new_tokens: 2}}
+simulation: {{folder: {runs}}}
+"""
+
+
+@pytest.fixture(scope="session")
+def experiment_file(tmp_path_factory, tiny_folder):
+    """A YAML file, resolved: four clients of two tiers and unlike data, two rounds."""
+    folder = tmp_path_factory.mktemp("parity")
+    rows = [
+        {"prompt": f"what is {a} plus {b}", "response": f"it is {a + b}", "kind": f"by {b % 3}"}
+        for a in range(12)
+        for b in range(8)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = folder / "experiment.yaml"
+    path.write_text(
+        EXPERIMENT.format(model=tiny_folder, rows=folder / "rows.jsonl", runs=folder / "runs")
+    )
+    path.write_text(to_yaml(load_experiment(path)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def prepared(experiment_file):
+    """The experiment's model, data and members in this process."""
+    from fedmoe.prepare import prepare
+
+    return prepare(load_experiment(experiment_file))
+
+
+@pytest.fixture(scope="session")
+def plain_digest(prepared):
+    """The digest of the last adapter of the plain loop, in this process."""
+    from simulations.transports import InProcess
+
+    return run_with(prepared, InProcess(prepared)).adapter.digest()
+
+
+def run_with(prepared, transport, observers=()):
+    """The state after all rounds over a transport."""
+    from fedmoe.rounds import run_rounds
+
+    return run_rounds(
+        prepared.first_state(), prepared.members, prepared.experiment.aggregation, transport,
+        list(observers), num_rounds=prepared.experiment.rounds,
+        clients_per_round=len(prepared.members), seed=prepared.experiment.seed,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def run_over(prepared):
+    """`run_with` for tests."""
+    return lambda transport, observers=(): run_with(prepared, transport, observers)

@@ -1,0 +1,111 @@
+"""Flower in processes of its own, shut off from this machine's other Flower, and ended for sure."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedmoe.report.ledger import read_ledger
+
+PROJECT = Path(__file__).parents[2]
+SCRIPTS = Path(sys.executable).parent
+
+
+class Federation:
+    """Starts Flower's commands with a home, ports and a working folder of their own."""
+
+    def __init__(self, folder):
+        self.folder, self.home = folder, folder / "home"
+        # Ray's workers put the working folder ahead of the bundle: it must hold nothing.
+        self.neutral = folder / "neutral"
+        for path in (self.home, self.neutral):
+            path.mkdir()
+        self.port = free_port()
+        self.environment = os.environ | {
+            "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
+            "FLWR_HOME": str(self.home),
+            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self.port),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def start(self, *command, home=None):
+        """A command that goes on in the background; its output goes to a file of the folder."""
+        environment = self.environment | ({"FLWR_HOME": str(home)} if home else {})
+        with (self.folder / f"{command[0]}.log").open("ab") as log:
+            return subprocess.Popen(
+                command, cwd=self.neutral, env=environment, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def run(self, *command, seconds):
+        """The output of a command that must succeed in time."""
+        done = subprocess.run(
+            command, cwd=self.neutral, env=self.environment, timeout=seconds, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def flwr_run(self, *where, config, seconds, **run_config):
+        """`flwr run` to its end; the run's ledger, by kind of its records."""
+        runs = self.folder / "runs"
+        run_config |= {"config": f'"{config}"', "overrides": f'"simulation.folder={runs}"'}
+        text = " ".join(f"{key}={value}" for key, value in run_config.items())
+        command = ["flwr", "run", str(PROJECT), *where, "--run-config", text, "--stream"]
+        output = self.run(*command, seconds=seconds)
+        ledgers = list(runs.glob("*/ledger.jsonl"))
+        assert len(ledgers) == 1, output
+        records = read_ledger(ledgers[0])
+        assert records[-1]["kind"] == "end", output
+        return records
+
+    def stop(self):
+        """End every process that was started from here, detached ones and Ray's included."""
+        for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+            end = time.monotonic() + seconds
+            for pid in self._pids():
+                with suppress_gone():
+                    os.kill(pid, number)
+            while self._pids() and time.monotonic() < end:
+                time.sleep(0.1)
+
+    def _pids(self):
+        """Processes that inherited our FLWR_HOME: a detached SuperLink has no other mark."""
+        mark = f"FLWR_HOME={self.home}".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress_gone():
+                if mark in path.read_bytes():
+                    found.append(int(path.parent.name))
+        return [pid for pid in found if not _is_zombie(pid)]
+
+
+@contextmanager
+def suppress_gone():
+    """A process may end, or turn out to be another user's, while it is looked at."""
+    try:
+        yield
+    except (ProcessLookupError, PermissionError, FileNotFoundError):
+        pass
+
+
+def _is_zombie(pid):
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+
+
+def free_port():
+    """A port that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
