@@ -39,6 +39,11 @@ class Prepared:
     sets: dict[str, EvaluationSet]
     manifest: dict[str, Any]
 
+    @property
+    def clients_per_round(self) -> int:
+        """Clients that take part in one round."""
+        return min(self.experiment.clients_per_round or len(self.members), len(self.members))
+
     def train(self, task: Task) -> Update:
         """Carry out a task with the client's own data."""
         e = self.experiment
@@ -67,6 +72,8 @@ def prepare(experiment: Experiment) -> Prepared:
         FedMoEError: whatever of it cannot be done as asked.
     """
     torch.set_num_threads(1)
+    model: AdaptedModel
+    tokenizer: Any
     model, tokenizer = build_model(experiment.model, experiment.adapter, experiment.rescaling)
     splits = load_splits(experiment.data, experiment.seed)
     train, rows = tokenize(splits.train, tokenizer, experiment.text)

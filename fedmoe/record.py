@@ -140,7 +140,7 @@ class Recorder:
         return {
             "kind": "run", "name": e.name, "seed": e.seed, "num_rounds": e.rounds,
             "num_clients": len(prepared.members),
-            "clients_per_round": min(e.clients_per_round or len(prepared.members), len(prepared.members)),
+            "clients_per_round": prepared.clients_per_round,
             "model": e.model.path, "strategy": e.aggregation.name, "rescaling": e.rescaling.name,
             "full_top_k": prepared.model.full_top_k, "tiers": tiers,
         }  # fmt: skip

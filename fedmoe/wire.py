@@ -132,7 +132,7 @@ def check_update(update: Update, task: Task) -> None:
     for name in TASK_SCALARS:
         if getattr(update, name) != getattr(task, name):
             raise WireError(
-                f"update for {name} {getattr(update, name)!r}; the task was for {getattr(task, name)!r}"
+                f"update for {name} {getattr(update, name)!r}; its task has {getattr(task, name)!r}"
             )
     largest = update.delta.flat.abs().max().item() if update.delta.flat.numel() else 0.0
     if not largest <= LARGEST_DELTA:
@@ -148,11 +148,13 @@ def check_update(update: Update, task: Task) -> None:
             raise WireError(f"{name} is {value}; expected a finite float")
     if update.examples < 1 or update.tokens < 1 or update.steps < 1:
         raise WireError(
-            f"{update.examples} examples, {update.tokens} tokens, {update.steps} steps; expected 1 or more"
+            f"{update.examples} examples, {update.tokens} tokens, {update.steps} steps; "
+            "expected 1 or more"
         )
     if max(update.examples, update.steps) > 2**40 or update.tokens > 2**50:
         raise WireError(
-            f"{update.examples} examples, {update.tokens} tokens, {update.steps} steps is not believable"
+            f"{update.examples} examples, {update.tokens} tokens, {update.steps} steps "
+            "is not believable"
         )
     if (update.counts < 0).any():
         raise WireError(
@@ -191,8 +193,8 @@ def _scalars(message: Message, names: dict[str, type], layout: Layout) -> dict[s
         raise WireError(f"scalars are {found}; expected {sorted({*names, 'layout'})}")
     if (digest := scalars.pop("layout")) != layout.digest:
         raise WireError(
-            f"adapter layout {digest!r}; expected {layout.digest!r}: both sides need the same model, "
-            "rank, alpha and adapted parts"
+            f"adapter layout {digest!r}; expected {layout.digest!r}: both sides need the same "
+            "model, rank, alpha and adapted parts"
         )
     for name, kind in names.items():
         value = scalars[name]

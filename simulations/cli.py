@@ -17,6 +17,20 @@ Federated, budget-adaptive fine-tuning of sparse Mixture-of-Experts language mod
 Clients activate as many experts per token as their budget allows; LoRA sits on every expert; the
 server averages each expert by data size and by how often each client activated it."""
 
+RAW = argparse.RawDescriptionHelpFormatter
+RUN_EXAMPLES = """\
+  fedmoe run configs/quickstart.yaml
+  fedmoe run configs/quickstart.yaml aggregation.name=fedavg seed=1 --quiet"""
+CHECK_EXAMPLES = """\
+  fedmoe check configs/quickstart.yaml
+  fedmoe check configs/quickstart.yaml budget.tiers.low.top_k=1"""
+SCHEMA_EXAMPLES = "  fedmoe schema > fedmoe.schema.json"
+PRETRAIN_EXAMPLES = "  fedmoe pretrain configs/pretrain_mini.yaml"
+GENERATE_EXAMPLES = """\
+  fedmoe generate --run runs/quickstart 'turn on the kitchen lights'
+  fedmoe generate --run runs/quickstart --tier lowest 'set a timer for 5 minutes'
+  fedmoe generate --model mini --top-k 2 'what is a garden?'"""
+EXPORT_EXAMPLES = "  fedmoe export runs/quickstart my-adapter"
 OVERRIDES = (
     "settings that replace the file's, as dotted paths: rounds=5 training.learning_rate=1e-3"
 )
@@ -38,59 +52,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "fedmoe", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser("fedmoe", description=DESCRIPTION, formatter_class=RAW)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    run = _add(commands, "run", _run, "run an experiment and write its report",
-               "fedmoe run configs/quickstart.yaml",
-               "fedmoe run configs/quickstart.yaml aggregation.name=fedavg seed=1 --quiet")  # fmt: skip
-    _with_config(run)
-    run.add_argument("--quiet", action="store_true", help="print only errors and the folder")
-    run.add_argument("--json", action="store_true", help="print one JSON line per event")
-    check = _add(commands, "check", _check, "validate a config and show the plan: tiers, clients, costs",
-                 "fedmoe check configs/quickstart.yaml budget.tiers.low.top_k=2")  # fmt: skip
-    _with_config(check)
-    _add(commands, "schema", _schema, "print the JSON Schema of configs, for editors",
-         "fedmoe schema > fedmoe.schema.json")  # fmt: skip
-    pretrain = _add(commands, "pretrain", _pretrain, "pretrain a small base model; continues where it stopped",
-                    "fedmoe pretrain configs/pretrain_mini.yaml")  # fmt: skip
-    _with_config(pretrain)
-    generate = _add(commands, "generate", _generate, "answer prompts with the base model or a run's adapter",
-                    "fedmoe generate --run runs/quickstart 'turn on the kitchen lights'",
-                    "fedmoe generate --run runs/quickstart --top-k 1 'set a timer for 5 minutes'",
-                    "fedmoe generate --model mini 'what is a garden?'")  # fmt: skip
-    generate.add_argument(
-        "prompt", nargs="*", help="the prompt; without one, prompts are read line by line"
-    )
-    source = generate.add_mutually_exclusive_group()
-    source.add_argument("--run", type=Path, help="a run's folder: its model and adapter")
-    source.add_argument(
-        "--model", default="mini", help="mini, a folder or a Hugging Face id (default: mini)"
-    )
-    generate.add_argument("--tier", help="answer as this budget tier of the run does")
-    generate.add_argument("--top-k", type=int, help="experts per token (default: the model's)")
-    generate.add_argument(
-        "--which", choices=("last", "best"), default="last", help="which round's adapter"
-    )
-    generate.add_argument("--max-new-tokens", type=int, default=64)
-    export = _add(commands, "export", _export, "write a run's adapter as a PEFT folder, and prove it equal",
-                  "fedmoe export runs/quickstart my-adapter")  # fmt: skip
-    export.add_argument("run", type=Path, help="a run's folder")
-    export.add_argument("out", type=Path, help="the folder to make")
-    export.add_argument(
-        "--which", choices=("last", "best"), default="last", help="which round's adapter"
-    )
-    return parser
-
-
-def _add(commands, name: str, command, help: str, *examples: str) -> argparse.ArgumentParser:
-    epilog = "examples:\n" + "\n".join(f"  {e}" for e in examples)
-    parser = commands.add_parser(
-        name, help=help, description=help.capitalize() + ".", epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.set_defaults(command=command)
+    for command, name, summary, examples, arguments in (
+        (_run, "run", "run an experiment and write its report", RUN_EXAMPLES, _run_arguments),
+        (_check, "check", "validate a config and show its plan", CHECK_EXAMPLES, _with_config),
+        (_schema, "schema", "print the JSON Schema of configs", SCHEMA_EXAMPLES, None),
+        (_pretrain, "pretrain", "pretrain a small base model", PRETRAIN_EXAMPLES, _with_config),
+        (_generate, "generate", "answer prompts", GENERATE_EXAMPLES, _generate_arguments),
+        (_export, "export", "write an adapter for PEFT", EXPORT_EXAMPLES, _export_arguments),
+    ):  # fmt: skip
+        sub = commands.add_parser(
+            name, help=summary, description=f"{command.__doc__}", epilog=f"examples:\n{examples}",
+            formatter_class=RAW,
+        )  # fmt: skip
+        sub.set_defaults(command=command)
+        if arguments:
+            arguments(sub)
     return parser
 
 
@@ -99,10 +77,41 @@ def _with_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help=OVERRIDES)
 
 
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    _with_config(parser)
+    parser.add_argument("--quiet", action="store_true", help="print only errors and the report")
+    parser.add_argument("--json", action="store_true", help="print one JSON line per event")
+
+
+def _generate_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("prompt", nargs="*", help="the prompt; without one, prompts are read line by line")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--run", type=Path, help="a run's folder: its model and adapter")
+    source.add_argument("--model", default="mini", help="mini (default), a folder or a Hub id")
+    add("--tier", help="answer as this budget tier of the run does")
+    add("--top-k", type=int, help="experts per token (default: the model's)")
+    _with_which(parser)
+    add("--max-new-tokens", type=int, default=64, help="longest answer (default: 64)")
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("out", type=Path, help="the folder to make")
+    _with_which(parser)
+
+
+def _with_which(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--which", choices=("last", "best"), default="last", help="which round's adapter"
+    )
+
+
 # Each command imports what it needs: `fedmoe --help` must not wait for torch.
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    """Run a federated experiment; its folder gets ledger, adapters, scores and a report."""
     from fedmoe.config import load_experiment
     from simulations.live import LiveTable
     from simulations.run import run
@@ -110,7 +119,12 @@ def _run(arguments: argparse.Namespace) -> None:
     experiment = load_experiment(arguments.config, arguments.overrides)
     folder = run(
         experiment,
-        LiveTable(num_rounds=experiment.rounds, quiet=arguments.quiet, json=arguments.json),
+        LiveTable(
+            num_rounds=experiment.rounds,
+            workers=experiment.simulation.workers,
+            quiet=arguments.quiet,
+            json=arguments.json,
+        ),
     )
     if arguments.json:
         print(json.dumps({"kind": "folder", "folder": str(folder)}))
@@ -119,6 +133,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    """Validate a config and show the plan: tiers, clients, costs, who holds which data."""
     from rich.console import Console
 
     from fedmoe.config import load_experiment
@@ -129,6 +144,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _schema(_: argparse.Namespace) -> None:
+    """Print the JSON Schema of configs, with which editors complete and check them."""
     from fedmoe.config import Experiment
     from fedmoe.config.load import json_schema
 
@@ -136,6 +152,7 @@ def _schema(_: argparse.Namespace) -> None:
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
+    """Pretrain a small base model from scratch; started again, it goes on where it stopped."""
     from fedmoe.config.load import load
     from fedmoe.pretraining.train import Pretrain, pretrain
 
@@ -143,6 +160,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
+    """Answer prompts with the base model, or with a run's adapter, at a chosen top_k."""
     from simulations.generate import Generator
 
     generator = Generator.of(
@@ -156,6 +174,7 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    """Write a run's adapter as a PEFT folder, and refuse unless PEFT computes the same."""
     from simulations.saved import SavedRun
 
     difference = SavedRun.open(arguments.run, arguments.which).export(arguments.out)

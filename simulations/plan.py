@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -13,24 +14,24 @@ from fedmoe.record import tier_costs
 def show_plan(prepared: Prepared, console: Console) -> None:
     """Print the model, the tiers with their costs, and who holds what."""
     e, layout = prepared.experiment, prepared.model.layout
-    per_round = min(e.clients_per_round or len(prepared.members), len(prepared.members))
+    batch = e.training.batch_size * e.training.accumulation
     console.print(
-        f"[bold]{e.name}[/]: {e.rounds} rounds, {per_round} of {len(prepared.members)} clients each, "
-        f"{e.training.steps} steps of {e.training.batch_size * e.training.accumulation} examples"
+        f"[bold]{e.name}[/]: {e.rounds} rounds, {prepared.clients_per_round} of "
+        f"{len(prepared.members)} clients each, {e.training.steps} steps of {batch} examples"
     )
     console.print(
         f"model {e.model.path} ({e.model.dtype}): {layout.num_layers} sparse layers, "
-        f"{layout.num_experts} experts, top_k {prepared.model.full_top_k}; LoRA rank {layout.rank}, "
-        f"alpha {layout.alpha:g}"
+        f"{layout.num_experts} experts, top_k {prepared.model.full_top_k}; LoRA rank "
+        f"{layout.rank}, alpha {layout.alpha:g}"
     )
     console.print(f"aggregation {e.aggregation.name}, rescaling {e.rescaling.name}")
     console.print(tiers_table(prepared))
-    console.print(manifest_table(prepared.manifest))
+    console.print(manifest_table(prepared.manifest), soft_wrap=True)
 
 
 def tiers_table(prepared: Prepared) -> Table:
     """One row a tier: its clients and what one of them pays."""
-    table = Table(title="per client", title_justify="left")
+    table = Table(title="per client", title_justify="left", box=SIMPLE)
     for name in (
         "tier",
         "top_k",

@@ -80,4 +80,4 @@ def _check(weights: Weights, client: int) -> None:
     values = [*weights.experts.flatten().tolist(), weights.shared]
     bad = [value for value in values if not 0 <= value < math.inf]
     if bad:
-        raise AggregationError(f"client {client} has a weight of {bad[0]}; expected finite, 0 or more")
+        raise AggregationError(f"client {client} has weight {bad[0]}; expected finite, 0 or more")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from fedmoe.models.adapted import AdaptedModel, LoRALinear
 
@@ -78,6 +78,8 @@ def _saved_bytes_per_token(model: AdaptedModel, top_k: int) -> int:
     """Per layer: about twelve hidden-sized tensors, and k rows of pre-activations and low ranks."""
     total = 0
     for layer in model.layers:
-        _, double_width, hidden = layer.experts.gate_up_proj.shape  # pyright: ignore
+        weight = layer.experts.gate_up_proj
+        assert isinstance(weight, Tensor)
+        _, double_width, hidden = weight.shape
         total += 12 * hidden + top_k * (double_width + 2 * model.layout.rank)
     return FLOAT_BYTES * total

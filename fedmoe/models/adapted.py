@@ -151,7 +151,7 @@ class AdaptedModel:
         view = {entry.name: v for entry, v in self.layout.views(self.flat)}
         for i, layer in enumerate(self.layers):
             factors = [nn.Parameter(view[name]) for name in _expert_names(layer.path)]
-            self.states[i].lora = experts.ExpertLoRA(*factors, scale)
+            self.states[i].lora = experts.ExpertLoRA(*factors, scale)  # pyright: ignore
             setattr(layer.experts, experts.STATE, self.states[i])
             self._collect(_expert_names(layer.path), factors)
             if settings.router:

@@ -144,8 +144,9 @@ class ExpertState:
 
 def no_lora(gate_up: Tensor, down: Tensor) -> ExpertLoRA:
     """Factors of rank 0 for weights (experts, 2 * width, hidden) and (experts, hidden, width)."""
-    pairs = [(w.new_zeros(w.shape[0], 0, w.shape[2]), w.new_zeros(*w.shape[:2], 0)) for w in (gate_up, down)]
-    return ExpertLoRA(*pairs[0], *pairs[1], 1.0)
+    a1, a2 = (w.new_zeros(w.shape[0], 0, w.shape[2]) for w in (gate_up, down))
+    b1, b2 = (w.new_zeros(*w.shape[:2], 0) for w in (gate_up, down))
+    return ExpertLoRA(a1, b1, a2, b2, 1.0)
 
 
 def experts_forward(module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:

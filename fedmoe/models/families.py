@@ -98,6 +98,6 @@ def _probe(layer: MoELayer, top_k: int) -> None:
     _, weights, index = layer.router(hidden.view(4, -1))
     if index.shape != (4, top_k) or weights.shape != (4, top_k):
         raise ModelError(
-            f"{layer.router_path} ({type(layer.router).__name__}) was asked for top_k = {top_k} and "
-            f"chose {index.shape[-1]} experts: this family cannot be trained under a budget"
+            f"{layer.router_path} ({type(layer.router).__name__}) was asked for top_k = {top_k} "
+            f"and chose {index.shape[-1]} experts: this family cannot be trained under a budget"
         )

@@ -36,13 +36,13 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
     """
     if any(entry.name.endswith(".shift") for entry in adapter.layout.entries):
         raise ModelError(
-            "adapter.router: PEFT has no form for a trained router; train with router: false to export"
+            "adapter.router: PEFT has no form for a trained router; only router: false exports"
         )
     exact = settings.__class__(path=settings.path, dtype="float32")
     unfinished = out.with_name(out.name + ".unfinished")
     try:
         wrapped = to_peft(adapter, load_base(exact)[0])
-        wrapped.save_pretrained(unfinished)
+        wrapped.save_pretrained(str(unfinished))
         difference = largest_difference(adapter, model, exact, unfinished)
         if not difference < TOLERANCE:
             raise ModelError(
@@ -70,7 +70,7 @@ def to_peft(adapter: Adapter, base: nn.Module) -> PeftModel:
     """`base` wrapped by PEFT, with the adapter's values."""
     wrapped = get_peft_model(base, peft_config(adapter.layout))  # pyright: ignore[reportArgumentType]
     values = {entry.name: view for entry, view in adapter.layout.views(adapter.flat)}
-    for path, layer in wrapped.base_model.model.named_modules():
+    for path, layer in wrapped.get_base_model().named_modules():
         if isinstance(layer, LoraLayer) and NAME in layer.lora_A:
             target = _target(path, layer)
             layer.lora_A[NAME].weight.data.copy_(_peft_a(values.pop(f"{target}.A")))  # pyright: ignore

@@ -32,7 +32,7 @@ class StaticRescaling:
 
     name: Literal["static"] = "static"
     by: Literal["ratio", "mass"] = "ratio"
-    """`ratio`: multiply by K / k. `mass`: scale each token's k weights to sum to what its K would."""
+    """`ratio`: multiply by K / k. `mass`: let each token's k weights sum to what its K would."""
 
     def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:
         return torch.full((num_layers,), full_top_k / top_k if self.by == "ratio" else 1.0)

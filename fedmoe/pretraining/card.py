@@ -54,7 +54,8 @@ def card(facts: dict[str, Any], log: Sequence[dict[str, Any]]) -> str:
     for name, row in facts["sources"].items():
         text, licence = LICENCES[name]
         lines.append(
-            f"| {text} | {licence} | {row['documents']:,} | {row['bytes'] / 1e6:.1f} | {row['tokens']:,} |"
+            f"| {text} | {licence} | {row['documents']:,} | {row['bytes'] / 1e6:.1f} "
+            f"| {row['tokens']:,} |"
         )
     return "\n".join([*lines, "", *_curve(facts, log), *_load(facts), LIMITS])
 

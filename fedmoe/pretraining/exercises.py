@@ -46,6 +46,8 @@ NAMES = [
     "Ivan",
     "Nora",
 ]
+DEEDS = ("put", "left", "hid", "kept", "found")
+PLACES = ("in", "near", "behind", "under")
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 UNITS = (
     "hours",
@@ -115,8 +117,9 @@ def lookup(w: Words) -> str:
         for k in w.distinct(int(w.rng.integers(2, 6)))
     }
     key = w.one(list(table))
+    listed = ", ".join(f"{k}: {v}" for k, v in table.items())
     return pair(
-        f"{', '.join(f'{k}: {v}' for k, v in table.items())}. {w.one(('what is', 'find', 'give'))} {key}?",
+        f"{listed}. {w.one(('what is', 'find', 'give'))} {key}?",
         table[key],
     )
 
@@ -138,8 +141,8 @@ def reverse(w: Words) -> str:
 def story(w: Words) -> str:
     people, things, places = w.shuffled(NAMES)[:3], w.distinct(3), w.distinct(6)[3:]
     lines = [
-        f"{p} {w.one(('put', 'left', 'hid', 'kept', 'found'))} the {t} {w.one(('in', 'near', 'behind', 'under'))} the {o}."
-        for p, t, o in zip(people, things, places)
+        f"{p} {w.one(DEEDS)} the {t} {w.one(PLACES)} the {o}."
+        for p, t, o in zip(people, things, places, strict=True)
     ]
     i = int(w.rng.integers(len(places)))
     question, answer = w.one(
@@ -229,8 +232,8 @@ def _request(w: Words, verb: str, noun: str, roles: list[str], own: list[str]) -
 
 
 EXERCISES: tuple[tuple[Callable[[Words], str], float], ...] = (
-    (repeat, 0.12), (pick, 0.06), (after, 0.07), (lookup, 0.1), (replace, 0.06), (reverse, 0.03), (story, 0.1),
-    (records, 0.13), (call, 0.33),
+    (repeat, 0.12), (pick, 0.06), (after, 0.07), (lookup, 0.1), (replace, 0.06), (reverse, 0.03),
+    (story, 0.1), (records, 0.13), (call, 0.33),
 )  # fmt: skip
 
 

@@ -90,7 +90,9 @@ def pretrain(recipe: Pretrain) -> None:
     shape = recipe.model
     corpus.build(Path(recipe.sources), work, shape.vocab_size, recipe.num_exercises, recipe.seed)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29517", OMP_NUM_THREADS="1")
-    torch.multiprocessing.spawn(_worker, (recipe,), nprocs=recipe.workers)
+    torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
+        _worker, (recipe,), nprocs=recipe.workers
+    )
 
 
 def _worker(rank: int, recipe: Pretrain) -> None:
@@ -106,7 +108,8 @@ def new_model(shape: ModelShape, seed: int) -> OlmoeForCausalLM:
     torch.manual_seed(derive(seed, "init"))
     ExpertsInterface.register("fedmoe", experts_forward)
     config = OlmoeConfig(
-        vocab_size=shape.vocab_size, hidden_size=shape.hidden_size, intermediate_size=shape.intermediate_size,
+        vocab_size=shape.vocab_size, hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
         num_hidden_layers=shape.num_hidden_layers, num_attention_heads=shape.num_attention_heads,
         num_key_value_heads=shape.num_attention_heads, num_experts=shape.num_experts,
         num_experts_per_tok=shape.top_k, max_position_embeddings=512, tie_word_embeddings=True,
@@ -176,7 +179,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         losses = self._losses(batch)
-        sum(losses.values()).backward()  # pyright: ignore[reportAttributeAccessIssue]
+        torch.stack(list(losses.values())).sum().backward()
         flat = torch.cat([p.grad.view(-1) for p in self.parameters])  # pyright: ignore
         dist.all_reduce(flat)
         flat /= self.recipe.workers
@@ -200,7 +203,7 @@ class Trainer:
             "loss": F.linear_cross_entropy(
                 hidden, self.model.lm_head.weight, batch[:, 1:].flatten()
             ),
-            "load_balance": recipe.load_balance * balance,
+            "load_balance": torch.as_tensor(recipe.load_balance * balance),
             "router_z": recipe.router_z * z,
         }
 
@@ -211,7 +214,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, object]:
-        """Held-out loss, and per layer the share of routed rows of the least and most used expert."""
+        """Held-out loss, and each expert's share of the routed rows of its layer."""
         batch = torch.from_numpy(self.validation[:-1].astype(np.int64)).view(-1, self.recipe.block)
         out = self.model.model(batch[:, :-1], output_router_logits=True, use_cache=False)
         loss = F.linear_cross_entropy(
@@ -266,6 +269,6 @@ class Trainer:
             "recipe": asdict(recipe),
             "sources": json.loads((self.work / "sources.json").read_text()),
         }
-        self.model.to(torch.bfloat16).save_pretrained(out)
+        self.model.bfloat16().save_pretrained(out)
         PreTrainedTokenizerFast.from_pretrained(self.work / "tokenizer").save_pretrained(out)
         write_card(out, facts, log)

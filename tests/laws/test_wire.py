@@ -156,9 +156,8 @@ REFUSED = [
 def test_an_update_that_no_honest_client_sends_is_refused(change, reason):
     """At the door of the server and, alike, where no message was needed."""
     update = update_of(**change)
-    if "value of" not in reason and "loss" not in reason and "seconds" not in reason:
-        with pytest.raises(WireError, match=reason):
-            unpack_update(pack_update(update), LAYOUT, task_of())
+    with pytest.raises(WireError, match=reason):
+        unpack_update(pack_update(update), LAYOUT, task_of())
     with pytest.raises(WireError, match=reason):
         check_update(update, task_of())
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,11 +25,10 @@ class Federation:
         self.neutral = folder / "neutral"
         for path in (self.home, self.neutral):
             path.mkdir()
-        self.port = free_port()
+        self.address = f"127.0.0.1:{free_port()}"
         self.environment = os.environ | {
             "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
             "FLWR_HOME": str(self.home),
-            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self.port),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -45,27 +45,41 @@ class Federation:
                 start_new_session=True,
             )  # fmt: skip
 
-    def run(self, *command, seconds):
-        """The output of a command that must succeed in time."""
-        done = subprocess.run(
-            command, cwd=self.neutral, env=self.environment, timeout=seconds, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+    def superlink(self, *options, seconds):
+        """A SuperLink on loopback that `flwr run` finds under the name `loopback`.
 
-    def flwr_run(self, *where, config, seconds, **run_config):
-        """`flwr run` to its end; the run's ledger, by kind of its records."""
+        The one that `flwr run` starts by itself is given up after 15 s: too few on a busy machine.
+        """
+        text = f'[superlink.loopback]\naddress = "{self.address}"\ninsecure = true\n'
+        (self.home / "config.toml").write_text(text)
+        host, port = self.address.split(":")
+        self.start("flower-superlink", "--insecure", "--host", host, "--port", port, *options)
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return urllib.request.urlopen(f"http://{self.address}/health", timeout=5).close()
+            except OSError:
+                assert time.monotonic() < end, self.log("flower-superlink")
+                time.sleep(0.2)
+
+    def flwr_run(self, *options, config, seconds, **run_config):
+        """`flwr run` to its end; the run's ledger."""
         runs = self.folder / "runs"
         run_config |= {"config": f'"{config}"', "overrides": f'"simulation.folder={runs}"'}
         text = " ".join(f"{key}={value}" for key, value in run_config.items())
-        command = ["flwr", "run", str(PROJECT), *where, "--run-config", text, "--stream"]
-        output = self.run(*command, seconds=seconds)
+        done = subprocess.run(
+            ["flwr", "run", PROJECT, "loopback", "--stream", "--run-config", text, *options],
+            cwd=self.neutral, env=self.environment, timeout=seconds, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
         ledgers = list(runs.glob("*/ledger.jsonl"))
-        assert len(ledgers) == 1, output
+        assert len(ledgers) == 1, done.stdout + self.log("flower-superlink")
         records = read_ledger(ledgers[0])
-        assert records[-1]["kind"] == "end", output
+        assert records[-1]["kind"] == "end", done.stdout + self.log("flower-superlink")
         return records
+
+    def log(self, command):
+        return (self.folder / f"{command}.log").read_text()
 
     def stop(self):
         """End every process that was started from here, detached ones and Ray's included."""

@@ -18,6 +18,7 @@ def federation(tmp_path):
 def test_the_simulation_engine_gives_the_plain_loops_adapter(
     federation, experiment_file, plain_digest
 ):
+    federation.superlink("--simulation", seconds=60)
     records = federation.flwr_run(
         "--federation-config", "num-supernodes=3 client-resources-num-cpus=1",
         config=experiment_file, seconds=300,
@@ -30,19 +31,14 @@ def test_the_simulation_engine_gives_the_plain_loops_adapter(
 def test_a_superlink_with_two_supernodes_gives_the_plain_loops_adapter(
     federation, experiment_file, plain_digest
 ):
-    address = f"127.0.0.1:{federation.port}"
-    connection = f'[superlink.loopback]\naddress = "{address}"\ninsecure = true\n'
-    (federation.home / "config.toml").write_text(connection)
-    federation.start(
-        "flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(federation.port)
-    )
+    federation.superlink(seconds=60)
     for number in range(2):
         federation.start(
-            "flower-supernode", "--insecure", "--superlink", address, "--port", str(free_port()),
-            "--node-config", f"partition-id={number} num-partitions=2",
+            "flower-supernode", "--insecure", "--superlink", federation.address,
+            "--port", str(free_port()), "--node-config", f"partition-id={number} num-partitions=2",
             home=federation.home / f"node-{number}",
         )  # fmt: skip
-    records = federation.flwr_run("loopback", config=experiment_file, seconds=550, num_nodes=2)
+    records = federation.flwr_run(config=experiment_file, seconds=550, num_nodes=2)
     assert statuses(records) == ["ok"] * 8
     assert records[-1]["adapter_sha256"] == plain_digest
 
