@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -81,9 +81,13 @@ def run(experiment: Experiment, display: Display, hire: Callable[[Prepared], Cre
         seconds = time.monotonic() - started
         phases.seconds["training"] = seconds - sum(phases.seconds.values())
         recorder.ended(state, seconds, phases.seconds, phases.seconds["training"] / seconds)
+    except BaseException:
+        with suppress(Exception):  # what stopped the run must be seen, not a fault of its report
+            write_report(folder)
+        raise
     finally:
         crew.close()
-        write_report(folder)
+    write_report(folder)
     return folder
 
 

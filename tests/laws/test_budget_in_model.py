@@ -64,7 +64,9 @@ lengths = st.lists(st.integers(2, 9), min_size=1, max_size=5)
 def test_counts_sum_to_tokens_times_top_k_in_every_layer(model, lengths, top_k, seed):
     """Padding excluded, and every pass adds."""
     generator = torch.Generator().manual_seed(seed)
-    rows = [Tokens(tuple(torch.randint(2, 64, (n,), generator=generator).tolist()), 1) for n in lengths]
+    rows = [
+        Tokens(tuple(torch.randint(2, 64, (n,), generator=generator).tolist()), 1) for n in lengths
+    ]
     model.set_budget(top_k)
     with model.counting() as counts:
         for _ in range(2):
@@ -150,7 +152,9 @@ def test_a_router_that_ignores_top_k_is_refused(tiny_base):
     base.model.layers[1].mlp.gate = Stubborn(base.model.layers[1].mlp.gate)
     model = AdaptedModel(base, AdapterSettings(), NoRescaling())
     model.check_top_ks({4})
-    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.gate \(Stubborn\) was asked for top_k = 2"):
+    with pytest.raises(
+        ModelError, match=r"layers\.1\.mlp\.gate \(Stubborn\) was asked for top_k = 2"
+    ):
         model.check_top_ks({4, 2})
     assert [layer.router.top_k for layer in model.layers] == [4, 4]
 

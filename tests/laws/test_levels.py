@@ -11,7 +11,9 @@ from fedmoe.errors import ConfigError
 NAMES = "abcd"
 
 
-@given(st.integers(1, 60), st.lists(st.integers(0, 10), min_size=1, max_size=4), st.integers(0, 2**40))
+@given(
+    st.integers(1, 60), st.lists(st.integers(0, 10), min_size=1, max_size=4), st.integers(0, 2**40)
+)
 def test_shares_are_met_to_within_one_client(num_clients, parts, seed):
     parts[0] += 1
     tiers = {n: Tier(top_k=1, share=p / sum(parts)) for n, p in zip(NAMES, parts, strict=False)}
@@ -37,7 +39,11 @@ def test_the_seed_alone_decides_who_gets_which_share():
 
 
 def test_clients_listed_by_number_are_placed_and_shares_divide_the_rest():
-    tiers = {"a": Tier(top_k=1, clients=(0, 5)), "b": Tier(top_k=2, share=0.25), "c": Tier(top_k=4, share=0.75)}
+    tiers = {
+        "a": Tier(top_k=1, clients=(0, 5)),
+        "b": Tier(top_k=2, share=0.25),
+        "c": Tier(top_k=4, share=0.75),
+    }
     assigned = Levels(tiers=tiers).assign(10, 4, 0)
     assert [c for c, tier in enumerate(assigned) if tier == "a"] == [0, 5]
     assert (assigned.count("b"), assigned.count("c")) == (2, 6)
@@ -71,7 +77,9 @@ def test_shares_that_do_not_sum_to_one_are_refused(shares):
         Levels(tiers={n: Tier(top_k=1, share=s) for n, s in zip(NAMES, shares, strict=False)})
 
 
-@pytest.mark.parametrize("fields", [{"top_k": 0}, {"top_k": 1, "share": 1.5}, {"top_k": 1, "clients": (-1,)}])
+@pytest.mark.parametrize(
+    "fields", [{"top_k": 0}, {"top_k": 1, "share": 1.5}, {"top_k": 1, "clients": (-1,)}]
+)
 def test_impossible_tiers_are_refused(fields):
     with pytest.raises(ValidationError):
         Tier(**fields)

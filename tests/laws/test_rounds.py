@@ -206,7 +206,9 @@ def test_a_run_has_the_same_bits_again_and_on_a_pool_of_workers(experiment):
     pool = Pool(prepared, 2)
     try:
         assert fingerprint(run(prepared, pool)) == fingerprint(first)
-        delivered = [a.client for a in pool(plan_round(prepared.first_state(), prepared.members, 4, 3))]
+        delivered = [
+            a.client for a in pool(plan_round(prepared.first_state(), prepared.members, 4, 3))
+        ]
         assert list(pool.map(later_when_earlier, range(4))) == [0, 1, 2, 3]
     finally:
         pool.close()

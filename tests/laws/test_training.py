@@ -1,5 +1,7 @@
 """Laws of one local round: repeatable, honest about what it touched, loss on responses alone."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -37,9 +39,9 @@ def task_for(model, adapter, **changes):
 
 
 def trained(model, adapter, rows=ROWS, *, seed=0, task=None, **settings_):
-    settings_ = Training(**({"steps": 2, "batch_size": 3} | settings_))
+    fields: dict[str, Any] = {"steps": 2, "batch_size": 3} | settings_
     task = task or task_for(model, adapter)
-    return train_client(model, rows, PAD, task, settings_, num_rounds=2, seed=seed)
+    return train_client(model, rows, PAD, task, Training(**fields), num_rounds=2, seed=seed)
 
 
 @pytest.fixture(scope="module")

@@ -34,8 +34,9 @@ def fast_experts(x, weights, index, w1, w2, factors, act):
     return SparseExperts.apply(x, weights, w1, w2, *factors, SCALE, route(index, len(w1)), act)
 
 
-def draw(tokens, num_experts, top_k, seed, sentinels=0.0, dtype=torch.float64):
+def draw(tokens, size, seed, sentinels=0.0, dtype=torch.float64):
     """Random leaves (as in NAMES) and a choice of distinct experts per token."""
+    num_experts, top_k = size
     g = torch.Generator().manual_seed(seed)
     shapes = [
         (tokens, WIDTH), (tokens, top_k), (num_experts, 2 * INNER, WIDTH),
@@ -67,7 +68,7 @@ sizes = st.integers(1, 6).flatmap(lambda e: st.tuples(st.just(e), st.integers(1,
     st.sampled_from([nn.SiLU(), nn.GELU(), nn.Tanh(), nn.ReLU(), nn.Identity()]),
 )  # fmt: skip
 def test_values_and_all_gradients_match_the_loop(tokens, size, seed, sentinels, act):
-    leaves, index = draw(tokens, *size, seed, sentinels)
+    leaves, index = draw(tokens, size, seed, sentinels)
     ours, slow = (outcome(f, leaves, index, act) for f in (fast_experts, slow_experts))
     for name, a, b in zip(("out", *NAMES), ours, slow, strict=True):
         torch.testing.assert_close(
@@ -77,7 +78,7 @@ def test_values_and_all_gradients_match_the_loop(tokens, size, seed, sentinels, 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3, 4])
 def test_gradients_match_finite_differences(top_k):
-    leaves, index = draw(3, 4, top_k, seed=top_k, sentinels=0.2)
+    leaves, index = draw(3, (4, top_k), seed=top_k, sentinels=0.2)
     routing = route(index, 4)
 
     def call(x, weights, w1, w2, *factors):
@@ -89,7 +90,7 @@ def test_gradients_match_finite_differences(top_k):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_low_precision_stays_near_float64(dtype, tolerance):
     """Relative error, in the norm of each tensor; the loop sees the same rounded inputs."""
-    leaves, index = draw(40, 6, 3, seed=1, sentinels=0.1, dtype=dtype)
+    leaves, index = draw(40, (6, 3), seed=1, sentinels=0.1, dtype=dtype)
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
     ours = outcome(fast_experts, leaves, index, nn.SiLU())
     slow = outcome(slow_experts, exact, index, nn.SiLU())
@@ -99,7 +100,7 @@ def test_low_precision_stays_near_float64(dtype, tolerance):
 
 
 def test_frozen_weights_get_no_gradient_and_change_no_other():
-    leaves, index = draw(5, 4, 2, seed=2)
+    leaves, index = draw(5, (4, 2), seed=2)
     trained = outcome(fast_experts, leaves, index, nn.SiLU())
     for frozen in leaves[2:4]:
         frozen.requires_grad_(False)
@@ -115,7 +116,7 @@ def test_frozen_weights_get_no_gradient_and_change_no_other():
 
 
 def test_an_expert_without_tokens_gets_exactly_zero():
-    leaves, index = draw(6, 5, 2, seed=3)
+    leaves, index = draw(6, (5, 2), seed=3)
     index[index == 1] = 5
     _, *grads = outcome(fast_experts, leaves, index, nn.SiLU())
     for name, grad in zip(NAMES[2:], grads[2:], strict=True):
@@ -124,7 +125,7 @@ def test_an_expert_without_tokens_gets_exactly_zero():
 
 
 def test_a_token_without_experts_is_zero_and_has_no_gradient():
-    leaves, index = draw(6, 5, 2, seed=4)
+    leaves, index = draw(6, (5, 2), seed=4)
     index[2] = 5
     out, dx, dweights, *_ = outcome(fast_experts, leaves, index, nn.SiLU())
     for name, tensor in {"out": out, "x": dx, "weights": dweights}.items():
@@ -133,7 +134,7 @@ def test_a_token_without_experts_is_zero_and_has_no_gradient():
 
 
 def test_an_empty_routing_gives_zeros():
-    leaves, index = draw(4, 3, 2, seed=5)
+    leaves, index = draw(4, (3, 2), seed=5)
     index[:] = 3
     assert all(part.eq(0).all() for part in outcome(fast_experts, leaves, index, nn.SiLU()))
 
@@ -141,7 +142,7 @@ def test_an_empty_routing_gives_zeros():
 @settings(max_examples=40)
 @given(st.integers(1, 9), sizes, st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 1.0]))
 def test_route_groups_every_chosen_slot_by_expert(tokens, size, seed, sentinels):
-    _, index = draw(tokens, *size, seed, sentinels)
+    _, index = draw(tokens, size, seed, sentinels)
     routing = route(index, size[0])
     expected = [
         [t * size[1] + j for t in range(tokens) for j in range(size[1]) if index[t, j] == e]
@@ -174,7 +175,9 @@ def test_the_registered_path_matches_transformers_eager_experts(tiny_base, act, 
 
 def test_padding_reaches_no_expert_and_is_not_counted(tiny_base):
     module = tiny_base().model.layers[0].mlp.experts
-    state = experts.ExpertState(valid=torch.tensor([True, False, True]), counts=torch.zeros(8).long())
+    state = experts.ExpertState(
+        valid=torch.tensor([True, False, True]), counts=torch.zeros(8).long()
+    )
     setattr(module, experts.STATE, state)
     index = torch.tensor([[0, 1], [2, 3], [1, 7]])
     x, weights = torch.ones(3, 32), torch.ones(3, 2)

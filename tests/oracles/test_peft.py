@@ -1,17 +1,22 @@
 """AdaptedModel against PEFT's own wrapper: values, gradients of every factor, and the export."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 
 from fedmoe.adapter import initial_adapter
+from fedmoe.config import Experiment
 from fedmoe.errors import ModelError
 from fedmoe.models import peft_export
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings, build_model, load_base
 from fedmoe.models.peft_export import export, largest_difference, to_peft
 from fedmoe.models.rescaling import NoRescaling
+from simulations.saved import SavedRun
 
 # PEFT 0.21.2 reads a property that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -25,7 +30,7 @@ def our_logits(model, ids=IDS):
     return model.logits(model.hidden(ids, torch.ones_like(ids, dtype=torch.bool)))
 
 
-def lora_layers(wrapped):
+def lora_layers(wrapped) -> Iterator[tuple[str, Any]]:
     """PEFT's layers by the name that we give to the weight they adapt."""
     for path, layer in wrapped.base_model.model.named_modules():
         if isinstance(layer, ParamWrapper):
@@ -51,7 +56,9 @@ def relative_error(ours, theirs):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("top_k", [4, 1])
-def test_logits_and_every_factors_gradient_match(tiny_base, tiny_model, random_adapter, family, top_k):
+def test_logits_and_every_factors_gradient_match(
+    tiny_base, tiny_model, random_adapter, family, top_k
+):
     """Relative errors below 1e-5 in float32."""
     model = tiny_model(family, SETTINGS)
     adapter = random_adapter(model.layout)
@@ -159,3 +166,12 @@ def test_an_adapter_with_trained_routers_is_refused(tiny_model, random_adapter, 
     with pytest.raises(ModelError, match="PEFT has no form for a trained router"):
         export(adapter, model, ModelSettings(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_in_bfloat16_is_exported_from_exact_weights(tiny_folder, random_adapter, tmp_path):
+    """Its own weights are rounded, so its logits are not those that PEFT computes."""
+    settings = ModelSettings(path=str(tiny_folder), dtype="bfloat16")
+    experiment = Experiment(model=settings, adapter=SETTINGS)
+    model, tokenizer = build_model(settings, SETTINGS, experiment.rescaling)
+    saved_run = SavedRun(experiment, model, tokenizer, random_adapter(model.layout), {}, 1)
+    assert saved_run.export(tmp_path / "out") < 1e-4

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 from fedmoe.report.ledger import read_ledger
 
 PROJECT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
+GONE = (ProcessLookupError, PermissionError, FileNotFoundError)
+"""A process may end, or turn out to be another user's, while it is looked at."""
 
 
 class Federation:
@@ -25,6 +27,7 @@ class Federation:
         self.neutral = folder / "neutral"
         for path in (self.home, self.neutral):
             path.mkdir()
+        self.started = []
         self.address = f"127.0.0.1:{free_port()}"
         self.environment = os.environ | {
             "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
@@ -40,10 +43,11 @@ class Federation:
         """A command that goes on in the background; its output goes to a file of the folder."""
         environment = self.environment | ({"FLWR_HOME": str(home)} if home else {})
         with (self.folder / f"{command[0]}.log").open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command, cwd=self.neutral, env=environment, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
+        self.started.append(process)
 
     def superlink(self, *options, seconds):
         """A SuperLink on loopback that `flwr run` finds under the name `loopback`.
@@ -86,29 +90,22 @@ class Federation:
         for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
             end = time.monotonic() + seconds
             for pid in self._pids():
-                with suppress_gone():
+                with suppress(*GONE):
                     os.kill(pid, number)
             while self._pids() and time.monotonic() < end:
                 time.sleep(0.1)
+        for process in self.started:
+            process.wait(timeout=10)
 
     def _pids(self):
         """Processes that inherited our FLWR_HOME: a detached SuperLink has no other mark."""
         mark = f"FLWR_HOME={self.home}".encode()
         found = []
         for path in Path("/proc").glob("[0-9]*/environ"):
-            with suppress_gone():
+            with suppress(*GONE):
                 if mark in path.read_bytes():
                     found.append(int(path.parent.name))
         return [pid for pid in found if not _is_zombie(pid)]
-
-
-@contextmanager
-def suppress_gone():
-    """A process may end, or turn out to be another user's, while it is looked at."""
-    try:
-        yield
-    except (ProcessLookupError, PermissionError, FileNotFoundError):
-        pass
 
 
 def _is_zombie(pid):

@@ -1,0 +1,159 @@
+"""The command line as a user types it, on the built-in model and data, kept small."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from fedmoe.report.ledger import read_ledger
+from simulations.cli import main
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "rounds=2", "training.steps=2", "training.batch_size=4", "data.per_domain=40",
+    "evaluation.validation_examples=4", "evaluation.test_examples=4",
+    "evaluation.max_new_tokens=4", "training.probe_examples=4",
+]  # fmt: skip
+EXPERIMENTS = sorted(p.name for p in (ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """One finished run of the quickstart, made small."""
+    parent = tmp_path_factory.mktemp("runs")
+    config = str(ROOT / "configs/quickstart.yaml")
+    assert main(["run", config, *SMALL, f"simulation.folder={parent}", "--quiet"]) == 0
+    return parent / "quickstart"
+
+
+def test_a_run_leaves_everything_a_reader_needs(small_run):
+    names = {p.name for p in small_run.iterdir()}
+    assert names >= {
+        "config.yaml", "environment.json", "manifest.json", "ledger.jsonl", "scores.json",
+        "adapter-last.safetensors", "adapter-best.safetensors", "activations.npz", "report.html",
+        "summary.md", "plots",
+    }  # fmt: skip
+    rows = read_ledger(small_run / "ledger.jsonl")
+    assert rows[-1]["kind"] == "end"
+    tested = [
+        (r["round"], r["tier"]) for r in rows if r["kind"] == "evaluation" and r["split"] == "test"
+    ]
+    assert len(tested) == len(set(tested)) == 2 * len(rows[0]["tiers"])
+    assert sum(r["kind"] == "client" for r in rows) == 2 * rows[0]["num_clients"]
+
+
+def test_the_same_run_gives_the_same_bits_with_any_number_of_workers(small_run, tmp_path):
+    overrides = [*SMALL, f"simulation.folder={tmp_path}", "simulation.workers=1"]
+    assert main(["run", str(ROOT / "configs/quickstart.yaml"), *overrides, "--quiet"]) == 0
+    ends = [read_ledger(f / "ledger.jsonl")[-1] for f in (small_run, tmp_path / "quickstart")]
+    assert ends[0]["adapter_sha256"] == ends[1]["adapter_sha256"]
+
+
+def test_export_proves_itself_and_refuses_to_overwrite(small_run, tmp_path, capsys):
+    out = tmp_path / "adapter"
+    assert main(["export", str(small_run), str(out)]) == 0
+    with safe_open(out / "adapter_model.safetensors", "pt") as file:
+        assert any("experts" in key for key in file.keys())  # noqa: SIM118
+    assert main(["export", str(small_run), str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_generate_streams_an_answer_at_every_tier(small_run, capsys):
+    for tier in ("high", "lowest"):
+        assert (
+            main(
+                [
+                    "generate",
+                    "--run",
+                    str(small_run),
+                    "--tier",
+                    tier,
+                    "--max-new-tokens",
+                    "3",
+                    "hello",
+                ]
+            )
+            == 0
+        )
+    assert main(["generate", "--run", str(small_run), "--tier", "hihg", "hello"]) == 2
+    assert "'high'" in capsys.readouterr().err
+    assert main(["generate", "--top-k", "99", "hello"]) == 2
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_shipped_config_is_valid(name, tmp_path, capsys):
+    if name == "pretrain_mini.yaml":
+        from fedmoe.config.load import load
+        from fedmoe.pretraining.train import Pretrain
+
+        assert load(Pretrain, ROOT / "configs" / name).steps > 0
+        return
+    overrides = ["data.per_domain=20"] if name in ("quickstart.yaml", "home_assistant.yaml") else []
+    if name == "own_rows.yaml":
+        rows = [{"instruction": f"say {i}", "output": str(i)} for i in range(200)]
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        overrides = [f"data.path={tmp_path / 'rows.jsonl'}"]
+    if name == "languages.yaml":
+        overrides = ["data.languages=[en, nl]", "data.per_domain=20", "partition.num_clients=2"]
+    if name == "reasoning.yaml":
+        overrides = ["data.per_task=20"]
+    assert main(["check", str(ROOT / "configs" / name), *overrides]) == 0
+    assert "top_k" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["budget.tiers.high.top_k=9"],
+            "budget.tiers.high.top_k: 9 is over the model's top_k of 4",
+        ),
+        (["adapter.rank=0"], "adapter.rank"),
+        (["partition.num_clients=0"], "partition.num_clients"),
+        (["model.path=nowhere"], "'nowhere'"),
+        (["agregation.name=flame"], "did you mean aggregation"),
+        (["data.name=files", "data.path=none.jsonl"], "none.jsonl: no such file"),
+        (["partition.name=shards", "partition.num_clients=100000"], "100000"),
+    ],
+)
+def test_a_users_mistake_is_explained_with_exit_code_2(overrides, expected, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["check", str(ROOT / "configs/quickstart.yaml"), *overrides]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "Traceback" not in error
+
+
+def test_an_interrupted_run_leaves_a_readable_folder(tmp_path):
+    small = [o for o in SMALL if not o.startswith("rounds")]
+    command = [
+        sys.executable,
+        "-m",
+        "simulations.cli",
+        "run",
+        str(ROOT / "configs/quickstart.yaml"),
+    ]
+    command += [*small, "rounds=500", f"simulation.folder={tmp_path}"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"}, start_new_session=True,
+    )  # fmt: skip
+    folder = tmp_path / "quickstart"
+    deadline = time.monotonic() + 240
+    while not (folder / "adapter-last.safetensors").exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, shlex.join(command)
+        time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert "interrupted" in (folder / "report.html").read_text().lower()
+    assert main(["generate", "--run", str(folder), "--max-new-tokens", "2", "hello"]) == 0
