@@ -127,6 +127,10 @@ class Recorder:
             "adapter_sha256": state.adapter.digest(),
         })  # fmt: skip
 
+    def close(self) -> None:
+        """Close the ledger."""
+        self.ledger.close()
+
     def _opening(self) -> dict:
         e, prepared = self.prepared.experiment, self.prepared
         tiers = {

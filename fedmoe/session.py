@@ -87,6 +87,7 @@ def run(experiment: Experiment, display: Display, hire: Callable[[Prepared], Cre
         raise
     finally:
         crew.close()
+        recorder.close()
     write_report(folder)
     return folder
 

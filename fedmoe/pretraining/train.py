@@ -33,6 +33,8 @@ from fedmoe.seeds import derive
 CHECKPOINT_SECONDS = 300
 LOG_STEPS = 50
 VALIDATION_STEPS = 250
+PATHS = ("sources", "work", "out")
+"""Settings that are of this machine and not of the model."""
 
 
 @section
@@ -197,13 +199,16 @@ class Trainer:
         out = self.model.model(batch[:, :-1], output_router_logits=True, use_cache=False)
         hidden = out.last_hidden_state.flatten(0, 1)
         logits = out.router_logits
-        balance = load_balancing_loss_func(logits, shape.num_experts, shape.top_k)
+        # One layer at a time: given all layers at once, transformers 5.23 balances their sum, and
+        # an expert may die in one layer as long as its namesake in another works twice as hard.
+        per_layer = [load_balancing_loss_func((x,), shape.num_experts, shape.top_k) for x in logits]
+        balance = torch.stack([torch.as_tensor(x) for x in per_layer]).mean()
         z = torch.stack([x.logsumexp(-1).square().mean() for x in logits]).mean()
         return {
             "loss": F.linear_cross_entropy(
                 hidden, self.model.lm_head.weight, batch[:, 1:].flatten()
             ),
-            "load_balance": torch.as_tensor(recipe.load_balance * balance),
+            "load_balance": recipe.load_balance * balance,
             "router_z": recipe.router_z * z,
         }
 
@@ -266,7 +271,7 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.parameters),
             "tokens_seen": self.step * recipe.batch_size * recipe.block,
             "seconds": round(self.seconds),
-            "recipe": asdict(recipe),
+            "recipe": {k: v for k, v in asdict(recipe).items() if k not in PATHS},
             "sources": json.loads((self.work / "sources.json").read_text()),
         }
         self.model.bfloat16().save_pretrained(out)

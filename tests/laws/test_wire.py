@@ -87,11 +87,9 @@ def test_an_update_arrives_to_the_bit(before, after, seconds, peak_bytes, exampl
     assert same(unpack_update(pack_update(update), LAYOUT, task_of()), update)
 
 
-def test_the_size_of_a_message_is_that_of_its_values():
-    message = pack_update(update_of())
+def test_a_buffer_has_the_size_of_its_values():
     size = 4 * LAYOUT.size + 4 * LAYERS + 8 * LAYERS * EXPERTS
-    assert len(message.buffer) == size
-    assert message.num_bytes == size + len(message.scalars.encode())
+    assert len(pack_update(update_of()).buffer) == size
 
 
 @pytest.mark.parametrize(
@@ -133,8 +131,8 @@ def damaged(value):
 COUNTS = [[7, 2, 4, 1], [7, 7, 0, 0]]
 WRAPS = [[2**63 - 1, 2**63 - 1, 2, 14], COUNTS[1]]  # sums to 14 in 64 bits
 REFUSED = [
-    ({"round": 4}, "round 4; the task was for 3"),
-    ({"client": 6}, "client 6; the task was for 5"),
+    ({"round": 4}, "round 4; .* 3$"),
+    ({"client": 6}, "client 6; .* 5$"),
     ({"tier": "high"}, "tier 'high'"),
     ({"top_k": 1}, "top_k 1"),
     (damaged(math.nan), "delta has a value of nan"),
@@ -148,8 +146,7 @@ REFUSED = [
     ({"counts": torch.tensor([COUNTS[0], [7, 7, 1, 0]])}, r"\[14, 15\]"),
     ({"counts": torch.tensor([[8, 4, 1, 1], COUNTS[1]])}, "7 tokens can reach an expert"),
     ({"counts": torch.tensor(WRAPS)}, "7 tokens can reach an expert"),
-    ({"examples": 0}, "0 examples"),
-    ({"tokens": 0}, "0 tokens"),
+    ({"examples": 0, "tokens": 0}, "0 examples, 0 tokens"),
     ({"steps": -1}, "-1 steps"),
     ({"examples": 2**41}, "not believable"),
     ({"steps": 10**100}, "not believable"),
@@ -178,8 +175,7 @@ def with_scalars(message, **changes):
 ILL_TYPED = [
     ("round", True), ("client", 5.0), ("client", "5"), ("tier", 3), ("top_k", None),
     ("examples", False), ("tokens", [7]), ("steps", 1e3), ("peak_bytes", {}), ("seconds", "1"),
-    ("loss_before", True), ("loss_before", None), ("loss_after", math.nan), ("seconds", math.inf),
-    ("seconds", 10**400),
+    ("loss_before", None), ("loss_after", math.nan), ("seconds", math.inf), ("seconds", 10**400),
 ]  # fmt: skip
 
 
@@ -208,7 +204,8 @@ def test_scalars_that_are_no_json_object_are_refused(text):
     ("change", "reason"),
     [
         ({"top_k": -1}, "top_k is -1; expected 1 to 4"), ({"top_k": 0}, "top_k is 0"),
-        ({"top_k": EXPERTS + 1}, "top_k is 5"), ({"adapter": damaged(math.nan)["delta"]}, "not finite"),
+        ({"top_k": EXPERTS + 1}, "top_k is 5"),
+        ({"adapter": damaged(math.nan)["delta"]}, "not finite"),
         ({"rescaler": torch.tensor([1.0, math.inf])}, "not finite"),
     ],
 )  # fmt: skip
@@ -243,11 +240,9 @@ def test_random_bytes_raise_nothing_but_a_wire_error(scalars, buffer):
 
 
 def test_a_buffer_is_copied_out_of_the_message():
-    """The tensors can be written to, and the message stays as it came."""
     message = pack_task(task_of())
-    before = bytes(message.buffer)
     unpack_task(message, LAYOUT).adapter.flat.zero_()
-    assert message.buffer == before
+    assert message == pack_task(task_of())
 
 
 def test_an_adapter_of_another_size_is_refused():

@@ -196,5 +196,5 @@ def test_no_updates_are_refused(strategy):
 def test_weights_that_are_none_are_refused(weights):
     counts = torch.ones(LAYERS, EXPERTS, dtype=torch.int64)
     update = update_of(3, 1, 3, counts, torch.zeros(LAYOUT.size))
-    with pytest.raises(AggregationError, match="client 3 has a weight"):
+    with pytest.raises(AggregationError, match="client 3 has "):
         weighted_mean(update.delta, [update], lambda _: weights)

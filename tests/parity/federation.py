@@ -36,6 +36,8 @@ class Federation:
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Ray's default is 15: beside anything else that computes, its workers would starve.
+            "RAY_worker_niceness": "0",
             "OMP_NUM_THREADS": "1",
         }
 
@@ -48,6 +50,7 @@ class Federation:
                 start_new_session=True,
             )  # fmt: skip
         self.started.append(process)
+        return process
 
     def superlink(self, *options, seconds):
         """A SuperLink on loopback that `flwr run` finds under the name `loopback`.
@@ -71,15 +74,15 @@ class Federation:
         runs = self.folder / "runs"
         run_config |= {"config": f'"{config}"', "overrides": f'"simulation.folder={runs}"'}
         text = " ".join(f"{key}={value}" for key, value in run_config.items())
-        done = subprocess.run(
-            ["flwr", "run", PROJECT, "loopback", "--stream", "--run-config", text, *options],
-            cwd=self.neutral, env=self.environment, timeout=seconds, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        process = self.start(
+            "flwr", "run", PROJECT, "loopback", "--stream", "--run-config", text, *options
+        )
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
         ledgers = list(runs.glob("*/ledger.jsonl"))
-        assert len(ledgers) == 1, done.stdout + self.log("flower-superlink")
+        assert len(ledgers) == 1, self.log("flwr") + self.log("flower-superlink")
         records = read_ledger(ledgers[0])
-        assert records[-1]["kind"] == "end", done.stdout + self.log("flower-superlink")
+        assert records[-1]["kind"] == "end", self.log("flwr") + self.log("flower-superlink")
         return records
 
     def log(self, command):
