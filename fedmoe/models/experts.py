@@ -70,20 +70,20 @@ class SparseExperts(torch.autograd.Function):
         ctx: Any, x: Tensor, weights: Tensor, w1: Tensor, w2: Tensor, a1: Tensor, b1: Tensor,
         a2: Tensor, b2: Tensor, scale: float, routing: Routing, act: nn.Module,
     ) -> Tensor:  # fmt: skip
-        rows, rank = len(routing.token), a1.shape[1]
-        row_weight = weights.reshape(-1)[routing.slot].unsqueeze(1)
+        token, rows, rank = routing.token, len(routing.token), a1.shape[1]
+        xs = x[token]
         gate_up = x.new_empty(rows, w1.shape[1])
-        low1, low2 = x.new_empty(rows, rank), x.new_empty(rows, rank)
-        out = torch.zeros_like(x)
+        low1, low2, y = x.new_empty(rows, rank), x.new_empty(rows, rank), torch.empty_like(xs)
         for e, part in routing.segments():
-            xs = x[routing.token[part]]
-            torch.mm(xs, a1[e].T, out=low1[part])
-            gu = torch.mm(xs, w1[e].T, out=gate_up[part])
-            gate, up = gu.addmm_(low1[part], b1[e].T, alpha=scale).chunk(2, dim=-1)
-            h = act(gate) * up  # not in place: an identity returns the saved gate itself
-            torch.mm(h, a2[e].T, out=low2[part])
-            y = torch.mm(h, w2[e].T).addmm_(low2[part], b2[e].T, alpha=scale)
-            out.index_add_(0, routing.token[part], y.mul_(row_weight[part]))
+            torch.mm(xs[part], a1[e].T, out=low1[part])
+            torch.mm(xs[part], w1[e].T, out=gate_up[part]).addmm_(low1[part], b1[e].T, alpha=scale)
+        gate, up = gate_up.chunk(2, dim=-1)
+        h = act(gate) * up  # not in place: an identity returns the saved gate itself
+        for e, part in routing.segments():
+            torch.mm(h[part], a2[e].T, out=low2[part])
+            torch.mm(h[part], w2[e].T, out=y[part]).addmm_(low2[part], b2[e].T, alpha=scale)
+        row_weight = weights.reshape(-1)[routing.slot].unsqueeze(1)
+        out = torch.zeros_like(x).index_add_(0, token, y.mul_(row_weight))
         ctx.save_for_backward(x, weights, w1, w2, a1, b1, a2, b2, gate_up, low1, low2)
         ctx.scale, ctx.routing, ctx.act = scale, routing, act
         return out
@@ -92,32 +92,33 @@ class SparseExperts(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, w1, w2, a1, b1, a2, b2, gate_up, low1, low2 = ctx.saved_tensors
         (grad_out,), s, routing = grads, ctx.scale, ctx.routing
-        row_weight = weights.reshape(-1)[routing.slot].unsqueeze(1)
-        dx, dweights = torch.zeros_like(x), torch.zeros_like(weights)
+        token, row_weight = routing.token, weights.reshape(-1)[routing.slot].unsqueeze(1)
         da1, db1, da2, db2 = (torch.zeros_like(f) for f in (a1, b1, a2, b2))
         dw1 = torch.zeros_like(w1) if ctx.needs_input_grad[2] else None
         dw2 = torch.zeros_like(w2) if ctx.needs_input_grad[3] else None
+        gate, up = gate_up.chunk(2, dim=-1)
+        activated, dact = _activation(ctx.act, gate)
+        h, xs, dy = activated * up, x[token], grad_out[token]
+        dh, dxs, dlow1, dlow2 = (torch.empty_like(t) for t in (h, xs, low1, low2))
         for e, part in routing.segments():
-            token, weight = routing.token[part], row_weight[part]
-            gate, up = gate_up[part].chunk(2, dim=-1)
-            activated, dact = _activation(ctx.act, gate)
-            h, dy = activated * up, grad_out[token]
-            dlow2 = torch.mm(dy, b2[e]).mul_(s)
-            dh = torch.mm(dy, w2[e]).addmm_(dlow2, a2[e])
-            dweights.view(-1)[routing.slot[part]] = (dh * h).sum(-1)
-            dy, dh, dlow2 = dy.mul_(weight), dh.mul_(weight), dlow2.mul_(weight)
-            dgu = torch.cat([dact(dh * up), dh * activated], dim=-1)
-            dlow1 = torch.mm(dgu, b1[e]).mul_(s)
-            xs, dxs = x[token], torch.mm(dgu, w1[e]).addmm_(dlow1, a1[e])
-            torch.mm(dlow1.T, xs, out=da1[e])
-            torch.mm(dgu.T, low1[part] * s, out=db1[e])
-            torch.mm(dlow2.T, h, out=da2[e])
-            torch.mm(dy.T, low2[part] * s, out=db2[e])
+            torch.mm(dy[part], b2[e], out=dlow2[part]).mul_(s)
+            torch.mm(dy[part], w2[e], out=dh[part]).addmm_(dlow2[part], a2[e])
+        dweights = torch.zeros_like(weights)
+        dweights.view(-1)[routing.slot] = (dh * h).sum(-1)
+        dy, dh, dlow2 = dy.mul_(row_weight), dh.mul_(row_weight), dlow2.mul_(row_weight)
+        dgu = torch.cat([dact(dh * up), dh * activated], dim=-1)
+        for e, part in routing.segments():
+            torch.mm(dgu[part], b1[e], out=dlow1[part]).mul_(s)
+            torch.mm(dgu[part], w1[e], out=dxs[part]).addmm_(dlow1[part], a1[e])
+            torch.mm(dlow1[part].T, xs[part], out=da1[e])
+            torch.mm(dgu[part].T, low1[part], out=db1[e]).mul_(s)
+            torch.mm(dlow2[part].T, h[part], out=da2[e])
+            torch.mm(dy[part].T, low2[part], out=db2[e]).mul_(s)
             if dw1 is not None:
-                torch.mm(dgu.T, xs, out=dw1[e])
+                torch.mm(dgu[part].T, xs[part], out=dw1[e])
             if dw2 is not None:
-                torch.mm(dy.T, h, out=dw2[e])
-            dx.index_add_(0, token, dxs)
+                torch.mm(dy[part].T, h[part], out=dw2[e])
+        dx = torch.zeros_like(x).index_add_(0, token, dxs)
         return dx, dweights, dw1, dw2, da1, db1, da2, db2, None, None, None
 
 
