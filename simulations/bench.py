@@ -35,7 +35,7 @@ from fedmoe.models import experts
 OURS = "fedmoe"
 LIBRARIES = ("torch", "transformers", "peft")
 EXAMPLES = """examples:
-  python -m simulations.bench
+  python -m simulations.bench 2>/dev/null      (without the profiler's own chatter)
   python -m simulations.bench --hidden 1024 --experts 64 --width 512 --tokens 2048 --top-k 1 8
   python -m simulations.bench --dtype bfloat16 --repeats 11 --threads 2
 """

@@ -179,7 +179,7 @@ ILL_TYPED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value"), ILL_TYPED)
+@pytest.mark.parametrize(("name", "value"), ILL_TYPED, ids=lambda v: repr(v)[:12])
 def test_a_scalar_of_another_type_is_refused(name, value):
     with pytest.raises(WireError, match=f"^{name} is .*; expected a finite "):
         unpack_update(with_scalars(pack_update(update_of()), **{name: value}), LAYOUT, task_of())
