@@ -108,5 +108,7 @@ def _evaluation_sets(
             raise DataError(f"the dataset has no {split} examples")
         order = numpy_rng(experiment.seed, split).permutation(len(examples))[:most]
         kept, rows = tokenize([examples[i] for i in sorted(order)], tokenizer, experiment.text)
+        if not kept:
+            raise DataError(f"all {split} examples are longer than text.max_length; raise it")
         sets[split] = EvaluationSet(split, kept, rows, experiment.data.score)
     return sets

@@ -120,8 +120,9 @@ class Evaluator:
     def answered(self, task: Task, answer: Update | Failure) -> None: ...
 
     def finished(self, state: ServerState) -> None:
-        every = self.prepared.experiment.evaluation.every
-        if every and state.round % every == 0:
+        e = self.prepared.experiment
+        every = e.evaluation.every
+        if every and (state.round % every == 0 or state.round == e.rounds):
             self.measure(state, "validation")
 
     def measure(self, state: ServerState, split: str) -> None:

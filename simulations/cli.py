@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,6 +117,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from simulations.live import LiveTable
     from simulations.run import run
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a run as Ctrl-C does
     experiment = load_experiment(arguments.config, arguments.overrides)
     folder = run(
         experiment,

@@ -108,6 +108,7 @@ def _inherit(prepared: Prepared) -> None:
     global _inherited
     _inherited = prepared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _call(job: Callable[[Prepared, A], R], argument: A) -> R:

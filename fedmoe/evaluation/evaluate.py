@@ -25,7 +25,7 @@ class EvaluationSettings:
     """When and on how much data scores are measured."""
 
     every: Annotated[int, Field(ge=0)] = 1
-    """Rounds between evaluations on validation data; 0 leaves them out."""
+    """Rounds between evaluations on validation data, the last included; 0 leaves them out."""
     validation_examples: Annotated[int, Field(ge=1)] = 96
     test_examples: Annotated[int, Field(ge=1)] = 400
     """Test examples, drawn once from the seed; used before the first and after the last round."""

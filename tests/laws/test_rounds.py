@@ -13,13 +13,15 @@ from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import Flame
 from fedmoe.budget import Levels, Tier
 from fedmoe.config import Experiment
+from fedmoe.data.examples import Example, Splits
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
-from fedmoe.errors import FedMoEError
+from fedmoe.data.text import TextSettings
+from fedmoe.errors import DataError, FedMoEError
 from fedmoe.models.adapted import AdapterSettings
-from fedmoe.models.build import ModelSettings
+from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.rescaling import LearnedRescaling
-from fedmoe.prepare import prepare
+from fedmoe.prepare import _evaluation_sets, prepare
 from fedmoe.rounds import Member, ServerState, finish_round, plan_round, run_rounds
 from fedmoe.training.settings import Training
 from fedmoe.wire import Failure, Update
@@ -186,6 +188,14 @@ def run(prepared, transport):
 
 def fingerprint(state):
     return state.adapter.digest(), {tier: r.tolist() for tier, r in state.rescalers.items()}
+
+
+def test_a_split_of_which_every_example_is_dropped_is_refused(experiment):
+    text = TextSettings(max_length=8, too_long="drop")
+    long = (Example("word " * 30, "ok", label=""),)
+    tokenizer = load_base(experiment.model)[1]
+    with pytest.raises(DataError, match="all validation examples are longer"):
+        _evaluation_sets(replace(experiment, text=text), Splits(long, long, long), tokenizer)
 
 
 def later_when_earlier(_, number):
