@@ -78,7 +78,7 @@ def tier_costs(run: Run) -> Table:
                 bytes_text(tier.memory_bytes), bytes_text(_largest(done)), seconds_text(seconds),
             ]
         )  # fmt: skip
-    columns = ["tier", "k", "clients", "active parameters", "work per token", "down", "up"]
+    columns = ["tier", "k", "clients", "trainable parameters", "work per token", "down", "up"]
     columns += ["memory, estimated", "memory, measured", "time per round"]
     note = "One client, one round; measured memory is the peak of the process."
     return Table("Cost per tier", columns, rows, note=note)
