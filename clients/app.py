@@ -54,7 +54,7 @@ def carry_out(content: RecordDict, context: Context) -> RecordDict:
         )
     if (own := own_clients(context)) and task.client not in own:
         raise FedMoEError(f"client {task.client} is not one of this node's: {own}")
-    return update_content(wire.pack_update(prepared.train(task)))
+    return update_content(prepared.answer(task))
 
 
 def check_code(content: RecordDict) -> None:

@@ -21,7 +21,7 @@ from fedmoe.models.build import build_model
 from fedmoe.rounds import Member, ServerState
 from fedmoe.seeds import generator, numpy_rng
 from fedmoe.training.client import train_client
-from fedmoe.wire import Task, Update
+from fedmoe.wire import Message, Task, Update, pack_update, unpack_update
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,14 @@ class Prepared:
             self.model, self.rows[task.client], self.tokenizer.pad_token_id, task, e.training,
             e.rounds, e.seed,
         )  # fmt: skip
+
+    def answer(self, task: Task) -> Message:
+        """Carry out a task; the update in the form that crosses a network."""
+        return pack_update(self.train(task))
+
+    def read(self, message: Message, task: Task) -> Update:
+        """The checked update in an answer to `task`; WireError says what is wrong with it."""
+        return unpack_update(message, self.model.layout, task)
 
     def first_state(self) -> ServerState:
         """The state before round 1: an adapter that changes nothing."""

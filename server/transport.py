@@ -14,7 +14,7 @@ from fedmoe.code import code_digest
 from fedmoe.config.load import to_yaml
 from fedmoe.errors import WireError
 from fedmoe.prepare import Prepared
-from fedmoe.wire import Failure, Task, Update, pack_task, unpack_update
+from fedmoe.wire import Failure, Task, Update, pack_task
 from server.messages import read_update, task_content
 from server.nodes import Held, Nodes, deal
 from server.post import Lost, Post
@@ -76,7 +76,7 @@ class GridTransport:
         if isinstance(answer, Lost):
             return Failure(task.round, task.client, answer.reason)
         try:
-            return unpack_update(read_update(answer), self.prepared.model.layout, task)
+            return self.prepared.read(read_update(answer), task)
         except WireError as error:
             return Failure(task.round, task.client, str(error))
 

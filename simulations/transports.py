@@ -12,17 +12,7 @@ from typing import TypeVar
 
 from fedmoe.errors import FedMoEError
 from fedmoe.prepare import Prepared
-from fedmoe.wire import (
-    Failure,
-    Message,
-    Task,
-    Update,
-    check_update,
-    pack_task,
-    pack_update,
-    unpack_task,
-    unpack_update,
-)
+from fedmoe.wire import Failure, Message, Task, Update, pack_task, unpack_task
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -41,7 +31,7 @@ class InProcess:
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
         """One answer per task, in order; see `rounds.Transport`."""
-        return (guarded(self.prepared.train, task) for task in tasks)
+        return (read(self.prepared, answer(self.prepared, t), t) for t in tasks)
 
     def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A]) -> Iterator[R]:
         """`job(prepared, argument)` for each argument, in order."""
@@ -58,17 +48,14 @@ class Pool:
         if not sys.platform.startswith("linux"):
             raise FedMoEError(f"simulation.workers is {workers}; more than 1 needs Linux (fork)")
         self.workers = workers
-        self.layout = prepared.model.layout
+        self.prepared = prepared
         context = multiprocessing.get_context("fork")
         self.executor = ProcessPoolExecutor(workers, context, _inherit, (prepared,))
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
         """One answer per task, in order; see `rounds.Transport`."""
         for task, answer in zip(tasks, self.map(_train, map(pack_task, tasks)), strict=True):
-            if isinstance(answer, Failure):
-                yield answer
-            else:
-                yield unpack_update(answer, self.layout, task)
+            yield read(self.prepared, answer, task)
 
     def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A]) -> Iterator[R]:
         """`job(prepared, argument)` for each argument, in order, at most a few ahead."""
@@ -94,14 +81,22 @@ def make_transport(prepared: Prepared) -> Transport:
     return InProcess(prepared) if workers == 1 else Pool(prepared, workers)
 
 
-def guarded(train: Callable[[Task], Update], task: Task) -> Update | Failure:
-    """The checked update of a task, or why there is none; the round goes on without it."""
+def answer(prepared: Prepared, task: Task) -> Message | Failure:
+    """The packed update of a task, or why there is none; the round goes on without it."""
     try:
-        update = train(task)
-        check_update(update, task)
+        return prepared.answer(task)
     except FedMoEError as error:
         return Failure(task.round, task.client, str(error))
-    return update
+
+
+def read(prepared: Prepared, answer: Message | Failure, task: Task) -> Update | Failure:
+    """The checked update in an answer, or why there is none."""
+    if isinstance(answer, Failure):
+        return answer
+    try:
+        return prepared.read(answer, task)
+    except FedMoEError as error:
+        return Failure(task.round, task.client, str(error))
 
 
 def _inherit(prepared: Prepared) -> None:
@@ -117,6 +112,4 @@ def _call(job: Callable[[Prepared, A], R], argument: A) -> R:
 
 
 def _train(prepared: Prepared, message: Message) -> Message | Failure:
-    """Task in, update out, both in the form that would cross a network."""
-    answer = guarded(prepared.train, unpack_task(message, prepared.model.layout))
-    return answer if isinstance(answer, Failure) else pack_update(answer)
+    return answer(prepared, unpack_task(message, prepared.model.layout))
