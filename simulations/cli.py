@@ -1,4 +1,4 @@
-"""The command line: `fedmoe run | check | schema | pretrain | generate | export`."""
+"""The command line: `fedmoe run | check | schema | pretrain | generate | export | bench`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ GENERATE_EXAMPLES = """\
   fedmoe generate --run runs/quickstart 'turn on the kitchen lights'
   fedmoe generate --run runs/quickstart --tier lowest 'set a timer for 5 minutes'
   fedmoe generate --model mini --top-k 2 'what is a garden?'"""
+BENCH_EXAMPLES = """\
+  fedmoe bench                        (all; half an hour)
+  fedmoe bench layer --threads 2
+  fedmoe bench --quick                (small sizes, to see that everything runs)"""
 EXPORT_EXAMPLES = "  fedmoe export runs/quickstart my-adapter"
 OVERRIDES = (
     "settings that replace the file's, as dotted paths: rounds=5 training.learning_rate=1e-3"
@@ -62,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         (_pretrain, "pretrain", "pretrain a small base model", PRETRAIN_EXAMPLES, _with_config),
         (_generate, "generate", "answer prompts", GENERATE_EXAMPLES, _generate_arguments),
         (_export, "export", "write an adapter for PEFT", EXPORT_EXAMPLES, _export_arguments),
+        (_bench, "bench", "measure speed and memory as ratios", BENCH_EXAMPLES, _bench_arguments),
     ):  # fmt: skip
         sub = commands.add_parser(
             name, help=summary, description=f"{command.__doc__}", epilog=f"examples:\n{examples}",
@@ -100,6 +105,19 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("out", type=Path, help="the folder to make")
     _with_which(parser)
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    from simulations.bench import BENCHMARKS
+
+    names = ", ".join(BENCHMARKS)
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help=f"which benchmarks (default: all): {names}")
+    add("--repeats", type=int, default=5, help="turns of a median, at least 5 (default: 5)")
+    add("--threads", type=int, default=1, help="threads of torch (default: 1)")
+    add("--quick", action="store_true", help="small sizes: the ratios decide nothing")
+    add("--json", action="store_true", help="print one JSON line per figure")
+    add("--plots", type=Path, help="folder for the scaling curves as PNG")
 
 
 def _with_which(parser: argparse.ArgumentParser) -> None:
@@ -181,6 +199,25 @@ def _export(arguments: argparse.Namespace) -> None:
 
     difference = SavedRun.open(arguments.run, arguments.which).export(arguments.out)
     print(f"{arguments.out}: PEFT's logits agree within {difference:.1e}")
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    """Measure speed and memory as ratios, each in turns within one process."""
+    from rich.console import Console
+
+    from simulations.bench import BENCHMARKS
+    from simulations.bench.command import bench
+    from simulations.bench.measure import Options
+
+    if unknown := [name for name in arguments.names if name not in BENCHMARKS]:
+        raise FedMoEError(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    if arguments.repeats < 5 or arguments.threads < 1:
+        raise FedMoEError(
+            f"--repeats is {arguments.repeats}, --threads {arguments.threads}; expected at least "
+            "5 (a median of fewer says little) and 1"
+        )
+    options = Options(arguments.repeats, arguments.threads, arguments.quick, arguments.plots)
+    bench(arguments.names, options, Console(), arguments.json)
 
 
 if __name__ == "__main__":

@@ -42,8 +42,10 @@ class LoRALinear(nn.Module):
         self.base, self.A, self.B, self.scale = base, nn.Parameter(A), nn.Parameter(B), scale
 
     def forward(self, x: Tensor) -> Tensor:
-        low = nn.functional.linear(x, self.A.to(x.dtype))
-        return self.base(x) + nn.functional.linear(low, self.B.to(x.dtype)) * self.scale
+        rows = x.flatten(0, -2)
+        low = rows @ self.A.to(x.dtype).T
+        out = torch.addmm(self.base(rows), low, self.B.to(x.dtype).T, alpha=self.scale)
+        return out.view(*x.shape[:-1], -1)
 
 
 class Shift(nn.Module):
@@ -106,6 +108,11 @@ class AdaptedModel:
         for i, state in enumerate(self.states):
             state.rescaler = leaf[i]
         return leaf
+
+    def set_recompute(self, recompute: bool) -> None:
+        """Whether backward computes the experts' activations again rather than keep them."""
+        for state in self.states:
+            state.recompute = recompute
 
     def check_top_ks(self, top_ks: set[int]) -> None:
         """Refuse to go on when the model's routers do not honour one of these `top_k`.

@@ -8,14 +8,15 @@ routed row, an expert without tokens costs nothing, and frozen weights get no gr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers.integrations.moe import ExpertsInterface
+
+from fedmoe.models.routed import Block, Routing, blocks, can_group, route
 
 IMPLEMENTATION = "fedmoe"
 STATE = "fedmoe_state"
@@ -31,27 +32,49 @@ class ExpertLoRA(NamedTuple):
     scale: float
 
 
-class Routing(NamedTuple):
-    """Routed rows of one layer by expert: those of expert `e` are `bounds[e]:bounds[e + 1]`."""
+class Adapted(NamedTuple):
+    """Stacked frozen weights with LoRA: expert e computes `(W_e + s B_e A_e) x`; rank 0 is none."""
 
-    token: Tensor  # (rows,) the token each row came from
-    slot: Tensor  # (rows,) its position in the flattened (tokens, top_k) choice
-    bounds: list[int]  # experts + 1
+    w: Tensor  # (experts, out, in)
+    a: Tensor  # (experts, rank, in)
+    b: Tensor  # (experts, out, rank)
+    scale: float
 
-    def segments(self) -> Iterator[tuple[int, slice]]:
-        """(expert, its rows) for every expert that has rows."""
-        for e, (start, end) in enumerate(pairwise(self.bounds)):
-            if end > start:
-                yield e, slice(start, end)
+    def forward(self, x: Tensor, block: Block) -> tuple[Tensor, Tensor]:
+        """`A x` (rows, rank) and the output (rows, out)."""
+        y = block.mm(x, self.w.mT)
+        if not self.a.shape[1]:
+            return x.new_empty(len(x), 0), y
+        low = block.mm(x, self.a.mT)
+        block.addmm_(y, low, self.b.mT, self.scale)
+        return low, y
+
+    def backward(self, dy: Tensor, block: Block) -> tuple[Tensor, Tensor]:
+        """The gradients of `A x` and of `x`."""
+        dx = block.mm(dy, self.w)
+        if not self.a.shape[1]:
+            return dy.new_empty(len(dy), 0), dx
+        dlow = block.mm(dy, self.b).mul_(self.scale)
+        block.addmm_(dx, dlow, self.a, 1.0)
+        return dlow, dx
+
+    def collect(
+        self, into: Gradients, x: Tensor, low: Tensor, dy: Tensor, dlow: Tensor, block: Block
+    ) -> None:
+        """Write the block's part of the gradients of `W`, where wanted, `A` and `B`."""
+        if into.w is not None:
+            block.outer(dy, x, into.w)
+        if self.a.shape[1]:
+            block.outer(dlow, x, into.a)
+            block.outer(dy, low * self.scale, into.b)
 
 
-def route(index: Tensor, num_experts: int) -> Routing:
-    """Group the chosen (token, slot) pairs by expert; the index `num_experts` means "no expert"."""
-    choice = index.reshape(-1)
-    order = choice.argsort(stable=True)
-    ends = torch.bincount(choice, minlength=num_experts + 1)[:num_experts].cumsum(0).tolist()
-    slot = order[: ends[-1]]
-    return Routing(slot // index.shape[-1], slot, [0, *ends])
+class Gradients(NamedTuple):
+    """Buffers for the gradients of one `Adapted`; experts without rows stay zero."""
+
+    w: Tensor | None
+    a: Tensor
+    b: Tensor
 
 
 class SparseExperts(torch.autograd.Function):
@@ -60,66 +83,86 @@ class SparseExperts(torch.autograd.Function):
     For a token x and its chosen expert j with router weight w_j (s is the LoRA scale):
     `[g; u] = W1_j x + s B1_j A1_j x`, `h = act(g) * u`, `y = sum_j w_j (W2_j h + s B2_j A2_j h)`.
 
-    Saved for backward: the layer's input, the routing, `[g; u]` and two (rows, rank) products.
-    The gradient of `w_j` needs no saved output: it is `<(W2_j + s B2_j A2_j)^T dL/dy, h>`.
-    Factors of rank 0 stand for "no LoRA".
+    Saved for backward: the layer's input, the routing, `[g; u]` and two (rows, rank) products; with
+    `recompute` only the first two. The gradient of `w_j` needs no saved output: it is
+    `<(W2_j + s B2_j A2_j)^T dL/dy, h>`.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weights: Tensor, w1: Tensor, w2: Tensor, a1: Tensor, b1: Tensor,
         a2: Tensor, b2: Tensor, scale: float, routing: Routing, act: nn.Module,
+        recompute: bool = False,
     ) -> Tensor:  # fmt: skip
-        token, rows, rank = routing.token, len(routing.token), a1.shape[1]
-        xs = x[token]
-        gate_up = x.new_empty(rows, w1.shape[1])
-        low1, low2, y = x.new_empty(rows, rank), x.new_empty(rows, rank), torch.empty_like(xs)
-        for e, part in routing.segments():
-            torch.mm(xs[part], a1[e].T, out=low1[part])
-            torch.mm(xs[part], w1[e].T, out=gate_up[part]).addmm_(low1[part], b1[e].T, alpha=scale)
-        gate, up = gate_up.chunk(2, dim=-1)
-        h = act(gate) * up  # not in place: an identity returns the saved gate itself
-        for e, part in routing.segments():
-            torch.mm(h[part], a2[e].T, out=low2[part])
-            torch.mm(h[part], w2[e].T, out=y[part]).addmm_(low2[part], b2[e].T, alpha=scale)
-        row_weight = weights.reshape(-1)[routing.slot].unsqueeze(1)
-        out = torch.zeros_like(x).index_add_(0, token, y.mul_(row_weight))
-        ctx.save_for_backward(x, weights, w1, w2, a1, b1, a2, b2, gate_up, low1, low2)
-        ctx.scale, ctx.routing, ctx.act = scale, routing, act
+        first, second = Adapted(w1, a1, b1, scale), Adapted(w2, a2, b2, scale)
+        grouped = can_group(x, w1.shape[2], w2.shape[2], *([a1.shape[1]] if a1.shape[1] else []))
+        out, saved, parts = torch.zeros_like(x), [], list(blocks(routing, grouped))
+        for block in parts:
+            low1, gate_up = first.forward(x[block.token], block)
+            gate, up = gate_up.chunk(2, dim=-1)
+            low2, y = second.forward(act(gate) * up, block)
+            _combine(out, y.mul_(_row_weights(weights, block)), block, weights.shape[1])
+            saved += [] if recompute else [low1, gate_up, low2]
+        ctx.save_for_backward(x, weights, w1, w2, a1, b1, a2, b2, *saved)
+        ctx.scale, ctx.parts, ctx.act = scale, parts, act
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weights, w1, w2, a1, b1, a2, b2, gate_up, low1, low2 = ctx.saved_tensors
-        (grad_out,), s, routing = grads, ctx.scale, ctx.routing
-        token, row_weight = routing.token, weights.reshape(-1)[routing.slot].unsqueeze(1)
-        da1, db1, da2, db2 = (torch.zeros_like(f) for f in (a1, b1, a2, b2))
-        dw1 = torch.zeros_like(w1) if ctx.needs_input_grad[2] else None
-        dw2 = torch.zeros_like(w2) if ctx.needs_input_grad[3] else None
-        gate, up = gate_up.chunk(2, dim=-1)
-        activated, dact = _activation(ctx.act, gate)
-        h, xs, dy = activated * up, x[token], grad_out[token]
-        dh, dxs, dlow1, dlow2 = (torch.empty_like(t) for t in (h, xs, low1, low2))
-        for e, part in routing.segments():
-            torch.mm(dy[part], b2[e], out=dlow2[part]).mul_(s)
-            torch.mm(dy[part], w2[e], out=dh[part]).addmm_(dlow2[part], a2[e])
-        dweights = torch.zeros_like(weights)
-        dweights.view(-1)[routing.slot] = (dh * h).sum(-1)
-        dy, dh, dlow2 = dy.mul_(row_weight), dh.mul_(row_weight), dlow2.mul_(row_weight)
-        dgu = torch.cat([dact(dh * up), dh * activated], dim=-1)
-        for e, part in routing.segments():
-            torch.mm(dgu[part], b1[e], out=dlow1[part]).mul_(s)
-            torch.mm(dgu[part], w1[e], out=dxs[part]).addmm_(dlow1[part], a1[e])
-            torch.mm(dlow1[part].T, xs[part], out=da1[e])
-            torch.mm(dgu[part].T, low1[part], out=db1[e]).mul_(s)
-            torch.mm(dlow2[part].T, h[part], out=da2[e])
-            torch.mm(dy[part].T, low2[part], out=db2[e]).mul_(s)
-            if dw1 is not None:
-                torch.mm(dgu[part].T, xs[part], out=dw1[e])
-            if dw2 is not None:
-                torch.mm(dy[part].T, h[part], out=dw2[e])
-        dx = torch.zeros_like(x).index_add_(0, token, dxs)
-        return dx, dweights, dw1, dw2, da1, db1, da2, db2, None, None, None
+        x, weights, w1, w2, a1, b1, a2, b2, *saved = ctx.saved_tensors
+        first, second = Adapted(w1, a1, b1, ctx.scale), Adapted(w2, a2, b2, ctx.scale)
+        into1, into2 = (
+            _buffers(first, ctx.needs_input_grad[2]),
+            _buffers(second, ctx.needs_input_grad[3]),
+        )
+        dx, dweights = torch.zeros_like(x), torch.zeros_like(weights)
+        for i, block in enumerate(ctx.parts):
+            xs, row_weight = x[block.token], _row_weights(weights, block)
+            kept = saved[3 * i : 3 * i + 3]
+            low1, gate_up = kept[:2] if kept else first.forward(xs, block)
+            gate, up = gate_up.chunk(2, dim=-1)
+            activated, dact = _activation(ctx.act, gate)
+            h, dy = activated * up, grads[0][block.token]
+            low2 = kept[2] if kept else block.mm(h, a2.mT)
+            dlow2, dh = second.backward(dy, block)
+            dweights.view(-1)[block.slot] = (dh * h).sum(-1)
+            second.collect(into2, h, low2, dy.mul_(row_weight), dlow2.mul_(row_weight), block)
+            dh.mul_(row_weight)
+            dgu = torch.cat([dact(dh * up), dh.mul_(activated)], dim=-1)
+            dlow1, dxs = first.backward(dgu, block)
+            first.collect(into1, xs, low1, dgu, dlow1, block)
+            _combine(dx, dxs, block, weights.shape[1])
+        return dx, dweights, into1.w, into2.w, into1.a, into1.b, into2.a, into2.b, *[None] * 4
+
+
+def _buffers(adapted: Adapted, trained: bool) -> Gradients:
+    a, b = torch.zeros_like(adapted.a), torch.zeros_like(adapted.b)
+    return Gradients(torch.zeros_like(adapted.w) if trained else None, a, b)
+
+
+def _row_weights(weights: Tensor, block: Block) -> Tensor:
+    """The router's weight of each row, (rows, 1)."""
+    return weights.reshape(-1)[block.slot].unsqueeze(1)
+
+
+def add_rows(out: Tensor, rows: Tensor, block: Block) -> None:
+    """Add rows to their tokens, expert by expert."""
+    out.index_add_(0, block.token, rows)
+
+
+def add_slots(out: Tensor, rows: Tensor, block: Block, top_k: int) -> None:
+    """The same where `index_add_` adds in any order (CUDA): each slot has a place of its own."""
+    slots = rows.new_zeros(len(out) * top_k, out.shape[1])
+    slots[block.slot] = rows
+    out.add_(slots.view(len(out), top_k, -1).sum(1))
+
+
+def _combine(out: Tensor, rows: Tensor, block: Block, top_k: int) -> None:
+    """Add rows to their tokens, to the same bits in every call."""
+    if out.is_cuda:
+        add_slots(out, rows, block, top_k)
+    else:
+        add_rows(out, rows, block)
 
 
 def _activation(act: nn.Module, gate: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -141,6 +184,8 @@ class ExpertState:
     """bool (tokens,): False marks padding, which reaches no expert and is not counted."""
     counts: Tensor | None = None
     """int64 (experts,): routed tokens so far; None switches counting off."""
+    recompute: bool = False
+    """Compute activations again in backward rather than keep them."""
 
 
 def no_lora(gate_up: Tensor, down: Tensor) -> ExpertLoRA:
@@ -158,11 +203,12 @@ def experts_forward(module: nn.Module, hidden: Tensor, index: Tensor, weights: T
         index = index.masked_fill(~state.valid.unsqueeze(1), num_experts)
     routing = route(index, num_experts)
     if state.counts is not None:
-        state.counts += torch.tensor(routing.bounds).diff()
+        state.counts += routing.counts
     lora = state.lora or no_lora(module.gate_up_proj, module.down_proj)  # pyright: ignore
     out = SparseExperts.apply(
         hidden, weights.to(hidden.dtype), module.gate_up_proj, module.down_proj,
         *(factor.to(hidden.dtype) for factor in lora[:4]), lora.scale, routing, module.act_fn,
+        state.recompute,
     )  # fmt: skip
     assert isinstance(out, Tensor)
     return out if state.rescaler is None else out * state.rescaler.to(out.dtype)

@@ -6,7 +6,6 @@ batches come from the round's own random stream, and nothing is kept between rou
 
 from __future__ import annotations
 
-import math
 import resource
 import time
 from collections.abc import Iterator, Sequence
@@ -40,6 +39,7 @@ def train_client(
     started = time.monotonic()
     model.load(task.adapter)
     model.set_budget(task.top_k, task.rescaler)
+    model.set_recompute(settings.recompute)
     probe = rows[:: -(-len(rows) // settings.probe_examples)]
     loss_before = mean_loss(model, probe, settings.batch_size, pad)
     rng = numpy_rng(seed, "round", task.round, "client", task.client)
@@ -94,7 +94,7 @@ def _optimise(
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         tokens += _accumulate(model, list(islice(batches, settings.accumulation)))
-        _clip([model.grad], settings.clip_norm)
+        _clip(model.grad, settings.clip_norm)
         optimizer.step()
         model.grad.zero_()
         if rescaler is not None:
@@ -110,11 +110,10 @@ def _accumulate(model: AdaptedModel, batches: list[Batch]) -> int:
     return sum(batch.num_tokens for batch in batches)
 
 
-def _clip(grads: list[Tensor], largest: float) -> None:
-    norm = math.sqrt(sum(g.square().sum(dtype=torch.float64).item() for g in grads))
+def _clip(grad: Tensor, largest: float) -> None:
+    norm = torch.linalg.vector_norm(grad, dtype=torch.float64).item()
     if norm > largest:
-        for g in grads:
-            g.mul_(largest / norm)
+        grad.mul_(largest / norm)
 
 
 def peak_bytes() -> int:

@@ -1,131 +1,183 @@
-"""`python -m simulations.bench`: one client step of a sparse layer, ours against PEFT's.
+"""One client step of a sparse layer, ours against PEFT's and against no LoRA at all.
 
 A step is forward and backward through one OLMoE block whose experts carry LoRA; base weights are
-frozen. All variants run interleaved in this process on the same tokens and weights, so a busy
-machine slows all alike: read the ratios. Memory is the peak of live tensors above the weights, from
-torch's profiler.
+frozen. All variants run in turns on the same tokens and weights. Memory is the peak of live tensors
+above the weights, from torch's profiler.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
-import statistics
-import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import OlmoeConfig
 from transformers.models.olmoe.modeling_olmoe import OlmoeSparseMoeBlock
 
 from fedmoe.models import experts
+from simulations.bench.measure import Options, Row, at_least, at_most, in_turns, named, ratio
 
-OURS = "fedmoe"
-LIBRARIES = ("torch", "transformers", "peft")
-EXAMPLES = """examples:
-  python -m simulations.bench 2>/dev/null      (without the profiler's own chatter)
-  python -m simulations.bench --hidden 1024 --experts 64 --width 512 --tokens 2048 --top-k 1 8
-  python -m simulations.bench --dtype bfloat16 --repeats 11 --threads 2
-"""
+OURS, BARE = "fedmoe", "fedmoe, no LoRA"
+PEERS = {"eager": "PEFT on eager experts", "grouped_mm": "PEFT on grouped_mm experts"}
+NO_LORA = "grouped_mm, no LoRA"
+PRODUCTS = "necessary products"
 
 
 @dataclass(frozen=True)
 class Size:
     """The layer that is measured."""
 
-    hidden: int
-    experts: int
-    width: int
-    rank: int
-    dtype: torch.dtype
+    hidden: int = 1024
+    experts: int = 64
+    width: int = 512
+    rank: int = 16
+    dtype: torch.dtype = torch.float32
 
 
-@dataclass(frozen=True)
-class Figures:
-    """One variant at one `top_k`."""
-
-    seconds: float
-    """Median of the repeats."""
-    peak_bytes: int
-    """Tensors alive at the worst moment of a step, beyond weights and input."""
-
-
-def main() -> None:
-    """Print the table that the arguments ask for."""
-    arguments = parse(sys.argv[1:])
-    torch.set_num_threads(arguments.threads)
-    dtype = getattr(torch, arguments.dtype)
-    size = Size(arguments.hidden, arguments.experts, arguments.width, arguments.rank, dtype)
-    console = Console()
-    variants = make_variants(size)
-    console.print(
-        f"hidden {size.hidden}, {size.experts} experts of width {size.width}, rank {size.rank}, "
-        f"{arguments.dtype}, {arguments.tokens} tokens, {torch.get_num_threads()} thread(s); "
-        f"median of {arguments.repeats}; " + ", ".join(f"{n} {version(n)}" for n in LIBRARIES)
-    )
-    x = torch.randn(arguments.tokens, size.hidden, generator=torch.Generator().manual_seed(1))
-    table = new_table(list(variants))
-    for top_k in arguments.top_k:
-        add_rows(table, top_k, measure(variants, x.to(dtype), top_k, arguments.repeats))
-    console.print(table)
-
-
-def parse(words: list[str]) -> argparse.Namespace:
-    """The command line, or an end with its faults."""
-    parser = argparse.ArgumentParser(
-        prog="python -m simulations.bench", description=__doc__, epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    add = parser.add_argument
-    add("--hidden", type=int, default=512, help="width of the model (default: %(default)s)")
-    add("--experts", type=int, default=32, help="experts in the layer (default: %(default)s)")
-    add("--width", type=int, default=256, help="inner width of an expert (default: %(default)s)")
-    add("--rank", type=int, default=16, help="LoRA rank (default: %(default)s)")
-    add("--tokens", type=int, default=512, help="tokens in a step (default: %(default)s)")
-    add("--top-k", type=int, nargs="+", default=[1, 4], help="budgets (default: 1 4)")
-    add("--repeats", type=int, default=5, help="steps of each variant, at least 5 (default: 5)")
-    add("--threads", type=int, default=1, help="threads of torch (default: %(default)s)")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="type of the base")
-    arguments = parser.parse_args(words)
-    if arguments.repeats < 5:
-        parser.error(f"--repeats is {arguments.repeats}; a median of fewer than 5 says little")
-    if not all(1 <= k <= arguments.experts for k in arguments.top_k):
-        parser.error(f"--top-k is {arguments.top_k}; expected 1 to {arguments.experts} experts")
-    return arguments
-
-
-def make_variants(size: Size) -> dict[str, OlmoeSparseMoeBlock]:
-    """The same layer with the same LoRA values, once for every way to compute it."""
-    experts.register()
-    config = OlmoeConfig(
-        hidden_size=size.hidden, num_experts=size.experts, intermediate_size=size.width
-    )
+def rows(options: Options) -> Iterator[Row]:
+    """The expert path's lines of the table."""
+    size = Size(64, 8, 32, 8) if options.quick else Size()
+    few, many, most = (32, 64, 128) if options.quick else (512, 2048, 8192)
     with torch.random.fork_rng():
         torch.manual_seed(0)
+        layer = Layer(size)
+        yield from against_peft(layer, options, few, many)
+        yield from against_products(layer, options, many)
+        yield from by_budget(layer, options, many, most)
+        yield from memory(layer, many)
+        yield from in_bf16(layer, options, many)
+
+
+def against_peft(layer: Layer, options: Options, few: int, many: int) -> Iterator[Row]:
+    """Step times against PEFT's own wrapper, and against the layer without LoRA."""
+    for tokens, top_k, peers in (
+        (few, 1, ("eager", "grouped_mm")), (few, 2, ("grouped_mm",)), (few, 8, ("grouped_mm",)),
+        (many, 1, ("grouped_mm",)), (many, 8, ("grouped_mm",)), (2 * many, 8, ("grouped_mm",)),
+    ):  # fmt: skip
+        steps = layer.steps(tokens, top_k, [OURS, BARE, NO_LORA, *(PEERS[p] for p in peers)])
+        seconds = in_turns(steps, options.repeats)
+        setting = f"{tokens} tokens, k = {top_k}"
+        for peer in peers:
+            bar = 20.0 if peer == "eager" else 4.0 if top_k <= 2 else 2.0
+            value = ratio(seconds[PEERS[peer]], seconds[OURS])
+            yield Row(
+                f"layer step, {PEERS[peer]}", setting, note=named("peft"), **at_least(value, bar)
+            )
+        for bare in (BARE, NO_LORA):
+            value = ratio(seconds[OURS], seconds[bare])
+            yield Row(f"layer step against {bare}", setting, **at_most(value, 1.15))
+
+
+def against_products(layer: Layer, options: Options, tokens: int) -> Iterator[Row]:
+    """Our step against its matrix products alone, each on one large matrix."""
+    for top_k, bar in ((1, 2.5), (8, 1.5)):
+        steps = layer.steps(tokens, top_k, [OURS])
+        steps[PRODUCTS] = layer.products(tokens * top_k)
+        seconds = in_turns(steps, options.repeats)
+        value = ratio(seconds[OURS], seconds[PRODUCTS])
+        yield Row(
+            f"layer step against {PRODUCTS}", f"{tokens} tokens, k = {top_k}", **at_most(value, bar)
+        )
+
+
+def by_budget(layer: Layer, options: Options, many: int, most: int) -> Iterator[Row]:
+    """Our step at k = 1 against k = 8."""
+    for tokens, bar in ((many, 0.22), (most, 0.18)):
+        steps = {str(k): layer.steps(tokens, k, [OURS])[OURS] for k in (1, 8)}
+        seconds = in_turns(steps, options.repeats)
+        yield Row(
+            "layer step, k = 1 against k = 8",
+            f"{tokens} tokens",
+            **at_most(ratio(seconds["1"], seconds["8"]), bar),
+        )
+
+
+def memory(layer: Layer, tokens: int) -> Iterator[Row]:
+    """Peak of live tensors above weights and input."""
+    for top_k in (1, 8):
+        names = [OURS, "fedmoe, recompute", NO_LORA, PEERS["grouped_mm"]]
+        peaks = {n: peak_bytes(s) for n, s in layer.steps(tokens, top_k, names).items()}
+        for name in names[:2]:
+            for peer, bar in ((names[3], 0.25), (NO_LORA, 0.5)):
+                yield Row(
+                    f"peak memory of a layer step, {name} against {peer}",
+                    f"{tokens} tokens, k = {top_k}", note=f"{peaks[name] / 2**20:.0f} MiB",
+                    **at_most(peaks[name] / peaks[peer], bar),
+                )  # fmt: skip
+
+
+def in_bf16(layer: Layer, options: Options, tokens: int) -> Iterator[Row]:
+    """bf16 against fp32, and against bf16 without LoRA."""
+    half = Layer(replace(layer.size, dtype=torch.bfloat16))
+    for top_k in (1, 8):
+        steps = half.steps(tokens, top_k, [OURS, BARE])
+        steps["fp32"] = layer.steps(tokens, top_k, [OURS])[OURS]
+        seconds = in_turns(steps, options.repeats)
+        setting = f"{tokens} tokens, k = {top_k}"
+        amx = torch.cpu.get_capabilities().get("amx_bf16", False)
+        value = ratio(seconds["fp32"], seconds[OURS])
+        fields = at_least(value, 1.8) if amx else {"figure": f"{value:.2f}x"}
+        yield Row(
+            "layer step, fp32 against bf16", setting, note="AMX" if amx else "no AMX here", **fields
+        )
+        value = ratio(seconds[OURS], seconds[BARE])
+        yield Row(f"layer step in bf16 against {BARE}", setting, **at_most(value, 1.3))
+
+
+class Layer:
+    """One sparse layer with the same weights and LoRA values, once for every way to compute it."""
+
+    def __init__(self, size: Size) -> None:
+        experts.register()
+        self.size = size
+        config = OlmoeConfig(
+            hidden_size=size.hidden, num_experts=size.experts, intermediate_size=size.width
+        )
         base = OlmoeSparseMoeBlock(config).requires_grad_(False)
         for parameter in base.parameters():
             nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
-        factors = [torch.randn(s) * 0.01 for s in factor_shapes(size)]
-    base.to(size.dtype)
-    return {
-        OURS: ours(base, factors),
-        "fedmoe, no LoRA": dispatched(base, experts.IMPLEMENTATION),
-        "grouped_mm, no LoRA": dispatched(base, "grouped_mm"),
-        "grouped_mm + PEFT": with_peft(dispatched(base, "grouped_mm"), factors),
-        "eager + PEFT": with_peft(dispatched(base, "eager"), factors),
-    }
+        base.to(size.dtype)
+        factors = [torch.randn(shape) * 0.01 for shape in factor_shapes(size)]
+        self.variants = {
+            OURS: ours(base, factors),
+            "fedmoe, recompute": ours(base, factors, recompute=True),
+            BARE: dispatched(base, experts.IMPLEMENTATION),
+            NO_LORA: dispatched(base, "grouped_mm"),
+            PEERS["grouped_mm"]: with_peft(dispatched(base, "grouped_mm"), factors),
+            PEERS["eager"]: with_peft(dispatched(base, "eager"), factors),
+        }
+
+    def steps(self, tokens: int, top_k: int, names: list[str]) -> dict[str, Callable[[], None]]:
+        """A training step of every variant named, once they are known to compute the same."""
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(tokens, self.size.hidden, generator=generator).to(self.size.dtype)
+        blocks = {name: self.variants[name] for name in names}
+        check_same(blocks, x, top_k)
+        return {name: step_of(block, x, top_k) for name, block in blocks.items()}
+
+    def products(self, num_rows: int) -> Callable[[], None]:
+        """The products of a step with all rows in one matrix: forward, and backward without dW."""
+        size, make = self.size, torch.randn
+        x, low = make(num_rows, size.hidden), make(num_rows, size.rank)
+        h, gate_up = make(num_rows, size.width), make(num_rows, 2 * size.width)
+        w1, w2 = make(2 * size.width, size.hidden), make(size.hidden, size.width)
+        a1, b1 = make(size.rank, size.hidden), make(2 * size.width, size.rank)
+        a2, b2 = make(size.rank, size.width), make(size.hidden, size.rank)
+
+        def step() -> None:
+            for inner, w, outer, a, b in ((x, w1, gate_up, a1, b1), (h, w2, x, a2, b2)):
+                _ = inner @ w.T, inner @ a.T, low @ b.T
+                _ = outer @ w, outer @ b, low @ a, low.T @ inner, outer.T @ low
+
+        return step
 
 
 def factor_shapes(size: Size) -> list[tuple[int, int, int]]:
@@ -141,13 +193,15 @@ def dispatched(base: OlmoeSparseMoeBlock, implementation: str) -> OlmoeSparseMoe
     return block
 
 
-def ours(base: OlmoeSparseMoeBlock, factors: list[Tensor]) -> OlmoeSparseMoeBlock:
+def ours(
+    base: OlmoeSparseMoeBlock, factors: list[Tensor], recompute: bool = False
+) -> OlmoeSparseMoeBlock:
     """The fast path with LoRA."""
     block = dispatched(base, experts.IMPLEMENTATION)
     lora = experts.ExpertLoRA(*(nn.Parameter(f.clone()) for f in factors), 1.0)  # pyright: ignore
     for name, factor in zip(lora._fields, lora[:4], strict=False):
         block.register_parameter(name, factor)  # pyright: ignore[reportArgumentType]
-    setattr(block.experts, experts.STATE, experts.ExpertState(lora=lora))
+    setattr(block.experts, experts.STATE, experts.ExpertState(lora=lora, recompute=recompute))
     return block
 
 
@@ -171,26 +225,11 @@ def with_peft(block: OlmoeSparseMoeBlock, factors: list[Tensor]) -> OlmoeSparseM
     return block
 
 
-def measure(
-    variants: dict[str, OlmoeSparseMoeBlock], x: Tensor, top_k: int, repeats: int
-) -> dict[str, Figures]:
-    """Times and memory of every variant, in turns; their outputs must agree first."""
-    check_same(variants, x, top_k)
-    steps = {name: step_of(block, x) for name, block in variants.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    peaks = {name: peak_bytes(step) for name, step in steps.items()}  # and a warm-up
-    for _ in range(repeats):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - started)
-    return {n: Figures(statistics.median(seconds[n]), peaks[n]) for n in variants}
-
-
-def step_of(block: OlmoeSparseMoeBlock, x: Tensor) -> Callable[[], None]:
+def step_of(block: OlmoeSparseMoeBlock, x: Tensor, top_k: int) -> Callable[[], None]:
     """One training step's work in the layer, which leaves nothing behind."""
 
     def step() -> None:
+        block.gate.top_k = top_k
         leaf = x.unsqueeze(0).requires_grad_()
         block(leaf).backward(x.unsqueeze(0))
         leaf.grad = None
@@ -225,25 +264,3 @@ def peak_bytes(step: Callable[[], None]) -> int:
         alive += change
         peak = max(peak, alive)
     return peak
-
-
-def new_table(names: list[str]) -> Table:
-    """An empty table: a row for each `top_k` and figure, a column for each variant."""
-    table = Table(title=f"a step, as a multiple of {OURS}'s", title_justify="left")
-    for name in ("top_k", "", *names):
-        table.add_column(name.replace(", ", ",\n").replace(" + ", "\n+ "), justify="right")
-    return table
-
-
-def add_rows(table: Table, top_k: int, figures: dict[str, Figures]) -> None:
-    """Times and peaks: ours as they are, the others as multiples of ours."""
-    base = figures[OURS]
-    times = [f"{f.seconds / base.seconds:.2f}x" for f in figures.values()]
-    peaks = [f"{f.peak_bytes / base.peak_bytes:.2f}x" for f in figures.values()]
-    times[0], peaks[0] = f"{base.seconds * 1e3:.0f} ms", f"{base.peak_bytes / 2**20:.1f} MiB"
-    table.add_row(str(top_k), "time", *times)
-    table.add_row("", "peak", *peaks, end_section=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Options:
     """Threads of torch."""
     quick: bool = False
     """Small sizes, to see that everything runs; such ratios decide nothing."""
+    plots: Path | None = None
+    """Folder for curves as PNG."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,12 @@ def ratio(of: list[float], to: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(of, to, strict=True))
 
 
-def at_least(value: float, bar: float) -> dict[str, object]:
+def at_least(value: float, bar: float) -> dict[str, Any]:
     """The fields of a row whose ratio must not be lower than `bar`."""
     return {"figure": f"{value:.2f}x", "wanted": f"at least {bar:g}x", "met": value >= bar}
 
 
-def at_most(value: float, bar: float) -> dict[str, object]:
+def at_most(value: float, bar: float) -> dict[str, Any]:
     """The fields of a row whose ratio must not be higher than `bar`."""
     return {"figure": f"{value:.2f}x", "wanted": f"at most {bar:g}x", "met": value <= bar}
 

@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedmoe.models import experts
-from fedmoe.models.experts import SparseExperts, experts_forward, route
+from fedmoe.models import experts, routed
+from fedmoe.models.experts import SparseExperts, experts_forward
+from fedmoe.models.routed import can_group, route
 
 WIDTH, INNER, RANK, SCALE = 6, 5, 2, 1.5
 NAMES = ("x", "weights", "w1", "w2", "a1", "b1", "a2", "b2")
@@ -34,14 +35,16 @@ def fast_experts(x, weights, index, w1, w2, factors, act):
     return SparseExperts.apply(x, weights, w1, w2, *factors, SCALE, route(index, len(w1)), act)
 
 
-def draw(tokens, size, seed, sentinels=0.0, dtype=torch.float64):
+def draw(
+    tokens, size, seed, sentinels=0.0, dtype=torch.float64, width=WIDTH, inner=INNER, rank=RANK
+):
     """Random leaves (as in NAMES) and a choice of distinct experts per token."""
     num_experts, top_k = size
     g = torch.Generator().manual_seed(seed)
     shapes = [
-        (tokens, WIDTH), (tokens, top_k), (num_experts, 2 * INNER, WIDTH),
-        (num_experts, WIDTH, INNER), (num_experts, RANK, WIDTH), (num_experts, 2 * INNER, RANK),
-        (num_experts, RANK, INNER), (num_experts, WIDTH, RANK),
+        (tokens, width), (tokens, top_k), (num_experts, 2 * inner, width),
+        (num_experts, width, inner), (num_experts, rank, width), (num_experts, 2 * inner, rank),
+        (num_experts, rank, inner), (num_experts, width, rank),
     ]  # fmt: skip
     leaves = [torch.randn(s, generator=g, dtype=torch.float64).to(dtype) for s in shapes]
     index = torch.rand(tokens, num_experts, generator=g).argsort(-1)[:, :top_k]
@@ -99,6 +102,82 @@ def test_low_precision_stays_near_float64(dtype, tolerance):
         assert (a.double() - b).norm() <= tolerance * b.norm(), name
 
 
+GROUPED = {"width": 8, "inner": 12, "rank": 4}
+"""Multiples of 16 bytes in fp32: what torch's grouped product asks for."""
+
+
+def relative_error(ours, exact):
+    return max(
+        ((a.double() - b).norm() / b.norm().clamp(min=1e-12)).item()
+        for a, b in zip(ours, exact, strict=True)
+    )
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(1, 9), sizes, st.integers(0, 2**31), st.sampled_from([0.0, 0.4]),
+    st.integers(1, 12),
+)  # fmt: skip
+def test_grouped_products_and_blocks_match_the_loop(
+    monkeypatch, tokens, size, seed, sentinels, block_rows
+):
+    monkeypatch.setattr(routed, "BLOCK_ROWS", block_rows)
+    leaves, index = draw(tokens, size, seed, sentinels, torch.float32, **GROUPED)
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    parts = list(routed.blocks(route(index, size[0]), can_group(leaves[0], *GROUPED.values())))
+    assert all(part.ends is not None for part in parts)
+    slow = outcome(slow_experts, exact, index, nn.SiLU())
+    if (index < size[0]).any():
+        assert relative_error(outcome(fast_experts, leaves, index, nn.SiLU()), slow) < 1e-5
+
+
+@pytest.mark.parametrize("widths", [GROUPED, {}], ids=["grouped", "looped"])
+def test_blocks_and_recomputation_change_no_bit(monkeypatch, widths):
+    leaves, index = draw(40, (6, 3), seed=7, sentinels=0.1, dtype=torch.float32, **widths)
+    whole = outcome(fast_experts, leaves, index, nn.SiLU())
+
+    def recomputed(x, weights, index, w1, w2, factors, act):
+        routing = route(index, len(w1))
+        return SparseExperts.apply(x, weights, w1, w2, *factors, SCALE, routing, act, True)
+
+    for block_rows in (2048, 30, 1):
+        monkeypatch.setattr(routed, "BLOCK_ROWS", block_rows)
+        for function in (fast_experts, recomputed):
+            again = outcome(function, leaves, index, nn.SiLU())
+            assert all(torch.equal(a, b) for a, b in zip(again, whole, strict=True))
+
+
+def test_recomputation_keeps_only_inputs():
+    leaves, index = draw(40, (6, 3), seed=7)
+    x, weights, w1, w2, *factors = leaves
+    kept = []
+    for recompute in (False, True):
+        out = SparseExperts.apply(
+            x, weights, w1, w2, *factors, SCALE, route(index, 6), nn.SiLU(), recompute
+        )
+        kept.append(len(out.grad_fn.saved_tensors))
+    assert kept == [8 + 3, 8]
+
+
+def test_an_expert_with_many_rows_is_looped_and_one_with_few_is_grouped():
+    few, many = torch.arange(6).repeat(10), torch.arange(6).repeat(routed.GROUPED_ROWS + 1)
+    for choice, grouped in ((few, True), (many, False)):
+        (block,) = routed.blocks(route(choice.unsqueeze(1), 6), grouped=True)
+        assert (block.ends is not None) == grouped
+
+
+def test_slots_add_up_as_rows_do():
+    """The order-proof sum that CUDA needs, on a CPU."""
+    leaves, index = draw(12, (5, 3), seed=3, sentinels=0.3)
+    x, routing = leaves[0].detach(), route(index, 5)
+    rows = torch.randn(len(routing.slot), WIDTH, dtype=x.dtype)
+    (block,) = routed.blocks(routing, grouped=False)
+    by_row, by_slot = torch.ones_like(x), torch.ones_like(x)
+    experts.add_rows(by_row, rows, block)
+    experts.add_slots(by_slot, rows, block, index.shape[1])
+    torch.testing.assert_close(by_row, by_slot)
+
+
 def test_frozen_weights_get_no_gradient_and_change_no_other():
     leaves, index = draw(5, (4, 2), seed=2)
     trained = outcome(fast_experts, leaves, index, nn.SiLU())
@@ -148,8 +227,8 @@ def test_route_groups_every_chosen_slot_by_expert(tokens, size, seed, sentinels)
         [t * size[1] + j for t in range(tokens) for j in range(size[1]) if index[t, j] == e]
         for e in range(size[0])
     ]
-    bounds = zip(routing.bounds, routing.bounds[1:], strict=False)
-    assert [routing.slot[a:b].tolist() for a, b in bounds] == expected
+    assert [rows.tolist() for rows in routing.slot.split(routing.sizes)] == expected
+    assert routing.counts.tolist() == routing.sizes
     assert routing.token.tolist() == [slot // size[1] for slots in expected for slot in slots]
 
 

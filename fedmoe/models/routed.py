@@ -1,0 +1,121 @@
+"""Rows grouped by the expert they were routed to, and their products with stacked weights.
+
+Two ways to the same products: one `mm` per expert, which is as fast as the processor where an
+expert has many rows, and one grouped product for all experts, which saves the calls where it has
+few, and which is the grouped GEMM of a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK_ROWS = 1024
+"""Rows that are in work at one time on a CPU: temporaries stay small, and in its cache."""
+GROUPED_ROWS = 64
+"""Mean rows per expert below which one grouped product beats a loop on a CPU."""
+
+
+class Routing(NamedTuple):
+    """The chosen (token, slot) pairs of one layer, sorted by expert."""
+
+    token: Tensor  # (rows,) the token each row came from
+    slot: Tensor  # (rows,) its position in the flattened (tokens, top_k) choice
+    counts: Tensor  # int64 (experts,)
+    sizes: list[int]  # the same as a list
+
+
+def route(index: Tensor, num_experts: int) -> Routing:
+    """Group the pairs in `index` (tokens, top_k); the index `num_experts` means "no expert"."""
+    choice = index.reshape(-1)
+    order = choice.argsort(stable=True)
+    counts = torch.bincount(choice, minlength=num_experts + 1)[:num_experts]
+    sizes: list[int] = counts.tolist()
+    slot = order[: sum(sizes)]
+    return Routing(slot // index.shape[-1], slot, counts, sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The rows of some neighbouring experts: what is computed at one time."""
+
+    token: Tensor
+    slot: Tensor
+    experts: slice
+    """The experts in question."""
+    sizes: list[int]
+    """Rows of each of them; an expert without rows is not touched."""
+    ends: Tensor | None
+    """int32 (experts,): where each one's rows end; None to loop over experts."""
+
+    def mm(self, x: Tensor, w: Tensor) -> Tensor:
+        """(rows, out): each row of `x` (rows, in) times its expert's `w` (experts, in, out)."""
+        if self.ends is not None:
+            return F.grouped_mm(x, w[self.experts], offs=self.ends)
+        out = x.new_empty(len(x), w.shape[2])
+        for rows, weight, into in zip(self._split(x), self._pick(w), self._split(out), strict=True):
+            torch.mm(rows, weight, out=into)
+        return out
+
+    def addmm_(self, out: Tensor, x: Tensor, w: Tensor, scale: float) -> None:
+        """Add `scale` times `mm(x, w)` to `out`."""
+        if self.ends is not None:
+            out.add_(self.mm(x, w), alpha=scale)
+            return
+        for rows, weight, into in zip(self._split(x), self._pick(w), self._split(out), strict=True):
+            into.addmm_(rows, weight, alpha=scale)
+
+    def outer(self, left: Tensor, right: Tensor, into: Tensor) -> None:
+        """`left^T right` over each expert's rows, written to its part of `into` (experts, m, n)."""
+        if self.ends is not None:
+            into[self.experts] = F.grouped_mm(left.mT, right, offs=self.ends)
+            empty = [self.experts.start + i for i, size in enumerate(self.sizes) if not size]
+            if empty:
+                into[empty] = 0
+            return
+        for a, b, target in zip(
+            self._split(left), self._split(right), self._pick(into), strict=True
+        ):
+            torch.mm(a.mT, b, out=target)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split([size for size in self.sizes if size])
+
+    def _pick(self, w: Tensor) -> list[Tensor]:
+        return [w[self.experts.start + i] for i, size in enumerate(self.sizes) if size]
+
+
+def blocks(routing: Routing, grouped: bool) -> Iterator[Block]:
+    """The blocks of a layer, in the order of experts; on a GPU there is one.
+
+    `grouped` says that shapes and dtype allow a grouped product at all.
+    """
+    on_gpu = routing.slot.is_cuda
+    limit = sum(routing.sizes) if on_gpu else BLOCK_ROWS
+    first = start = 0
+    while first < len(routing.sizes):
+        last, stop = first + 1, start + routing.sizes[first]
+        while last < len(routing.sizes) and stop + routing.sizes[last] - start <= limit:
+            stop += routing.sizes[last]
+            last += 1
+        if stop > start:
+            few = on_gpu or stop - start < GROUPED_ROWS * (last - first)
+            ends = routing.counts[first:last].cumsum(0).int() if grouped and few else None
+            rows, sizes = slice(start, stop), routing.sizes[first:last]
+            yield Block(routing.token[rows], routing.slot[rows], slice(first, last), sizes, ends)
+        first, start = last, stop
+
+
+def can_group(x: Tensor, *widths: int) -> bool:
+    """Whether torch's grouped product takes this dtype and rows of these widths.
+
+    torch 2.13: no float64, and every row must be a whole number of 16 bytes.
+    """
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return False
+    return all(width and width * x.element_size() % 16 == 0 for width in widths)
