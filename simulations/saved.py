@@ -51,9 +51,10 @@ class SavedRun:
         if out.exists():
             raise FedMoEError(f"{out} exists already; name a folder that does not")
         e = self.experiment
-        exact = ModelSettings(path=e.model.path, dtype="float32")
+        exact = ModelSettings(path=e.model.path, dtype="float32", device="cpu")
         # A run in bfloat16 has rounded weights, whose logits are not PEFT's.
-        model = self.model if e.model == exact else build_model(exact, e.adapter, e.rescaling)[0]
+        same = e.model.dtype == "float32" and self.model.device.type == "cpu"
+        model = self.model if same else build_model(exact, e.adapter, e.rescaling)[0]
         return export(self.adapter, model, exact, out)
 
 

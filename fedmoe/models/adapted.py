@@ -73,9 +73,10 @@ class AdaptedModel:
         self.top_k = self.full_top_k
         self.rescaling = rescaling
         self.layout = _layout(model, self.layers, settings)
-        self.flat = torch.zeros(self.layout.size)
-        self.grad = torch.zeros(self.layout.size)
-        self.rescaler = torch.ones(len(self.layers))
+        self.device = next(model.parameters()).device
+        self.flat = torch.zeros(self.layout.size, device=self.device)
+        self.grad = torch.zeros(self.layout.size, device=self.device)
+        self.rescaler = torch.ones(len(self.layers), device=self.device)
         self.states = [experts.ExpertState() for _ in self.layers]
         self._install(settings)
         if isinstance(rescaling, StaticRescaling) and rescaling.by == "mass":
@@ -88,8 +89,8 @@ class AdaptedModel:
         self.flat.copy_(adapter.flat)
 
     def read(self) -> Adapter:
-        """The values now in the model, as a copy."""
-        return Adapter(self.layout, self.flat.clone())
+        """The values now in the model, as a copy in main memory."""
+        return Adapter(self.layout, self.flat.to("cpu", copy=True))
 
     def set_budget(self, top_k: int, rescaler: Tensor | None = None) -> None:
         """Activate `top_k` experts per token and rescale each layer by `rescaler` (layers,)."""
@@ -97,7 +98,7 @@ class AdaptedModel:
         set_top_k(self.layers, top_k)
         if rescaler is None:
             rescaler = self.rescaling.initial(len(self.layers), self.full_top_k, top_k)
-        self.rescaler = rescaler.clone()
+        self.rescaler = rescaler.to(self.device, copy=True)
         changes = self.rescaling.name == "learned" or bool((rescaler != 1).any())
         for i, state in enumerate(self.states):
             state.rescaler = self.rescaler[i] if changes else None
@@ -125,7 +126,8 @@ class AdaptedModel:
     @contextmanager
     def counting(self) -> Iterator[Tensor]:
         """Collect routed tokens, int64 (layers, experts), from the forward passes inside."""
-        counts = torch.zeros(self.layout.num_layers, self.layout.num_experts, dtype=torch.int64)
+        shape = self.layout.num_layers, self.layout.num_experts
+        counts = torch.zeros(shape, dtype=torch.int64, device=self.device)
         for i, state in enumerate(self.states):
             state.counts = counts[i]
         try:
@@ -141,10 +143,10 @@ class AdaptedModel:
         no real token looks at the padding after it, so attention needs no mask.
         """
         for state in self.states:
-            state.valid = valid.reshape(-1)
+            state.valid = valid.reshape(-1).to(self.device)
         try:
             body = self.model.get_submodule(self.model.base_model_prefix)  # pyright: ignore
-            return body(input_ids=input_ids, use_cache=False).last_hidden_state
+            return body(input_ids=input_ids.to(self.device), use_cache=False).last_hidden_state
         finally:
             for state in self.states:
                 state.valid = None

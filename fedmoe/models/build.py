@@ -30,6 +30,8 @@ class ModelSettings:
     """`mini` (the small OLMoE-architecture model inside this package), a folder, or a Hub id."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the frozen weights and of the computation; LoRA itself is kept in float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it computes; `auto` takes a GPU if there is one. Bits are the same on like devices."""
 
 
 def model_folder(path: str) -> str:
@@ -37,13 +39,26 @@ def model_folder(path: str) -> str:
     return str(files("fedmoe.models") / "mini") if path == MINI else path
 
 
+def device_of(settings: ModelSettings) -> torch.device:
+    """The device that `settings.device` means on this machine.
+
+    Raises:
+        ModelError: a GPU is asked for and there is none.
+    """
+    found = torch.cuda.is_available()
+    if settings.device == "cuda" and not found:
+        raise ModelError("model.device is 'cuda', but torch finds no GPU here; use 'cpu' or 'auto'")
+    return torch.device("cuda" if found and settings.device != "cpu" else "cpu")
+
+
 def load_base(settings: ModelSettings) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """The frozen model on the expert fast path, and its tokenizer.
 
     Raises:
         ModelError: the path does not exist, is no causal language model, or is not an MoE whose
-            experts transformers dispatches on.
+            experts transformers dispatches on; there is no such device.
     """
+    device = device_of(settings)
     experts.register()
     disable_progress_bar()
     folder = model_folder(settings.path)
@@ -64,7 +79,7 @@ def load_base(settings: ModelSettings) -> tuple[nn.Module, PreTrainedTokenizerBa
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    return model.to(device), tokenizer  # pyright: ignore[reportArgumentType]
 
 
 def _cannot_load(path: str, error: Exception) -> str:

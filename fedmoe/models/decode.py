@@ -18,9 +18,10 @@ def greedy(
     length = max(len(p) for p in prompts)
     ids = torch.tensor([[pad] * (length - len(p)) + list(p) for p in prompts])
     mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
+    device = next(model.parameters()).device
     out = model.generate(  # pyright: ignore[reportCallIssue]
-        input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=max_new_tokens,
-        pad_token_id=pad, eos_token_id=end,
+        input_ids=ids.to(device), attention_mask=mask.to(device), do_sample=False,
+        max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=end,
     )  # fmt: skip
     return [row[length:].tolist() for row in out]
 
@@ -30,6 +31,7 @@ def greedy_stream(
 ) -> Iterator[str]:
     """Pieces of the text that follows one prompt (1, length), as soon as they are known."""
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    ids = ids.to(next(model.parameters()).device)
     options = {
         "input_ids": ids, "attention_mask": torch.ones_like(ids), "do_sample": False,
         "max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id,

@@ -39,7 +39,7 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
         raise ModelError(
             "adapter.router: PEFT has no form for a trained router; only router: false exports"
         )
-    exact = settings.__class__(path=settings.path, dtype="float32")
+    exact = settings.__class__(path=settings.path, dtype="float32", device="cpu")
     unfinished = out.with_name(out.name + ".unfinished")
     try:
         with warnings.catch_warnings():

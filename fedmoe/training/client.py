@@ -47,6 +47,7 @@ def train_client(
     with model.counting() as counts:
         tokens, rescaler = _optimise(model, batches, task, settings, num_rounds)
     model.set_budget(task.top_k, rescaler)
+    counts = counts.cpu()
     delta = keep_untouched(model.read() - task.adapter, counts)
     return Update(
         round=task.round, client=task.client, tier=task.tier, top_k=task.top_k, rescaler=rescaler,
@@ -59,8 +60,8 @@ def train_client(
 def response_loss(model: AdaptedModel, batch: Batch) -> Tensor:
     """Summed cross-entropy over the batch's response tokens; logits exist at those alone."""
     hidden = model.hidden(batch.input_ids, batch.valid).flatten(0, 1)
-    logits = model.logits(hidden[batch.positions])
-    return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
+    logits = model.logits(hidden[batch.positions.to(hidden.device)])
+    return F.cross_entropy(logits.float(), batch.targets.to(hidden.device), reduction="sum")
 
 
 @torch.no_grad()
@@ -99,7 +100,7 @@ def _optimise(
         model.grad.zero_()
         if rescaler is not None:
             rescaler.grad = None
-    return tokens, rescaler.detach().clone() if rescaler is not None else task.rescaler
+    return tokens, task.rescaler if rescaler is None else rescaler.detach().to("cpu", copy=True)
 
 
 def _accumulate(model: AdaptedModel, batches: list[Batch]) -> int:

@@ -2,8 +2,8 @@
 
 - `measure`: how figures are taken; `command`: the table
 - `layer`: one sparse layer's step, ours against PEFT's, and its memory
-- `scaling`: a layer's seconds and memory against experts, rank, k and tokens
-- `aggregation`: the server's mean against the memory's speed; the factored SVD against the dense one
+- `scaling`: a layer's seconds and memory against tokens, k, rank and experts
+- `aggregation`: the server's mean against the memory's speed; factored SVD against dense
 - `upload`: bytes and seconds of a client's update, written down in every way
 - `simulation`: overhead per client-round, memory per worker, 50 and 1,000 clients
 

@@ -124,7 +124,7 @@ def in_bf16(layer: Layer, options: Options, tokens: int) -> Iterator[Row]:
         setting = f"{tokens} tokens, k = {top_k}"
         amx = torch.cpu.get_capabilities().get("amx_bf16", False)
         value = ratio(seconds["fp32"], seconds[OURS])
-        fields = at_least(value, 1.8) if amx else {"figure": f"{value:.2f}x"}
+        fields: dict[str, Any] = at_least(value, 1.8) if amx else {"figure": f"{value:.2f}x"}
         yield Row(
             "layer step, fp32 against bf16", setting, note="AMX" if amx else "no AMX here", **fields
         )

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from fedmoe.report.ledger import read_ledger
@@ -118,6 +119,7 @@ def test_every_shipped_config_is_valid(name, tmp_path, capsys):
         (["adapter.rank=0"], "adapter.rank"),
         (["partition.num_clients=0"], "partition.num_clients"),
         (["model.path=nowhere"], "'nowhere'"),
+        (["model.device=tpu"], "model.device"),
         (["agregation.name=flame"], "did you mean aggregation"),
         (["data.name=files", "data.path=none.jsonl"], "none.jsonl: no such file"),
         (["partition.num_clients=100000"], "100000"),
@@ -129,6 +131,26 @@ def test_a_users_mistake_is_explained_with_exit_code_2(overrides, expected, caps
     error = capsys.readouterr().err
     assert expected in error
     assert "Traceback" not in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said(capsys):
+    assert main(["check", str(ROOT / "configs/quickstart.yaml"), "model.device=cuda"]) == 2
+    assert "torch finds no GPU here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["layr"], ["layer", "--repeats", "2"], ["--threads", "0"]])
+def test_a_benchmark_that_cannot_be_is_refused(words, capsys):
+    assert main(["bench", *words]) == 2
+    assert "fedmoe: error" in capsys.readouterr().err
+
+
+def test_a_benchmark_prints_its_figures_as_json(capsys):
+    assert main(["bench", "layer", "--quick", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["benchmark"] for row in rows} == {"layer"}
+    assert all(row["figure"].endswith("x") for row in rows)
+    assert {"fedmoe, recompute" in row["what"] for row in rows} == {True, False}
 
 
 def test_an_interrupted_run_leaves_a_readable_folder(tmp_path):

@@ -64,6 +64,13 @@ def test_the_same_task_gives_the_same_bits_whatever_was_trained_between(model, a
     assert trained(model, adapter, seed=1).delta.digest() != first.delta.digest()
 
 
+def test_recomputed_activations_change_no_bit(model, adapter):
+    kept, again = trained(model, adapter), trained(model, adapter, recompute=True)
+    assert all(state.recompute for state in model.states)
+    assert again.delta.digest() == kept.delta.digest()
+    assert again.loss_after == kept.loss_after
+
+
 def test_training_leaves_the_task_alone_lowers_the_loss_and_passes_the_door(model, adapter):
     before = adapter.digest()
     task = task_for(model, adapter)
