@@ -8,13 +8,14 @@ the order of client ids, and all randomness comes from `(seed, round, client)`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fedmoe.adapter import Adapter
+from fedmoe.aggregation import NoOptimizer
 from fedmoe.errors import FedMoEError
 from fedmoe.seeds import numpy_rng
 from fedmoe.wire import Failure, Task, Update
@@ -25,6 +26,16 @@ class Aggregator(Protocol):
 
     def combine(self, adapter: Adapter, updates: Iterable[Update]) -> Adapter: ...
 
+
+class Optimizer(Protocol):
+    """What the loop needs of a server optimiser."""
+
+    def step(
+        self, old: Adapter, proposed: Adapter, memory: dict[str, Tensor]
+    ) -> tuple[Adapter, dict[str, Tensor]]: ...
+
+
+NO_OPTIMIZER = NoOptimizer()
 
 Transport = Callable[[Sequence[Task]], Iterator[Update | Failure]]
 """Carries out tasks; yields one answer per task, in the order of the tasks."""
@@ -48,6 +59,8 @@ class ServerState:
     adapter: Adapter
     rescalers: dict[str, Tensor]
     """Per tier, float32 (layers,)."""
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    """What the server optimiser keeps, float64 (parameters,) by name."""
 
 
 class Observer(Protocol):
@@ -75,8 +88,9 @@ def plan_round(
 
 
 def finish_round(
-    state: ServerState, strategy: Aggregator, updates: Iterable[Update]
-) -> ServerState:
+    state: ServerState, strategy: Aggregator, updates: Iterable[Update],
+    optimizer: Optimizer = NO_OPTIMIZER,
+) -> ServerState:  # fmt: skip
     """The state after the updates of one round; they are taken one at a time.
 
     A round in which no update arrived keeps the adapter.
@@ -86,13 +100,15 @@ def finish_round(
     first = next(stream, None)
     if first is None:
         return replace(state, round=state.round + 1)
-    adapter = strategy.combine(state.adapter, _chain(first, stream))
-    return ServerState(state.round + 1, adapter, rescalers.mean())
+    proposed = strategy.combine(state.adapter, _chain(first, stream))
+    adapter, memory = optimizer.step(state.adapter, proposed, state.memory)
+    return ServerState(state.round + 1, adapter, rescalers.mean(), memory)
 
 
 def run_rounds(
     state: ServerState, members: Sequence[Member], strategy: Aggregator, transport: Transport,
     observers: Sequence[Observer], *, num_rounds: int, clients_per_round: int, seed: int,
+    optimizer: Optimizer = NO_OPTIMIZER,
 ) -> ServerState:  # fmt: skip
     """Run the rounds that are left and return the last state.
 
@@ -105,7 +121,7 @@ def run_rounds(
             observer.planned(tasks)
         failures: list[Failure] = []
         updates = _heard(tasks, transport(tasks), observers, failures)
-        state = finish_round(state, strategy, updates)
+        state = finish_round(state, strategy, updates, optimizer)
         if len(failures) == len(tasks):
             raise FedMoEError(f"round {state.round}: every client failed; {failures[0].reason}")
         for observer in observers:

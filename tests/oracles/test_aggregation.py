@@ -3,6 +3,7 @@
 import math
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmoe.adapter import Adapter, Layout
-from fedmoe.aggregation import FedAvg, Flame
-from fedmoe.aggregation.streaming import Weights, weighted_mean
+from fedmoe.aggregation import FedAvg, Flame, streaming
+from fedmoe.aggregation.blocks import Blocks
+from fedmoe.aggregation.streaming import TOGETHER, Weights, weighted_mean
 from fedmoe.errors import AggregationError
 from fedmoe.rounds import ServerState, finish_round
 from fedmoe.wire import Update
@@ -154,7 +156,8 @@ def test_shared_parts_are_divided_in_float64():
     assert torch.equal(FedAvg().combine(zero, [update]).flat, delta)
 
 
-def test_a_generator_of_updates_is_taken_one_at_a_time():
+def test_a_generator_of_updates_is_taken_a_few_at_a_time():
+    """A few read together cross memory once with the sum; 200 clients hold no more of them."""
     alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
     most, counts = 0, torch.ones(LAYERS, EXPERTS, dtype=torch.int64)
 
@@ -169,11 +172,60 @@ def test_a_generator_of_updates_is_taken_one_at_a_time():
 
     zero = Adapter(LAYOUT, torch.zeros(LAYOUT.size))
     assert Flame().combine(zero, stream()).flat.eq(1).all()
-    assert most <= 2
+    assert most <= TOGETHER
     most = 0
     state = ServerState(0, zero, {"t": torch.ones(LAYERS)})
     assert finish_round(state, Flame(), stream()).adapter.flat.eq(1).all()
-    assert most <= 3  # the round loop also holds the first one, which told it that there are any
+    assert most <= TOGETHER + 1  # the round loop also holds the first, which told it of any
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+@pytest.mark.parametrize("block_values", [1, 3, 7, 20])
+def test_neither_groups_nor_blocks_change_a_bit(monkeypatch, together, block_values):
+    """Each number is summed in the order of the clients, wherever the work is cut."""
+    generator = torch.Generator().manual_seed(1)
+    updates = []
+    for client in range(7):
+        counts = torch.randint(0, 4, (LAYERS, EXPERTS), generator=generator)
+        delta = torch.randn(LAYOUT.size, generator=generator)
+        updates.append(update_of(client, 3 + client, 5, counts, delta))
+    adapter = Adapter(LAYOUT, torch.randn(LAYOUT.size, generator=generator))
+    whole = Flame().combine(adapter, updates)
+    torch.testing.assert_close(whole.flat, slow_combine(Flame(), adapter, updates))
+    monkeypatch.setattr(streaming, "TOGETHER", together)
+    monkeypatch.setattr(
+        streaming, "Blocks", SimpleNamespace(of=lambda x: Blocks.of(x, block_values))
+    )
+    assert Flame().combine(adapter, updates).digest() == whole.digest()
+
+
+@pytest.mark.parametrize("block_values", [1, 3, 7, 8, 20, 2**16])
+def test_blocks_are_rows_with_their_owners_weights(block_values):
+    """The weights of all blocks spell out each number's expert, layer by layer, shared last."""
+    owners = torch.arange(LAYERS * EXPERTS + 1.0, dtype=torch.float64) + 1
+    blocks = Blocks.of(LAYOUT, block_values)
+    spelled = torch.zeros(LAYOUT.size, dtype=torch.float64)
+    for block, weights in zip(blocks.cut(spelled), blocks.weights(owners), strict=True):
+        assert block.numel() <= block_values
+        block.copy_(weights.expand_as(block))
+    for entry, view in LAYOUT.views(spelled):
+        for row in range(EXPERTS) if entry.layer is not None else [0]:
+            owner = owners[entry.layer * EXPERTS + row] if entry.layer is not None else owners[-1]
+            assert (view if entry.layer is None else view[row]).eq(owner).all(), entry.name
+
+
+def test_a_layer_that_a_client_never_used_is_not_read():
+    """Of its blocks not a value is touched, where another client's count."""
+    used = torch.ones(LAYERS, EXPERTS, dtype=torch.int64)
+    unused = torch.tensor([[0, 0, 0], [1, 1, 1]])
+    delta = torch.ones(LAYOUT.size)
+    poisoned = delta.clone()
+    for entry, view in LAYOUT.views(poisoned):
+        if entry.layer == 0:
+            view.fill_(math.nan)
+    zero = Adapter(LAYOUT, torch.zeros(LAYOUT.size))
+    updates = [update_of(0, 1, 3, unused, poisoned), update_of(1, 1, 3, used, delta)]
+    assert Flame().combine(zero, updates).flat.eq(1).all()
 
 
 @each_strategy

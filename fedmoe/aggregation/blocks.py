@@ -1,0 +1,70 @@
+"""Blocks: an adapter cut into pieces small enough for a core's cache, each of whole rows.
+
+A row is the part of one tensor that has one weight: an expert's, or all of a shared tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedmoe.adapter import Layout
+
+BLOCK_VALUES = 2**16
+"""A block's float64 sum and one float64 update are 1 MiB together, half of a usual L2 cache."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Where to cut; the same for every flat buffer of a layout."""
+
+    sizes: list[int]
+    """Values of each block."""
+    heights: Int[Tensor, " blocks"]
+    """Rows of each block."""
+    owners: Int[Tensor, " rows"]
+    """Each row's expert, `layer * num_experts + expert`; one past the last for shared parts."""
+
+    @classmethod
+    def of(cls, layout: Layout, block_values: int = BLOCK_VALUES) -> Blocks:
+        """As many rows to a block as fit; a row that does not fit is cut."""
+        sizes, heights, owners = [], [], []
+        for entry in layout.entries:
+            num_rows = 1 if entry.layer is None else layout.num_experts
+            layer = layout.num_layers if entry.layer is None else entry.layer
+            width = (entry.stop - entry.start) // num_rows
+            for row, height, size in _pieces(num_rows, width, block_values):
+                sizes.append(size)
+                heights.append(height)
+                owners += range(layer * layout.num_experts + row,
+                                layer * layout.num_experts + row + height)  # fmt: skip
+        return cls(sizes, *(torch.tensor(x, dtype=torch.int64) for x in (heights, owners)))
+
+    def cut(self, flat: Tensor) -> list[Tensor]:
+        """The blocks of a flat buffer, each (rows, values), without a copy."""
+        pieces = zip(flat.split(self.sizes), self.heights.tolist(), strict=True)
+        return [piece.view(height, -1) for piece, height in pieces]
+
+    def weights(self, per_owner: Float[Tensor, " owners"]) -> list[Tensor | None]:
+        """Each block's weights, (rows, 1); None for a block in which all are zero."""
+        rows = per_owner[self.owners]
+        largest = torch.segment_reduce(rows, "max", lengths=self.heights).tolist()
+        columns = rows.unsqueeze(1).split(self.heights.tolist())
+        return [w if most else None for w, most in zip(columns, largest, strict=True)]
+
+
+def _pieces(num_rows: int, width: int, block_values: int) -> Iterator[tuple[int, int, int]]:
+    """(first row, rows, values) of the blocks of one tensor."""
+    if width > block_values:
+        for row in range(num_rows):
+            for start in range(0, width, block_values):
+                yield row, 1, min(block_values, width - start)
+        return
+    step = block_values // max(1, width)
+    for row in range(0, num_rows, step):
+        height = min(step, num_rows - row)
+        yield row, height, height * width
