@@ -13,7 +13,9 @@ layout, trains, and packs the `Update` the same way. What goes wrong is sent bac
 A node is not a client: the task names the client, and the node computes that client's share of
 the data from the experiment. So two nodes can carry a hundred clients. A node that holds the data
 of certain clients says so (`--node-config 'clients="0,3"'`) and is sent no other's tasks. Paths
-that differ on its machine it sets itself (`overrides="data.path=/my/rows.jsonl"`).
+that differ on its machine it sets itself (`overrides="data.path=/my/rows.jsonl"`). With
+`upload.error_feedback` it needs a folder for what its clients have not sent yet
+(`state="/my/folder"`); nodes that share tasks share the folder.
 
 To add a message, add a handler to `app.py` and its records to both `messages.py`.
 """

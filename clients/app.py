@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -54,7 +55,7 @@ def carry_out(content: RecordDict, context: Context) -> RecordDict:
         )
     if (own := own_clients(context)) and task.client not in own:
         raise FedMoEError(f"client {task.client} is not one of this node's: {own}")
-    return update_content(prepared.answer(task))
+    return update_content(replace(prepared, state_folder=state_folder(context)).answer(task))
 
 
 def check_code(content: RecordDict) -> None:
@@ -69,6 +70,15 @@ def check_code(content: RecordDict) -> None:
             f"this node runs code {here}, the server {there}; install the same fedmoe on both, "
             "and restart the SuperLink from a folder that holds no other `clients/`"
         )
+
+
+def state_folder(context: Context) -> Path | None:
+    """Where clients keep what a run's uploads left out: `state`, with the run's number behind it.
+
+    A client's tasks must find its files: nodes that share its tasks share the folder.
+    """
+    named = str(context.node_config.get("state", "") or context.run_config.get("state", ""))
+    return Path(named) / str(context.run_id) if named else None
 
 
 def own_clients(context: Context) -> list[int]:

@@ -6,7 +6,8 @@ In reading order, the way data flows:
     budget/       each client's tier and its `top_k`; what a tier costs
     models/       the frozen MoE, its expert fast path and its adapter
     training/     one local round of one client: Task -> Update
-    wire.py       tasks and updates as bytes, checked at the door
+    compression/  how an update's values are written down; residuals.py keeps what that left out
+    wire.py       tasks and updates as bytes; door.py refuses what no honest client sends
     aggregation/  updates -> the next global adapter, one strategy a file
     rounds.py     the only round loop
     evaluation/   loss and scores for every tier

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from fedmoe.errors import DataError
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
+from fedmoe.residuals import pack_with_residual
 from fedmoe.rounds import Member, ServerState
 from fedmoe.seeds import generator, numpy_rng
 from fedmoe.training.client import train_client
@@ -38,6 +40,8 @@ class Prepared:
     """Tier name to `top_k`."""
     sets: dict[str, EvaluationSet]
     manifest: dict[str, Any]
+    state_folder: Path | None = None
+    """Where clients keep what their uploads left out; see `residuals`."""
 
     @property
     def clients_per_round(self) -> int:
@@ -54,11 +58,18 @@ class Prepared:
 
     def answer(self, task: Task) -> Message:
         """Carry out a task; the update in the form that crosses a network."""
-        return pack_update(self.train(task))
+        upload, update = self.experiment.upload, self.train(task)
+        if upload.error_feedback:
+            return pack_with_residual(update, task, upload, self.state_folder)
+        return pack_update(update, upload)
 
     def read(self, message: Message, task: Task) -> Update:
         """The checked update in an answer to `task`; WireError says what is wrong with it."""
-        return unpack_update(message, self.model.layout, task)
+        e = self.experiment
+        return unpack_update(
+            message, self.model.layout, task, e.upload,
+            learns_rescaler=e.rescaling.name == "learned",
+        )  # fmt: skip
 
     def first_state(self) -> ServerState:
         """The state before round 1: an adapter that changes nothing."""

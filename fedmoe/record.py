@@ -17,12 +17,13 @@ from safetensors.torch import save as to_safetensors
 from fedmoe.adapter import Adapter
 from fedmoe.budget.cost import Cost, cost
 from fedmoe.config.load import to_yaml
+from fedmoe.crew import Replaced, Schedule
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.prepare import Prepared
 from fedmoe.report.atomic import write_bytes, write_json, write_text
 from fedmoe.report.ledger import Ledger
 from fedmoe.rounds import ServerState
-from fedmoe.wire import Failure, Task, Update
+from fedmoe.wire import Failure, Task, Update, task_num_bytes
 
 VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy", "home-assistant-intents")
 
@@ -53,7 +54,7 @@ class Recorder:
         self.by_client = np.zeros((len(prepared.members), *shape), dtype=np.int64)
         self.best: tuple[float, float] | None = None
         self.scores: list[Evaluation] = []
-        self.round = {"tokens": 0, "clients": 0, "failed": 0}
+        self.round: dict[str, int | float] = {"tokens": 0, "clients": 0, "failed": 0}
         self.round_started = datetime.datetime.now()
         write_text(folder / "config.yaml", to_yaml(e))
         write_json(folder / "environment.json", environment())
@@ -86,7 +87,7 @@ class Recorder:
             "peak_bytes",
         )
         line |= {name: getattr(answer, name) for name in names}
-        line |= {"bytes_down": price.bytes_down, "bytes_up": price.bytes_up}
+        line |= {"bytes_down": task_num_bytes(task), "bytes_up": answer.num_bytes}
         self.ledger.append(
             line | {"status": "ok", "flops": price.train_flops_per_token * answer.tokens}
         )
@@ -100,6 +101,18 @@ class Recorder:
         file = io.BytesIO()
         np.savez_compressed(file, by_round=self.by_round[: state.round], by_client=self.by_client)
         write_bytes(self.folder / "activations.npz", file.getvalue())
+
+    def scheduled(self, schedule: Schedule) -> None:
+        """Keep how the round's training filled the workers, for the round's line."""
+        self.round |= {
+            "workers": schedule.workers, "busy_seconds": schedule.busy_seconds,
+            "makespan_seconds": schedule.makespan_seconds,
+            "ideal_seconds": schedule.ideal_seconds,
+        }  # fmt: skip
+
+    def replaced(self, event: Replaced) -> None:
+        """Write down that a worker died, and at which job."""
+        self.ledger.append({"kind": "worker", **asdict(event)})
 
     def evaluated(self, state: ServerState, results: Sequence[Evaluation]) -> None:
         """Write scores down, and keep the adapter of the best mean validation score."""
@@ -146,6 +159,7 @@ class Recorder:
             "num_clients": len(prepared.members),
             "clients_per_round": prepared.clients_per_round,
             "model": e.model.path, "strategy": e.aggregation.name, "rescaling": e.rescaling.name,
+            "upload": e.upload.name,
             "full_top_k": prepared.model.full_top_k, "tiers": tiers,
         }  # fmt: skip
 
@@ -155,7 +169,10 @@ def tier_costs(prepared: Prepared) -> dict[str, Cost]:
     training = prepared.experiment.training
     lengths = [len(row.ids) for rows in prepared.rows for row in rows]
     batch_tokens = training.batch_size * round(sum(lengths) / len(lengths))
-    return {tier: cost(prepared.model, k, batch_tokens) for tier, k in prepared.tiers.items()}
+    upload = prepared.experiment.upload
+    return {
+        tier: cost(prepared.model, k, batch_tokens, upload) for tier, k in prepared.tiers.items()
+    }
 
 
 def adapter_bytes(adapter: Adapter, state: ServerState) -> bytes:

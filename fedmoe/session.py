@@ -7,13 +7,15 @@ and `server` bring their own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
 from fedmoe.config import Experiment
+from fedmoe.crew import Crew, Watch
 from fedmoe.evaluation.evaluate import Evaluation, evaluate
 from fedmoe.prepare import Prepared, prepare
 from fedmoe.record import Recorder, new_folder
@@ -21,19 +23,11 @@ from fedmoe.report import write_report
 from fedmoe.rounds import Observer, ServerState, run_rounds
 from fedmoe.wire import Failure, Message, Task, Update, pack_task, unpack_task
 
-A = TypeVar("A")
-R = TypeVar("R")
+Hire = Callable[[Prepared, Sequence[Watch]], Crew]
+"""Makes the crew of a run, which tells the watches what it notices."""
 
 
-class Crew(Protocol):
-    """A transport for a whole run, which also evaluates and is closed in the end."""
-
-    def __call__(self, tasks: Sequence[Task], /) -> Iterator[Update | Failure]: ...
-    def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A], /) -> Iterator[R]: ...
-    def close(self) -> None: ...
-
-
-class Display(Observer, Protocol):
+class Display(Observer, Watch, Protocol):
     """Shows a run while it runs."""
 
     def evaluated(self, evaluations: Sequence[Evaluation], /) -> None: ...
@@ -62,7 +56,7 @@ class Phases:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
 
-def run(experiment: Experiment, display: Display, hire: Callable[[Prepared], Crew]) -> Path:
+def run(experiment: Experiment, display: Display, hire: Hire) -> Path:
     """Run an experiment to its end and return its folder.
 
     Raises:
@@ -72,8 +66,9 @@ def run(experiment: Experiment, display: Display, hire: Callable[[Prepared], Cre
     with phases("load"):
         prepared = prepare(experiment)
     folder = new_folder(Path(experiment.simulation.folder), experiment.name)
+    prepared = replace(prepared, state_folder=folder / "clients")
     recorder = Recorder(folder, prepared)
-    crew = hire(prepared)
+    crew = hire(prepared, [recorder, display])
     try:
         with display:
             evaluator = Evaluator(prepared, crew, recorder, display, phases)
@@ -101,7 +96,7 @@ def _loop(
     state = run_rounds(
         state, prepared.members, e.aggregation, crew, [recorder, display, evaluator],
         num_rounds=e.rounds, clients_per_round=e.clients_per_round or len(prepared.members),
-        seed=e.seed,
+        seed=e.seed, optimizer=e.server_optimizer,
     )  # fmt: skip
     evaluator.measure(state, "test")
     return state

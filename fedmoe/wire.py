@@ -1,8 +1,13 @@
 """Task and Update as one flat byte buffer and a few scalars, and the checks at the door.
 
 Flower spends seconds on thousands of tensors and milliseconds on one buffer of the same bytes, so
-a message is `scalars` (JSON) and `buffer` (little-endian float32 and int64, in layout order).
-Nothing is pickled. Everything that arrives is checked before a value of it is used.
+a message is `scalars` (JSON) and `buffer`, little-endian:
+- a task's: the adapter, float32 in layout order; the rescaler, float32
+- an update's: the counts, int64; the rescaler; the values of all shared parts and of the experts
+  with a count above 0, in layout order, as `compression` writes them
+
+Nothing is pickled. Everything that arrives is checked before a value of it is used; how long an
+update must be follows from its counts, which are checked first.
 """
 
 from __future__ import annotations
@@ -17,10 +22,14 @@ import torch
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout
+from fedmoe.compression import Compression, NoCompression
+from fedmoe.compression.parts import all_parts, carried, gather, num_values, scatter
+from fedmoe.door import check_counts, check_scalars, check_values
 from fedmoe.errors import WireError
 
-LARGEST_DELTA = 1e4
-"""A local change of one weight beyond this is damage, not learning."""
+MOST_SCALAR_BYTES = 512
+"""What the scalars of a message take at most, but for very long names of tiers."""
+LOSSLESS = NoCompression()
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +67,8 @@ class Update:
     loss_after: float
     seconds: float
     peak_bytes: int
+    num_bytes: int = 0
+    """Size of the message that it came in; 0 before it is sent."""
 
 
 @dataclass(frozen=True)
@@ -91,18 +102,52 @@ UPDATE_SCALARS: dict[str, type] = {
 
 def pack_task(task: Task) -> Message:
     """A task as a message."""
-    return _pack(task, TASK_SCALARS, task.adapter, [task.rescaler.float()])
+    values = task.adapter.flat.detach().contiguous().numpy()
+    pieces = [values.astype("<f4", copy=False), _floats(task.rescaler)]
+    return Message(_words(task, TASK_SCALARS, task.adapter.layout), _joined(pieces))
 
 
-def pack_update(update: Update) -> Message:
-    """An update as a message."""
-    return _pack(update, UPDATE_SCALARS, update.delta, [update.rescaler.float(), update.counts])
+def task_num_bytes(task: Task) -> int:
+    """The size of a task's message, without making it."""
+    layout = task.adapter.layout
+    words = _words(task, TASK_SCALARS, layout)
+    return len(words.encode()) + 4 * (layout.size + layout.num_layers)
+
+
+def most_bytes(layout: Layout, compression: Compression) -> tuple[int, int]:
+    """The most that a task's message can take, and an update's, in which all experts were used."""
+    down = 4 * (layout.size + layout.num_layers)
+    up = _head_bytes(layout) + compression.num_bytes(all_parts(layout))
+    return down + MOST_SCALAR_BYTES, up + MOST_SCALAR_BYTES
+
+
+def pack_update(update: Update, compression: Compression = LOSSLESS) -> Message:
+    """An update as a message, without the rows of experts that no token reached.
+
+    Those rows must be zero; see `adapter.keep_untouched`.
+
+    Raises:
+        WireError: a value is not finite, which only `none` and `bf16` can write down.
+    """
+    layout, counts = update.delta.layout, update.counts.numpy()
+    flat = update.delta.flat.detach().contiguous().numpy()
+    for entry, view in layout.views(update.delta.flat):
+        if entry.layer is not None:
+            silent = update.counts[entry.layer] == 0
+            assert not view[silent].any(), f"{entry.name}: a delta where no token was routed"
+    parts = carried(layout, counts)
+    values = gather(flat, parts)
+    pieces = [counts.astype("<i8", copy=False).reshape(-1), _floats(update.rescaler)]
+    pieces += compression.encode(values, parts) if values.size else []
+    return Message(_words(update, UPDATE_SCALARS, layout), _joined(pieces))
 
 
 def unpack_task(message: Message, layout: Layout) -> Task:
     """The task in a message; WireError says what is wrong with it."""
     scalars = _scalars(message, TASK_SCALARS, layout)
-    flat, rescaler = _tensors(message, [layout.size, layout.num_layers], num_counts=0)
+    _check_size(message, 4 * (layout.size + layout.num_layers))
+    flat = _tensor(message, "<f4", layout.size, 0)
+    rescaler = _tensor(message, "<f4", layout.num_layers, 4 * layout.size)
     if not 1 <= scalars["top_k"] <= layout.num_experts:
         raise WireError(f"top_k is {scalars['top_k']}; expected 1 to {layout.num_experts}")
     if not (flat.isfinite().all() and rescaler.isfinite().all()):
@@ -110,76 +155,61 @@ def unpack_task(message: Message, layout: Layout) -> Task:
     return Task(**scalars, rescaler=rescaler, adapter=Adapter(layout, flat))
 
 
-def unpack_update(message: Message, layout: Layout, task: Task) -> Update:
-    """The update in a message, checked against the task it answers.
+def unpack_update(
+    message: Message, layout: Layout, task: Task, compression: Compression = LOSSLESS, *,
+    learns_rescaler: bool = False,
+) -> Update:  # fmt: skip
+    """The update in a message, checked against the task it answers; see `check_update`.
 
     Raises:
         WireError: another layout, size, round, client or budget; a value that is not finite or is
             absurdly large; counts that are negative or do not sum to `tokens * top_k` in a layer.
     """
     scalars = _scalars(message, UPDATE_SCALARS, layout)
-    flat, rescaler, counts = _tensors(
-        message, [layout.size, layout.num_layers], layout.num_layers * layout.num_experts
+    check_scalars(scalars, {name: getattr(task, name) for name in TASK_SCALARS})
+    head = _head_bytes(layout)
+    if len(message.buffer) < head:
+        raise WireError(f"buffer of {len(message.buffer)} bytes; expected {head} or more")
+    num_counts = layout.num_layers * layout.num_experts
+    counts = _tensor(message, "<i8", num_counts, 0).view(layout.num_layers, layout.num_experts)
+    check_counts(counts, scalars["tokens"], scalars["top_k"])
+    parts = carried(layout, counts.numpy())
+    _check_size(message, head + compression.num_bytes(parts))
+    rescaler = _tensor(message, "<f4", layout.num_layers, 8 * num_counts)
+    body = memoryview(message.buffer)[head:]
+    values = compression.decode(body, parts) if num_values(parts) else np.empty(0, np.float32)
+    delta = Adapter(layout, torch.from_numpy(scatter(values, parts, layout.size)))
+    check_values(delta.flat, rescaler, None if learns_rescaler else task.rescaler)
+    return Update(
+        **scalars, rescaler=rescaler, delta=delta, counts=counts, num_bytes=message.num_bytes
     )
-    counts = counts.view(layout.num_layers, layout.num_experts)
-    update = Update(**scalars, rescaler=rescaler, delta=Adapter(layout, flat), counts=counts)
-    check_update(update, task)
-    return update
 
 
-def check_update(update: Update, task: Task) -> None:
+def check_update(update: Update, task: Task, *, learns_rescaler: bool = False) -> None:
     """Refuse an update that does not answer `task` or that no honest client could send."""
-    for name in TASK_SCALARS:
-        if getattr(update, name) != getattr(task, name):
-            raise WireError(
-                f"update for {name} {getattr(update, name)!r}; its task has {getattr(task, name)!r}"
-            )
-    largest = update.delta.flat.abs().max().item() if update.delta.flat.numel() else 0.0
-    if not largest <= LARGEST_DELTA:
-        raise WireError(
-            f"delta has a value of {largest}; expected finite, at most {LARGEST_DELTA:g}"
-        )
-    if not (update.rescaler.abs() <= LARGEST_DELTA).all():
-        raise WireError(
-            f"rescaler is {update.rescaler.tolist()}; expected finite, at most {LARGEST_DELTA:g}"
-        )
-    for name in ("loss_before", "loss_after", "seconds"):
-        if not math.isfinite(value := getattr(update, name)):
-            raise WireError(f"{name} is {value}; expected a finite float")
-    if update.examples < 1 or update.tokens < 1 or update.steps < 1:
-        raise WireError(
-            f"{update.examples} examples, {update.tokens} tokens, {update.steps} steps; "
-            "expected 1 or more"
-        )
-    if max(update.examples, update.steps) > 2**40 or update.tokens > 2**50:
-        raise WireError(
-            f"{update.examples} examples, {update.tokens} tokens, {update.steps} steps "
-            "is not believable"
-        )
-    if (update.counts < 0).any():
-        raise WireError(
-            f"a count of {update.counts.min().item()} routed tokens; expected 0 or more"
-        )
-    # Also keeps the sums below from wrapping round to the right number.
-    if (update.counts > update.tokens).any():
-        raise WireError(
-            f"a count of {update.counts.max().item()}; {update.tokens} tokens can reach an expert"
-        )
-    routed = update.counts.sum(1)
-    if (routed != update.tokens * update.top_k).any():
-        raise WireError(
-            f"routed tokens per layer are {routed.tolist()}; expected tokens * top_k = "
-            f"{update.tokens} * {update.top_k} in each"
-        )
+    asked = {name: getattr(task, name) for name in TASK_SCALARS}
+    check_scalars({name: getattr(update, name) for name in UPDATE_SCALARS}, asked)
+    check_counts(update.counts, update.tokens, update.top_k)
+    check_values(update.delta.flat, update.rescaler, None if learns_rescaler else task.rescaler)
 
 
-def _pack(
-    source: Task | Update, names: dict[str, type], adapter: Adapter, rest: list[Tensor]
-) -> Message:
-    scalars = {name: getattr(source, name) for name in names} | {"layout": adapter.layout.digest}
-    parts = [t.detach().contiguous().numpy().reshape(-1) for t in (adapter.flat, *rest)]
-    little = [p.astype(p.dtype.newbyteorder("<"), copy=False) for p in parts]
-    return Message(json.dumps(scalars), b"".join(p.tobytes() for p in little))
+def _words(source: Task | Update, names: dict[str, type], layout: Layout) -> str:
+    """The scalars of a message."""
+    return json.dumps({name: getattr(source, name) for name in names} | {"layout": layout.digest})
+
+
+def _joined(pieces: list[np.ndarray]) -> bytes:
+    """The arrays' bytes one after another: the one copy on the way out."""
+    return b"".join([piece.data for piece in pieces])
+
+
+def _floats(values: Tensor) -> np.ndarray:
+    return values.detach().float().contiguous().numpy().astype("<f4", copy=False)
+
+
+def _head_bytes(layout: Layout) -> int:
+    """The counts and the rescaler of an update."""
+    return 8 * layout.num_layers * layout.num_experts + 4 * layout.num_layers
 
 
 def _scalars(message: Message, names: dict[str, type], layout: Layout) -> dict[str, Any]:
@@ -205,17 +235,12 @@ def _scalars(message: Message, names: dict[str, type], layout: Layout) -> dict[s
     return scalars
 
 
-def _tensors(message: Message, num_floats: list[int], num_counts: int) -> tuple[Tensor, ...]:
-    """Float32 tensors of the given sizes, then int64 counts; sizes are checked before decoding."""
-    expected = 4 * sum(num_floats) + 8 * num_counts
+def _check_size(message: Message, expected: int) -> None:
     if len(message.buffer) != expected:
         raise WireError(f"buffer of {len(message.buffer)} bytes; expected {expected}")
-    parts, start = [], 0
-    for size in num_floats:
-        part = np.frombuffer(message.buffer, "<f4", size, start).astype(np.float32)
-        parts.append(torch.from_numpy(part))
-        start += 4 * size
-    if num_counts:
-        counts = np.frombuffer(message.buffer, "<i8", num_counts, start).astype(np.int64)
-        parts.append(torch.from_numpy(counts))
-    return tuple(parts)
+
+
+def _tensor(message: Message, dtype: str, size: int, start: int) -> Tensor:
+    """A copy of `size` numbers of the buffer, from byte `start` on."""
+    part = np.frombuffer(message.buffer, dtype, size, start)
+    return torch.from_numpy(part.astype(part.dtype.newbyteorder("=")))

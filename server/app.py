@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from logging import INFO
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
 from fedmoe.config import load_experiment
+from fedmoe.crew import Watch
 from fedmoe.prepare import Prepared
 from fedmoe.session import run
 from server.log import LogLines
@@ -30,7 +32,7 @@ def main(grid: Grid, context: Context) -> None:
         BUNDLE / str(given["config"]), shlex.split(str(given["overrides"]))
     )
 
-    def hire(prepared: Prepared) -> GridTransport:
+    def hire(prepared: Prepared, _: Sequence[Watch]) -> GridTransport:
         seconds = float(given["node_seconds"]), float(given["task_seconds"])
         return GridTransport(grid, prepared, int(given["num_nodes"]), *seconds)
 

@@ -9,6 +9,7 @@ from typing import Self
 
 from flwr.supercore import log
 
+from fedmoe.crew import Replaced, Schedule
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.rounds import ServerState
 from fedmoe.wire import Failure, Task, Update
@@ -31,6 +32,8 @@ class LogLines:
         )  # fmt: skip
 
     def finished(self, state: ServerState) -> None: ...
+    def scheduled(self, schedule: Schedule) -> None: ...
+    def replaced(self, event: Replaced) -> None: ...
 
     def evaluated(self, evaluations: Sequence[Evaluation]) -> None:
         for e in evaluations:

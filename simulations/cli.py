@@ -1,4 +1,4 @@
-"""The command line: `fedmoe run | check | schema | pretrain | generate | export | bench`."""
+"""The command line: `fedmoe run | check | compare | schema | pretrain | generate | ...`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ RUN_EXAMPLES = """\
 CHECK_EXAMPLES = """\
   fedmoe check configs/quickstart.yaml
   fedmoe check configs/quickstart.yaml budget.tiers.low.top_k=1"""
+COMPARE_EXAMPLES = """\
+  fedmoe compare configs/compare_flame.yaml
+  fedmoe compare configs/compare_flame.yaml seeds=[0]"""
 SCHEMA_EXAMPLES = "  fedmoe schema > fedmoe.schema.json"
 PRETRAIN_EXAMPLES = "  fedmoe pretrain configs/pretrain_mini.yaml"
 GENERATE_EXAMPLES = """\
@@ -62,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     for command, name, summary, examples, arguments in (
         (_run, "run", "run an experiment and write its report", RUN_EXAMPLES, _run_arguments),
         (_check, "check", "validate a config and show its plan", CHECK_EXAMPLES, _with_config),
+        (_compare, "compare", "compare variants over seeds", COMPARE_EXAMPLES, _compare_arguments),
         (_schema, "schema", "print the JSON Schema of configs", SCHEMA_EXAMPLES, None),
         (_pretrain, "pretrain", "pretrain a small base model", PRETRAIN_EXAMPLES, _with_config),
         (_generate, "generate", "answer prompts", GENERATE_EXAMPLES, _generate_arguments),
@@ -87,6 +91,11 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _with_config(parser)
     parser.add_argument("--quiet", action="store_true", help="print only errors and the report")
     parser.add_argument("--json", action="store_true", help="print one JSON line per event")
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    _with_config(parser)
+    parser.add_argument("--quiet", action="store_true", help="one line a run, then the table")
 
 
 def _generate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,6 +170,17 @@ def _check(arguments: argparse.Namespace) -> None:
     from simulations.plan import show_plan
 
     show_plan(prepare(load_experiment(arguments.config, arguments.overrides)), Console())
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    """Run every variant of an experiment over the same seeds; write tables and a plot."""
+    from rich.console import Console
+
+    from simulations.compare import compare
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = compare(arguments.config, arguments.overrides, arguments.quiet, Console())
+    print(f"tables and plot: {folder}")
 
 
 def _schema(_: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fedmoe.crew import Replaced, Schedule
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.report.json_text import json_text
 from fedmoe.report.units import number_text, percent_text, seconds_text
@@ -144,6 +145,14 @@ class LiveTable:
                 for e in evaluations
             )
             self._line(f"round {first.round}/{self.progress.num_rounds}: {first.split} {scores}")
+
+    def scheduled(self, schedule: Schedule) -> None: ...
+
+    def replaced(self, event: Replaced) -> None:
+        """Say that a worker died, of which its client will show no trace."""
+        self._event("worker", **asdict(event))
+        if not (self.quiet or self.json):
+            self._line(f"{event.job} ended its worker ({event.ended_by}); another does it again")
 
     def _event(self, kind: str, **values: object) -> None:
         if self.json:

@@ -24,7 +24,9 @@ def show_plan(prepared: Prepared, console: Console) -> None:
         f"{layout.num_experts} experts, top_k {prepared.model.full_top_k}; LoRA rank "
         f"{layout.rank}, alpha {layout.alpha:g}"
     )
-    console.print(f"aggregation {e.aggregation.name}, rescaling {e.rescaling.name}")
+    console.print(
+        f"aggregation {e.aggregation.name}, rescaling {e.rescaling.name}, upload {e.upload.name}"
+    )
     console.print(tiers_table(prepared))
     console.print(manifest_table(prepared.manifest), soft_wrap=True)
 
@@ -37,7 +39,7 @@ def tiers_table(prepared: Prepared) -> Table:
         "top_k",
         "clients",
         "trainable",
-        "MB down / up",
+        "MB down / up at most",
         "MFLOPs / token (train)",
         "memory MB",
     ):

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from fedmoe.compression import Compression
 from fedmoe.models.adapted import AdaptedModel, LoRALinear
+from fedmoe.wire import most_bytes
 
 FLOAT_BYTES = 4
 OPTIMISER_COPIES = 4
@@ -22,14 +24,14 @@ class Cost:
     """Trainable parameters."""
     bytes_down: int
     bytes_up: int
-    """Bytes of the buffers of one round."""
+    """The most that the two messages of one round can take: that all experts were used."""
     forward_flops_per_token: float
     train_flops_per_token: float
     memory_bytes: int
     """Frozen weights, optimiser and the activations saved for one batch; an estimate."""
 
 
-def cost(model: AdaptedModel, top_k: int, batch_tokens: int) -> Cost:
+def cost(model: AdaptedModel, top_k: int, batch_tokens: int, upload: Compression) -> Cost:
     """The cost of training with `top_k` experts on batches of `batch_tokens` tokens.
 
     A product of a (m, n) weight counts 2 m n FLOPs per token; norms, softmax and attention scores
@@ -39,8 +41,7 @@ def cost(model: AdaptedModel, top_k: int, batch_tokens: int) -> Cost:
     dense, dense_lora, expert, expert_lora = _per_token(model)
     frozen, lora = dense + top_k * expert, dense_lora + top_k * expert_lora
     layout = model.layout
-    rescaler = FLOAT_BYTES * layout.num_layers
-    counts = 8 * layout.num_layers * layout.num_experts
+    bytes_down, bytes_up = most_bytes(layout, upload)
     weights = (
         sum(p.numel() * p.element_size() for p in model.model.parameters())
         - FLOAT_BYTES * layout.size
@@ -49,8 +50,8 @@ def cost(model: AdaptedModel, top_k: int, batch_tokens: int) -> Cost:
     return Cost(
         top_k=top_k,
         parameters=layout.size,
-        bytes_down=FLOAT_BYTES * layout.size + rescaler,
-        bytes_up=FLOAT_BYTES * layout.size + rescaler + counts,
+        bytes_down=bytes_down,
+        bytes_up=bytes_up,
         forward_flops_per_token=2.0 * (frozen + lora),
         train_flops_per_token=2.0 * (2 * frozen + 3 * lora),
         memory_bytes=weights + optimiser + batch_tokens * _saved_bytes_per_token(model, top_k),

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedmoe.aggregation import Aggregation, Flame
+from fedmoe.aggregation import Aggregation, Flame, NoOptimizer, ServerOptimizer
 from fedmoe.budget import Budget, Levels
+from fedmoe.compression import Compression, NoCompression
 from fedmoe.data import Dataset, HomeAssistant
 from fedmoe.data.partition import Natural, Partition
 from fedmoe.data.text import TextSettings
@@ -49,5 +50,8 @@ class Experiment:
     budget: Budget = Levels()
     training: Training = Training()
     aggregation: Aggregation = Flame()
+    server_optimizer: ServerOptimizer = NoOptimizer()
+    upload: Compression = NoCompression()
+    """How clients write down the values of their updates."""
     evaluation: EvaluationSettings = EvaluationSettings()
     simulation: Simulation = Simulation()

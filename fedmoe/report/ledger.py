@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 from fedmoe.errors import FedMoEError
 from fedmoe.report.json_text import json_text
 
-Kind = Literal["run", "client", "evaluation", "round", "end"]
+Kind = Literal["run", "client", "worker", "evaluation", "round", "end"]
 
 Record = dict[str, Any]
 """One line of a ledger; `kind` says which other keys it has."""

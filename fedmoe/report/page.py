@@ -26,6 +26,7 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
         _section(tables.clients(run)),
         _section(tables.failures(run)),
         _section(tables.phases(run)),
+        _folded(tables.schedule(run)),
         _folded(tables.label_scores(run)),
         _folded(settings),
         _folded(versions),
@@ -53,6 +54,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Trained tokens", count_text(sum(c["tokens"] for c in run.ok()))),
         ("Wall time" if run.end else "Time in rounds", seconds_text(seconds)),
         ("Spent in training", percent_text(end.get("training_share"))),
+        ("Over the ideal schedule", tables.gap_text(run.rounds)),
+        ("Workers replaced", count_text(run.num_replaced or None)),
         ("Adapter SHA-256", end.get("adapter_sha256", DASH)[:16]),
     ]
     return [(name, value) for name, value in known if value != DASH]
@@ -83,15 +86,18 @@ def _plots(pictures: Sequence[Picture]) -> str:
 def _section(table: Table) -> str:
     if not table.rows:
         return ""
-    note = f'\n<p class="note">{escape(table.note)}</p>' if table.note else ""
-    return f"<section>\n<h2>{escape(table.title)}</h2>\n{_table(table)}{note}\n</section>"
+    return f"<section>\n<h2>{escape(table.title)}</h2>\n{_table(table)}{_note(table)}\n</section>"
 
 
 def _folded(table: Table) -> str:
     if not table.rows:
         return ""
     title = escape(table.title)
-    return f"<details>\n<summary>{title}</summary>\n{_table(table)}\n</details>"
+    return f"<details>\n<summary>{title}</summary>\n{_table(table)}{_note(table)}\n</details>"
+
+
+def _note(table: Table) -> str:
+    return f'\n<p class="note">{escape(table.note)}</p>' if table.note else ""
 
 
 def _table(table: Table) -> str:

@@ -38,6 +38,8 @@ class Run:
     evaluations: list[Record]
     rounds: list[Record]
     end: Record | None
+    num_replaced: int
+    """Workers that died and were replaced."""
     by_client: np.ndarray | None
     """int64 (clients, layers, experts): routed tokens."""
     num_examples: dict[int, int]
@@ -102,6 +104,7 @@ def read_run(folder: Path) -> Run:
         evaluations=_last(records, "evaluation", ("round", "split", "tier")),
         rounds=_last(records, "round", ("round",)),
         end=_end(records),
+        num_replaced=sum(r["kind"] == "worker" for r in records),
         by_client=_activations(folder / "activations.npz"),
         num_examples={c["client"]: c["num_examples"] for c in manifest},
         labels={c["client"]: c["labels"] for c in manifest},

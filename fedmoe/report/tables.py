@@ -134,6 +134,27 @@ def phases(run: Run) -> Table:
     return Table("Wall time", ["phase", "time", "share"], rows)
 
 
+def schedule(run: Run) -> Table:
+    """Per round, how its training filled the workers; empty where nobody measured it."""
+    names = ("busy_seconds", "ideal_seconds", "makespan_seconds")
+    rows = [
+        [str(r["round"]), count_text(r["clients"] - r["failed"]), count_text(r["workers"]),
+         *(seconds_text(r[name]) for name in names), gap_text([r])]
+        for r in run.rounds
+        if "makespan_seconds" in r
+    ]  # fmt: skip
+    columns = ["round", "clients", "workers", "sum of clients", "ideal", "measured", "gap"]
+    note = "Ideal: the longest client, or the sum of all shared by the workers, if that is longer."
+    return Table("Schedule of training", columns, rows, note=note)
+
+
+def gap_text(rounds: Iterable[Record]) -> str:
+    """How much longer the training of these rounds took than an ideal schedule would have."""
+    known = [r for r in rounds if r.get("ideal_seconds")]
+    ideal = sum(r["ideal_seconds"] for r in known)
+    return percent_text(sum(r["makespan_seconds"] for r in known) / ideal - 1 if ideal else None)
+
+
 def pairs(title: str, columns: list[str], values: Iterable[tuple[str, str]]) -> Table:
     """Names and values, such as settings."""
     return Table(title, columns, [[*pair] for pair in values], num_words=2)

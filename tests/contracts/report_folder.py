@@ -31,7 +31,8 @@ def make_run(
                 ledger.append(_evaluation(rng, number, "validation", tier, k, num_rounds))
             ledger.append(
                 {"kind": "round", "round": number, "seconds": 14.2, "clients": 10, "failed": 0,
-                 "tokens": 40_000}
+                 "tokens": 40_000, "workers": 2, "busy_seconds": 25.0, "ideal_seconds": 12.5,
+                 "makespan_seconds": 13.75}
             )  # fmt: skip
         if finished is None:
             for tier, k in TIERS.items():

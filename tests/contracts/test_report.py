@@ -15,7 +15,7 @@ from fedmoe.report import Ledger, write_report
 from fedmoe.report.plots import PLOTS
 from fedmoe.report.plots_experts import relative_load
 from fedmoe.report.run import flat, read_run
-from fedmoe.report.tables import clients, failures, test_scores
+from fedmoe.report.tables import clients, failures, schedule, test_scores
 
 test_scores.__test__ = False  # a table, not a test
 
@@ -128,6 +128,22 @@ def test_a_clients_row_sums_its_rounds(finished):
 def test_failures_are_listed_with_their_reason(finished):
     expected = [["2", "3", "small", "delta has a value of <inf> & more"]]
     assert failures(read_run(finished)).rows == expected
+
+
+def test_the_schedule_says_how_far_from_ideal_it_was(finished, tmp_path):
+    run = read_run(finished)
+    assert schedule(run).rows[1] == ["2", "10", "2", "25.0 s", "12.5 s", "13.8 s", "10.0%"]
+    texts = Page((finished / "report.html").read_text()).texts
+    assert texts[texts.index("Over the ideal schedule") + 1] == "10.0%"
+    assert "Workers replaced" not in texts
+    folder = make_run(tmp_path / "replaced", finished=1)
+    with Ledger(folder / "ledger.jsonl") as ledger:
+        ledger.append({"kind": "worker", "pid": 7, "ended_by": "SIGKILL", "job": "client 3"})
+        # As over Flower: nobody measured the schedule of this round.
+        ledger.append({"kind": "round", "round": 2, "seconds": 1, "clients": 1, "failed": 0})
+    run = read_run(folder)
+    assert run.num_replaced == 1
+    assert [row[0] for row in schedule(run).rows] == ["1"]
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmoe.adapter import Adapter, Layout
+from fedmoe.door import LARGEST_DELTA
 from fedmoe.errors import WireError
 from fedmoe.wire import (
-    LARGEST_DELTA,
     Message,
     Task,
     Update,
     check_update,
     pack_task,
     pack_update,
+    task_num_bytes,
     unpack_task,
     unpack_update,
 )
@@ -51,6 +52,11 @@ def update_of(**changes):
     return Update(**(fields | changes))
 
 
+def received(message):
+    """An update at the server of a run that learns rescalers."""
+    return unpack_update(message, LAYOUT, task_of(), learns_rescaler=True)
+
+
 def bits(value):
     """A value in a form in which two are equal only if every bit is."""
     if isinstance(value, Adapter):
@@ -75,7 +81,7 @@ def test_a_task_arrives_to_the_bit(client, number, tier, top_k):
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@given(finite, finite, finite, st.integers(0, 2**60), st.integers(1, 2**40))
+@given(finite, finite, finite, st.integers(0, 2**50), st.integers(1, 2**40))
 def test_an_update_arrives_to_the_bit(before, after, seconds, peak_bytes, examples):
     update = update_of(
         loss_before=before,
@@ -84,7 +90,8 @@ def test_an_update_arrives_to_the_bit(before, after, seconds, peak_bytes, exampl
         peak_bytes=peak_bytes,
         examples=examples,
     )
-    assert same(unpack_update(pack_update(update), LAYOUT, task_of()), update)
+    message = pack_update(update)
+    assert same(received(message), replace(update, num_bytes=message.num_bytes))
 
 
 def test_a_buffer_has_the_size_of_its_values():
@@ -98,7 +105,7 @@ def test_a_buffer_has_the_size_of_its_values():
 def test_a_buffer_of_another_length_is_refused(change):
     for message, unpack in (
         (pack_task(task_of()), lambda m: unpack_task(m, LAYOUT)),
-        (pack_update(update_of()), lambda m: unpack_update(m, LAYOUT, task_of())),
+        (pack_update(update_of()), received),
     ):
         with pytest.raises(WireError, match=r"buffer of \d+ bytes; expected \d+"):
             unpack(replace(message, buffer=change(message.buffer)))
@@ -154,6 +161,8 @@ REFUSED = [
     ({"loss_before": math.nan}, "loss_before"),
     ({"loss_after": math.inf}, "loss_after"),
     ({"seconds": -math.inf}, "seconds"),
+    ({"peak_bytes": -1}, "peak_bytes is -1; expected 0 to"),
+    ({"peak_bytes": 2**50 + 1}, "peak_bytes is 1125899906842625"),
 ]
 
 
@@ -162,9 +171,25 @@ def test_an_update_that_no_honest_client_sends_is_refused(change, reason):
     """At the door of the server and, alike, where no message was needed."""
     update = update_of(**change)
     with pytest.raises(WireError, match=reason):
-        unpack_update(pack_update(update), LAYOUT, task_of())
+        received(pack_update(update))
     with pytest.raises(WireError, match=reason):
-        check_update(update, task_of())
+        check_update(update, task_of(), learns_rescaler=True)
+
+
+def test_a_changed_rescaler_is_refused_unless_the_run_learns_it():
+    kept, changed = update_of(rescaler=task_of().rescaler), update_of()
+    unpack_update(pack_update(kept), LAYOUT, task_of())
+    check_update(kept, task_of())
+    for refused in (
+        lambda: unpack_update(pack_update(changed), LAYOUT, task_of()),
+        lambda: check_update(changed, task_of()),
+    ):
+        with pytest.raises(WireError, match=r"expected the task's .* does not learn it"):
+            refused()
+
+
+def test_the_size_of_a_task_is_known_without_its_message():
+    assert task_num_bytes(task_of()) == pack_task(task_of()).num_bytes
 
 
 def with_scalars(message, **changes):
@@ -182,20 +207,20 @@ ILL_TYPED = [
 @pytest.mark.parametrize(("name", "value"), ILL_TYPED, ids=lambda v: repr(v)[:12])
 def test_a_scalar_of_another_type_is_refused(name, value):
     with pytest.raises(WireError, match=f"^{name} is .*; expected a finite "):
-        unpack_update(with_scalars(pack_update(update_of()), **{name: value}), LAYOUT, task_of())
+        received(with_scalars(pack_update(update_of()), **{name: value}))
 
 
 @pytest.mark.parametrize("change", [{"steps": ...}, {"layout": ...}, {"mood": 1}])
 def test_a_missing_or_unknown_scalar_is_refused(change):
     with pytest.raises(WireError, match=r"scalars are .*; expected "):
-        unpack_update(with_scalars(pack_update(update_of()), **change), LAYOUT, task_of())
+        received(with_scalars(pack_update(update_of()), **change))
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", "7", '"round"', "\ud800", "[" * 10**5, "9" * 10**4, "{}{}"]
 )
 def test_scalars_that_are_no_json_object_are_refused(text):
-    for unpack in (lambda m: unpack_task(m, LAYOUT), lambda m: unpack_update(m, LAYOUT, task_of())):
+    for unpack in (lambda m: unpack_task(m, LAYOUT), received):
         with pytest.raises(WireError, match="scalars are"):
             unpack(Message(text, b""))
 
@@ -234,7 +259,7 @@ def test_random_bytes_raise_nothing_but_a_wire_error(scalars, buffer):
     if isinstance(scalars, dict):
         scalars = json.dumps(json.loads(pack_update(update_of()).scalars) | scalars)
     message = Message(scalars, buffer)
-    for unpack in (lambda m: unpack_task(m, LAYOUT), lambda m: unpack_update(m, LAYOUT, task_of())):
+    for unpack in (lambda m: unpack_task(m, LAYOUT), received):
         with pytest.raises(WireError):
             unpack(message)
 

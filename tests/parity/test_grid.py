@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, RecordDict
 from fedmoe.adapter import Adapter
 from fedmoe.errors import FedMoEError
 from fedmoe.rounds import plan_round
-from fedmoe.wire import Failure, pack_task, pack_update, unpack_update
+from fedmoe.wire import Failure, pack_task, pack_update
 from server.messages import read_update
 from server.transport import GridTransport
 
@@ -64,8 +64,7 @@ def edit(change):
     """Spoil an update before it is packed again."""
 
     def spoil(reply, prepared, task):
-        update = unpack_update(read_update(reply), prepared.model.layout, task)
-        packed = pack_update(change(update))
+        packed = pack_update(change(prepared.read(read_update(reply), task)))
         return content(packed.scalars, packed.buffer)
 
     return spoil

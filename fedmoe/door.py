@@ -1,0 +1,77 @@
+"""The checks at the server's door: what no honest client sends is refused.
+
+Scalars and counts are checked before the values are decoded, because the counts say how many
+values there must be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fedmoe.errors import WireError
+
+LARGEST_DELTA = 1e4
+"""A local change of one weight beyond this is damage, not learning."""
+MOST_PEAK_BYTES = 2**50
+"""More memory than any client has."""
+
+
+def check_scalars(scalars: Mapping[str, Any], task: Mapping[str, Any]) -> None:
+    """Refuse the scalars of an update to another task, or that are not believable."""
+    for name, expected in task.items():
+        if scalars[name] != expected:
+            raise WireError(f"update for {name} {scalars[name]!r}; its task has {expected!r}")
+    for name in ("loss_before", "loss_after", "seconds"):
+        if not math.isfinite(scalars[name]):
+            raise WireError(f"{name} is {scalars[name]}; expected a finite float")
+    work = "{examples} examples, {tokens} tokens, {steps} steps".format(**scalars)
+    if min(scalars["examples"], scalars["tokens"], scalars["steps"]) < 1:
+        raise WireError(f"{work}; expected 1 or more")
+    if max(scalars["examples"], scalars["steps"]) > 2**40 or scalars["tokens"] > 2**50:
+        raise WireError(f"{work} is not believable")
+    if not 0 <= scalars["peak_bytes"] <= MOST_PEAK_BYTES:
+        raise WireError(f"peak_bytes is {scalars['peak_bytes']}; expected 0 to {MOST_PEAK_BYTES}")
+
+
+def check_counts(counts: Int64[Tensor, "layers experts"], tokens: int, top_k: int) -> None:
+    """Refuse counts that `tokens` tokens, each to `top_k` experts of a layer, cannot give."""
+    if (counts < 0).any():
+        raise WireError(f"a count of {counts.min().item()} routed tokens; expected 0 or more")
+    # Also keeps the sums below from wrapping round to the right number.
+    if (counts > tokens).any():
+        raise WireError(f"a count of {counts.max().item()}; {tokens} tokens can reach an expert")
+    routed = counts.sum(1)
+    if (routed != tokens * top_k).any():
+        raise WireError(
+            f"routed tokens per layer are {routed.tolist()}; expected tokens * top_k = "
+            f"{tokens} * {top_k} in each"
+        )
+
+
+def check_values(
+    delta: Float[Tensor, " values"],
+    rescaler: Float[Tensor, " layers"],
+    fixed: Float[Tensor, " layers"] | None,
+) -> None:
+    """Refuse values that are absurd, and any rescaler but the `fixed` one if there is one."""
+    # One pass and no copy, where abs().max() takes two passes and a copy. NaN comes through.
+    largest = torch.stack(delta.aminmax()).abs().max().item() if delta.numel() else 0.0
+    if not largest <= LARGEST_DELTA:
+        raise WireError(
+            f"delta has a value of {largest}; expected finite, at most {LARGEST_DELTA:g}"
+        )
+    if not (rescaler.abs() <= LARGEST_DELTA).all():
+        raise WireError(
+            f"rescaler is {rescaler.tolist()}; expected finite, at most {LARGEST_DELTA:g}"
+        )
+    if fixed is not None and not torch.equal(rescaler, fixed):
+        raise WireError(
+            f"rescaler is {rescaler.tolist()}; expected the task's {fixed.tolist()}: this run does "
+            "not learn it"
+        )

@@ -1,0 +1,105 @@
+"""A client's answer to its task, made and read: within one process, or handed over in files.
+
+Between processes of this machine a round's adapter is written once, into a file that every worker
+maps; an update waits in a file of its own until its turn comes to be summed. Neither is in the
+parent's memory meanwhile, however many clients a round has.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from fedmoe.adapter import Adapter, Layout
+from fedmoe.errors import FedMoEError
+from fedmoe.prepare import Prepared
+from fedmoe.wire import Failure, Message, Task, Update
+
+
+def answer(prepared: Prepared, task: Task) -> Message | Failure:
+    """The packed update of a task, or why there is none; the round goes on without it."""
+    try:
+        return prepared.answer(task)
+    except FedMoEError as error:
+        return Failure(task.round, task.client, str(error))
+
+
+def read(prepared: Prepared, answer: Message | Failure, task: Task) -> Update | Failure:
+    """The checked update in an answer, or why there is none."""
+    if isinstance(answer, Failure):
+        return answer
+    try:
+        return prepared.read(answer, task)
+    except FedMoEError as error:
+        return Failure(task.round, task.client, str(error))
+
+
+@dataclass(frozen=True)
+class Order:
+    """A task for another process: small values as they are, the adapter in a file."""
+
+    values: dict[str, Any]
+    rescaler: tuple[float, ...]
+    """A float32 is a Python float and back without loss."""
+    adapter: Path
+    answer: Path
+    """Where the update's buffer goes."""
+
+    def task(self, layout: Layout) -> Task:
+        """The task, its adapter mapped from the file and never changed there."""
+        flat = torch.from_file(str(self.adapter), shared=False, size=layout.size)
+        return Task(
+            **self.values, rescaler=torch.tensor(self.rescaler), adapter=Adapter(layout, flat)
+        )
+
+
+class Folder:
+    """Where adapters and updates lie while they wait."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.adapters: dict[int, tuple[Adapter, Path]] = {}
+        """By identity: the adapter, kept so that its id stays its own, and its file."""
+
+    def order(self, task: Task) -> Order:
+        """A task as an order; an adapter that several tasks share is written once."""
+        if id(task.adapter) not in self.adapters:
+            path = self.path / f"adapter-{task.round}-{len(self.adapters)}"
+            task.adapter.flat.contiguous().numpy().tofile(path)
+            self.adapters[id(task.adapter)] = task.adapter, path
+        kept_apart = ("adapter", "rescaler")
+        values = {f.name: getattr(task, f.name) for f in fields(task) if f.name not in kept_apart}
+        return Order(
+            values, tuple(task.rescaler.tolist()), self.adapters[id(task.adapter)][1],
+            self.path / f"answer-{task.round}-{task.client}",
+        )  # fmt: skip
+
+    def clear(self) -> None:
+        """Remove what the round that has ended left."""
+        self.adapters.clear()
+        for path in self.path.iterdir():
+            path.unlink()
+
+
+def train(prepared: Prepared, order: Order) -> Message | Failure:
+    """In a worker: carry out an order; the answer without its buffer, which lies in the file."""
+    made = answer(prepared, order.task(prepared.model.layout))
+    if isinstance(made, Failure):
+        return made
+    order.answer.write_bytes(made.buffer)
+    return replace(made, buffer=b"")
+
+
+def fetch(made: Message | Failure, order: Order) -> Message | Failure:
+    """In the parent: the answer with its buffer, whose file is gone after this."""
+    if isinstance(made, Failure):
+        return made
+    with order.answer.open("rb") as file:
+        # Mapped, not read: a new page for each 4 KiB of a copy costs more than all checks do.
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    order.answer.unlink()
+    return replace(made, buffer=cast(bytes, mapped))

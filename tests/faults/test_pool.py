@@ -1,0 +1,298 @@
+"""Workers that die, jobs that raise, parents that vanish: the round goes on, nothing stays."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedmoe.budget import Levels, Tier
+from fedmoe.config import Experiment
+from fedmoe.data.files import LocalFiles
+from fedmoe.data.partition import Iid
+from fedmoe.errors import FedMoEError
+from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.build import ModelSettings
+from fedmoe.models.rescaling import LearnedRescaling
+from fedmoe.prepare import Prepared, prepare
+from fedmoe.rounds import finish_round, plan_round, run_rounds
+from fedmoe.training.settings import Training
+from fedmoe.wire import Failure, Update
+from simulations.pool import Pool
+from simulations.schedule import expected_work
+from simulations.transports import InProcess
+from simulations.workforce import Job, Workforce
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="workers are forked"),
+    # Python 3.12 and later warn of every fork in a process with threads; torch's are idle here.
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Deadly(Prepared):
+    """A run in which some clients kill their process in the middle of their second step."""
+
+    folder: Path = Path()
+    """A file for every worker that was killed."""
+    once: frozenset[int] = frozenset()
+    always: frozenset[int] = frozenset()
+
+    def answer(self, task):
+        marks = list(self.folder.glob(f"{task.round}-{task.client}-*"))
+        if task.client in self.always or (task.client in self.once and not marks):
+            mark = self.folder / f"{task.round}-{task.client}-{os.getpid()}"
+            kill_at_second_step(mark)
+        return super().answer(task)
+
+
+def kill_at_second_step(mark):
+    """From now on in this process: it lasts for one backward pass, and no further."""
+    backward, calls = torch.Tensor.backward, []
+
+    def deadly(*arguments, **keywords):
+        calls.append(None)
+        if len(calls) == 2:
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return backward(*arguments, **keywords)
+
+    torch.Tensor.backward = deadly
+
+
+class Told:
+    """A watch that remembers."""
+
+    def __init__(self):
+        self.replacements, self.schedules = [], []
+
+    def replaced(self, event):
+        self.replacements.append(event)
+
+    def scheduled(self, schedule):
+        self.schedules.append(schedule)
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_folder, tmp_path_factory):
+    """Four clients, two budgets, learned rescaling, two rounds of two steps."""
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    rows = [{"prompt": f"say {'la ' * (i % 5)}{i}", "response": f"ok {i}"} for i in range(40)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    experiment = Experiment(
+        seed=3, rounds=2, model=ModelSettings(path=str(tiny_folder)),
+        adapter=AdapterSettings(rank=2), rescaling=LearnedRescaling(),
+        data=LocalFiles(path=str(path)), partition=Iid(num_clients=4),
+        budget=Levels(tiers={"high": Tier(top_k=4), "low": Tier(top_k=1)}),
+        training=Training(steps=2, batch_size=3, probe_examples=3),
+    )  # fmt: skip
+    return prepare(experiment)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared):
+    """What the plain loop makes of it, in this process."""
+    return fingerprint(run(prepared, InProcess(prepared)))
+
+
+@pytest.fixture
+def hire(prepared, tmp_path):
+    """A function that makes a pool, of clients that kill if asked; all is gone in the end."""
+    pools = []
+
+    def make(workers=2, **killers):
+        (tmp_path / "marks").mkdir(exist_ok=True)
+        run = prepared
+        if killers:
+            values = {f.name: getattr(prepared, f.name) for f in fields(prepared)}
+            run = Deadly(**values, folder=tmp_path / "marks", **killers)
+        told = Told()
+        folder = tmp_path / "waiting"
+        pools.append(Pool(run, workers, work=expected_work(run), folder=folder, watches=[told]))
+        return pools[-1], told
+
+    yield make
+    for pool in pools:
+        pool.close()
+    assert multiprocessing.active_children() == []
+    assert not list(tmp_path.glob("waiting/*"))
+
+
+def run(prepared, transport):
+    return run_rounds(
+        prepared.first_state(), prepared.members, prepared.experiment.aggregation, transport, [],
+        num_rounds=2, clients_per_round=4, seed=prepared.experiment.seed,
+    )  # fmt: skip
+
+
+def fingerprint(state):
+    return state.adapter.digest(), {tier: r.tolist() for tier, r in state.rescalers.items()}
+
+
+def first_tasks(prepared):
+    return plan_round(prepared.first_state(), prepared.members, 4, 0)
+
+
+def pids(pool):
+    return [worker.process.pid for worker in pool.force.workers]
+
+
+def test_a_worker_killed_in_the_middle_of_its_client_is_replaced(
+    prepared, undisturbed, hire, tmp_path
+):
+    pool, told = hire(once=frozenset({0, 2}))
+    before = pids(pool)
+    assert fingerprint(run(prepared, pool)) == undisturbed
+    killed = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "marks").iterdir())
+    assert killed == ["1-0", "1-2", "2-0", "2-2"]
+    assert [(e.ended_by, e.deaths) for e in told.replacements] == [("SIGKILL", 1)] * 4
+    assert {e.job for e in told.replacements} == {
+        f"client {client} of round {number}" for client in (0, 2) for number in (1, 2)
+    }
+    assert not set(before) & set(pids(pool))
+
+
+def test_a_client_that_always_kills_its_worker_fails_and_the_round_goes_on(prepared, hire):
+    pool, told = hire(always=frozenset({1}))
+    tasks = first_tasks(prepared)
+    answers = list(pool(tasks))
+    assert [type(a) for a in answers] == [Update, Failure, Update, Update]
+    assert answers[1] == Failure(1, 1, "it ended its worker 3 times, the last by SIGKILL")
+    assert [e.deaths for e in told.replacements] == [1, 2, 3]
+    others = [t for t in tasks if t.client != 1]
+    state, strategy = prepared.first_state(), prepared.experiment.aggregation
+    updates = [a for a in answers if isinstance(a, Update)]
+    alone = finish_round(state, strategy, InProcess(prepared)(others))
+    assert fingerprint(finish_round(state, strategy, iter(updates))) == fingerprint(alone)
+    assert not list(pool.folder.path.iterdir())
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers_gives_the_same_bits(prepared, undisturbed, hire, workers):
+    pool, told = hire(workers)
+    assert fingerprint(run(prepared, pool)) == undisturbed
+    assert told.replacements == []
+    for number, schedule in enumerate(told.schedules, start=1):
+        assert (schedule.round, schedule.workers) == (number, workers)
+        assert 0 < schedule.longest_seconds <= schedule.busy_seconds
+        assert schedule.makespan_seconds >= schedule.ideal_seconds
+
+
+def test_any_order_of_execution_gives_the_same_bits(prepared, undisturbed, hire):
+    pool, _ = hire(2)
+
+    @settings(max_examples=8, suppress_health_check=list(HealthCheck))
+    @given(st.lists(st.integers(0, 9), min_size=4, max_size=4))
+    def same(seconds):
+        pool.times.expected = lambda client, _: seconds[client]
+        assert fingerprint(run(prepared, pool)) == undisturbed
+
+    same()
+
+
+def test_the_time_model_hears_of_every_round_and_the_longest_client_is_first(prepared, hire):
+    pool, _ = hire(1)
+    run(prepared, pool)
+    assert [pool.times.clients[client][0] for client in range(4)] == [2, 2, 2, 2]
+    tasks = first_tasks(prepared)
+    pool.times.expected = lambda client, _: [3.0, 9.0, 1.0, 9.0][client]
+    orders = [pool.folder.order(task) for task in tasks]
+    jobs = list(pool._jobs(tasks, orders, [0.0] * 4))
+    assert [job.number for job in jobs] == [1, 3, 0, 2]
+    assert [job.argument for job in jobs] == [orders[job.number] for job in jobs]
+    assert len({order.adapter for order in orders}) == 1
+
+
+def test_a_round_left_early_leaves_no_job_and_no_file(prepared, hire):
+    pool, _ = hire(2)
+    answers = pool(first_tasks(prepared))
+    first = next(answers)
+    answers.close()
+    assert not list(pool.folder.path.iterdir())
+    again = list(pool(first_tasks(prepared)))
+    assert [a.client for a in again] == [0, 1, 2, 3]
+    assert torch.equal(again[0].delta.flat, first.delta.flat)
+
+
+def die_once(_, mark):
+    if not mark.exists():
+        mark.touch()
+        os._exit(3)
+    return mark.name
+
+
+def die(_, code):
+    os._exit(code)
+
+
+def refuse(_, number):
+    if number == 1:
+        raise FedMoEError("not this one")
+    return number
+
+
+def test_a_mapped_job_is_done_again_too(hire, tmp_path):
+    pool, told = hire(2)
+    marks = [tmp_path / name for name in "abc"]
+    assert list(pool.map(die_once, marks)) == ["a", "b", "c"]
+    assert {(e.job, e.ended_by) for e in told.replacements} == {
+        (f"die_once {n}", "exit code 3") for n in range(3)
+    }
+    with pytest.raises(FedMoEError, match=r"die: it ended its worker 3 times, .* exit code 7"):
+        list(pool.map(die, [7]))
+
+
+def test_what_a_job_raises_is_raised_in_its_turn(hire):
+    pool, _ = hire(2)
+    results = pool.map(refuse, range(3))
+    assert next(results) == 0
+    with pytest.raises(FedMoEError, match="not this one") as raised:
+        next(results)
+    assert "in refuse" in raised.value.__notes__[0]
+    assert list(pool.map(refuse, [5])) == [5]
+
+
+def nap(_, seconds):
+    time.sleep(seconds)
+
+
+def work_for_a_minute(told):
+    """The life of a parent: two workers, busy."""
+    force = Workforce(None, 2, print)
+    told.send([worker.process.pid for worker in force.workers])
+    list(force.carry_out(Job(n, nap, 60, "nap") for n in range(2)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_worker_survives_its_parent(number):
+    context = multiprocessing.get_context("fork")
+    hears, told = context.Pipe()
+    parent = context.Process(target=work_for_a_minute, args=(told,))
+    parent.start()
+    workers = hears.recv()
+    time.sleep(0.3)
+    assert len(workers) == 2
+    assert all(map(alive, workers))
+    os.kill(parent.pid, number)
+    parent.join(20)
+    assert parent.exitcode == (1 if number == signal.SIGINT else -number)
+    end = time.monotonic() + 10
+    while any(map(alive, workers)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(alive, workers))
+
+
+def alive(pid):
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False

@@ -1,0 +1,108 @@
+"""A lossy upload gives the same adapter on any number of workers and over Flower's grid."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+from fake_grid import FakeGrid
+
+from fedmoe.compression import Int8, NoCompression, TopK
+from fedmoe.record import Recorder, tier_costs
+from fedmoe.report.ledger import read_ledger
+from fedmoe.rounds import plan_round, run_rounds
+from fedmoe.wire import Failure, pack_task
+from server.transport import GridTransport
+from simulations.transports import InProcess, make_transport
+
+UPLOADS = [Int8(), TopK(share=0.05)]
+every_upload = pytest.mark.parametrize("upload", UPLOADS, ids=lambda upload: upload.name)
+
+
+def with_upload(prepared, upload, folder, workers=1):
+    """The prepared run with another upload, and clients' state in `folder`."""
+    e = prepared.experiment
+    simulation = replace(e.simulation, workers=workers)
+    experiment = replace(e, upload=upload, simulation=simulation)
+    return replace(prepared, experiment=experiment, state_folder=folder)
+
+
+def heard(transport):
+    """The transport, but a client that fails says why: a round without it has other bits."""
+
+    def through(tasks):
+        for answer in transport(tasks):
+            assert not isinstance(answer, Failure), answer.reason
+            yield answer
+
+    return through
+
+
+def digest_of(prepared, transport):
+    """The digest of the last adapter over a transport, which is closed."""
+    e = prepared.experiment
+    try:
+        state = run_rounds(
+            prepared.first_state(), prepared.members, e.aggregation, heard(transport), [],
+            num_rounds=e.rounds, clients_per_round=len(prepared.members), seed=e.seed,
+        )  # fmt: skip
+    finally:
+        transport.close()
+    return state.adapter.digest()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@every_upload
+def test_two_workers_give_the_adapter_of_one(prepared, plain_digest, upload, tmp_path):
+    digests = {
+        digest_of(run, make_transport(run))
+        for run in (
+            with_upload(prepared, upload, tmp_path / "one"),
+            with_upload(prepared, upload, tmp_path / "two", workers=2),
+        )
+    }
+    assert len(digests) == 1
+    assert digests != {plain_digest}
+    assert (tmp_path / "two").exists() == upload.error_feedback
+    if upload.error_feedback:
+        forgetful = with_upload(prepared, replace(upload, error_feedback=False), None)
+        assert digests != {digest_of(forgetful, InProcess(forgetful))}
+
+
+@every_upload
+def test_the_grid_gives_the_plain_loops_adapter(prepared, upload, tmp_path):
+    here = with_upload(prepared, upload, tmp_path / "here")
+    state = {"state": str(tmp_path / "nodes")}
+    grid = GridTransport(FakeGrid(state, state), here, 2, 5.0, 60.0)
+    assert digest_of(here, grid) == digest_of(here, InProcess(here))
+    assert (tmp_path / "nodes" / "1").exists() == upload.error_feedback
+
+
+def test_a_node_without_a_folder_refuses_error_feedback_in_plain_words(prepared, tmp_path):
+    here = with_upload(prepared, TopK(), tmp_path)
+    tasks = plan_round(here.first_state(), here.members, 1, here.experiment.seed)
+    (answer,) = GridTransport(FakeGrid({}), here, 1, 5.0, 60.0)(tasks)
+    assert isinstance(answer, Failure)
+    assert "On a Flower node name one" in answer.reason
+
+
+@pytest.mark.parametrize("upload", [NoCompression(), *UPLOADS], ids=lambda upload: upload.name)
+def test_the_ledger_holds_the_sizes_of_the_messages_and_the_plan_the_most_they_can_be(
+    prepared, upload, tmp_path
+):
+    run = with_upload(prepared, upload, tmp_path / "state")
+    costs = tier_costs(run)
+    (tmp_path / "run").mkdir()
+    recorder = Recorder(tmp_path / "run", run)
+    tasks = plan_round(run.first_state(), run.members, 4, run.experiment.seed)
+    sizes = []
+    for task in tasks:
+        message = run.answer(task)
+        recorder.answered(task, run.read(message, task))
+        sizes.append((pack_task(task).num_bytes, message.num_bytes))
+        most = costs[task.tier]
+        assert 0.5 * most.bytes_down < sizes[-1][0] <= most.bytes_down
+        assert 0.2 * most.bytes_up < sizes[-1][1] <= most.bytes_up
+    recorder.close()
+    lines = [r for r in read_ledger(tmp_path / "run" / "ledger.jsonl") if r["kind"] == "client"]
+    assert [(line["bytes_down"], line["bytes_up"]) for line in lines] == sizes
