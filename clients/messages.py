@@ -32,7 +32,7 @@ def words(**values: str) -> RecordDict:
 
 def update_content(message: Message) -> RecordDict:
     """A packed update as a reply."""
-    array = Array("uint8", (len(message.buffer),), "bytes", message.buffer)
+    array = Array("uint8", (len(message.buffer),), "bytes", bytes(message.buffer))
     return RecordDict(
         {
             "config": ConfigRecord({"scalars": message.scalars}),

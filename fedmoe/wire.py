@@ -86,7 +86,8 @@ class Message:
 
     scalars: str
     """JSON."""
-    buffer: bytes
+    buffer: bytes | memoryview
+    """An update's values are read in place where it can be written to, else from a copy."""
 
     @property
     def num_bytes(self) -> int:
@@ -104,7 +105,8 @@ def pack_task(task: Task) -> Message:
     """A task as a message."""
     values = task.adapter.flat.detach().contiguous().numpy()
     pieces = [values.astype("<f4", copy=False), _floats(task.rescaler)]
-    return Message(_words(task, TASK_SCALARS, task.adapter.layout), _joined(pieces))
+    buffer = b"".join([piece.data for piece in pieces])
+    return Message(_words(task, TASK_SCALARS, task.adapter.layout), buffer)
 
 
 def task_num_bytes(task: Task) -> int:
@@ -131,15 +133,17 @@ def pack_update(update: Update, compression: Compression = LOSSLESS) -> Message:
     """
     layout, counts = update.delta.layout, update.counts.numpy()
     flat = update.delta.flat.detach().contiguous().numpy()
-    for entry, view in layout.views(update.delta.flat):
-        if entry.layer is not None:
-            silent = update.counts[entry.layer] == 0
-            assert not view[silent].any(), f"{entry.name}: a delta where no token was routed"
+    silent = update.counts == 0
+    for entry, view in layout.views(update.delta.flat) if silent.any() else ():
+        moved = entry.layer is not None and view[silent[entry.layer]].any()
+        assert not moved, f"{entry.name}: a delta where no token was routed"
     parts = carried(layout, counts)
     values = gather(flat, parts)
     pieces = [counts.astype("<i8", copy=False).reshape(-1), _floats(update.rescaler)]
     pieces += compression.encode(values, parts) if values.size else []
-    return Message(_words(update, UPDATE_SCALARS, layout), _joined(pieces))
+    # numpy asks Linux for huge pages: 6 MB are first touched in a third of a bytearray's time.
+    buffer = np.concatenate([piece.view(np.uint8) for piece in pieces])
+    return Message(_words(update, UPDATE_SCALARS, layout), buffer.data)
 
 
 def unpack_task(message: Message, layout: Layout) -> Task:
@@ -196,11 +200,6 @@ def check_update(update: Update, task: Task, *, learns_rescaler: bool = False) -
 def _words(source: Task | Update, names: dict[str, type], layout: Layout) -> str:
     """The scalars of a message."""
     return json.dumps({name: getattr(source, name) for name in names} | {"layout": layout.digest})
-
-
-def _joined(pieces: list[np.ndarray]) -> bytes:
-    """The arrays' bytes one after another: the one copy on the way out."""
-    return b"".join([piece.data for piece in pieces])
 
 
 def _floats(values: Tensor) -> np.ndarray:

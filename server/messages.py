@@ -22,7 +22,7 @@ def hello_content(code: str) -> RecordDict:
 
 def task_content(message: Message, experiment: str, code: str) -> RecordDict:
     """A packed task as a request."""
-    array = Array("uint8", (len(message.buffer),), "bytes", message.buffer)
+    array = Array("uint8", (len(message.buffer),), "bytes", bytes(message.buffer))
     config = ConfigRecord({"code": code, "experiment": experiment, "scalars": message.scalars})
     return RecordDict({"config": config, "arrays": ArrayRecord({"buffer": array})})
 

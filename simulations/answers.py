@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -99,7 +99,8 @@ def fetch(made: Message | Failure, order: Order) -> Message | Failure:
     if isinstance(made, Failure):
         return made
     with order.answer.open("rb") as file:
-        # Mapped, not read: a new page for each 4 KiB of a copy costs more than all checks do.
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        # Mapped, not read: a new page for each 4 KiB of a copy costs more than all checks do; and
+        # as if to be written to, or numpy would copy it after all.
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     order.answer.unlink()
-    return replace(made, buffer=cast(bytes, mapped))
+    return replace(made, buffer=memoryview(mapped))

@@ -47,11 +47,12 @@ Parts = tuple[Part, ...]
 
 def carried(layout: Layout, counts: Int64[np.ndarray, "layers experts"]) -> Parts:
     """The parts of a delta that are sent for `counts`, one after another; allocates no values."""
+    reached = [tuple(np.flatnonzero(layer).tolist()) for layer in counts]
     parts, start = [], 0
     for entry in layout.entries:
         experts, shape = None, entry.shape
         if entry.layer is not None:
-            experts = tuple(np.flatnonzero(counts[entry.layer]).tolist())
+            experts = reached[entry.layer]
             shape = (len(experts), *entry.shape[1:])
         parts.append(Part(entry, experts, shape, start))
         start = parts[-1].stop

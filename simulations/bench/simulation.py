@@ -195,7 +195,7 @@ def start_rows(options: Options) -> Iterator[Row]:
         note=(
             f"adapter and optimiser {optimiser / 1e6:.0f} MB, activations about "
             f"{price.memory_bytes / 1e6 - optimiser / 1e6 - weights / 1e6:.0f} MB, the rest "
-            f"Python's own; frozen weights {weights / 1e6:.0f} MB are shared"
+            f"not told apart; frozen weights {weights / 1e6:.0f} MB are shared"
         ),
     )  # fmt: skip
 

@@ -65,7 +65,7 @@ def test_an_unused_expert_stays_bit_identical_in_the_global_adapter(upload, upda
 @given(UPDATES, st.integers(-40, 40).filter(bool))
 def test_a_cut_or_lengthened_buffer_is_refused(upload, update, change):
     message = pack_update(update, upload)
-    buffer = message.buffer[:change] if change < 0 else message.buffer + bytes(change)
+    buffer = message.buffer[:change] if change < 0 else bytes(message.buffer) + bytes(change)
     with pytest.raises(WireError, match=r"buffer of \d+ bytes; expected \d+"):
         unpack_update(replace(message, buffer=buffer), LAYOUT, task_for(update), upload)
 
@@ -80,7 +80,7 @@ def test_random_values_are_refused_or_pass_all_checks(upload, update, random):
     task = task_for(update)
     try:
         arrived = unpack_update(
-            replace(message, buffer=message.buffer[:head] + body), LAYOUT, task, upload
+            replace(message, buffer=bytes(message.buffer[:head]) + body), LAYOUT, task, upload
         )
     except WireError:
         return
@@ -95,8 +95,8 @@ def test_counts_that_claim_more_experts_than_were_sent_are_refused(upload):
     # With one value in a hundred the sizes can agree; then the positions do not.
     with pytest.raises(WireError, match=r"(bytes|positions); expected \d+"):
         unpack_update(
-            replace(message, buffer=lie + message.buffer[len(lie) :]), LAYOUT, task_for(update),
-            upload,
+            replace(message, buffer=lie + bytes(message.buffer[len(lie) :])), LAYOUT,
+            task_for(update), upload,
         )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def test_counts_that_claim_more_experts_than_were_sent_are_refused(upload):
 def test_impossible_counts_are_refused_before_anything_is_sized_by_them(upload, change):
     update = update_of(deltas_of(1), torch.tensor([[7, 7, 0, 0], [7, 0, 7, 0]]))
     message = pack_update(update, upload)
-    buffer = np.array([change], "<i8").tobytes() + message.buffer[8:]
+    buffer = np.array([change], "<i8").tobytes() + bytes(message.buffer[8:])
     with pytest.raises(WireError, match=r"a count of -?\d+|can reach an expert"):
         unpack_update(replace(message, buffer=buffer), LAYOUT, task_for(update), upload)
 
@@ -117,7 +117,7 @@ def test_a_short_message_for_a_huge_adapter_allocates_nothing_large(upload, extr
     update = update_of(deltas_of(1), torch.tensor([[4, 4, 4, 2], [7, 3, 2, 2]]))
     message = pack_update(update, upload)
     scalars = message.scalars.replace(LAYOUT.digest, huge.digest)
-    lie = replace(message, scalars=scalars, buffer=message.buffer + bytes(extra))
+    lie = replace(message, scalars=scalars, buffer=bytes(message.buffer) + bytes(extra))
     tracemalloc.start()
     try:
         with pytest.raises(WireError, match="bytes; expected"):

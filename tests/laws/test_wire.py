@@ -108,7 +108,7 @@ def test_a_buffer_of_another_length_is_refused(change):
         (pack_update(update_of()), received),
     ):
         with pytest.raises(WireError, match=r"buffer of \d+ bytes; expected \d+"):
-            unpack(replace(message, buffer=change(message.buffer)))
+            unpack(replace(message, buffer=change(bytes(message.buffer))))
 
 
 def test_another_layout_of_the_same_size_is_refused():

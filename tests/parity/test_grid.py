@@ -65,7 +65,7 @@ def edit(change):
 
     def spoil(reply, prepared, task):
         packed = pack_update(change(prepared.read(read_update(reply), task)))
-        return content(packed.scalars, packed.buffer)
+        return content(packed.scalars, bytes(packed.buffer))
 
     return spoil
 
