@@ -16,6 +16,7 @@ from safetensors.torch import save as to_safetensors
 
 from fedmoe.adapter import Adapter
 from fedmoe.budget.cost import Cost, cost
+from fedmoe.code import code_digest
 from fedmoe.config.load import to_yaml
 from fedmoe.crew import Replaced, Schedule
 from fedmoe.evaluation.evaluate import Evaluation
@@ -57,7 +58,7 @@ class Recorder:
         self.round: dict[str, int | float] = {"tokens": 0, "clients": 0, "failed": 0}
         self.round_started = datetime.datetime.now()
         write_text(folder / "config.yaml", to_yaml(e))
-        write_json(folder / "environment.json", environment())
+        write_json(folder / "environment.json", environment(prepared))
         write_json(folder / "manifest.json", prepared.manifest)
         self.ledger.append(self._opening())
 
@@ -182,9 +183,10 @@ def adapter_bytes(adapter: Adapter, state: ServerState) -> bytes:
     return to_safetensors(tensors, {"round": str(state.round), "layout": adapter.layout.digest})
 
 
-def environment() -> dict[str, str]:
+def environment(prepared: Prepared) -> dict[str, str]:
     """Versions and machine that the figures of a run depend on."""
     return {
+        "code": code_digest(), "device": str(prepared.model.device),
         "python": platform.python_version(), "machine": platform.machine(),
         "threads": str(torch.get_num_threads()), **{name: version(name) for name in VERSIONS},
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

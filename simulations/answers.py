@@ -81,7 +81,7 @@ class Folder:
     def clear(self) -> None:
         """Remove what the round that has ended left."""
         self.adapters.clear()
-        for path in self.path.iterdir():
+        for path in self.path.glob("*"):  # nothing, if the folder is gone
             path.unlink()
 
 

@@ -1,11 +1,13 @@
 """`fedmoe compare`: variants of one experiment over several seeds, all else equal.
 
-Within a seed every variant has the same data split, partition, tiers, client samples, first adapter
-and test examples: these depend on the seed alone. A run that ended is not repeated.
+Within a seed every variant has the same data split, partition, client samples and test examples: a
+variant may not change what they depend on, nor the tiers' names. A run that ended is not repeated.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +15,7 @@ from typing import Annotated
 from pydantic import Field
 from rich.console import Console
 
+from fedmoe.code import code_digest
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.load import load, to_yaml
 from fedmoe.errors import ConfigError, Fault, FedMoEError
@@ -56,13 +59,26 @@ def compare(config: Path, overrides: list[str], quiet: bool, console: Console) -
     comparison = load(Comparison, config, overrides)
     parent = Path(comparison.folder) / comparison.name
     runs = planned(config, overrides)  # all of them: a fault is found before the first run
+    parent.mkdir(parents=True, exist_ok=True)
+    with (parent / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FedMoEError(f"another comparison is at work in {parent}") from None
+        _run_all(runs, comparison.reference, parent, quiet, console)
+    return parent
+
+
+def _run_all(
+    runs: list[tuple[str, Experiment]], reference: str, parent: Path, quiet: bool, console: Console
+) -> None:
     results: list[Result] = []
     for number, (variant, experiment) in enumerate(runs, start=1):
-        console.print(f"{number} of {len(runs)}: {variant}, seed {experiment.seed}")
+        said = f"{number} of {len(runs)}: {variant}, seed {experiment.seed}"
+        console.print(said, markup=False, highlight=False)
         results.append(_result(variant, experiment, quiet))
-        write_comparison(results, comparison.reference, parent)
-    console.print(markdown(results, comparison.reference), markup=False, soft_wrap=True)
-    return parent
+        write_comparison(results, reference, parent)
+    console.print(markdown(results, reference), markup=False, soft_wrap=True)
 
 
 def planned(config: Path, overrides: list[str]) -> list[tuple[str, Experiment]]:
@@ -83,21 +99,45 @@ def planned(config: Path, overrides: list[str]) -> list[tuple[str, Experiment]]:
                 faults = [Fault(f"variants.{variant}: {f.path}", f.message) for f in error.faults]
                 raise ConfigError(str(path), faults) from None
             runs.append((variant, experiment))
+    _check_paired(path, comparison.reference, runs)
     return runs
+
+
+def _check_paired(path: Path, reference: str, runs: list[tuple[str, Experiment]]) -> None:
+    """Refuse variants whose difference to the reference would not be one of the method."""
+    base = next(experiment for variant, experiment in runs if variant == reference)
+    faults = []
+    for variant, experiment in runs[: len({variant for variant, _ in runs})]:
+        for what in ("data", "text", "partition", "clients_per_round"):
+            if getattr(experiment, what) != getattr(base, what):
+                faults.append(Fault(f"variants.{variant}: {what}", f"differs from {reference!r}'s"))
+        if list(experiment.budget.tiers) != list(base.budget.tiers):
+            faults.append(Fault(f"variants.{variant}: budget.tiers", "has other names"))
+        if experiment.evaluation.test_examples != base.evaluation.test_examples:
+            faults.append(Fault(f"variants.{variant}: evaluation.test_examples", "differs"))
+    if faults:
+        raise ConfigError(str(path), faults)
 
 
 def _result(variant: str, experiment: Experiment, quiet: bool) -> Result:
     """The result of one run, from its folder if it ended there with the same settings."""
     folder = Path(experiment.simulation.folder) / experiment.name
-    if folder.exists():
+    config, about = folder / "config.yaml", folder / "environment.json"
+    if config.exists() and config.read_text() != to_yaml(experiment):
+        raise FedMoEError(
+            f"{folder} holds a run with other settings; remove it, or give the comparison another "
+            "name"
+        )
+    if (folder / "ledger.jsonl").exists() and about.exists():
         done = read_result(variant, experiment.seed, folder)
-        if (folder / "config.yaml").read_text() != to_yaml(experiment):
+        if done and json.loads(about.read_text()).get("code") != code_digest():
             raise FedMoEError(
-                f"{folder} holds a run with other settings; remove it, or give the comparison "
-                "another name"
+                f"{folder} holds a run of other code than is installed now; remove it, or give the "
+                "comparison another name"
             )
         if done:
             return done
+    if folder.exists():
         shutil.rmtree(folder)  # of an interrupted run of ours, with these very settings
     workers = experiment.simulation.workers
     live = LiveTable(num_rounds=experiment.rounds, workers=workers, quiet=quiet)

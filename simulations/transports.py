@@ -50,7 +50,8 @@ Transport = InProcess | Pool
 def make_transport(prepared: Prepared, watches: Sequence[Watch] = ()) -> Transport:
     """The transport that `simulation.workers` asks for."""
     simulation = prepared.experiment.simulation
-    if simulation.workers == 1:
+    # A forked process cannot use its parent's GPU.
+    if simulation.workers == 1 or prepared.model.device.type == "cuda":
         return InProcess(prepared, watches)
     return Pool(
         prepared, simulation.workers, work=expected_work(prepared),

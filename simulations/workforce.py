@@ -74,8 +74,9 @@ class Workforce:
                 number += 1
         finally:
             for worker in batch.under_way:
-                self.workers.remove(worker)
-                worker.kill()
+                if worker in self.workers:  # else `close` has ended it already
+                    self.workers.remove(worker)
+                    worker.kill()
 
     def free(self, busy: Iterable[Worker]) -> list[Worker]:
         """The workers that are not busy, after those that are missing were forked."""

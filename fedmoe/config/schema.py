@@ -25,7 +25,8 @@ class Simulation:
     """How a simulation uses this machine; nothing here changes a bit of the result."""
 
     workers: Annotated[int, Field(ge=1)] = 1
-    """Processes that train clients side by side, one thread each; 1 trains in this process."""
+    """Processes that train clients side by side, one thread each; 1 trains in this process, and
+    so does a GPU, whatever this says."""
     folder: str = "runs"
     """Where run folders are made, each named after its experiment."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -31,7 +32,8 @@ class ModelSettings:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the frozen weights and of the computation; LoRA itself is kept in float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where it computes; `auto` takes a GPU if there is one. Bits are the same on like devices."""
+    """Where it computes; `auto` takes a GPU if there is one. On a CPU the same run gives the same
+    bits; on a GPU attention's backward may not."""
 
 
 def model_folder(path: str) -> str:
@@ -45,10 +47,12 @@ def device_of(settings: ModelSettings) -> torch.device:
     Raises:
         ModelError: a GPU is asked for and there is none.
     """
+    if settings.device == "cpu":
+        return torch.device("cpu")
     found = torch.cuda.is_available()
     if settings.device == "cuda" and not found:
         raise ModelError("model.device is 'cuda', but torch finds no GPU here; use 'cpu' or 'auto'")
-    return torch.device("cuda" if found and settings.device != "cpu" else "cpu")
+    return torch.device("cuda" if found else "cpu")
 
 
 def load_base(settings: ModelSettings) -> tuple[nn.Module, PreTrainedTokenizerBase]:
@@ -64,27 +68,27 @@ def load_base(settings: ModelSettings) -> tuple[nn.Module, PreTrainedTokenizerBa
     folder = model_folder(settings.path)
     try:
         config = AutoConfig.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=DTYPES[settings.dtype]
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=DTYPES[settings.dtype], output_loading_info=True
         )
+        model, info = loaded
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise ModelError(_cannot_load(settings.path, error)) from error
-    try:
-        model.set_experts_implementation(experts.IMPLEMENTATION)
-    except ValueError as error:
+    if missing := sorted(info["missing_keys"]):
         raise ModelError(
-            f"model.path {settings.path!r}: {type(model).__name__} is not an MoE that "
-            "computes its experts through transformers' experts interface"
-        ) from error
+            f"model.path {settings.path!r}: {len(missing)} weights are missing, such as "
+            f"{missing[0]}; transformers would make them up"
+        )
+    model.set_experts_implementation(experts.IMPLEMENTATION)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.to(device), tokenizer  # pyright: ignore[reportArgumentType]
+    return model.to(device), tokenizer
 
 
 def _cannot_load(path: str, error: Exception) -> str:
     """Say whether the folder is missing, is not a model, or the Hub could not serve the id."""
-    reason = str(error).splitlines()[0]
+    reason = (str(error) or type(error).__name__).splitlines()[0]
     if Path(path).is_dir():
         return f"model.path {path!r}: the folder holds no causal language model ({reason})"
     return (

@@ -62,6 +62,11 @@ def moe_layers(model: nn.Module) -> list[MoELayer]:
 
 def _check_supported(layer: MoELayer) -> None:
     experts = layer.experts
+    if not hasattr(experts, "has_gate"):  # set by transformers' decorator
+        raise ModelError(
+            f"{layer.path}: {type(experts).__name__} does not compute its experts through "
+            "transformers' experts interface, so the fast path would never be called"
+        )
     odd = [flag for flag, usual in USUAL.items() if getattr(experts, flag, usual) != usual]
     if getattr(type(experts), "_apply_gate", _default_apply_gate) is not _default_apply_gate:
         odd.append("_apply_gate")

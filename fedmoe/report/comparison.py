@@ -73,7 +73,10 @@ def difference(ours: Sequence[float], reference: Sequence[float]) -> Difference:
 
 
 def markdown(results: Sequence[Result], reference: str) -> str:
-    """A row a variant: mean ± standard deviation per tier, difference to the reference, cost."""
+    """A row a variant: mean ± standard deviation per tier, difference to the reference, cost.
+
+    All results have the same tiers.
+    """
     tiers = list(results[0].scores)
     head = [*tiers, f"difference to {reference} [95 %]", "up per round", "s per client-round"]
     lines = ["| | " + " | ".join(head) + " |", "|---|" + "--:|" * len(head)]
@@ -82,7 +85,7 @@ def markdown(results: Sequence[Result], reference: str) -> str:
         paired = _difference_text(results, variant, reference)
         cells += [paired, bytes_text(statistics.mean(r.bytes_up for r in runs))]
         cells.append(f"{statistics.mean(r.seconds for r in runs):.1f}")
-        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+        lines.append(f"| {variant.replace('|', '/')} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -122,8 +125,9 @@ def _difference_text(results: Sequence[Result], variant: str, reference: str) ->
 
 
 def _spread(values: list[float]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{100 * statistics.mean(values):.1f} ± {100 * deviation:.1f}"
+    if len(values) == 1:
+        return f"{100 * values[0]:.1f}"
+    return f"{100 * statistics.mean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
 
 
 def _plot(results: Sequence[Result]) -> Figure:

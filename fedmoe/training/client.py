@@ -53,7 +53,7 @@ def train_client(
         round=task.round, client=task.client, tier=task.tier, top_k=task.top_k, rescaler=rescaler,
         delta=delta, counts=counts, examples=len(rows), tokens=tokens, steps=settings.steps,
         loss_before=loss_before, loss_after=mean_loss(model, probe, settings.batch_size, pad),
-        seconds=time.monotonic() - started, peak_bytes=peak_bytes(),
+        seconds=time.monotonic() - started, peak_bytes=peak_bytes(model.device),
     )  # fmt: skip
 
 
@@ -117,8 +117,8 @@ def _clip(grad: Tensor, largest: float) -> None:
         grad.mul_(largest / norm)
 
 
-def peak_bytes() -> int:
+def peak_bytes(device: torch.device) -> int:
     """The process's largest resident size so far, or the largest allocation on its GPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from fedmoe.section import section
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 @section
 class Training:
@@ -26,7 +28,7 @@ class Training:
     warmup_steps: Annotated[int, Field(ge=0)] = 5
     """Steps of linear warm-up, in every local round (AdamW starts afresh there)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of a step's gradient."""
     recompute: bool = False

@@ -47,7 +47,6 @@ def rows(options: Options) -> Iterator[Row]:
     size = Size(64, 8, 32, 8) if options.quick else Size()
     few, many, most = (32, 64, 128) if options.quick else (512, 2048, 8192)
     with torch.random.fork_rng():
-        torch.manual_seed(0)
         layer = Layer(size)
         yield from against_peft(layer, options, few, many)
         yield from against_products(layer, options, many)
@@ -137,6 +136,7 @@ class Layer:
 
     def __init__(self, size: Size) -> None:
         experts.register()
+        torch.manual_seed(0)  # the same weights in every type; callers fork the generator
         self.size = size
         config = OlmoeConfig(
             hidden_size=size.hidden, num_experts=size.experts, intermediate_size=size.width
@@ -156,7 +156,7 @@ class Layer:
         }
 
     def steps(self, tokens: int, top_k: int, names: list[str]) -> dict[str, Callable[[], None]]:
-        """A training step of every variant named, once they are known to compute the same."""
+        """A training step of every variant named, once their outputs are known to agree."""
         generator = torch.Generator().manual_seed(1)
         x = torch.randn(tokens, self.size.hidden, generator=generator).to(self.size.dtype)
         blocks = {name: self.variants[name] for name in names}

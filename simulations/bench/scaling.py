@@ -65,7 +65,6 @@ def measured(points: list[Point], hidden: int, options: Options) -> Curve:
     steps = []
     for point in points:
         with torch.random.fork_rng():
-            torch.manual_seed(0)
             layer = Layer(Size(hidden, point.experts, hidden // 2, point.rank))
         steps.append(layer.steps(point.tokens, point.top_k, [OURS])[OURS])
     seconds = in_turns({str(i): step for i, step in enumerate(steps)}, options.repeats)

@@ -125,6 +125,7 @@ def test_every_shipped_config_is_valid(name, tmp_path, capsys):
         (["partition.num_clients=0"], "partition.num_clients"),
         (["model.path=nowhere"], "'nowhere'"),
         (["model.device=tpu"], "model.device"),
+        (["training.betas=[0.9, 1.5]"], "training.betas"),
         (["agregation.name=flame"], "did you mean aggregation"),
         (["data.name=files", "data.path=none.jsonl"], "none.jsonl: no such file"),
         (["partition.num_clients=100000"], "100000"),
@@ -169,6 +170,10 @@ def test_a_comparison_runs_what_is_missing_and_refuses_other_settings(tmp_path, 
     assert runs[1]["bytes_up"] < 0.3 * runs[0]["bytes_up"]
     assert main(["compare", comparison(tmp_path), "overrides=[rounds=2]", "--quiet"]) == 2
     assert "other settings" in capsys.readouterr().err
+    about = ledgers[0].with_name("environment.json")
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"code": "older"}))
+    assert main(["compare", comparison(tmp_path), "--quiet"]) == 2
+    assert "other code" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -178,6 +183,14 @@ def test_a_comparison_runs_what_is_missing_and_refuses_other_settings(tmp_path, 
         ({"variants": {"plain": ["rouns=3"]}}, "variants.plain: rouns"),
         ({"seeds": [1, 1]}, "repeat"),
         ({"experiment": "none.yaml"}, "none.yaml"),
+        (
+            {"variants": {"plain": [], "other": ["partition.alpha=0.1"]}},
+            "variants.other: partition: differs from 'plain'",
+        ),
+        (
+            {"variants": {"plain": [], "one": ["budget.tiers={all: {top_k: 4}}"]}},
+            "variants.one: budget.tiers",
+        ),
     ],
 )
 def test_a_comparison_that_cannot_be_is_explained(tmp_path, capsys, changes, expected):

@@ -10,6 +10,7 @@ from fedmoe.adapter import Adapter, initial_adapter
 from fedmoe.data.text import Tokens, collate
 from fedmoe.errors import ModelError
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.decode import greedy
 from fedmoe.models.families import moe_layers
 from fedmoe.models.rescaling import LearnedRescaling, NoRescaling, StaticRescaling
@@ -240,3 +241,19 @@ def test_greedy_answers_are_the_argmax_of_full_forward_passes(model, top_k):
             ids.append(int(logits_of(model, torch.tensor([ids]))[0, -1].argmax()))
         padding = [0] * (len(answer) - (len(ids) - len(prompt)))
         assert answer == ids[len(prompt) :] + padding
+
+
+def test_a_checkpoint_that_lacks_weights_or_is_cut_short_is_refused(tiny_base, tmp_path):
+    tokenizer = load_base(ModelSettings())[1]
+    for name, change in (("lacks", "missing"), ("cut", "no causal language model")):
+        model = tiny_base()
+        state = model.state_dict()
+        if name == "lacks":
+            state.pop("model.norm.weight")
+        model.save_pretrained(tmp_path / name, state_dict=state)
+        tokenizer.save_pretrained(tmp_path / name)
+        weights = tmp_path / name / "model.safetensors"
+        if name == "cut":
+            weights.write_bytes(weights.read_bytes()[:-1000])
+        with pytest.raises(ModelError, match=change):
+            load_base(ModelSettings(path=str(tmp_path / name)))
