@@ -105,7 +105,7 @@ def write_comparison(results: Sequence[Result], reference: str, folder: Path) ->
 
 def _by_variant(results: Sequence[Result]) -> dict[str, list[Result]]:
     names = dict.fromkeys(r.variant for r in results)
-    return {n: sorted((r for r in results if r.variant == n), key=lambda r: r.seed) for n in names}
+    return {name: [r for r in results if r.variant == name] for name in names}
 
 
 def _difference_text(results: Sequence[Result], variant: str, reference: str) -> str:
