@@ -267,6 +267,9 @@ def nap(_, seconds):
 
 def work_for_a_minute(told):
     """The life of a parent: two workers, busy."""
+    # As in a process of its own: a background job ignores SIGINT, `fedmoe run` maps SIGTERM.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     force = Workforce(None, 2, print)
     told.send([worker.process.pid for worker in force.workers])
     list(force.carry_out(Job(n, nap, 60, "nap") for n in range(2)))
