@@ -16,6 +16,7 @@ its memory; sums run in float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -69,10 +70,7 @@ class Adagrad:
 
     def step(self, old: Adapter, proposed: Adapter, memory: Memory) -> tuple[Adapter, Memory]:
         """The next global adapter and memory."""
-        delta = _delta(old, proposed)
-        m, v = _memory(memory, delta, self.tau)
-        v = v + delta.square()
-        return _adaptive(self, old, delta, self.beta1 * m + (1 - self.beta1) * delta, v, memory)
+        return _adaptive(self, old, proposed, memory, lambda v, squared: v + squared)
 
 
 @section
@@ -87,10 +85,13 @@ class Adam:
 
     def step(self, old: Adapter, proposed: Adapter, memory: Memory) -> tuple[Adapter, Memory]:
         """The next global adapter and memory."""
-        delta = _delta(old, proposed)
-        m, v = _memory(memory, delta, self.tau)
-        v = self.beta2 * v + (1 - self.beta2) * delta.square()
-        return _adaptive(self, old, delta, self.beta1 * m + (1 - self.beta1) * delta, v, memory)
+        return _adaptive(
+            self,
+            old,
+            proposed,
+            memory,
+            lambda v, squared: self.beta2 * v + (1 - self.beta2) * squared,
+        )
 
 
 @section
@@ -105,11 +106,10 @@ class Yogi:
 
     def step(self, old: Adapter, proposed: Adapter, memory: Memory) -> tuple[Adapter, Memory]:
         """The next global adapter and memory."""
-        delta = _delta(old, proposed)
-        m, v = _memory(memory, delta, self.tau)
-        squared = delta.square()
-        v = v - (1 - self.beta2) * squared * torch.sign(v - squared)
-        return _adaptive(self, old, delta, self.beta1 * m + (1 - self.beta1) * delta, v, memory)
+        return _adaptive(
+            self, old, proposed, memory,
+            lambda v, squared: v - (1 - self.beta2) * squared * torch.sign(v - squared),
+        )  # fmt: skip
 
 
 ServerOptimizer = Annotated[
@@ -121,18 +121,17 @@ def _delta(old: Adapter, proposed: Adapter) -> Tensor:
     return proposed.flat.double() - old.flat.double()
 
 
-def _memory(memory: Memory, delta: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """The first and second moment so far."""
-    first = memory.get("m", torch.zeros_like(delta))
-    return first, memory.get("v", torch.full_like(delta, tau**2))
-
-
 def _adaptive(
-    rule: Adagrad | Adam | Yogi, old: Adapter, delta: Tensor, m: Tensor, v: Tensor, memory: Memory
-) -> tuple[Adapter, Memory]:
-    start = {"m": torch.zeros_like(delta), "v": torch.full_like(delta, rule.tau**2)} | memory
+    rule: Adagrad | Adam | Yogi, old: Adapter, proposed: Adapter, memory: Memory,
+    second: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Adapter, Memory]:  # fmt: skip
+    """One step of a rule; `second` makes the new v of the old one and the squared change."""
+    delta = _delta(old, proposed)
+    before = memory or {"m": torch.zeros_like(delta), "v": torch.full_like(delta, rule.tau**2)}
+    m = rule.beta1 * before["m"] + (1 - rule.beta1) * delta
+    v = second(before["v"], delta.square())
     change = rule.learning_rate * m / (v.sqrt() + rule.tau)
-    return _moved(old, delta, change, start, {"m": m, "v": v})
+    return _moved(old, delta, change, before, {"m": m, "v": v})
 
 
 def _moved(
