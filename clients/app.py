@@ -43,16 +43,11 @@ def train(message: Message, context: Context) -> Message:
 def carry_out(content: RecordDict, context: Context) -> RecordDict:
     """Task in, update out."""
     from clients.resident import resident
-    from fedmoe import wire
+    from fedmoe.wire import Message as Packed
 
     overrides = str(context.node_config.get("overrides", ""))
     prepared = resident(text(content, "experiment"), overrides)
-    packed = wire.Message(text(content, "scalars"), buffer(content))
-    task = wire.unpack_task(packed, prepared.model.layout)
-    if not 0 <= task.client < len(prepared.rows):
-        raise FedMoEError(
-            f"there is no client {task.client}; clients are 0..{len(prepared.rows) - 1}"
-        )
+    task = prepared.read_task(Packed(text(content, "scalars"), buffer(content)))
     if (own := own_clients(context)) and task.client not in own:
         raise FedMoEError(f"client {task.client} is not one of this node's: {own}")
     return update_content(replace(prepared, state_folder=state_folder(context)).answer(task))

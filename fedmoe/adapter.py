@@ -15,6 +15,9 @@ from torch import Tensor
 
 from fedmoe.errors import WireError
 
+RANK_AXES = {"A": -2, "B": -1}
+"""`A` is (rank, in) and `B` (out, rank), of each expert or of a linear layer."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -30,6 +33,16 @@ class Entry:
     @property
     def stop(self) -> int:
         return self.start + math.prod(self.shape)
+
+    @property
+    def kind(self) -> str:
+        """Which factor it is: `A`, `B`, or what else a strategy or the router adds."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def rank_axis(self) -> int | None:
+        """The axis of the rank components; None of what has none."""
+        return RANK_AXES.get(self.kind)
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,32 @@ class Layout:
     @cached_property
     def size(self) -> int:
         return self.entries[-1].stop if self.entries else 0
+
+    @property
+    def scale(self) -> float:
+        """A delta of the weights is `scale * B A`."""
+        return self.alpha / self.rank
+
+    def with_rank(self, rank: int, scale: float | None = None) -> Layout:
+        """The same parts with `rank` components; without a `scale`, alpha stays and it changes."""
+        tensors = []
+        for e in self.entries:
+            shape = list(e.shape)
+            if e.rank_axis is not None:
+                shape[e.rank_axis] = rank
+            tensors.append((e.name, tuple(shape), e.layer))
+        alpha = self.alpha if scale is None else scale * rank
+        return Layout.of(tensors, self.num_layers, self.num_experts, rank, alpha)
+
+    def only(self, *kinds: str) -> Layout:
+        """The entries of these kinds alone."""
+        kept = [(e.name, e.shape, e.layer) for e in self.entries if e.kind in kinds]
+        return Layout.of(kept, self.num_layers, self.num_experts, self.rank, self.alpha)
+
+    def plus(self, tensors: list[tuple[str, tuple[int, ...], int | None]]) -> Layout:
+        """These entries, and others behind them."""
+        own = [(e.name, e.shape, e.layer) for e in self.entries]
+        return Layout.of(own + tensors, self.num_layers, self.num_experts, self.rank, self.alpha)
 
     @cached_property
     def digest(self) -> str:
@@ -94,6 +133,14 @@ class Adapter:
     def __add__(self, other: Adapter) -> Adapter:
         return replace(self, flat=self.flat + other.flat)
 
+    def views(self) -> dict[str, Tensor]:
+        """Every tensor by its name, without a copy."""
+        return {entry.name: view for entry, view in self.layout.views(self.flat)}
+
+    def copy(self) -> Adapter:
+        """The same values in memory of their own."""
+        return replace(self, flat=self.flat.clone())
+
     def digest(self) -> str:
         """sha256 of the values: two adapters are the same to the bit when these agree."""
         return hashlib.sha256(self.flat.contiguous().numpy().tobytes()).hexdigest()
@@ -125,3 +172,48 @@ def keep_untouched(
         if entry.layer is not None:
             view[counts[entry.layer] == 0] = 0
     return replace(delta, flat=flat)
+
+
+def components(entry: Entry, view: Tensor, start: int, count: int) -> Tensor:
+    """`count` rank components of a tensor from `start` on; all of one that has none."""
+    return view if entry.rank_axis is None else view.narrow(entry.rank_axis, start, count)
+
+
+def place(source: Adapter, into: Adapter, *, last: bool = False) -> None:
+    """Copy every tensor of `source` over the one of its name in `into`.
+
+    Where `into` has more rank components, the first are replaced, or the `last`; the others stay.
+    """
+    for entry, there, value in _shared(source, into):
+        more = into.layout.rank - source.layout.rank
+        components(entry, there, more if last else 0, source.layout.rank).copy_(value)
+
+
+def cut(source: Adapter, layout: Layout, *, last: bool = False) -> Adapter:
+    """The part of `source` that `layout` names: its first rank components, or its `last`."""
+    made = Adapter(layout, source.flat.new_empty(layout.size))
+    for entry, there, value in _shared(made, source):
+        more = source.layout.rank - layout.rank
+        value.copy_(components(entry, there, more if last else 0, layout.rank))
+    return made
+
+
+def resized(source: Adapter, layout: Layout) -> Adapter:
+    """`source` with the rank of `layout`: cut, or padded with zeros; each product stays.
+
+    Where the scales differ, `B` takes the ratio, so that `scale * B A` of the components that are
+    left is what it was.
+    """
+    made = Adapter(layout, source.flat.new_zeros(layout.size))
+    rank, ratio = min(source.layout.rank, layout.rank), source.layout.scale / layout.scale
+    for entry, there, value in _shared(made, source):
+        part = components(entry, there, 0, rank)
+        components(entry, value, 0, rank).copy_(part * ratio if entry.kind == "B" else part)
+    return made
+
+
+def _shared(small: Adapter, large: Adapter) -> Iterator[tuple[Entry, Tensor, Tensor]]:
+    """Each entry of `small`, with the tensor of its name in `large` and its own."""
+    large_views = large.views()
+    for entry, view in small.layout.views(small.flat):
+        yield entry, large_views[entry.name], view

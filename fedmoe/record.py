@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from fedmoe.budget.cost import Cost, cost
 from fedmoe.code import code_digest
 from fedmoe.config.load import to_yaml
 from fedmoe.crew import Replaced, Schedule
+from fedmoe.devices.clock import client_time, probe_tokens, virtual_bytes_up
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.prepare import Prepared
 from fedmoe.report.atomic import write_bytes, write_json, write_text
@@ -55,6 +57,7 @@ class Recorder:
         self.by_client = np.zeros((len(prepared.members), *shape), dtype=np.int64)
         self.best: tuple[float, float] | None = None
         self.scores: list[Evaluation] = []
+        self.virtual_clock = 0.0
         self.round: dict[str, int | float] = {"tokens": 0, "clients": 0, "failed": 0}
         self.round_started = datetime.datetime.now()
         write_text(folder / "config.yaml", to_yaml(e))
@@ -64,6 +67,8 @@ class Recorder:
 
     def planned(self, tasks: Sequence[Task]) -> None:
         self.round = {"tokens": 0, "clients": len(tasks), "failed": 0}
+        if self.prepared.experiment.devices:
+            self.round["virtual_seconds"] = 0.0
         self.round_started = datetime.datetime.now()
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
@@ -88,13 +93,33 @@ class Recorder:
             "peak_bytes",
         )
         line |= {name: getattr(answer, name) for name in names}
-        line |= {"bytes_down": task_num_bytes(task), "bytes_up": answer.num_bytes}
-        self.ledger.append(
-            line | {"status": "ok", "flops": price.train_flops_per_token * answer.tokens}
-        )
+        line |= {
+            "bytes_down": task_num_bytes(task), "bytes_up": answer.num_bytes, "status": "ok",
+            "flops": price.train_flops_per_token * answer.tokens,
+        }  # fmt: skip
+        self.ledger.append(line | self._virtual(answer, line, price))
+
+    def _virtual(self, update: Update, line: dict[str, Any], price: Cost) -> dict[str, float]:
+        """What a client's round takes on its virtual device, and the figures that tell."""
+        e = self.prepared.experiment
+        if not e.devices:
+            return {}
+        lengths = [len(row.ids) for row in self.prepared.rows[update.client]]
+        probed = probe_tokens(lengths, self.prepared.training.probe_examples)
+        figures: dict[str, float] = {
+            "probe_flops": price.forward_flops_per_token * probed,
+            "virtual_bytes_up": virtual_bytes_up(update),
+        }
+        seconds = client_time(e.devices[update.tier], line | figures).seconds
+        # The server waits for the slowest whose update counts.
+        self.round["virtual_seconds"] = max(self.round["virtual_seconds"], seconds)
+        return figures | {"virtual_seconds": seconds}
 
     def finished(self, state: ServerState) -> None:
         seconds = (datetime.datetime.now() - self.round_started).total_seconds()
+        if "virtual_seconds" in self.round:
+            self.virtual_clock += self.round["virtual_seconds"]
+            self.round["virtual_clock"] = self.virtual_clock
         self.ledger.append(
             {"kind": "round", "round": state.round, "seconds": seconds, **self.round}
         )
@@ -152,6 +177,7 @@ class Recorder:
                 "top_k": c.top_k, "clients": [m.client for m in prepared.members if m.tier == tier],
                 "parameters": c.parameters, "bytes_down": c.bytes_down, "bytes_up": c.bytes_up,
                 "train_flops_per_token": c.train_flops_per_token, "memory_bytes": c.memory_bytes,
+                **({"device": asdict(e.devices[tier])} if e.devices else {}),
             }
             for tier, c in self.costs.items()
         }  # fmt: skip
@@ -167,12 +193,14 @@ class Recorder:
 
 def tier_costs(prepared: Prepared) -> dict[str, Cost]:
     """What each tier's clients pay, for batches of the run's mean length."""
-    training = prepared.experiment.training
+    training, strategy = prepared.training, prepared.experiment.aggregation
     lengths = [len(row.ids) for rows in prepared.rows for row in rows]
     batch_tokens = training.batch_size * round(sum(lengths) / len(lengths))
     upload = prepared.experiment.upload
+    full = prepared.model.full_top_k if strategy.full_budget or strategy.pooled else 0
     return {
-        tier: cost(prepared.model, k, batch_tokens, upload) for tier, k in prepared.tiers.items()
+        tier: cost(prepared.model, prepared.layouts(tier, 1), full or k, batch_tokens, upload)
+        for tier, k in prepared.tiers.items()
     }
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fedmoe.adapter import Adapter
+from fedmoe.adapter import Adapter, Layout, cut, place
 from fedmoe.aggregation import NoOptimizer
 from fedmoe.errors import FedMoEError
 from fedmoe.seeds import numpy_rng
@@ -24,7 +24,10 @@ from fedmoe.wire import Failure, Task, Update
 class Aggregator(Protocol):
     """What the loop needs of an aggregation strategy."""
 
-    def combine(self, adapter: Adapter, updates: Iterable[Update]) -> Adapter: ...
+    def combine(
+        self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0
+    ) -> Adapter: ...
+    def beside(self, state: Layout) -> Layout | None: ...
 
 
 class Optimizer(Protocol):
@@ -37,6 +40,9 @@ class Optimizer(Protocol):
 
 NO_OPTIMIZER = NoOptimizer()
 
+Send = Callable[[Adapter, "Member"], Adapter]
+"""What a member is sent of the global state."""
+
 Transport = Callable[[Sequence[Task]], Iterator[Update | Failure]]
 """Carries out tasks; yields one answer per task, in the order of the tasks."""
 
@@ -48,6 +54,8 @@ class Member:
     client: int
     tier: str
     top_k: int
+    availability: float = 1.0
+    """Probability of being reachable in a round."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,25 +79,40 @@ class Observer(Protocol):
     def finished(self, state: ServerState) -> None: ...
 
 
+def whole_state(state: Adapter, member: Member) -> Adapter:
+    """Every member is sent the global state as it is."""
+    return state
+
+
 def plan_round(
-    state: ServerState, members: Sequence[Member], clients_per_round: int, seed: int
-) -> list[Task]:
+    state: ServerState, members: Sequence[Member], clients_per_round: int, seed: int,
+    send: Send = whole_state,
+) -> list[Task]:  # fmt: skip
     """The next round's tasks, by client id; who takes part depends on `(seed, round)` alone."""
     number = state.round + 1
+    # Drawn for all, from a stream of its own: where everyone is reachable the samples stay as ever.
+    draws = numpy_rng(seed, "round", number, "available").random(len(members))
+    members = [m for m, u in zip(members, draws, strict=True) if u < m.availability]
+    if not members:
+        return []
     rng = numpy_rng(seed, "round", number, "sample")
     chosen = rng.choice(len(members), size=min(clients_per_round, len(members)), replace=False)
+    taking_part = sorted((members[i] for i in chosen), key=lambda m: m.client)
+    # One object for all clients of a tier: transports write it down once.
+    sent = {m.tier: m for m in taking_part}
+    adapters = {tier: send(state.adapter, member) for tier, member in sent.items()}
     return [
         Task(
             round=number, client=m.client, tier=m.tier, top_k=m.top_k,
-            rescaler=state.rescalers[m.tier], adapter=state.adapter,
+            rescaler=state.rescalers[m.tier], adapter=adapters[m.tier],
         )
-        for m in sorted((members[i] for i in chosen), key=lambda m: m.client)
+        for m in taking_part
     ]  # fmt: skip
 
 
 def finish_round(
     state: ServerState, strategy: Aggregator, updates: Iterable[Update],
-    optimizer: Optimizer = NO_OPTIMIZER,
+    optimizer: Optimizer = NO_OPTIMIZER, num_clients: int = 0,
 ) -> ServerState:  # fmt: skip
     """The state after the updates of one round; they are taken one at a time.
 
@@ -100,15 +123,17 @@ def finish_round(
     first = next(stream, None)
     if first is None:
         return replace(state, round=state.round + 1)
-    proposed = strategy.combine(state.adapter, _chain(first, stream))
+    proposed = strategy.combine(state.adapter, _chain(first, stream), num_clients)
     adapter, memory = optimizer.step(state.adapter, proposed, state.memory)
+    if (kept := strategy.beside(proposed.layout)) is not None:
+        place(cut(proposed, kept), adapter)
     return ServerState(state.round + 1, adapter, rescalers.mean(), memory)
 
 
 def run_rounds(
     state: ServerState, members: Sequence[Member], strategy: Aggregator, transport: Transport,
     observers: Sequence[Observer], *, num_rounds: int, clients_per_round: int, seed: int,
-    optimizer: Optimizer = NO_OPTIMIZER,
+    optimizer: Optimizer = NO_OPTIMIZER, send: Send = whole_state,
 ) -> ServerState:  # fmt: skip
     """Run the rounds that are left and return the last state.
 
@@ -116,13 +141,13 @@ def run_rounds(
         FedMoEError: every client of a round failed; the message has the first reason.
     """
     while state.round < num_rounds:
-        tasks = plan_round(state, members, clients_per_round, seed)
+        tasks = plan_round(state, members, clients_per_round, seed, send)
         for observer in observers:
             observer.planned(tasks)
         failures: list[Failure] = []
         updates = _heard(tasks, transport(tasks), observers, failures)
-        state = finish_round(state, strategy, updates, optimizer)
-        if len(failures) == len(tasks):
+        state = finish_round(state, strategy, updates, optimizer, len(members))
+        if tasks and len(failures) == len(tasks):
             raise FedMoEError(f"round {state.round}: every client failed; {failures[0].reason}")
         for observer in observers:
             observer.finished(state)

@@ -16,12 +16,12 @@ from typing import Protocol, Self
 
 from fedmoe.config import Experiment
 from fedmoe.crew import Crew, Watch
-from fedmoe.evaluation.evaluate import Evaluation, evaluate
+from fedmoe.evaluation.evaluate import Evaluation, by_tier, evaluate
 from fedmoe.prepare import Prepared, prepare
 from fedmoe.record import Recorder, new_folder
 from fedmoe.report import write_report
 from fedmoe.rounds import Observer, ServerState, run_rounds
-from fedmoe.wire import Failure, Message, Task, Update, pack_task, unpack_task
+from fedmoe.wire import Failure, Message, Task, Update, pack_task
 
 Hire = Callable[[Prepared, Sequence[Watch]], Crew]
 """Makes the crew of a run, which tells the watches what it notices."""
@@ -97,6 +97,7 @@ def _loop(
         state, prepared.members, e.aggregation, crew, [recorder, display, evaluator],
         num_rounds=e.rounds, clients_per_round=e.clients_per_round or len(prepared.members),
         seed=e.seed, optimizer=e.server_optimizer,
+        send=prepared.send_to,
     )  # fmt: skip
     evaluator.measure(state, "test")
     return state
@@ -123,24 +124,36 @@ class Evaluator:
     def measure(self, state: ServerState, split: str) -> None:
         """Score `state` on one split at every tier, and tell the recorder and the display."""
         with self.phases("evaluation"):
-            results = list(self.crew.map(_evaluate, self._jobs(state, split)))
+            results = by_tier(self.crew.map(_evaluate, self._jobs(state, split)))
         self.recorder.evaluated(state, results)
         self.display.evaluated(results)
 
     def _jobs(self, state: ServerState, split: str) -> Iterator[tuple[Message, str]]:
-        """One job a tier: what its clients would be sent, and the set to score it on."""
+        """What a tier's clients would be sent for the next round, and the set to score it on.
+
+        One job a tier, or one a client where each keeps a part of its own.
+        """
         for tier, top_k in self.prepared.tiers.items():
-            task = Task(state.round, 0, tier, top_k, state.rescalers[tier], state.adapter)
-            yield pack_task(task), split
+            adapter = self.prepared.send(state.adapter, tier)
+            for client in self._clients(tier):
+                rescaler = state.rescalers[tier]
+                task = Task(state.round + 1, client, tier, top_k, rescaler, adapter)
+                yield pack_task(task), split
+
+    def _clients(self, tier: str) -> list[int]:
+        """Clients whose scores stand for the tier's; any, where all are served the same."""
+        if not self.prepared.experiment.aggregation.personal:
+            return [0]
+        return [m.client for m in self.prepared.members if m.tier == tier]
 
 
 def _evaluate(prepared: Prepared, job: tuple[Message, str]) -> Evaluation:
     message, split = job
-    task = unpack_task(message, prepared.model.layout)
+    task = prepared.read_task(message)
     tiers = {task.tier: (task.top_k, task.rescaler)}
     settings = prepared.experiment.evaluation
     (result,) = evaluate(
-        prepared.model, prepared.tokenizer, prepared.sets[split], task.adapter, tiers, settings,
-        task.round,
+        prepared.model, prepared.tokenizer, prepared.sets[split], prepared.served(task), tiers,
+        settings, task.round - 1,
     )  # fmt: skip
     return result

@@ -116,10 +116,10 @@ def task_num_bytes(task: Task) -> int:
     return len(words.encode()) + 4 * (layout.size + layout.num_layers)
 
 
-def most_bytes(layout: Layout, compression: Compression) -> tuple[int, int]:
+def most_bytes(task: Layout, update: Layout, compression: Compression) -> tuple[int, int]:
     """The most that a task's message can take, and an update's, in which all experts were used."""
-    down = 4 * (layout.size + layout.num_layers)
-    up = _head_bytes(layout) + compression.num_bytes(all_parts(layout))
+    down = 4 * (task.size + task.num_layers)
+    up = _head_bytes(update) + (compression.num_bytes(all_parts(update)) if update.size else 0)
     return down + MOST_SCALAR_BYTES, up + MOST_SCALAR_BYTES
 
 
@@ -144,6 +144,14 @@ def pack_update(update: Update, compression: Compression = LOSSLESS) -> Message:
     # numpy asks Linux for huge pages: 6 MB are first touched in a third of a bytearray's time.
     buffer = np.concatenate([piece.view(np.uint8) for piece in pieces])
     return Message(_words(update, UPDATE_SCALARS, layout), buffer.data)
+
+
+def tier_of(message: Message) -> str:
+    """The tier that a task's message names, not checked: it tells which layout to expect."""
+    try:
+        return str(json.loads(message.scalars)["tier"])
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise WireError(f"scalars name no tier: {error!r}") from error
 
 
 def unpack_task(message: Message, layout: Layout) -> Task:

@@ -13,6 +13,7 @@ from flwr.supercore import log
 
 from fedmoe.config import load_experiment
 from fedmoe.crew import Watch
+from fedmoe.errors import ConfigError, Fault
 from fedmoe.prepare import Prepared
 from fedmoe.session import run
 from server.log import LogLines
@@ -31,6 +32,13 @@ def main(grid: Grid, context: Context) -> None:
     experiment = load_experiment(
         BUNDLE / str(given["config"]), shlex.split(str(given["overrides"]))
     )
+
+    if experiment.aggregation.personal:
+        raise ConfigError(
+            "run config",
+            [Fault("aggregation.name", f"{experiment.aggregation.name!r} is scored with the part "
+                   "that every client keeps to itself; run it with `fedmoe run`")],
+        )  # fmt: skip
 
     def hire(prepared: Prepared, _: Sequence[Watch]) -> GridTransport:
         seconds = float(given["node_seconds"]), float(given["task_seconds"])

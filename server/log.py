@@ -19,7 +19,10 @@ class LogLines:
     """Shows a run as an observer of its rounds; see `session.Display`."""
 
     def planned(self, tasks: Sequence[Task]) -> None:
-        log(INFO, "round %d: %d clients", tasks[0].round, len(tasks))
+        if tasks:
+            log(INFO, "round %d: %d clients", tasks[0].round, len(tasks))
+        else:
+            log(WARNING, "no client is reachable in this round")
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
         who = f"round {task.round}: client {task.client} ({task.tier}, k={task.top_k})"

@@ -51,7 +51,10 @@ class Order:
 
     def task(self, layout: Layout) -> Task:
         """The task, its adapter mapped from the file and never changed there."""
-        flat = torch.from_file(str(self.adapter), shared=False, size=layout.size)
+        # An empty file cannot be mapped.
+        flat = torch.empty(0)
+        if layout.size:
+            flat = torch.from_file(str(self.adapter), shared=False, size=layout.size)
         return Task(
             **self.values, rescaler=torch.tensor(self.rescaler), adapter=Adapter(layout, flat)
         )
@@ -87,7 +90,8 @@ class Folder:
 
 def train(prepared: Prepared, order: Order) -> Message | Failure:
     """In a worker: carry out an order; the answer without its buffer, which lies in the file."""
-    made = answer(prepared, order.task(prepared.model.layout))
+    layouts = prepared.layouts(order.values["tier"], order.values["round"])
+    made = answer(prepared, order.task(layouts.task))
     if isinstance(made, Failure):
         return made
     order.answer.write_bytes(made.buffer)

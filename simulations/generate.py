@@ -41,7 +41,7 @@ class Generator:
         else:
             saved = SavedRun.open(run, which)
             adapted, tokenizer = saved.model, saved.tokenizer
-            adapted.load(saved.adapter)
+            adapted.load(saved.adapter(tier))
             tiers = saved.experiment.budget.resolved(adapted.full_top_k)
             if tier is not None and tier not in tiers:
                 raise FedMoEError(f"--tier {tier!r} is not one of {', '.join(map(repr, tiers))}")

@@ -9,12 +9,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fedmoe.adapter import Adapter, Layout
+from fedmoe.adapter import Adapter, Layout, initial_adapter
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.errors import CheckpointError, FedMoEError
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, build_model
 from fedmoe.models.peft_export import export
+from fedmoe.seeds import generator
+from fedmoe.wire import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +26,8 @@ class SavedRun:
     experiment: Experiment
     model: AdaptedModel
     tokenizer: object
-    adapter: Adapter
+    state: Adapter
+    """The global state, as the strategy keeps it."""
     rescalers: dict[str, Tensor]
     round: int
 
@@ -43,8 +46,25 @@ class SavedRun:
                 )
         experiment = load_experiment(config)
         model, tokenizer = build_model(experiment.model, experiment.adapter, experiment.rescaling)
-        adapter, rescalers, number = read_adapter(weights, model.layout)
-        return cls(experiment, model, tokenizer, adapter, rescalers, number)
+        layout = experiment.aggregation.first_state(_initial(experiment, model)).layout
+        state, rescalers, number = read_adapter(weights, layout)
+        return cls(experiment, model, tokenizer, state, rescalers, number)
+
+    def adapter(self, tier: str | None = None) -> Adapter:
+        """What the model computes with at a tier, or without one at full rank.
+
+        Of a strategy whose clients keep a part to themselves it is the shared part alone.
+        """
+        strategy, plain = self.experiment.aggregation, self.model.layout
+        tiers = self.experiment.budget.resolved(self.model.full_top_k)
+        rank = tiers[tier].rank if tier in tiers else None
+        plain = plain.with_rank(rank) if rank and rank != plain.rank else plain
+        top_k = tiers[tier].top_k if tier in tiers else self.model.full_top_k
+        rescaler = torch.ones(plain.num_layers)
+        sent = strategy.send(self.state, plain)
+        task = Task(self.round + 1, 0, tier or "", top_k, rescaler, sent)
+        layouts = strategy.layouts(plain, self.round + 1)
+        return strategy.local(task, layouts, _initial(self.experiment, self.model)).start
 
     def export(self, out: Path) -> float:
         """Write a PEFT folder; see `models.peft_export.export`."""
@@ -55,7 +75,12 @@ class SavedRun:
         # A run in bfloat16 has rounded weights, whose logits are not PEFT's.
         same = e.model.dtype == "float32" and self.model.device.type == "cpu"
         model = self.model if same else build_model(exact, e.adapter, e.rescaling)[0]
-        return export(self.adapter, model, exact, out)
+        return export(self.adapter(), model, exact, out)
+
+
+def _initial(experiment: Experiment, model: AdaptedModel) -> Adapter:
+    """The adapter that the run began with."""
+    return initial_adapter(model.layout, generator(experiment.seed, "adapter"))
 
 
 def read_adapter(path: Path, layout: Layout) -> tuple[Adapter, dict[str, Tensor], int]:

@@ -8,14 +8,48 @@
 To add one: a `@section` with a `name` and `combine(adapter, updates)`, and its name in the union.
 """
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
+from fedmoe.aggregation.a3smoe import A3SMoE
+from fedmoe.aggregation.anchors import Centralized, FullBudget, LocalOnly, ZeroRound
+from fedmoe.aggregation.fed_sb import FedSB
 from fedmoe.aggregation.fedavg import FedAvg
+from fedmoe.aggregation.fedex_lora import FedExLoRA
+from fedmoe.aggregation.fedprox import FedProx
+from fedmoe.aggregation.fedsa_lora import FedSALoRA
+from fedmoe.aggregation.ffa_lora import FFALoRA
 from fedmoe.aggregation.flame import Flame
+from fedmoe.aggregation.flexlora import FlexLoRA
+from fedmoe.aggregation.flora import FLoRA
+from fedmoe.aggregation.florist import FLoRIST
+from fedmoe.aggregation.hetlora import HetLoRA
+from fedmoe.aggregation.lora_fair import LoRAFair
+from fedmoe.aggregation.raflora import RaFLoRA
+from fedmoe.aggregation.replication import Replication
+from fedmoe.aggregation.rolora import RoLoRA
+from fedmoe.aggregation.scaffold import Scaffold
 from fedmoe.aggregation.server_optimizer import NoOptimizer, ServerOptimizer
+from fedmoe.aggregation.strategy import Strategy
+from fedmoe.aggregation.ub_smoe import UBSMoE
 
-Aggregation = Annotated[FedAvg | Flame, Field(discriminator="name")]
+Strategies = (
+    FedAvg | Flame | A3SMoE | UBSMoE | FedProx | Scaffold | FFALoRA | RoLoRA | FedExLoRA | FedSB
+    | FedSALoRA | HetLoRA | FlexLoRA | FLoRA | FLoRIST | Replication | RaFLoRA | LoRAFair
+    | ZeroRound | LocalOnly | Centralized | FullBudget
+)  # fmt: skip
+Aggregation = Annotated[Strategies, Field(discriminator="name")]
+STRATEGIES: tuple[type[Strategy], ...] = get_args(Strategies)
+MIXED_RANKS = tuple(s.name for s in get_args(Strategies) if s.mixed_ranks)
+"""The strategies that can combine clients of unlike ranks."""
 
-__all__ = ["Aggregation", "FedAvg", "Flame", "NoOptimizer", "ServerOptimizer"]
+__all__ = [
+    "MIXED_RANKS",
+    "STRATEGIES",
+    "Aggregation",
+    "FedAvg",
+    "Flame",
+    "NoOptimizer",
+    "ServerOptimizer",
+]

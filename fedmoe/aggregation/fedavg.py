@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
-import torch
-
-from fedmoe.adapter import Adapter
-from fedmoe.aggregation.streaming import Weights, weighted_mean
+from fedmoe.aggregation.mean import Mean
 from fedmoe.section import section
-from fedmoe.wire import Update
 
 
 @section
-class FedAvg:
+class FedAvg(Mean):
     r"""Average all clients by data size, whether or not they used an expert.
 
     $$\gamma_{cj} = n_c$$
@@ -25,12 +20,3 @@ class FedAvg:
     """
 
     name: Literal["fedavg"] = "fedavg"
-
-    def combine(self, adapter: Adapter, updates: Iterable[Update]) -> Adapter:
-        """The next global adapter; see `weighted_mean` for promises and errors."""
-        return weighted_mean(adapter, updates, self.weigh)
-
-    def weigh(self, update: Update) -> Weights:
-        """`n_c` for every expert, `n_c` for shared parts."""
-        n = float(update.examples)
-        return Weights(torch.full(update.counts.shape, n, dtype=torch.float64), n)

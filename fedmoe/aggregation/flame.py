@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedmoe.adapter import Adapter
-from fedmoe.aggregation.streaming import Weights, weighted_mean
+from fedmoe.aggregation.mean import Mean
+from fedmoe.aggregation.streaming import Weights
 from fedmoe.section import section
 from fedmoe.wire import Update
 
 
 @section
-class Flame:
+class Flame(Mean):
     r"""Average per expert, by data size and activation frequency.
 
     $$f_{cj} = a_{cj} / S_c, \qquad \gamma_{cj} = (f_{cj})^t \, n_c$$
 
-    `a_cj` tokens of client c that reached expert j, `S_c` its tokens, `n_c` its examples, `t` the
+    `a_cj` tokens of client c that reached expert j, `S_c` its tokens, `n_c` its size, `t` the
     temperature. `t = 0` is FedAvg. An expert that nobody used keeps its value. Shared parts
     (attention) are used by every token and weigh `n_c`.
 
@@ -31,12 +30,8 @@ class Flame:
     temperature: Annotated[float, Field(ge=0)] = 2.0
     """The exponent t: 0 ignores how often an expert was used, larger trusts its users more."""
 
-    def combine(self, adapter: Adapter, updates: Iterable[Update]) -> Adapter:
-        """The next global adapter; see `weighted_mean` for promises and errors."""
-        return weighted_mean(adapter, updates, self.weigh)
-
     def weigh(self, update: Update) -> Weights:
         """`(a / S)^t n` for experts, `n` for shared parts."""
-        frequency = update.counts.double() / update.tokens
+        frequency, n = update.counts.double() / update.tokens, self.size(update)
         # torch gives 0 ** 0 = 1, which is what makes t = 0 FedAvg.
-        return Weights(frequency**self.temperature * update.examples, float(update.examples))
+        return Weights(frequency**self.temperature * n, n)

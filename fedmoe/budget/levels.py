@@ -17,6 +17,8 @@ class Tier:
 
     top_k: Annotated[int, Field(ge=1)]
     """Experts activated per token, at most the model's K; in training and in evaluation."""
+    rank: Annotated[int, Field(ge=1)] | None = None
+    """Rank of its clients' adapters, at most `adapter.rank`, which it is when omitted."""
     share: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the clients that no tier lists by number; omit it in all tiers for equal shares."""
     clients: tuple[Annotated[int, Field(ge=0)], ...] = ()

@@ -4,6 +4,7 @@ In reading order:
     schema.py     the `Experiment` tree: which sections there are, and their defaults
     load.py       the way in: file + overrides -> experiment, and back to YAML or a JSON schema
     yaml_text.py  YAML 1.2 text <-> plain dicts, lists and scalars
+    files.py      sections that a config names by the path of their own file
     place.py      where a key of the YAML lands in the schema; filling in defaults
     overrides.py  `a.b=c` written into the plain tree
     explain.py    what pydantic found, in plain words

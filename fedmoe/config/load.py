@@ -10,6 +10,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema, to_jsonable_python
 
 from fedmoe.config.explain import explain
+from fedmoe.config.files import read_files
 from fedmoe.config.overrides import apply_overrides
 from fedmoe.config.place import Place, fill
 from fedmoe.config.yaml_text import dump, read_yaml
@@ -23,20 +24,27 @@ def load(cls: type[T], path: Path | str, overrides: Sequence[str] = ()) -> T:
 
     A mapping in the file is laid over the default at its place: keys it leaves out keep their
     default, and so does `name` where the section is one of a union. Lists and free mappings
-    are replaced whole. Overrides come last, in their order, and reach into all of these.
+    are replaced whole. Overrides come last, in their order, and reach into all of these. Where
+    the path of a file may stand for a section (`config.files`), one in the file starts at the
+    file's folder, one in an override at the working folder.
 
     Raises:
         ConfigError: with every fault of the file's content and of the overrides, sorted by path;
             or why the file cannot be read as one YAML mapping.
     """
     where, root = str(path), Place(cls)
-    tree, faults = apply_overrides(read_yaml(path), root, overrides)
+    tree, _ = read_files(read_yaml(path), root, Path(path).parent, final=False)
+    tree, faults = apply_overrides(tree, root, overrides)
+    tree, unread = read_files(tree, root, Path(), final=True)
+    faults += unread
     tree = fill(root, tree)
     try:
         # Strict JSON, unlike strict Python, takes a list for a tuple and text for a path.
         config = TypeAdapter(cls).validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise ConfigError(where, sorted(faults + explain(error, root, tree))) from None
+        known = {fault.path for fault in unread}  # what stands there is still a path
+        found = [fault for fault in explain(error, root, tree) if fault.path not in known]
+        raise ConfigError(where, sorted(faults + found)) from None
     if faults:
         raise ConfigError(where, sorted(faults))
     return config

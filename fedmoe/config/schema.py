@@ -9,9 +9,12 @@ from pydantic import Field
 from fedmoe.aggregation import Aggregation, Flame, NoOptimizer, ServerOptimizer
 from fedmoe.budget import Budget, Levels
 from fedmoe.compression import Compression, NoCompression
+from fedmoe.config.files import OwnFile
+from fedmoe.config.words import not_one_of
 from fedmoe.data import Dataset, HomeAssistant
 from fedmoe.data.partition import Natural, Partition
 from fedmoe.data.text import TextSettings
+from fedmoe.devices import Device
 from fedmoe.evaluation.evaluate import EvaluationSettings
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
@@ -55,4 +58,22 @@ class Experiment:
     upload: Compression = NoCompression()
     """How clients write down the values of their updates."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    devices: dict[str, Annotated[Device, OwnFile()]] = Field(default_factory=dict)
+    """The device of each tier's clients, a mapping or the path of a YAML file: every client then
+    has a clock of its own. Omit it to simulate none."""
     simulation: Simulation = Simulation()
+
+    def availability(self, tier: str) -> float:
+        """The probability that a client of a tier is reachable in a round."""
+        return self.devices[tier].availability if self.devices else 1.0
+
+    def __post_init__(self) -> None:
+        if not self.devices:
+            return
+        tiers = [*self.budget.resolved(1)]
+        faults = [f"devices: {not_one_of(t, tiers)}" for t in self.devices if t not in tiers]
+        if bare := [tier for tier in tiers if tier not in self.devices]:
+            names = ", ".join(map(repr, bare))
+            faults.append(f"devices: no device for {names}; give every tier one, or none")
+        if faults:
+            raise ValueError("; ".join(faults))

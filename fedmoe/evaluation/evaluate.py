@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -94,6 +94,21 @@ def evaluate(
             )
         )
     return results
+
+
+def by_tier(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
+    """One a tier: the mean over its clients, where each was scored with a model of its own."""
+    groups: dict[str, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        groups.setdefault(evaluation.tier, []).append(evaluation)
+    return [group[0] if len(group) == 1 else _mean_of(group) for group in groups.values()]
+
+
+def _mean_of(group: list[Evaluation]) -> Evaluation:
+    means = {name: _mean([getattr(e, name) for e in group])
+             for name in ("loss", "score", "exact_match")}  # fmt: skip
+    labels = {label: _mean([e.by_label[label] for e in group]) for label in group[0].by_label}
+    return replace(group[0], **means, by_label=labels, seconds=sum(e.seconds for e in group))
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.models import experts
 from fedmoe.models.families import check_top_k, moe_layers, set_top_k
+from fedmoe.models.modulation import Modulation, modulate
 from fedmoe.models.rescaling import Rescaling, StaticRescaling, keep_mass
 from fedmoe.section import section
 
@@ -74,23 +75,54 @@ class AdaptedModel:
         self.rescaling = rescaling
         self.layout = _layout(model, self.layers, settings)
         self.device = next(model.parameters()).device
-        self.flat = torch.zeros(self.layout.size, device=self.device)
-        self.grad = torch.zeros(self.layout.size, device=self.device)
         self.rescaler = torch.ones(len(self.layers), device=self.device)
         self.states = [experts.ExpertState() for _ in self.layers]
+        self.linears: dict[str, LoRALinear] = {}
+        self.shifts: list[Shift] = []
+        self.modulations: list[Modulation] = []
         self._install(settings)
+        self.bound = self.layout
+        self.bind(self.layout)
         if isinstance(rescaling, StaticRescaling) and rescaling.by == "mass":
             for layer in self.layers:
                 keep_mass(layer.router, self.full_top_k)
 
     def load(self, adapter: Adapter) -> None:
-        """Put an adapter's values into the model."""
-        assert adapter.layout.digest == self.layout.digest
+        """Put an adapter's values into the model; its rank may be any."""
+        if adapter.layout.digest != self.bound.digest:
+            self.bind(adapter.layout)
         self.flat.copy_(adapter.flat)
 
     def read(self) -> Adapter:
         """The values now in the model, as a copy in main memory."""
-        return Adapter(self.layout, self.flat.to("cpu", copy=True))
+        return Adapter(self.bound, self.flat.to("cpu", copy=True))
+
+    def bind(self, layout: Layout) -> None:
+        """Compute with flat buffers of another layout: of the same tensors at another rank."""
+        self.bound = layout
+        self.flat = torch.zeros(layout.size, device=self.device)
+        self.grad = torch.zeros(layout.size, device=self.device)
+        leaves = {entry.name: nn.Parameter(view) for entry, view in layout.views(self.flat)}
+        for entry, grad in layout.views(self.grad):
+            leaves[entry.name].grad = grad  # autograd adds to it, in place
+        for i, layer in enumerate(self.layers):
+            factors = [leaves[name] for name in _expert_names(layer.path)]
+            self.states[i].lora = experts.ExpertLoRA(*factors, layout.scale)  # pyright: ignore
+            if self.shifts:
+                self.shifts[i].shift = leaves[f"{layer.router_path}.shift"]
+        for path, linear in self.linears.items():
+            linear.A, linear.B = leaves[f"{path}.A"], leaves[f"{path}.B"]
+            linear.scale = layout.scale
+        self._modulate({name: leaf.detach() for name, leaf in leaves.items()})
+
+    def _modulate(self, values: dict[str, Tensor]) -> None:
+        """Let the routers add what the layout holds of it to their affinities; see `modulation`."""
+        names = [f"{layer.path}.phi" for layer in self.layers]
+        if names[0] in values and not self.modulations:
+            kind = str(self.model.config.model_type)  # pyright: ignore
+            self.modulations = [modulate(x.router, kind, self.full_top_k) for x in self.layers]
+        for name, modulation in zip(names, self.modulations, strict=False):
+            modulation.phi = values.get(name)
 
     def set_budget(self, top_k: int, rescaler: Tensor | None = None) -> None:
         """Activate `top_k` experts per token and rescale each layer by `rescaler` (layers,)."""
@@ -156,31 +188,21 @@ class AdaptedModel:
         return self.model.get_output_embeddings()(hidden)  # pyright: ignore[reportCallIssue]
 
     def _install(self, settings: AdapterSettings) -> None:
-        scale = settings.alpha / settings.rank
-        view = {entry.name: v for entry, v in self.layout.views(self.flat)}
-        for i, layer in enumerate(self.layers):
-            factors = [nn.Parameter(view[name]) for name in _expert_names(layer.path)]
-            self.states[i].lora = experts.ExpertLoRA(*factors, scale)  # pyright: ignore
-            setattr(layer.experts, experts.STATE, self.states[i])
-            self._collect(_expert_names(layer.path), factors)
+        """Put LoRA's places into the model; `bind` puts factors there."""
+        none = torch.empty(0, 0)
+        for layer, state in zip(self.layers, self.states, strict=True):
+            setattr(layer.experts, experts.STATE, state)
             if settings.router:
-                shift = Shift(view[f"{layer.router_path}.shift"])
-                parametrize.register_parametrization(layer.router, "weight", shift, unsafe=True)
-                self._collect([f"{layer.router_path}.shift"], [shift.shift])
+                self.shifts.append(Shift(torch.zeros_like(layer.router.weight)))  # pyright: ignore
+                parametrize.register_parametrization(
+                    layer.router, "weight", self.shifts[-1], unsafe=True
+                )
         for path in _attention_paths(self.model) if settings.attention else ():
-            names = [f"{path}.A", f"{path}.B"]
             base = self.model.get_submodule(path)
             assert isinstance(base, nn.Linear)
-            adapted = LoRALinear(base, view[names[0]], view[names[1]], scale)
+            self.linears[path] = LoRALinear(base, none, none, 1.0)
             parent, _, child = path.rpartition(".")
-            setattr(self.model.get_submodule(parent), child, adapted)
-            self._collect(names, [adapted.A, adapted.B])
-
-    def _collect(self, names: list[str], parameters: list[nn.Parameter]) -> None:
-        """Let autograd accumulate into the flat gradient buffer, in place."""
-        grads = {entry.name: g for entry, g in self.layout.views(self.grad)}
-        for name, parameter in zip(names, parameters, strict=True):
-            parameter.grad = grads[name]
+            setattr(self.model.get_submodule(parent), child, self.linears[path])
 
 
 def _expert_names(path: str) -> list[str]:

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedmoe.adapter import keep_untouched
+from fedmoe.adapter import Adapter, keep_untouched
+from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.data.text import Batch, Tokens, evaluation_batches, training_batches
 from fedmoe.errors import DataError
 from fedmoe.models.adapted import AdaptedModel
@@ -27,9 +28,12 @@ from fedmoe.wire import Task, Update
 
 def train_client(
     model: AdaptedModel, rows: Sequence[Tokens], pad: int, task: Task, settings: Training,
-    num_rounds: int, seed: int,
+    num_rounds: int, seed: int, local: Local | None = None,
 ) -> Update:  # fmt: skip
-    """Train `task.adapter` on the client's `rows` with `task.top_k` experts per token.
+    """Train on the client's `rows` with `task.top_k` experts per token.
+
+    What training starts from, what it moves and what is sent are `local`'s affair; without it, all
+    of `task.adapter`.
 
     Raises:
         DataError: the client has no examples.
@@ -37,7 +41,8 @@ def train_client(
     if not rows:
         raise DataError(f"client {task.client} has no training examples")
     started = time.monotonic()
-    model.load(task.adapter)
+    local = local or Local(Layouts.all(task.adapter.layout), task.adapter)
+    model.load(local.start)
     model.set_budget(task.top_k, task.rescaler)
     model.set_recompute(settings.recompute)
     probe = rows[:: -(-len(rows) // settings.probe_examples)]
@@ -45,10 +50,12 @@ def train_client(
     rng = numpy_rng(seed, "round", task.round, "client", task.client)
     batches = training_batches(rows, settings.batch_size, pad, rng)
     with model.counting() as counts:
-        tokens, rescaler = _optimise(model, batches, task, settings, num_rounds)
+        after, tokens, rescaler = _optimise(
+            model, batches, task, settings, num_rounds, local, counts
+        )
     model.set_budget(task.top_k, rescaler)
     counts = counts.cpu()
-    delta = keep_untouched(model.read() - task.adapter, counts)
+    delta = keep_untouched(local.finish(after), counts)
     return Update(
         round=task.round, client=task.client, tier=task.tier, top_k=task.top_k, rescaler=rescaler,
         delta=delta, counts=counts, examples=len(rows), tokens=tokens, steps=settings.steps,
@@ -75,11 +82,14 @@ def mean_loss(model: AdaptedModel, rows: Sequence[Tokens], batch_size: int, pad:
 
 
 def _optimise(
-    model: AdaptedModel, batches: Iterator[Batch], task: Task, settings: Training, num_rounds: int
-) -> tuple[int, Tensor]:
-    """Run the round's steps on the model in place; the tokens used and the trained rescaler."""
-    flat = nn.Parameter(model.flat)
-    flat.grad = model.grad
+    model: AdaptedModel, batches: Iterator[Batch], task: Task, settings: Training, num_rounds: int,
+    local: Local, counts: Tensor,
+) -> tuple[Adapter, int, Tensor]:  # fmt: skip
+    """Run the round's steps on the model in place; what was trained, the tokens, the rescaler."""
+    layout, device = local.layouts.trained, model.device
+    whole = Adapter(model.bound, model.flat), Adapter(model.bound, model.grad)
+    theta = model.flat if local.whole else local.before.flat.to(device, copy=True)
+    flat = nn.Parameter(theta)
     groups = [{"params": [flat], "scale": 1.0}]
     rescaler = None
     if isinstance(model.rescaling, LearnedRescaling):
@@ -89,18 +99,25 @@ def _optimise(
     optimizer = torch.optim.AdamW(
         groups, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
     )
-    tokens = 0
+    tokens, counted = 0, counts.clone()
     for step in range(settings.steps):
         rate = settings.rate(step, task.round, num_rounds)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         tokens += _accumulate(model, list(islice(batches, settings.accumulation)))
-        _clip(model.grad, settings.clip_norm)
+        flat.grad = model.grad if local.whole else local.pull(whole[1]).flat
+        local.correct(flat.grad, theta, counts - counted)
+        counted.copy_(counts)
+        _clip(flat.grad, settings.clip_norm)
         optimizer.step()
         model.grad.zero_()
+        if not local.whole:
+            local.write(Adapter(layout, theta), whole[0])
         if rescaler is not None:
             rescaler.grad = None
-    return tokens, task.rescaler if rescaler is None else rescaler.detach().to("cpu", copy=True)
+    trained = Adapter(layout, theta.to("cpu", copy=True))
+    kept = task.rescaler if rescaler is None else rescaler.detach().to("cpu", copy=True)
+    return trained, tokens, kept
 
 
 def _accumulate(model: AdaptedModel, batches: list[Batch]) -> int:

@@ -85,7 +85,8 @@ def still_run(num_clients: int) -> Still:
     members = tuple(Member(client, "all", 8) for client in range(num_clients))
     return Still(
         experiment=Experiment(), model=model, tokenizer=None, rows=(), members=members,
-        tiers={"all": 8}, sets={}, manifest={},
+        tiers={"all": 8}, ranks={"all": model.layout.rank}, sets={}, manifest={},
+        training=Experiment().training,
     )  # fmt: skip
 
 

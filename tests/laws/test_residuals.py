@@ -11,7 +11,8 @@ from uploads import COUNTS, LAYOUT, counts_of, deltas_of, task_for, update_of
 from fedmoe.adapter import Adapter
 from fedmoe.compression import Bf16, Int4, Int8, TopK
 from fedmoe.errors import CheckpointError, WireError
-from fedmoe.residuals import pack_with_residual, read_residual, write_residual
+from fedmoe.kept import read_kept, write_kept
+from fedmoe.residuals import pack_with_residual
 from fedmoe.wire import unpack_update
 
 SETTINGS = [Bf16(error_feedback=True), Int8(error_feedback=True), Int4(), TopK(share=0.2)]
@@ -37,7 +38,7 @@ def send(folder, upload, round, delta, counts):
 
 
 def owed(folder, before):
-    return read_residual(folder / "client-5", before, LAYOUT)[1].flat
+    return read_kept(folder / "client-5" / "residual", before, LAYOUT)[1].flat
 
 
 @every_setting
@@ -85,9 +86,9 @@ def test_of_an_expert_that_was_not_used_nothing_is_sent_and_its_residual_waits(t
 def test_the_two_newest_files_are_kept_and_an_older_round_is_refused(tmp_path):
     for number in (2, 3, 5, 8):
         send(tmp_path, Int4(), number, deltas_of(number), ALL)
-    names = sorted(path.name for path in (tmp_path / "client-5").iterdir())
+    names = sorted(path.name for path in (tmp_path / "client-5" / "residual").iterdir())
     assert names == ["round-5.safetensors", "round-8.safetensors"]
-    with pytest.raises(CheckpointError, match="round 4 needs the residual of round 3; the oldest"):
+    with pytest.raises(CheckpointError, match="round 4 needs what was kept in round 3; the oldest"):
         send(tmp_path, Int4(), 4, deltas_of(4), ALL)
     send(tmp_path, Int4(), 8, deltas_of(8), ALL)
 
@@ -109,20 +110,20 @@ def test_a_client_that_diverges_keeps_its_residual(tmp_path):
 
 
 def test_without_a_folder_it_is_refused_with_what_to_do():
-    with pytest.raises(CheckpointError, match=r"--node-config 'state=.*error_feedback to false"):
+    with pytest.raises(CheckpointError, match=r"--node-config 'state=.*the same client's tasks"):
         send(None, Int4(), 1, deltas_of(1), ALL)
 
 
 @pytest.mark.parametrize("damage", [b"", b"junk" * 100, None])
 def test_a_damaged_file_or_another_adapters_is_refused(tmp_path, damage):
     send(tmp_path, Int4(), 1, deltas_of(1), ALL)
-    path = tmp_path / "client-5" / "round-1.safetensors"
+    path = tmp_path / "client-5" / "residual" / "round-1.safetensors"
     if damage is None:
         other = replace(LAYOUT, alpha=5.0)
-        write_residual(path.parent, 1, 0, Adapter(other, torch.zeros(other.size)))
+        write_kept(path.parent, 1, 0, Adapter(other, torch.zeros(other.size)))
     else:
         path.write_bytes(damage)
-    with pytest.raises(CheckpointError, match=r"round-1\.safetensors: a (damaged )?residual"):
+    with pytest.raises(CheckpointError, match=r"round-1\.safetensors: (it belongs to another|what a client kept is damaged)"):
         send(tmp_path, Int4(), 2, deltas_of(2), ALL)
 
 

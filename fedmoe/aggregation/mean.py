@@ -1,0 +1,49 @@
+"""The mean of updates per expert: what the averaging strategies share but for their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Literal
+
+import torch
+
+from fedmoe.adapter import Adapter, Layout, cut
+from fedmoe.aggregation.strategy import Strategy, over
+from fedmoe.aggregation.streaming import Weights, weighted_mean
+from fedmoe.section import section
+from fedmoe.wire import Update
+
+
+@section
+class Mean(Strategy):
+    """Average what clients sent; what they do not send stays as it is."""
+
+    weighting: Literal["examples", "tokens", "uniform"] = "examples"
+    """A client's size n_c: the examples it holds, the tokens it trained on, or 1."""
+
+    def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
+        """The next global state; see `weighted_mean` for promises and errors."""
+        layout, stream = peek(updates, adapter.layout)
+        if layout == adapter.layout:
+            return weighted_mean(adapter, stream, self.weigh)
+        return over(adapter, weighted_mean(cut(adapter, layout), stream, self.weigh))
+
+    def size(self, update: Update) -> float:
+        """A client's `n_c`."""
+        sizes = {"examples": update.examples, "tokens": update.tokens, "uniform": 1}
+        return float(sizes[self.weighting])
+
+    def weigh(self, update: Update) -> Weights:
+        """`n_c` for every expert and for shared parts."""
+        n = self.size(update)
+        return Weights(torch.full(update.counts.shape, n, dtype=torch.float64), n)
+
+
+def peek(updates: Iterable[Update], otherwise: Layout) -> tuple[Layout, Iterator[Update]]:
+    """The layout of the first update, or `otherwise` if there is none; and all of them."""
+    stream = iter(updates)
+    first = next(stream, None)
+    if first is None:
+        return otherwise, stream
+    return first.delta.layout, chain([first], stream)

@@ -1,0 +1,113 @@
+"""SCAFFOLD: control variates take the drift of a client's own data out of its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedmoe.adapter import Adapter, Layout, cut, keep_untouched
+from fedmoe.aggregation.mean import Mean, peek
+from fedmoe.aggregation.strategy import Layouts, Local
+from fedmoe.aggregation.streaming import weighted_mean
+from fedmoe.section import section
+from fedmoe.wire import Task, Update
+
+PREFIX = "control."
+
+
+@section
+class Scaffold(Mean):
+    r"""Local gradients are corrected by the difference of two control variates.
+
+    $$g \leftarrow g - c_c + c, \qquad c_c^+ = \frac1S \sum_s g_s, \qquad
+      c \leftarrow c + \frac1N \sum_c (c_c^+ - c_c)$$
+
+    over the S steps of the round, `g_s` before its correction; N clients in the federation. Both
+    messages are twice as large, and a client keeps `c_c`. Of an expert that it did not use in a
+    round, `c_c` stays.
+
+    Source: Karimireddy et al. 2020 (arXiv:1910.06378, Alg. 1). Its option II, `c_c - c + (x - y) /
+    (S lr)`, is the mean gradient above where the local steps are SGD's; with AdamW, which we use,
+    only the mean keeps the scale of a gradient.
+    """
+
+    name: Literal["scaffold"] = "scaffold"
+
+    def layouts(self, plain: Layout, round: int) -> Layouts:
+        both = _both(plain)
+        return Layouts(task=both, model=plain, trained=plain, update=both, own=_controls(plain))
+
+    def first_state(self, initial: Adapter) -> Adapter:
+        none = torch.zeros_like(initial.flat)
+        return Adapter(_both(initial.layout), torch.cat([initial.flat, none]))
+
+    def local(
+        self, task: Task, layouts: Layouts, initial: Adapter, own: Adapter | None = None
+    ) -> Local:
+        return Controlled(layouts, task.adapter, own)
+
+    def beside(self, state: Layout) -> Layout | None:
+        return _controls(_plain(state))
+
+    def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
+        """The mean of the adapters by size, and the controls' sum over N."""
+        size = adapter.layout.size // 2
+        plain = Adapter(_plain(adapter.layout), adapter.flat[:size])
+        _, stream = peek(updates, adapter.layout)
+        moved = torch.zeros(size, dtype=torch.float64)
+
+        def adapters() -> Iterator[Update]:
+            for update in stream:
+                moved.add_(update.delta.flat[size:])
+                yield replace(update, delta=Adapter(plain.layout, update.delta.flat[:size]))
+
+        mean = weighted_mean(plain, adapters(), self.weigh)
+        assert num_clients > 0, num_clients
+        old = adapter.flat[size:]
+        controls = torch.where(moved != 0, (old.double() + moved / num_clients).float(), old)
+        return Adapter(adapter.layout, torch.cat([mean.flat, controls]))
+
+
+class Controlled(Local):
+    """A client that corrects its gradients; values and controls lie in the same order."""
+
+    def __init__(self, layouts: Layouts, sent: Adapter, own: Adapter | None) -> None:
+        super().__init__(layouts, cut(sent, layouts.model))
+        assert layouts.own is not None
+        server = sent.flat[layouts.model.size :]
+        self.control = torch.zeros_like(server) if own is None else own.flat
+        self.correction = server - self.control
+        self.total = torch.zeros_like(server)
+        self.steps, self.counts = 0, torch.zeros(0)
+
+    def correct(self, grad: Tensor, theta: Tensor, counts: Tensor) -> None:
+        self.total += grad.cpu()
+        self.steps += 1
+        self.counts = counts.cpu() if self.steps == 1 else self.counts + counts.cpu()
+        grad.add_(self.correction.to(grad.device))
+
+    def finish(self, after: Adapter) -> Adapter:
+        assert self.layouts.own is not None
+        change = Adapter(self.layouts.own, self.total / self.steps - self.control)
+        change = keep_untouched(change, self.counts)
+        self.own = Adapter(self.layouts.own, self.control + change.flat)
+        moved = after.flat - self.before.flat
+        return Adapter(self.layouts.update, torch.cat([moved, change.flat]))
+
+
+def _controls(plain: Layout) -> Layout:
+    tensors = [(PREFIX + e.name, e.shape, e.layer) for e in plain.entries]
+    return Layout.of(tensors, plain.num_layers, plain.num_experts, plain.rank, plain.alpha)
+
+
+def _both(plain: Layout) -> Layout:
+    return plain.plus([(e.name, e.shape, e.layer) for e in _controls(plain).entries])
+
+
+def _plain(both: Layout) -> Layout:
+    tensors = [(e.name, e.shape, e.layer) for e in both.entries if not e.name.startswith(PREFIX)]
+    return Layout.of(tensors, both.num_layers, both.num_experts, both.rank, both.alpha)

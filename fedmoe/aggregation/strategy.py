@@ -1,0 +1,143 @@
+"""What a strategy decides: what travels, what a client trains and keeps, how updates are combined.
+
+Every hook has FedAvg's answer as its default; a strategy overrides those in which it differs.
+
+One round, in the order of the calls:
+    server   `send` the global state to a client, in the layout `task`
+    client   `local`: put it into the model (`model`), train a part of it (`trained`),
+             return what moved (`update`), keep what is its own (`own`)
+    server   `combine` the updates into the next global state
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedmoe.adapter import Adapter, Layout, cut, place, resized
+from fedmoe.wire import Task, Update
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """What a client of one rank receives, computes with, trains, sends and keeps in a round."""
+
+    task: Layout
+    model: Layout
+    trained: Layout
+    update: Layout
+    own: Layout | None = None
+    """What it keeps between rounds; such a client needs a folder."""
+
+    @classmethod
+    def all(cls, plain: Layout) -> Layouts:
+        """The same for everything."""
+        return cls(plain, plain, plain, plain)
+
+
+class Local:
+    """One client's round under a strategy; `finish` may leave something to keep in `own`."""
+
+    def __init__(self, layouts: Layouts, start: Adapter, own: Adapter | None = None) -> None:
+        self.layouts, self.start, self.own = layouts, start, own
+        self.before = start
+        """What training starts from, in the layout `trained`."""
+        self.whole = layouts.trained == layouts.model
+        """Whether training moves every value of the model's adapter."""
+        if not self.whole:
+            self.before = cut(start, layouts.trained, last=True)
+
+    def write(self, theta: Adapter, model: Adapter) -> None:
+        """Put the trained values into the model's adapter, whose last components they are."""
+        place(theta, model, last=True)
+
+    def pull(self, grad: Adapter) -> Adapter:
+        """The gradient of the trained values, from that of the model's adapter."""
+        return cut(grad, self.layouts.trained, last=True)
+
+    def correct(
+        self,
+        grad: Float[Tensor, " trained"],
+        theta: Float[Tensor, " trained"],
+        counts: Int[Tensor, "layers experts"],
+    ) -> None:
+        """Change a step's gradient in place, before it is clipped; `counts` are of the step."""
+
+    def finish(self, after: Adapter) -> Adapter:
+        """What is sent, in the layout `update`: the change of the trained values that it names."""
+        moved = replace(after, flat=after.flat - self.before.flat)
+        return moved if self.layouts.update == moved.layout else cut(moved, self.layouts.update)
+
+
+class Strategy:
+    """The hooks of a strategy, as FedAvg answers them."""
+
+    mixed_ranks: ClassVar[bool] = False
+    """Whether clients of unlike ranks can be combined."""
+    exact: ClassVar[bool] = False
+    """Whether the state's product is the weighted mean of the clients' products BA, as long as the
+    ranks that it is kept at suffice."""
+    averages: ClassVar[bool] = True
+    """Whether the new state differs from the old by a mean of changes, as server optimisers ask."""
+    same_parts: ClassVar[bool] = True
+    """Whether clients send the same tensors in every round."""
+    personal: ClassVar[bool] = False
+    """Whether clients keep a part of the model: then each is scored with its own."""
+    pooled: ClassVar[bool] = False
+    """Whether one client holds all data."""
+    full_budget: ClassVar[bool] = False
+    """Whether all clients train with the model's K experts, whatever their tier."""
+    trains: ClassVar[bool] = True
+    """Whether there are clients at all."""
+
+    def layouts(self, plain: Layout, round: int) -> Layouts:
+        """The layouts of a client; `plain` has its rank and all tensors that LoRA adds."""
+        return Layouts.all(plain)
+
+    def first_state(self, initial: Adapter) -> Adapter:
+        """The global state before round 1, from an adapter that changes nothing."""
+        return initial
+
+    def send(self, state: Adapter, plain: Layout) -> Adapter:
+        """What a client of that rank is sent; the same object where it is the state itself."""
+        return state if state.layout.rank == plain.rank else resized(state, plain)
+
+    def beside(self, state: Layout) -> Layout | None:
+        """The part of the state that is no average, which server optimisers leave alone."""
+        return None
+
+    def local(
+        self, task: Task, layouts: Layouts, initial: Adapter, own: Adapter | None = None
+    ) -> Local:
+        """The client's side of a task; `initial` is the run's first adapter, at full rank."""
+        return Local(layouts, task.adapter, own)
+
+    def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
+        """The next global state.
+
+        Updates come in the order of client ids, one at a time; the result does not depend on
+        anything else. An expert that nobody trained stays bit-identical.
+
+        Args:
+            adapter: the state before.
+            updates: at least one.
+            num_clients: in the whole federation.
+
+        Raises:
+            AggregationError: there are no updates.
+        """
+        raise NotImplementedError
+
+
+def over(base: Adapter, *parts: Adapter | None) -> Adapter:
+    """`base` with each part's tensors in place of its own."""
+    made = Adapter(base.layout, torch.empty_like(base.flat).copy_(base.flat))
+    for part in parts:
+        if part is not None:
+            place(part, made)
+    return made

@@ -1,0 +1,90 @@
+"""What a client keeps between rounds: one flat buffer per name, in a file per round.
+
+The files are `<folder>/client-<c>/<name>/round-<t>.safetensors`, each written whole; round t reads
+the newest of the rounds before t. So a round done again reads what it read the first time, in
+whichever process.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from fedmoe.adapter import Adapter, Layout
+from fedmoe.errors import CheckpointError, WireError
+from fedmoe.report.atomic import write_bytes
+
+KEPT = 2
+"""Files per client: a round that is done again needs the one before its own."""
+NO_FOLDER = (
+    "this run's clients keep something between rounds (the strategy's own part, or what "
+    "upload.error_feedback has not sent yet), and there is no folder for it here. On a Flower node "
+    "name one: --node-config 'state=\"/path\"', or state in the run config, the same for all nodes "
+    "that may get the same client's tasks"
+)
+
+
+def home_of(folder: Path | None, client: int, name: str) -> Path:
+    """Where a client keeps what is called `name`.
+
+    Raises:
+        CheckpointError: there is no folder.
+    """
+    if folder is None:
+        raise CheckpointError(NO_FOLDER)
+    return folder / f"client-{client}" / name
+
+
+def read_kept(home: Path, before: int, layout: Layout) -> tuple[int, Adapter]:
+    """What a client kept in the rounds before `before`, and the last of them it took part in.
+
+    Zero, from round 0, when it took part in none.
+
+    Raises:
+        CheckpointError: the file is damaged or of another adapter, or was cleared away since.
+    """
+    rounds = _rounds(home)
+    if not (earlier := [r for r in rounds if r < before]):
+        if rounds and (since := _read(home, rounds[0], layout)[0]):
+            raise CheckpointError(
+                f"{home}: round {before} needs what was kept in round {since}; the oldest one kept "
+                f"is of round {rounds[0]}. Start the run anew, in a folder of its own"
+            )
+        return 0, Adapter(layout, torch.zeros(layout.size))
+    return earlier[-1], _read(home, earlier[-1], layout)[1]
+
+
+def write_kept(home: Path, round: int, before: int, values: Adapter) -> None:
+    """Keep `values` after `round`; `before` is the round whose values went into them."""
+    home.mkdir(parents=True, exist_ok=True)
+    about = {"layout": values.layout.digest, "before": str(before)}
+    write_bytes(_path(home, round), save({"values": values.flat}, about))
+    for old in _rounds(home)[:-KEPT]:
+        _path(home, old).unlink(missing_ok=True)
+
+
+def _read(home: Path, round: int, layout: Layout) -> tuple[int, Adapter]:
+    """The round before that of a file, and the file's values."""
+    path = _path(home, round)
+    try:
+        with safe_open(path, "pt") as file:
+            about, flat = file.metadata(), file.get_tensor("values")
+        if about["layout"] != layout.digest or flat.dtype != torch.float32:
+            raise CheckpointError(f"{path}: it belongs to another adapter")
+        return int(about["before"]), Adapter(layout, flat)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, WireError) as error:
+        raise CheckpointError(f"{path}: what a client kept is damaged ({error})") from error
+
+
+def _path(home: Path, round: int) -> Path:
+    return home / f"round-{round}.safetensors"
+
+
+def _rounds(home: Path) -> list[int]:
+    """The rounds of which something is kept, in order."""
+    names = (re.fullmatch(r"round-(\d+)\.safetensors", p.name) for p in home.glob("round-*"))
+    return sorted(int(name[1]) for name in names if name)

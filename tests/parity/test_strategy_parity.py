@@ -1,0 +1,141 @@
+"""Every strategy gives the same bits in this process, on workers, and over Flower's grid."""
+
+import sys
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from fake_grid import FakeGrid
+from safetensors.torch import load_file
+
+from fedmoe.aggregation import MIXED_RANKS, STRATEGIES
+from fedmoe.config import load_experiment
+from fedmoe.errors import ConfigError
+from fedmoe.prepare import prepare
+from fedmoe.rounds import run_rounds
+from fedmoe.session import Evaluator, Phases, _evaluate
+from fedmoe.wire import Failure, Task, pack_task
+from server.transport import GridTransport
+from simulations.transports import InProcess, make_transport
+
+NAMES = [kind().name for kind in STRATEGIES]
+every = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture(scope="module")
+def run_of(experiment_file, tmp_path_factory):
+    """A prepared run of a strategy, with clients of two ranks where it takes them."""
+
+    def make(name, *overrides):
+        chosen = [f"aggregation={{name: {name}}}", "training.steps=1", *overrides]
+        if name in MIXED_RANKS:
+            chosen.append("budget.tiers.low.rank=2")
+        run = prepare(load_experiment(experiment_file, chosen))
+        return replace(run, state_folder=tmp_path_factory.mktemp(name))
+
+    return make
+
+
+def states(run, transport):
+    """The state after each round; a client that fails says why."""
+    e, seen = run.experiment, []
+
+    class Watch:
+        def planned(self, tasks): ...
+        def answered(self, task, answer):
+            assert not isinstance(answer, Failure), answer.reason
+
+        def finished(self, state):
+            seen.append(state.adapter.digest())
+
+    try:
+        run_rounds(
+            run.first_state(), run.members, e.aggregation, transport, [Watch()],
+            num_rounds=2, clients_per_round=3, seed=e.seed, send=run.send_to,
+        )  # fmt: skip
+    finally:
+        transport.close()
+    return seen
+
+
+def kept(run):
+    """What clients keep, by file; safetensors writes its header in any order."""
+    root = run.state_folder
+    paths = root.rglob("*.safetensors")
+    return {str(p.relative_to(root)): load_file(p)["values"].tolist() for p in paths}
+
+
+@pytest.fixture(scope="module")
+def alone(run_of):
+    """By name: a run in this process, and its states."""
+
+    @cache
+    def played(name):
+        run = run_of(name)
+        return run, states(run, InProcess(run))
+
+    return played
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@every
+def test_two_workers_give_the_states_of_one_and_clients_keep_the_same(name, run_of, alone):
+    (one, found), two = alone(name), run_of(name, "simulation.workers=2")
+    assert found == states(two, make_transport(two))
+    assert kept(one) == kept(two)
+    frozen = name in ("zero_round", "local_only")
+    assert len(set(found)) == (1 if frozen else 2)
+
+
+@every
+def test_the_grid_gives_the_states_of_this_process(name, run_of, alone, tmp_path):
+    here = run_of(name)
+    state = {"state": str(tmp_path)}
+    grid = GridTransport(FakeGrid(state, state), here, 2, 5.0, 60.0)
+    assert states(here, grid) == alone(name)[1]
+
+
+def test_where_clients_keep_a_part_a_tier_scores_the_mean_of_its_clients(alone):
+    run = alone("local_only")[0]
+    shown = []
+
+    class Sink:
+        def evaluated(self, *args):
+            shown.extend(args[-1])
+
+    e = Evaluator(run, InProcess(run), Sink(), Sink(), Phases())  # pyright: ignore
+    e.measure(replace(run.first_state(), round=2), "test")
+    both = {x.tier: x for x in shown}
+    assert set(both) == {"high", "low"}
+    clients = [m.client for m in run.members if m.tier == "high"]
+    assert len(clients) == 2
+    alone = [next(iter(InProcess(run).map(_loss_of, [(run, client)]))) for client in clients]
+    assert alone[0] != alone[1]
+    assert both["high"].loss == pytest.approx(sum(alone) / 2)
+
+
+def _loss_of(_, job):
+    """The test loss of one client of the high tier."""
+    run, client = job
+    state = run.first_state()
+    task = Task(3, client, "high", 4, state.rescalers["high"], run.send(state.adapter, "high"))
+    return _evaluate(run, (pack_task(task), "test")).loss
+
+
+def test_a_strategy_that_cannot_combine_unlike_ranks_says_which_can(experiment_file):
+    with pytest.raises(ConfigError, match=r"'fedavg' cannot combine; hetlora, flexlora, .* can"):
+        prepare(load_experiment(experiment_file, ["aggregation={name: fedavg}",
+                                                  "budget.tiers.low.rank=2"]))  # fmt: skip
+    with pytest.raises(ConfigError, match=r"budget.tiers.low.rank: 9 is over adapter.rank"):
+        prepare(load_experiment(experiment_file, ["aggregation={name: flora}",
+                                                  "budget.tiers.low.rank=9"]))  # fmt: skip
+
+
+def test_settings_that_a_strategy_gives_no_meaning_to_are_refused(experiment_file):
+    for overrides, said in (
+        (["aggregation={name: flora}", "server_optimizer.name=adam"], "needs a mean of changes"),
+        (["aggregation={name: rolora}", "upload.name=int4"], "sends other parts in every round"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            prepare(load_experiment(experiment_file, overrides))
