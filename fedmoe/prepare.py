@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, initial_adapter
-from fedmoe.aggregation import MIXED_RANKS
+from fedmoe.aggregation import MIXED_RANKS, FedBuff
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.budget import Tier
 from fedmoe.config.schema import Experiment
@@ -106,12 +106,17 @@ class Prepared:
             )
         return task
 
+    def training_of(self, tier: str) -> Training:
+        """How a client of this tier trains."""
+        steps = self.experiment.budget.resolved(self.model.full_top_k)[tier].steps
+        return replace(self.training, steps=steps) if steps else self.training
+
     def train(self, task: Task) -> Update:
         """Carry out a task with the client's own data."""
         e, (local, before) = self.experiment, self._local(task)
         update = train_client(
             self.model, self.rows[task.client], self.tokenizer.pad_token_id, task,
-            self.training, e.rounds, e.seed, local,
+            self.training_of(task.tier), e.rounds, e.seed, local,
         )  # fmt: skip
         if local.own is not None:
             home = home_of(self.state_folder, task.client, OWN)
@@ -231,6 +236,14 @@ def _check_strategy(experiment: Experiment) -> None:
                 "upload.error_feedback",
                 f"aggregation.name {strategy.name!r} sends other parts in every round, so that "
                 "what is owed could not be sent in the next; use false",
+            )
+        )
+    if isinstance(strategy, FedBuff) and not experiment.devices:
+        faults.append(
+            Fault(
+                "devices",
+                "missing: aggregation.name 'fedbuff' goes by the virtual time of clients' devices; "
+                "give every tier one, as configs/fleet_virtual.yaml does",
             )
         )
     if faults:

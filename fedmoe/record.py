@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -47,8 +47,18 @@ def new_folder(parent: Path, name: str) -> Path:
 class Recorder:
     """An observer of the round loop that writes everything down as it happens."""
 
-    def __init__(self, folder: Path, prepared: Prepared) -> None:
-        self.folder, self.prepared = folder, prepared
+    def __init__(
+        self, folder: Path, prepared: Prepared, clock: Callable[[], float] | None = None
+    ) -> None:
+        """Open the folder's ledger.
+
+        Args:
+            folder: of the run; it exists.
+            prepared: the run.
+            clock: virtual seconds since the run began, where rounds are not as long as their
+                slowest client.
+        """
+        self.folder, self.prepared, self.clock = folder, prepared, clock
         self.costs = tier_costs(prepared)
         self.ledger = Ledger(folder / "ledger.jsonl")
         layout, e = prepared.model.layout, prepared.experiment
@@ -58,6 +68,7 @@ class Recorder:
         self.best: tuple[float, float] | None = None
         self.scores: list[Evaluation] = []
         self.virtual_clock = 0.0
+        self.number = 1
         self.round: dict[str, int | float] = {"tokens": 0, "clients": 0, "failed": 0}
         self.round_started = datetime.datetime.now()
         write_text(folder / "config.yaml", to_yaml(e))
@@ -72,8 +83,10 @@ class Recorder:
         self.round_started = datetime.datetime.now()
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
-        line = {"kind": "client", "round": task.round, "client": task.client, "tier": task.tier}
+        line = {"kind": "client", "round": self.number, "client": task.client, "tier": task.tier}
         line["top_k"] = task.top_k
+        if task.round != self.number:
+            line["staleness"] = self.number - task.round
         if isinstance(answer, Failure):
             self.round["failed"] += 1
             self.ledger.append(line | {"status": "failed", "reason": answer.reason})
@@ -81,7 +94,7 @@ class Recorder:
         price = self.costs[task.tier]
         self.round["tokens"] += answer.tokens
         counts = answer.counts.numpy()
-        self.by_round[task.round - 1] += counts
+        self.by_round[self.number - 1] += counts
         self.by_client[task.client] += counts
         names = (
             "examples",
@@ -117,6 +130,9 @@ class Recorder:
 
     def finished(self, state: ServerState) -> None:
         seconds = (datetime.datetime.now() - self.round_started).total_seconds()
+        self.number = state.round + 1
+        if self.clock is not None:
+            self.round["virtual_seconds"] = self.clock() - self.virtual_clock
         if "virtual_seconds" in self.round:
             self.virtual_clock += self.round["virtual_seconds"]
             self.round["virtual_clock"] = self.virtual_clock

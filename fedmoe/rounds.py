@@ -28,6 +28,7 @@ class Aggregator(Protocol):
         self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0
     ) -> Adapter: ...
     def beside(self, state: Layout) -> Layout | None: ...
+    def aged(self, update: Update, staleness: int) -> Update: ...
 
 
 class Optimizer(Protocol):
@@ -40,6 +41,8 @@ class Optimizer(Protocol):
 
 NO_OPTIMIZER = NoOptimizer()
 
+Plan = Callable[["ServerState"], "list[Task]"]
+"""The tasks whose updates make the next state."""
 Send = Callable[[Adapter, "Member"], Adapter]
 """What a member is sent of the global state."""
 
@@ -133,7 +136,7 @@ def finish_round(
 def run_rounds(
     state: ServerState, members: Sequence[Member], strategy: Aggregator, transport: Transport,
     observers: Sequence[Observer], *, num_rounds: int, clients_per_round: int, seed: int,
-    optimizer: Optimizer = NO_OPTIMIZER, send: Send = whole_state,
+    optimizer: Optimizer = NO_OPTIMIZER, send: Send = whole_state, plan: Plan | None = None,
 ) -> ServerState:  # fmt: skip
     """Run the rounds that are left and return the last state.
 
@@ -141,11 +144,13 @@ def run_rounds(
         FedMoEError: every client of a round failed; the message has the first reason.
     """
     while state.round < num_rounds:
-        tasks = plan_round(state, members, clients_per_round, seed, send)
+        tasks = plan(state) if plan else plan_round(state, members, clients_per_round, seed, send)
+        number = state.round + 1
         for observer in observers:
             observer.planned(tasks)
         failures: list[Failure] = []
-        updates = _heard(tasks, transport(tasks), observers, failures)
+        heard = _heard(tasks, transport(tasks), observers, failures)
+        updates = (strategy.aged(u, number - u.round) for u in heard)
         state = finish_round(state, strategy, updates, optimizer, len(members))
         if tasks and len(failures) == len(tasks):
             raise FedMoEError(f"round {state.round}: every client failed; {failures[0].reason}")

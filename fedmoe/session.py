@@ -14,13 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from fedmoe.asynchronous import buffered_of
 from fedmoe.config import Experiment
 from fedmoe.crew import Crew, Watch
 from fedmoe.evaluation.evaluate import Evaluation, by_tier, evaluate
 from fedmoe.prepare import Prepared, prepare
 from fedmoe.record import Recorder, new_folder
 from fedmoe.report import write_report
-from fedmoe.rounds import Observer, ServerState, run_rounds
+from fedmoe.rounds import Observer, Plan, ServerState, run_rounds
 from fedmoe.wire import Failure, Message, Task, Update, pack_task
 
 Hire = Callable[[Prepared, Sequence[Watch]], Crew]
@@ -67,12 +68,14 @@ def run(experiment: Experiment, display: Display, hire: Hire) -> Path:
         prepared = prepare(experiment)
     folder = new_folder(Path(experiment.simulation.folder), experiment.name)
     prepared = replace(prepared, state_folder=folder / "clients")
-    recorder = Recorder(folder, prepared)
+    buffered = buffered_of(prepared)
+    recorder = Recorder(folder, prepared, (lambda: buffered.clock) if buffered else None)
     crew = hire(prepared, [recorder, display])
     try:
         with display:
             evaluator = Evaluator(prepared, crew, recorder, display, phases)
-            state = _loop(prepared, crew, recorder, display, evaluator)
+            plan = buffered.plan if buffered else None
+            state = _loop(prepared, crew, recorder, display, evaluator, plan)
         seconds = time.monotonic() - started
         phases.seconds["training"] = seconds - sum(phases.seconds.values())
         recorder.ended(state, seconds, phases.seconds, phases.seconds["training"] / seconds)
@@ -88,8 +91,9 @@ def run(experiment: Experiment, display: Display, hire: Hire) -> Path:
 
 
 def _loop(
-    prepared: Prepared, crew: Crew, recorder: Recorder, display: Display, evaluator: Evaluator
-) -> ServerState:
+    prepared: Prepared, crew: Crew, recorder: Recorder, display: Display, evaluator: Evaluator,
+    plan: Plan | None,
+) -> ServerState:  # fmt: skip
     e = prepared.experiment
     state = prepared.first_state()
     evaluator.measure(state, "test")
@@ -97,7 +101,7 @@ def _loop(
         state, prepared.members, e.aggregation, crew, [recorder, display, evaluator],
         num_rounds=e.rounds, clients_per_round=e.clients_per_round or len(prepared.members),
         seed=e.seed, optimizer=e.server_optimizer,
-        send=prepared.send_to,
+        send=prepared.send_to, plan=plan,
     )  # fmt: skip
     evaluator.measure(state, "test")
     return state

@@ -11,6 +11,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
+from fedmoe.aggregation import FedBuff
 from fedmoe.config import load_experiment
 from fedmoe.crew import Watch
 from fedmoe.errors import ConfigError, Fault
@@ -33,6 +34,11 @@ def main(grid: Grid, context: Context) -> None:
         BUNDLE / str(given["config"]), shlex.split(str(given["overrides"]))
     )
 
+    if isinstance(experiment.aggregation, FedBuff):
+        raise ConfigError(
+            "run config",
+            [Fault("aggregation.name", "'fedbuff' goes by virtual time; run it with `fedmoe run`")],
+        )
     if experiment.aggregation.personal:
         raise ConfigError(
             "run config",

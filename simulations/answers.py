@@ -65,11 +65,13 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.orders = 0
         self.adapters: dict[int, tuple[Adapter, Path]] = {}
         """By identity: the adapter, kept so that its id stays its own, and its file."""
 
     def order(self, task: Task) -> Order:
         """A task as an order; an adapter that several tasks share is written once."""
+        self.orders += 1
         if id(task.adapter) not in self.adapters:
             path = self.path / f"adapter-{task.round}-{len(self.adapters)}"
             task.adapter.flat.contiguous().numpy().tofile(path)
@@ -78,7 +80,7 @@ class Folder:
         values = {f.name: getattr(task, f.name) for f in fields(task) if f.name not in kept_apart}
         return Order(
             values, tuple(task.rescaler.tolist()), self.adapters[id(task.adapter)][1],
-            self.path / f"answer-{task.round}-{task.client}",
+            self.path / f"answer-{self.orders}",
         )  # fmt: skip
 
     def clear(self) -> None:

@@ -30,6 +30,9 @@ COMPARE_EXAMPLES = """\
   fedmoe compare configs/compare_flame.yaml seeds=[0]"""
 SCHEMA_EXAMPLES = "  fedmoe schema > fedmoe.schema.json"
 PRETRAIN_EXAMPLES = "  fedmoe pretrain configs/pretrain_mini.yaml"
+UPCYCLE_EXAMPLES = """\
+  fedmoe upcycle configs/upcycle_smollm2.yaml data.path=rows.jsonl
+  fedmoe upcycle configs/upcycle_smollm2.yaml data.path=rows.jsonl 'method={name: copy}' out=c"""
 GENERATE_EXAMPLES = """\
   fedmoe generate --run runs/quickstart 'turn on the kitchen lights'
   fedmoe generate --run runs/quickstart --tier lowest 'set a timer for 5 minutes'
@@ -39,6 +42,10 @@ BENCH_EXAMPLES = """\
   fedmoe bench layer --threads 2
   fedmoe bench --quick                (small sizes, to see that everything runs)"""
 EXPORT_EXAMPLES = "  fedmoe export runs/quickstart my-adapter"
+TRACK_EXAMPLES = """\
+  fedmoe track runs/quickstart
+  fedmoe track runs/compare_flame/*-seed0 --to mlflow
+  fedmoe track runs/quickstart --follow      (beside a run that is at work)"""
 OVERRIDES = (
     "settings that replace the file's, as dotted paths: rounds=5 training.learning_rate=1e-3"
 )
@@ -68,8 +75,10 @@ def _parser() -> argparse.ArgumentParser:
         (_compare, "compare", "compare variants over seeds", COMPARE_EXAMPLES, _compare_arguments),
         (_schema, "schema", "print the JSON Schema of configs", SCHEMA_EXAMPLES, None),
         (_pretrain, "pretrain", "pretrain a small base model", PRETRAIN_EXAMPLES, _with_config),
+        (_upcycle, "upcycle", "make a dense model sparse", UPCYCLE_EXAMPLES, _with_config),
         (_generate, "generate", "answer prompts", GENERATE_EXAMPLES, _generate_arguments),
         (_export, "export", "write an adapter for PEFT", EXPORT_EXAMPLES, _export_arguments),
+        (_track, "track", "tell a tracker what runs did", TRACK_EXAMPLES, _track_arguments),
         (_bench, "bench", "measure speed and memory as ratios", BENCH_EXAMPLES, _bench_arguments),
     ):  # fmt: skip
         sub = commands.add_parser(
@@ -114,6 +123,14 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("out", type=Path, help="the folder to make")
     _with_which(parser)
+
+
+def _track_arguments(parser: argparse.ArgumentParser) -> None:
+    names = ("tensorboard", "trackio", "mlflow", "wandb")
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="run", help="folders of runs")
+    add("--to", choices=names, default=names[0], help="which tracker (default: tensorboard)")
+    add("--follow", action="store_true", help="go on until the end of each run")
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -173,14 +190,14 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    """Run every variant of an experiment over the same seeds; write tables and a plot."""
+    """Run every variant of an experiment over the same seeds and cases; write a report."""
     from rich.console import Console
 
     from simulations.compare import compare
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = compare(arguments.config, arguments.overrides, arguments.quiet, Console())
-    print(f"tables and plot: {folder}")
+    print(f"{folder / 'comparison.html'}")
 
 
 def _schema(_: argparse.Namespace) -> None:
@@ -197,6 +214,17 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     from fedmoe.pretraining.train import Pretrain, pretrain
 
     pretrain(load(Pretrain, arguments.config, arguments.overrides))
+
+
+def _upcycle(arguments: argparse.Namespace) -> None:
+    """Turn a dense, Llama-like model into a sparse MoE; a run names its folder in model.path."""
+    from rich.console import Console
+
+    from fedmoe.config.load import load
+    from fedmoe.upcycling.recipe import Upcycle
+    from simulations.upcycle import upcycle
+
+    upcycle(load(Upcycle, arguments.config, arguments.overrides), Console())
 
 
 def _generate(arguments: argparse.Namespace) -> None:
@@ -219,6 +247,15 @@ def _export(arguments: argparse.Namespace) -> None:
 
     difference = SavedRun.open(arguments.run, arguments.which).export(arguments.out)
     print(f"{arguments.out}: PEFT's logits agree within {difference:.1e}")
+
+
+def _track(arguments: argparse.Namespace) -> None:
+    """Tell TensorBoard, trackio, MLflow or W&B what is in runs' ledgers, offline by default."""
+    from fedmoe.report.trackers import track
+
+    for folder in arguments.runs:
+        told = track(folder, arguments.to, follow=arguments.follow)
+        print(f"{folder}: {arguments.to} was told {told} values")
 
 
 def _bench(arguments: argparse.Namespace) -> None:

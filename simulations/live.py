@@ -104,9 +104,10 @@ class LiveTable:
 
     def planned(self, tasks: Sequence[Task]) -> None:
         p = self.progress
-        p.started = p.started if p.tasks else p.clock()
+        p.started = p.started if p.tasks or p.finished else p.clock()
         p.phase, p.answers, p.tasks = "training", {}, tasks
-        self._event("planned", round=tasks[0].round, clients=[t.client for t in tasks])
+        if tasks:  # else nobody was reachable; the round's line says so
+            self._event("planned", round=tasks[0].round, clients=[t.client for t in tasks])
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
         self.progress.answers[task.client] = answer

@@ -7,8 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fedmoe.data import manifest_table
+from fedmoe.expected import expected_flops, expected_time
 from fedmoe.prepare import Prepared
 from fedmoe.record import tier_costs
+from fedmoe.report.units import bytes_text
 
 
 def show_plan(prepared: Prepared, console: Console) -> None:
@@ -28,6 +30,10 @@ def show_plan(prepared: Prepared, console: Console) -> None:
         f"aggregation {e.aggregation.name}, rescaling {e.rescaling.name}, upload {e.upload.name}"
     )
     console.print(tiers_table(prepared))
+    if e.devices:
+        console.print(devices_table(prepared))
+    for warning in memory_warnings(prepared):
+        console.print(f"[bold]warning:[/] {warning}", soft_wrap=True, highlight=False)
     console.print(manifest_table(prepared.manifest), soft_wrap=True)
 
 
@@ -41,14 +47,50 @@ def tiers_table(prepared: Prepared) -> Table:
         "trainable",
         "MB down / up at most",
         "MFLOPs / token (train)",
+        "GFLOPs / round",
         "memory MB",
     ):
         table.add_column(name, justify="left" if name == "tier" else "right")
     for tier, price in tier_costs(prepared).items():
         members = [str(m.client) for m in prepared.members if m.tier == tier]
+        flops = [expected_flops(prepared, int(c), tier, price) for c in members]
+        work = f"{sum(flops) / len(flops) / 1e9:,.0f}" if flops else "-"
         table.add_row(
             tier, str(price.top_k), ", ".join(members) if len(members) <= 8 else str(len(members)),
             f"{price.parameters:,}", f"{price.bytes_down / 1e6:.2f} / {price.bytes_up / 1e6:.2f}",
-            f"{price.train_flops_per_token / 1e6:.1f}", f"{price.memory_bytes / 1e6:.0f}",
+            f"{price.train_flops_per_token / 1e6:.1f}", work, f"{price.memory_bytes / 1e6:.0f}",
         )  # fmt: skip
     return table
+
+
+def devices_table(prepared: Prepared) -> Table:
+    """One row a tier: its device, and the virtual seconds that a client's round should take."""
+    table = Table(title="virtual seconds of a client's round", title_justify="left", box=SIMPLE)
+    for name in ("tier", "device", "down", "compute", "up", "in all", "memory", "there"):
+        table.add_column(name, justify="left" if name in ("tier", "device") else "right")
+    for tier, price in tier_costs(prepared).items():
+        device = prepared.experiment.devices[tier]
+        clients = [m.client for m in prepared.members if m.tier == tier]
+        times = [expected_time(prepared, client, tier, price) for client in clients]
+        means = [
+            sum(getattr(time, part) for time in times) / max(len(times), 1)
+            for part in ("down", "compute", "up", "seconds")
+        ]
+        table.add_row(
+            tier, device.label, *(f"{seconds:.3g}" for seconds in means),
+            "fits" if price.memory_bytes <= device.memory_bytes else "short",
+            f"{100 * device.availability:g}%",
+        )  # fmt: skip
+    return table
+
+
+def memory_warnings(prepared: Prepared) -> list[str]:
+    """A sentence for each tier whose estimated memory is more than its device has."""
+    devices = prepared.experiment.devices
+    return [
+        f"tier {tier!r} needs about {bytes_text(price.memory_bytes)}, its device "
+        f"({devices[tier].label}) has {bytes_text(devices[tier].memory_bytes)}; the estimate is "
+        "rough; a smaller training.batch_size or training.recompute=true needs less."
+        for tier, price in tier_costs(prepared).items()
+        if devices and price.memory_bytes > devices[tier].memory_bytes
+    ]

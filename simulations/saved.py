@@ -53,9 +53,15 @@ class SavedRun:
     def adapter(self, tier: str | None = None) -> Adapter:
         """What the model computes with at a tier, or without one at full rank.
 
-        Of a strategy whose clients keep a part to themselves it is the shared part alone.
+        Raises:
+            FedMoEError: clients keep a part to themselves: there is no common model.
         """
         strategy, plain = self.experiment.aggregation, self.model.layout
+        if strategy.personal:
+            raise FedMoEError(
+                f"a run of {strategy.name!r} has no common model: its clients keep a part of it to "
+                "themselves, in the run's folder `clients`"
+            )
         tiers = self.experiment.budget.resolved(self.model.full_top_k)
         rank = tiers[tier].rank if tier in tiers else None
         plain = plain.with_rank(rank) if rank and rank != plain.rank else plain

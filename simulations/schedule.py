@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fedmoe.crew import Schedule
-from fedmoe.data.text import Tokens
+from fedmoe.expected import expected_flops
 from fedmoe.prepare import Prepared
 from fedmoe.record import tier_costs
-from fedmoe.training.settings import Training
 from fedmoe.wire import Failure, Task, Update
 
 Work = Callable[[Task], float]
@@ -30,26 +29,9 @@ def longest_first(expected: Sequence[float]) -> list[int]:
 
 
 def expected_work(prepared: Prepared) -> Work:
-    """A function from a task to its expected FLOPs: steps times tokens, and the two probes."""
-    costs, training = tier_costs(prepared), prepared.experiment.training
-
-    def flops(task: Task) -> float:
-        trained, probed = expected_tokens(prepared.rows[task.client], training)
-        price = costs[task.tier]
-        return price.train_flops_per_token * trained + price.forward_flops_per_token * probed
-
-    return flops
-
-
-def expected_tokens(rows: Sequence[Tokens], training: Training) -> tuple[float, float]:
-    """Tokens that a client with these examples trains on, and that its loss probes read."""
-    if not rows:
-        return 0.0, 0.0
-    length = sum(len(row.ids) for row in rows) / len(rows)
-    batches = -(-len(rows) // training.batch_size)  # of one epoch; the last may be a small one
-    micro_batches = training.steps * training.accumulation
-    probe = min(len(rows), training.probe_examples)
-    return micro_batches * len(rows) / batches * length, 2 * probe * length
+    """A function from a task to its expected FLOPs."""
+    costs = tier_costs(prepared)
+    return lambda task: expected_flops(prepared, task.client, task.tier, costs[task.tier])
 
 
 class TimeModel:

@@ -1,11 +1,20 @@
 """How the server turns clients' updates into the next global adapter.
 
-- `streaming`: the per-expert weighted mean that strategies share, over cache-sized `blocks`
-- `factored`: the best low-rank factors of a weighted sum of products BA, never forming the sum
-- `fedavg`, `flame`: one strategy a file, its paper's formula in the docstring
+One strategy a file, its paper's formula in the docstring; in reading order:
+
+- `strategy`: the hooks, with FedAvg's answers
+- `mean`: averaging per expert, on `streaming` sums over cache-sized `blocks`; `fedavg`, `flame`,
+  `a3smoe`, `ub_smoe`, `fedprox`, `scaffold`, `fedbuff`
+- means of one factor, or of what lies between two: `ffa_lora`, `rolora`, `fedsa_lora`, `fed_sb`
+- `slices`: means over unlike ranks; `raflora`, `replication`, `hetlora`
+- `products`: means of BA, on the best low-rank factors of a sum (`factored`), never forming it;
+  `flexlora`, `lora_fair`, and with a `merged` part `flora`, `florist`, `fedex_lora`
+- `anchors`: no training, each alone, all data in one place, all at full budget
 - `server_optimizer`: momentum, Adagrad, Adam and Yogi on the change that a strategy proposes
 
-To add one: a `@section` with a `name` and `combine(adapter, updates)`, and its name in the union.
+To add one: a file with a `@section` that derives from `Strategy` or `Mean` and overrides the hooks
+in which it differs, and its name in the union. It then is a choice in YAML, and is held to the
+contract of `tests/conformance.py`.
 """
 
 from typing import Annotated, get_args
@@ -16,6 +25,7 @@ from fedmoe.aggregation.a3smoe import A3SMoE
 from fedmoe.aggregation.anchors import Centralized, FullBudget, LocalOnly, ZeroRound
 from fedmoe.aggregation.fed_sb import FedSB
 from fedmoe.aggregation.fedavg import FedAvg
+from fedmoe.aggregation.fedbuff import FedBuff
 from fedmoe.aggregation.fedex_lora import FedExLoRA
 from fedmoe.aggregation.fedprox import FedProx
 from fedmoe.aggregation.fedsa_lora import FedSALoRA
@@ -37,7 +47,7 @@ from fedmoe.aggregation.ub_smoe import UBSMoE
 Strategies = (
     FedAvg | Flame | A3SMoE | UBSMoE | FedProx | Scaffold | FFALoRA | RoLoRA | FedExLoRA | FedSB
     | FedSALoRA | HetLoRA | FlexLoRA | FLoRA | FLoRIST | Replication | RaFLoRA | LoRAFair
-    | ZeroRound | LocalOnly | Centralized | FullBudget
+    | FedBuff | ZeroRound | LocalOnly | Centralized | FullBudget
 )  # fmt: skip
 Aggregation = Annotated[Strategies, Field(discriminator="name")]
 STRATEGIES: tuple[type[Strategy], ...] = get_args(Strategies)
@@ -49,6 +59,7 @@ __all__ = [
     "STRATEGIES",
     "Aggregation",
     "FedAvg",
+    "FedBuff",
     "Flame",
     "NoOptimizer",
     "ServerOptimizer",

@@ -28,8 +28,8 @@ class HetLoRA(Mean):
 
     over all weights of a client together. Locally the tail, from component `decay * r` on, is
     pulled to zero by $\lambda \|B_{tail}\| \|A_{tail}\|$; a client whose tail shrank in a round
-    drops it for good. Of an expert, only the clients that used it are averaged. What low-rank clients
-    lack counts as zero: the components of high rank are diluted, as in the source.
+    drops it for good. Of an expert, only the clients that used it are averaged. What low-rank
+    clients lack counts as zero: the components of high rank are diluted, as in the source.
 
     Source: Cho et al. 2024 (arXiv:2401.06432, sec. 3.2). Its constants are not known to us: the
     defaults are our choice.

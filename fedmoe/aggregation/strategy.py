@@ -117,6 +117,10 @@ class Strategy:
         """The client's side of a task; `initial` is the run's first adapter, at full rank."""
         return Local(layouts, task.adapter, own)
 
+    def aged(self, update: Update, staleness: int) -> Update:
+        """What an update is worth that started `staleness` server updates ago."""
+        return update
+
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
         """The next global state.
 

@@ -19,6 +19,9 @@ class Tier:
     """Experts activated per token, at most the model's K; in training and in evaluation."""
     rank: Annotated[int, Field(ge=1)] | None = None
     """Rank of its clients' adapters, at most `adapter.rank`, which it is when omitted."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimiser steps of its clients in a round; `training.steps` when omitted. With fewer steps
+    clients of unlike k or rank can be compared on equal FLOPs; see `fedmoe check`."""
     share: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the clients that no tier lists by number; omit it in all tiers for equal shares."""
     clients: tuple[Annotated[int, Field(ge=0)], ...] = ()

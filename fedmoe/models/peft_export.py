@@ -32,12 +32,13 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
     in float32, at the model's full `top_k`.
 
     Raises:
-        ModelError: the adapter has trained routers, or the logits differ by 1e-4 or more; then
+        ModelError: the adapter changes routers, or the logits differ by 1e-4 or more; then
             nothing is left in `out`.
     """
-    if any(entry.name.endswith(".shift") for entry in adapter.layout.entries):
+    if any(entry.rank_axis is None for entry in adapter.layout.entries):
         raise ModelError(
-            "adapter.router: PEFT has no form for a trained router; only router: false exports"
+            "PEFT has no form for trained or modulated routers (adapter.router: true, or "
+            "aggregation.name: ub_smoe): only LoRA exports"
         )
     exact = settings.__class__(path=settings.path, dtype="float32", device="cpu")
     unfinished = out.with_name(out.name + ".unfinished")

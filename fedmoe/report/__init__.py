@@ -9,8 +9,9 @@ In reading order:
     headline.py     the result in one sentence
     tables.py       the tables, as text
     figures.py      the look of all plots; plots_*.py draw them, plots.py lists them
-    page.py         report.html; page_style.py is its style sheet
+    page.py         report.html, of page_parts.py; page_style.py is its style sheet
     summary.py      summary.md
+    comparison/     many runs side by side
 
 To add a plot, write a function `Run -> Figure | None` and list it in `plots.PLOTS`; to add a
 table, write a function `Run -> Table` and put it where `page` or `summary` shows it.

@@ -48,13 +48,18 @@ def dress(axes: Axes, grid: Literal["", "x", "y"] = "y") -> None:
 
 def tier_colours(tiers: Sequence[TierCost]) -> dict[str, Colour]:
     """A colour per tier: the more experts, the darker, also for the colour-blind and in grey."""
+    return shades([tier.name for tier in tiers])
+
+
+def shades(names: Sequence[str]) -> dict[str, Colour]:
+    """A colour per name, from light to dark."""
     from matplotlib import colormaps
 
     # Viridis without its yellow end, which white paper swallows.
     light, dark = 0.74, 0.08
-    step = (light - dark) / max(len(tiers) - 1, 1)
-    shades = [light - i * step for i in range(len(tiers))] if len(tiers) > 1 else [0.3]
-    return {t.name: colormaps["viridis"](s)[:3] for t, s in zip(tiers, shades, strict=True)}
+    step = (light - dark) / max(len(names) - 1, 1)
+    places = [light - i * step for i in range(len(names))] if len(names) > 1 else [0.3]
+    return {name: colormaps["viridis"](s)[:3] for name, s in zip(names, places, strict=True)}
 
 
 def text_colour(colour: Colour) -> Colour:

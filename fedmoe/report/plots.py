@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedmoe.report import plots_cost, plots_experts, plots_scores
+from fedmoe.report import plots_cost, plots_experts, plots_scores, plots_time
 from fedmoe.report.figures import png
 
 if TYPE_CHECKING:
@@ -38,6 +38,16 @@ PLOTS = (
         "score-per-round",
         "Score of the global adapter on validation data, at each tier's number of experts k.",
         plots_scores.score_per_round,
+    ),
+    Plot(
+        "score-over-time",
+        "The same score against virtual time: each round lasts as long as its slowest client.",
+        plots_scores.score_over_time,
+    ),
+    Plot(
+        "virtual-time",
+        "Where the virtual time of a mean client's round goes, and how long it waits for others.",
+        plots_time.virtual_time,
     ),
     Plot(
         "loss-per-round",

@@ -41,7 +41,7 @@ def expert_load(run: Run) -> Figure | None:
         "Tokens per expert; 1 is the uniform share", min(1.5 + 0.3 * num_layers, 5.5)
     )
     axes = figure.add_subplot()
-    image = _map(axes, load, highest=max(2.0, float(np.nanmax(load))))
+    image = load_map(axes, load, highest=max(2.0, float(np.nanmax(load))))
     axes.set_xlabel("expert")
     axes.set_ylabel("layer")
     axes.set_xticks(_ticks(num_experts, 16))
@@ -50,7 +50,7 @@ def expert_load(run: Run) -> Figure | None:
         _write_numbers(axes, load)
     dress(axes, grid="")
     axes.spines[:].set_visible(False)
-    _bar(figure, image, [axes])
+    colour_bar(figure, image, [axes])
     return figure
 
 
@@ -67,7 +67,7 @@ def client_expert_load(run: Run) -> Figure | None:
     highest = max(2.0, max(float(np.nanmax(load)) for _, load in maps))
     image = None
     for axes, (title, load) in zip(grid, maps, strict=False):
-        image = _map(axes, load, highest)
+        image = load_map(axes, load, highest)
         axes.set_title(title, fontsize=8.5, color=INK, loc="left", pad=3)
     for axes in grid:
         axes.set_xticks([])
@@ -75,7 +75,7 @@ def client_expert_load(run: Run) -> Figure | None:
         axes.spines[:].set_visible(False)
     for axes in grid[len(maps) :]:
         axes.set_visible(False)
-    _bar(figure, image, list(grid))
+    colour_bar(figure, image, list(grid))
     return figure
 
 
@@ -94,7 +94,7 @@ def _client_maps(run: Run) -> list[tuple[str, np.ndarray]]:
     return maps
 
 
-def _map(axes: Axes, load: np.ndarray, highest: float) -> Any:
+def load_map(axes: Axes, load: np.ndarray, highest: float) -> Any:
     """Draw a load: blue is less than uniform, red is more, grey was never measured."""
     from matplotlib import colormaps
     from matplotlib.colors import TwoSlopeNorm
@@ -115,7 +115,8 @@ def _write_numbers(axes: Axes, load: np.ndarray) -> None:
             )  # fmt: skip
 
 
-def _bar(figure: Figure, image: Any, axes: list[Axes]) -> None:
+def colour_bar(figure: Figure, image: Any, axes: list[Axes]) -> None:
+    """The scale of a load map beside its axes."""
     bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.015, aspect=30)
     bar.outline.set_visible(False)  # type: ignore[union-attr]
     highest = image.norm.vmax

@@ -16,6 +16,7 @@ from fedmoe.report.figures import (
     text_colour,
     tier_colours,
 )
+from fedmoe.report.units import time_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,17 @@ def score_per_round(run: Run) -> Figure | None:
     return _per_round(run, "score", f"Validation {run.score_name}", percent=True)
 
 
-def _per_round(run: Run, value: str, title: str, percent: bool) -> Figure | None:
+def score_over_time(run: Run) -> Figure | None:
+    """Validation score against the fleet's virtual clock, one line per tier."""
+    title = f"Validation {run.score_name} against the fleet's own time"
+    return (
+        _per_round(run, "score", title, percent=True, virtual=True) if run.virtual_clock else None
+    )
+
+
+def _per_round(
+    run: Run, value: str, title: str, percent: bool, virtual: bool = False
+) -> Figure | None:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     curves = {tier.name: run.curve("validation", tier.name) for tier in run.tiers}
@@ -46,15 +57,21 @@ def _per_round(run: Run, value: str, title: str, percent: bool) -> Figure | None
     figure = new_figure(title)
     axes = figure.add_subplot()
     colours = tier_colours(run.tiers)
+    length, unit = time_unit(max(run.virtual_clock.values(), default=0.0))
     for i, tier in enumerate(run.tiers):
-        points = curves[tier.name]
+        # A round that was interrupted may have scores and no line of its own.
+        points = [p for p in curves[tier.name] if not virtual or p["round"] in run.virtual_clock]
+        rounds = [p["round"] for p in points]
         axes.plot(
-            [p["round"] for p in points], [_number(p[value]) for p in points],
+            [run.virtual_clock[r] / length for r in rounds] if virtual else rounds,
+            [_number(p[value]) for p in points],
             color=colours[tier.name], marker=MARKERS[i % len(MARKERS)], markersize=5.5,
             linewidth=1.8, markeredgecolor="white", markeredgewidth=0.6, clip_on=False,
         )  # fmt: skip
-    axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    axes.set_xlabel(f"virtual {unit}" if virtual else "round")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=not virtual, min_n_ticks=1))
+    if virtual:
+        axes.set_xlim(left=0)
     axes.margins(x=0.02, y=0.08)
     if percent:
         axes.set_ylim(bottom=0)

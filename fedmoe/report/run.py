@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from fedmoe.devices import Device
 from fedmoe.errors import FedMoEError
 from fedmoe.report.ledger import Record, read_ledger
 
@@ -25,6 +26,8 @@ class TierCost:
     bytes_up: int
     train_flops_per_token: float
     memory_bytes: int
+    device: Device | None = None
+    """Where the run gave its clients virtual devices."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,11 @@ class Run:
         last = self.header["num_rounds"]
         tested = {e["tier"] for e in self.evaluations if (e["split"], e["round"]) == ("test", last)}
         return self.end is not None or tested == {tier.name for tier in self.tiers}
+
+    @property
+    def virtual_clock(self) -> dict[int, float]:
+        """Virtual seconds from the start to the end of each round; empty without devices."""
+        return {r["round"]: r["virtual_clock"] for r in self.rounds if "virtual_clock" in r}
 
     @property
     def score_name(self) -> str:
@@ -124,11 +132,16 @@ def flat(tree: Any, path: str = "") -> dict[str, str]:
 
 
 def _tiers(header: Record) -> list[TierCost]:
-    known = [field.name for field in fields(TierCost) if field.name not in ("name", "clients")]
+    other = ("name", "clients", "device")
+    known = [field.name for field in fields(TierCost) if field.name not in other]
     tiers = [
-        TierCost(name=name, clients=tuple(values["clients"]), **{k: values[k] for k in known})
+        TierCost(
+            name=name, clients=tuple(values["clients"]),
+            device=Device(**values["device"]) if "device" in values else None,
+            **{k: values[k] for k in known},
+        )
         for name, values in header["tiers"].items()
-    ]
+    ]  # fmt: skip
     return sorted(tiers, key=lambda tier: (tier.top_k, tier.name))
 
 

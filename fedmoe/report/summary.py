@@ -9,9 +9,9 @@ from fedmoe.report.tables import Table
 
 def render_summary(run: Run) -> str:
     """Return the headline, the facts and the tables that fit on a screen."""
-    lines = [f"# {_plain(run.header['name'])}", "", f"**{_plain(headline(run))}**", ""]
+    lines = [f"# {plain(run.header['name'])}", "", f"**{plain(headline(run))}**", ""]
     lines += [f"Status: {status(run)}.", ""]
-    lines += [f"- {name}: {_plain(value)}" for name, value in facts(run)] + [""]
+    lines += [f"- {name}: {plain(value)}" for name, value in facts(run)] + [""]
     for table in (
         tables.test_scores(run),
         tables.tier_costs(run),
@@ -19,17 +19,18 @@ def render_summary(run: Run) -> str:
         tables.phases(run),
     ):
         if table.rows:
-            lines += [f"## {table.title}", "", *_table(table), ""]
+            lines += [f"## {table.title}", "", *markdown_table(table), ""]
     return "\n".join(lines)
 
 
-def _table(table: Table) -> list[str]:
+def markdown_table(table: Table) -> list[str]:
+    """The lines of a table in Markdown."""
     rules = [":--" if i < table.num_words else "--:" for i in range(len(table.columns))]
-    rows = [table.columns, rules, *([_plain(cell) for cell in row] for row in table.rows)]
+    rows = [table.columns, rules, *([plain(cell) for cell in row] for row in table.rows)]
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that cannot end its cell or line, nor become HTML."""
     flat = " ".join(text.split())
     return flat.replace("|", r"\|").replace("<", "&lt;")

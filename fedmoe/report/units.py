@@ -45,6 +45,12 @@ def seconds_text(value: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def time_unit(longest: float) -> tuple[float, str]:
+    """The seconds in the unit in which times up to `longest` are shown, and the unit's name."""
+    units = ((10_800.0, 3600.0, "hours"), (180.0, 60.0, "minutes"))
+    return next(((s, name) for least, s, name in units if longest >= least), (1.0, "seconds"))
+
+
 def _scaled(value: float | None, units: list[str]) -> str:
     if value is None:
         return DASH

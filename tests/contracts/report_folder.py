@@ -1,15 +1,25 @@
 """Makes the folder of an invented run, as a run would leave it, to report on."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from fedmoe.devices import Device
+from fedmoe.devices.clock import client_time
 from fedmoe.report import Ledger
 from fedmoe.report.atomic import write_json, write_text
 
 TIERS = {"large": 8, "tiny": 1, "medium": 4, "small": 2}
 """Not by `top_k`: a report must put them in order itself."""
+DEVICES = {
+    tier: Device(
+        label=f"board {k}", peak_flops=1e11 * k, memory_bytes=10**9, latency_seconds=0.1,
+        downlink_bytes_per_second=1e7, uplink_bytes_per_second=1e6,
+    )
+    for tier, k in TIERS.items()
+}  # fmt: skip
 LAYERS, EXPERTS, LABELS = 4, 16, ("HassTurnOn", "HassTurnOff", "HassLightSet", "HassGetState")
 
 
@@ -27,12 +37,13 @@ def make_run(
         for number in range(1, done + 1):
             for client in range(num_clients):
                 ledger.append(_client(rng, number, client))
+            virtual = {"virtual_seconds": 8.0, "virtual_clock": 8.0 * number}
             for tier, k in TIERS.items():
                 ledger.append(_evaluation(rng, number, "validation", tier, k, num_rounds))
             ledger.append(
                 {"kind": "round", "round": number, "seconds": 14.2, "clients": 10, "failed": 0,
                  "tokens": 40_000, "workers": 2, "busy_seconds": 25.0, "ideal_seconds": 12.5,
-                 "makespan_seconds": 13.75}
+                 "makespan_seconds": 13.75, **virtual}
             )  # fmt: skip
         if finished is None:
             for tier, k in TIERS.items():
@@ -73,6 +84,7 @@ def _header(num_clients: int, num_rounds: int) -> dict:
             "top_k": k, "clients": [c for c in range(num_clients) if _tier_of(c) == name],
             "parameters": 8_000_000 + 900_000 * k, "bytes_down": 3_150_000, "bytes_up": 3_152_000,
             "train_flops_per_token": 2.1e7 + 0.9e7 * k, "memory_bytes": 300_000_000 * k,
+            "device": asdict(DEVICES[name]),
         }
         for name, k in TIERS.items()
     }  # fmt: skip
@@ -91,12 +103,14 @@ def _client(rng: np.random.Generator, number: int, client: int) -> dict:
         return line | {"status": "failed", "reason": "delta has a value of <inf> & more"}
     tokens = int(rng.integers(3000, 5000))
     before = 2.4 * np.exp(-number / 5) + 0.4 + 0.3 / k + rng.normal(0, 0.05)
-    return line | {
+    line |= {
         "status": "ok", "examples": 500, "tokens": tokens, "steps": 32,
         "loss_before": float(before), "loss_after": float(before * 0.8),
         "seconds": tokens * (2e-4 + 3e-5 * k), "peak_bytes": 410_000_000 + 21_000_000 * k,
         "bytes_down": 3_150_000, "bytes_up": 3_152_000, "flops": tokens * (2.1e7 + 0.9e7 * k),
+        "probe_flops": 1e9, "virtual_bytes_up": 3_151_900,
     }  # fmt: skip
+    return line | {"virtual_seconds": client_time(DEVICES[tier], line).seconds}
 
 
 def _evaluation(

@@ -14,7 +14,12 @@ from fedmoe.errors import AggregationError
 from fedmoe.record import adapter_bytes
 from fedmoe.rounds import ServerState, plan_round
 from fedmoe.wire import (
-    most_bytes, pack_task, pack_update, task_num_bytes, unpack_task, unpack_update,
+    most_bytes,
+    pack_task,
+    pack_update,
+    task_num_bytes,
+    unpack_task,
+    unpack_update,
 )  # fmt: skip
 from simulations.saved import read_adapter
 
@@ -25,7 +30,7 @@ every = pytest.mark.parametrize("kind", COMBINING, ids=lambda k: k().name)
 
 
 def test_names_are_unique_and_every_strategy_says_what_it_does_and_whose_it_is():
-    assert len(set(NAMES)) == len(NAMES) == 22
+    assert len(set(NAMES)) == len(NAMES) == 23
     anchors = {"zero_round", "local_only", "centralized", "full_budget"}
     for kind in STRATEGIES:
         assert kind.__doc__

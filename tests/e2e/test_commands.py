@@ -96,11 +96,19 @@ def test_every_shipped_config_is_valid(name, tmp_path, capsys):
 
         assert load(Pretrain, ROOT / "configs" / name).steps > 0
         return
+    if name == "upcycle_smollm2.yaml":
+        from fedmoe.config.load import load
+        from fedmoe.upcycling.recipe import Upcycle
+
+        assert load(Upcycle, ROOT / "configs" / name).source
+        return
     if name.startswith("compare_"):
         from simulations.compare import planned
 
         assert len(planned(ROOT / "configs" / name, [])) >= 4
         return
+    if name.startswith("olmoe_"):
+        pytest.skip("needs its model: test_olmoe_configs has it, small")
     overrides = ["data.per_domain=20"] if name in ("quickstart.yaml", "home_assistant.yaml") else []
     if name == "own_rows.yaml":
         rows = [{"instruction": f"say {i}", "output": str(i)} for i in range(200)]
@@ -137,65 +145,6 @@ def test_a_users_mistake_is_explained_with_exit_code_2(overrides, expected, caps
     error = capsys.readouterr().err
     assert expected in error
     assert "Traceback" not in error
-
-
-def comparison(tmp_path, **changes):
-    """A YAML file of two variants of the small run, one seed."""
-    fields = {
-        "experiment": str(ROOT / "configs/quickstart.yaml"), "folder": str(tmp_path / "runs"),
-        "overrides": [*SMALL, "rounds=1", "evaluation.every=0", "clients_per_round=2"],
-        "seeds": [3], "reference": "plain",
-        "variants": {"plain": ["aggregation.name=fedavg"], "small": ["upload.name=int8"]},
-    }  # fmt: skip
-    path = tmp_path / "two.yaml"
-    path.write_text(json.dumps(fields | changes))  # JSON is YAML
-    return str(path)
-
-
-def test_a_comparison_runs_what_is_missing_and_refuses_other_settings(tmp_path, capsys):
-    assert main(["compare", comparison(tmp_path), "--quiet"]) == 0
-    folder = tmp_path / "runs/comparison"
-    first, ledgers = capsys.readouterr().out, sorted(folder.glob("*/ledger.jsonl"))
-    assert "| plain | " in first
-    assert len(ledgers) == 2
-    before = {path: path.stat().st_mtime_ns for path in ledgers}
-    torn = ledgers[1].read_text().splitlines(keepends=True)
-    ledgers[1].write_text("".join(torn[:-1]))  # as an interrupted run leaves it
-    assert main(["compare", comparison(tmp_path), "--quiet"]) == 0
-    assert {path: path.stat().st_mtime_ns == before[path] for path in ledgers} == {
-        ledgers[0]: True, ledgers[1]: False,
-    }  # fmt: skip
-    runs = json.loads((folder / "comparison.json").read_text())
-    assert [run["variant"] for run in runs] == ["plain", "small"]
-    assert runs[1]["bytes_up"] < 0.3 * runs[0]["bytes_up"]
-    assert main(["compare", comparison(tmp_path), "overrides=[rounds=2]", "--quiet"]) == 2
-    assert "other settings" in capsys.readouterr().err
-    about = ledgers[0].with_name("environment.json")
-    about.write_text(json.dumps(json.loads(about.read_text()) | {"code": "older"}))
-    assert main(["compare", comparison(tmp_path), "--quiet"]) == 2
-    assert "other code" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"reference": "plane"}, "'plane' is not one of the variants"),
-        ({"variants": {"plain": ["rouns=3"]}}, "variants.plain: rouns"),
-        ({"seeds": [1, 1]}, "repeat"),
-        ({"experiment": "none.yaml"}, "none.yaml"),
-        (
-            {"variants": {"plain": [], "other": ["partition.alpha=0.1"]}},
-            "variants.other: partition: differs from 'plain'",
-        ),
-        (
-            {"variants": {"plain": [], "one": ["budget.tiers={all: {top_k: 4}}"]}},
-            "variants.one: budget.tiers",
-        ),
-    ],
-)
-def test_a_comparison_that_cannot_be_is_explained(tmp_path, capsys, changes, expected):
-    assert main(["compare", comparison(tmp_path, **changes)]) == 2
-    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -20,6 +20,7 @@ from fedmoe.data.partition import Iid
 from fedmoe.devices import Device
 from fedmoe.devices.clock import client_time, probe_tokens, virtual_bytes_up, virtual_time
 from fedmoe.evaluation.evaluate import EvaluationSettings
+from fedmoe.expected import expected_time
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.prepare import prepare
@@ -31,7 +32,7 @@ from fedmoe.training import client as training_client
 from fedmoe.training.settings import Training
 from fedmoe.wire import Failure, Task, Update, pack_update, unpack_update
 from simulations.live import LiveTable
-from simulations.plan import expected_times, memory_warnings
+from simulations.plan import memory_warnings
 from simulations.transports import InProcess
 
 LAYOUT = Layout.of([("a.A", (2, 3), 0), ("q.A", (4,), None)], 1, 2, 1, 1.0)
@@ -235,7 +236,11 @@ def test_the_plan_expects_what_a_run_then_takes(prepared, tmp_path):
 
     lines = [x for x in ledger_of(prepared, tmp_path / "run") if x["kind"] == "client"]
     for tier, price in tier_costs(prepared).items():
-        expected = [time.seconds for time in expected_times(prepared, tier, price)]
+        expected = [
+            expected_time(prepared, m.client, tier, price).seconds
+            for m in prepared.members
+            if m.tier == tier
+        ]
         taken = [x["virtual_seconds"] for x in lines if x["tier"] == tier]
         assert sum(expected) / len(expected) == pytest.approx(sum(taken) / len(taken), rel=0.1)
 

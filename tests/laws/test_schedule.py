@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from fedmoe.crew import Schedule
 from fedmoe.data.text import Tokens
+from fedmoe.expected import expected_tokens
 from fedmoe.training.settings import Training
-from simulations.schedule import TimeModel, expected_tokens, longest_first
+from simulations.schedule import TimeModel, longest_first
 
 SECONDS = st.lists(st.integers(1, 20), min_size=1, max_size=7)
 

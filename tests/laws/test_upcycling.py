@@ -74,6 +74,17 @@ def test_a_copied_model_computes_the_dense_model_at_every_top_k(kind):
         torch.testing.assert_close(sparse(IDS).logits, dense(IDS).logits, rtol=1e-4, atol=1e-4)
 
 
+def test_a_split_expert_weighs_the_same_however_many_are_active():
+    """Weights that are renormalised over the chosen ones would grow as experts are left out."""
+    layers = moe_layers(upcycled(tiny_dense(), Split(num_experts=5)))
+    for top_k in (1, 2, 5):
+        set_top_k(layers, top_k)
+        _, weights, _ = layers[0].router(
+            torch.randn(9, 32, generator=torch.Generator().manual_seed(0))
+        )
+        torch.testing.assert_close(weights, torch.full((9, top_k), 1 / 5), rtol=1e-2, atol=0)
+
+
 def test_copies_are_told_apart_by_their_routers():
     sparse = upcycled(tiny_dense(), Copy(num_experts=4, top_k=1))
     for layer in moe_layers(sparse):

@@ -12,7 +12,7 @@ from fedmoe.aggregation import MIXED_RANKS, STRATEGIES
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError
 from fedmoe.prepare import prepare
-from fedmoe.rounds import run_rounds
+from fedmoe.rounds import plan_round, run_rounds
 from fedmoe.session import Evaluator, Phases, _evaluate
 from fedmoe.wire import Failure, Task, pack_task
 from server.transport import GridTransport
@@ -139,3 +139,14 @@ def test_settings_that_a_strategy_gives_no_meaning_to_are_refused(experiment_fil
     ):
         with pytest.raises(ConfigError, match=said):
             prepare(load_experiment(experiment_file, overrides))
+
+
+def test_a_tier_with_steps_of_its_own_trains_that_many(experiment_file):
+    overrides = ["training.steps=3", "budget.tiers.low.steps=1"]
+    run = prepare(load_experiment(experiment_file, overrides))
+    steps = {}
+    for member in run.members:
+        task = next(t for t in plan_round(run.first_state(), run.members, 4, 0, run.send_to)
+                    if t.client == member.client)  # fmt: skip
+        steps.setdefault(member.tier, set()).add(run.train(task).steps)
+    assert steps == {"high": {3}, "low": {1}}

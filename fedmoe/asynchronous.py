@@ -1,0 +1,101 @@
+"""Buffered asynchrony for the round loop: which updates the server's next step is made of.
+
+A "round" is one step of the server. Its tasks are those of the clients that arrive next in virtual
+time; each starts from the adapter that the server had when the client began. Nothing else of the
+loop changes: transports, checks and records see tasks and updates as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from fedmoe.aggregation import FedBuff
+from fedmoe.devices.timeline import Arrival, Job, timeline
+from fedmoe.expected import expected_time
+from fedmoe.prepare import Prepared
+from fedmoe.record import tier_costs
+from fedmoe.rounds import Member, Send, ServerState
+from fedmoe.seeds import numpy_rng
+from fedmoe.wire import Task
+
+
+@dataclass(eq=False)
+class Buffered:
+    """Plans one step of the server after another; the same plan on every machine.
+
+    A client is chosen among those that are not at work and have not started from the server's
+    present adapter: its randomness comes from `(seed, round, client)`, so that it would send the
+    same update twice.
+    """
+
+    members: Sequence[Member]
+    send: Send
+    seconds: Callable[[Member], float]
+    """Virtual seconds of a member's task."""
+    concurrency: int
+    buffer_size: int
+    num_rounds: int
+    seed: int
+    clock: float = 0.0
+    """Virtual seconds at which the server's step was made that was planned last."""
+    states: dict[int, ServerState] = field(default_factory=dict)
+    """By version, as long as a client that is at work started from it."""
+
+    def __post_init__(self) -> None:
+        self.started: set[tuple[int, int]] = set()
+        self.at_work: list[Job] = []
+        self.arrivals: Iterator[Arrival] = timeline(
+            self._choose, self._duration, concurrency=min(self.concurrency, len(self.members)),
+            buffer_size=self.buffer_size, num_updates=self.num_rounds,
+        )  # fmt: skip
+
+    def plan(self, state: ServerState) -> list[Task]:
+        """The tasks of the server's next step, by client id."""
+        self.states[state.round] = state
+        jobs = []
+        for arrival in self.arrivals:
+            jobs.append(arrival.job)
+            self.at_work.remove(arrival.job)
+            if arrival.fills_buffer:
+                self.clock = arrival.finish_seconds
+                break
+        tasks = [self._task(job) for job in sorted(jobs, key=lambda j: (j.client, j.version))]
+        oldest = min((job.version for job in self.at_work), default=state.round)
+        self.states = {v: s for v, s in self.states.items() if v >= oldest}
+        return tasks
+
+    def _task(self, job: Job) -> Task:
+        member, state = self.members[job.client], self.states[job.version]
+        return Task(
+            round=job.version + 1, client=member.client, tier=member.tier, top_k=member.top_k,
+            rescaler=state.rescalers[member.tier], adapter=self.send(state.adapter, member),
+        )  # fmt: skip
+
+    def _choose(self, number: int, busy: frozenset[int]) -> int:
+        version = max(self.states)
+        free = [i for i in range(len(self.members))
+                if i not in busy and (version, i) not in self.started]  # fmt: skip
+        free = free or [i for i in range(len(self.members)) if i not in busy]
+        rng = numpy_rng(self.seed, "job", number)
+        return int(rng.choice(free))
+
+    def _duration(self, job: Job) -> float:
+        self.started.add((job.version, job.client))
+        self.at_work.append(job)
+        return self.seconds(self.members[job.client])
+
+
+def buffered_of(prepared: Prepared) -> Buffered | None:
+    """The planner of a run whose strategy is FedBuff; None for one that goes by rounds."""
+    e = prepared.experiment
+    if not isinstance(e.aggregation, FedBuff):
+        return None
+    costs = tier_costs(prepared)
+    return Buffered(
+        prepared.members, prepared.send_to,
+        lambda m: expected_time(prepared, m.client, m.tier, costs[m.tier]).seconds,
+        concurrency=prepared.clients_per_round,
+        buffer_size=e.aggregation.buffer_size or prepared.clients_per_round,
+        num_rounds=e.rounds, seed=e.seed,
+    )  # fmt: skip

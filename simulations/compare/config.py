@@ -1,0 +1,73 @@
+"""The file of a comparison: variants, cases, seeds, and the search for settings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from fedmoe.section import section
+
+Overrides = tuple[str, ...]
+"""Settings as on the command line: `rounds=8`."""
+
+
+@section
+class Search:
+    """The same settings tried once for every variant, in the first case; the best is kept.
+
+    What counts is the last validation score, mean of the tiers; of equal ones the lower loss,
+    then the earlier point. Test data are not looked at.
+    """
+
+    grid: Annotated[
+        dict[str, Annotated[tuple[float | int | bool | str, ...], Field(min_length=1)]],
+        Field(min_length=1),
+    ]
+    """Values to try by setting, as in `training.learning_rate: [1e-3, 5e-3]`; all combinations."""
+    seed: int = 1000
+    """Not one of the comparison's seeds."""
+    overrides: Overrides = ()
+    """Settings of the search alone, as `rounds=4` or `evaluation.test_examples=1`."""
+
+
+@section
+class Comparison:
+    """Variants of one experiment over several seeds and cases."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "comparison"
+    """Name of its folder under `folder`."""
+    folder: str = "runs"
+    experiment: str
+    """A YAML file of one experiment; a relative path starts at this file."""
+    overrides: Overrides = ()
+    """Settings of all variants, as on the command line: `rounds=8`."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    variants: Annotated[dict[str, Overrides], Field(min_length=1)]
+    """Name and overrides of each variant."""
+    reference: str
+    """The variant that the others are compared with."""
+    cases: Annotated[dict[str, Overrides], Field(min_length=1)] | None = None
+    """Name and overrides of each setting that all variants are compared in, such as
+    `alpha 0.1: [partition.alpha=0.1]`; one, without overrides, when omitted."""
+    target: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Validation score whose cost is reported; 90 % of the reference's last when omitted."""
+    search: Search | None = None
+    """A search for settings before the comparison, with one budget for all variants."""
+
+    def __post_init__(self) -> None:
+        if self.reference not in self.variants:
+            names = ", ".join(map(repr, self.variants))
+            raise ValueError(f"reference {self.reference!r} is not one of the variants: {names}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} repeat")
+        if self.search and self.search.seed in self.seeds:
+            raise ValueError(
+                f"search.seed {self.search.seed} is one of the seeds {list(self.seeds)}; results "
+                "on a seed that settings were chosen on are too good: take another"
+            )
+
+    @property
+    def in_cases(self) -> dict[str, Overrides]:
+        """The cases; one without a name where there are none."""
+        return self.cases if self.cases is not None else {"": ()}

@@ -1,0 +1,58 @@
+"""One run of a comparison: done now, or taken from its folder if it ended there before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from fedmoe import session
+from fedmoe.code import code_digest
+from fedmoe.config import Experiment, load_experiment
+from fedmoe.errors import ConfigError, FedMoEError
+from fedmoe.report.run import read_run
+from simulations.transports import make_transport
+
+REMEDY = "remove it, or give the comparison another name"
+
+
+def folder_of(experiment: Experiment) -> Path:
+    """Where a run of a comparison is."""
+    return Path(experiment.simulation.folder) / experiment.name
+
+
+def ended(experiment: Experiment) -> bool:
+    """Whether the run has ended in its folder before.
+
+    Raises:
+        FedMoEError: the folder holds a run of other settings, or one that other code finished.
+    """
+    folder = folder_of(experiment)
+    config, about = folder / "config.yaml", folder / "environment.json"
+    if config.exists() and not _same(config, experiment):
+        raise FedMoEError(f"{folder} holds a run with other settings; {REMEDY}")
+    if not (folder / "ledger.jsonl").exists() or not about.exists():
+        return False
+    if read_run(folder).end is None:
+        return False
+    if json.loads(about.read_text()).get("code") != code_digest():
+        raise FedMoEError(f"{folder} holds a run of other code than is installed now; {REMEDY}")
+    return True
+
+
+def carry_out(experiment: Experiment, display: session.Display) -> Path:
+    """Run it to its end; what an interrupted run of these very settings left is replaced."""
+    folder = folder_of(experiment)
+    if folder.exists():
+        shutil.rmtree(folder)
+    return session.run(experiment, display, make_transport)
+
+
+def _same(config: Path, experiment: Experiment) -> bool:
+    """Whether a run's file says the same, but for what changes no bit of a result."""
+    try:
+        other = load_experiment(config)
+    except ConfigError:
+        return False
+    return replace(other, simulation=experiment.simulation) == experiment

@@ -1,0 +1,87 @@
+"""What a comparison shows while it runs: one table, or a line a run."""
+
+import io
+from types import SimpleNamespace
+
+from rich.console import Console
+
+from fedmoe.config import Experiment
+from simulations.compare.board import Board, Watcher
+from simulations.compare.plan import Planned
+from simulations.live import LiveTable
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def runs():
+    return [
+        Planned(case, variant, Experiment(rounds=4, seed=seed))
+        for seed in (0, 1)
+        for case in ("few", "many")
+        for variant in ("base", "ours [red]")
+    ]
+
+
+def board(terminal, clock, quiet=True):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=100, height=30)
+    return Board(runs(), quiet=quiet, console=console, clock=clock), out
+
+
+def test_without_a_terminal_every_run_has_its_lines_and_the_time_left():
+    clock = Clock()
+    shown, out = board(terminal=False, clock=clock)
+    planned = runs()
+    with shown:
+        shown.ended(planned[0], 0.25, 40.0, before=True)
+        assert isinstance(shown.begins(planned[1]), LiveTable)
+        clock.now += 20.0
+        shown.ended(planned[1], 0.5, 20.0, before=False)
+        shown.begins(planned[2])
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "1 of 8: few, base, seed 0 had ended before, mean of tiers 25.0%"
+    # 40 s for a run of 4 rounds, and 7 to do, of which one begins now.
+    assert lines[1] == "2 of 8: few, ours [red], seed 0, about 4 min 40 s left"
+    assert lines[2] == "few, ours [red], seed 0 took 20.0 s, mean of tiers 50.0%"
+    assert lines[3].startswith("3 of 8: many, base, seed 0, about 3 min 00 s left")
+
+
+def test_a_terminal_has_one_table_of_all():
+    clock = Clock()
+    shown, out = board(terminal=True, clock=clock, quiet=False)
+    planned = runs()
+    shown.ended(planned[0], 0.25, 40.0, before=False)
+    shown.ended(planned[4], 0.35, 40.0, before=False)
+    watcher = shown.begins(planned[1])
+    assert isinstance(watcher, Watcher)
+    watcher.planned([])
+    watcher.finished(SimpleNamespace(round=3))
+    clock.now += 10.0
+    shown.console.print(shown._render())
+    text = out.getvalue()
+    assert "2 of 8 runs" in text
+    assert "round 3/4, 10.0 s" in text
+    rows = {tuple(line.split()[:2]): line for line in text.splitlines() if "/2" in line}
+    assert "2/2" in rows["few", "base"]
+    assert "done" in rows["few", "base"]
+    assert "30.0 ± 7.1" in rows["few", "base"]
+    assert "running" in rows["few", "ours"]
+    assert "[red]" in rows["few", "ours"]
+    assert "waiting" in rows["many", "base"]
+
+
+def test_many_variants_show_the_rows_around_the_one_that_runs():
+    planned = [Planned("", f"variant {i:02}", Experiment(rounds=1)) for i in range(50)]
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=16)
+    shown = Board(planned, quiet=False, console=console, clock=Clock())
+    shown.begins(planned[30])
+    console.print(shown._render())
+    text = console.file.getvalue()
+    assert "variant 30" in text
+    assert "variant 10" not in text
+    assert text.count("variant") <= 12

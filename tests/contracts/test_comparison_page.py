@@ -1,0 +1,174 @@
+"""The comparison's folder is read back from runs, and its page keeps what all report pages keep."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fedmoe.errors import FedMoEError
+from fedmoe.report import Ledger
+from fedmoe.report.comparison import MEAN, Case, Study, Trial, Variant, read_result
+from fedmoe.report.comparison.files import write_numbers, write_pages
+from fedmoe.report.comparison.page import headline, render_page
+from fedmoe.report.comparison.result import last_validation
+from fedmoe.report.run import read_run
+
+LABELS = [{"lights": 3, "timers": 1}, {"timers": 4}]
+
+
+def evaluation(round, split, tier, score):
+    return {
+        "kind": "evaluation", "round": round, "split": split, "tier": tier, "top_k": 1,
+        "loss": 2 - score, "score": score, "exact_match": score, "examples": 4, "seconds": 0.1,
+        "by_label": {"lights": score, "timers": score / 2},
+    }  # fmt: skip
+
+
+def client(round, number, tier, status="ok"):
+    return {
+        "kind": "client", "round": round, "client": number, "tier": tier, "top_k": 1,
+        "status": status, "examples": 4, "tokens": 10, "steps": 1, "loss_before": 2.0,
+        "loss_after": 1.0, "seconds": 2.0, "peak_bytes": 1, "bytes_up": 100, "bytes_down": 10,
+        "flops": 1e6, "reason": "gone",
+    }  # fmt: skip
+
+
+def write_run(folder, gain=0.0, virtual=True):
+    """A run of two clients in two tiers and two rounds; in the second one client fails."""
+    folder.mkdir(parents=True)
+    tier = {
+        "top_k": 1, "parameters": 1, "bytes_down": 10, "bytes_up": 100,
+        "train_flops_per_token": 1.0, "memory_bytes": 1,
+    }  # fmt: skip
+    tiers = {"low": tier | {"clients": [0]}, "high": tier | {"top_k": 2, "clients": [1]}}
+    head = {
+        "kind": "run", "name": "x", "seed": 0, "num_rounds": 2, "num_clients": 2,
+        "clients_per_round": 2, "model": "mini", "strategy": "flame", "rescaling": "none",
+        "upload": "none", "full_top_k": 2, "tiers": tiers,
+    }  # fmt: skip
+    ended = {"seconds": 1.5} | ({"virtual_seconds": 30.0} if virtual else {})
+    with Ledger(folder / "ledger.jsonl") as ledger:
+        ledger.append(head)
+        for r in (1, 2):
+            ledger.append(client(r, 0, "low"))
+            ledger.append(client(r, 1, "high", "ok" if r == 1 else "failed"))
+            counts = {"tokens": 10, "clients": 2, "failed": 0}
+            ledger.append({"kind": "round", "round": r} | counts | ended)
+            for number, name in enumerate(tiers):
+                ledger.append(evaluation(r, "validation", name, 0.1 * r + 0.2 * number + gain))
+        for number, name in enumerate(tiers):
+            ledger.append(evaluation(2, "test", name, 0.4 + 0.4 * number + gain))
+        ledger.append({"kind": "end", "seconds": 9.0, "phases": {}, "adapter_sha256": "ab"})
+    clients = [
+        {"client": c, "num_examples": 4, "labels": labels, "sha256": "s"}
+        for c, labels in enumerate(LABELS)
+    ]
+    (folder / "manifest.json").write_text(json.dumps({"num_examples": 8, "clients": clients}))
+    counts = np.ones((2, 3, 4), dtype=np.int64)
+    np.savez(folder / "activations.npz", by_round=counts, by_client=counts)
+    (folder / "config.yaml").write_text("seed: 0\nrounds: 2\n")
+
+
+def test_a_result_is_what_the_runs_folder_says(tmp_path):
+    write_run(tmp_path / "a")
+    found = read_result("v", 5, tmp_path / "a", "case")
+    assert (found.variant, found.seed, found.case) == ("v", 5, "case")
+    assert found.scores == pytest.approx({"low": 0.4, "high": 0.8, MEAN: 0.6})
+    # Client 0 is in tier low: 3/4 lights at 0.4 and 1/4 timers at 0.2; client 1: timers at 0.4.
+    assert found.clients == pytest.approx({0: 0.35, 1: 0.4})
+    spent = found.spent  # of the three updates that arrived
+    assert (spent.bytes_up, spent.bytes, spent.flops) == (300, 330, 3e6)
+    assert (spent.client_seconds, spent.wall_seconds, spent.virtual_seconds) == (6.0, 3.0, 60.0)
+    assert (found.bytes_up, found.client_seconds, found.seconds) == (100, 2.0, 9.0)
+    assert [(p.round, p.spent.bytes_up) for p in found.points] == [(1, 200), (2, 300)]
+    assert [p.score for p in found.points] == pytest.approx([0.2, 0.3])
+    assert found.counts.shape == (2, 3, 4)
+    assert last_validation(read_run(tmp_path / "a")) == pytest.approx((0.3, 1.7))
+
+
+def test_an_older_runs_folder_is_read_as_far_as_it_goes(tmp_path):
+    write_run(tmp_path / "a", virtual=False)
+    for name in ("activations.npz", "manifest.json", "config.yaml"):
+        (tmp_path / "a" / name).unlink()
+    found = read_result("v", 0, tmp_path / "a")
+    assert found.spent.virtual_seconds is None
+    assert (found.counts, found.clients, found.data_sha256) == (None, {}, "")
+
+
+def test_a_run_without_its_end_has_no_result(tmp_path):
+    write_run(tmp_path / "a")
+    ledger = tmp_path / "a/ledger.jsonl"
+    lines = ledger.read_text().splitlines(keepends=True)
+    ledger.write_text("".join(lines[:-1]))
+    assert read_result("v", 0, tmp_path / "a") is None
+    ledger.unlink()
+    with pytest.raises(FedMoEError, match="cannot be read"):
+        read_result("v", 0, tmp_path / "a")
+
+
+def study(tmp_path, names=("base", "<b>ours</b>"), seeds=(0, 1), num_planned=None, spread=0.002):
+    shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+    results = []
+    for seed in seeds:
+        for place, name in enumerate(names):
+            folder = tmp_path / f"runs/{place}-{seed}"
+            write_run(folder, gain=0.01 * place + spread * place * seed)
+            results.append(read_result(name, seed, folder))
+    case = Case("", names[0], tuple(results))
+    variants = {name: Variant(("a=1",), "What it does.") for name in names}
+    return Study("demo", names[0], (case,), variants, num_planned or len(results))
+
+
+def test_the_page_needs_nothing_else_and_escapes_names(tmp_path):
+    made = study(tmp_path)
+    write_numbers(made, tmp_path)
+    write_pages(made, tmp_path)
+    page = (tmp_path / "comparison.html").read_text()
+    assert not re.search(r"<script|<link|@import|https?://", page)
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "<b>" not in page
+    assert "&lt;b&gt;ours" in page
+    for title in (
+        "Scores", "Differences to base", "Clients", "Costs", "Cost of a target score",
+        "Starved and captured experts", "What is compared", "Settings of all runs",
+    ):  # fmt: skip
+        assert title in page, title
+    assert page.count("data:image/png") == len([*(tmp_path / "plots").glob("*.png")]) == 8
+    assert "Finished" in page
+    text = (tmp_path / "comparison.md").read_text()
+    assert "<b>" not in text
+    assert re.search(r'name="viewport"', page)
+    assert "@media print" in page
+
+
+def test_a_comparison_that_is_not_done_says_so(tmp_path):
+    page = render_page(study(tmp_path, num_planned=9), {"": []})
+    assert "4 of 9 runs are finished" in page
+
+
+def test_every_case_has_a_section_and_the_search_a_table(tmp_path):
+    first = study(tmp_path).cases[0]
+    cases = tuple(
+        replace(first, name=name, overrides=(f"partition.alpha={name}",)) for name in ("0.1", "10")
+    )
+    trials = [
+        Trial("base", (f"training.steps={n}",), score, 1.0, chosen=n == 2)
+        for n, score in ((1, 0.25), (2, 0.75))
+    ]
+    made = replace(study(tmp_path), cases=cases, trials=tuple(trials), search="The same points.")
+    page = render_page(made, {"0.1": [], "10": []})
+    assert page.count('<h2 class="case">') == page.count("<h2>Scores</h2>") == 2
+    assert page.index("partition.alpha=0.1") < page.index("partition.alpha=10")
+    assert "75.0%</td><td>1.000</td><td>chosen" in page
+    assert "25.0%</td><td>1.000</td><td></td>" in page
+    assert "The same points." in page
+
+
+def test_the_headline_does_not_claim_what_the_interval_does_not_show(tmp_path):
+    assert "which may be chance" in headline(study(tmp_path).cases[0])
+    assert "an interval above 0" in headline(study(tmp_path, spread=0.0002).cases[0])
+    assert "on one seed" in headline(study(tmp_path, seeds=(0,)).cases[0])
+    assert "the reference itself" in headline(study(tmp_path, names=("base",)).cases[0])

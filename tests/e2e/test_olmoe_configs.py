@@ -1,0 +1,64 @@
+"""The GPU configs of the reference model, dry: tiny random weights of its kind, on a CPU."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fedmoe.report.ledger import read_ledger
+from simulations.cli import main
+
+PROJECT = Path(__file__).parents[2]
+TINY = [
+    "model.dtype=float32", "model.device=cpu", "rounds=1", "clients_per_round=4",
+    "partition.num_clients=4", "adapter.rank=4", "training.steps=1", "training.batch_size=2",
+    "training.accumulation=1", "evaluation.test_examples=2", "evaluation.validation_examples=2",
+    "evaluation.max_new_tokens=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small_olmoe(tmp_path_factory, tiny_base):
+    """64 experts, top-8, as OLMoE-1B-7B has; two layers of 32 wide."""
+    import fedmoe.models
+
+    folder = tmp_path_factory.mktemp("olmoe")
+    tiny_base(vocab_size=4096, num_experts=64, num_experts_per_tok=8).save_pretrained(folder)
+    for source in (Path(fedmoe.models.__file__).parent / "mini").glob("tokenizer*"):
+        shutil.copy(source, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Rows with the columns of AlpaGasus and of Dolly."""
+    path = tmp_path_factory.mktemp("rows") / "rows.json"
+    made = [
+        {"instruction": f"Add {a} and {b}.", "input": "", "output": str(a + b),
+         "category": f"kind {b % 2}"}
+        for a in range(8) for b in range(8)
+    ]  # fmt: skip
+    path.write_text(json.dumps(made))
+    return path
+
+
+@pytest.mark.parametrize("name", ["olmoe_alpagasus", "olmoe_dolly"])
+def test_the_config_is_valid_and_runs_dry(name, small_olmoe, rows, tmp_path, capsys):
+    config = str(PROJECT / "configs" / f"{name}.yaml")
+    data = f"data={{name: files, path: {rows}" + (", label: category}" if "dolly" in name else "}")
+    overrides = [*TINY, f"model.path={small_olmoe}", data, f"simulation.folder={tmp_path}"]
+    assert main(["check", config, *overrides]) == 0
+    plan = capsys.readouterr().out
+    assert "64 experts, top_k 8" in " ".join(plan.split())
+    assert main(["run", config, *overrides, "--quiet"]) == 0
+    lines = read_ledger(tmp_path / name / "ledger.jsonl")
+    clients = [line for line in lines if line["kind"] == "client"]
+    assert {line["status"] for line in clients} == {"ok"}
+    assert sorted(line["top_k"] for line in clients) == [1, 2, 4, 8]
+
+
+def test_without_the_file_of_rows_it_says_which_is_missing(small_olmoe, capsys):
+    config = str(PROJECT / "configs" / "olmoe_alpagasus.yaml")
+    assert main(["check", config, *TINY, f"model.path={small_olmoe}"]) == 2
+    assert "chatgpt_9k.json" in capsys.readouterr().err

@@ -1,0 +1,305 @@
+"""Strategies against their formulas, one client and component at a time, and at their edges."""
+
+from dataclasses import replace
+
+import conformance as c
+import pytest
+import torch
+
+from fedmoe.adapter import Adapter, resized
+from fedmoe.aggregation import STRATEGIES
+from fedmoe.aggregation.hetlora import product_norm
+from fedmoe.aggregation.server_optimizer import Adam
+from fedmoe.errors import ModelError
+from fedmoe.models.modulation import modulate
+from fedmoe.rounds import ServerState, finish_round
+
+KIND = {kind().name: kind for kind in STRATEGIES}
+USED = (c.ALL, ((0,), (1, 2)), ((1,), (0, 1)))
+
+
+def mixed_round(strategy, state, ranks=(4, 2, 3, 4, 1), sizes=(2, 1, 5, 3, 4)):
+    """Updates of clients of several ranks, and their factors at the state's scale."""
+    updates, factors = [], []
+    for number, (rank, size) in enumerate(zip(ranks, sizes, strict=True)):
+        task, local = c.start_of(strategy, state, client=number, rank=rank)
+        after = c.trained_by(local, 300 + number)
+        updates.append(c.update_of(task, local, after, examples=size))
+        factors.append(resized(after, c.PLAIN).views())
+    return updates, factors, ranks, sizes
+
+
+def component(view, name, i):
+    """Rank component i of a factor, for all experts; the tensor itself where it has none."""
+    if name.endswith(".shift"):
+        return view
+    return view[..., i, :] if name.endswith(".A") else view[..., i]
+
+
+def check_components(new, formula):
+    """Every component of the new state against `formula(name, i)`."""
+    for name, view in new.views().items():
+        for i in range(1 if name.endswith("shift") else c.RANK):
+            torch.testing.assert_close(
+                component(view, name, i), formula(name, i).float(), rtol=1e-5, atol=1e-6
+            )
+
+
+def test_raflora_averages_a_component_over_the_clients_that_hold_it():
+    strategy = KIND["raflora"]()
+    updates, factors, ranks, sizes = mixed_round(strategy, c.INITIAL)
+
+    def formula(name, i):
+        held = [
+            (n, component(f[name], name, i))
+            for f, r, n in zip(factors, ranks, sizes, strict=True)
+            if r > i or name.endswith("shift")
+        ]
+        return sum(n * part.double() for n, part in held) / sum(n for n, _ in held)
+
+    check_components(strategy.combine(c.INITIAL, updates, 5), formula)
+
+
+def test_replication_pads_with_the_mean_of_the_highest_rank():
+    strategy = KIND["replication"]()
+    updates, factors, ranks, sizes = mixed_round(strategy, c.INITIAL)
+    best = [(n, f) for f, r, n in zip(factors, ranks, sizes, strict=True) if r == c.RANK]
+
+    def formula(name, i):
+        padding = sum(n * component(f[name], name, i).double() for n, f in best) / sum(
+            n for n, _ in best
+        )
+        total = sum(
+            n * (component(f[name], name, i).double()
+                 if r > i or name.endswith("shift") else padding)
+            for f, r, n in zip(factors, ranks, sizes, strict=True)
+        )  # fmt: skip
+        return total / sum(sizes)
+
+    check_components(strategy.combine(c.INITIAL, updates, 5), formula)
+
+
+def test_hetlora_pads_with_zeros_and_weighs_by_the_norm_of_the_product():
+    strategy = KIND["hetlora"](decay=1.0)
+    updates, factors, ranks, _ = mixed_round(strategy, c.INITIAL)
+    norms = []
+    for update, rank in zip(updates, ranks, strict=True):
+        plain = c.PLAIN.with_rank(rank)
+        after = resized(c.INITIAL, plain) + update.delta
+        products = [v for n, v in c.dense(after).items() if not n.endswith("shift")]
+        norms.append(sum(float((p**2).sum()) for p in products) ** 0.5)
+        assert product_norm(after) == pytest.approx(norms[-1], rel=1e-6)
+
+    def formula(name, i):
+        total = sum(w * component(f[name], name, i).double() for f, w in
+                    zip(factors, norms, strict=True))  # fmt: skip
+        return total / sum(norms)
+
+    check_components(strategy.combine(c.INITIAL, updates, 5), formula)
+
+
+def test_hetlora_drops_a_tail_that_shrank_and_its_server_sees_zeros():
+    strategy = KIND["hetlora"](decay=0.5)
+    state = c.second_state(strategy)
+    task, local = c.start_of(strategy, state)
+    shrunk = local.before.copy()
+    for name, view in shrunk.views().items():
+        if name.endswith(".B"):
+            view[..., 2:] *= 0.5
+    local.finish(shrunk)
+    assert local.own.flat.item() == 2
+    layouts = c.layouts_of(strategy, 2)
+    again = strategy.local(replace(task, round=2), layouts, c.INITIAL, local.own)
+    for name, view in again.start.views().items():
+        if name.endswith((".A", ".B")):
+            dropped = view[..., 2:, :] if name.endswith(".A") else view[..., 2:]
+            assert not dropped.any()
+    sent = again.finish(again.before)
+    assert torch.equal((task.adapter + sent).flat, again.before.flat)
+    local.finish(local.before)
+    assert local.own.flat.item() == 4  # nothing shrank
+
+
+def test_fedprox_pulls_towards_the_start_and_at_mu_0_is_fedavg():
+    near = KIND["fedprox"](mu=0.5)
+    _, local = c.start_of(near, c.second_state(near))
+    theta = local.before.flat + 2
+    grad = torch.zeros_like(theta)
+    local.correct(grad, theta, c.counts_of(c.ALL))
+    torch.testing.assert_close(grad, torch.ones_like(grad))
+    _, free = c.start_of(KIND["fedprox"](mu=0.0), c.INITIAL)
+    free.correct(grad, theta, c.counts_of(c.ALL))
+    torch.testing.assert_close(grad, torch.ones_like(grad))
+
+
+def test_scaffold_keeps_the_mean_gradient_and_corrects_by_the_difference():
+    strategy = KIND["scaffold"]()
+    state = strategy.first_state(c.INITIAL)
+    noise = torch.Generator().manual_seed(0)
+    grads = [torch.randn(c.PLAIN.size, generator=noise) for _ in range(3)]
+    task, local = c.start_of(strategy, state)
+    used, counts = ((0, 1), (0, 1, 2)), None
+    for grad in grads:
+        counts = c.counts_of(used)
+        changed = grad.clone()
+        local.correct(changed, local.before.flat, counts)
+        assert torch.equal(changed, grad)  # both controls are zero in round 1
+    local.finish(local.before)
+    mean = Adapter(c.PLAIN, sum(grads) / 3)
+    for entry, view in c.PLAIN.views(local.own.flat):
+        wanted = mean.views()[entry.name].clone()
+        if entry.layer == 0:
+            wanted[2] = 0  # idle: its control stays
+        torch.testing.assert_close(view, wanted)
+    update = c.update_of(task, local, local.before, used)
+    new = strategy.combine(state, [update], num_clients=4)
+    torch.testing.assert_close(new.flat[c.PLAIN.size :], update.delta.flat[c.PLAIN.size :] / 4)
+    following = strategy.send(new, c.PLAIN)
+    again = strategy.local(
+        replace(task, round=2, adapter=following), c.layouts_of(strategy, 2), c.INITIAL, local.own
+    )
+    grad = torch.zeros(c.PLAIN.size)
+    again.correct(grad, again.before.flat, counts)
+    torch.testing.assert_close(grad, new.flat[c.PLAIN.size :] - local.own.flat)
+
+
+def test_lora_fair_is_nearer_to_the_mean_product_than_the_means_and_follows_its_regularisation():
+    state = c.second_state(KIND["fedavg"]())
+
+    def distance(strategy):
+        updates, ends = c.clients(strategy, state, 10, used=USED)
+        found = c.served(strategy, strategy.combine(state, updates, 3))
+        off = 0.0
+        for name in found:
+            mean = sum(n * end[name] for n, end in zip((1, 3, 6), ends, strict=True)) / 10
+            off += float(((found[name] - mean) ** 2).sum())
+        return off
+
+    fair = [distance(KIND["lora_fair"](regularisation=x)) for x in (1e-6, 0.01, 1e6)]
+    assert fair[0] < fair[1] < fair[2]
+    assert fair[2] == pytest.approx(distance(KIND["fedavg"]()), rel=1e-3)
+
+
+@pytest.mark.parametrize("tau", [0.3, 0.9, 1.0])
+def test_florist_keeps_the_fewest_components_with_enough_energy(tau):
+    exact, cut = KIND["flora"](merged_rank=16), KIND["florist"](merged_rank=16, tau=tau)
+    state = exact.first_state(c.INITIAL)
+    updates = c.clients(exact, state, 10)[0]
+    whole, kept = (c.served(s, s.combine(state, updates, 3)) for s in (exact, cut))
+    for name, matrix in whole.items():
+        if name.endswith("shift"):
+            continue
+        for full, left in zip(
+            *(m.reshape(-1, *m.shape[-2:]) for m in (matrix, kept[name])), strict=True
+        ):
+            values = torch.linalg.svdvals(full) ** 2
+            rank = int(torch.linalg.matrix_rank(left, atol=1e-6, rtol=1e-6))
+            assert values[:rank].sum() >= tau * values.sum() * (1 - 1e-6)
+            assert values[: rank - 1].sum() < tau * values.sum()
+
+
+def test_fed_sb_computes_with_orthogonal_bases_that_follow_from_the_seed():
+    strategy = KIND["fed_sb"]()
+    state = strategy.first_state(c.INITIAL)
+    task, local = c.start_of(strategy, state)
+    one = Adapter(task.adapter.layout, torch.zeros_like(task.adapter.flat))
+    for name, view in one.views().items():
+        if name.endswith(".R"):
+            view += torch.eye(c.RANK)
+    model = local.start.copy()
+    local.write(one, model)
+    for name, view in model.views().items():
+        if name.endswith(".B"):
+            square = view.mT @ view / view.shape[-2]
+            torch.testing.assert_close(square, torch.eye(c.RANK).expand_as(square))
+    assert not c.dense(local.start)["0.experts.up"].any()
+    again = c.start_of(strategy, state)[1].start
+    assert torch.equal(again.flat, local.start.flat)
+
+
+def test_ub_smoe_moves_phi_towards_idle_experts_and_without_it_is_a3smoe():
+    nudged, plain = KIND["ub_smoe"](momentum=0.5), KIND["a3smoe"]()
+    state = nudged.first_state(c.INITIAL)
+    used = (((0, 0, 1), (0, 1, 2)),) * 3
+    updates = c.clients(nudged, state, 10, used=used)[0]
+    new = nudged.combine(state, updates, 3)
+    phi = new.views()["0.experts.phi"]
+    use = torch.tensor([4.0, 2.0, 0.0]) / 6
+    wanted = 0.5 * torch.tanh((1 / 3) / (use.double() + 1e-6) - 1)
+    torch.testing.assert_close(phi, wanted.float())
+    assert phi[2] == 0.5
+    flat = plain.combine(c.INITIAL, updates, 3).flat
+    assert torch.equal(new.flat[: c.PLAIN.size], flat)
+    bounded = KIND["ub_smoe"](least=-0.1, most=0.1).combine(state, updates * 9, 3)
+    assert bounded.views()["0.experts.phi"].abs().max() <= 0.1
+
+
+def test_ub_smoe_gives_idle_experts_a_share_of_the_busy_ones_gradient():
+    strategy = KIND["ub_smoe"](pseudo_gradient=0.4)
+    _, local = c.start_of(strategy, strategy.first_state(c.INITIAL), top_k=2)
+    grad = Adapter(c.PLAIN, torch.randn(c.PLAIN.size, generator=torch.Generator().manual_seed(1)))
+    before = grad.copy().views()
+    local.correct(grad.flat, local.before.flat, c.counts_of(((0, 0, 1), (0, 1, 2))))
+    for name, view in grad.views().items():
+        wanted = before[name].clone()
+        if name.startswith("0.experts"):
+            wanted[2] = 0.2 * (4 * before[name][0] + 2 * before[name][1]) / 6
+        torch.testing.assert_close(view, wanted)
+
+
+@pytest.mark.parametrize("family", ["olmoe", "mixtral", "qwen3_moe"])
+def test_modulation_at_zero_is_the_router_and_a_bonus_draws_tokens(tiny_base, family):
+    model = tiny_base(family)
+    router = model.model.layers[0].mlp.gate
+    router.top_k = 2
+    hidden = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
+    plain = router(hidden)
+    modulation = modulate(router, family, 4)
+    assert all(torch.equal(a, b) for a, b in zip(router(hidden), plain, strict=True))
+    modulation.phi = torch.zeros(8)
+    for ours, theirs in zip(router(hidden), plain, strict=True):
+        assert torch.equal(ours, theirs)
+    share = [(router(hidden)[2] == 5).sum()]
+    for bonus in (1.0, 50.0):
+        modulation.phi = torch.zeros(8).index_fill(0, torch.tensor([5]), bonus)
+        _, weights, index = router(hidden)
+        share.append((index == 5).sum())
+        if family == "mixtral":
+            torch.testing.assert_close(weights.sum(-1), torch.ones(50))
+    assert share[0] <= share[1] <= share[2]
+    assert share[0] < share[2] <= 50
+
+
+def test_modulation_stays_among_a_tokens_best(tiny_base):
+    router = tiny_base().model.layers[0].mlp.gate
+    router.top_k = 1
+    hidden = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
+    order = router(hidden)[0].argsort(-1, descending=True)
+    modulate(router, "olmoe", 1).phi = torch.tensor([0.0] * 7 + [100.0])
+    chosen = router(hidden)[2].squeeze(1)
+    among_two = (order[:, :2] == 7).any(-1)
+    assert torch.equal(chosen == 7, among_two)
+    assert torch.equal(chosen[~among_two], order[~among_two, 0])
+
+
+def test_a_router_whose_rule_is_not_known_is_refused(tiny_base):
+    with pytest.raises(ModelError, match="'deepseek_v3' models cannot be modulated; expected one"):
+        modulate(tiny_base().model.layers[0].mlp.gate, "deepseek_v3", 4)
+
+
+@pytest.mark.parametrize("name", ["scaffold", "ub_smoe"])
+def test_a_server_optimiser_leaves_what_is_no_average_alone(name):
+    strategy = KIND[name]()
+    state = c.second_state(strategy)
+    updates = c.clients(strategy, state, 10)[0]
+    for update in updates:
+        object.__setattr__(update, "tier", "t")
+    server = ServerState(1, state, {"t": torch.ones(c.LAYERS)})
+    plain, stepped = (
+        finish_round(server, strategy, updates, **options, num_clients=3).adapter
+        for options in ({}, {"optimizer": Adam()})
+    )
+    beside = strategy.beside(state.layout)
+    for name, view in plain.views().items():
+        same = torch.equal(view, stepped.views()[name])
+        assert same == (name in {entry.name for entry in beside.entries}), name

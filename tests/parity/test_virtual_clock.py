@@ -1,0 +1,41 @@
+"""Virtual time does not know where clients were simulated: the same bits over Flower's grid."""
+
+from dataclasses import replace
+
+from fake_grid import FakeGrid
+
+from fedmoe.devices import Device
+from fedmoe.record import Recorder
+from fedmoe.report.ledger import read_ledger
+from fedmoe.rounds import run_rounds
+from server.transport import GridTransport
+from simulations.transports import InProcess
+
+KEYS = ("round", "client", "virtual_seconds", "virtual_clock")
+
+
+def times_over(prepared, transport, folder):
+    folder.mkdir()
+    recorder = Recorder(folder, prepared)
+    run_rounds(
+        prepared.first_state(), prepared.members, prepared.experiment.aggregation, transport,
+        [recorder], num_rounds=2, clients_per_round=4, seed=prepared.experiment.seed,
+    )  # fmt: skip
+    recorder.close()
+    transport.close()
+    lines = [x for x in read_ledger(folder / "ledger.jsonl") if x["kind"] in ("client", "round")]
+    assert all(line["virtual_seconds"] > 0 for line in lines)
+    return [[line.get(key) for key in KEYS] for line in lines]
+
+
+def test_the_grid_and_the_plain_loop_take_the_same_virtual_time(prepared, tmp_path):
+    device = Device(
+        peak_flops=1e9, memory_bytes=10**9, downlink_bytes_per_second=1e6,
+        uplink_bytes_per_second=1e5,
+    )  # fmt: skip
+    devices = {"high": device, "low": replace(device, uplink_bytes_per_second=1e4)}
+    run = replace(prepared, experiment=replace(prepared.experiment, devices=devices))
+    here = times_over(run, InProcess(run), tmp_path / "here")
+    grid = GridTransport(FakeGrid({}, {}), run, 2, 5.0, 60.0)
+    assert times_over(run, grid, tmp_path / "grid") == here
+    assert len(here) == 2 * (4 + 1)
