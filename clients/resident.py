@@ -8,7 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fedmoe.config import load_experiment
-from fedmoe.prepare import Prepared, prepare
+from fedmoe.prepare import prepare
+from fedmoe.prepared import Prepared
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fedmoe.aggregation import FedBuff
 from fedmoe.devices.timeline import Arrival, Job, timeline
 from fedmoe.expected import expected_time
-from fedmoe.prepare import Prepared
+from fedmoe.prepared import Prepared
 from fedmoe.record import tier_costs
 from fedmoe.rounds import Member, Send, ServerState
 from fedmoe.seeds import numpy_rng

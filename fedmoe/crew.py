@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from fedmoe.prepare import Prepared
+from fedmoe.prepared import Prepared
 from fedmoe.wire import Failure, Task, Update
 
 A = TypeVar("A")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fedmoe.budget.cost import Cost
 from fedmoe.data.text import Tokens
 from fedmoe.devices.clock import VirtualTime, probe_tokens, virtual_time
-from fedmoe.prepare import Prepared
+from fedmoe.prepared import Prepared
 from fedmoe.training.settings import Training
 
 

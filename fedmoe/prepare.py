@@ -1,165 +1,25 @@
-"""From an experiment to what a run needs: the resident model, each client's data, the members."""
+"""From an experiment to a run that is ready: load, share out, and refuse what cannot be done."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fedmoe.adapter import Adapter, initial_adapter
 from fedmoe.aggregation import MIXED_RANKS, FedBuff
-from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.budget import Tier
 from fedmoe.config.schema import Experiment
 from fedmoe.data import Splits, load_splits, manifest, partition
 from fedmoe.data.examples import Example
-from fedmoe.data.text import Tokens, tokenize
-from fedmoe.errors import ConfigError, DataError, Fault, WireError
+from fedmoe.data.text import tokenize
+from fedmoe.errors import ConfigError, DataError, Fault
 from fedmoe.evaluation.evaluate import EvaluationSet
-from fedmoe.kept import home_of, read_kept, write_kept
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
-from fedmoe.residuals import pack_with_residual
-from fedmoe.rounds import Member, ServerState
-from fedmoe.seeds import generator, numpy_rng
-from fedmoe.training.client import train_client
-from fedmoe.training.settings import Training
-from fedmoe.wire import (
-    Message,
-    Task,
-    Update,
-    pack_update,
-    tier_of,
-    unpack_task,
-    unpack_update,
-)  # fmt: skip
-
-OWN = "own"
-"""The name under which a client keeps its part of a strategy"""
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A run before its first round; the same on every machine, from the experiment alone."""
-
-    experiment: Experiment
-    model: AdaptedModel
-    tokenizer: Any
-    rows: tuple[Sequence[Tokens], ...]
-    """Each client's training examples."""
-    members: tuple[Member, ...]
-    tiers: dict[str, int]
-    """Tier name to `top_k`."""
-    ranks: dict[str, int]
-    """Tier name to the rank of its clients' adapters."""
-    sets: dict[str, EvaluationSet]
-    manifest: dict[str, Any]
-    training: Training
-    """The experiment's; of more steps where one client stands for all."""
-    state_folder: Path | None = None
-    """Where clients keep what they need in a later round; see `kept`."""
-
-    @property
-    def clients_per_round(self) -> int:
-        """Clients that take part in one round."""
-        return min(self.experiment.clients_per_round or len(self.members), len(self.members))
-
-    @cached_property
-    def initial(self) -> Adapter:
-        """The adapter before round 1, which changes nothing; the same on every machine."""
-        return initial_adapter(self.model.layout, generator(self.experiment.seed, "adapter"))
-
-    def layouts(self, tier: str, round: int) -> Layouts:
-        """What crosses the wire in a round with a client of this tier, and what stays with it.
-
-        Raises:
-            WireError: there is no such tier.
-        """
-        if tier not in self.ranks:
-            raise WireError(f"there is no tier {tier!r}; the tiers are {', '.join(self.ranks)}")
-        plain, rank = self.model.layout, self.ranks[tier]
-        if rank != plain.rank:
-            plain = plain.with_rank(rank)
-        return self.experiment.aggregation.layouts(plain, round)
-
-    def send(self, state: Adapter, tier: str) -> Adapter:
-        """What a client of this tier is sent of the global state."""
-        plain, rank = self.model.layout, self.ranks[tier]
-        plain = plain if rank == plain.rank else plain.with_rank(rank)
-        return self.experiment.aggregation.send(state, plain)
-
-    def send_to(self, state: Adapter, member: Member) -> Adapter:
-        """`send` for the round loop."""
-        return self.send(state, member.tier)
-
-    def read_task(self, message: Message) -> Task:
-        """The checked task in a message; WireError says what is wrong with it."""
-        task = unpack_task(message, self.layouts(tier_of(message), 1).task)
-        if not 0 <= task.client < len(self.rows):
-            raise WireError(
-                f"there is no client {task.client}; clients are 0..{len(self.rows) - 1}"
-            )
-        return task
-
-    def training_of(self, tier: str) -> Training:
-        """How a client of this tier trains."""
-        steps = self.experiment.budget.resolved(self.model.full_top_k)[tier].steps
-        return replace(self.training, steps=steps) if steps else self.training
-
-    def train(self, task: Task) -> Update:
-        """Carry out a task with the client's own data."""
-        e, (local, before) = self.experiment, self._local(task)
-        update = train_client(
-            self.model, self.rows[task.client], self.tokenizer.pad_token_id, task,
-            self.training_of(task.tier), e.rounds, e.seed, local,
-        )  # fmt: skip
-        if local.own is not None:
-            home = home_of(self.state_folder, task.client, OWN)
-            write_kept(home, task.round, before, local.own)
-        return update
-
-    def served(self, task: Task) -> Adapter:
-        """What the client of a task computes with, in the model's layout, before it trains."""
-        return self._local(task)[0].start
-
-    def _local(self, task: Task) -> tuple[Local, int]:
-        """The client's side of a task, and the round that what it keeps is from; 0 for none."""
-        layouts, own, before = self.layouts(task.tier, task.round), None, 0
-        if layouts.own is not None:
-            home = home_of(self.state_folder, task.client, OWN)
-            before, own = read_kept(home, task.round, layouts.own)
-        strategy = self.experiment.aggregation
-        return strategy.local(task, layouts, self.initial, own if before else None), before
-
-    def answer(self, task: Task) -> Message:
-        """Carry out a task; the update in the form that crosses a network."""
-        upload, update = self.experiment.upload, self.train(task)
-        if upload.error_feedback and update.delta.layout.size:
-            return pack_with_residual(update, task, upload, self.state_folder)
-        return pack_update(update, upload)
-
-    def read(self, message: Message, task: Task) -> Update:
-        """The checked update in an answer to `task`; WireError says what is wrong with it."""
-        e = self.experiment
-        return unpack_update(
-            message, self.layouts(task.tier, task.round).update, task, e.upload,
-            learns_rescaler=e.rescaling.name == "learned",
-        )  # fmt: skip
-
-    def first_state(self) -> ServerState:
-        """The state before round 1."""
-        adapter = self.experiment.aggregation.first_state(self.initial)
-        return ServerState(0, adapter, {tier: self.rescaler(k) for tier, k in self.tiers.items()})
-
-    def rescaler(self, top_k: int) -> Tensor:
-        """The first factors of a tier."""
-        model = self.model
-        return model.rescaling.initial(model.layout.num_layers, model.full_top_k, top_k)
+from fedmoe.prepared import Prepared
+from fedmoe.rounds import Member
+from fedmoe.seeds import numpy_rng
 
 
 def prepare(experiment: Experiment) -> Prepared:

@@ -22,7 +22,7 @@ from fedmoe.config.load import to_yaml
 from fedmoe.crew import Replaced, Schedule
 from fedmoe.devices.clock import client_time, probe_tokens, virtual_bytes_up
 from fedmoe.evaluation.evaluate import Evaluation
-from fedmoe.prepare import Prepared
+from fedmoe.prepared import Prepared
 from fedmoe.report.atomic import write_bytes, write_json, write_text
 from fedmoe.report.ledger import Ledger
 from fedmoe.rounds import ServerState

@@ -18,7 +18,8 @@ from fedmoe.asynchronous import buffered_of
 from fedmoe.config import Experiment
 from fedmoe.crew import Crew, Watch
 from fedmoe.evaluation.evaluate import Evaluation, by_tier, evaluate
-from fedmoe.prepare import Prepared, prepare
+from fedmoe.prepare import prepare
+from fedmoe.prepared import Prepared
 from fedmoe.record import Recorder, new_folder
 from fedmoe.report import write_report
 from fedmoe.rounds import Observer, Plan, ServerState, run_rounds

@@ -15,7 +15,7 @@ from fedmoe.aggregation import FedBuff
 from fedmoe.config import load_experiment
 from fedmoe.crew import Watch
 from fedmoe.errors import ConfigError, Fault
-from fedmoe.prepare import Prepared
+from fedmoe.prepared import Prepared
 from fedmoe.session import run
 from server.log import LogLines
 from server.transport import GridTransport

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from fedmoe.code import code_digest
 from fedmoe.config.load import to_yaml
 from fedmoe.errors import WireError
-from fedmoe.prepare import Prepared
+from fedmoe.prepared import Prepared
 from fedmoe.wire import Failure, Task, Update, pack_task
 from server.messages import read_update, task_content
 from server.nodes import Held, Nodes, deal

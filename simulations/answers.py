@@ -16,7 +16,7 @@ import torch
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import FedMoEError
-from fedmoe.prepare import Prepared
+from fedmoe.prepared import Prepared
 from fedmoe.wire import Failure, Message, Task, Update
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from fedmoe.data import manifest_table
 from fedmoe.expected import expected_flops, expected_time
-from fedmoe.prepare import Prepared
+from fedmoe.prepared import Prepared
 from fedmoe.record import tier_costs
 from fedmoe.report.units import bytes_text
 

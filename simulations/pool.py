@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from fedmoe.crew import Replaced, Watch
 from fedmoe.errors import FedMoEError
-from fedmoe.prepare import Prepared
+from fedmoe.prepared import Prepared
 from fedmoe.wire import Failure, Task, Update
 from simulations.answers import Folder, Order, fetch, read, train
 from simulations.schedule import Tally, TimeModel, Work, longest_first

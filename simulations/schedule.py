@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from fedmoe.crew import Schedule
 from fedmoe.expected import expected_flops
-from fedmoe.prepare import Prepared
+from fedmoe.prepared import Prepared
 from fedmoe.record import tier_costs
 from fedmoe.wire import Failure, Task, Update
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fedmoe.crew import Watch
-from fedmoe.prepare import Prepared
+from fedmoe.prepared import Prepared
 from fedmoe.wire import Failure, Task, Update
 from simulations.answers import answer, read
 from simulations.pool import Pool

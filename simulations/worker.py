@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from fedmoe.prepare import Prepared
+    from fedmoe.prepared import Prepared
 
 LOST = (EOFError, OSError)
 """What reading from or writing to a process that is gone raises."""

@@ -14,7 +14,7 @@ from fedmoe.crew import Replaced
 from simulations.worker import Done, Raised, Worker, fork
 
 if TYPE_CHECKING:
-    from fedmoe.prepare import Prepared
+    from fedmoe.prepared import Prepared
 
 MOST_DEATHS = 3
 """Workers that one job may cost before it counts as failed."""

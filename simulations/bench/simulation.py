@@ -26,7 +26,8 @@ from fedmoe.aggregation import Flame
 from fedmoe.config import Experiment
 from fedmoe.data import HomeAssistant
 from fedmoe.data.partition import Iid
-from fedmoe.prepare import Prepared, prepare
+from fedmoe.prepare import prepare
+from fedmoe.prepared import Prepared
 from fedmoe.record import tier_costs
 from fedmoe.rounds import Member, ServerState, plan_round, run_rounds
 from fedmoe.training.settings import Training

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from fedmoe.compression import Bf16, Compression, Int4, Int8, NoCompression, TopK
 from fedmoe.config import load_experiment
-from fedmoe.prepare import Prepared, prepare
+from fedmoe.prepare import prepare
+from fedmoe.prepared import Prepared
 from fedmoe.rounds import plan_round
 from fedmoe.wire import Message, Task, Update, pack_update, unpack_update
 from simulations.bench.measure import Options, Row, at_most, in_turns, ratio

@@ -22,7 +22,8 @@ from fedmoe.errors import FedMoEError
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.rescaling import LearnedRescaling
-from fedmoe.prepare import Prepared, prepare
+from fedmoe.prepare import prepare
+from fedmoe.prepared import Prepared
 from fedmoe.rounds import finish_round, plan_round, run_rounds
 from fedmoe.training.settings import Training
 from fedmoe.wire import Failure, Update

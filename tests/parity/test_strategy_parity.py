@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+import torch
 from fake_grid import FakeGrid
 from safetensors.torch import load_file
 
@@ -113,6 +114,18 @@ def test_where_clients_keep_a_part_a_tier_scores_the_mean_of_its_clients(alone):
     alone = [next(iter(InProcess(run).map(_loss_of, [(run, client)]))) for client in clients]
     assert alone[0] != alone[1]
     assert both["high"].loss == pytest.approx(sum(alone) / 2)
+
+
+def test_what_a_client_keeps_does_not_enter_the_score_of_a_common_model(alone):
+    run = alone("hetlora")[0]  # whose clients keep a rank, some a lower one than others' tiers have
+    state = run.first_state()
+    for tier, top_k in run.tiers.items():
+        served = [
+            run.served(Task(3, m.client, tier, top_k, state.rescalers[tier],
+                            run.send(state.adapter, tier))).flat
+            for m in run.members
+        ]  # fmt: skip
+        assert all(torch.equal(served[0], other) for other in served)
 
 
 def _loss_of(_, job):
