@@ -5,6 +5,7 @@ In reading order, the way data flows:
     data/         examples, how they are shared out among clients, and their tokens
     budget/       each client's tier and its `top_k`; what a tier costs
     models/       the frozen MoE, its expert fast path and its adapter
+    prepare.py    all of it, loaded, shared out and checked: a `Prepared` run
     devices/      virtual devices, which give every simulated client a clock of its own
     training/     one local round of one client: Task -> Update
     compression/  how an update's values are written down; residuals.py keeps what that left out

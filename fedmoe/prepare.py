@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -132,6 +133,13 @@ def _ranks(experiment: Experiment, tiers: dict[str, Tier]) -> dict[str, int]:
     return ranks
 
 
+def _verifier(experiment: Experiment) -> Callable[[Example, str], float] | None:
+    """How a free-running answer is scored; None where the response's likelihood is the score."""
+    if getattr(experiment.data, "verify", "exact") == "likelihood":
+        return None
+    return experiment.data.score
+
+
 def _evaluation_sets(
     experiment: Experiment, splits: Splits, tokenizer: Any
 ) -> dict[str, EvaluationSet]:
@@ -149,5 +157,5 @@ def _evaluation_sets(
         kept, rows = tokenize([examples[i] for i in sorted(order)], tokenizer, experiment.text)
         if not kept:
             raise DataError(f"all {split} examples are longer than text.max_length; raise it")
-        sets[split] = EvaluationSet(split, kept, rows, experiment.data.score)
+        sets[split] = EvaluationSet(split, kept, rows, _verifier(experiment))
     return sets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from fedmoe.data.text import Tokenizer, Tokens
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.decode import greedy
 from fedmoe.section import section
-from fedmoe.training.client import mean_loss
+from fedmoe.training.client import mean_loss, row_losses
 
 
 @section
@@ -41,7 +42,8 @@ class EvaluationSet:
     split: str
     examples: Sequence[Example]
     rows: Sequence[Tokens]
-    score: Callable[[Example, str], float]
+    score: Callable[[Example, str], float] | None
+    """The verifier of a free-running answer; None: the likelihood of the right one is the score."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Evaluation:
     top_k: int
     loss: float
     score: float
-    """Mean of the dataset's verifier; exact match where it has none of its own."""
+    """Mean of the dataset's verifier; exact match where it has none of its own. Where likelihood is
+    the score: the mean over examples of exp(-loss), the geometric mean probability of a token."""
     exact_match: float
     examples: int
     seconds: float
@@ -73,12 +76,7 @@ def evaluate(
         started = time.monotonic()
         model.set_budget(top_k, rescaler)
         loss = mean_loss(model, data.rows, settings.batch_size, tokenizer.pad_token_id)
-        answers = answer_all(model, tokenizer, data.rows, settings)
-        scores = [data.score(e, a) for e, a in zip(data.examples, answers, strict=True)]
-        exact = [
-            float(e.response.split() == a.split())
-            for e, a in zip(data.examples, answers, strict=True)
-        ]
+        scores, exact = _scores(model, tokenizer, data, settings)
         results.append(
             Evaluation(
                 round=round,
@@ -94,6 +92,18 @@ def evaluate(
             )
         )
     return results
+
+
+def _scores(
+    model: AdaptedModel, tokenizer: Tokenizer, data: EvaluationSet, settings: EvaluationSettings
+) -> tuple[list[float], list[float]]:
+    """Each example's score, and whether its answer was the response but for spacing."""
+    if data.score is None:
+        losses = row_losses(model, data.rows, settings.batch_size, tokenizer.pad_token_id)
+        return [math.exp(-loss) for loss in losses], [0.0] * len(losses)
+    pairs = zip(data.examples, answer_all(model, tokenizer, data.rows, settings), strict=True)
+    both = [(data.score(e, a), float(e.response.split() == a.split())) for e, a in pairs]
+    return [score for score, _ in both], [exact for _, exact in both]
 
 
 def by_tier(evaluations: Iterable[Evaluation]) -> list[Evaluation]:

@@ -81,6 +81,26 @@ def mean_loss(model: AdaptedModel, rows: Sequence[Tokens], batch_size: int, pad:
     return total / count
 
 
+@torch.no_grad()
+def row_losses(
+    model: AdaptedModel, rows: Sequence[Tokens], batch_size: int, pad: int
+) -> list[float]:
+    """Each row's mean cross-entropy per response token, in the order of `rows`."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    losses = [0.0] * len(rows)
+    batches = evaluation_batches([rows[i] for i in order], batch_size, pad)
+    for start, batch in zip(range(0, len(rows), batch_size), batches, strict=True):
+        hidden = model.hidden(batch.input_ids, batch.valid).flatten(0, 1)
+        logits = model.logits(hidden[batch.positions.to(hidden.device)]).float()
+        each = F.cross_entropy(logits, batch.targets.to(logits.device), reduction="none").cpu()
+        row = batch.positions // batch.input_ids.shape[1]
+        sums = torch.zeros(len(batch.input_ids)).index_add_(0, row, each)
+        means = sums / torch.bincount(row, minlength=len(sums))
+        for i, loss in zip(order[start : start + batch_size], means.tolist(), strict=True):
+            losses[i] = loss
+    return losses
+
+
 def _optimise(
     model: AdaptedModel, batches: Iterator[Batch], task: Task, settings: Training, num_rounds: int,
     local: Local, counts: Tensor,

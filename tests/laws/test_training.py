@@ -14,7 +14,7 @@ from fedmoe.data.text import Tokens, collate, evaluation_batches, training_batch
 from fedmoe.errors import DataError
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.rescaling import LearnedRescaling
-from fedmoe.training.client import _accumulate, mean_loss, response_loss, train_client
+from fedmoe.training.client import _accumulate, mean_loss, response_loss, row_losses, train_client
 from fedmoe.training.settings import Training
 from fedmoe.wire import Task, check_update
 
@@ -215,3 +215,13 @@ def test_routers_are_trained_and_attention_left_out_when_asked(tiny_model, rando
     shifts = [v for e, v in layout.views(update.delta.flat) if e.name.endswith("shift")]
     assert len(shifts) == 2
     assert all(shift.ne(0).any() for shift in shifts)
+
+
+def test_row_losses_are_those_of_each_row_alone_and_average_to_the_mean_loss(tiny_model):
+    model, rows = tiny_model(), list(ROWS)
+    losses = row_losses(model, rows, 2, PAD)
+    alone = [mean_loss(model, [row], 1, PAD) for row in rows]
+    assert losses == pytest.approx(alone, rel=1e-5)
+    targets = [len(row.ids) - row.prompt_length for row in rows]
+    weighted = sum(x * n for x, n in zip(losses, targets, strict=True)) / sum(targets)
+    assert weighted == pytest.approx(mean_loss(model, rows, 2, PAD), rel=1e-5)
