@@ -8,7 +8,7 @@ loop changes: transports, checks and records see tasks and updates as ever.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedmoe.aggregation import FedBuff
 from fedmoe.devices.timeline import Arrival, Job, timeline
@@ -24,9 +24,10 @@ from fedmoe.wire import Task
 class Buffered:
     """Plans one step of the server after another; the same plan on every machine.
 
-    A client is chosen among those that are not at work and have not started from the server's
-    present adapter: its randomness comes from `(seed, round, client)`, so that it would send the
-    same update twice.
+    A client is chosen among those that are reachable, not at work, not in the buffer, and have not
+    started from the server's present adapter: its randomness comes from `(seed, round, client)`, so
+    that it would send the same update twice. Where nobody is left, a place waits for the server's
+    next step. Durations are what a round is expected to take, with the most bytes it can send.
     """
 
     members: Sequence[Member]
@@ -40,10 +41,12 @@ class Buffered:
     clock: float = 0.0
     """Virtual seconds at which the server's step was made that was planned last."""
     states: dict[int, ServerState] = field(default_factory=dict)
-    """By version, as long as a client that is at work started from it."""
+    """By version: the present one, and those that a client at work started from; no memory."""
 
     def __post_init__(self) -> None:
-        self.started: set[tuple[int, int]] = set()
+        self.version = 0
+        self.unavailable: set[int] = set()
+        """In the buffer, or started from the present version."""
         self.at_work: list[Job] = []
         self.arrivals: Iterator[Arrival] = timeline(
             self._choose, self._duration, concurrency=min(self.concurrency, len(self.members)),
@@ -52,17 +55,20 @@ class Buffered:
 
     def plan(self, state: ServerState) -> list[Task]:
         """The tasks of the server's next step, by client id."""
-        self.states[state.round] = state
+        self.version = state.round
+        self.states[state.round] = replace(state, memory={})
+        self.unavailable.clear()
         jobs = []
         for arrival in self.arrivals:
             jobs.append(arrival.job)
             self.at_work.remove(arrival.job)
+            self.unavailable.add(arrival.job.client)
             if arrival.fills_buffer:
                 self.clock = arrival.finish_seconds
                 break
-        tasks = [self._task(job) for job in sorted(jobs, key=lambda j: (j.client, j.version))]
-        oldest = min((job.version for job in self.at_work), default=state.round)
-        self.states = {v: s for v, s in self.states.items() if v >= oldest}
+        tasks = [self._task(job) for job in sorted(jobs, key=lambda j: j.client)]
+        needed = {job.version for job in self.at_work} | {state.round}
+        self.states = {v: s for v, s in self.states.items() if v in needed}
         return tasks
 
     def _task(self, job: Job) -> Task:
@@ -72,16 +78,17 @@ class Buffered:
             rescaler=state.rescalers[member.tier], adapter=self.send(state.adapter, member),
         )  # fmt: skip
 
-    def _choose(self, number: int, busy: frozenset[int]) -> int:
-        version = max(self.states)
-        free = [i for i in range(len(self.members))
-                if i not in busy and (version, i) not in self.started]  # fmt: skip
-        free = free or [i for i in range(len(self.members)) if i not in busy]
-        rng = numpy_rng(self.seed, "job", number)
-        return int(rng.choice(free))
+    def _choose(self, number: int, busy: frozenset[int]) -> int | None:
+        free = [i for i in range(len(self.members)) if i not in busy | self.unavailable]
+        if not free:
+            return None
+        draws = numpy_rng(self.seed, "job", number, "available").random(len(self.members))
+        # Where nobody is reachable someone is asked all the same, and waited for.
+        reachable = [i for i in free if draws[i] < self.members[i].availability] or free
+        return int(numpy_rng(self.seed, "job", number).choice(reachable))
 
     def _duration(self, job: Job) -> float:
-        self.started.add((job.version, job.client))
+        self.unavailable.add(job.client)
         self.at_work.append(job)
         return self.seconds(self.members[job.client])
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fedmoe.adapter import initial_adapter
 from fedmoe.aggregation import MIXED_RANKS, FedBuff
 from fedmoe.budget import Tier
 from fedmoe.config.schema import Experiment
@@ -18,9 +19,10 @@ from fedmoe.errors import ConfigError, DataError, Fault
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
+from fedmoe.models.rescaling import StaticRescaling
 from fedmoe.prepared import Prepared
 from fedmoe.rounds import Member
-from fedmoe.seeds import numpy_rng
+from fedmoe.seeds import generator, numpy_rng
 
 
 def prepare(experiment: Experiment) -> Prepared:
@@ -43,6 +45,12 @@ def prepare(experiment: Experiment) -> Prepared:
     parts = partition(experiment.partition, [e.label for e in train], experiment.seed)
     names = experiment.budget.assign(len(parts), model.full_top_k, experiment.seed)
     model.check_top_ks({tier.top_k for tier in tiers.values()})
+    if experiment.aggregation.personal and (empty := sorted(set(tiers) - set(names))):
+        raise ConfigError(
+            "budget",
+            [Fault(f"budget.tiers.{empty[0]}", "has no client, so that aggregation.name "
+                   f"{experiment.aggregation.name!r}, which scores clients, has nothing to score")],
+        )  # fmt: skip
     prepared = Prepared(
         experiment=experiment,
         model=model,
@@ -57,6 +65,7 @@ def prepare(experiment: Experiment) -> Prepared:
         sets=_evaluation_sets(experiment, splits, tokenizer),
         manifest=manifest(train, parts),
         training=experiment.training,
+        initial=initial_adapter(model.layout, generator(experiment.seed, "adapter")),
     )
     return _as_asked(prepared)
 
@@ -71,9 +80,10 @@ def _as_asked(prepared: Prepared) -> Prepared:
         return replace(prepared, members=())
     if not strategy.pooled:
         return replace(prepared, members=members)
+    # One machine that is always there stands for all of them.
     largest = max(members, key=lambda m: (prepared.tiers[m.tier], -m.client))
     return replace(
-        prepared, members=(replace(largest, client=0),),
+        prepared, members=(replace(largest, client=0, availability=1.0),),
         rows=([row for rows in prepared.rows for row in rows],),
         # As many as the clients of a round take together.
         training=replace(training, steps=training.steps * prepared.clients_per_round),
@@ -91,14 +101,27 @@ def _check_strategy(experiment: Experiment) -> None:
                 f"aggregation.name {strategy.name!r} does not make; use 'none'",
             )
         )
-    if experiment.upload.error_feedback and not strategy.same_parts:
+    if experiment.upload.error_feedback and not strategy.continues:
         faults.append(
             Fault(
                 "upload.error_feedback",
-                f"aggregation.name {strategy.name!r} sends other parts in every round, so that "
-                "what is owed could not be sent in the next; use false",
+                f"what clients of aggregation.name {strategy.name!r} send means something else in "
+                "the next round, so that what is owed could not be added there; use false",
             )
         )
+    rescaling = experiment.rescaling
+    if rescaling.name not in strategy.rescalings:
+        faults.append(
+            Fault(
+                "rescaling.name",
+                f"{rescaling.name!r} has no meaning with aggregation.name {strategy.name!r}; use "
+                f"{' or '.join(map(repr, strategy.rescalings))}",
+            )
+        )
+    by_mass = isinstance(rescaling, StaticRescaling) and rescaling.by == "mass"
+    if strategy.name == "ub_smoe" and by_mass:
+        said = "'mass' and aggregation.name 'ub_smoe' both change the routers' weights; use 'ratio'"
+        faults.append(Fault("rescaling.by", said))
     if isinstance(strategy, FedBuff) and not experiment.devices:
         faults.append(
             Fault(
@@ -120,12 +143,12 @@ def _ranks(experiment: Experiment, tiers: dict[str, Tier]) -> dict[str, int]:
         for name, rank in ranks.items()
         if rank > most
     ]
-    if len(set(ranks.values())) > 1 and not strategy.mixed_ranks:
+    if any(rank < most for rank in ranks.values()) and not strategy.mixed_ranks:
         unlike = ", ".join(f"{name} {rank}" for name, rank in ranks.items())
         faults.append(
             Fault(
-                "budget.tiers", f"clients have unlike ranks ({unlike}), which aggregation.name "
-                f"{strategy.name!r} cannot combine; {', '.join(MIXED_RANKS) or 'none'} can",
+                "budget.tiers", f"ranks ({unlike}) below adapter.rank, {most}, are what "
+                f"aggregation.name {strategy.name!r} cannot combine; {', '.join(MIXED_RANKS)} can",
             )
         )  # fmt: skip
     if faults:

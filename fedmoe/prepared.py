@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from fedmoe.adapter import Adapter, initial_adapter
+from fedmoe.adapter import Adapter
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.config.schema import Experiment
 from fedmoe.data.text import Tokens
@@ -20,7 +19,6 @@ from fedmoe.kept import home_of, read_kept, write_kept
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.residuals import pack_with_residual
 from fedmoe.rounds import Member, ServerState
-from fedmoe.seeds import generator
 from fedmoe.training.client import train_client
 from fedmoe.training.settings import Training
 from fedmoe.wire import (
@@ -55,6 +53,8 @@ class Prepared:
     manifest: dict[str, Any]
     training: Training
     """The experiment's; of more steps where one client stands for all."""
+    initial: Adapter
+    """The adapter before round 1, which changes nothing; the same on every machine."""
     state_folder: Path | None = None
     """Where clients keep what they need in a later round; see `kept`."""
 
@@ -62,11 +62,6 @@ class Prepared:
     def clients_per_round(self) -> int:
         """Clients that take part in one round."""
         return min(self.experiment.clients_per_round or len(self.members), len(self.members))
-
-    @cached_property
-    def initial(self) -> Adapter:
-        """The adapter before round 1, which changes nothing; the same on every machine."""
-        return initial_adapter(self.model.layout, generator(self.experiment.seed, "adapter"))
 
     def layouts(self, tier: str, round: int) -> Layouts:
         """What crosses the wire in a round with a client of this tier, and what stays with it.
@@ -102,6 +97,8 @@ class Prepared:
 
     def training_of(self, tier: str) -> Training:
         """How a client of this tier trains."""
+        if self.experiment.aggregation.pooled:
+            return self.training
         steps = self.experiment.budget.resolved(self.model.full_top_k)[tier].steps
         return replace(self.training, steps=steps) if steps else self.training
 
@@ -113,6 +110,8 @@ class Prepared:
             self.training_of(task.tier), e.rounds, e.seed, local,
         )  # fmt: skip
         if local.own is not None:
+            if not local.own.flat.isfinite().all():
+                raise WireError(f"client {task.client} diverged: what it would keep is not finite")
             home = home_of(self.state_folder, task.client, OWN)
             write_kept(home, task.round, before, local.own)
         return update

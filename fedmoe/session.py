@@ -161,4 +161,6 @@ def _evaluate(prepared: Prepared, job: tuple[Message, str]) -> Evaluation:
         prepared.model, prepared.tokenizer, prepared.sets[split], prepared.served(task), tiers,
         settings, task.round - 1,
     )  # fmt: skip
+    if prepared.experiment.aggregation.personal:
+        return replace(result, by_client={task.client: result.by_label})
     return result

@@ -66,7 +66,7 @@ def update_of(task, local, after, used=ALL, examples=3):
     """What a client sends whose training ended at `after`, in the layout `trained`."""
     counts = counts_of(used)
     local.correct(torch.zeros_like(after.flat), after.flat.clone(), counts)
-    delta = keep_untouched(local.finish(after), counts)
+    delta = keep_untouched(local.finish(after, counts), counts)
     return Update(
         task.round, task.client, task.tier, task.top_k, task.rescaler, delta, counts, examples,
         TOKENS, 1, 1.0, 1.0, 0.1, 0,

@@ -50,8 +50,9 @@ Strategies = (
     | FedBuff | ZeroRound | LocalOnly | Centralized | FullBudget
 )  # fmt: skip
 Aggregation = Annotated[Strategies, Field(discriminator="name")]
-STRATEGIES: tuple[type[Strategy], ...] = get_args(Strategies)
-MIXED_RANKS = tuple(s.name for s in get_args(Strategies) if s.mixed_ranks)
+_MEMBERS = get_args(Strategies)
+STRATEGIES: tuple[type[Strategy], ...] = _MEMBERS
+MIXED_RANKS = tuple(s.name for s in _MEMBERS if s.mixed_ranks)
 """The strategies that can combine clients of unlike ranks."""
 
 __all__ = [

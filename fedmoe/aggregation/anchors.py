@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
-from fedmoe.adapter import Adapter, Layout, resized
+from fedmoe.adapter import Adapter, Layout, keep_untouched, resized
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.strategy import Layouts, Local, Strategy
 from fedmoe.section import section
@@ -37,6 +38,7 @@ class LocalOnly(Strategy):
     personal: ClassVar[bool] = True
     averages: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = True
+    rescalings: ClassVar[tuple[str, ...]] = ("none", "static")
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         nothing = plain.only()
@@ -63,8 +65,8 @@ class LocalOnly(Strategy):
 class KeepsAll(Local):
     """A client that keeps its adapter."""
 
-    def finish(self, after: Adapter) -> Adapter:
-        self.own = after
+    def finish(self, after: Adapter, counts: Tensor) -> Adapter:
+        self.own = self.before + keep_untouched(after - self.before, counts)
         return Adapter(self.layouts.update, torch.empty(0))
 
 
@@ -74,6 +76,7 @@ class Centralized(Mean):
 
     name: Literal["centralized"] = "centralized"
     pooled: ClassVar[bool] = True
+    rescalings: ClassVar[tuple[str, ...]] = ("none",)
 
 
 @section
@@ -82,3 +85,4 @@ class FullBudget(Mean):
 
     name: Literal["full_budget"] = "full_budget"
     full_budget: ClassVar[bool] = True
+    rescalings: ClassVar[tuple[str, ...]] = ("none",)

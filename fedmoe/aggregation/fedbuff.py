@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,6 +28,7 @@ class FedBuff(Mean):
     """
 
     name: Literal["fedbuff"] = "fedbuff"
+    rescalings: ClassVar[tuple[str, ...]] = ("none", "static")
     buffer_size: Annotated[int, Field(ge=1)] | None = None
     """Updates that the server waits for; `clients_per_round` when omitted."""
     exponent: Annotated[float, Field(ge=0)] = 0.5
@@ -35,5 +36,6 @@ class FedBuff(Mean):
 
     def aged(self, update: Update, staleness: int) -> Update:
         share = (1 + staleness) ** -self.exponent
-        delta = Adapter(update.delta.layout, update.delta.flat * share)
-        return update if share == 1 else replace(update, delta=delta)
+        if share == 1:
+            return update
+        return replace(update, delta=Adapter(update.delta.layout, update.delta.flat * share))

@@ -9,7 +9,7 @@ import torch
 
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.merged import Merged
-from fedmoe.aggregation.products import mean_delta, nearest, others, pairs, reached, trained
+from fedmoe.aggregation.products import mean_of, nearest, others, pairs, reached, trained
 from fedmoe.section import section
 from fedmoe.wire import Update
 
@@ -39,8 +39,8 @@ class FedExLoRA(Merged):
         for pair in pairs(adapter.layout):
             (merged_a, merged_b), (a, b) = self.parts(views, pair), self.fresh(views, pair)
             moved = reached(clients, pair)
-            mean_a = torch.where(moved, a + mean_delta(clients, pair, pair.A), a).float()
-            mean_b = torch.where(moved, b + mean_delta(clients, pair, pair.B), b).float()
+            mean_a = torch.where(moved, mean_of(clients, pair.A).float(), a)
+            mean_b = torch.where(moved, mean_of(clients, pair.B).float(), b)
             also = [(1.0, merged_b, merged_a), (-1.0, mean_b, mean_a)]
             best = nearest(clients, pair, adapter, self.merged_rank, also)
             merged_a.copy_(torch.where(moved, best.A, merged_a))
@@ -48,5 +48,5 @@ class FedExLoRA(Merged):
             a.copy_(mean_a)
             b.copy_(mean_b)
         for entry in others(adapter.layout):
-            views[entry.name] += mean_delta(clients, entry, entry.name).float()
+            views[entry.name].copy_(mean_of(clients, entry.name))
         return made

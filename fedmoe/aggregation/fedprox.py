@@ -39,7 +39,8 @@ class Near(Local):
 
     def __init__(self, layouts: Layouts, start: Adapter, mu: float) -> None:
         super().__init__(layouts, start)
-        self.mu = mu
+        self.mu, self.anchor = mu, self.before.flat
 
     def correct(self, grad: Tensor, theta: Tensor, counts: Tensor) -> None:
-        grad.add_(theta - self.before.flat.to(theta.device), alpha=self.mu)
+        self.anchor = self.anchor.to(theta.device)  # a copy in the first step alone
+        grad.add_(theta - self.anchor, alpha=self.mu)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from fedmoe.adapter import Adapter, Layout, cut
+from torch import Tensor
+
+from fedmoe.adapter import Adapter, Layout, cut, keep_untouched
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.strategy import Layouts, Local, over
 from fedmoe.section import section
@@ -44,7 +46,8 @@ class FedSALoRA(Mean):
 class KeepsB(Local):
     """A client that keeps its `B`."""
 
-    def finish(self, after: Adapter) -> Adapter:
+    def finish(self, after: Adapter, counts: Tensor) -> Adapter:
         assert self.layouts.own is not None
-        self.own = cut(after, self.layouts.own)
-        return super().finish(after)
+        moved = keep_untouched(after - self.before, counts)
+        self.own = cut(self.before + moved, self.layouts.own)
+        return super().finish(after, counts)

@@ -9,7 +9,7 @@ import torch
 
 from fedmoe.adapter import Adapter, resized
 from fedmoe.aggregation.mean import Mean
-from fedmoe.aggregation.products import mean_delta, nearest, others, pairs, reached, trained
+from fedmoe.aggregation.products import mean_of, nearest, others, pairs, reached, trained
 from fedmoe.section import section
 from fedmoe.wire import Update
 
@@ -32,6 +32,7 @@ class FlexLoRA(Mean):
     exact: ClassVar[bool] = True
     mixed_ranks: ClassVar[bool] = True
     averages: ClassVar[bool] = False
+    continues: ClassVar[bool] = False
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
         clients = trained(updates, lambda layout: resized(adapter, layout), self.size)
@@ -45,5 +46,5 @@ class FlexLoRA(Mean):
             a.copy_(torch.where(moved & alive, best.A, a))
             b.copy_(torch.where(moved, best.B, b))
         for entry in others(adapter.layout):
-            views[entry.name] += mean_delta(clients, entry, entry.name).float()
+            views[entry.name].copy_(mean_of(clients, entry.name))
         return made

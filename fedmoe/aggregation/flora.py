@@ -13,7 +13,7 @@ from fedmoe.aggregation.merged import Merged
 from fedmoe.aggregation.products import (
     Pair,
     Trained,
-    mean_delta,
+    mean_of,
     nearest,
     others,
     pairs,
@@ -42,6 +42,7 @@ class FLoRA(Merged):
     exact: ClassVar[bool] = True
     mixed_ranks: ClassVar[bool] = True
     averages: ClassVar[bool] = False
+    continues: ClassVar[bool] = False
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
         def start(layout):
@@ -57,7 +58,7 @@ class FLoRA(Merged):
             a.copy_(torch.where(moved, new_a, a))
             b.copy_(torch.where(moved, new_b, b))
         for entry in others(adapter.layout):
-            views[entry.name] += mean_delta(clients, entry, entry.name).float()
+            views[entry.name].copy_(mean_of(clients, entry.name))
         return made
 
     def stacked(

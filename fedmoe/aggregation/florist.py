@@ -20,7 +20,7 @@ class FLoRIST(FLoRA):
     $$p = \min \Big\{ q : \sum_{i \le q} \sigma_i^2 \ge \tau \sum_i \sigma_i^2 \Big\}$$
 
     p is chosen per weight and expert, at most `merged_rank`. The SVD is that of the stacked
-    factors; the sum is never formed.
+    factors; the sum is never formed. Exact at tau = 1 alone.
 
     Source: Ramesh et al. 2025 (arXiv:2506.09199), from second-hand notes. Where we differ: the
     threshold applies to the sum of all rounds, and components beyond p are sent as zeros, so the

@@ -99,7 +99,7 @@ class Tail(Local):
             grad_a += self.strength * norm_b / norm_a.clamp(min=1e-12) * a
             grad_b += self.strength * norm_a / norm_b.clamp(min=1e-12) * b
 
-    def finish(self, after: Adapter) -> Adapter:
+    def finish(self, after: Adapter, counts: Tensor) -> Adapter:
         assert self.layouts.own is not None
         before = self._size(self.before.flat)
         shrank = self.kept < self.rank and self._size(after.flat) < before

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.mean import Mean
-from fedmoe.aggregation.products import mean_delta, others, pairs, reached, shares, trained
+from fedmoe.aggregation.products import mean_of, others, pairs, reached, shares, trained
 from fedmoe.section import section
 from fedmoe.wire import Update
 
@@ -24,7 +24,8 @@ class LoRAFair(Mean):
       = \Big(\sum_c p_c B_c A_c \bar A^T - \bar B \bar A \bar A^T\Big)
         (\bar A \bar A^T + \lambda I)^{-1}$$
 
-    Clients start from the means. All products in the closed form are r wide.
+    Clients start from the mean `A` and the corrected `B`. All products in the closed form are r
+    wide.
 
     Source: Bian et al. 2024 (arXiv:2411.14961), from second-hand notes: theirs minimises a
     similarity by gradient descent; the squared error, which has a closed form, is our choice.
@@ -40,10 +41,7 @@ class LoRAFair(Mean):
         views = made.views()
         for pair in pairs(adapter.layout):
             a, b = views[pair.A], views[pair.B]
-            mean_a, mean_b = (
-                old.double() + mean_delta(clients, pair, name)
-                for old, name in ((a, pair.A), (b, pair.B))
-            )
+            mean_a, mean_b = mean_of(clients, pair.A), mean_of(clients, pair.B)
             goal = torch.zeros_like(mean_b)
             weights = shares(clients, pair, adapter.layout.num_experts)
             for client, weight in zip(clients, weights, strict=True):
@@ -56,5 +54,5 @@ class LoRAFair(Mean):
             a.copy_(torch.where(moved, mean_a.float(), a))
             b.copy_(torch.where(moved, (mean_b + shift).float(), b))
         for entry in others(adapter.layout):
-            views[entry.name] += mean_delta(clients, entry, entry.name).float()
+            views[entry.name].copy_(mean_of(clients, entry.name))
         return made

@@ -33,7 +33,6 @@ class Trained:
     """One client's adapter after training, and its unnormalised weight."""
 
     views: dict[str, Tensor]
-    delta: dict[str, Tensor]
     scale: float
     weight: float
     counts: Tensor
@@ -58,8 +57,7 @@ def trained(
             continue
         after = start(update.delta.layout) + update.delta
         clients.append(
-            Trained(after.views(), update.delta.views(), after.layout.scale, weight,
-                    update.counts)
+            Trained(after.views(), after.layout.scale, weight, update.counts)
         )  # fmt: skip
     if not clients:
         raise AggregationError("no client updates to combine in this round")
@@ -106,11 +104,9 @@ def others(layout: Layout) -> Iterator[Entry]:
     return (entry for entry in layout.entries if entry.rank_axis is None)
 
 
-def mean_delta(clients: Sequence[Trained], pair: Pair | Entry, name: str) -> Tensor:
-    """The weighted mean of the clients' deltas of one tensor, float64."""
-    share = torch.tensor([client.weight for client in clients], dtype=torch.float64)
-    share = share / share.sum()
-    total = torch.zeros_like(clients[0].delta[name], dtype=torch.float64)
-    for client, weight in zip(clients, share.tolist(), strict=True):
-        total += weight * client.delta[name].double()
-    return total
+def mean_of(clients: Sequence[Trained], name: str) -> Tensor:
+    """The clients' weighted mean of one tensor, float64; they have one rank, or it has none."""
+    total = torch.zeros_like(clients[0].views[name], dtype=torch.float64)
+    for client in clients:
+        total += client.weight * client.views[name].double()
+    return total / sum(client.weight for client in clients)

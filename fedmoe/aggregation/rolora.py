@@ -26,7 +26,7 @@ class RoLoRA(Mean):
 
     name: Literal["rolora"] = "rolora"
     exact: ClassVar[bool] = True
-    same_parts: ClassVar[bool] = False
+    continues: ClassVar[bool] = False
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         sent = plain.only("B" if round % 2 else "A", "shift")

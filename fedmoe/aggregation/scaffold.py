@@ -82,18 +82,19 @@ class Controlled(Local):
         self.control = torch.zeros_like(server) if own is None else own.flat
         self.correction = server - self.control
         self.total = torch.zeros_like(server)
-        self.steps, self.counts = 0, torch.zeros(0)
+        self.steps = 0
 
     def correct(self, grad: Tensor, theta: Tensor, counts: Tensor) -> None:
-        self.total += grad.cpu()
+        if not self.steps:  # to the model's device, once
+            self.total, self.correction = (x.to(grad.device) for x in (self.total, self.correction))
+        self.total += grad
         self.steps += 1
-        self.counts = counts.cpu() if self.steps == 1 else self.counts + counts.cpu()
-        grad.add_(self.correction.to(grad.device))
+        grad.add_(self.correction)
 
-    def finish(self, after: Adapter) -> Adapter:
+    def finish(self, after: Adapter, counts: Tensor) -> Adapter:
         assert self.layouts.own is not None
-        change = Adapter(self.layouts.own, self.total / self.steps - self.control)
-        change = keep_untouched(change, self.counts)
+        mean = self.total.cpu() / self.steps
+        change = keep_untouched(Adapter(self.layouts.own, mean - self.control), counts)
         self.own = Adapter(self.layouts.own, self.control + change.flat)
         moved = after.flat - self.before.flat
         return Adapter(self.layouts.update, torch.cat([moved, change.flat]))

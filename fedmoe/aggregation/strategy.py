@@ -68,8 +68,11 @@ class Local:
     ) -> None:
         """Change a step's gradient in place, before it is clipped; `counts` are of the step."""
 
-    def finish(self, after: Adapter) -> Adapter:
-        """What is sent, in the layout `update`: the change of the trained values that it names."""
+    def finish(self, after: Adapter, counts: Int[Tensor, "layers experts"]) -> Adapter:
+        """What is sent, in the layout `update`: the change of the trained values that it names.
+
+        `counts` are of the whole round; of experts without tokens nothing is kept or sent.
+        """
         moved = replace(after, flat=after.flat - self.before.flat)
         return moved if self.layouts.update == moved.layout else cut(moved, self.layouts.update)
 
@@ -84,8 +87,11 @@ class Strategy:
     ranks that it is kept at suffice."""
     averages: ClassVar[bool] = True
     """Whether the new state differs from the old by a mean of changes, as server optimisers ask."""
-    same_parts: ClassVar[bool] = True
-    """Whether clients send the same tensors in every round."""
+    continues: ClassVar[bool] = True
+    """Whether what a client sends means the same in the next round: else what an upload left out
+    could not be added there."""
+    rescalings: ClassVar[tuple[str, ...]] = ("none", "static", "learned")
+    """The rescalings that have a meaning here."""
     personal: ClassVar[bool] = False
     """Whether clients keep a part of the model: then each is scored with its own."""
     pooled: ClassVar[bool] = False

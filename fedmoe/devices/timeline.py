@@ -8,8 +8,9 @@ from heapq import heappop, heappush
 
 from fedmoe.seeds import numpy_rng
 
-Choose = Callable[[int, frozenset[int]], int]
-"""The client that takes a job: of the job's number, and of the clients that are at work."""
+Choose = Callable[[int, frozenset[int]], int | None]
+"""The client that takes a job: of the job's number, and of the clients that are at work. None lets
+the place wait for the server's next version."""
 
 
 @dataclass(frozen=True, order=True)
@@ -63,11 +64,14 @@ def timeline(
     while version < num_updates:
         while len(at_work) < concurrency:
             client = choose(number, frozenset(job.client for _, job in at_work))
+            if client is None:
+                break
             job = Job(number, client, version, now)
             seconds = duration(job)
             assert seconds > 0, (job, seconds)
             heappush(at_work, (now + seconds, job))
             number += 1
+        assert at_work, "nobody is at work, and nobody may start"
         now, job = heappop(at_work)
         buffered += 1
         yield Arrival(job, now, version - job.version, buffered == buffer_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import torch
@@ -63,6 +63,8 @@ class Evaluation:
     seconds: float
     by_label: dict[str, float]
     """Mean score of each label's examples."""
+    by_client: dict[int, dict[str, float]] = field(default_factory=dict)
+    """The same of each client, where clients have models of their own."""
 
 
 def evaluate(
@@ -118,7 +120,9 @@ def _mean_of(group: list[Evaluation]) -> Evaluation:
     means = {name: _mean([getattr(e, name) for e in group])
              for name in ("loss", "score", "exact_match")}  # fmt: skip
     labels = {label: _mean([e.by_label[label] for e in group]) for label in group[0].by_label}
-    return replace(group[0], **means, by_label=labels, seconds=sum(e.seconds for e in group))
+    clients = {client: found for e in group for client, found in e.by_client.items()}
+    seconds = sum(e.seconds for e in group)
+    return replace(group[0], **means, by_label=labels, by_client=clients, seconds=seconds)
 
 
 @torch.no_grad()

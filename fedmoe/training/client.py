@@ -1,7 +1,7 @@
 """One local round of one client: load, train, and return what changed.
 
-A round is replayed from `(seed, round, client)` and the task alone: the optimiser starts afresh,
-batches come from the round's own random stream, and nothing is kept between rounds.
+A round is replayed from `(seed, round, client)`, the task, and what the strategy lets the client
+keep: the optimiser starts afresh, and batches come from the round's own random stream.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def train_client(
         )
     model.set_budget(task.top_k, rescaler)
     counts = counts.cpu()
-    delta = keep_untouched(local.finish(after), counts)
+    delta = keep_untouched(local.finish(after, counts), counts)
     return Update(
         round=task.round, client=task.client, tier=task.tier, top_k=task.top_k, rescaler=rescaler,
         delta=delta, counts=counts, examples=len(rows), tokens=tokens, steps=settings.steps,

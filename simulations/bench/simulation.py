@@ -88,6 +88,7 @@ def still_run(num_clients: int) -> Still:
         experiment=Experiment(), model=model, tokenizer=None, rows=(), members=members,
         tiers={"all": 8}, ranks={"all": model.layout.rank}, sets={}, manifest={},
         training=Experiment().training,
+        initial=Adapter(model.layout, torch.zeros(model.layout.size)),
     )  # fmt: skip
 
 

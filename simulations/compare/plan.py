@@ -70,9 +70,15 @@ def search_of(comparison: Comparison, config: Path) -> list[Planned]:
         return []
     search, shared = comparison.search, next(iter(comparison.in_cases.values()))
     runs, faults = [], []
+    for case, settings in comparison.in_cases.items():
+        faults += [
+            Fault(f"cases.{case}: {path}", "is what the search chooses")
+            for path in search.grid
+            if any(_touches(text, path) for text in settings)
+        ]
     for number, (variant, own) in enumerate(comparison.variants.items()):
         for path in search.grid:
-            if any(text.partition("=")[0].strip() == path for text in own):
+            if any(_touches(text, path) for text in own):
                 faults.append(Fault(f"variants.{variant}: {path}", "is what the search chooses"))
         for place, settings in enumerate(grid(comparison)):
             layers = [*comparison.overrides, *shared, *own, *search.overrides, *settings]
@@ -87,6 +93,12 @@ def search_of(comparison: Comparison, config: Path) -> list[Planned]:
     if faults:
         raise ConfigError(str(config), dict.fromkeys(faults))
     return runs
+
+
+def _touches(override: str, path: str) -> bool:
+    """Whether an override sets what lies at `path`, a part of it, or all around it."""
+    ours = override.partition("=")[0].strip()
+    return f"{ours}.".startswith(f"{path}.") or f"{path}.".startswith(f"{ours}.")
 
 
 def grid(comparison: Comparison) -> list[Overrides]:
@@ -131,6 +143,12 @@ def _check_paired(comparison: Comparison, config: Path, runs: Sequence[Planned])
             differ.append("model.path")
         if list(ours.budget.tiers) != list(base.budget.tiers):
             differ.append("budget.tiers")
+        differ += [
+            f"budget.tiers.{tier}.{what}"
+            for tier in ours.budget.tiers.keys() & base.budget.tiers.keys()
+            for what in ("share", "clients")
+            if getattr(ours.budget.tiers[tier], what) != getattr(base.budget.tiers[tier], what)
+        ]
         for what in differ:
             names = " in its names" if what == "budget.tiers" else ""
             said = f"differs{names} from {comparison.reference!r}'s; pairs need the same"

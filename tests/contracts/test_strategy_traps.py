@@ -14,7 +14,7 @@ from fedmoe.aggregation.fedex_lora import FedExLoRA
 from fedmoe.aggregation.flame import Flame
 from fedmoe.aggregation.flexlora import FlexLoRA
 from fedmoe.aggregation.raflora import RaFLoRA
-from fedmoe.aggregation.streaming import Weights, weighted_mean
+from fedmoe.aggregation.streaming import Weights
 from fedmoe.wire import Update
 
 
@@ -78,16 +78,17 @@ class ByShape(RaFLoRA):
 
 
 class Dead(Flame):
-    """Divides by a sum of weights that may be zero."""
+    """Divides by a sum of weights that may be zero: an idle expert becomes NaN."""
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
-        def nudged(update: Update) -> Weights:
-            weights = super(Dead, self).weigh(update)
-            return Weights(weights.experts + 1e-9, weights.shared)
-
         held = list(updates)
-        moved = weighted_mean(adapter, held, nudged)
-        return Adapter(adapter.layout, moved.flat + 1e-9)
+        new = super().combine(adapter, held, num_clients).copy()
+        used = sum(u.counts for u in held)
+        for entry, view in new.layout.views(new.flat):
+            if entry.layer is not None:
+                weight = (used[entry.layer] > 0).float()
+                view *= (weight / weight)[(..., *[None] * (view.dim() - 1))]
+        return new
 
 
 def c_pairs(adapter):

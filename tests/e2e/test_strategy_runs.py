@@ -8,7 +8,7 @@ from fedmoe.report.ledger import read_ledger
 from simulations.cli import main
 
 UNUSUAL = ("zero_round", "local_only", "centralized", "full_budget", "fedsa_lora", "fed_sb",
-           "flora", "hetlora", "scaffold", "ub_smoe")  # fmt: skip
+           "flora", "hetlora", "scaffold", "ub_smoe", "fedbuff")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,11 @@ def run_of(tmp_path_factory, tiny_folder):
     (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
     def play(name):
+        device = (
+            "{peak_flops: 1e9, memory_bytes: 1000, downlink_bytes_per_second: 1e6, "
+            "uplink_bytes_per_second: 1e6}"
+        )
+        devices = f"devices: {{high: {device}, low: {device}}}\n" if name == "fedbuff" else ""
         low = "top_k: 1, rank: 2" if name in ("flora", "hetlora") else "top_k: 1"
         (home / f"{name}.yaml").write_text(
             f"""\
@@ -34,7 +39,7 @@ training: {{steps: 2, batch_size: 4}}
 aggregation: {{name: {name}}}
 evaluation: {{validation_examples: 2, test_examples: 2, max_new_tokens: 2}}
 simulation: {{folder: {home / "runs"}}}
-"""
+{devices}"""
         )
         assert main(["check", str(home / f"{name}.yaml")]) == 0
         assert main(["run", str(home / f"{name}.yaml"), "--quiet"]) == 0

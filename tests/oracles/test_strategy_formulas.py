@@ -106,7 +106,7 @@ def test_hetlora_drops_a_tail_that_shrank_and_its_server_sees_zeros():
     for name, view in shrunk.views().items():
         if name.endswith(".B"):
             view[..., 2:] *= 0.5
-    local.finish(shrunk)
+    local.finish(shrunk, c.counts_of(c.ALL))
     assert local.own.flat.item() == 2
     layouts = c.layouts_of(strategy, 2)
     again = strategy.local(replace(task, round=2), layouts, c.INITIAL, local.own)
@@ -114,9 +114,9 @@ def test_hetlora_drops_a_tail_that_shrank_and_its_server_sees_zeros():
         if name.endswith((".A", ".B")):
             dropped = view[..., 2:, :] if name.endswith(".A") else view[..., 2:]
             assert not dropped.any()
-    sent = again.finish(again.before)
+    sent = again.finish(again.before, c.counts_of(c.ALL))
     assert torch.equal((task.adapter + sent).flat, again.before.flat)
-    local.finish(local.before)
+    local.finish(local.before, c.counts_of(c.ALL))
     assert local.own.flat.item() == 4  # nothing shrank
 
 
@@ -144,7 +144,7 @@ def test_scaffold_keeps_the_mean_gradient_and_corrects_by_the_difference():
         changed = grad.clone()
         local.correct(changed, local.before.flat, counts)
         assert torch.equal(changed, grad)  # both controls are zero in round 1
-    local.finish(local.before)
+    local.finish(local.before, c.counts_of(used))
     mean = Adapter(c.PLAIN, sum(grads) / 3)
     for entry, view in c.PLAIN.views(local.own.flat):
         wanted = mean.views()[entry.name].clone()

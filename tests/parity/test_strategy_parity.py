@@ -19,6 +19,10 @@ from fedmoe.wire import Failure, Task, pack_task
 from server.transport import GridTransport
 from simulations.transports import InProcess, make_transport
 
+DEVICE = (
+    "{peak_flops: 1e9, memory_bytes: 1000, downlink_bytes_per_second: 1e6, "
+    "uplink_bytes_per_second: 1e6}"
+)
 NAMES = [kind().name for kind in STRATEGIES]
 every = pytest.mark.parametrize("name", NAMES)
 
@@ -29,6 +33,10 @@ def run_of(experiment_file, tmp_path_factory):
 
     def make(name, *overrides):
         chosen = [f"aggregation={{name: {name}}}", "training.steps=1", *overrides]
+        if name in ("fedbuff", "local_only", "full_budget", "centralized"):
+            chosen.append("rescaling={name: none}")
+        if name == "fedbuff":
+            chosen.append(f"devices={{high: {DEVICE}, low: {DEVICE}}}")
         if name in MIXED_RANKS:
             chosen.append("budget.tiers.low.rank=2")
         run = prepare(load_experiment(experiment_file, chosen))
@@ -137,21 +145,36 @@ def _loss_of(_, job):
 
 
 def test_a_strategy_that_cannot_combine_unlike_ranks_says_which_can(experiment_file):
-    with pytest.raises(ConfigError, match=r"'fedavg' cannot combine; hetlora, flexlora, .* can"):
-        prepare(load_experiment(experiment_file, ["aggregation={name: fedavg}",
-                                                  "budget.tiers.low.rank=2"]))  # fmt: skip
+    said = r"ranks \(high 4, low 2\) below .* 'fedavg' cannot combine; hetlora, flexlora, .* can"
+    overrides = ["aggregation={name: fedavg}", "budget.tiers.low.rank=2"]
+    with pytest.raises(ConfigError, match=said):
+        prepare(load_experiment(experiment_file, overrides))
+    overrides[1:] = ["budget.tiers.low.rank=2", "budget.tiers.high.rank=2"]  # one rank, but lower
+    with pytest.raises(ConfigError, match=r"below adapter\.rank, 4"):
+        prepare(load_experiment(experiment_file, overrides))
+    overrides = ["aggregation={name: flora}", "budget.tiers.low.rank=9"]
     with pytest.raises(ConfigError, match=r"budget.tiers.low.rank: 9 is over adapter.rank"):
-        prepare(load_experiment(experiment_file, ["aggregation={name: flora}",
-                                                  "budget.tiers.low.rank=9"]))  # fmt: skip
+        prepare(load_experiment(experiment_file, overrides))
 
 
-def test_settings_that_a_strategy_gives_no_meaning_to_are_refused(experiment_file):
-    for overrides, said in (
-        (["aggregation={name: flora}", "server_optimizer.name=adam"], "needs a mean of changes"),
-        (["aggregation={name: rolora}", "upload.name=int4"], "sends other parts in every round"),
-    ):
-        with pytest.raises(ConfigError, match=said):
-            prepare(load_experiment(experiment_file, overrides))
+REFUSED = {
+    "flora": ("server_optimizer.name=adam", "needs a mean of changes"),
+    "flexlora": ("upload.name=int4", "means something else in the next round"),
+    "rolora": ("upload.name=int4", "means something else in the next round"),
+    "full_budget": ("rescaling={name: static}", "'static' has no meaning"),
+    "centralized": ("rescaling={name: learned}", "'learned' has no meaning"),
+    "local_only": ("rescaling={name: learned}", "'learned' has no meaning .* 'none' or 'static'"),
+    "fedbuff": ("rescaling={name: none}", "virtual time of clients"),
+    "ub_smoe": ("rescaling={name: static, by: mass}", "use 'ratio'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_settings_that_a_strategy_gives_no_meaning_to_are_refused(experiment_file, name):
+    setting, said = REFUSED[name]
+    overrides = [f"aggregation={{name: {name}}}", setting]
+    with pytest.raises(ConfigError, match=said):
+        prepare(load_experiment(experiment_file, overrides))
 
 
 def test_a_tier_with_steps_of_its_own_trains_that_many(experiment_file):

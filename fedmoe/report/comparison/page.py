@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable
 from html import escape
 
 from fedmoe.report.comparison import about, tables
+from fedmoe.report.comparison.paired import difference
 from fedmoe.report.comparison.plots import draw_case
 from fedmoe.report.comparison.result import MEAN
 from fedmoe.report.comparison.study import Case, Study, verdicts
@@ -47,23 +49,33 @@ def render_page(study: Study, pictures: dict[str, list[Picture]] | None = None) 
 
 
 def headline(case: Case) -> str:
-    """The best variant of a case in one sentence, and whether chance explains it."""
+    """The best variant of a case in one sentence, and whether chance may explain it.
+
+    It was picked among all: what is said of chance takes the interval that holds for all of them.
+    """
     against = verdicts(case)
-    means = {
-        variant: sum(r.scores[MEAN] for r in runs) / len(runs)
-        for variant, runs in case.variants.items()
-    }
-    best = max(means, key=lambda name: means[name])
-    text = f"Best mean of tiers: {best}, {tables.points(means[best])} %"
-    if best == case.reference:
-        return text + ", the reference itself."
-    if best not in against:
-        return text + "."
-    found = against[best].by_tier[MEAN]
-    text += f"; {tables.difference_text(found)} points to {case.reference}"
+    ahead = {name: found.by_tier[MEAN].mean for name, found in against.items()}
+    means = {name: statistics.mean(r.scores[MEAN] for r in runs)
+             for name, runs in case.variants.items()}  # fmt: skip
+    best = max(ahead, key=lambda name: ahead[name], default=case.reference)
+    if best not in against or (ahead[best] < 0 and case.reference in means):
+        best = case.reference if case.reference in means else max(means, key=lambda n: means[n])
+        itself = ", the reference itself." if best == case.reference else "."
+        return f"Best mean of tiers: {best}, {tables.points(means[best])} %{itself}"
+    found, pairs = against[best].by_tier[MEAN], case.paired(best)
+    text = (
+        f"Best mean of tiers: {best}, {tables.points(means[best])} %; "
+        f"{tables.difference_text(found)} points to {case.reference}"
+    )
     if found.low is None:
         return text + " on one seed, which shows no spread."
-    return text + (", an interval above 0." if found.low > 0 else ", which may be chance.")
+    wide = difference(
+        [a.scores[MEAN] for a, _ in pairs], [b.scores[MEAN] for _, b in pairs], len(against)
+    )
+    sure = wide.low is not None and wide.low > 0
+    many = f"as the best of {len(against)}" if len(against) > 1 else "by its interval"
+    return text + (f", which chance does not explain, {many}." if sure
+                   else f", which may be chance {many}.")  # fmt: skip
 
 
 def _header(study: Study) -> str:

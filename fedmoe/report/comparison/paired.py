@@ -22,13 +22,17 @@ class Difference:
     """None where there are fewer than two seeds."""
 
 
-def difference(ours: Sequence[float], reference: Sequence[float]) -> Difference:
-    """The mean of `ours[i] - reference[i]`, one pair a seed, and its 95 % t-interval."""
+def difference(ours: Sequence[float], reference: Sequence[float], tests: int = 1) -> Difference:
+    """The mean of `ours[i] - reference[i]`, one pair a seed, and its 95 % t-interval.
+
+    With `tests` above 1 the interval is wide enough to hold for that many differences together, by
+    Bonferroni's inequality.
+    """
     pairs = [a - b for a, b in zip(ours, reference, strict=True)]
     mean = statistics.mean(pairs)
     if len(pairs) < 2:
         return Difference(mean, None, None)
-    reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1) * stats.sem(pairs)
+    reach = stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * tests), len(pairs) - 1) * stats.sem(pairs)
     return Difference(mean, mean - float(reach), mean + float(reach))
 
 

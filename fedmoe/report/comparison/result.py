@@ -159,11 +159,16 @@ def _points(run: Run, spent: dict[int, Spent]) -> tuple[Point, ...]:
 
 
 def _clients(run: Run, tested: dict[str, Record]) -> dict[int, float]:
-    scores = {
-        client: mix_score(run.labels.get(client, {}), tested[tier.name].get("by_label", {}))
-        for tier in run.tiers
-        for client in tier.clients
-    }
+    """Each client's score with what it computes with; none where one client stood for all."""
+    scores = {}
+    if sum(len(tier.clients) for tier in run.tiers) < len(run.labels):
+        return {}
+    for tier in run.tiers:
+        test = tested[tier.name]
+        own = test.get("by_client") or {}
+        for client in tier.clients:
+            by_label = own.get(str(client), test.get("by_label", {}))
+            scores[client] = mix_score(run.labels.get(client, {}), by_label)
     return {client: score for client, score in sorted(scores.items()) if score is not None}
 
 
