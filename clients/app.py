@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def carry_out(content: RecordDict, context: Context) -> RecordDict:
     task = prepared.read_task(Packed(text(content, "scalars"), buffer(content)))
     if (own := own_clients(context)) and task.client not in own:
         raise FedMoEError(f"client {task.client} is not one of this node's: {own}")
-    return update_content(replace(prepared, state_folder=state_folder(context)).answer(task))
+    folder = state_folder(context, text(content, "run"))
+    return update_content(replace(prepared, state_folder=folder).answer(task))
 
 
 def check_code(content: RecordDict) -> None:
@@ -67,13 +69,19 @@ def check_code(content: RecordDict) -> None:
         )
 
 
-def state_folder(context: Context) -> Path | None:
-    """Where clients keep what a run's uploads left out: `state`, with the run's number behind it.
+def state_folder(context: Context, run: str) -> Path | None:
+    """Where clients keep what they need in a later round: `state`, with the run's id behind it.
 
-    A client's tasks must find its files: nodes that share its tasks share the folder.
+    A client's tasks must find its files: nodes that share its tasks share the folder. The id is
+    fedmoe's own, not Flower's, which is another one after an interruption.
+
+    Raises:
+        FedMoEError: the id is no name of a folder.
     """
+    if not re.fullmatch(r"\w{1,40}", run):
+        raise FedMoEError(f"run is {run[:60]!r}; expected letters and digits")
     named = str(context.node_config.get("state", "") or context.run_config.get("state", ""))
-    return Path(named) / str(context.run_id) if named else None
+    return Path(named) / run if named else None
 
 
 def own_clients(context: Context) -> list[int]:

@@ -1,6 +1,6 @@
 """Flower's records on the client's side; `server/messages.py` is the other end.
 
-- request: a config of `code` and, to train, `experiment` and `scalars`; to train, a `buffer` too
+- request: a config of `code` and, to train, `experiment`, `run` and `scalars`, and a `buffer`
 - reply: a config of `clients`, `scalars` or `reason`; with `scalars` goes an update's `buffer`
 """
 

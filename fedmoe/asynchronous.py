@@ -44,7 +44,6 @@ class Buffered:
     """By version: the present one, and those that a client at work started from; no memory."""
 
     def __post_init__(self) -> None:
-        self.version = 0
         self.unavailable: set[int] = set()
         """In the buffer, or started from the present version."""
         self.at_work: list[Job] = []
@@ -55,8 +54,21 @@ class Buffered:
 
     def plan(self, state: ServerState) -> list[Task]:
         """The tasks of the server's next step, by client id."""
-        self.version = state.round
         self.states[state.round] = replace(state, memory={})
+        jobs = self._step(state.round)
+        tasks = [self._task(job) for job in sorted(jobs, key=lambda j: j.client)]
+        needed = {job.version for job in self.at_work} | {state.round}
+        self.states = {v: s for v, s in self.states.items() if v in needed}
+        return tasks
+
+    def skip(self, state: ServerState, states: dict[int, ServerState]) -> None:
+        """Go to where a planner was after the step that made `state`; `states` are what it kept."""
+        for version in range(state.round):
+            self._step(version)
+        self.states = dict(states)
+
+    def _step(self, version: int) -> list[Job]:
+        """The jobs that arrive until the buffer is full, in the order of arrival."""
         self.unavailable.clear()
         jobs = []
         for arrival in self.arrivals:
@@ -66,10 +78,7 @@ class Buffered:
             if arrival.fills_buffer:
                 self.clock = arrival.finish_seconds
                 break
-        tasks = [self._task(job) for job in sorted(jobs, key=lambda j: j.client)]
-        needed = {job.version for job in self.at_work} | {state.round}
-        self.states = {v: s for v, s in self.states.items() if v in needed}
-        return tasks
+        return jobs
 
     def _task(self, job: Job) -> Task:
         member, state = self.members[job.client], self.states[job.version]

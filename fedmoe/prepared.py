@@ -57,6 +57,8 @@ class Prepared:
     """The adapter before round 1, which changes nothing; the same on every machine."""
     state_folder: Path | None = None
     """Where clients keep what they need in a later round; see `kept`."""
+    run_id: str = "run"
+    """The run's own name, on every machine: what clients keep there of other runs is not its."""
 
     @property
     def clients_per_round(self) -> int:
@@ -99,8 +101,8 @@ class Prepared:
         """How a client of this tier trains."""
         if self.experiment.aggregation.pooled:
             return self.training
-        steps = self.experiment.budget.resolved(self.model.full_top_k)[tier].steps
-        return replace(self.training, steps=steps) if steps else self.training
+        changes = self.experiment.budget.resolved(self.model.full_top_k)[tier].training_changes
+        return replace(self.training, **changes) if changes else self.training
 
     def train(self, task: Task) -> Update:
         """Carry out a task with the client's own data."""

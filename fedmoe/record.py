@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from safetensors.torch import save as to_safetensors
 
 from fedmoe.adapter import Adapter
 from fedmoe.budget.cost import Cost, cost
+from fedmoe.checkpoint import Checkpoint
 from fedmoe.code import code_digest
 from fedmoe.config.load import to_yaml
 from fedmoe.crew import Replaced, Schedule
@@ -24,32 +26,20 @@ from fedmoe.devices.clock import client_time, probe_tokens, virtual_bytes_up
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.prepared import Prepared
 from fedmoe.report.atomic import write_bytes, write_json, write_text
-from fedmoe.report.ledger import Ledger
+from fedmoe.report.ledger import Ledger, read_ledger
 from fedmoe.rounds import ServerState
 from fedmoe.wire import Failure, Task, Update, task_num_bytes
 
 VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy", "home-assistant-intents")
 
 
-def new_folder(parent: Path, name: str) -> Path:
-    """A folder that did not exist: `parent/name`, or with the first free number behind it."""
-    number = 1
-    while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
-
-
 class Recorder:
     """An observer of the round loop that writes everything down as it happens."""
 
     def __init__(
-        self, folder: Path, prepared: Prepared, clock: Callable[[], float] | None = None
-    ) -> None:
+        self, folder: Path, prepared: Prepared, clock: Callable[[], float] | None = None,
+        resumed: Checkpoint | None = None,
+    ) -> None:  # fmt: skip
         """Open the folder's ledger.
 
         Args:
@@ -57,24 +47,52 @@ class Recorder:
             prepared: the run.
             clock: virtual seconds since the run began, where rounds are not as long as their
                 slowest client.
+            resumed: where the run goes on; what its ledger says of later rounds is cut off.
         """
         self.folder, self.prepared, self.clock = folder, prepared, clock
         self.costs = tier_costs(prepared)
-        self.ledger = Ledger(folder / "ledger.jsonl")
         layout, e = prepared.model.layout, prepared.experiment
         shape = (layout.num_layers, layout.num_experts)
         self.by_round = np.zeros((e.rounds, *shape), dtype=np.int64)
         self.by_client = np.zeros((len(prepared.members), *shape), dtype=np.int64)
         self.best: tuple[float, float] | None = None
-        self.scores: list[Evaluation] = []
+        self.scores: list[dict[str, Any]] = []
         self.virtual_clock = 0.0
         self.number = 1
         self.round: dict[str, int | float] = {"tokens": 0, "clients": 0, "failed": 0}
         self.round_started = datetime.datetime.now()
+        if resumed:
+            self._go_on(resumed)
+            return
+        self.ledger = Ledger(folder / "ledger.jsonl")
         write_text(folder / "config.yaml", to_yaml(e))
         write_json(folder / "environment.json", environment(prepared))
         write_json(folder / "manifest.json", prepared.manifest)
         self.ledger.append(self._opening())
+
+    def _go_on(self, resumed: Checkpoint) -> None:
+        """Take up the ledger and the sums as they were when the checkpoint was written."""
+        path, about = self.folder / "ledger.jsonl", resumed.about
+        os.truncate(path, about["ledger_bytes"])
+        records = read_ledger(path)
+        self.ledger = Ledger(path)
+        rounds = min(len(self.by_round), len(resumed.by_round))
+        self.by_round[:rounds] = resumed.by_round[:rounds]
+        self.by_client[:] = resumed.by_client
+        self.number = resumed.state.round + 1
+        self.virtual_clock, self.best = about["virtual_clock"], about["best"] and (*about["best"],)
+        evaluated = [record for record in records if record["kind"] == "evaluation"]
+        self.scores = [{k: v for k, v in r.items() if k != "kind"} for r in evaluated]
+        self.ledger.append({"kind": "resumed", "round": self.number})
+
+    def checkpoint(self, state: ServerState, versions: dict[int, ServerState]) -> Checkpoint:
+        """All that a later process needs to go on from here."""
+        about = {
+            "ledger_bytes": self.ledger.num_bytes(), "virtual_clock": self.virtual_clock,
+            "best": self.best,
+        }  # fmt: skip
+        sums = torch.from_numpy(self.by_round.copy()), torch.from_numpy(self.by_client.copy())
+        return Checkpoint(state, versions, *sums, about)
 
     def planned(self, tasks: Sequence[Task]) -> None:
         self.round = {"tokens": 0, "clients": len(tasks), "failed": 0}
@@ -158,10 +176,10 @@ class Recorder:
 
     def evaluated(self, state: ServerState, results: Sequence[Evaluation]) -> None:
         """Write scores down, and keep the adapter of the best mean validation score."""
-        self.scores += results
         for result in results:
-            self.ledger.append({"kind": "evaluation", **asdict(result)})
-        write_json(self.folder / "scores.json", [asdict(r) for r in self.scores])
+            self.scores.append(asdict(result))
+            self.ledger.append({"kind": "evaluation", **self.scores[-1]})
+        write_json(self.folder / "scores.json", self.scores)
         if state.round and results[0].split == "validation":
             mean = sum(r.score for r in results), -sum(r.loss for r in results)
             if self.best is None or mean > self.best:

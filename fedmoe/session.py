@@ -14,14 +14,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from fedmoe.asynchronous import buffered_of
+from fedmoe.asynchronous import Buffered, buffered_of
+from fedmoe.checkpoint import remove_checkpoints, write_checkpoint
 from fedmoe.config import Experiment
 from fedmoe.crew import Crew, Watch
 from fedmoe.evaluation.evaluate import Evaluation, by_tier, evaluate
 from fedmoe.prepare import prepare
 from fedmoe.prepared import Prepared
-from fedmoe.record import Recorder, new_folder
+from fedmoe.record import Recorder
 from fedmoe.report import write_report
+from fedmoe.resume import Found, Resume, find
 from fedmoe.rounds import Observer, Plan, ServerState, run_rounds
 from fedmoe.wire import Failure, Message, Task, Update, pack_task
 
@@ -58,54 +60,98 @@ class Phases:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
 
-def run(experiment: Experiment, display: Display, hire: Hire) -> Path:
+def run(experiment: Experiment, display: Display, hire: Hire, resume: Resume = "no") -> Path:
     """Run an experiment to its end and return its folder.
 
+    With `resume` a run of this name that was interrupted goes on after its last finished round, and
+    ends with the bits that it would have had; one that has ended is not repeated.
+
     Raises:
-        FedMoEError: see `prepare` and `run_rounds`; what was finished by then stays readable.
+        FedMoEError: see `prepare` and `run_rounds`, and `resume.find`; what was finished by then
+            stays readable.
     """
     started, phases = time.monotonic(), Phases()
     with phases("load"):
         prepared = prepare(experiment)
-    folder = new_folder(Path(experiment.simulation.folder), experiment.name)
-    prepared = replace(prepared, state_folder=folder / "clients")
+    with find(prepared, resume) as found:
+        if not found.ended:
+            prepared = replace(prepared, state_folder=found.folder / "clients", run_id=found.run_id)
+            _carry_on(prepared, found, display, hire, phases, started)
+        write_report(found.folder)
+    return found.folder
+
+
+def _carry_on(
+    prepared: Prepared, found: Found, display: Display, hire: Hire, phases: Phases, started: float
+) -> None:
+    """Run the rounds that are left, from the checkpoint or from the start."""
     buffered = buffered_of(prepared)
-    recorder = Recorder(folder, prepared, (lambda: buffered.clock) if buffered else None)
+    if buffered and found.checkpoint:
+        buffered.skip(found.checkpoint.state, found.checkpoint.versions)
+    clock = (lambda: buffered.clock) if buffered else None
+    recorder = Recorder(found.folder, prepared, clock, found.checkpoint)
     crew = hire(prepared, [recorder, display])
     try:
         with display:
+            keeper = Keeper(found, recorder, buffered, started)
             evaluator = Evaluator(prepared, crew, recorder, display, phases)
-            plan = buffered.plan if buffered else None
-            state = _loop(prepared, crew, recorder, display, evaluator, plan)
+            state = _loop(prepared, crew, recorder, display, evaluator, keeper)
         seconds = time.monotonic() - started
         phases.seconds["training"] = seconds - sum(phases.seconds.values())
-        recorder.ended(state, seconds, phases.seconds, phases.seconds["training"] / seconds)
+        share = phases.seconds["training"] / seconds
+        recorder.ended(state, keeper.seconds(), phases.seconds, share)
+        remove_checkpoints(found.folder)
     except BaseException:
         with suppress(Exception):  # what stopped the run must be seen, not a fault of its report
-            write_report(folder)
+            write_report(found.folder)
         raise
     finally:
         crew.close()
         recorder.close()
-    write_report(folder)
-    return folder
 
 
 def _loop(
     prepared: Prepared, crew: Crew, recorder: Recorder, display: Display, evaluator: Evaluator,
-    plan: Plan | None,
+    keeper: Keeper,
 ) -> ServerState:  # fmt: skip
     e = prepared.experiment
-    state = prepared.first_state()
-    evaluator.measure(state, "test")
+    if keeper.found.checkpoint:
+        state = keeper.found.checkpoint.state
+    else:
+        state = prepared.first_state()
+        evaluator.measure(state, "test")
+        keeper.finished(state)
     state = run_rounds(
-        state, prepared.members, e.aggregation, crew, [recorder, display, evaluator],
+        state, prepared.members, e.aggregation, crew, [recorder, display, evaluator, keeper],
         num_rounds=e.rounds, clients_per_round=e.clients_per_round or len(prepared.members),
-        seed=e.seed, optimizer=e.server_optimizer,
-        send=prepared.send_to, plan=plan,
+        seed=e.seed, optimizer=e.server_optimizer, send=prepared.send_to, plan=keeper.plan,
     )  # fmt: skip
     evaluator.measure(state, "test")
     return state
+
+
+class Keeper:
+    """An observer that writes a checkpoint after every round, when all others have been told."""
+
+    def __init__(
+        self, found: Found, recorder: Recorder, buffered: Buffered | None, started: float
+    ) -> None:
+        self.found, self.recorder, self.buffered, self.started = found, recorder, buffered, started
+        self.plan: Plan | None = buffered.plan if buffered else None
+        self.before = found.checkpoint.about["seconds"] if found.checkpoint else 0.0
+
+    def planned(self, tasks: Sequence[Task]) -> None: ...
+    def answered(self, task: Task, answer: Update | Failure) -> None: ...
+
+    def finished(self, state: ServerState) -> None:
+        versions = dict(self.buffered.states) if self.buffered else {}
+        checkpoint = self.recorder.checkpoint(state, versions)
+        checkpoint.about.update(seconds=self.seconds(), identity=self.found.identity)
+        write_checkpoint(self.found.folder, checkpoint)
+
+    def seconds(self) -> float:
+        """Wall seconds of the run, those before it was interrupted included."""
+        return self.before + time.monotonic() - self.started
 
 
 class Evaluator:

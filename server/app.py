@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from logging import INFO
 from pathlib import Path
+from typing import cast, get_args
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -13,9 +14,11 @@ from flwr.supercore import log
 
 from fedmoe.aggregation import FedBuff
 from fedmoe.config import load_experiment
+from fedmoe.config.words import not_one_of
 from fedmoe.crew import Watch
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.prepared import Prepared
+from fedmoe.resume import Resume
 from fedmoe.session import run
 from server.log import LogLines
 from server.transport import GridTransport
@@ -50,5 +53,8 @@ def main(grid: Grid, context: Context) -> None:
         seconds = float(given["node_seconds"]), float(given["task_seconds"])
         return GridTransport(grid, prepared, int(given["num_nodes"]), *seconds)
 
-    folder = run(experiment, LogLines(), hire)
+    resume = str(given["resume"])
+    if resume not in get_args(Resume):
+        raise ConfigError("run config", [Fault("resume", not_one_of(resume, get_args(Resume)))])
+    folder = run(experiment, LogLines(), hire, cast(Resume, resume))
     log(INFO, "report: %s", (folder / "report.html").absolute())

@@ -1,6 +1,6 @@
 """Flower's records on the server's side; `clients/messages.py` is the other end.
 
-- request: a config of `code` and, to train, `experiment` and `scalars`; to train, a `buffer` too
+- request: a config of `code` and, to train, `experiment`, `run` and `scalars`, and a `buffer`
 - reply: a config of `clients`, `scalars` or `reason`; with `scalars` goes an update's `buffer`
 """
 
@@ -20,10 +20,12 @@ def hello_content(code: str) -> RecordDict:
     return RecordDict({"config": ConfigRecord({"code": code})})
 
 
-def task_content(message: Message, experiment: str, code: str) -> RecordDict:
+def task_content(message: Message, experiment: str, code: str, run: str) -> RecordDict:
     """A packed task as a request."""
     array = Array("uint8", (len(message.buffer),), "bytes", bytes(message.buffer))
-    config = ConfigRecord({"code": code, "experiment": experiment, "scalars": message.scalars})
+    config = ConfigRecord(
+        {"code": code, "experiment": experiment, "run": run, "scalars": message.scalars}
+    )
     return RecordDict({"config": config, "arrays": ArrayRecord({"buffer": array})})
 
 

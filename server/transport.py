@@ -69,7 +69,7 @@ class GridTransport:
         """Nothing to give back."""
 
     def _content(self, task: Task) -> RecordDict:
-        return task_content(pack_task(task), self.experiment, self.code)
+        return task_content(pack_task(task), self.experiment, self.code, self.prepared.run_id)
 
     def _read(self, task: Task, answer: RecordDict | Lost) -> Update | Failure:
         """The checked update in an answer, or why there is none."""

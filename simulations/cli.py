@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedmoe.errors import FedMoEError
+from simulations.watch import command as watching
 
 DESCRIPTION = """\
 Federated, budget-adaptive fine-tuning of sparse Mixture-of-Experts language models.
@@ -25,6 +27,10 @@ RUN_EXAMPLES = """\
 CHECK_EXAMPLES = """\
   fedmoe check configs/quickstart.yaml
   fedmoe check configs/quickstart.yaml budget.tiers.low.top_k=1"""
+PLAN_EXAMPLES = """\
+  fedmoe plan configs/quickstart.yaml             (this machine; a few real steps)
+  fedmoe plan configs/quickstart.yaml --measure   (and how far predictions are off)
+  fedmoe plan configs/olmoe_dolly.yaml --device configs/devices/l40s.yaml"""
 COMPARE_EXAMPLES = """\
   fedmoe compare configs/compare_flame.yaml
   fedmoe compare configs/compare_flame.yaml seeds=[0]"""
@@ -51,6 +57,10 @@ OVERRIDES = (
 )
 
 
+FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""What a disk or a folder may say: the user's to mend, not a fault of the program."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for a user's mistake, 130 for Ctrl-C."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -61,8 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FedMoEError as error:
         print(f"fedmoe: error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in FULL_OR_FORBIDDEN:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"fedmoe: error: {where}{error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("fedmoe: interrupted; what was finished is in the run's folder", file=sys.stderr)
+        print("fedmoe: interrupted; what was finished is in the run's folder; to go on, the same "
+              "command with --resume auto", file=sys.stderr)  # fmt: skip
         return 130
 
 
@@ -72,12 +89,17 @@ def _parser() -> argparse.ArgumentParser:
     for command, name, summary, examples, arguments in (
         (_run, "run", "run an experiment and write its report", RUN_EXAMPLES, _run_arguments),
         (_check, "check", "validate a config and show its plan", CHECK_EXAMPLES, _with_config),
+        (_plan, "plan", "how many experts a machine affords", PLAN_EXAMPLES, _plan_arguments),
         (_compare, "compare", "compare variants over seeds", COMPARE_EXAMPLES, _compare_arguments),
         (_schema, "schema", "print the JSON Schema of configs", SCHEMA_EXAMPLES, None),
         (_pretrain, "pretrain", "pretrain a small base model", PRETRAIN_EXAMPLES, _with_config),
         (_upcycle, "upcycle", "make a dense model sparse", UPCYCLE_EXAMPLES, _with_config),
         (_generate, "generate", "answer prompts", GENERATE_EXAMPLES, _generate_arguments),
         (_export, "export", "write an adapter for PEFT", EXPORT_EXAMPLES, _export_arguments),
+        (watching.status, "status", "show what a run is at", watching.STATUS_EXAMPLES,
+         watching.status_arguments),
+        (watching.watch, "watch", "serve a live page of a run", watching.WATCH_EXAMPLES,
+         watching.watch_arguments),
         (_track, "track", "tell a tracker what runs did", TRACK_EXAMPLES, _track_arguments),
         (_bench, "bench", "measure speed and memory as ratios", BENCH_EXAMPLES, _bench_arguments),
     ):  # fmt: skip
@@ -100,6 +122,19 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _with_config(parser)
     parser.add_argument("--quiet", action="store_true", help="print only errors and the report")
     parser.add_argument("--json", action="store_true", help="print one JSON line per event")
+    parser.add_argument(
+        "--resume", choices=("no", "auto", "anyway"), default="no",
+        help="auto: go on where a run of this name was interrupted, unless config, code, model or "
+        "data have changed; anyway: even then (default: no, a new folder)",
+    )  # fmt: skip
+
+
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    _with_config(parser)
+    add = parser.add_argument
+    add("--device", action="append", type=Path, default=[], metavar="FILE",
+        help="plan for a profile instead, from the config alone; may be given again")  # fmt: skip
+    add("--measure", action="store_true", help="hold predictions against further real steps")
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -171,6 +206,7 @@ def _run(arguments: argparse.Namespace) -> None:
             quiet=arguments.quiet,
             json=arguments.json,
         ),
+        arguments.resume,
     )
     if arguments.json:
         print(json.dumps({"kind": "folder", "folder": str(folder)}))
@@ -187,6 +223,17 @@ def _check(arguments: argparse.Namespace) -> None:
     from simulations.plan import show_plan
 
     show_plan(prepare(load_experiment(arguments.config, arguments.overrides)), Console())
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    """Predict memory and seconds for every k, and choose the largest that fits; say why."""
+    from rich.console import Console
+
+    from fedmoe.config import load_experiment
+    from simulations.budget_plan import plan
+
+    experiment = load_experiment(arguments.config, arguments.overrides)
+    plan(experiment, arguments.device, arguments.measure, Console())
 
 
 def _compare(arguments: argparse.Namespace) -> None:

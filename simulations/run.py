@@ -6,10 +6,11 @@ from pathlib import Path
 
 from fedmoe import session
 from fedmoe.config import Experiment
+from fedmoe.resume import Resume
 from simulations.live import LiveTable
 from simulations.transports import make_transport
 
 
-def run(experiment: Experiment, live: LiveTable) -> Path:
+def run(experiment: Experiment, live: LiveTable, resume: Resume = "no") -> Path:
     """Run an experiment to its end and return its folder; see `session.run`."""
-    return session.run(experiment, live, make_transport)
+    return session.run(experiment, live, make_transport, resume)

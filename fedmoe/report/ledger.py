@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 from fedmoe.errors import FedMoEError
 from fedmoe.report.json_text import json_text
 
-Kind = Literal["run", "client", "worker", "evaluation", "round", "end"]
+Kind = Literal["run", "client", "worker", "evaluation", "round", "resumed", "end"]
 
 Record = dict[str, Any]
 """One line of a ledger; `kind` says which other keys it has."""
@@ -21,6 +21,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         _drop_torn_line(path)
+        self.path = path
         self._file = path.open("a", encoding="utf-8", newline="\n")
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -30,6 +31,10 @@ class Ledger:
         self._file.flush()
         if record["kind"] in ("round", "end"):
             os.fsync(self._file.fileno())
+
+    def num_bytes(self) -> int:
+        """The size of the file now."""
+        return self._file.tell()
 
     def close(self) -> None:
         self._file.close()

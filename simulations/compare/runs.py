@@ -36,17 +36,25 @@ def ended(experiment: Experiment) -> bool:
         return False
     if read_run(folder).end is None:
         return False
-    if json.loads(about.read_text()).get("code") != code_digest():
+    if not _of_this_code(folder):
         raise FedMoEError(f"{folder} holds a run of other code than is installed now; {REMEDY}")
     return True
 
 
 def carry_out(experiment: Experiment, display: session.Display) -> Path:
-    """Run it to its end; what an interrupted run of these very settings left is replaced."""
+    """Run it to its end; an interrupted run of these very settings goes on where it was.
+
+    What other code left is replaced.
+    """
     folder = folder_of(experiment)
-    if folder.exists():
+    if folder.exists() and not _of_this_code(folder):
         shutil.rmtree(folder)
-    return session.run(experiment, display, make_transport)
+    return session.run(experiment, display, make_transport, "auto")
+
+
+def _of_this_code(folder: Path) -> bool:
+    about = folder / "environment.json"
+    return about.exists() and json.loads(about.read_text()).get("code") == code_digest()
 
 
 def _same(config: Path, experiment: Experiment) -> bool:

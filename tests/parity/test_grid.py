@@ -180,7 +180,7 @@ def test_a_request_carries_no_more_than_its_task(prepared):
     task = tasks_of(prepared)[0]
     list(over(grid, prepared)([task]))
     config, packed = grid.sent[-1].content["config"], pack_task(task)
-    assert set(config) == {"code", "experiment", "scalars"}
+    assert set(config) == {"code", "experiment", "run", "scalars"}
     assert json.loads(config["scalars"]) == json.loads(packed.scalars)
     assert grid.sent[-1].content["arrays"]["buffer"].data == packed.buffer
 

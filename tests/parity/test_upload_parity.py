@@ -75,7 +75,7 @@ def test_the_grid_gives_the_plain_loops_adapter(prepared, upload, tmp_path):
     state = {"state": str(tmp_path / "nodes")}
     grid = GridTransport(FakeGrid(state, state), here, 2, 5.0, 60.0)
     assert digest_of(here, grid) == digest_of(here, InProcess(here))
-    assert (tmp_path / "nodes" / "1").exists() == upload.error_feedback
+    assert (tmp_path / "nodes" / "run").exists() == upload.error_feedback
 
 
 def test_a_node_without_a_folder_refuses_error_feedback_in_plain_words(prepared, tmp_path):

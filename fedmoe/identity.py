@@ -1,0 +1,58 @@
+"""What a run is of: digests by which a resumed run finds out whether anything has changed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+
+from fedmoe.code import code_digest
+from fedmoe.config import Experiment
+from fedmoe.config.load import to_yaml
+from fedmoe.config.schema import Simulation
+from fedmoe.prepared import Prepared
+
+SAMPLES = 64
+"""Values of each tensor that enter the model's digest: it must not read 14 GB."""
+
+
+def identity(prepared: Prepared) -> dict[str, str]:
+    """`config`, `code`, `model` and `data`, each a digest of what changes a bit of the result."""
+    return {
+        "config": _sha(settings_text(prepared.experiment).encode()),
+        "code": code_digest(), "model": _model(prepared), "data": _data(prepared),
+    }  # fmt: skip
+
+
+def settings_text(experiment: Experiment) -> str:
+    """The experiment as YAML, without what changes no bit of the result."""
+    return to_yaml(replace(experiment, simulation=Simulation()))
+
+
+def _model(prepared: Prepared) -> str:
+    """Of every frozen tensor its name, shape, type and some of its values."""
+    digest = hashlib.sha256()
+    for name, tensor in prepared.model.model.named_parameters():
+        if tensor.requires_grad:  # LoRA's own
+            continue
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        flat = tensor.detach().reshape(-1)
+        chosen = flat[:: max(1, flat.numel() // SAMPLES)].float().cpu()
+        digest.update(chosen.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _data(prepared: Prepared) -> str:
+    """Of every client's examples and of the evaluation sets, the ids in their order."""
+    digest = hashlib.sha256()
+    held = [*prepared.rows, *(data.rows for data in prepared.sets.values())]
+    for rows in held:
+        digest.update(f"{len(rows)}\0".encode())
+        for row in rows:
+            digest.update(np.asarray((row.prompt_length, *row.ids), dtype=np.int64).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -1,0 +1,163 @@
+"""Where a run is written: a new folder, or the one in which an interrupted run goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fedmoe.checkpoint import Checkpoint, newest
+from fedmoe.config import load_experiment
+from fedmoe.errors import CheckpointError, ConfigError, FedMoEError
+from fedmoe.identity import identity, settings_text
+from fedmoe.prepared import Prepared
+from fedmoe.report.atomic import write_text
+from fedmoe.report.ledger import read_ledger
+
+Resume = Literal["no", "auto", "anyway"]
+"""`no`: always a new folder. `auto`: go on where a run of this name was interrupted, if it is the
+same run. `anyway`: also if config, code or model have changed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A run's folder, locked by this process."""
+
+    folder: Path
+    identity: dict[str, str]
+    run_id: str
+    """Made up when the run began; the same after every interruption."""
+    checkpoint: Checkpoint | None = None
+    """Where it goes on; None for one that begins."""
+    ended: bool = False
+    """Whether nothing is left to do but the report."""
+
+
+@contextmanager
+def find(prepared: Prepared, resume: Resume) -> Iterator[Found]:
+    """The folder of a run, for as long as it is worked on.
+
+    Raises:
+        FedMoEError: the folder cannot be made; another process works in it; the run that was
+            interrupted is another one, and what has changed; no whole checkpoint is left.
+    """
+    parent, name = Path(prepared.experiment.simulation.folder), prepared.experiment.name
+    mine = identity(prepared)
+    folder = None if resume == "no" else latest(parent, name)
+    if folder is not None and not (folder / "ledger.jsonl").exists():
+        folder = None  # it ended before it began
+    made = folder or new_folder(parent, name)
+    with _locked(made):
+        if folder is None:
+            yield Found(made, mine, _run_id(made))
+            return
+        checkpoint, faults = newest(folder, prepared.first_state().adapter.layout)
+        if resume == "auto":
+            _check_same(folder, prepared, checkpoint, mine)
+        for fault in faults:
+            print(f"fedmoe: warning: {fault}; going on from an older one", flush=True)
+        ended = bool(records := read_ledger(folder / "ledger.jsonl")) and (
+            records[-1]["kind"] == "end"
+        )
+        if checkpoint is None and not ended:
+            _clear(folder)
+        yield Found(folder, mine, _run_id(folder), checkpoint, ended)
+
+
+def latest(parent: Path, name: str) -> Path | None:
+    """The folder of the last run of that name: `name`, or the highest of `name-2`, `name-3`."""
+    number, found = 1, None
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        if not folder.is_dir():
+            return found
+        found, number = folder, number + 1
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """A folder that did not exist: `parent/name`, or with the first free number behind it.
+
+    Raises:
+        FedMoEError: it cannot be made.
+    """
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise FedMoEError(f"{folder} is a file; name another simulation.folder") from None
+            number += 1
+        except OSError as error:
+            raise FedMoEError(f"{folder} cannot be made: {error.strerror}") from error
+        else:
+            return folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder; the lock goes with the process."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FedMoEError(f"another process is at work in {folder}") from None
+        yield
+
+
+def _check_same(
+    folder: Path, prepared: Prepared, checkpoint: Checkpoint | None, mine: dict[str, str]
+) -> None:
+    """Refuse to go on with another run than was interrupted."""
+    changed = []
+    if checkpoint is not None:
+        theirs = checkpoint.about["identity"]
+        changed = [what for what in mine if mine[what] != theirs.get(what)]
+    differ = _settings_that_differ(folder, prepared)
+    if checkpoint is None and differ:
+        changed = ["config"]
+    if not changed:
+        return
+    said = ", ".join(changed)
+    if "config" in changed and differ:
+        said += f" ({'; '.join(differ[:5])})"
+    raise CheckpointError(
+        f"{folder} holds a run that cannot go on as it was: changed since: {said}. Use --resume "
+        "anyway to go on all the same, --resume no for a new folder"
+    )
+
+
+def _settings_that_differ(folder: Path, prepared: Prepared) -> list[str]:
+    """The lines of the settings that are not in the other's, as `- old` and `+ new`."""
+    try:
+        theirs = settings_text(load_experiment(folder / "config.yaml")).splitlines()
+    except ConfigError:
+        return ["its config.yaml is not valid any more"]
+    ours = settings_text(prepared.experiment).splitlines()
+    gone = [f"- {line.strip()}" for line in theirs if line not in ours]
+    return gone + [f"+ {line.strip()}" for line in ours if line not in theirs]
+
+
+def _run_id(folder: Path) -> str:
+    """What a run's file says, written when there is none."""
+    path = folder / "run-id"
+    if not path.exists():
+        write_text(path, uuid.uuid4().hex[:12] + "\n")
+    return path.read_text().strip()
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run left that was interrupted before its first checkpoint."""
+    for path in folder.iterdir():
+        if path.name == ".lock":
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

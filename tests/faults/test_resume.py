@@ -1,0 +1,279 @@
+"""A run that is killed at any moment goes on with the same command, and ends with the same bits."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+
+import pytest
+import torch
+
+from fedmoe import session
+from fedmoe.adapter import Adapter, Layout
+from fedmoe.checkpoint import Checkpoint, newest, write_checkpoint
+from fedmoe.config import load_experiment
+from fedmoe.errors import CheckpointError, FedMoEError
+from fedmoe.prepared import Prepared
+from fedmoe.report import atomic
+from fedmoe.report.ledger import Ledger, read_ledger
+from fedmoe.resume import find, latest
+from fedmoe.rounds import ServerState
+from simulations.live import LiveTable
+from simulations.transports import make_transport
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="runs are forked"),
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+]
+DEVICE = (
+    "{peak_flops: 1e9, memory_bytes: 1000, downlink_bytes_per_second: 1e6, "
+    "uplink_bytes_per_second: 1e6}"
+)
+WALL = {"seconds", "peak_bytes", "bytes_up", "busy_seconds", "makespan_seconds", "ideal_seconds",
+        "training_share", "phases"}  # fmt: skip
+"""What differs between two runs of the same bits: wall time, and the digits it is sent with."""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, tiny_folder):
+    """Three rounds of four clients, with server momentum and validation."""
+    home = tmp_path_factory.mktemp("resume")
+    rows = [{"prompt": f"what is {a} plus {b}", "response": f"{a + b}", "kind": f"by {b % 3}"}
+            for a in range(8) for b in range(8)]  # fmt: skip
+    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = home / "resume.yaml"
+    path.write_text(
+        f"""\
+name: run
+rounds: 3
+clients_per_round: 3
+model: {{path: {tiny_folder}}}
+adapter: {{rank: 4, alpha: 8.0}}
+data: {{name: files, path: {home / "rows.jsonl"}, label: kind}}
+partition: {{name: dirichlet, num_clients: 4}}
+budget: {{tiers: {{high: {{top_k: 4}}, low: {{top_k: 1}}}}}}
+training: {{steps: 1, batch_size: 4, probe_examples: 4}}
+evaluation: {{validation_examples: 2, test_examples: 2, max_new_tokens: 1}}
+"""
+    )
+    return path
+
+
+KINDS = {
+    "flame": ["aggregation={name: flame}", "server_optimizer={name: momentum, beta: 0.5}",
+              "rescaling={name: learned}"],
+    "scaffold": ["aggregation={name: scaffold}", "upload.name=int4"],
+    "fedbuff": ["aggregation={name: fedbuff, buffer_size: 2}",
+                f"devices={{high: {DEVICE}, low: {DEVICE}}}"],
+}  # fmt: skip
+
+
+def in_child(job, *arguments):
+    """The exit code of `job` in a process of its own: negative, the signal that ended it."""
+    process = multiprocessing.get_context("fork").Process(target=job, args=arguments)
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def play(config, folder, overrides, resume, die_at=None, count=None):
+    """A whole run; with `die_at` the process is killed when that many things have happened."""
+    happened = 0
+
+    def watched(function):
+        def wrapper(*args, **kwargs):
+            nonlocal happened
+            happened += 1
+            if happened == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    Prepared.train = watched(Prepared.train)
+    Ledger.append = watched(Ledger.append)
+    atomic.os.replace = watched(os.replace)
+    experiment = load_experiment(config, [*overrides, f"simulation.folder={folder}"])
+    session.run(experiment, LiveTable(num_rounds=3, quiet=True), make_transport, resume)
+    if count is not None:
+        count.value = happened
+
+
+def told(folder):
+    """What a run's ledger says, without wall times and without its interruptions."""
+    lines = [r for r in read_ledger(folder / "ledger.jsonl") if r["kind"] != "resumed"]
+    return [{k: v for k, v in line.items() if k not in WALL} for line in lines]
+
+
+def result(folder):
+    """Everything that a run leaves and that must not depend on what happened on the way."""
+    run = folder / "run"
+    with (run / "activations.npz").open("rb") as file:
+        import numpy as np
+
+        counts = {k: v.tolist() for k, v in np.load(file).items()}
+    scores = [{k: v for k, v in s.items() if k not in WALL}
+              for s in json.loads((run / "scores.json").read_text())]  # fmt: skip
+    return told(run), counts, scores
+
+
+@pytest.mark.parametrize(
+    ("kind", "times"),
+    [("scaffold", 3), *(pytest.param(kind, 12, marks=pytest.mark.slow) for kind in KINDS)],
+)
+def test_killed_anywhere_it_goes_on_and_ends_with_the_same_bits(kind, times, config, tmp_path):
+    count = multiprocessing.get_context("fork").Value("i", 0)
+    whole = tmp_path / "whole"
+    assert in_child(play, config, whole, KINDS[kind], "auto", None, count) == 0
+    wanted = result(whole)
+    for die_at in range(3, count.value + 1, max(1, count.value // times)):
+        folder = tmp_path / f"at-{die_at}"
+        assert in_child(play, config, folder, KINDS[kind], "auto", die_at) == -signal.SIGKILL
+        assert in_child(play, config, folder, KINDS[kind], "auto") == 0
+        assert result(folder) == wanted, die_at
+        assert latest(folder, "run") == folder / "run"
+        assert not list((folder / "run").glob("checkpoint-*"))
+
+
+def test_killed_again_and_again_it_still_ends_with_the_same_bits(config, tmp_path):
+    assert in_child(play, config, tmp_path / "whole", KINDS["scaffold"], "auto") == 0
+    for _ in range(12):
+        if in_child(play, config, tmp_path / "other", KINDS["scaffold"], "auto", 30) == 0:
+            break
+    else:
+        pytest.fail("it never got to its end")
+    assert result(tmp_path / "other") == result(tmp_path / "whole")
+
+
+def interrupted(config, folder, overrides=()):
+    """A run's folder, killed in its second round."""
+    assert in_child(play, config, folder, list(overrides), "auto", 30) == -signal.SIGKILL
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: data[: len(data) // 2], "damaged"),
+        (lambda data: data[:-9] + bytes([data[-9] ^ 16]) + data[-8:], "sha256"),
+        (lambda data: b"", "damaged"),
+    ],
+    ids=["cut short", "a bit flipped", "empty"],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_said(config, tmp_path, damage, said, capfd):
+    assert in_child(play, config, tmp_path / "whole", [], "auto") == 0
+    run = interrupted(config, tmp_path / "hurt")
+    newer = max(run.glob("checkpoint-*"), key=lambda p: int(p.stem.rpartition("-")[2]))
+    newer.write_bytes(damage(newer.read_bytes()))
+    assert in_child(play, config, tmp_path / "hurt", [], "auto") == 0
+    assert said in capfd.readouterr().out
+    assert result(tmp_path / "hurt") == result(tmp_path / "whole")
+
+
+def test_when_all_are_damaged_it_says_so_and_changes_nothing(config, tmp_path):
+    run = interrupted(config, tmp_path)
+    for path in run.glob("checkpoint-*"):
+        path.write_bytes(b"x")
+    before = (run / "ledger.jsonl").read_bytes()
+    experiment = load_experiment(config, [f"simulation.folder={tmp_path}"])
+    display = LiveTable(num_rounds=3, quiet=True)
+    with pytest.raises(CheckpointError, match="no whole checkpoint is left"):
+        session.run(experiment, display, make_transport, "auto")
+    assert (run / "ledger.jsonl").read_bytes() == before
+
+
+def test_a_changed_setting_is_named_and_refused_unless_told(config, tmp_path):
+    run = interrupted(config, tmp_path)
+    changed = [f"simulation.folder={tmp_path}", "training.learning_rate=0.01"]
+    experiment = load_experiment(config, changed)
+    display = LiveTable(num_rounds=3, quiet=True)
+    with pytest.raises(CheckpointError, match=r"changed since: config .*learning_rate: 0.01"):
+        session.run(experiment, display, make_transport, "auto")
+    assert in_child(play, config, tmp_path, changed[1:], "anyway") == 0
+    assert read_ledger(run / "ledger.jsonl")[-1]["kind"] == "end"
+
+
+@pytest.mark.parametrize("what", ["code", "model", "data"])
+def test_changed_code_model_or_data_is_refused(config, tmp_path, what, monkeypatch):
+    interrupted(config, tmp_path)
+    import fedmoe.identity
+
+    name = {"code": "code_digest", "model": "_model", "data": "_data"}[what]
+    monkeypatch.setattr(fedmoe.identity, name, lambda *_: "other")
+    experiment = load_experiment(config, [f"simulation.folder={tmp_path}"])
+    with pytest.raises(CheckpointError, match=f"changed since: .*{what}"):
+        session.run(experiment, LiveTable(num_rounds=3, quiet=True), make_transport, "auto")
+
+
+def test_a_run_that_ended_is_not_repeated_and_without_resume_a_new_folder_is_made(config, tmp_path):
+    assert in_child(play, config, tmp_path, [], "auto") == 0
+    ledger = (tmp_path / "run" / "ledger.jsonl").read_bytes()
+    assert in_child(play, config, tmp_path, [], "auto") == 0
+    assert (tmp_path / "run" / "ledger.jsonl").read_bytes() == ledger
+    assert in_child(play, config, tmp_path, [], "no") == 0
+    assert (tmp_path / "run-2" / "ledger.jsonl").exists()
+
+
+def test_two_processes_cannot_work_in_one_folder(config, tmp_path):
+    from fedmoe.prepare import prepare
+
+    prepared = prepare(load_experiment(config, [f"simulation.folder={tmp_path}"]))
+    interrupted(config, tmp_path)
+    said = "another process is at work"
+    with find(prepared, "auto"), pytest.raises(FedMoEError, match=said), find(prepared, "auto"):
+        pass
+
+
+LAYOUT = Layout.of([("q.A", (1, 3), None), ("q.B", (2, 1), None)], 1, 2, 1, 1.0)
+
+
+def checkpoint(number):
+    adapter = Adapter(LAYOUT, torch.arange(5.0) + number)
+    memory = {"v": torch.arange(5).double() / 3}
+    state = ServerState(number, adapter, {"a tier": torch.ones(1)}, memory)
+    counts = torch.arange(4).view(2, 1, 2)
+    return Checkpoint(state, {0: state}, counts, counts + 1, {"seconds": 1.5})
+
+
+def test_a_checkpoint_comes_back_as_it_was_and_the_newest_two_are_kept(tmp_path):
+    for number in (1, 2, 10):
+        write_checkpoint(tmp_path, checkpoint(number))
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["checkpoint-10.safetensors", "checkpoint-2.safetensors"]
+    found, faults = newest(tmp_path, LAYOUT)
+    assert not faults
+    assert found.state.round == 10
+    wanted = checkpoint(10)
+    assert torch.equal(found.state.adapter.flat, wanted.state.adapter.flat)
+    assert torch.equal(found.state.memory["v"], wanted.state.memory["v"])
+    assert torch.equal(found.by_client, wanted.by_client)
+    assert found.versions[0].round == 0
+    assert found.about == {"seconds": 1.5}
+
+
+def test_every_bit_of_a_checkpoint_counts(tmp_path):
+    write_checkpoint(tmp_path, checkpoint(1))
+    path = tmp_path / "checkpoint-1.safetensors"
+    data = path.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    values = len(data) - 120  # from here on there are but values
+    for at in torch.randint(values, len(data), (40,), generator=generator).tolist():
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(CheckpointError, match="no whole checkpoint"):
+            newest(tmp_path, LAYOUT)
+
+
+def test_of_another_adapter_it_is_refused_not_passed_over(tmp_path):
+    write_checkpoint(tmp_path, checkpoint(1))
+    other = Layout.of([("q.A", (1, 3), None), ("q.B", (2, 1), None)], 1, 2, 1, 2.0)
+    with pytest.raises(CheckpointError, match="of another adapter"):
+        newest(tmp_path, other)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        write_checkpoint(blocked, checkpoint(1))
