@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,60 +19,95 @@ from fedmoe.errors import WireError
 
 LARGEST_DELTA = 1e4
 """A local change of one weight beyond this is damage, not learning."""
+MOST_EXAMPLES = 2**40
 MOST_PEAK_BYTES = 2**50
 """More memory than any client has."""
 
 
-def check_scalars(scalars: Mapping[str, Any], task: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class Limits:
+    """What a run admits at most; the defaults are what no run exceeds."""
+
+    examples: int = MOST_EXAMPLES
+    """That a client may claim to hold: they weigh its update."""
+    delta: float = LARGEST_DELTA
+    """Of any value's change in one local round."""
+    why: str = "beyond which it is damage, not learning"
+
+
+LIMITS = Limits()
+
+
+def check_scalars(
+    scalars: Mapping[str, Any], task: Mapping[str, Any], limits: Limits = LIMITS
+) -> None:
     """Refuse the scalars of an update to another task, or that are not believable."""
     for name, expected in task.items():
         if scalars[name] != expected:
-            raise WireError(f"update for {name} {scalars[name]!r}; its task has {expected!r}")
+            raise WireError(
+                f"update for {name} {scalars[name]!r}; its task has {expected!r}", "task"
+            )
     for name in ("loss_before", "loss_after", "seconds"):
         if not math.isfinite(scalars[name]):
-            raise WireError(f"{name} is {scalars[name]}; expected a finite float")
+            raise WireError(f"{name} is {scalars[name]}; expected a finite float", "scalars")
     work = "{examples} examples, {tokens} tokens, {steps} steps".format(**scalars)
     if min(scalars["examples"], scalars["tokens"], scalars["steps"]) < 1:
-        raise WireError(f"{work}; expected 1 or more")
-    if max(scalars["examples"], scalars["steps"]) > 2**40 or scalars["tokens"] > 2**50:
-        raise WireError(f"{work} is not believable")
+        raise WireError(f"{work}; expected 1 or more", "scalars")
+    if scalars["steps"] > 2**40 or scalars["tokens"] > 2**50:
+        raise WireError(f"{work} is not believable", "scalars")
+    if scalars["examples"] > limits.examples:
+        raise WireError(
+            f"{scalars['examples']} examples; expected at most {limits.examples} "
+            "(admission.most_examples)", "examples",
+        )  # fmt: skip
     if not 0 <= scalars["peak_bytes"] <= MOST_PEAK_BYTES:
-        raise WireError(f"peak_bytes is {scalars['peak_bytes']}; expected 0 to {MOST_PEAK_BYTES}")
+        raise WireError(
+            f"peak_bytes is {scalars['peak_bytes']}; expected 0 to {MOST_PEAK_BYTES}", "scalars"
+        )
 
 
 def check_counts(counts: Int64[Tensor, "layers experts"], tokens: int, top_k: int) -> None:
     """Refuse counts that `tokens` tokens, each to `top_k` experts of a layer, cannot give."""
     if (counts < 0).any():
-        raise WireError(f"a count of {counts.min().item()} routed tokens; expected 0 or more")
+        raise WireError(
+            f"a count of {counts.min().item()} routed tokens; expected 0 or more", "counts"
+        )
     # Also keeps the sums below from wrapping round to the right number.
     if (counts > tokens).any():
-        raise WireError(f"a count of {counts.max().item()}; {tokens} tokens can reach an expert")
+        raise WireError(
+            f"a count of {counts.max().item()}; {tokens} tokens can reach an expert", "counts"
+        )
     routed = counts.sum(1)
     if (routed != tokens * top_k).any():
         raise WireError(
             f"routed tokens per layer are {routed.tolist()}; expected tokens * top_k = "
-            f"{tokens} * {top_k} in each"
-        )
+            f"{tokens} * {top_k} in each", "counts",
+        )  # fmt: skip
 
 
 def check_values(
     delta: Float[Tensor, " values"],
     rescaler: Float[Tensor, " layers"],
     fixed: Float[Tensor, " layers"] | None,
+    limits: Limits = LIMITS,
 ) -> None:
     """Refuse values that are absurd, and any rescaler but the `fixed` one if there is one."""
     # One pass and no copy, where abs().max() takes two passes and a copy. NaN comes through.
     largest = torch.stack(delta.aminmax()).abs().max().item() if delta.numel() else 0.0
-    if not largest <= LARGEST_DELTA:
+    if not math.isfinite(largest):
+        raise WireError(f"delta has a value of {largest}; expected finite ones", "not_finite")
+    if largest > limits.delta:
         raise WireError(
-            f"delta has a value of {largest}; expected finite, at most {LARGEST_DELTA:g}"
-        )
-    if not (rescaler.abs() <= LARGEST_DELTA).all():
+            f"delta has a value of {largest:g}; expected at most {limits.delta:g}, "
+            f"{limits.why}", "too_large",
+        )  # fmt: skip
+    if not rescaler.isfinite().all() or (rescaler.abs() > LARGEST_DELTA).any():
         raise WireError(
-            f"rescaler is {rescaler.tolist()}; expected finite, at most {LARGEST_DELTA:g}"
+            f"rescaler is {rescaler.tolist()}; expected finite, at most {LARGEST_DELTA:g}",
+            "not_finite",
         )
     if fixed is not None and not torch.equal(rescaler, fixed):
         raise WireError(
             f"rescaler is {rescaler.tolist()}; expected the task's {fixed.tolist()}: this run does "
-            "not learn it"
-        )
+            "not learn it", "task",
+        )  # fmt: skip

@@ -45,7 +45,20 @@ class ModelError(FedMoEError):
 
 
 class WireError(FedMoEError):
-    """A message that does not say what its receiver expects."""
+    """A message that does not say what its receiver expects.
+
+    `code` is one word for what was wrong with it, by which refused updates are counted: `message`
+    (no message of ours), `layout`, `size`, `task` (of another round, client, tier or k), `scalars`,
+    `counts`, `examples`, `not_finite`, `too_large`.
+    """
+
+    def __init__(self, message: str, code: str = "message") -> None:
+        self.code = code
+        # Both arguments go to Exception, else the error cannot be pickled out of a worker.
+        super().__init__(message, code)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class AggregationError(FedMoEError):

@@ -13,6 +13,7 @@ from fedmoe.adapter import Adapter
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.config.schema import Experiment
 from fedmoe.data.text import Tokens
+from fedmoe.door import Limits
 from fedmoe.errors import WireError
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.kept import home_of, read_kept, write_kept
@@ -151,8 +152,25 @@ class Prepared:
         e = self.experiment
         return unpack_update(
             message, self.layouts(task.tier, task.round).update, task, e.upload,
-            learns_rescaler=e.rescaling.name == "learned",
+            learns_rescaler=e.rescaling.name == "learned", limits=self.limits(task.tier),
         )  # fmt: skip
+
+    def limits(self, tier: str) -> Limits:
+        """What an honest client of this tier can send at most.
+
+        AdamW moves a value in one step by at most its learning rate times
+        max(1, (1 - beta1) / sqrt(1 - beta2)) (Kingma and Ba 2015, arXiv:1412.6980, sec. 2.1), and
+        weight decay by less than the value; what a round may move is ten times that. It is no bound
+        where clients send something else than a change of trained values, or what they still owe.
+        """
+        e, training = self.experiment, self.training_of(tier)
+        examples = e.admission.most_examples
+        if e.upload.error_feedback or not e.aggregation.sends_changes or training.weight_decay:
+            return Limits(examples)
+        beta1, beta2 = training.betas
+        largest = training.learning_rate * max(1.0, (1 - beta1) / (1 - beta2) ** 0.5)
+        bound = 10 * training.steps * largest
+        return Limits(examples, bound, f"ten times what {training.steps} steps of AdamW can move")
 
     def first_state(self) -> ServerState:
         """The state before round 1."""

@@ -107,7 +107,9 @@ class Recorder:
             line["staleness"] = self.number - task.round
         if isinstance(answer, Failure):
             self.round["failed"] += 1
-            self.ledger.append(line | {"status": "failed", "reason": answer.reason})
+            self.ledger.append(
+                line | {"status": "failed", "reason": answer.reason, "code": answer.code}
+            )
             return
         price = self.costs[task.tier]
         self.round["tokens"] += answer.tokens

@@ -24,7 +24,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.compression import Compression, NoCompression
 from fedmoe.compression.parts import all_parts, carried, gather, num_values, scatter
-from fedmoe.door import check_counts, check_scalars, check_values
+from fedmoe.door import LIMITS, Limits, check_counts, check_scalars, check_values
 from fedmoe.errors import WireError
 
 MOST_SCALAR_BYTES = 512
@@ -78,6 +78,8 @@ class Failure:
     round: int
     client: int
     reason: str
+    code: str = "failed"
+    """`failed` (the client could not), `late` (no answer in time), or a `WireError`'s code."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def unpack_task(message: Message, layout: Layout) -> Task:
 
 def unpack_update(
     message: Message, layout: Layout, task: Task, compression: Compression = LOSSLESS, *,
-    learns_rescaler: bool = False,
+    learns_rescaler: bool = False, limits: Limits = LIMITS,
 ) -> Update:  # fmt: skip
     """The update in a message, checked against the task it answers; see `check_update`.
 
@@ -178,10 +180,10 @@ def unpack_update(
             absurdly large; counts that are negative or do not sum to `tokens * top_k` in a layer.
     """
     scalars = _scalars(message, UPDATE_SCALARS, layout)
-    check_scalars(scalars, {name: getattr(task, name) for name in TASK_SCALARS})
+    check_scalars(scalars, {name: getattr(task, name) for name in TASK_SCALARS}, limits)
     head = _head_bytes(layout)
     if len(message.buffer) < head:
-        raise WireError(f"buffer of {len(message.buffer)} bytes; expected {head} or more")
+        raise WireError(f"buffer of {len(message.buffer)} bytes; expected {head} or more", "size")
     num_counts = layout.num_layers * layout.num_experts
     counts = _tensor(message, "<i8", num_counts, 0).view(layout.num_layers, layout.num_experts)
     check_counts(counts, scalars["tokens"], scalars["top_k"])
@@ -191,18 +193,10 @@ def unpack_update(
     body = memoryview(message.buffer)[head:]
     values = compression.decode(body, parts) if num_values(parts) else np.empty(0, np.float32)
     delta = Adapter(layout, torch.from_numpy(scatter(values, parts, layout.size)))
-    check_values(delta.flat, rescaler, None if learns_rescaler else task.rescaler)
+    check_values(delta.flat, rescaler, None if learns_rescaler else task.rescaler, limits)
     return Update(
         **scalars, rescaler=rescaler, delta=delta, counts=counts, num_bytes=message.num_bytes
     )
-
-
-def check_update(update: Update, task: Task, *, learns_rescaler: bool = False) -> None:
-    """Refuse an update that does not answer `task` or that no honest client could send."""
-    asked = {name: getattr(task, name) for name in TASK_SCALARS}
-    check_scalars({name: getattr(update, name) for name in UPDATE_SCALARS}, asked)
-    check_counts(update.counts, update.tokens, update.top_k)
-    check_values(update.delta.flat, update.rescaler, None if learns_rescaler else task.rescaler)
 
 
 def _words(source: Task | Update, names: dict[str, type], layout: Layout) -> str:
@@ -231,20 +225,20 @@ def _scalars(message: Message, names: dict[str, type], layout: Layout) -> dict[s
     if (digest := scalars.pop("layout")) != layout.digest:
         raise WireError(
             f"adapter layout {digest!r}; expected {layout.digest!r}: both sides need the same "
-            "model, rank, alpha and adapted parts"
-        )
+            "model, rank, alpha and adapted parts", "layout",
+        )  # fmt: skip
     for name, kind in names.items():
         value = scalars[name]
         if kind is float and type(value) is int and abs(value) < 2**53:
             value = scalars[name] = float(value)
         if type(value) is not kind or (kind is float and not math.isfinite(value)):
-            raise WireError(f"{name} is {value!r}; expected a finite {kind.__name__}")
+            raise WireError(f"{name} is {value!r}; expected a finite {kind.__name__}", "scalars")
     return scalars
 
 
 def _check_size(message: Message, expected: int) -> None:
     if len(message.buffer) != expected:
-        raise WireError(f"buffer of {len(message.buffer)} bytes; expected {expected}")
+        raise WireError(f"buffer of {len(message.buffer)} bytes; expected {expected}", "size")
 
 
 def _tensor(message: Message, dtype: str, size: int, start: int) -> Tensor:

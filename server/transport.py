@@ -74,11 +74,11 @@ class GridTransport:
     def _read(self, task: Task, answer: RecordDict | Lost) -> Update | Failure:
         """The checked update in an answer, or why there is none."""
         if isinstance(answer, Lost):
-            return Failure(task.round, task.client, answer.reason)
+            return Failure(task.round, task.client, answer.reason, "late")
         try:
             return self.prepared.read(read_update(answer), task)
         except WireError as error:
-            return Failure(task.round, task.client, str(error))
+            return Failure(task.round, task.client, str(error), error.code)
 
 
 def _deal(

@@ -25,7 +25,7 @@ def answer(prepared: Prepared, task: Task) -> Message | Failure:
     try:
         return prepared.answer(task)
     except FedMoEError as error:
-        return Failure(task.round, task.client, str(error))
+        return Failure(task.round, task.client, str(error), getattr(error, "code", "failed"))
 
 
 def read(prepared: Prepared, answer: Message | Failure, task: Task) -> Update | Failure:
@@ -35,7 +35,7 @@ def read(prepared: Prepared, answer: Message | Failure, task: Task) -> Update | 
     try:
         return prepared.read(answer, task)
     except FedMoEError as error:
-        return Failure(task.round, task.client, str(error))
+        return Failure(task.round, task.client, str(error), getattr(error, "code", "failed"))
 
 
 @dataclass(frozen=True)

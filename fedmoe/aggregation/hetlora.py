@@ -36,6 +36,7 @@ class HetLoRA(Mean):
     """
 
     name: Literal["hetlora"] = "hetlora"
+    sends_changes: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = True
     regularisation: Annotated[float, Field(ge=0)] = 1e-3
     """The lambda of the tail."""

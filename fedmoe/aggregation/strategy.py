@@ -90,6 +90,8 @@ class Strategy:
     continues: ClassVar[bool] = True
     """Whether what a client sends means the same in the next round: else what an upload left out
     could not be added there."""
+    sends_changes: ClassVar[bool] = True
+    """Whether updates are changes of what AdamW has trained, and nothing else."""
     rescalings: ClassVar[tuple[str, ...]] = ("none", "static", "learned")
     """The rescalings that have a meaning here."""
     personal: ClassVar[bool] = False

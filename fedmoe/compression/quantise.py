@@ -45,7 +45,7 @@ def quantise(
         low, high = v.aminmax(dim=part.axis, keepdim=True)
         scale = torch.maximum(high, -low) / largest
         if not scale.isfinite().all():
-            raise WireError("delta has a value that is not finite; training diverged")
+            raise WireError("delta has a value that is not finite; training diverged", "not_finite")
         # A subnormal scale would itself be rounded, and the quotient could exceed `largest`.
         scale[scale < TINY] = 0
         q = (v / scale.where(scale > 0, 1)).round_()

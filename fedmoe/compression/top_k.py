@@ -65,7 +65,7 @@ def largest(values: Float32[np.ndarray, " values"], kept: int) -> Int64[np.ndarr
     """The positions, in order, of the `kept` values of largest magnitude; of equals, the first."""
     size = np.abs(values)
     if not np.isfinite(size).all():
-        raise WireError("delta has a value that is not finite; training diverged")
+        raise WireError("delta has a value that is not finite; training diverged", "not_finite")
     if kept == size.size:
         return np.arange(kept)
     threshold = np.partition(size, size.size - kept)[size.size - kept]

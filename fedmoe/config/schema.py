@@ -35,6 +35,15 @@ class Simulation:
 
 
 @section
+class Admission:
+    """What the server takes from a client, beside what no honest client can send."""
+
+    most_examples: Annotated[int, Field(ge=1)] = 1_000_000
+    """Examples that a client may claim to hold; they weigh its update. An update of more is
+    refused."""
+
+
+@section
 class Experiment:
     """One federated run."""
 
@@ -57,6 +66,7 @@ class Experiment:
     server_optimizer: ServerOptimizer = NoOptimizer()
     upload: Compression = NoCompression()
     """How clients write down the values of their updates."""
+    admission: Admission = Admission()
     evaluation: EvaluationSettings = EvaluationSettings()
     devices: dict[str, Annotated[Device, OwnFile()]] = Field(default_factory=dict)
     """The device of each tier's clients, a mapping or the path of a YAML file: every client then

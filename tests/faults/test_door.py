@@ -1,0 +1,161 @@
+"""The door: ten thousand damaged messages, and lies that only a run's own limits expose."""
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from uploads import LAYOUT, counts_of, deltas_of, task_for, update_of
+
+from fedmoe.adapter import Adapter
+from fedmoe.aggregation import FedAvg
+from fedmoe.compression import Bf16, Int4, Int8, NoCompression, TopK
+from fedmoe.door import Limits
+from fedmoe.errors import WireError
+from fedmoe.prepare import prepare
+from fedmoe.rounds import ServerState, finish_round, plan_round
+from fedmoe.wire import Failure, Message, pack_update, unpack_update
+from simulations.answers import read
+
+SETTINGS = [NoCompression(), Bf16(), Int8(), Int4(), TopK(share=0.2)]
+MESSAGES = 2_500
+"""A setting; with all of them more than ten thousand."""
+
+
+def damaged(message, rng):
+    """The message with one thing wrong: bytes, its length, a scalar, or the JSON itself."""
+    data, scalars = bytearray(message.buffer), message.scalars
+    kind = rng.randrange(6)
+    if kind == 0 and data:
+        for _ in range(rng.choice([1, 1, 4, 64])):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+    elif kind == 1:
+        data = data[: rng.randrange(len(data) + 1)]
+    elif kind == 2:
+        data += rng.randbytes(rng.choice([1, 8, 1000]))
+    elif kind == 3:
+        data = bytearray(rng.randbytes(len(data)))
+    elif kind == 4:
+        values = json.loads(scalars)
+        name = rng.choice(list(values))
+        strange = [None, -1, 0, 1, 2**63, 1e308, "", "x" * 50, [], {}, True, 10**30]
+        values[name] = rng.choice(strange)
+        scalars = json.dumps(values)
+    else:
+        at = rng.randrange(len(scalars))
+        scalars = scalars[:at] + rng.choice('{}[]",:0 a\\\x00') + scalars[at + 1 :]
+    return Message(scalars, bytes(data))
+
+
+@pytest.mark.parametrize("upload", SETTINGS, ids=lambda upload: upload.name)
+def test_no_damaged_message_crashes_the_server_or_gets_anything_absurd_in(upload):
+    rng = random.Random(upload.name)
+    update = update_of(deltas_of(3), counts_of([[0, 1, 2], [1, 3]]))
+    task = task_for(update)
+    message = pack_update(update, upload)
+    state = ServerState(0, task.adapter, {"low": torch.ones(LAYOUT.num_layers)})
+    before, refused = state.adapter.digest(), dict[str, int]()
+    for _ in range(MESSAGES):
+        try:
+            arrived = unpack_update(damaged(message, rng), LAYOUT, task, upload)
+        except WireError as error:
+            refused[error.code] = refused.get(error.code, 0) + 1
+            continue
+        assert arrived.delta.flat.abs().max() <= 1e4
+        assert arrived.counts.sum(1).eq(arrived.tokens * task.top_k).all()
+        assert (arrived.round, arrived.client) == (task.round, task.client)
+        after = finish_round(state, FedAvg(), [arrived])
+        assert after.adapter.flat.isfinite().all()
+    assert state.adapter.digest() == before
+    assert sum(refused.values()) > MESSAGES // 2
+    known = {"message", "layout", "size", "task", "scalars", "counts", "examples", "not_finite",
+             "too_large"}  # fmt: skip
+    assert refused.keys() <= known
+    assert {"size", "counts", "scalars", "task"} <= refused.keys()
+
+
+@pytest.mark.parametrize(
+    ("lie", "code"),
+    [
+        ({"examples": 10**7}, "examples"),
+        ({"round": 7}, "task"),
+        ({"client": 1}, "task"),
+        ({"top_k": 1}, "task"),
+        ({"tokens": 10**6}, "counts"),
+        ({"steps": 0}, "scalars"),
+        ({"seconds": float("nan")}, "scalars"),
+        ({"layout": "0" * 16}, "layout"),
+        ({"extra": 1}, "message"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_a_lie_is_quarantined_under_its_code_and_the_round_goes_on(lie, code):
+    update = update_of(deltas_of(3), counts_of([[0, 1, 2], [1, 3]]))
+    message = pack_update(update)
+    message = replace(message, scalars=json.dumps(json.loads(message.scalars) | lie))
+    with pytest.raises(WireError) as caught:
+        unpack_update(message, LAYOUT, task_for(update), limits=Limits(examples=10**6))
+    assert caught.value.code == code
+
+
+def scaled(message, layout, task, factor):
+    """The message with its delta times `factor`."""
+    update = unpack_update(message, layout, task)
+    return pack_update(replace(update, delta=Adapter(layout, update.delta.flat * factor)))
+
+
+def test_a_client_that_boosts_its_update_is_quarantined_and_the_others_count(experiment_of):
+    run = prepare(experiment_of("training.steps=2"))
+    tasks = plan_round(run.first_state(), run.members, 3, 0, run.send_to)
+    layout = run.model.layout
+    answers = [run.answer(task) for task in tasks]
+    honest = [read(run, answer, task) for answer, task in zip(answers, tasks, strict=True)]
+    assert not any(isinstance(a, Failure) for a in honest)
+    answers[1] = scaled(answers[1], layout, tasks[1], 1000.0)
+    heard = [read(run, answer, task) for answer, task in zip(answers, tasks, strict=True)]
+    assert isinstance(heard[1], Failure)
+    assert heard[1].code == "too_large"
+    assert "ten times what 2 steps of AdamW can move" in heard[1].reason
+    rest = [a for a in heard if not isinstance(a, Failure)]
+    state = run.first_state()
+    strategy = run.experiment.aggregation
+    pair = [finish_round(state, strategy, us).adapter for us in (rest, [honest[0], honest[2]])]
+    assert pair[0].digest() == pair[1].digest()
+
+
+def test_the_bound_is_far_above_what_training_does(experiment_of):
+    run = prepare(experiment_of("training.steps=8", "training.warmup_steps=0"))
+    task = plan_round(run.first_state(), run.members, 1, 0, run.send_to)[0]
+    largest = run.train(task).delta.flat.abs().max().item()
+    bound = run.limits(task.tier).delta
+    assert bound / 200 < largest < bound / 5
+
+
+def test_there_is_no_such_bound_where_something_else_is_sent(experiment_of):
+    for overrides in (["aggregation={name: scaffold}"], ["upload.name=int4"],
+                      ["training.weight_decay=0.1"]):  # fmt: skip
+        assert prepare(experiment_of(*overrides)).limits("high").delta == 1e4
+
+
+@pytest.fixture(scope="module")
+def experiment_of(tmp_path_factory, tiny_folder):
+    """A function from overrides to a small experiment on a tiny model."""
+    from fedmoe.config import load_experiment
+
+    home = tmp_path_factory.mktemp("door")
+    rows = [{"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
+            for a in range(8) for b in range(8)]  # fmt: skip
+    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (home / "door.yaml").write_text(
+        f"""\
+name: door
+model: {{path: {tiny_folder}}}
+adapter: {{rank: 4, alpha: 8.0}}
+data: {{name: files, path: {home / "rows.jsonl"}}}
+partition: {{name: iid, num_clients: 4}}
+budget: {{tiers: {{high: {{top_k: 4}}, low: {{top_k: 1}}}}}}
+training: {{batch_size: 4}}
+"""
+    )
+    return lambda *overrides: load_experiment(home / "door.yaml", overrides)
