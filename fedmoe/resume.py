@@ -24,6 +24,11 @@ Resume = Literal["no", "auto", "anyway"]
 same run. `anyway`: also if config, code or model have changed."""
 
 
+LEDGER = "ledger.jsonl"
+FIRST = {"run-id", "config.yaml", "environment.json", "manifest.json"}
+"""What a run's folder may hold before its ledger."""
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """A run's folder, locked by this process."""
@@ -49,11 +54,13 @@ def find(prepared: Prepared, resume: Resume) -> Iterator[Found]:
     parent, name = Path(prepared.experiment.simulation.folder), prepared.experiment.name
     mine = identity(prepared)
     folder = None if resume == "no" else latest(parent, name)
-    if folder is not None and not (folder / "ledger.jsonl").exists():
-        folder = None  # it ended before it began
+    if folder is not None and not _is_a_run(folder):
+        folder = None
     made = folder or new_folder(parent, name)
     with _locked(made):
-        if folder is None:
+        records = read_ledger(folder / LEDGER) if folder and (folder / LEDGER).exists() else []
+        if folder is None or not records:
+            _clear(made)
             yield Found(made, mine, _run_id(made))
             return
         checkpoint, faults = newest(folder, prepared.first_state().adapter.layout)
@@ -61,12 +68,17 @@ def find(prepared: Prepared, resume: Resume) -> Iterator[Found]:
             _check_same(folder, prepared, checkpoint, mine)
         for fault in faults:
             print(f"fedmoe: warning: {fault}; going on from an older one", flush=True)
-        ended = bool(records := read_ledger(folder / "ledger.jsonl")) and (
-            records[-1]["kind"] == "end"
-        )
+        ended = records[-1]["kind"] == "end"
         if checkpoint is None and not ended:
             _clear(folder)
         yield Found(folder, mine, _run_id(folder), checkpoint, ended)
+
+
+def _is_a_run(folder: Path) -> bool:
+    """Whether a folder of that name is a run's, were it one that died in its first moment."""
+    # What begins with a dot is the lock, or a file that was not yet in its place.
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    return LEDGER in names or names <= FIRST
 
 
 def latest(parent: Path, name: str) -> Path | None:
