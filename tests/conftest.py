@@ -27,6 +27,7 @@ TINY = {
 FAMILIES = {
     "olmoe": {"num_experts": 8},
     "mixtral": {"num_local_experts": 8},
+    "qwen2_moe": {"num_experts": 8, "moe_intermediate_size": 16},
     "qwen3_moe": {"num_experts": 8, "moe_intermediate_size": 16, "head_dim": 8},
 }
 

@@ -1,4 +1,4 @@
-"""The GPU configs of the reference model, dry: tiny random weights of its kind, on a CPU."""
+"""Configs of models that are not here, dry: tiny random weights of their kind, on a CPU."""
 
 import json
 import shutil
@@ -31,6 +31,20 @@ def small_olmoe(tmp_path_factory, tiny_base):
 
 
 @pytest.fixture(scope="module")
+def small_dense_split(tmp_path_factory, tiny_base):
+    """16 experts, all active, as the split SmolLM2 has."""
+    import fedmoe.models
+
+    folder = tmp_path_factory.mktemp("split")
+    sizes = {"num_experts": 16, "num_experts_per_tok": 16, "moe_intermediate_size": 4,
+             "shared_expert_intermediate_size": 16}  # fmt: skip
+    tiny_base("qwen2_moe", vocab_size=4096, **sizes).save_pretrained(folder)
+    for source in (Path(fedmoe.models.__file__).parent / "mini").glob("tokenizer*"):
+        shutil.copy(source, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """Rows with the columns of AlpaGasus and of Dolly."""
     path = tmp_path_factory.mktemp("rows") / "rows.json"
@@ -56,6 +70,19 @@ def test_the_config_is_valid_and_runs_dry(name, small_olmoe, rows, tmp_path, cap
     clients = [line for line in lines if line["kind"] == "client"]
     assert {line["status"] for line in clients} == {"ok"}
     assert sorted(line["top_k"] for line in clients) == [1, 2, 4, 8]
+
+
+def test_the_config_of_the_real_base_is_valid_and_runs_dry(small_dense_split, rows, tmp_path):
+    config = str(PROJECT / "configs" / "smollm2_dolly.yaml")
+    overrides = [
+        f"model.path={small_dense_split}", f"data.path={rows}", f"simulation.folder={tmp_path}",
+        "simulation.workers=1", "rounds=1", "partition.num_clients=4", "adapter.rank=4",
+        "training.steps=1", "evaluation.test_examples=3", "evaluation.validation_examples=2",
+    ]  # fmt: skip
+    assert main(["run", config, *overrides, "--quiet"]) == 0
+    lines = read_ledger(tmp_path / "smollm2_dolly" / "ledger.jsonl")
+    scores = [line["score"] for line in lines if line["kind"] == "evaluation"]
+    assert all(0 < score < 1 for score in scores)
 
 
 def test_without_the_file_of_rows_it_says_which_is_missing(small_olmoe, capsys):
