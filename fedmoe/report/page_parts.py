@@ -1,12 +1,17 @@
 """The pieces every report page is made of: tables, folded tables, pictures, the document."""
 
+from __future__ import annotations
+
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 from fedmoe.report.page_style import STYLE
-from fedmoe.report.plots import Picture
 from fedmoe.report.tables import Table
+
+if TYPE_CHECKING:
+    from fedmoe.report.plots import Picture
 
 
 def document(title: str, body: Iterable[str], style: str = "") -> str:

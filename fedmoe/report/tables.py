@@ -113,11 +113,11 @@ def _client_row(run: Run, client: int) -> list[str]:
 def failures(run: Run) -> Table:
     """Every client round that did not arrive, and why."""
     rows = [
-        [str(c["round"]), str(c["client"]), c["tier"], c["reason"]]
+        [str(c["round"]), str(c["client"]), c["tier"], c.get("code", DASH), c["reason"]]
         for c in run.clients
         if c["status"] == "failed"
     ]
-    return Table("Failures", ["round", "client", "tier", "reason"], rows, num_words=4)
+    return Table("Failures", ["round", "client", "tier", "code", "reason"], rows, num_words=5)
 
 
 def phases(run: Run) -> Table:

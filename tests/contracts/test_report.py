@@ -126,7 +126,7 @@ def test_a_clients_row_sums_its_rounds(finished):
 
 
 def test_failures_are_listed_with_their_reason(finished):
-    expected = [["2", "3", "small", "delta has a value of <inf> & more"]]
+    expected = [["2", "3", "small", DASH, "delta has a value of <inf> & more"]]
     assert failures(read_run(finished)).rows == expected
 
 
