@@ -16,6 +16,7 @@ from fedmoe.report.plots import PLOTS
 from fedmoe.report.plots_experts import relative_load
 from fedmoe.report.run import flat, read_run
 from fedmoe.report.tables import clients, failures, schedule, test_scores
+from fedmoe.report.units import DASH
 
 test_scores.__test__ = False  # a table, not a test
 
