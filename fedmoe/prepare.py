@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +10,12 @@ import torch
 
 from fedmoe.adapter import initial_adapter
 from fedmoe.aggregation import MIXED_RANKS, FedBuff
-from fedmoe.budget import Tier
+from fedmoe.budget import Auto, Tier
+from fedmoe.budget.auto import tier_plans
 from fedmoe.config.schema import Experiment
 from fedmoe.data import Splits, load_splits, manifest, partition
 from fedmoe.data.examples import Example
-from fedmoe.data.text import tokenize
+from fedmoe.data.text import Tokens, tokenize
 from fedmoe.errors import ConfigError, DataError, Fault
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.models.adapted import AdaptedModel
@@ -38,10 +39,11 @@ def prepare(experiment: Experiment) -> Prepared:
     tokenizer: Any
     model, tokenizer = build_model(experiment.model, experiment.adapter, experiment.rescaling)
     _check_strategy(experiment)
-    tiers = experiment.budget.resolved(model.full_top_k)
-    ranks = _ranks(experiment, tiers)
     splits = load_splits(experiment.data, experiment.seed)
     train, rows = tokenize(splits.train, tokenizer, experiment.text)
+    experiment = _planned(experiment, model, rows)
+    tiers = experiment.budget.resolved(model.full_top_k)
+    ranks = _ranks(experiment, tiers)
     parts = partition(experiment.partition, [e.label for e in train], experiment.seed)
     names = experiment.budget.assign(len(parts), model.full_top_k, experiment.seed)
     model.check_top_ks({tier.top_k for tier in tiers.values()})
@@ -57,7 +59,7 @@ def prepare(experiment: Experiment) -> Prepared:
         tokenizer=tokenizer,
         rows=tuple([rows[i] for i in part] for part in parts),
         members=tuple(
-            Member(c, tier, tiers[tier].top_k, experiment.availability(tier))
+            Member(c, tier, tiers[tier].top_k, _availability(experiment, tier, tiers[tier]))
             for c, tier in enumerate(names)
         ),
         tiers={name: tier.top_k for name, tier in tiers.items()},
@@ -68,6 +70,19 @@ def prepare(experiment: Experiment) -> Prepared:
         initial=initial_adapter(model.layout, generator(experiment.seed, "adapter")),
     )
     return _as_asked(prepared)
+
+
+def _planned(experiment: Experiment, model: AdaptedModel, rows: Sequence[Tokens]) -> Experiment:
+    """The experiment with an automatic budget's tiers planned, and so fixed."""
+    e = experiment
+    if not isinstance(e.budget, Auto):
+        return e
+    plans = tier_plans(e.budget, model, rows, e.training, e.devices, e.aggregation, e.upload)
+    return replace(e, budget=e.budget.fixed(plans, model.full_top_k))
+
+
+def _availability(experiment: Experiment, name: str, tier: Tier) -> float:
+    return 0.0 if tier.sits_out else experiment.availability(name)
 
 
 def _as_asked(prepared: Prepared) -> Prepared:

@@ -1,13 +1,29 @@
 """Which client activates how many experts.
 
-- `levels`: fixed tiers from the YAML
-- `cost`: what a tier costs: parameters, bytes, FLOPs, memory
+In reading order:
+    levels.py     fixed tiers from the YAML
+    cost.py       what a tier costs: parameters, bytes, FLOPs, memory
+    probe.py      what a machine has free: memory, processors, disk, link
+    shape.py      the numbers of a model that memory and time follow from
+    model.py      memory and seconds of a step, predicted
+    measure.py    the same of a real step, measured
+    calibrate.py  constants of a machine from a few measured steps
+    work.py       a client's round, as far as its cost depends on it
+    plan.py       the largest k that fits, and why not one more
+    replan.py     the same again between rounds, and after running out of memory
+    auto.py       tiers whose k is planned from their device
 
-To add a policy: a `@section` with a `name` and `assign(...)`, and its name in the union.
+To add a policy: a `@section` with a `name`, `resolved(...)` and `assign(...)`, and its name in the
+union.
 """
 
+from typing import Annotated
+
+from pydantic import Field
+
+from fedmoe.budget.auto import Auto
 from fedmoe.budget.levels import Levels, Tier
 
-Budget = Levels
+Budget = Annotated[Levels | Auto, Field(discriminator="name")]
 
-__all__ = ["Budget", "Levels", "Tier"]
+__all__ = ["Auto", "Budget", "Levels", "Tier"]

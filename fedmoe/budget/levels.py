@@ -22,10 +22,25 @@ class Tier:
     steps: Annotated[int, Field(ge=1)] | None = None
     """Optimiser steps of its clients in a round; `training.steps` when omitted. With fewer steps
     clients of unlike k or rank can be compared on equal FLOPs; see `fedmoe check`."""
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Examples in one micro-batch of its clients; `training.batch_size` when omitted."""
+    accumulation: Annotated[int, Field(ge=1)] | None = None
+    """Micro-batches in one optimiser step; `training.accumulation` when omitted."""
+    recompute: bool | None = None
+    """As in `training`, which decides when it is omitted."""
+    sits_out: bool = False
+    """Its clients take no part; the tier is evaluated. Set by `budget.name: auto` where a device
+    has no room or no time for k = 1."""
     share: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the clients that no tier lists by number; omit it in all tiers for equal shares."""
     clients: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Clients of this tier, by number."""
+
+    @property
+    def training_changes(self) -> dict[str, int | bool]:
+        """What its clients train with in place of what `training` says."""
+        names = ("steps", "batch_size", "accumulation", "recompute")
+        return {n: value for n in names if (value := getattr(self, n)) is not None}
 
 
 @section

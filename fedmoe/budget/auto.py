@@ -1,0 +1,140 @@
+"""Automatic budgets: every tier's k is what its device has room and time for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedmoe.aggregation.strategy import Strategy
+from fedmoe.budget.levels import Levels, Tier
+from fedmoe.budget.model import Constants
+from fedmoe.budget.plan import SHARE, Plan, plan_for
+from fedmoe.budget.probe import Machine
+from fedmoe.budget.shape import shape_of
+from fedmoe.budget.work import HowTrained, work_on
+from fedmoe.compression import Compression
+from fedmoe.data.text import Tokens
+from fedmoe.devices import Device
+from fedmoe.errors import ConfigError, Fault
+from fedmoe.models.adapted import AdaptedModel
+from fedmoe.section import section
+from fedmoe.wire import most_bytes
+
+Count = Annotated[int, Field(ge=1)]
+
+GPU = Constants(fixed_bytes=7.7e7)
+"""What a step takes beside arithmetic where nothing was measured on the device itself; as measured
+with OLMoE-1B-7B's shape on an H100."""
+CPU = Constants(slack=12.5, fixed_bytes=5e7)
+"""The same, as measured on Linux with two models."""
+
+
+@section
+class AutoTier:
+    """Clients on like devices."""
+
+    most_top_k: Count | None = None
+    """The plan's `top_k` is at most this; the model's K when omitted."""
+    rank: Count | None = None
+    """As in a fixed tier, and so are the fields below."""
+    steps: Count | None = None
+    share: Annotated[float, Field(ge=0, le=1)] | None = None
+    clients: tuple[Annotated[int, Field(ge=0)], ...] = ()
+
+
+@section
+class Auto:
+    """Tiers whose `top_k` is planned from their device's memory, speed and link."""
+
+    name: Literal["auto"] = "auto"
+    tiers: dict[str, AutoTier] = Field(default_factory=dict)
+    """Tiers by name, each with a device in `devices`; none means one tier, `full`."""
+    memory_share: Annotated[float, Field(gt=0, le=1)] = SHARE
+    """Share of a device's free memory that a plan may fill."""
+    deadline_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Seconds from a task's sending to its update's arrival; no deadline when omitted."""
+
+    def resolved(self, full_top_k: int) -> dict[str, Tier]:
+        """The tiers before they are planned: each with the most that it is allowed."""
+        return {
+            name: Tier(
+                top_k=min(tier.most_top_k or full_top_k, full_top_k), rank=tier.rank,
+                steps=tier.steps, share=tier.share, clients=tier.clients,
+            )
+            for name, tier in (self.tiers or {"full": AutoTier(share=1.0)}).items()
+        }  # fmt: skip
+
+    def assign(self, num_clients: int, full_top_k: int, seed: int) -> tuple[str, ...]:
+        """The tier of each client; see `Levels.assign`."""
+        return Levels(tiers=self.resolved(full_top_k)).assign(num_clients, full_top_k, seed)
+
+    def fixed(self, plans: Mapping[str, Plan], full_top_k: int) -> Levels:
+        """The tiers as planned, from now on fixed.
+
+        A tier that nothing fits keeps k = 1, at which it is evaluated, and sits out.
+
+        Raises:
+            ConfigError: every tier would sit out.
+        """
+        tiers = {}
+        for name, tier in self.resolved(full_top_k).items():
+            plan = plans[name]
+            work = (plan.choice or plan.options[0]).work
+            tiers[name] = Tier(
+                top_k=plan.top_k or 1, rank=tier.rank, steps=tier.steps, share=tier.share,
+                clients=tier.clients, batch_size=work.batch_size, accumulation=work.accumulation,
+                recompute=work.recompute, sits_out=not plan.top_k,
+            )  # fmt: skip
+        if all(tier.sits_out for tier in tiers.values()):
+            faults = [Fault(f"budget.tiers.{n}", " ".join(plans[n].reasons)) for n in tiers]
+            raise ConfigError("budget", faults)
+        return Levels(tiers=tiers)
+
+    def __post_init__(self) -> None:
+        self.resolved(1)  # pydantic checks each; the shares are checked together, by Levels
+        Levels(tiers=self.resolved(1))
+
+
+def analytic(machine: Machine) -> Constants:
+    """The constants of a machine of stated speed, on which nothing was measured.
+
+    Memory can be trusted; seconds are as good as the profile's utilisation. OLMoE-1B-7B in
+    micro-batches of 4 x 512 tokens ran at 15 TFLOP/s on an H100, 0.015 of its peak.
+    """
+    assert machine.flops, machine
+    bare = GPU if machine.on_gpu else CPU
+    return Constants(
+        fixed_bytes=bare.fixed_bytes, slack=bare.slack, seconds_per_flop=1 / machine.flops
+    )  # fmt: skip
+
+
+def tier_plans(
+    budget: Auto, model: AdaptedModel, rows: Sequence[Tokens], training: HowTrained,
+    devices: Mapping[str, Device], strategy: Strategy, upload: Compression,
+) -> dict[str, Plan]:  # fmt: skip
+    """The plan of every tier's device, by arithmetic alone: the same on every machine.
+
+    Args:
+        rows: all clients' examples; memory goes by the longest, time by their mean.
+
+    Raises:
+        ConfigError: there are no devices to plan for.
+    """
+    if not devices:
+        raise ConfigError("budget", [Fault(
+            "devices", "missing: budget.name 'auto' plans for devices; give every tier one, as "
+            "configs/auto_budget.yaml does",
+        )])  # fmt: skip
+    plans = {}
+    for name, tier in budget.resolved(model.full_top_k).items():
+        layouts = strategy.layouts(model.layout.with_rank(tier.rank or model.layout.rank), 1)
+        machine = Machine.of_device(devices[name])
+        work = work_on(rows, training, *most_bytes(layouts.task, layouts.update, upload))
+        plans[name] = plan_for(
+            shape_of(model, layouts.model, on_gpu=machine.on_gpu), work, machine,
+            analytic(machine), deadline_seconds=budget.deadline_seconds,
+            share=budget.memory_share, most_top_k=tier.top_k,
+        )  # fmt: skip
+    return plans

@@ -1,0 +1,58 @@
+"""Constants of a machine, from a few measured steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy.optimize import nnls
+
+from fedmoe.budget.measure import Sample
+from fedmoe.budget.model import Constants, hidden_bytes, memory, step_flops
+from fedmoe.budget.shape import Setting, Shape
+
+
+def settings_to_measure(longest: Setting, full_top_k: int) -> tuple[Setting, ...]:
+    """The steps a machine is calibrated with: k = 1 and k = K, and the smallest micro-batch.
+
+    `longest` is a micro-batch of the longest examples. The first two share their tokens, so they
+    cannot tell what a step costs however small it is; a third, of one example, can.
+    """
+    small = replace(longest, top_k=1, batch_size=1)
+    steps = (replace(longest, top_k=1), replace(longest, top_k=full_top_k), small)
+    return tuple(dict.fromkeys(steps))
+
+
+def calibrated(shape: Shape, samples: Sequence[Sample]) -> Constants:
+    r"""The constants that fit measured steps best.
+
+    $$\min \sum_i (\hat y_i / y_i - 1)^2$$
+
+    by non-negative least squares, once over bytes and once over seconds: two constants each. A
+    relative error counts alike in a small and in a large setting. With one sample the constant
+    parts are zero.
+    """
+    assert samples, "nothing was measured"
+    bare = Constants()
+    spare = [x.peak_bytes - memory(shape, x.setting, bare).above_weights for x in samples]
+    hidden = [[1.0, hidden_bytes(shape, x.setting)] for x in samples]
+    fixed_bytes, slack = _fit(hidden, spare, [x.peak_bytes for x in samples])
+    flops = [[1.0, step_flops(shape, x.setting)] for x in samples]
+    seconds = [x.seconds for x in samples]
+    per_step, per_flop = _fit(flops, seconds, seconds)
+    return Constants(
+        fixed_bytes=fixed_bytes, slack=slack, seconds_per_step=per_step, seconds_per_flop=per_flop
+    )
+
+
+def _fit(
+    rows: Sequence[Sequence[float]], found: Sequence[float], of: Sequence[float]
+) -> tuple[float, float]:
+    """Two non-negative numbers, the constant part and the slope; errors count relative to `of`."""
+    x, y, weight = np.array(rows), np.array(found), 1 / np.array(of)
+    if len(y) == 1:
+        return 0.0, max(0.0, float(y[0] / x[0, 1]))
+    scale = x.max(0)  # nnls stops by an absolute tolerance: bytes and FLOPs must be near one
+    (constant, slope), _ = nnls(x / scale * weight[:, None], y * weight)
+    return float(constant / scale[0]), float(slope / scale[1])

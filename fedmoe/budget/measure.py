@@ -1,0 +1,122 @@
+"""What a real step takes: its peak memory above the loaded model, and its seconds."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from fedmoe.budget.shape import Setting
+from fedmoe.errors import ModelError
+
+Step = Callable[[Setting], Callable[[], object]]
+"""Prepares training at a setting; the result makes one step, optimiser included."""
+LONGEST_SECONDS = 600.0
+STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One setting as it was measured."""
+
+    setting: Setting
+    peak_bytes: int
+    """Above the loaded model."""
+    seconds: float
+    """Of a step, the median: the processor's own where it computes on one thread, so that
+    other programs beside it do not count; else of the clock."""
+    wall_seconds: float
+    """Of the clock."""
+
+
+def measure(
+    step: Step, setting: Setting, repeats: int, device: torch.device, weight_bytes: int
+) -> Sample:
+    """Make `1 + repeats` steps at `setting`, the first to warm up.
+
+    `weight_bytes` are the model's, which do not count; on a processor they are not counted anyway.
+
+    On a processor a forked process makes them: what earlier steps left in the allocator's hands
+    would hide what this one needs. Fork before anything has computed on more than one thread.
+
+    Raises:
+        ModelError: the step failed, with its reason; or took longer than ten minutes.
+    """
+    if device.type == "cuda":
+        return _on_gpu(step, setting, repeats, device, weight_bytes)
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe(duplex=False)
+    child = fork.Process(target=_in_child, args=(step, setting, repeats, theirs), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        answer = ours.recv() if ours.poll(LONGEST_SECONDS) else "it took longer than ten minutes"
+    except EOFError:
+        answer = "its process died; the system may have been out of memory"
+    if child.is_alive():
+        child.join(1.0)
+        child.terminate()
+    child.join()
+    if isinstance(answer, str):
+        raise ModelError(f"a step with {setting} could not be measured: {answer}")
+    peak, seconds, wall = answer
+    return Sample(setting, int(peak), seconds, wall)
+
+
+def _in_child(step: Step, setting: Setting, repeats: int, pipe: Connection) -> None:
+    try:
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # else freed memory of the parent serves the step
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+        before = _status("VmRSS")
+        go = step(setting)
+        go()
+        own, wall = zip(*(_timed(go) for _ in range(repeats)), strict=True)
+        one_thread = torch.get_num_threads() == 1
+        seconds = statistics.median(own if one_thread else wall)
+        pipe.send((_status("VmHWM") - before, seconds, statistics.median(wall)))
+    except Exception as error:  # the parent says it; a child's traceback would reach nobody
+        pipe.send(str(error) or type(error).__name__)
+
+
+def _on_gpu(
+    step: Step, setting: Setting, repeats: int, device: torch.device, weight_bytes: int
+) -> Sample:
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    go = step(setting)
+    go()
+    wall = []
+    for _ in range(repeats):
+        torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        go()
+        torch.cuda.synchronize(device)
+        wall.append(time.perf_counter() - started)
+    # Allocated, not reserved: where memory is short torch gives back what it holds unused.
+    peak = torch.cuda.max_memory_allocated(device) - weight_bytes
+    return Sample(setting, peak, statistics.median(wall), statistics.median(wall))
+
+
+def _timed(go: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of the processor and of the clock."""
+    own, wall = time.process_time(), time.perf_counter()
+    go()
+    return time.process_time() - own, time.perf_counter() - wall
+
+
+def _status(field: str) -> int:
+    """A figure of this process as the kernel tells it, bytes."""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,166 @@
+"""Memory and seconds of a training step, predicted from numbers of the model: pure functions.
+
+What arithmetic cannot know (what libraries keep, how fast a processor really is) is in `Constants`,
+which `calibrate` fits to a few measured steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedmoe.budget.shape import Setting, Shape
+
+FLOAT = 4
+"""Bytes of a float32: adapter, norms, router probabilities and losses, whatever the weights are."""
+OPTIMISER_COPIES = 4
+"""The adapter, its gradient and AdamW's two moments."""
+LOGIT_COPIES = 3
+"""Log-probabilities and two gradients: the most that exists of the logits at one time."""
+BLOCK_ROWS = 1024
+"""Rows of experts in work at one time on a processor; see `models.routed`."""
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What a machine adds to arithmetic; the defaults add nothing but what is said here."""
+
+    fixed_bytes: float = 0.0
+    """Taken by any step: library buffers, the allocator's reserve."""
+    slack: float = 0.0
+    """Hidden-sized tensors per token and layer that the allocator holds beside those in use: what
+    was freed in between, and is too scattered to be used again."""
+    seconds_per_flop: float = 1e-12
+    seconds_per_step: float = 0.0
+    """Of any micro-batch, however small: calls, and reading weights."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a training step at its peak, by what holds them."""
+
+    weights: float
+    optimiser: float
+    """Adapter, gradient and moments."""
+    saved: float
+    """Activations that backward needs."""
+    working: float
+    """Of the logits, or of the layer in work: the larger, for they do not exist together."""
+    slack: float
+    """Held by the allocator beside all that."""
+    fixed: float
+
+    @property
+    def above_weights(self) -> float:
+        """All but the frozen weights."""
+        return self.optimiser + self.saved + self.working + self.slack + self.fixed
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.weights + self.above_weights
+
+
+def memory(shape: Shape, setting: Setting, constants: Constants) -> Memory:
+    r"""The memory of a step at its peak, which is when backward begins.
+
+    $$M = W + 4 \cdot 4 a + T L\,(s(k) + c\,e H) + \max(12\,n V,\ l(k)) + f$$
+
+    `W` frozen weights in their own type, whatever k is: with many tokens even k = 1 reaches every
+    expert; `a` values of the adapter in float32, with gradient and two moments; `s` saved bytes per
+    token and layer, `T` tokens, `L` layers; `e` bytes of an activation, `H` hidden; `n` response
+    tokens, `V` vocabulary; `l` what one layer works with; `c` and `f` from `constants`. Bytes. That
+    the slack goes by tokens and not by k was measured (glibc; 12 to 13 in two models).
+
+    Derived from this package's layers and transformers' decoder layer (norms in float32,
+    scaled dot-product attention that keeps no scores); no published formula.
+    """
+    logits = FLOAT * LOGIT_COPIES * setting.batch_size * setting.targets * shape.vocabulary
+    return Memory(
+        weights=shape.weight_bytes,
+        optimiser=FLOAT * OPTIMISER_COPIES * shape.adapter,
+        saved=saved_bytes(shape, setting),
+        working=max(logits, _layer_bytes(shape, setting)),
+        slack=constants.slack * hidden_bytes(shape, setting),
+        fixed=constants.fixed_bytes,
+    )
+
+
+def hidden_bytes(shape: Shape, setting: Setting) -> float:
+    """Bytes of one hidden-sized tensor in every layer."""
+    return shape.num_layers * setting.tokens * shape.hidden * shape.element_bytes
+
+
+def saved_bytes(shape: Shape, setting: Setting) -> float:
+    """Bytes that all layers keep for backward, the logits apart.
+
+    Where attention is not adapted nothing before the first experts is trained, and so not kept.
+    (Else the last norm's input is kept, and the first norm's is not: the count is the same.)
+    """
+    layers = shape.num_layers
+    kept = layers * (_dense_per_token(shape) + _experts_per_token(shape, setting))
+    if not shape.adapts_attention:
+        kept += FLOAT * shape.hidden - _dense_per_token(shape)  # the last norm's; the first layer's
+    kept *= setting.tokens
+    if shape.element_bytes != FLOAT:
+        kept += shape.adapter * shape.element_bytes  # the factors once more, in the weights' type
+    return kept
+
+
+def _dense_per_token(shape: Shape) -> float:
+    """Bytes that one layer keeps of one token for its norms, its attention and its router."""
+    s, e = shape, shape.element_bytes
+    norms = FLOAT * (2 * s.hidden + (s.query + s.key if s.norms_queries else 0))
+    attention = e * (2 * s.query + 2 * s.key)
+    lora = e * (s.hidden + 4 * s.rank) if s.adapts_attention else 0
+    return norms + attention + lora + FLOAT * s.num_experts
+
+
+def _experts_per_token(shape: Shape, setting: Setting) -> float:
+    """The same for its experts: their input, three indices and a weight a choice, and products."""
+    e, k = shape.element_bytes, setting.top_k
+    products = 0 if setting.recompute else e * k * 2 * (shape.width + shape.rank)
+    return e * shape.hidden + 28 * k + products
+
+
+def _layer_bytes(shape: Shape, setting: Setting) -> float:
+    """What a sparse layer's backward works with: rows of tokens, and gradients of its factors."""
+    s, e = shape, shape.element_bytes
+    rows = setting.tokens * setting.top_k
+    rows = rows if s.on_gpu else min(rows, BLOCK_ROWS)
+    factors = s.expert_lora * s.num_experts // s.num_layers
+    return (
+        e * rows * (4 * s.hidden + 8 * s.width) + 6 * e * setting.tokens * s.hidden
+        + factors * (e + (FLOAT if e != FLOAT else 0))
+    )  # fmt: skip
+
+
+def forward_flops(shape: Shape, setting: Setting) -> float:
+    """FLOPs of a forward pass: 2 m n for a token that meets a (m, n) weight, and attention."""
+    return _flops(shape, setting, frozen=1, lora=1, attention=2)
+
+
+def step_flops(shape: Shape, setting: Setting) -> float:
+    """FLOPs of a micro-batch, forward and backward.
+
+    Frozen weights have no gradient: two passes through them, three through LoRA; attention's
+    scores take two products forward and five back, half of them under a causal mask. Recomputing
+    repeats the first of the experts' two products, which is two thirds of their work.
+    """
+    flops = _flops(shape, setting, frozen=2, lora=3, attention=7)
+    if setting.recompute:
+        flops += 2 * setting.tokens * setting.top_k * (shape.expert + shape.expert_lora) * 2 / 3
+    return flops
+
+
+def _flops(shape: Shape, setting: Setting, *, frozen: int, lora: int, attention: int) -> float:
+    s, tokens = shape, setting.tokens
+    met = frozen * (s.dense + setting.top_k * s.expert)
+    met += lora * (s.dense_lora + setting.top_k * s.expert_lora)
+    head = frozen * s.head * setting.batch_size * setting.targets
+    scores = attention * s.num_layers * s.query * tokens * setting.length / 2
+    return 2.0 * (tokens * met + head + scores)
+
+
+def step_seconds(shape: Shape, setting: Setting, constants: Constants) -> float:
+    """Seconds of one micro-batch, forward and backward."""
+    return constants.seconds_per_step + constants.seconds_per_flop * step_flops(shape, setting)

@@ -1,0 +1,168 @@
+"""The largest number of experts that fits a machine and a deadline, and why not one more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from fedmoe.budget.model import Constants, Memory, forward_flops, memory, step_seconds
+from fedmoe.budget.probe import Machine
+from fedmoe.budget.shape import Shape
+from fedmoe.budget.work import Work
+
+SHARE = 0.9
+"""Share of the free memory that a plan may fill: predictions err by up to a tenth."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A client's round with one number of experts, as predicted."""
+
+    top_k: int
+    work: Work
+    memory: Memory
+    compute_seconds: float
+    link_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """The whole round: the task arrives, is trained on, and the update is sent."""
+        return self.compute_seconds + self.link_seconds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a client does with its machine."""
+
+    options: tuple[Option, ...]
+    """Every k from 1 to K, with the micro-batch and recomputation that were settled on."""
+    choice: Option | None
+    """The one it takes; None to sit out."""
+    most_bytes: float
+    """Memory that it may fill."""
+    reasons: tuple[str, ...]
+    """Why, a sentence for each step."""
+
+    @property
+    def top_k(self) -> int:
+        """The experts it activates; 0 to sit out."""
+        return self.choice.top_k if self.choice else 0
+
+
+def options(shape: Shape, work: Work, machine: Machine, constants: Constants) -> tuple[Option, ...]:
+    """Every k from 1 to K as predicted: memory at the longest batch, time at a mean one."""
+    return tuple(_option(shape, work, machine, constants, k) for k in range(1, shape.top_k + 1))
+
+
+def _option(shape: Shape, work: Work, machine: Machine, constants: Constants, k: int) -> Option:
+    mean = work.setting(k, longest=False)
+    probed = replace(mean, batch_size=2 * work.probe_examples)  # before the round, and after it
+    compute = work.steps * work.accumulation * step_seconds(shape, mean, constants)
+    compute += constants.seconds_per_flop * forward_flops(shape, probed)
+    link = machine.link.seconds(work.bytes_down, work.bytes_up) if machine.link else 0.0
+    return Option(k, work, memory(shape, work.setting(k, longest=True), constants), compute, link)
+
+
+def plan_for(
+    shape: Shape, work: Work, machine: Machine, constants: Constants, *,
+    deadline_seconds: float | None = None, share: float = SHARE, most_top_k: int | None = None,
+    loaded: bool = False,
+) -> Plan:  # fmt: skip
+    """The largest k whose round fits `share` of the free memory and ends by the deadline.
+
+    When k = 1 does not fit: a smaller micro-batch (with more of them, so that a step stays what it
+    was), then recomputation, then to sit out. A frozen base in int8 or 4 bits and its offload would
+    come before that; this package has neither, and the plan says so.
+
+    Args:
+        deadline_seconds: of a round, from the task's sending to the update's arrival.
+        share: of `machine.free_bytes` that may be filled.
+        most_top_k: k is at most this, whatever fits.
+        loaded: the frozen weights are in memory already, and free memory is without them.
+    """
+    most = share * machine.free_bytes
+    reasons: list[str] = []
+    found = options(shape, work, machine, constants)
+    for rung, said in _ladder(work):
+        found = options(shape, rung, machine, constants)
+        need = [_need(option, loaded) for option in found]
+        if said:
+            reasons.append(said)
+        if need[0] <= most:
+            return _by_time(found, need, most, deadline_seconds, most_top_k, tuple(reasons))
+        reasons.append(
+            f"With k = 1 and {_batch(rung)} a step needs {_gb(need[0])}; {_gb(most)} may be used "
+            f"({share:.0%} of {_gb(machine.free_bytes)} free)."
+        )
+    reasons += _not_available(shape, _need(found[0], loaded), most, loaded)
+    return Plan(found, None, most, tuple(reasons))
+
+
+def _ladder(work: Work) -> Iterator[tuple[Work, str]]:
+    """The ways to use less memory, one after another, and what each one is."""
+    yield work, ""
+    for smaller in work.smaller():
+        count = f"{_batch(smaller)}, {smaller.accumulation} to a step"
+        yield smaller, f"A smaller micro-batch: {count}, so that a step stays what it was."
+    if work.recompute:
+        return
+    for rung in (work, *work.smaller()):
+        said = f"Recomputation of the experts' activations in backward, with {_batch(rung)}."
+        yield replace(rung, recompute=True), said
+
+
+def _by_time(
+    found: tuple[Option, ...], need: list[float], most: float, deadline: float | None,
+    most_top_k: int | None, reasons: tuple[str, ...],
+) -> Plan:  # fmt: skip
+    """Of the options, of which the first fits into memory, the largest that is in time."""
+    top = min(most_top_k or len(found), len(found))
+    fits = max(k for k, needed in enumerate(need, 1) if needed <= most)
+    in_time = [o.top_k for o in found if deadline is None or o.seconds <= deadline]
+    k = min(top, fits, max(in_time, default=0))
+    if not k:
+        first = found[0]
+        return Plan(found, None, most, (*reasons, (
+            f"It sits out: with k = 1 a round takes {first.seconds:.3g} s ({first.link_seconds:.3g}"
+            f" s of it for messages), over the deadline of {deadline:.3g} s."
+        )))  # fmt: skip
+    if k == len(found):
+        why = f"k = {k}, which is all: it needs {_gb(need[k - 1])} of {_gb(most)}."
+    elif k == top:
+        why = f"k = {k}, which is the most that the configuration allows."
+    elif k == fits:
+        why = f"k = {k}: k = {k + 1} would need {_gb(need[k])}, and {_gb(most)} may be used."
+    else:
+        why = (
+            f"k = {k}: a round with k = {k + 1} would take {found[k].seconds:.3g} s, over the "
+            f"deadline of {deadline:.3g} s."
+        )
+    return Plan(found, found[k - 1], most, (*reasons, why))
+
+
+def _not_available(shape: Shape, need: float, most: float, loaded: bool) -> list[str]:
+    """The last steps of the ladder, said and not taken."""
+    if loaded:
+        return ["It sits out: the weights are loaded, and no step fits beside them."]
+    bytes_8, bytes_4 = (shape.weight_bytes * n / shape.element_bytes for n in (1, 0.5))
+    rest = need - shape.weight_bytes
+    fits = [n for n, b in (("int8", bytes_8), ("4 bits", bytes_4)) if rest + b <= most]
+    enough = f"{fits[0]} would be enough" if fits else "neither would be enough"
+    return [
+        f"Frozen weights in int8 or 4 bits ({_gb(bytes_8)} or {_gb(bytes_4)} in place of "
+        f"{_gb(shape.weight_bytes)}) would come next, and {enough}; fedmoe does not have them yet.",
+        "Offload of the frozen weights would come after that; fedmoe does not have it yet.",
+        "It sits out.",
+    ]
+
+
+def _need(option: Option, loaded: bool) -> float:
+    return option.memory.above_weights if loaded else option.memory.total
+
+
+def _batch(work: Work) -> str:
+    return f"a micro-batch of {work.batch_size} x {work.longest} tokens"
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.2f} GB"

@@ -1,0 +1,166 @@
+"""What a machine has to offer: memory that is free in truth, processors, disk, link."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fedmoe.devices import Device
+
+ROOT = Path("/")
+HOST = "this machine"
+GPU_RUNTIME_BYTES = 650 * 10**6
+"""What CUDA itself takes of a GPU, as measured on an H100 (CUDA 13)."""
+PROCESS_BYTES = 500 * 10**6
+"""What Python and its libraries take in a process that computes on a processor: assumed."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A connection to the server."""
+
+    downlink_bytes_per_second: float
+    uplink_bytes_per_second: float
+    latency_seconds: float = 0.0
+
+    def seconds(self, bytes_down: float, bytes_up: float) -> float:
+        """The time of a round's two messages."""
+        down = bytes_down / self.downlink_bytes_per_second
+        return self.latency_seconds + down + bytes_up / self.uplink_bytes_per_second
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What training could use."""
+
+    label: str
+    free_bytes: int
+    """Of the memory that it computes in: a GPU's, or main memory."""
+    total_bytes: int
+    on_gpu: bool
+    threads: int
+    free_disk_bytes: int | None = None
+    link: Link | None = None
+    """None where nobody has said how fast it is: messages then count as instant."""
+    flops: float | None = None
+    """FLOP/s in training, where that is stated and need not be measured."""
+
+    @classmethod
+    def of_device(cls, device: Device) -> Machine:
+        """A profile as a machine; nothing is probed.
+
+        The memory that the maker states is taken to be free but for the runtime's own. A profile
+        does not say whether it is a GPU: one of more than 10 TFLOP/s is taken for one.
+        """
+        on_gpu = device.peak_flops > 1e13
+        own = GPU_RUNTIME_BYTES if on_gpu else PROCESS_BYTES
+        return cls(
+            label=device.label or "device", free_bytes=max(0, device.memory_bytes - own),
+            total_bytes=device.memory_bytes, on_gpu=on_gpu, threads=1,
+            link=Link(device.downlink_bytes_per_second, device.uplink_bytes_per_second,
+                      device.latency_seconds),
+            flops=device.effective_flops,
+        )  # fmt: skip
+
+
+def probe(
+    device: torch.device, link: Link | None = None, folder: Path | str = ".", root: Path = ROOT
+) -> Machine:
+    """What this machine has free now, on a GPU or in main memory.
+
+    Args:
+        device: that would compute.
+        link: to the server, where it is known; it is not measured.
+        folder: on the disk that runs are written to.
+        root: under which `proc` and `sys` lie.
+    """
+    disk = shutil.disk_usage(folder).free
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        # What torch holds in reserve for itself can serve the next step too.
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        name = torch.cuda.get_device_name(device)
+        return Machine(name, free, total, True, num_threads(root), disk, link)
+    free, total = main_memory(root)
+    return Machine(HOST, free, total, False, num_threads(root), disk, link)
+
+
+def main_memory(root: Path = ROOT) -> tuple[int, int]:
+    """Free and total bytes of main memory: the machine's, or less where a control group says so.
+
+    A group's file cache that nobody has used of late counts as free, as `MemAvailable` counts it.
+    """
+    info = _table(root / "proc/meminfo")
+    total, free = 1024 * info.get("MemTotal", 0), 1024 * info.get("MemAvailable", 0)
+    for limit, used in _memory_groups(root):
+        total, free = min(total, limit), min(free, max(0, limit - used))
+    return free, total
+
+
+def num_threads(root: Path = ROOT) -> int:
+    """Processors that this process may use: its affinity, or less by a control group's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quotas = [count or 1]
+    for folder in _folders(root, "cpu"):
+        words = _text(folder / "cpu.max").split()
+        v1 = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        quota, period = (_digits(w) for w in words) if len(words) == 2 else v1
+        if quota and period:
+            quotas.append(max(1, quota // period))
+    return min(quotas)
+
+
+def _memory_groups(root: Path) -> list[tuple[int, int]]:
+    """Limit and use of every control group that holds this process and has a limit."""
+    groups = []
+    for folder in _folders(root, "memory"):
+        stat = _table(folder / "memory.stat")
+        for most, now, idle in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit, used = _number(folder / most), _number(folder / now)
+            if limit is not None and used is not None:
+                groups.append((limit, used - stat.get(idle, 0)))
+    return groups
+
+
+def _folders(root: Path, controller: str) -> list[Path]:
+    """The folders of this process's control groups, innermost first: version 2, then 1."""
+    found = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        mounts = [controller, controllers] if controllers else ["", "unified"]
+        for mount in dict.fromkeys(mounts):
+            top = root / "sys/fs/cgroup" / mount
+            # Inside a container the path is often the host's: then the mount is the group itself.
+            inner = top / path.lstrip("/")
+            found += [f for f in (inner, *inner.parents) if f == top or top in f.parents]
+    return found
+
+
+def _table(path: Path) -> dict[str, int]:
+    """The first number of each line, by its word."""
+    rows = (line.replace(":", " ").split() for line in _text(path).splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+
+
+def _number(path: Path) -> int | None:
+    return _digits(_text(path).strip())
+
+
+def _digits(word: str) -> int | None:
+    return int(word) if word.isdigit() else None  # "max" and "-1" are no limit
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,139 @@
+"""The numbers of a model and of a round that memory and time follow from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fedmoe.adapter import Layout
+from fedmoe.models.adapted import AdaptedModel
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model with its adapter, as numbers; one on the meta device gives the same."""
+
+    num_layers: int
+    num_experts: int
+    top_k: int
+    """The most experts a token can be given: the model's K."""
+    hidden: int
+    width: int
+    """Of one expert."""
+    vocabulary: int
+    rank: int
+    query: int
+    """Width of a layer's queries, over all heads."""
+    key: int
+    """The same of its keys, and of its values."""
+    norms_queries: bool
+    """Whether queries and keys have norms of their own, as in OLMoE and Qwen3."""
+    adapts_attention: bool
+    element_bytes: int
+    """Of one frozen weight, and of one activation."""
+    weight_bytes: int
+    """All frozen weights."""
+    adapter: int
+    """Values of the adapter."""
+    dense: int
+    """Frozen weights that every token meets, without the output head."""
+    head: int
+    """Weights of the output head, which response tokens alone meet."""
+    expert: int
+    """Frozen weights of one expert of every layer."""
+    dense_lora: int
+    expert_lora: int
+    on_gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How one micro-batch is trained on."""
+
+    top_k: int
+    batch_size: int
+    """Examples."""
+    length: int
+    """Tokens of each, padding included."""
+    targets: int
+    """Response tokens of each: those that have logits."""
+    recompute: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the micro-batch."""
+        return self.batch_size * self.length
+
+
+def shape_of(model: AdaptedModel, layout: Layout | None = None, *, on_gpu: bool = False) -> Shape:
+    """The shape of a model, of its adapter in `layout`, and of where it computes.
+
+    Args:
+        model: on any device; its weights are not read.
+        layout: of the adapter it computes with; the model's own when omitted.
+        on_gpu: whether it will compute on a GPU.
+    """
+    layout, experts = layout or model.layout, model.layers[0].experts
+    num_experts, double_width, hidden = _stacked(experts, "gate_up_proj").shape
+    linears = {
+        name.rpartition(".")[2]: module
+        for name, module in model.model.named_modules()
+        if isinstance(getattr(module, "base", module), nn.Linear)
+    }
+    query, key = (_out(linears.get(name), hidden) for name in ("q_proj", "k_proj"))
+    head = model.model.get_output_embeddings().weight  # pyright: ignore
+    dense, expert = frozen_per_token(model)
+    dense_lora, expert_lora = low_rank_per_token(layout)
+    return Shape(
+        num_layers=len(model.layers), num_experts=num_experts, top_k=model.full_top_k,
+        hidden=hidden, width=double_width // 2, vocabulary=head.shape[0], rank=layout.rank,
+        query=query, key=key,
+        norms_queries=any(name.endswith("q_norm") for name, _ in model.model.named_modules()),
+        adapts_attention=bool(model.linears), element_bytes=head.element_size(),
+        weight_bytes=frozen_bytes(model), adapter=layout.size,
+        dense=dense - head.numel(), head=head.numel(), expert=expert, dense_lora=dense_lora,
+        expert_lora=expert_lora, on_gpu=on_gpu or model.device.type == "cuda",
+    )  # fmt: skip
+
+
+def frozen_bytes(model: AdaptedModel) -> int:
+    """Bytes of the base model's weights, without the adapter, whose leaves alone want gradients."""
+    frozen = (p for p in model.model.parameters() if not p.requires_grad)
+    return sum(p.numel() * p.element_size() for p in frozen)
+
+
+def _stacked(experts: nn.Module, name: str) -> Tensor:
+    """The weights of all experts of a layer, (experts, out, in)."""
+    weight = getattr(experts, name)
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _out(linear: nn.Module | None, hidden: int) -> int:
+    """What comes out of a projection; as wide as the model where there is none of the name."""
+    return int(getattr(linear, "base", linear).out_features) if linear is not None else hidden  # pyright: ignore
+
+
+def frozen_per_token(model: AdaptedModel) -> tuple[int, int]:
+    """Frozen weights a token meets: dense ones, and one expert of every layer."""
+    linears = (m for m in model.model.modules() if isinstance(m, nn.Linear))
+    dense = sum(linear.weight.numel() for linear in linears)
+    dense += sum(layer.router.weight.numel() for layer in model.layers)  # pyright: ignore
+    expert = sum(
+        _stacked(layer.experts, name)[0].numel()
+        for layer in model.layers
+        for name in ("gate_up_proj", "down_proj")
+    )
+    return dense, expert
+
+
+def low_rank_per_token(layout: Layout) -> tuple[int, int]:
+    """LoRA weights a token meets: on dense parts, and on one expert of every layer."""
+    sizes = [
+        (entry.layer is None, entry.stop - entry.start)
+        for entry in layout.entries
+        if entry.rank_axis is not None
+    ]
+    dense = sum(size for is_dense, size in sizes if is_dense)
+    return dense, sum(size for is_dense, size in sizes if not is_dense) // layout.num_experts

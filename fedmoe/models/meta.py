@@ -1,0 +1,33 @@
+"""A model without weights: shapes alone, from its configuration, on the meta device."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from fedmoe.errors import ModelError
+from fedmoe.models import experts
+from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.build import DTYPES, ModelSettings, model_folder
+from fedmoe.models.rescaling import NoRescaling
+
+
+def meta_model(settings: ModelSettings, adapter: AdapterSettings) -> AdaptedModel:
+    """The adapted model of `settings` as shapes; a folder with a `config.json` is enough.
+
+    Raises:
+        ModelError: there is no configuration, or not that of a sparse MoE with fused experts.
+    """
+    experts.register()
+    try:
+        config = AutoConfig.from_pretrained(model_folder(settings.path))
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[settings.dtype])
+        model.set_experts_implementation(experts.IMPLEMENTATION)
+    except (OSError, ValueError, ImportError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"model.path {settings.path!r} has no configuration of a causal language model "
+            f"({reason}); expected 'mini', a Hugging Face id, or a folder with a config.json"
+        ) from error
+    return AdaptedModel(model, adapter, NoRescaling())

@@ -1,0 +1,185 @@
+"""`fedmoe plan`: how many experts a machine can afford, and how well that was predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from fedmoe.adapter import initial_adapter
+from fedmoe.budget import Auto
+from fedmoe.budget.auto import analytic, tier_plans
+from fedmoe.budget.calibrate import calibrated, settings_to_measure
+from fedmoe.budget.measure import Sample, Step, measure
+from fedmoe.budget.model import Constants
+from fedmoe.budget.plan import Plan, plan_for
+from fedmoe.budget.probe import Machine, probe
+from fedmoe.budget.shape import Setting, Shape, shape_of
+from fedmoe.budget.work import Work, work_at_most, work_on
+from fedmoe.config import Experiment
+from fedmoe.config.load import load
+from fedmoe.data import load_splits
+from fedmoe.data.text import Tokens, collate, tokenize
+from fedmoe.devices import Device
+from fedmoe.errors import DataError, FedMoEError
+from fedmoe.models.adapted import AdaptedModel
+from fedmoe.models.build import build_model
+from fedmoe.models.meta import meta_model
+from fedmoe.seeds import generator
+from fedmoe.training.client import response_loss
+from fedmoe.wire import most_bytes
+from simulations.budget_show import show_accuracy, show_plan
+
+STEPS = 3
+"""Measured steps of a setting, after one to warm up."""
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A plan, and all that it was made from."""
+
+    machine: Machine
+    shape: Shape
+    work: Work
+    constants: Constants
+    plan: Plan
+
+
+def plan_device(e: Experiment, device: Device) -> Planned:
+    """The plan for a profile, from the config alone: no weights, no data, nothing measured.
+
+    Every example is taken to be as long as `text.max_length`, and a response in whole.
+    """
+    model, machine = meta_model(e.model, e.adapter), Machine.of_device(device)
+    work = work_at_most(e.text.max_length, e.training, *_bytes(e, model))
+    constants = analytic(machine)
+    return _planned(e, machine, shape_of(model, on_gpu=machine.on_gpu), work, constants, False)
+
+
+def plan_here(e: Experiment, console: Console, accuracy: bool) -> Planned:
+    """The plan for this machine, calibrated with real steps; `accuracy` measures further ones.
+
+    Raises:
+        FedMoEError: the model or the data cannot be had, or a step fails.
+    """
+    model, rows, pad = _loaded(e)
+    machine, shape = probe(model.device), shape_of(model)
+    work = work_on(rows, e.training, *_bytes(e, model))
+    step = steps_on(model, rows, pad)
+
+    def take(setting: Setting) -> Sample:
+        return measure(step, setting, STEPS, model.device, shape.weight_bytes)
+
+    longest = work.setting(shape.top_k, longest=True)
+    constants = calibrated(shape, [take(s) for s in settings_to_measure(longest, shape.top_k)])
+    if accuracy:
+        samples = [take(setting) for setting in held_out(longest, shape.top_k)]
+        show_accuracy(shape, constants, samples, console)
+    return _planned(e, machine, shape, work, constants, True)
+
+
+def plan_tiers(e: Experiment, budget: Auto, console: Console) -> None:
+    """Print the plan of every tier's device, as a run makes it: from the data, by arithmetic."""
+    model, rows, _ = _loaded(e)
+    args = (e.training, e.devices, e.aggregation, e.upload)
+    for tier, found in tier_plans(budget, model, rows, *args).items():
+        console.print(f"tier [bold]{tier}[/]")
+        machine = Machine.of_device(e.devices[tier])
+        show_plan(machine, found, work_on(rows, e.training, *_bytes(e, model)), console)
+
+
+def _loaded(e: Experiment) -> tuple[AdaptedModel, Sequence[Tokens], int]:
+    """The model, all training examples, and the padding token."""
+    torch.set_num_threads(1)  # as in a run
+    tokenizer: Any
+    model, tokenizer = build_model(e.model, e.adapter, e.rescaling)
+    _, rows = tokenize(load_splits(e.data, e.seed).train, tokenizer, e.text)
+    if not rows:
+        raise DataError("there are no training examples to plan with")
+    return model, rows, tokenizer.pad_token_id
+
+
+def _planned(
+    e: Experiment, machine: Machine, shape: Shape, work: Work, constants: Constants, loaded: bool
+) -> Planned:
+    asked = e.budget if isinstance(e.budget, Auto) else Auto()
+    plan = plan_for(
+        shape, work, machine, constants, deadline_seconds=asked.deadline_seconds,
+        share=asked.memory_share, loaded=loaded,
+    )  # fmt: skip
+    return Planned(machine, shape, work, constants, plan)
+
+
+def _bytes(e: Experiment, model: AdaptedModel) -> tuple[int, int]:
+    layouts = e.aggregation.layouts(model.layout, 1)
+    return most_bytes(layouts.task, layouts.update, e.upload)
+
+
+def steps_on(model: AdaptedModel, rows: Sequence[Tokens], pad: int) -> Step:
+    """Training steps of any setting, on the clients' own tokens, cut to length."""
+    tokens = [i for row in rows for i in row.ids]
+
+    def prepare(setting: Setting) -> Callable[[], object]:
+        model.load(initial_adapter(model.layout, generator(0, "plan")))
+        model.set_budget(setting.top_k)
+        model.set_recompute(setting.recompute)
+        size = setting.length + 1
+        text = tokens * (1 + setting.batch_size * size // len(tokens))
+        cut = (tuple(text[i * size : (i + 1) * size]) for i in range(setting.batch_size))
+        batch = collate([Tokens(ids, size - setting.targets) for ids in cut], pad)
+        flat = torch.nn.Parameter(model.flat)
+        optimizer = torch.optim.AdamW([flat], fused=True)
+
+        def step() -> None:
+            (response_loss(model, batch) / len(batch.targets)).backward()
+            flat.grad = model.grad
+            optimizer.step()
+            model.grad.zero_()
+
+        return step
+
+    return prepare
+
+
+def held_out(longest: Setting, full_top_k: int) -> list[Setting]:
+    """Settings to hold predictions against; none of them is calibrated with."""
+    half = max(1, longest.batch_size // 2)
+    shapes = [(longest.batch_size, 2), (longest.batch_size, 3), (half, 4), (half, 2)]
+    ks = sorted({1, max(1, full_top_k // 2), full_top_k})
+    settings = [
+        replace(
+            longest, top_k=k, batch_size=batch, length=max(2, longest.length * quarters // 4),
+            targets=max(1, longest.targets * quarters // 4),
+        )
+        for batch, quarters in shapes for k in ks
+    ]  # fmt: skip
+    settings += [replace(longest, top_k=k) for k in ks[1:-1]]
+    settings += [replace(longest, top_k=k, recompute=True) for k in (1, full_top_k)]
+    used = settings_to_measure(longest, full_top_k)
+    return [s for s in dict.fromkeys(settings) if s not in used]
+
+
+def plan(e: Experiment, profiles: Sequence[Path], accuracy: bool, console: Console) -> None:
+    """Plan for every profile; without one for the tiers' devices; without those for this machine.
+
+    Raises:
+        FedMoEError: see `plan_here`; or there is nothing to measure a profile with.
+    """
+    tiers = isinstance(e.budget, Auto) and e.devices and not profiles
+    if accuracy and (profiles or tiers):
+        raise FedMoEError(
+            "--measure is about this machine; the plan is for profiles of other devices. Leave out "
+            "--device, and set budget.name=levels where the config plans for devices"
+        )
+    for path in profiles:
+        planned = plan_device(e, load(Device, path))
+        show_plan(planned.machine, planned.plan, planned.work, console)
+    if isinstance(e.budget, Auto) and tiers:
+        plan_tiers(e, e.budget, console)
+    elif not profiles:
+        planned = plan_here(e, console, accuracy)
+        show_plan(planned.machine, planned.plan, planned.work, console)

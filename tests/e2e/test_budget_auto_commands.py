@@ -1,0 +1,136 @@
+"""`fedmoe plan` as a user types it, and automatic budgets in a run."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedmoe.budget import Auto, Levels, Tier
+from fedmoe.config import load_experiment
+from fedmoe.config.load import to_yaml
+from fedmoe.errors import ConfigError
+from fedmoe.prepare import prepare
+from fedmoe.rounds import plan_round
+from simulations.budget_plan import held_out, steps_on
+from simulations.cli import main
+
+ROOT = Path(__file__).parents[2]
+CONFIG = str(ROOT / "configs/auto_budget.yaml")
+OLMOE = {
+    "model_type": "olmoe", "vocab_size": 50304, "hidden_size": 2048, "intermediate_size": 1024,
+    "num_hidden_layers": 16, "num_attention_heads": 16, "num_key_value_heads": 16,
+    "num_experts": 64, "num_experts_per_tok": 8, "tie_word_embeddings": False,
+}  # fmt: skip
+SMALL = ["data.per_domain=40", "evaluation.validation_examples=2", "evaluation.test_examples=2"]
+
+
+@pytest.fixture
+def olmoe(tmp_path):
+    """A folder with the configuration of OLMoE-1B-7B, and nothing else."""
+    (tmp_path / "olmoe").mkdir()
+    (tmp_path / "olmoe/config.json").write_text(json.dumps(OLMOE))
+    return tmp_path / "olmoe"
+
+
+def chosen(text):
+    return re.findall(r"^plan: (.*)$", text, re.MULTILINE)
+
+
+def test_profiles_are_planned_from_the_config_alone(olmoe, capsys):
+    names = ("rtx_3060_12gb", "rtx_4090", "l40s", "a100_80gb")
+    devices = [
+        x for name in names for x in ("--device", str(ROOT / f"configs/devices/{name}.yaml"))
+    ]
+    config = str(ROOT / "configs/olmoe_dolly.yaml")
+    assert main(["plan", config, f"model.path={olmoe}", *devices]) == 0
+    out = capsys.readouterr().out
+    settled = "training.batch_size=4 training.accumulation=4 training.recompute=false"
+    # 13.8 GB of weights do not fit 12 GB; with 2.3 GB of adapter and 4.2 of the rest they fit 24.
+    assert chosen(out) == ["sit out", *[f"top_k=8 {settled}"] * 3]
+    assert "int8 or 4 bits (6.92 GB or 3.46 GB in place of 13.84 GB)" in out
+
+
+def test_a_larger_batch_makes_the_smallest_of_the_three_cards_choose(olmoe, capsys):
+    config = str(ROOT / "configs/olmoe_dolly.yaml")
+    device = ["--device", str(ROOT / "configs/devices/rtx_4090.yaml")]
+    assert main(["plan", config, f"model.path={olmoe}", "training.batch_size=8", *device]) == 0
+    out = capsys.readouterr().out
+    assert "A smaller micro-batch" in out
+    assert chosen(out)[0].startswith("top_k=8 training.batch_size=4 training.accumulation=8")
+
+
+def test_this_machine_is_planned_with_real_steps(capsys):
+    small = ["training.batch_size=2", "training.steps=2", *SMALL]
+    assert main(["plan", str(ROOT / "configs/quickstart.yaml"), *small]) == 0
+    out = capsys.readouterr().out
+    assert "this machine (processor" in out
+    assert chosen(out)[0].startswith("top_k=4 training.batch_size=2")
+
+
+def test_measuring_a_profile_is_refused(capsys):
+    assert main(["plan", CONFIG, "--measure"]) == 2
+    assert "--measure is about this machine" in capsys.readouterr().err
+
+
+def test_a_tiers_k_follows_its_device_and_the_deadline():
+    experiment = load_experiment(CONFIG, SMALL)
+    assert isinstance(experiment.budget, Auto)
+    prepared = prepare(experiment)
+    assert isinstance(prepared.experiment.budget, Levels)
+    k = prepared.tiers
+    assert (k["gpu"], k["laptop"], k["desktop"]) == (4, 4, 4)
+    assert 1 <= k["phone"] < 4
+    assert {m.top_k for m in prepared.members if m.tier == "phone"} == {k["phone"]}
+    capped = load_experiment(CONFIG, [*SMALL, "budget.tiers.gpu.most_top_k=3"])
+    assert prepare(capped).tiers["gpu"] == 3
+
+
+def test_a_device_too_small_for_a_micro_batch_trains_in_smaller_ones():
+    experiment = load_experiment(CONFIG, [*SMALL, "devices.phone.memory_bytes=660000000"])
+    prepared = prepare(experiment)
+    phone, gpu = prepared.training_of("phone"), prepared.training_of("gpu")
+    assert phone.batch_size < gpu.batch_size == 8
+    assert phone.batch_size * phone.accumulation == 8
+
+
+def test_who_has_no_time_is_left_out_and_the_runs_config_can_be_run_again(tmp_path):
+    prepared = prepare(load_experiment(CONFIG, [*SMALL, "budget.deadline_seconds=1.4"]))
+    tasks = plan_round(prepared.first_state(), prepared.members, 8, 0)
+    assert {task.tier for task in tasks} == {"gpu", "laptop", "desktop"}
+    (tmp_path / "config.yaml").write_text(to_yaml(prepared.experiment))
+    again = load_experiment(tmp_path / "config.yaml")
+    assert again == prepared.experiment
+    assert again.budget.tiers["phone"].sits_out
+    assert again.budget.tiers["gpu"] == Tier(top_k=4, batch_size=8, accumulation=1, recompute=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("devices={}", "budget.name 'auto' plans for devices"),
+        ("budget.deadline_seconds=0.001", "budget.tiers.phone: It sits out: with k = 1 a round"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(override, expected):
+    with pytest.raises(ConfigError) as caught:
+        prepare(load_experiment(CONFIG, [*SMALL, override]))
+    assert expected in str(caught.value)
+
+
+def test_settings_held_out_are_twelve_or_more_and_none_is_calibrated_with(tiny_model):
+    from fedmoe.budget.calibrate import settings_to_measure
+    from fedmoe.budget.shape import Setting
+    from fedmoe.data.text import Tokens
+
+    longest = Setting(8, 8, 64, 16)
+    settings = held_out(longest, 8)
+    assert len(settings) >= 12
+    assert not set(settings) & set(settings_to_measure(longest, 8))
+    model = tiny_model()
+    step = steps_on(model, [Tokens(tuple(range(2, 12)), 5)], 0)(Setting(2, 2, 16, 4))
+    before = model.flat.clone()
+    step()
+    assert not torch.equal(model.flat, before)
+    assert not model.grad.any()

@@ -1,0 +1,139 @@
+"""Laws of plans: what fits is chosen, more room never lowers k, and each step down is said."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedmoe.budget.calibrate import calibrated, settings_to_measure
+from fedmoe.budget.measure import Sample
+from fedmoe.budget.model import Constants, memory, step_flops, step_seconds
+from fedmoe.budget.plan import options, plan_for
+from fedmoe.budget.probe import Link, Machine
+from fedmoe.budget.shape import Setting, Shape
+from fedmoe.budget.work import Work
+
+SHAPE = Shape(
+    num_layers=4, num_experts=16, top_k=4, hidden=256, width=128, vocabulary=4096, rank=8,
+    query=256, key=256, norms_queries=True, adapts_attention=True, element_bytes=4,
+    weight_bytes=33_899_520, adapter=524_288, dense=1_064_960, head=1_048_576, expert=393_216,
+    dense_lora=65_536, expert_lora=28_672,
+)  # fmt: skip
+WORK = Work(10, 8, 1, False, 4, 64, 16, 32, 8, bytes_down=10**6, bytes_up=10**6)
+CONSTANTS = Constants(fixed_bytes=4e7, slack=12.0, seconds_per_flop=3e-11, seconds_per_step=0.01)
+ROOM = Machine("m", 10**10, 10**10, False, 1, link=Link(1e6, 0.5e6, 0.1))
+
+
+def plan(free=10**10, work=WORK, **how):
+    return plan_for(SHAPE, work, replace(ROOM, free_bytes=free), CONSTANTS, **how)
+
+
+def need(k, work=WORK):
+    return memory(SHAPE, work.setting(k, longest=True), CONSTANTS).total
+
+
+@given(st.integers(10**7, 10**9), st.floats(1, 20) | st.none())
+def test_the_choice_fits_and_one_more_would_not(free, deadline):
+    made = plan(free, deadline_seconds=deadline)
+    if made.choice is None:
+        return
+    assert made.choice.memory.total <= 0.9 * free
+    assert deadline is None or made.choice.seconds <= deadline
+    if made.top_k < SHAPE.top_k:
+        more = made.options[made.top_k]
+        assert more.memory.total > 0.9 * free or more.seconds > (deadline or more.seconds)
+
+
+@given(st.integers(10**7, 10**9), st.integers(0, 10**9))
+def test_more_room_never_makes_a_client_sit_out_nor_its_micro_batch_smaller(free, more):
+    small, large = plan(free), plan(free + more)
+    if small.choice:
+        assert large.choice
+        assert large.choice.work.batch_size >= small.choice.work.batch_size
+
+
+def test_just_enough_memory_for_two_is_two():
+    free = round(need(2) / 0.9) + 1
+    made = plan(free)
+    assert (made.top_k, made.choice.work) == (2, WORK)
+    assert "k = 3 would need" in made.reasons[-1]
+    assert plan(free - 2).top_k == 1
+
+
+def test_the_ladder_goes_by_micro_batch_then_recomputation_and_says_each_step():
+    single = WORK.with_batch(1)
+    assert (single.batch_size, single.accumulation) == (1, 8)
+    made = plan(round(need(1, WORK.with_batch(4)) / 0.9) + 1)
+    assert (made.choice.work.batch_size, made.choice.work.accumulation) == (4, 2)
+    assert not made.choice.work.recompute
+    assert "k = 1" in made.reasons[0]
+    assert "smaller micro-batch" in made.reasons[1]
+    barely = round(need(1, replace(single, recompute=True)) / 0.9) + 1
+    assert barely < need(1, single) / 0.9
+    made = plan(barely)
+    assert made.choice.work.recompute
+    assert any("Recomputation" in reason for reason in made.reasons)
+
+
+def test_what_the_package_does_not_have_is_said_and_not_taken():
+    made = plan(10**6)
+    assert made.top_k == 0
+    assert made.choice is None
+    text = " ".join(made.reasons[-3:])
+    assert all(word in text for word in ("int8", "4 bits", "Offload", "does not have", "sits out"))
+
+
+def test_a_deadline_counts_computing_and_both_messages():
+    seconds = [o.seconds for o in options(SHAPE, WORK, ROOM, CONSTANTS)]
+    assert seconds == sorted(seconds)
+    assert options(SHAPE, WORK, ROOM, CONSTANTS)[0].link_seconds == pytest.approx(0.1 + 1 + 2)
+    made = plan(deadline_seconds=(seconds[1] + seconds[2]) / 2)
+    assert made.top_k == 2
+    assert "over the deadline" in made.reasons[-1]
+    slow = plan(work=replace(WORK, bytes_up=10**9), deadline_seconds=seconds[3])
+    assert slow.top_k == 0
+    assert "for messages" in slow.reasons[-1]
+
+
+def test_loaded_weights_are_not_paid_twice_and_a_tier_may_cap_k():
+    free = round((need(4) - SHAPE.weight_bytes) / 0.9) + 1
+    assert plan(free, loaded=True).top_k == 4
+    assert plan(free).top_k < 4 or plan(free).choice.work != WORK
+    assert plan(most_top_k=3).top_k == 3
+
+
+@given(
+    st.floats(0, 1e9), st.floats(0, 30), st.floats(0, 1), st.floats(1e-14, 1e-9),
+    st.integers(2, 32),
+)  # fmt: skip
+def test_calibration_finds_the_constants_that_made_the_samples(fixed, slack, each, rate, batch):
+    truth = Constants(fixed, slack, rate, each)
+    longest = Setting(4, batch, 64, 16)
+    samples = []
+    for s in settings_to_measure(longest, SHAPE.top_k):
+        seconds = step_seconds(SHAPE, s, truth)
+        peak = round(memory(SHAPE, s, truth).above_weights)
+        samples.append(Sample(s, peak, seconds, seconds))
+    found = calibrated(SHAPE, samples)
+    for setting in (longest, Setting(2, 1, 32, 8, True)):
+        right, guess = (memory(SHAPE, setting, c).total for c in (truth, found))
+        assert guess == pytest.approx(right, rel=1e-3)
+        right, guess = (step_seconds(SHAPE, setting, c) for c in (truth, found))
+        assert guess == pytest.approx(right, rel=1e-3)
+
+
+@given(st.integers(1, 4), st.integers(1, 16), st.integers(2, 128))
+def test_memory_and_work_grow_with_everything_and_recomputing_trades_one_for_the_other(k, b, n):
+    setting = Setting(k, b, n, n // 2)
+    recomputing = replace(setting, recompute=True)
+    for name in ("top_k", "batch_size", "length"):
+        more = replace(setting, **{name: getattr(setting, name) + 1})
+        assert need_of(more) > need_of(setting)
+        assert step_flops(SHAPE, more) > step_flops(SHAPE, setting)
+    assert need_of(recomputing) < need_of(setting)
+    assert step_flops(SHAPE, recomputing) > step_flops(SHAPE, setting)
+
+
+def need_of(setting):
+    return memory(SHAPE, setting, CONSTANTS).total
