@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -133,7 +132,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}\0".encode())
-        digest.update(tensors[name].contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensors[name].contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

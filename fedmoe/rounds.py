@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -123,10 +124,9 @@ def finish_round(
     """
     rescalers = RescalerMean(state.rescalers)
     stream = rescalers.watch(updates)
-    first = next(stream, None)
-    if first is None:
+    if not (held := list(islice(stream, 1))):
         return replace(state, round=state.round + 1)
-    proposed = strategy.combine(state.adapter, _chain(first, stream), num_clients)
+    proposed = strategy.combine(state.adapter, _chain(held, stream), num_clients)
     adapter, memory = optimizer.step(state.adapter, proposed, state.memory)
     if (kept := strategy.beside(proposed.layout)) is not None:
         place(cut(proposed, kept), adapter)
@@ -174,8 +174,10 @@ def _heard(
             yield answer
 
 
-def _chain(first: Update, rest: Iterator[Update]) -> Iterator[Update]:
-    yield first
+def _chain(held: list[Update], rest: Iterator[Update]) -> Iterator[Update]:
+    """What is held, then the rest; nothing is held any longer than it takes to hand it on."""
+    while held:
+        yield held.pop()
     yield from rest
 
 

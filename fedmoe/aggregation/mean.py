@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -43,7 +43,12 @@ class Mean(Strategy):
 def peek(updates: Iterable[Update], otherwise: Layout) -> tuple[Layout, Iterator[Update]]:
     """The layout of the first update, or `otherwise` if there is none; and all of them."""
     stream = iter(updates)
-    first = next(stream, None)
-    if first is None:
-        return otherwise, stream
-    return first.delta.layout, chain([first], stream)
+    held = list(islice(stream, 1))
+    return held[0].delta.layout if held else otherwise, _again(held, stream)
+
+
+def _again(held: list[Update], rest: Iterator[Update]) -> Iterator[Update]:
+    """What is held, then the rest; nothing is held any longer than it takes to hand it on."""
+    while held:
+        yield held.pop()
+    yield from rest
