@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import re
 import signal
 import socket
@@ -11,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from watched import answered, end, failed, header, scored, whole_round, write
@@ -175,11 +175,16 @@ def test_a_port_that_is_taken_is_an_error_one_can_fix(runs, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_cleanly_when_it_is_told_to(runs, number):
     command = [sys.executable, "-m", "simulations.cli", "watch", str(runs), "--port", "0"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy()
-    )
-    assert process.stdout
-    assert "watching" in process.stdout.readline()
-    process.send_signal(number)
-    out, error = process.communicate(timeout=30)
+    # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
+    usual = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=usual
+    ) as process:
+        try:
+            assert process.stdout
+            assert "watching" in process.stdout.readline()
+            process.send_signal(number)
+            out, error = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, out, error) == (0, "no longer watching\n", "")
