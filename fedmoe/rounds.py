@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, cut, place
 from fedmoe.aggregation import NoOptimizer
+from fedmoe.aggregation.mean import again
 from fedmoe.errors import FedMoEError
 from fedmoe.seeds import numpy_rng
 from fedmoe.wire import Failure, Task, Update
@@ -126,7 +127,7 @@ def finish_round(
     stream = rescalers.watch(updates)
     if not (held := list(islice(stream, 1))):
         return replace(state, round=state.round + 1)
-    proposed = strategy.combine(state.adapter, _chain(held, stream), num_clients)
+    proposed = strategy.combine(state.adapter, again(held, stream), num_clients)
     adapter, memory = optimizer.step(state.adapter, proposed, state.memory)
     if (kept := strategy.beside(proposed.layout)) is not None:
         place(cut(proposed, kept), adapter)
@@ -172,13 +173,6 @@ def _heard(
             failures.append(answer)
         else:
             yield answer
-
-
-def _chain(held: list[Update], rest: Iterator[Update]) -> Iterator[Update]:
-    """What is held, then the rest; nothing is held any longer than it takes to hand it on."""
-    while held:
-        yield held.pop()
-    yield from rest
 
 
 class RescalerMean:

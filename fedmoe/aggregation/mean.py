@@ -44,10 +44,10 @@ def peek(updates: Iterable[Update], otherwise: Layout) -> tuple[Layout, Iterator
     """The layout of the first update, or `otherwise` if there is none; and all of them."""
     stream = iter(updates)
     held = list(islice(stream, 1))
-    return held[0].delta.layout if held else otherwise, _again(held, stream)
+    return held[0].delta.layout if held else otherwise, again(held, stream)
 
 
-def _again(held: list[Update], rest: Iterator[Update]) -> Iterator[Update]:
+def again(held: list[Update], rest: Iterator[Update]) -> Iterator[Update]:
     """What is held, then the rest; nothing is held any longer than it takes to hand it on."""
     while held:
         yield held.pop()
