@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.messages import buffer, text, update_content, words
+from clients.about import about, own_clients
+from clients.messages import buffer, crc32, text, update_content, words
+from clients.worker_calls import answer, idle_seconds_of
+from clients.worker_frames import Order
 from fedmoe.code import code_digest
 from fedmoe.errors import FedMoEError
 
@@ -18,13 +20,12 @@ app = ClientApp()
 
 @app.query()
 def hello(message: Message, context: Context) -> Message:
-    """Reply with the clients whose data lies here; empty means: any client's task will do."""
+    """Reply with what this node is; see `about`. The server decides whether it fits."""
     try:
-        check_code(message.content)
-        reply = words(clients=",".join(str(c) for c in own_clients(context)))
+        reply = words(**about(context.node_config))
     except FedMoEError as error:
         reply = words(reason=str(error))
-    return Message(reply, reply_to=message)
+    return replied(message, reply)
 
 
 @app.train()
@@ -38,21 +39,27 @@ def train(message: Message, context: Context) -> Message:
         reply = carry_out(message.content, context)
     except FedMoEError as error:
         reply = words(reason=str(error))
+    return replied(message, reply)
+
+
+def replied(message: Message, reply: RecordDict) -> Message:
+    """The reply with its request's nonce, which shows that it answers that request alone."""
+    reply.config_records["config"]["nonce"] = text(message.content, "nonce")
     return Message(reply, reply_to=message)
 
 
 def carry_out(content: RecordDict, context: Context) -> RecordDict:
-    """Task in, update out."""
-    from clients.resident import resident
-    from fedmoe.wire import Message as Packed
-
-    overrides = str(context.node_config.get("overrides", ""))
-    prepared = resident(text(content, "experiment"), overrides)
-    task = prepared.read_task(Packed(text(content, "scalars"), buffer(content)))
-    if (own := own_clients(context)) and task.client not in own:
-        raise FedMoEError(f"client {task.client} is not one of this node's: {own}")
+    """Task in, update out; whoever holds the model does the work, see `worker_calls`."""
     folder = state_folder(context, text(content, "run"))
-    return update_content(replace(prepared, state_folder=folder).answer(task))
+    order = Order(
+        experiment=text(content, "experiment"),
+        overrides=str(context.node_config.get("overrides", "")),
+        scalars=text(content, "scalars"), crc32=crc32(content),
+        own=own_clients(context.node_config), state=str(folder.absolute()) if folder else "",
+    )  # fmt: skip
+    idle_seconds = idle_seconds_of(context.node_config)
+    task_seconds = float(context.run_config.get("task_seconds", 3600))
+    return update_content(answer(order, buffer(content), idle_seconds, task_seconds))
 
 
 def check_code(content: RecordDict) -> None:
@@ -82,14 +89,3 @@ def state_folder(context: Context, run: str) -> Path | None:
         raise FedMoEError(f"run is {run[:60]!r}; expected letters and digits")
     named = str(context.node_config.get("state", "") or context.run_config.get("state", ""))
     return Path(named) / run if named else None
-
-
-def own_clients(context: Context) -> list[int]:
-    """The clients that the node's config names, as `clients=3` or `clients="0,3"`."""
-    named = str(context.node_config.get("clients", ""))
-    try:
-        return sorted(int(number) for number in named.split(",") if number.strip())
-    except ValueError:
-        raise FedMoEError(
-            f"node config: clients is {named!r}; expected numbers, such as 0,3"
-        ) from None

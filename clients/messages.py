@@ -1,7 +1,9 @@
 """Flower's records on the client's side; `server/messages.py` is the other end.
 
-- request: a config of `code` and, to train, `experiment`, `run` and `scalars`, and a `buffer`
-- reply: a config of `clients`, `scalars` or `reason`; with `scalars` goes an update's `buffer`
+- request: a config of `code` and `nonce` and, to train, `experiment`, `run`, `scalars` and `crc32`,
+  and a `buffer`
+- reply: a config of the request's `nonce` and what the node is, `scalars` or a `reason`; with
+  `scalars` go their `crc32` and an update's `buffer`
 """
 
 from __future__ import annotations
@@ -25,17 +27,22 @@ def buffer(content: RecordDict) -> bytes:
     return content.array_records["arrays"]["buffer"].data
 
 
-def words(**values: str) -> RecordDict:
+def words(**values: str | int) -> RecordDict:
     """A reply without arrays."""
     return RecordDict({"config": ConfigRecord(dict(values))})
 
 
+def crc32(content: RecordDict) -> int:
+    """The request's checksum."""
+    return int(str(content.config_records["config"]["crc32"]))
+
+
 def update_content(message: Message) -> RecordDict:
-    """A packed update as a reply."""
+    """A packed and sealed update as a reply."""
     array = Array("uint8", (len(message.buffer),), "bytes", bytes(message.buffer))
     return RecordDict(
         {
-            "config": ConfigRecord({"scalars": message.scalars}),
+            "config": ConfigRecord({"scalars": message.scalars, "crc32": message.crc32 or 0}),
             "arrays": ArrayRecord({"buffer": array}),
         }
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from fedmoe.aggregation import FedBuff
+from fedmoe.config.faults import parse_faults
 from fedmoe.devices.timeline import Arrival, Job, timeline
 from fedmoe.expected import expected_time
 from fedmoe.prepared import Prepared
@@ -32,8 +33,8 @@ class Buffered:
 
     members: Sequence[Member]
     send: Send
-    seconds: Callable[[Member], float]
-    """Virtual seconds of a member's task."""
+    seconds: Callable[[Member, int], float]
+    """Virtual seconds of a member's task of a round."""
     concurrency: int
     buffer_size: int
     num_rounds: int
@@ -88,7 +89,8 @@ class Buffered:
         )  # fmt: skip
 
     def _choose(self, number: int, busy: frozenset[int]) -> int | None:
-        free = [i for i in range(len(self.members)) if i not in busy | self.unavailable]
+        there = (i for i, member in enumerate(self.members) if member.availability > 0)
+        free = [i for i in there if i not in busy | self.unavailable]
         if not free:
             return None
         draws = numpy_rng(self.seed, "job", number, "available").random(len(self.members))
@@ -99,7 +101,7 @@ class Buffered:
     def _duration(self, job: Job) -> float:
         self.unavailable.add(job.client)
         self.at_work.append(job)
-        return self.seconds(self.members[job.client])
+        return self.seconds(self.members[job.client], job.version + 1)
 
 
 def buffered_of(prepared: Prepared) -> Buffered | None:
@@ -107,10 +109,14 @@ def buffered_of(prepared: Prepared) -> Buffered | None:
     e = prepared.experiment
     if not isinstance(e.aggregation, FedBuff):
         return None
-    costs = tier_costs(prepared)
+    costs, faults = tier_costs(prepared), parse_faults(e.faults)
+
+    def seconds(member: Member, round: int) -> float:
+        time = expected_time(prepared, member.client, member.tier, costs[member.tier])
+        return time.seconds * faults.slowdown(e.seed, round, member.client)
+
     return Buffered(
-        prepared.members, prepared.send_to,
-        lambda m: expected_time(prepared, m.client, m.tier, costs[m.tier]).seconds,
+        prepared.members, prepared.send_to, seconds,
         concurrency=prepared.clients_per_round,
         buffer_size=e.aggregation.buffer_size or prepared.clients_per_round,
         num_rounds=e.rounds, seed=e.seed,

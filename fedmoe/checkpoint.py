@@ -57,8 +57,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # some share memory
     about = {
         "round": number, "versions": sorted(checkpoint.versions), "about": checkpoint.about,
-        "layout": checkpoint.state.adapter.layout.digest, "sha256": _digest(tensors),
+        "layout": checkpoint.state.adapter.layout.digest,
     }  # fmt: skip
+    about["sha256"] = _digest(tensors, about)
     path = folder / f"checkpoint-{number}.safetensors"
     try:
         write_bytes(path, save(tensors, {"checkpoint": json.dumps(about)}))
@@ -68,10 +69,11 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def newest(folder: Path, layout: Layout) -> tuple[Checkpoint | None, list[str]]:
+def newest(folder: Path, layout: Layout, ledger_bytes: int) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint, and what is wrong with those that were passed over.
 
-    None where there are none.
+    None where there are none. One that counts on more than the `ledger_bytes` that there are is
+    passed over, too.
 
     Raises:
         CheckpointError: there are some, and all are damaged; or they are of another adapter.
@@ -80,7 +82,7 @@ def newest(folder: Path, layout: Layout) -> tuple[Checkpoint | None, list[str]]:
     for number in reversed(_rounds(folder)):
         path = folder / f"checkpoint-{number}.safetensors"
         try:
-            return _read(path, layout), faults
+            return _read(path, layout, ledger_bytes), faults
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             faults.append(f"{path}: damaged ({error})")
     if faults:
@@ -94,14 +96,16 @@ def remove_checkpoints(folder: Path) -> None:
         (folder / f"checkpoint-{number}.safetensors").unlink(missing_ok=True)
 
 
-def _read(path: Path, layout: Layout) -> Checkpoint:
+def _read(path: Path, layout: Layout, ledger_bytes: int) -> Checkpoint:
     data = path.read_bytes()
     tensors = load(data)
     # The header is read by hand: safetensors gives metadata of files it opens itself alone.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     about = json.loads(header["__metadata__"]["checkpoint"])
-    if about["sha256"] != _digest(tensors):
+    if about.pop("sha256") != _digest(tensors, about):
         raise ValueError("its sha256 is not that of its values")
+    if (needed := about["about"].get("ledger_bytes", 0)) > ledger_bytes:
+        raise ValueError(f"it goes on after {needed} bytes of a ledger that has {ledger_bytes}")
     if about["layout"] != layout.digest:
         raise CheckpointError(
             f"{path} is of another adapter: model, rank, alpha or strategy have changed"
@@ -127,9 +131,9 @@ def _states(checkpoint: Checkpoint) -> list[tuple[str, ServerState]]:
     return [("", checkpoint.state), *((f"version.{v}.", s) for v, s in versions)]
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """A hash of names and values, in the order of names."""
-    digest = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
+    """A hash of names and values, in the order of names, and of what is said about them."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}\0".encode())
         digest.update(tensors[name].contiguous().numpy().tobytes())

@@ -18,6 +18,9 @@ class Crew(Protocol):
 
     def __call__(self, tasks: Sequence[Task], /) -> Iterator[Update | Failure]: ...
     def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A], /) -> Iterator[R]: ...
+    def lose_worker(self) -> None:
+        """Kill a worker, where there are any, as a rehearsal: its job is done again."""
+
     def close(self) -> None: ...
 
 
@@ -53,8 +56,21 @@ class Replaced:
     """Workers this job has cost so far."""
 
 
+@dataclass(frozen=True)
+class Injected:
+    """A fault on purpose, and what came of it."""
+
+    round: int
+    client: int
+    fault: str
+    """As `--faults` names it."""
+    outcome: str
+    """`lost`, `slowed`, `refused` at the door, or `not noticed`."""
+
+
 class Watch(Protocol):
     """Is told what a crew notices while it works; cannot change it."""
 
     def scheduled(self, schedule: Schedule, /) -> None: ...
     def replaced(self, event: Replaced, /) -> None: ...
+    def injected(self, event: Injected, /) -> None: ...

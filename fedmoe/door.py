@@ -33,6 +33,11 @@ class Limits:
     delta: float = LARGEST_DELTA
     """Of any value's change in one local round."""
     why: str = "beyond which it is damage, not learning"
+    rescaler: float = LARGEST_DELTA
+    """The same, of a learned factor."""
+    per_token: tuple[float, float] | None = None
+    """The least and the most experts of a layer that a token reaches on average; None where it is
+    the task's k, neither less nor more."""
 
 
 LIMITS = Limits()
@@ -43,6 +48,8 @@ def check_scalars(
 ) -> None:
     """Refuse the scalars of an update to another task, or that are not believable."""
     for name, expected in task.items():
+        if name == "top_k" and 1 <= scalars[name] < expected:
+            continue  # memory ran out with more; see `budget.replan`
         if scalars[name] != expected:
             raise WireError(
                 f"update for {name} {scalars[name]!r}; its task has {expected!r}", "task"
@@ -50,6 +57,8 @@ def check_scalars(
     for name in ("loss_before", "loss_after", "seconds"):
         if not math.isfinite(scalars[name]):
             raise WireError(f"{name} is {scalars[name]}; expected a finite float", "scalars")
+    if scalars["seconds"] < 0:
+        raise WireError(f"seconds is {scalars['seconds']}; expected 0 or more", "scalars")
     work = "{examples} examples, {tokens} tokens, {steps} steps".format(**scalars)
     if min(scalars["examples"], scalars["tokens"], scalars["steps"]) < 1:
         raise WireError(f"{work}; expected 1 or more", "scalars")
@@ -66,8 +75,13 @@ def check_scalars(
         )
 
 
-def check_counts(counts: Int64[Tensor, "layers experts"], tokens: int, top_k: int) -> None:
-    """Refuse counts that `tokens` tokens, each to `top_k` experts of a layer, cannot give."""
+def check_counts(
+    counts: Int64[Tensor, "layers experts"], tokens: int, top_k: int, limits: Limits = LIMITS
+) -> None:
+    """Refuse counts that `tokens` tokens, each to `top_k` experts of a layer, cannot give.
+
+    `limits.per_token` says where a gating's tokens reach fewer.
+    """
     if (counts < 0).any():
         raise WireError(
             f"a count of {counts.min().item()} routed tokens; expected 0 or more", "counts"
@@ -78,7 +92,14 @@ def check_counts(counts: Int64[Tensor, "layers experts"], tokens: int, top_k: in
             f"a count of {counts.max().item()}; {tokens} tokens can reach an expert", "counts"
         )
     routed = counts.sum(1)
-    if (routed != tokens * top_k).any():
+    if limits.per_token is not None:
+        least, most = limits.per_token
+        if (routed < tokens * least).any() or (routed > tokens * most).any():
+            raise WireError(
+                f"routed tokens per layer are {routed.tolist()}; expected {least:g} to {most:g} "
+                f"experts for each of {tokens} tokens", "counts",
+            )  # fmt: skip
+    elif (routed != tokens * top_k).any():
         raise WireError(
             f"routed tokens per layer are {routed.tolist()}; expected tokens * top_k = "
             f"{tokens} * {top_k} in each", "counts",
@@ -88,10 +109,11 @@ def check_counts(counts: Int64[Tensor, "layers experts"], tokens: int, top_k: in
 def check_values(
     delta: Float[Tensor, " values"],
     rescaler: Float[Tensor, " layers"],
-    fixed: Float[Tensor, " layers"] | None,
+    sent: Float[Tensor, " layers"],
+    learns_rescaler: bool = False,
     limits: Limits = LIMITS,
 ) -> None:
-    """Refuse values that are absurd, and any rescaler but the `fixed` one if there is one."""
+    """Refuse absurd values, and any rescaler but the one `sent` where it is not learned."""
     # One pass and no copy, where abs().max() takes two passes and a copy. NaN comes through.
     largest = torch.stack(delta.aminmax()).abs().max().item() if delta.numel() else 0.0
     if not math.isfinite(largest):
@@ -101,13 +123,15 @@ def check_values(
             f"delta has a value of {largest:g}; expected at most {limits.delta:g}, "
             f"{limits.why}", "too_large",
         )  # fmt: skip
-    if not rescaler.isfinite().all() or (rescaler.abs() > LARGEST_DELTA).any():
+    if not rescaler.isfinite().all():
+        raise WireError(f"rescaler is {rescaler.tolist()}; expected finite", "not_finite")
+    if not learns_rescaler and not torch.equal(rescaler, sent):
         raise WireError(
-            f"rescaler is {rescaler.tolist()}; expected finite, at most {LARGEST_DELTA:g}",
-            "not_finite",
-        )
-    if fixed is not None and not torch.equal(rescaler, fixed):
-        raise WireError(
-            f"rescaler is {rescaler.tolist()}; expected the task's {fixed.tolist()}: this run does "
+            f"rescaler is {rescaler.tolist()}; expected the task's {sent.tolist()}: this run does "
             "not learn it", "task",
         )  # fmt: skip
+    if (moved := (rescaler - sent).abs().max().item()) > limits.rescaler:
+        raise WireError(
+            f"rescaler moved by {moved:g}; expected at most {limits.rescaler:g}, {limits.why}",
+            "too_large",
+        )

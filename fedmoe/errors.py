@@ -48,8 +48,9 @@ class WireError(FedMoEError):
     """A message that does not say what its receiver expects.
 
     `code` is one word for what was wrong with it, by which refused updates are counted: `message`
-    (no message of ours), `layout`, `size`, `task` (of another round, client, tier or k), `scalars`,
-    `counts`, `examples`, `not_finite`, `too_large`.
+    (no message of ours), `damaged` (on its way), `layout`, `size`, `task` (of another round,
+    client, tier or k), `scalars`, `counts`, `examples`, `not_finite`, `too_large`, `replay`
+    (an answer to another request).
     """
 
     def __init__(self, message: str, code: str = "message") -> None:

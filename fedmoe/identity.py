@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 
@@ -13,16 +14,23 @@ from fedmoe.config.load import to_yaml
 from fedmoe.config.schema import Simulation
 from fedmoe.prepared import Prepared
 
+LIBRARIES = ("torch", "transformers", "numpy")
 SAMPLES = 64
 """Values of each tensor that enter the model's digest: it must not read 14 GB."""
 
 
 def identity(prepared: Prepared) -> dict[str, str]:
-    """`config`, `code`, `model` and `data`, each a digest of what changes a bit of the result."""
+    """`config`, `code`, `libraries`, `model` and `data`: what changes a bit of the result."""
     return {
-        "config": _sha(settings_text(prepared.experiment).encode()),
-        "code": code_digest(), "model": _model(prepared), "data": _data(prepared),
+        "config": settings_digest(prepared.experiment), "code": code_digest(),
+        "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
+        "model": _model(prepared), "data": _data(prepared),
     }  # fmt: skip
+
+
+def settings_digest(experiment: Experiment) -> str:
+    """A digest of `settings_text`."""
+    return hashlib.sha256(settings_text(experiment).encode()).hexdigest()[:16]
 
 
 def settings_text(experiment: Experiment) -> str:
@@ -52,7 +60,3 @@ def _data(prepared: Prepared) -> str:
         for row in rows:
             digest.update(np.asarray((row.prompt_length, *row.ids), dtype=np.int64).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _sha(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

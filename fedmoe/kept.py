@@ -14,12 +14,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from fedmoe import checkpoint
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import CheckpointError, WireError
 from fedmoe.report.atomic import write_bytes
 
-KEPT = 2
-"""Files per client: a round that is done again needs the one before its own."""
+KEPT = checkpoint.KEPT + 1
+"""Files per client: a round that is done again needs the one before its own, and so it does where
+the newest checkpoint is damaged and the one before it has to do."""
 NO_FOLDER = (
     "this run's clients keep something between rounds (the strategy's own part, or what "
     "upload.error_feedback has not sent yet), and there is no folder for it here. On a Flower node "

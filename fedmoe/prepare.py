@@ -20,16 +20,22 @@ from fedmoe.errors import ConfigError, DataError, Fault
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
+from fedmoe.models.frozen import forms_of
 from fedmoe.models.rescaling import StaticRescaling
 from fedmoe.prepared import Prepared
 from fedmoe.rounds import Member
 from fedmoe.seeds import generator, numpy_rng
 
 
-def prepare(experiment: Experiment) -> Prepared:
+def prepare(experiment: Experiment, *, on_nodes: bool = False) -> Prepared:
     """Load the model and the data, share the data out, and give every client its tier.
 
     One thread computes: the same bits on any machine of one kind, and room for parallel workers.
+
+    Args:
+        experiment: what is asked for.
+        on_nodes: clients have machines of their own; with an automatic budget and no devices each
+            plans for its own, and tiers say the most that it may activate.
 
     Raises:
         FedMoEError: whatever of it cannot be done as asked.
@@ -37,16 +43,20 @@ def prepare(experiment: Experiment) -> Prepared:
     torch.set_num_threads(1)
     model: AdaptedModel
     tokenizer: Any
-    model, tokenizer = build_model(experiment.model, experiment.adapter, experiment.rescaling)
+    e = asked = experiment
+    model, tokenizer = build_model(e.model, e.adapter, e.rescaling, e.gating, experts_stay=True)
     _check_strategy(experiment)
     splits = load_splits(experiment.data, experiment.seed)
     train, rows = tokenize(splits.train, tokenizer, experiment.text)
-    experiment = _planned(experiment, model, rows)
+    if not on_nodes or experiment.devices:
+        experiment = _planned(experiment, model, rows)
     tiers = experiment.budget.resolved(model.full_top_k)
+    model.frozen.hold(forms_of((tier.frozen, tier.offload) for tier in tiers.values()))
     ranks = _ranks(experiment, tiers)
     parts = partition(experiment.partition, [e.label for e in train], experiment.seed)
     names = experiment.budget.assign(len(parts), model.full_top_k, experiment.seed)
     model.check_top_ks({tier.top_k for tier in tiers.values()})
+    _check_buffer(experiment, [tiers[name] for name in names])
     if experiment.aggregation.personal and (empty := sorted(set(tiers) - set(names))):
         raise ConfigError(
             "budget",
@@ -68,8 +78,17 @@ def prepare(experiment: Experiment) -> Prepared:
         manifest=manifest(train, parts),
         training=experiment.training,
         initial=initial_adapter(model.layout, generator(experiment.seed, "adapter")),
+        asked=asked,
     )
     return _as_asked(prepared)
+
+
+def _check_buffer(experiment: Experiment, tiers: Sequence[Tier]) -> None:
+    """Refuse a buffer that the clients, of these tiers, could never fill."""
+    strategy, there = experiment.aggregation, sum(not tier.sits_out for tier in tiers)
+    if isinstance(strategy, FedBuff) and (strategy.buffer_size or 0) > there:
+        said = f"{strategy.buffer_size} is over the number of clients that take part, {there}"
+        raise ConfigError("aggregation", [Fault("aggregation.buffer_size", said)])
 
 
 def _planned(experiment: Experiment, model: AdaptedModel, rows: Sequence[Tokens]) -> Experiment:

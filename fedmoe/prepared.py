@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.strategy import Layouts, Local
+from fedmoe.budget.replan import within_memory
 from fedmoe.config.schema import Experiment
 from fedmoe.data.text import Tokens
 from fedmoe.door import Limits
@@ -18,6 +19,7 @@ from fedmoe.errors import WireError
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.kept import home_of, read_kept, write_kept
 from fedmoe.models.adapted import AdaptedModel
+from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.residuals import pack_with_residual
 from fedmoe.rounds import Member, ServerState
 from fedmoe.training.client import train_client
@@ -58,6 +60,8 @@ class Prepared:
     """The adapter before round 1, which changes nothing; the same on every machine."""
     state_folder: Path | None = None
     """Where clients keep what they need in a later round; see `kept`."""
+    asked: Experiment | None = None
+    """The experiment as it was given: one with an automatic budget is planned since."""
     run_id: str = "run"
     """The run's own name, on every machine: what clients keep there of other runs is not its."""
 
@@ -105,12 +109,21 @@ class Prepared:
         changes = self.experiment.budget.resolved(self.model.full_top_k)[tier].training_changes
         return replace(self.training, **changes) if changes else self.training
 
+    def equip(self, tier: str) -> None:
+        """Let the model compute with the frozen experts of this tier's devices."""
+        self.model.frozen.use(self.experiment.budget.resolved(self.model.full_top_k)[tier].frozen)
+
     def train(self, task: Task) -> Update:
-        """Carry out a task with the client's own data."""
+        """Carry out a task with the client's own data; with fewer experts if memory runs out."""
+        who = f"client {task.client}, round {task.round},"
+        return within_memory(lambda k: self._train(replace(task, top_k=k)), task.top_k, who)[0]
+
+    def _train(self, task: Task) -> Update:
+        self.equip(task.tier)
         e, (local, before) = self.experiment, self._local(task)
         update = train_client(
             self.model, self.rows[task.client], self.tokenizer.pad_token_id, task,
-            self.training_of(task.tier), e.rounds, e.seed, local,
+            self.training_of(task.tier), e.rounds, e.seed, local, e.losses,
         )  # fmt: skip
         if local.own is not None:
             if not local.own.flat.isfinite().all():
@@ -149,10 +162,12 @@ class Prepared:
 
     def read(self, message: Message, task: Task) -> Update:
         """The checked update in an answer to `task`; WireError says what is wrong with it."""
-        e = self.experiment
+        e, limits = self.experiment, self.limits(task.tier)
+        if not e.gating.exact_counts:
+            limits = replace(limits, per_token=e.gating.per_token(task.top_k))
         return unpack_update(
             message, self.layouts(task.tier, task.round).update, task, e.upload,
-            learns_rescaler=e.rescaling.name == "learned", limits=self.limits(task.tier),
+            learns_rescaler=e.rescaling.name == "learned", limits=limits,
         )  # fmt: skip
 
     def limits(self, tier: str) -> Limits:
@@ -165,12 +180,13 @@ class Prepared:
         """
         e, training = self.experiment, self.training_of(tier)
         examples = e.admission.most_examples
-        if e.upload.error_feedback or not e.aggregation.sends_changes or training.weight_decay:
-            return Limits(examples)
         beta1, beta2 = training.betas
-        largest = training.learning_rate * max(1.0, (1 - beta1) / (1 - beta2) ** 0.5)
-        bound = 10 * training.steps * largest
-        return Limits(examples, bound, f"ten times what {training.steps} steps of AdamW can move")
+        steps = 10 * training.steps * max(1.0, (1 - beta1) / (1 - beta2) ** 0.5)
+        why = f"ten times what {training.steps} steps of AdamW can move"
+        rate = e.rescaling.learning_rate if isinstance(e.rescaling, LearnedRescaling) else 0.0
+        if e.upload.error_feedback or not e.aggregation.sends_changes or training.weight_decay:
+            return Limits(examples, why=why, rescaler=steps * rate)
+        return Limits(examples, steps * training.learning_rate, why, steps * rate)
 
     def first_state(self) -> ServerState:
         """The state before round 1."""

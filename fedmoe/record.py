@@ -6,6 +6,7 @@ import datetime
 import io
 import os
 import platform
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -20,10 +21,12 @@ from fedmoe.adapter import Adapter
 from fedmoe.budget.cost import Cost, cost
 from fedmoe.checkpoint import Checkpoint
 from fedmoe.code import code_digest
+from fedmoe.config.faults import parse_faults
 from fedmoe.config.load import to_yaml
-from fedmoe.crew import Replaced, Schedule
+from fedmoe.crew import Injected, Replaced, Schedule
 from fedmoe.devices.clock import client_time, probe_tokens, virtual_bytes_up
 from fedmoe.evaluation.evaluate import Evaluation
+from fedmoe.identity import identity, settings_digest
 from fedmoe.prepared import Prepared
 from fedmoe.report.atomic import write_bytes, write_json, write_text
 from fedmoe.report.ledger import Ledger, read_ledger
@@ -60,14 +63,18 @@ class Recorder:
         self.virtual_clock = 0.0
         self.number = 1
         self.round: dict[str, int | float] = {"tokens": 0, "clients": 0, "failed": 0}
-        self.round_started = datetime.datetime.now()
+        self.round_started = time.monotonic()
         if resumed:
             self._go_on(resumed)
             return
         self.ledger = Ledger(folder / "ledger.jsonl")
-        write_text(folder / "config.yaml", to_yaml(e))
-        write_json(folder / "environment.json", environment(prepared))
-        write_json(folder / "manifest.json", prepared.manifest)
+        self._open()
+
+    def _open(self) -> None:
+        """Say what the run is of, from here on."""
+        write_text(self.folder / "config.yaml", to_yaml(self.prepared.experiment))
+        write_json(self.folder / "environment.json", environment(self.prepared))
+        write_json(self.folder / "manifest.json", self.prepared.manifest)
         self.ledger.append(self._opening())
 
     def _go_on(self, resumed: Checkpoint) -> None:
@@ -84,11 +91,13 @@ class Recorder:
         evaluated = [record for record in records if record["kind"] == "evaluation"]
         self.scores = [{k: v for k, v in r.items() if k != "kind"} for r in evaluated]
         self.ledger.append({"kind": "resumed", "round": self.number})
+        if about["identity"] != identity(self.prepared):
+            self._open()  # it goes on as another run: `--resume anyway`
 
     def checkpoint(self, state: ServerState, versions: dict[int, ServerState]) -> Checkpoint:
         """All that a later process needs to go on from here."""
         about = {
-            "ledger_bytes": self.ledger.num_bytes(), "virtual_clock": self.virtual_clock,
+            "ledger_bytes": self.ledger.sync(), "virtual_clock": self.virtual_clock,
             "best": self.best,
         }  # fmt: skip
         sums = torch.from_numpy(self.by_round.copy()), torch.from_numpy(self.by_client.copy())
@@ -98,7 +107,7 @@ class Recorder:
         self.round = {"tokens": 0, "clients": len(tasks), "failed": 0}
         if self.prepared.experiment.devices:
             self.round["virtual_seconds"] = 0.0
-        self.round_started = datetime.datetime.now()
+        self.round_started = time.monotonic()
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
         line = {"kind": "client", "round": self.number, "client": task.client, "tier": task.tier}
@@ -111,7 +120,9 @@ class Recorder:
                 line | {"status": "failed", "reason": answer.reason, "code": answer.code}
             )
             return
-        price = self.costs[task.tier]
+        if answer.top_k < task.top_k:
+            line |= {"top_k": answer.top_k, "asked_top_k": task.top_k}
+        price = self._price(task.tier, answer.top_k)
         self.round["tokens"] += answer.tokens
         counts = answer.counts.numpy()
         self.by_round[self.number - 1] += counts
@@ -132,6 +143,11 @@ class Recorder:
         }  # fmt: skip
         self.ledger.append(line | self._virtual(answer, line, price))
 
+    def _price(self, tier: str, top_k: int) -> Cost:
+        """What a client pays that trained with `top_k` experts."""
+        usual = self.costs[tier]
+        return usual if usual.top_k == top_k else tier_cost(self.prepared, tier, top_k)
+
     def _virtual(self, update: Update, line: dict[str, Any], price: Cost) -> dict[str, float]:
         """What a client's round takes on its virtual device, and the figures that tell."""
         e = self.prepared.experiment
@@ -143,13 +159,16 @@ class Recorder:
             "probe_flops": price.forward_flops_per_token * probed,
             "virtual_bytes_up": virtual_bytes_up(update),
         }
+        slowdown = parse_faults(e.faults).slowdown(e.seed, update.round, update.client)
+        if slowdown > 1:
+            figures["slowdown"] = slowdown
         seconds = client_time(e.devices[update.tier], line | figures).seconds
         # The server waits for the slowest whose update counts.
         self.round["virtual_seconds"] = max(self.round["virtual_seconds"], seconds)
         return figures | {"virtual_seconds": seconds}
 
     def finished(self, state: ServerState) -> None:
-        seconds = (datetime.datetime.now() - self.round_started).total_seconds()
+        seconds = time.monotonic() - self.round_started
         self.number = state.round + 1
         if self.clock is not None:
             self.round["virtual_seconds"] = self.clock() - self.virtual_clock
@@ -175,6 +194,10 @@ class Recorder:
     def replaced(self, event: Replaced) -> None:
         """Write down that a worker died, and at which job."""
         self.ledger.append({"kind": "worker", **asdict(event)})
+
+    def injected(self, event: Injected) -> None:
+        """Write down what was done to a client on purpose."""
+        self.ledger.append({"kind": "fault", **asdict(event)})
 
     def evaluated(self, state: ServerState, results: Sequence[Evaluation]) -> None:
         """Write scores down, and keep the adapter of the best mean validation score."""
@@ -213,6 +236,8 @@ class Recorder:
                 "top_k": c.top_k, "clients": [m.client for m in prepared.members if m.tier == tier],
                 "parameters": c.parameters, "bytes_down": c.bytes_down, "bytes_up": c.bytes_up,
                 "train_flops_per_token": c.train_flops_per_token, "memory_bytes": c.memory_bytes,
+                "availability": min((m.availability for m in prepared.members if m.tier == tier),
+                                    default=0.0),
                 **({"device": asdict(e.devices[tier])} if e.devices else {}),
             }
             for tier, c in self.costs.items()
@@ -229,15 +254,19 @@ class Recorder:
 
 def tier_costs(prepared: Prepared) -> dict[str, Cost]:
     """What each tier's clients pay, for batches of the run's mean length."""
-    training, strategy = prepared.training, prepared.experiment.aggregation
-    lengths = [len(row.ids) for rows in prepared.rows for row in rows]
-    batch_tokens = training.batch_size * round(sum(lengths) / len(lengths))
-    upload = prepared.experiment.upload
+    strategy = prepared.experiment.aggregation
     full = prepared.model.full_top_k if strategy.full_budget or strategy.pooled else 0
-    return {
-        tier: cost(prepared.model, prepared.layouts(tier, 1), full or k, batch_tokens, upload)
-        for tier, k in prepared.tiers.items()
-    }
+    return {tier: tier_cost(prepared, tier, full or k) for tier, k in prepared.tiers.items()}
+
+
+def tier_cost(prepared: Prepared, tier: str, top_k: int) -> Cost:
+    """What one of a tier's clients pays that activates `top_k` experts."""
+    lengths = [len(row.ids) for rows in prepared.rows for row in rows]
+    batch_tokens = prepared.training.batch_size * round(sum(lengths) / len(lengths))
+    layouts, upload = prepared.layouts(tier, 1), prepared.experiment.upload
+    asked = prepared.experiment.budget.resolved(prepared.model.full_top_k)[tier]
+    args = prepared.model, layouts, top_k, batch_tokens, upload
+    return cost(*args, frozen=asked.frozen, offload=asked.offload)
 
 
 def adapter_bytes(adapter: Adapter, state: ServerState) -> bytes:
@@ -250,7 +279,8 @@ def adapter_bytes(adapter: Adapter, state: ServerState) -> bytes:
 def environment(prepared: Prepared) -> dict[str, str]:
     """Versions and machine that the figures of a run depend on."""
     return {
-        "code": code_digest(), "device": str(prepared.model.device),
+        "code": code_digest(), "asked": settings_digest(prepared.asked or prepared.experiment),
+        "device": str(prepared.model.device),
         "python": platform.python_version(), "machine": platform.machine(),
         "threads": str(torch.get_num_threads()), **{name: version(name) for name in VERSIONS},
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

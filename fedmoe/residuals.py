@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fedmoe.adapter import keep_untouched
 from fedmoe.compression import Compression
+from fedmoe.door import Limits
 from fedmoe.errors import WireError
 from fedmoe.kept import home_of, read_kept, write_kept
 from fedmoe.wire import Message, Task, Update, pack_update, unpack_update
@@ -40,6 +41,8 @@ def pack_with_residual(
         raise WireError(f"client {task.client} diverged: its delta is not finite")
     whole = replace(update, delta=keep_untouched(total, update.counts))
     message = pack_update(whole, compression)
-    sent = unpack_update(message, layout, task, compression, learns_rescaler=True)
+    # What this client has counted itself; the server's door knows how many there may be.
+    limits = Limits(per_token=(0, layout.num_experts))
+    sent = unpack_update(message, layout, task, compression, learns_rescaler=True, limits=limits)
     write_kept(home, task.round, before, total - sent.delta)
     return message

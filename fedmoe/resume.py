@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fedmoe.checkpoint import Checkpoint, newest
+from fedmoe.checkpoint import Checkpoint, newest, remove_checkpoints
 from fedmoe.config import load_experiment
 from fedmoe.errors import CheckpointError, ConfigError, FedMoEError
 from fedmoe.identity import identity, settings_text
@@ -36,7 +36,7 @@ class Found:
     folder: Path
     identity: dict[str, str]
     run_id: str
-    """Made up when the run began; the same after every interruption."""
+    """Made up when the run began; the same after every interruption from round 0 on."""
     checkpoint: Checkpoint | None = None
     """Where it goes on; None for one that begins."""
     ended: bool = False
@@ -63,13 +63,18 @@ def find(prepared: Prepared, resume: Resume) -> Iterator[Found]:
             _clear(made)
             yield Found(made, mine, _run_id(made))
             return
-        checkpoint, faults = newest(folder, prepared.first_state().adapter.layout)
+        layout = prepared.first_state().adapter.layout
+        checkpoint, faults = newest(folder, layout, (folder / LEDGER).stat().st_size)
         if resume == "auto":
             _check_same(folder, prepared, checkpoint, mine)
+        if checkpoint is not None:
+            _check_fits(folder, prepared, checkpoint)
         for fault in faults:
             print(f"fedmoe: warning: {fault}; going on from an older one", flush=True)
         ended = records[-1]["kind"] == "end"
-        if checkpoint is None and not ended:
+        if ended:
+            remove_checkpoints(folder)  # it may have been killed before it did
+        elif checkpoint is None:
             _clear(folder)
         yield Found(folder, mine, _run_id(folder), checkpoint, ended)
 
@@ -78,7 +83,7 @@ def _is_a_run(folder: Path) -> bool:
     """Whether a folder of that name is a run's, were it one that died in its first moment."""
     # What begins with a dot is the lock, or a file that was not yet in its place.
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    return LEDGER in names or names <= FIRST
+    return LEDGER in names or ("run-id" in names and names <= FIRST) or not names
 
 
 def latest(parent: Path, name: str) -> Path | None:
@@ -143,6 +148,17 @@ def _check_same(
         f"{folder} holds a run that cannot go on as it was: changed since: {said}. Use --resume "
         "anyway to go on all the same, --resume no for a new folder"
     )
+
+
+def _check_fits(folder: Path, prepared: Prepared, checkpoint: Checkpoint) -> None:
+    """Refuse to go on with other clients or tiers than the checkpoint is of."""
+    there = len(checkpoint.by_client), sorted(checkpoint.state.rescalers)
+    here = len(prepared.members), sorted(prepared.tiers)
+    if there != here:
+        raise CheckpointError(
+            f"{folder} holds a run of {there[0]} clients in tiers {', '.join(there[1])}; now there "
+            f"are {here[0]} in {', '.join(here[1])}. Use --resume no for a new folder"
+        )
 
 
 def _settings_that_differ(folder: Path, prepared: Prepared) -> list[str]:

@@ -7,6 +7,7 @@ the order of client ids, and all randomness comes from `(seed, round, client)`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -138,11 +139,15 @@ def run_rounds(
     state: ServerState, members: Sequence[Member], strategy: Aggregator, transport: Transport,
     observers: Sequence[Observer], *, num_rounds: int, clients_per_round: int, seed: int,
     optimizer: Optimizer = NO_OPTIMIZER, send: Send = whole_state, plan: Plan | None = None,
+    quorum: float = 0.0,
 ) -> ServerState:  # fmt: skip
     """Run the rounds that are left and return the last state.
 
+    A round of fewer updates than `quorum`, a share of its tasks, is not finished: nothing of it
+    enters a state that anyone sees, so that a resumed run does it again.
+
     Raises:
-        FedMoEError: every client of a round failed; the message has the first reason.
+        FedMoEError: every client of a round failed, or too many; the message has the first reason.
     """
     while state.round < num_rounds:
         tasks = plan(state) if plan else plan_round(state, members, clients_per_round, seed, send)
@@ -155,9 +160,25 @@ def run_rounds(
         state = finish_round(state, strategy, updates, optimizer, len(members))
         if tasks and len(failures) == len(tasks):
             raise FedMoEError(f"round {state.round}: every client failed; {failures[0].reason}")
+        check_quorum(number, len(tasks), failures, quorum)
         for observer in observers:
             observer.finished(state)
     return state
+
+
+def check_quorum(number: int, num_tasks: int, failures: Sequence[Failure], quorum: float) -> None:
+    """Refuse a round in which less than a share `quorum` of the tasks gave an update.
+
+    The least is `quorum * num_tasks`, rounded up.
+    """
+    least = math.ceil(round(quorum * num_tasks, 9))  # .7 * 10 is a little over 7
+    arrived = num_tasks - len(failures)
+    if arrived < least:
+        raise FedMoEError(
+            f"round {number}: {arrived} of {num_tasks} clients gave an update; quorum {quorum:g} "
+            f"needs {least}, so the round is not aggregated. Resume the run (auto) when they are "
+            f"back, or lower `quorum`; the first reason: {failures[0].reason}"
+        )
 
 
 def _heard(

@@ -17,8 +17,11 @@ from typing import Protocol, Self
 from fedmoe.asynchronous import Buffered, buffered_of
 from fedmoe.checkpoint import remove_checkpoints, write_checkpoint
 from fedmoe.config import Experiment
+from fedmoe.config.faults import NO_FAULTS, parse_faults
 from fedmoe.crew import Crew, Watch
+from fedmoe.errors import FedMoEError
 from fedmoe.evaluation.evaluate import Evaluation, by_tier, evaluate
+from fedmoe.injection import Faulty, ServerKiller
 from fedmoe.prepare import prepare
 from fedmoe.prepared import Prepared
 from fedmoe.record import Recorder
@@ -60,11 +63,15 @@ class Phases:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
 
-def run(experiment: Experiment, display: Display, hire: Hire, resume: Resume = "no") -> Path:
+def run(
+    experiment: Experiment, display: Display, hire: Hire, resume: Resume = "no", *,
+    on_nodes: bool = False,
+) -> Path:  # fmt: skip
     """Run an experiment to its end and return its folder.
 
     With `resume` a run of this name that was interrupted goes on after its last finished round, and
-    ends with the bits that it would have had; one that has ended is not repeated.
+    ends with the bits that it would have had; one that has ended is not repeated. `on_nodes` is for
+    `prepare`.
 
     Raises:
         FedMoEError: see `prepare` and `run_rounds`, and `resume.find`; what was finished by then
@@ -72,7 +79,7 @@ def run(experiment: Experiment, display: Display, hire: Hire, resume: Resume = "
     """
     started, phases = time.monotonic(), Phases()
     with phases("load"):
-        prepared = prepare(experiment)
+        prepared = prepare(experiment, on_nodes=on_nodes)
     with find(prepared, resume) as found:
         if not found.ended:
             prepared = replace(prepared, state_folder=found.folder / "clients", run_id=found.run_id)
@@ -90,7 +97,10 @@ def _carry_on(
         buffered.skip(found.checkpoint.state, found.checkpoint.versions)
     clock = (lambda: buffered.clock) if buffered else None
     recorder = Recorder(found.folder, prepared, clock, found.checkpoint)
-    crew = hire(prepared, [recorder, display])
+    watches = [recorder, display]
+    crew, faults = hire(prepared, watches), parse_faults(prepared.experiment.faults)
+    if faults != NO_FAULTS:
+        crew = Faulty(crew, faults, prepared, watches)
     try:
         with display:
             keeper = Keeper(found, recorder, buffered, started)
@@ -122,10 +132,18 @@ def _loop(
         evaluator.measure(state, "test")
         keeper.finished(state)
     state = run_rounds(
-        state, prepared.members, e.aggregation, crew, [recorder, display, evaluator, keeper],
+        state, prepared.members, e.aggregation, crew,
+        # The one that may kill this process comes when all that it needs is written down.
+        [recorder, display, evaluator, keeper, ServerKiller(parse_faults(e.faults))],
         num_rounds=e.rounds, clients_per_round=e.clients_per_round or len(prepared.members),
         seed=e.seed, optimizer=e.server_optimizer, send=prepared.send_to, plan=keeper.plan,
+        quorum=e.quorum,
     )  # fmt: skip
+    if prepared.members and not recorder.by_round.any():
+        raise FedMoEError(
+            f"no round of {e.rounds} had a client: nothing was aggregated; raise the devices' "
+            "availability, or `rounds`"
+        )
     evaluator.measure(state, "test")
     return state
 
@@ -201,6 +219,7 @@ class Evaluator:
 def _evaluate(prepared: Prepared, job: tuple[Message, str]) -> Evaluation:
     message, split = job
     task = prepared.read_task(message)
+    prepared.equip(task.tier)
     tiers = {task.tier: (task.top_k, task.rescaler)}
     settings = prepared.experiment.evaluation
     (result,) = evaluate(

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,8 @@ class Failure:
     client: int
     reason: str
     code: str = "failed"
-    """`failed` (the client could not), `late` (no answer in time), or a `WireError`'s code."""
+    """`failed` (the client could not), `late` (no answer in time), `busy` (its nodes are at work on
+    another task), or a `WireError`'s code."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class Message:
     """JSON."""
     buffer: bytes | memoryview
     """An update's values are read in place where it can be written to, else from a copy."""
+    crc32: int | None = None
+    """Of both, where the message crosses a network; see `sealed`."""
 
     @property
     def num_bytes(self) -> int:
@@ -148,6 +152,11 @@ def pack_update(update: Update, compression: Compression = LOSSLESS) -> Message:
     return Message(_words(update, UPDATE_SCALARS, layout), buffer.data)
 
 
+def sealed(message: Message) -> Message:
+    """The message with a checksum, by which the door knows what was damaged on its way."""
+    return replace(message, crc32=_crc32(message))
+
+
 def tier_of(message: Message) -> str:
     """The tier that a task's message names, not checked: it tells which layout to expect."""
     try:
@@ -158,6 +167,7 @@ def tier_of(message: Message) -> str:
 
 def unpack_task(message: Message, layout: Layout) -> Task:
     """The task in a message; WireError says what is wrong with it."""
+    _check_seal(message)
     scalars = _scalars(message, TASK_SCALARS, layout)
     _check_size(message, 4 * (layout.size + layout.num_layers))
     flat = _tensor(message, "<f4", layout.size, 0)
@@ -176,9 +186,11 @@ def unpack_update(
     """The update in a message, checked against the task it answers; see `check_update`.
 
     Raises:
-        WireError: another layout, size, round, client or budget; a value that is not finite or is
-            absurdly large; counts that are negative or do not sum to `tokens * top_k` in a layer.
+        WireError: damaged on its way; another layout, size, round, client or budget; a value that
+            is not finite or is absurdly large; counts that are negative or do not sum to
+            `tokens * top_k` in a layer, or to what `limits` says in its place.
     """
+    _check_seal(message)
     scalars = _scalars(message, UPDATE_SCALARS, layout)
     check_scalars(scalars, {name: getattr(task, name) for name in TASK_SCALARS}, limits)
     head = _head_bytes(layout)
@@ -186,14 +198,14 @@ def unpack_update(
         raise WireError(f"buffer of {len(message.buffer)} bytes; expected {head} or more", "size")
     num_counts = layout.num_layers * layout.num_experts
     counts = _tensor(message, "<i8", num_counts, 0).view(layout.num_layers, layout.num_experts)
-    check_counts(counts, scalars["tokens"], scalars["top_k"])
+    check_counts(counts, scalars["tokens"], scalars["top_k"], limits)
     parts = carried(layout, counts.numpy())
     _check_size(message, head + compression.num_bytes(parts))
     rescaler = _tensor(message, "<f4", layout.num_layers, 8 * num_counts)
     body = memoryview(message.buffer)[head:]
     values = compression.decode(body, parts) if num_values(parts) else np.empty(0, np.float32)
     delta = Adapter(layout, torch.from_numpy(scatter(values, parts, layout.size)))
-    check_values(delta.flat, rescaler, None if learns_rescaler else task.rescaler, limits)
+    check_values(delta.flat, rescaler, task.rescaler, learns_rescaler, limits)
     return Update(
         **scalars, rescaler=rescaler, delta=delta, counts=counts, num_bytes=message.num_bytes
     )
@@ -234,6 +246,16 @@ def _scalars(message: Message, names: dict[str, type], layout: Layout) -> dict[s
         if type(value) is not kind or (kind is float and not math.isfinite(value)):
             raise WireError(f"{name} is {value!r}; expected a finite {kind.__name__}", "scalars")
     return scalars
+
+
+def _crc32(message: Message) -> int:
+    return zlib.crc32(message.buffer, zlib.crc32(message.scalars.encode()))
+
+
+def _check_seal(message: Message) -> None:
+    if message.crc32 is not None and _crc32(message) != message.crc32:
+        # Without the sums: they are over wall times, too, and a ledger is to be repeatable.
+        raise WireError("its checksum is not the sender's: damaged on its way", "damaged")
 
 
 def _check_size(message: Message, expected: int) -> None:

@@ -21,6 +21,7 @@ from fedmoe.prepared import Prepared
 from fedmoe.resume import Resume
 from fedmoe.session import run
 from server.log import LogLines
+from server.settings import read_settings
 from server.transport import GridTransport
 
 BUNDLE = Path(__file__).parent.parent
@@ -49,12 +50,13 @@ def main(grid: Grid, context: Context) -> None:
                    "that every client keeps to itself; run it with `fedmoe run`")],
         )  # fmt: skip
 
+    settings, places = read_settings(given), dict[int, str]()
+
     def hire(prepared: Prepared, _: Sequence[Watch]) -> GridTransport:
-        seconds = float(given["node_seconds"]), float(given["task_seconds"])
-        return GridTransport(grid, prepared, int(given["num_nodes"]), *seconds)
+        return GridTransport(grid, prepared, settings, places=places)
 
     resume = str(given["resume"])
     if resume not in get_args(Resume):
         raise ConfigError("run config", [Fault("resume", not_one_of(resume, get_args(Resume)))])
-    folder = run(experiment, LogLines(), hire, cast(Resume, resume))
+    folder = run(experiment, LogLines(places), hire, cast(Resume, resume), on_nodes=True)
     log(INFO, "report: %s", (folder / "report.html").absolute())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from logging import INFO, WARNING
 from types import TracebackType
 from typing import Self
 
 from flwr.supercore import log
 
-from fedmoe.crew import Replaced, Schedule
+from fedmoe.crew import Injected, Replaced, Schedule
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.rounds import ServerState
 from fedmoe.wire import Failure, Task, Update
@@ -17,6 +17,10 @@ from fedmoe.wire import Failure, Task, Update
 
 class LogLines:
     """Shows a run as an observer of its rounds; see `session.Display`."""
+
+    def __init__(self, places: Mapping[int, str]) -> None:
+        """`places` says by client which node its task went to last."""
+        self.places = places
 
     def planned(self, tasks: Sequence[Task]) -> None:
         if tasks:
@@ -26,6 +30,8 @@ class LogLines:
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
         who = f"round {task.round}: client {task.client} ({task.tier}, k={task.top_k})"
+        if place := self.places.get(task.client):
+            who += f" on {place}"
         if isinstance(answer, Failure):
             log(WARNING, "%s failed: %s", who, answer.reason)
             return
@@ -37,6 +43,10 @@ class LogLines:
     def finished(self, state: ServerState) -> None: ...
     def scheduled(self, schedule: Schedule) -> None: ...
     def replaced(self, event: Replaced) -> None: ...
+
+    def injected(self, event: Injected) -> None:
+        who = f"round {event.round}: client {event.client}"
+        log(WARNING, "%s: %s on purpose: %s", who, event.fault, event.outcome)
 
     def evaluated(self, evaluations: Sequence[Evaluation]) -> None:
         for e in evaluations:

@@ -1,15 +1,19 @@
 """Flower's records on the server's side; `clients/messages.py` is the other end.
 
-- request: a config of `code` and, to train, `experiment`, `run` and `scalars`, and a `buffer`
-- reply: a config of `clients`, `scalars` or `reason`; with `scalars` goes an update's `buffer`
+- request: a config of `code` and `nonce` and, to train, `experiment`, `run`, `scalars` and `crc32`,
+  and a `buffer`
+- reply: a config of the request's `nonce` and what the node is, `scalars` or a `reason`; with
+  `scalars` go their `crc32` and an update's `buffer`
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from fedmoe.errors import WireError
-from fedmoe.wire import Message
+from fedmoe.wire import Message, sealed
 
 LONGEST_REASON = 500
 """Characters of a node's reason that are kept."""
@@ -21,25 +25,48 @@ def hello_content(code: str) -> RecordDict:
 
 
 def task_content(message: Message, experiment: str, code: str, run: str) -> RecordDict:
-    """A packed task as a request."""
+    """A packed task as a request, with its checksum."""
+    message = sealed(message)
     array = Array("uint8", (len(message.buffer),), "bytes", bytes(message.buffer))
     config = ConfigRecord(
-        {"code": code, "experiment": experiment, "run": run, "scalars": message.scalars}
-    )
+        {
+            "code": code, "experiment": experiment, "run": run, "scalars": message.scalars,
+            "crc32": message.crc32 or 0,
+        }
+    )  # fmt: skip
     return RecordDict({"config": config, "arrays": ArrayRecord({"buffer": array})})
 
 
-def read_clients(content: RecordDict) -> frozenset[int]:
-    """The clients whose data lies on the node that sent this; empty when it holds any.
+def request_config(content: RecordDict) -> ConfigRecord:
+    """The config of a request, of which `Post` fills in the nonce."""
+    return content.config_records["config"]
+
+
+def check_nonce(content: RecordDict, nonce: str) -> None:
+    """Refuse a reply that was made for another request.
 
     Raises:
-        WireError: it refuses, or it is no answer to `hello_content`.
+        WireError: `replay`, or `message` for what is no reply of ours.
     """
-    named = _text(content, "clients")
-    try:
-        return frozenset(int(number) for number in named.split(",") if number)
-    except ValueError:
-        raise WireError(f"clients are {named[:LONGEST_REASON]!r}; expected numbers") from None
+    config = _config(content)
+    if not isinstance(found := config.get("nonce"), str):
+        raise WireError("the reply's nonce is missing or no text")
+    if found != nonce:
+        raise WireError(
+            f"the reply's nonce is {found[:40]!r}; the request's is {nonce!r}: it is an answer to "
+            "another request", "replay",
+        )  # fmt: skip
+
+
+def read_about(content: RecordDict) -> dict[str, Any]:
+    """What a node says of itself, not checked yet.
+
+    Raises:
+        WireError: it refuses to say, and why.
+    """
+    config = _config(content)
+    _check_reason(config)
+    return {name: value for name, value in config.items() if name != "nonce"}
 
 
 def read_update(content: RecordDict) -> Message:
@@ -48,20 +75,32 @@ def read_update(content: RecordDict) -> Message:
     Raises:
         WireError: the node refused the task, and why; or it is no answer to `task_content`.
     """
-    scalars = _text(content, "scalars")
+    config = _config(content)
+    _check_reason(config)
+    if not isinstance(scalars := config.get("scalars"), str):
+        raise WireError("the reply's scalars is missing or no text")
     arrays = content.get("arrays")
     array = arrays.get("buffer") if isinstance(arrays, ArrayRecord) else None
     if not isinstance(array, Array):
         raise WireError("the reply holds no buffer")
-    return Message(scalars, array.data)
+    crc32 = config.get("crc32")
+    if not isinstance(crc32, int):
+        raise WireError("the reply's crc32 is missing or no number")
+    return Message(scalars, array.data, crc32)
 
 
-def _text(content: RecordDict, name: str) -> str:
-    config = content.get("config")
-    if not isinstance(config, ConfigRecord):
+def plain(text: str) -> str:
+    """A node's words for the log: not too many, and none that would move a terminal's cursor."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text[:LONGEST_REASON])
+
+
+def _config(content: RecordDict) -> ConfigRecord:
+    if not isinstance(config := content.get("config"), ConfigRecord):
         raise WireError("the reply holds no config")
+    return config
+
+
+def _check_reason(config: ConfigRecord) -> None:
+    """Raise the reason that a node gives: it could not, so nothing of it is refused."""
     if isinstance(reason := config.get("reason"), str):
-        raise WireError(reason[:LONGEST_REASON])
-    if not isinstance(value := config.get(name), str):
-        raise WireError(f"the reply's {name} is missing or no text")
-    return value
+        raise WireError(plain(reason), "failed")

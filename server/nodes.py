@@ -1,76 +1,208 @@
-"""Which nodes are there, whether they run our code, and which client goes to which of them."""
+"""Which nodes are there, whether they fit, which are busy, and which may serve a client."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from logging import INFO, WARNING
 
-from flwr.app import MessageType, RecordDict
+from flwr.app import MessageType
 from flwr.serverapp import Grid
 from flwr.supercore import log
 
 from fedmoe.errors import FedMoEError, WireError
-from server.messages import hello_content, read_clients
-from server.post import Lost, Post
+from server.about import About, Expected
+from server.messages import hello_content, read_about
+from server.post import Arrived, Lost, Post
+from server.settings import Settings
 
-Held = Mapping[int, frozenset[int]]
-"""By node: the clients whose data lies there; empty where any client's task will do."""
+LOOK_SECONDS = 2.0
+"""Between two looks at who is here, in the middle of a round."""
+QUESTION = "the question who it is"
 
 
 class Nodes:
-    """Asks every node once who it is; one that answers wrongly gets no task in this run."""
+    """Asks every node who it is; one that does not fit gets no task in this run.
 
-    def __init__(self, grid: Grid, code: str, least: int, seconds: float) -> None:
-        self.grid, self.code, self.least, self.seconds = grid, code, least, seconds
-        self.post = Post(grid, seconds)
-        self.held: dict[int, frozenset[int]] = {}
+    A node that lets a message's time go by may still be at work on it. It gets no other task until
+    it has answered something: a SuperNode of Flower 1.41 takes one message at a time, so it answers
+    a new question only when it is idle. The question is put again for as long as the run lasts.
+    """
+
+    def __init__(self, grid: Grid, post: Post, expected: Expected, settings: Settings) -> None:
+        self.grid, self.post, self.expected, self.settings = grid, post, expected, settings
+        self.known: dict[int, About] = {}
+        """Nodes that fit, in the order in which they said so."""
         self.refused: dict[int, str] = {}
-        self.asked: set[int] = set()
+        self.busy: dict[int, str] = {}
+        """What a node has let go by."""
+        self.fresh: set[int] = set()
+        """Nodes whose first answer is still awaited."""
+        self.present: list[int] = []
+        self.looked = 0.0
+        """When it was last asked who is here."""
 
-    def ready(self) -> Held:
-        """Wait until enough nodes are there and all of them have answered.
+    def wait(self) -> None:
+        """Wait until enough nodes are here, fit and idle, and every new one has had its say.
 
         Raises:
-            FedMoEError: fewer than `least` after `seconds`.
+            FedMoEError: fewer than `num_nodes` after `node_seconds`.
         """
-        end = time.monotonic() + self.seconds
+        end = self.post.clock.monotonic() + self.settings.node_seconds
         while True:
-            present = set(self.grid.get_node_ids())
-            for node in sorted(present - self.asked):
-                self.asked.add(node)
-                self.post.send(node, MessageType.QUERY, hello_content(self.code))
-            for node, answer in self.post.arrived():
-                self._learn(node, answer)
-            held = {node: self.held[node] for node in sorted(present) if node in self.held}
-            if len(held) >= self.least and not self.post.out:
-                return held
-            if time.monotonic() > end:
-                raise FedMoEError(self._too_few(len(held)))
+            self._look_round()
+            self._ask()
+            answers = self.look()
+            assert not answers, [item.letter for item in answers]
+            idle = [node for node in self.usable() if node not in self.busy]
+            over = self.post.clock.monotonic() >= end
+            enough = len(idle) >= self.settings.num_nodes
+            if enough and (over or not self.fresh):
+                return
+            if over:
+                raise FedMoEError(self._too_few(len(idle)))
 
-    def _learn(self, node: int, answer: RecordDict | Lost) -> None:
+    def look(self) -> list[Arrived]:
+        """The answers to open tasks that came since the last look; all else is dealt with here."""
+        answers = []
+        for item in self.post.arrived():
+            if item.late_seconds is not None:
+                self._late(item, item.late_seconds)
+            elif item.letter.client is None:
+                self._learn(item)
+            else:
+                self._note(item)
+                answers.append(item)
+        if self.post.clock.monotonic() - self.looked >= LOOK_SECONDS:
+            self._look_round()
+        self._ask()
+        return answers
+
+    def usable(self) -> list[int]:
+        """Nodes that are here and fit, busy ones included; of those with one name the first."""
+        names: set[str] = set()
+        found = []
+        for node, about in self.known.items():
+            if node in self.present and about.name not in names:
+                found.append(node)
+                names |= {about.name} - {""}
+        return found
+
+    def serving(self, client: int) -> list[int]:
+        """The nodes that may carry out a client's task, the best first.
+
+        Those that the run config's `nodes` names for the client, and no other; else those that hold
+        its data; else those that take any, beginning with another one for each client.
+        """
+        assigned, usable = self.expected.assigned, sorted(self.usable())
+        if any(client in clients for clients in assigned.values()):
+            return [n for n in usable if client in assigned.get(self.known[n].name, ())]
+        if owners := [n for n in usable if client in self.known[n].held]:
+            return owners
+        takers = [
+            n for n in usable if not self.known[n].held and self.known[n].name not in assigned
+        ]
+        first = client % len(takers) if takers else 0
+        return takers[first:] + takers[:first]
+
+    def nobody(self, client: int) -> str:
+        """Why no node may carry out a client's task."""
+        names = [name for name, clients in self.expected.assigned.items() if client in clients]
+        if names:
+            return f"client {client} is served by {' or '.join(names)}, which is not here"
+        return f"no node holds the data of client {client}"
+
+    def label(self, node: int) -> str:
+        """What a node is called in the log and in reasons."""
+        about = self.known.get(node)
+        return about.name if about and about.name else f"node {node}"
+
+    def _look_round(self) -> None:
+        """See who is here; one that was killed comes back under its old number."""
+        self.present = sorted(self.grid.get_node_ids())
+        self.looked = self.post.clock.monotonic()
+
+    def _ask(self) -> None:
+        """Ask new nodes who they are, and busy ones whether they are idle."""
+        asked = {letter.node for letter in self.post.out.values() if letter.client is None}
+        for node in self.present:
+            new = not (node in self.known or node in self.refused or node in self.busy)
+            if (new or node in self.busy) and node not in asked:
+                self.fresh |= {node} if new else set()
+                content = hello_content(self.expected.code)
+                seconds = self.settings.node_seconds
+                self.post.send(node, MessageType.QUERY, content, QUESTION, seconds)
+
+    def _learn(self, item: Arrived) -> None:
+        node, answer = item.letter.node, item.answer
+        self.fresh.discard(node)
+        if isinstance(answer, Lost) and answer.code in ("late", "gone"):
+            self._note(item)
+            return
+        was_known, was_busy = node in self.known, self.busy.pop(node, None)
         try:
             if isinstance(answer, Lost):
                 raise WireError(answer.reason)
-            self.held[node] = read_clients(answer)
+            self.known[node] = about = self.expected.check(read_about(answer))
         except WireError as error:
+            self.known.pop(node, None)
             self.refused[node] = str(error)
             log(WARNING, "node %d gets no tasks: %s", node, error)
-        else:
-            log(INFO, "node %d is ready", node)
+            return
+        if was_busy:
+            log(INFO, "%s is idle again; it had let go by: %s", self.label(node), was_busy)
+        if not was_known:
+            log(INFO, "node %d is ready: %s, %s", node, about.name or "without a name", about)
+            if clash := self._clash(node):
+                log(WARNING, "node %d gets no tasks for now: %s", node, clash)
+
+    def _note(self, item: Arrived) -> None:
+        """Keep what an open letter tells of its node: that it is busy, has left, or is idle."""
+        node, answer = item.letter.node, item.answer
+        if isinstance(answer, Lost) and answer.code == "gone":
+            self._forget(node, answer.reason)
+        elif isinstance(answer, Lost) and answer.code == "late":
+            self.busy.setdefault(node, item.letter.about)
+        elif not (isinstance(answer, Lost) and answer.code == "unsent"):
+            self.busy.pop(node, None)
+
+    def _late(self, item: Arrived, seconds: float) -> None:
+        """Something came of a letter that had been given up: never a result."""
+        node, answer = item.letter.node, item.answer
+        if isinstance(answer, Lost) and answer.code == "gone":
+            self._forget(node, answer.reason)
+        elif not (isinstance(answer, Lost) and answer.code == "late"):
+            log(
+                WARNING, "dropped the answer of %s to %s: it came %.1f s too late",
+                self.label(node), item.letter.about, seconds,
+            )  # fmt: skip
+            # A late word on who it is may be of a time before the node was made busy.
+            if item.letter.client is not None and node in self.known:
+                self.busy.pop(node, None)
+
+    def _forget(self, node: int, reason: str) -> None:
+        """A node that comes back is asked again."""
+        log(WARNING, "%s has left: %s", self.label(node), reason)
+        for found in (self.known, self.refused, self.busy):
+            found.pop(node, None)
+        self.present = [other for other in self.present if other != node]
+
+    def _clash(self, node: int) -> str | None:
+        """Which other node has this one's name."""
+        name = self.known[node].name
+        if node in self.usable() or node not in self.present:
+            return None
+        first = next(n for n in self.usable() if self.known[n].name == name)
+        return f"node {first} is also called {name!r}; give each node a name of its own"
 
     def _too_few(self, found: int) -> str:
-        reasons = "".join(f"\n  node {node}: {reason}" for node, reason in self.refused.items())
+        reasons = {node: self.refused[node] for node in self.present if node in self.refused}
+        for node in self.present:
+            if node in self.busy:
+                reasons[node] = f"busy, or silent; it has let go by: {self.busy[node]}"
+            elif node in self.known and (clash := self._clash(node)):
+                reasons[node] = clash
+        lines = "".join(f"\n  {self.label(node)}: {reason}" for node, reason in reasons.items())
         return (
-            f"{found} usable node(s) after {self.seconds:g} s; expected {self.least} or more: "
-            f"start more `flower-supernode`s, or lower `num_nodes` in the run config{reasons}"
+            f"{found} usable node(s) after {self.settings.node_seconds:g} s; expected "
+            f"{self.settings.num_nodes} or more: start more `flower-supernode`s, or lower "
+            f"`num_nodes` in the run config{lines}"
         )
-
-
-def deal(client: int, held: Held) -> int | None:
-    """The node that holds the client's data; else one that takes any, by the client's number."""
-    owners = sorted(node for node, clients in held.items() if client in clients)
-    takers = sorted(node for node, clients in held.items() if not clients)
-    if owners:
-        return owners[0]
-    return takers[client % len(takers)] if takers else None

@@ -1,66 +1,158 @@
-"""Messages that are out: each comes back as a reply, or as the reason why there is none."""
+"""Messages that are out: each comes back as a reply, or as the reason why there is none.
+
+Every request carries a random nonce of its own, which its reply must show. A message that is given
+up stays known: what comes of it later is told apart by its id, and is never taken for the answer to
+another. Flower 1.41 itself drops a reply once its request's time (`ttl`) is over.
+"""
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import dataclass
+from logging import WARNING
+from typing import Literal, Protocol
 
 from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from flwr.supercore import log
+
+from fedmoe.errors import WireError
+from server.messages import check_nonce, plain, request_config
 
 PAUSE_SECONDS = 0.1
 """Between two looks for replies."""
+EXPIRED = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+"""Flower's words for a message whose time was over."""
+
+REFUSED = "Flower did not accept the message; it may be too large, or the node have left"
+
+
+class Clock(Protocol):
+    """The part of the module `time` that waiting takes."""
+
+    def monotonic(self) -> float: ...
+    def sleep(self, seconds: float, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A message that was sent."""
+
+    node: int
+    nonce: str
+    client: int | None
+    """Whose task it is; None asks a node who it is."""
+    about: str
+    """What it is, for the log."""
+    seconds: float
+    end: float
+    """When it is given up, by the clock."""
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A message that got no reply."""
+    """A message that got no usable reply."""
 
     reason: str
+    code: Literal["late", "gone", "unsent", "failed", "message", "replay"]
+    """`late`: no answer in time; `gone`: the node has left; `unsent`: Flower did not take the
+    message; `failed`: the node could not; the others are of a `WireError`."""
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What came of a letter."""
+
+    letter: Letter
+    answer: RecordDict | Lost
+    late_seconds: float | None = None
+    """How long ago the letter was given up; None for one that was still open."""
 
 
 class Post:
-    """Sends each node at most one message at a time, and gives back one answer for each."""
+    """Sends messages and gives back one answer for each, and what else comes of it later."""
 
-    def __init__(self, grid: Grid, seconds: float) -> None:
-        self.grid, self.seconds = grid, seconds
-        self.out: dict[str, tuple[int, float]] = {}
-        """By message id: its node, and when it is given up."""
-        self.refused: list[int] = []
+    def __init__(self, grid: Grid, clock: Clock = time) -> None:
+        self.grid, self.clock = grid, clock
+        self.out: dict[str, Letter] = {}
+        """By message id; so are the next two."""
+        self.late: dict[str, Letter] = {}
+        self.answered: dict[str, Letter] = {}
+        self.unsent: list[Letter] = []
 
-    def send(self, node: int, kind: str, content: RecordDict) -> None:
-        """Send `content` to a node; Flower drops it there, too, once its time is over."""
-        message = Message(content, node, kind, ttl=self.seconds)
+    def send(
+        self, node: int, kind: str, content: RecordDict, about: str, seconds: float,
+        client: int | None = None,
+    ) -> None:  # fmt: skip
+        """Send `content` to a node; Flower drops it there, too, after `seconds`."""
+        nonce = secrets.token_hex(16)
+        request_config(content)["nonce"] = nonce
+        message = Message(content, node, kind, ttl=seconds)
+        letter = Letter(node, nonce, client, about, seconds, self.clock.monotonic() + seconds)
         # flwr 1.41: a message that is not accepted has the id None, or is left out of the list.
         ids = [number for number in self.grid.push_messages([message]) if number]
         if ids:
-            self.out[ids[0]] = node, time.monotonic() + self.seconds
+            self.out[ids[0]] = letter
         else:
-            self.refused.append(node)
+            self.unsent.append(letter)
 
-    def arrived(self) -> list[tuple[int, RecordDict | Lost]]:
-        """What came back since the last look, and from whom; waits a moment if nothing did."""
-        answers: list[tuple[int, RecordDict | Lost]] = [
-            (node, Lost("Flower did not accept the message; the node may have left"))
-            for node in self.refused
+    def arrived(self) -> list[Arrived]:
+        """What has come since the last look; waits a moment if nothing has."""
+        found = [Arrived(letter, Lost(REFUSED, "unsent")) for letter in self.unsent]
+        self.unsent.clear()
+        found += self._given_up()
+        known = [*self.out, *self.late]
+        for reply in self.grid.pull_messages(known) if known else ():
+            if (recognised := self._recognised(reply)) is not None:
+                found.append(recognised)
+        if not found:
+            self.clock.sleep(PAUSE_SECONDS)
+        return found
+
+    def _given_up(self) -> list[Arrived]:
+        now = self.clock.monotonic()
+        over = [number for number, letter in self.out.items() if now >= letter.end]
+        for number in over:
+            self.late[number] = self.out.pop(number)
+        late = (self.late[number] for number in over)
+        return [
+            Arrived(letter, Lost(f"no answer within {round(letter.seconds, 1):g} s", "late"))
+            for letter in late
         ]
-        self.refused.clear()
-        for reply in self.grid.pull_messages(list(self.out)) if self.out else ():
-            # An error from Flower itself names no node: the id it replies to is the only hold.
-            found = self.out.pop(reply.metadata.reply_to_message_id, None)
-            if found is not None:
-                answers.append((found[0], _content(reply)))
-        now = time.monotonic()
-        for number, (node, end) in list(self.out.items()):
-            if now > end:
-                del self.out[number]
-                answers.append((node, Lost(f"no answer within {self.seconds:g} s")))
-        if not answers:
-            time.sleep(PAUSE_SECONDS)
-        return answers
+
+    def _recognised(self, reply: Message) -> Arrived | None:
+        """The letter that a reply is for; None where it was answered before, or is none of ours."""
+        # An error from Flower itself names no node: the id it replies to is the only hold.
+        number = reply.metadata.reply_to_message_id
+        if number in self.out:
+            letter, late = self.out.pop(number), None
+        elif number in self.late:
+            letter = self.late.pop(number)
+            late = self.clock.monotonic() - letter.end
+        else:
+            once = self.answered.get(number)
+            what = (
+                f"a second reply to {once.about}" if once else "a reply to no request of this run"
+            )
+            log(WARNING, "dropped %s, from node %d", what, reply.metadata.src_node_id)
+            return None
+        self.answered[number] = letter
+        return Arrived(letter, _answer(reply, letter), late)
 
 
-def _content(reply: Message) -> RecordDict | Lost:
+def _answer(reply: Message, letter: Letter) -> RecordDict | Lost:
     if reply.has_error():
-        return Lost(f"{reply.error.reason or 'no reason given'} (Flower error {reply.error.code})")
+        code, reason = reply.error.code, plain(reply.error.reason or "no reason given")
+        said = f"{reason} (Flower error {code})"
+        if code in EXPIRED:
+            return Lost(f"no answer in time: {said}", "late")
+        return Lost(said, "gone" if code == ErrorCode.NODE_UNAVAILABLE else "failed")
+    if (sender := reply.metadata.src_node_id) != letter.node:
+        return Lost(f"the reply is node {sender}'s; expected node {letter.node}'s", "replay")
+    try:
+        check_nonce(reply.content, letter.nonce)
+    except WireError as error:
+        return Lost(str(error), "replay" if error.code == "replay" else "message")
     return reply.content

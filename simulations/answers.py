@@ -15,15 +15,21 @@ from typing import Any
 import torch
 
 from fedmoe.adapter import Adapter, Layout
-from fedmoe.errors import FedMoEError
+from fedmoe.errors import CheckpointError, FedMoEError
 from fedmoe.prepared import Prepared
 from fedmoe.wire import Failure, Message, Task, Update
 
 
 def answer(prepared: Prepared, task: Task) -> Message | Failure:
-    """The packed update of a task, or why there is none; the round goes on without it."""
+    """The packed update of a task, or why there is none; the round goes on without it.
+
+    Raises:
+        CheckpointError: what the client kept is not to be had: no result would be the run's own.
+    """
     try:
         return prepared.answer(task)
+    except CheckpointError:
+        raise
     except FedMoEError as error:
         return Failure(task.round, task.client, str(error), getattr(error, "code", "failed"))
 

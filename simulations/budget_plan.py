@@ -12,9 +12,9 @@ from rich.console import Console
 
 from fedmoe.adapter import initial_adapter
 from fedmoe.budget import Auto
-from fedmoe.budget.auto import analytic, tier_plans
+from fedmoe.budget.auto import analytic, offload_rate, tier_plans
 from fedmoe.budget.calibrate import calibrated, settings_to_measure
-from fedmoe.budget.measure import Sample, Step, measure
+from fedmoe.budget.measure import Sample, Step, measure, restoring_seconds
 from fedmoe.budget.model import Constants
 from fedmoe.budget.plan import Plan, plan_for
 from fedmoe.budget.probe import Machine, probe
@@ -28,6 +28,7 @@ from fedmoe.devices import Device
 from fedmoe.errors import DataError, FedMoEError
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
+from fedmoe.models.held import BITS, Frozen, can_quantise
 from fedmoe.models.meta import meta_model
 from fedmoe.seeds import generator
 from fedmoe.training.client import response_loss
@@ -69,17 +70,35 @@ def plan_here(e: Experiment, console: Console, accuracy: bool) -> Planned:
     model, rows, pad = _loaded(e)
     machine, shape = probe(model.device), shape_of(model)
     work = work_on(rows, e.training, *_bytes(e, model))
-    step = steps_on(model, rows, pad)
+    step, weight_bytes = steps_on(model, rows, pad), shape.weight_bytes
 
     def take(setting: Setting) -> Sample:
-        return measure(step, setting, STEPS, model.device, shape.weight_bytes)
+        return measure(step, setting, STEPS, model.device, weight_bytes)
 
     longest = work.setting(shape.top_k, longest=True)
     constants = calibrated(shape, [take(s) for s in settings_to_measure(longest, shape.top_k)])
+    smaller = forms_to_measure(shape)
+    constants = replace(
+        constants, seconds_per_offloaded_byte=offload_rate(machine),
+        seconds_per_restored={form: _restoring(model, form) for form in smaller},
+    )  # fmt: skip
     if accuracy:
-        samples = [take(setting) for setting in held_out(longest, shape.top_k)]
+        model.frozen.hold(dict.fromkeys(("full", *smaller), False))
+        weight_bytes += sum(model.frozen.num_bytes(form) for form in smaller)
+        samples = [take(setting) for setting in held_out(longest, shape.top_k, smaller)]
         show_accuracy(shape, constants, samples, console)
     return _planned(e, machine, shape, work, constants, True)
+
+
+def forms_to_measure(shape: Shape) -> list[Frozen]:
+    """The smaller forms that this model's experts can be kept in."""
+    return [form for form in BITS if can_quantise((shape.hidden, shape.width), form)]
+
+
+def _restoring(model: AdaptedModel, form: Frozen) -> float:
+    weights = model.layers[0].experts.gate_up_proj
+    assert isinstance(weights, torch.Tensor)
+    return restoring_seconds(weights, form)
 
 
 def plan_tiers(e: Experiment, budget: Auto, console: Console) -> None:
@@ -96,7 +115,7 @@ def _loaded(e: Experiment) -> tuple[AdaptedModel, Sequence[Tokens], int]:
     """The model, all training examples, and the padding token."""
     torch.set_num_threads(1)  # as in a run
     tokenizer: Any
-    model, tokenizer = build_model(e.model, e.adapter, e.rescaling)
+    model, tokenizer = build_model(e.model, e.adapter, e.rescaling, e.gating)
     _, rows = tokenize(load_splits(e.data, e.seed).train, tokenizer, e.text)
     if not rows:
         raise DataError("there are no training examples to plan with")
@@ -127,6 +146,7 @@ def steps_on(model: AdaptedModel, rows: Sequence[Tokens], pad: int) -> Step:
         model.load(initial_adapter(model.layout, generator(0, "plan")))
         model.set_budget(setting.top_k)
         model.set_recompute(setting.recompute)
+        model.frozen.use(setting.frozen)
         size = setting.length + 1
         text = tokens * (1 + setting.batch_size * size // len(tokens))
         cut = (tuple(text[i * size : (i + 1) * size]) for i in range(setting.batch_size))
@@ -145,8 +165,11 @@ def steps_on(model: AdaptedModel, rows: Sequence[Tokens], pad: int) -> Step:
     return prepare
 
 
-def held_out(longest: Setting, full_top_k: int) -> list[Setting]:
-    """Settings to hold predictions against; none of them is calibrated with."""
+def held_out(longest: Setting, full_top_k: int, smaller: Sequence[Frozen] = ()) -> list[Setting]:
+    """Settings to hold predictions against; none of them is calibrated with.
+
+    Those of the `smaller` forms of the frozen experts come last.
+    """
     half = max(1, longest.batch_size // 2)
     shapes = [(longest.batch_size, 2), (longest.batch_size, 3), (half, 4), (half, 2)]
     ks = sorted({1, max(1, full_top_k // 2), full_top_k})
@@ -159,6 +182,9 @@ def held_out(longest: Setting, full_top_k: int) -> list[Setting]:
     ]  # fmt: skip
     settings += [replace(longest, top_k=k) for k in ks[1:-1]]
     settings += [replace(longest, top_k=k, recompute=True) for k in (1, full_top_k)]
+    for form in smaller:
+        settings += [replace(longest, top_k=k, frozen=form) for k in (1, full_top_k)]
+        settings.append(replace(longest, batch_size=1, top_k=1, frozen=form, recompute=True))
     used = settings_to_measure(longest, full_top_k)
     return [s for s in dict.fromkeys(settings) if s not in used]
 

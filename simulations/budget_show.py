@@ -12,7 +12,7 @@ from fedmoe.budget.measure import Sample
 from fedmoe.budget.model import Constants, memory, step_seconds
 from fedmoe.budget.plan import Plan
 from fedmoe.budget.probe import Machine
-from fedmoe.budget.shape import Shape
+from fedmoe.budget.shape import Setting, Shape
 from fedmoe.budget.work import Work
 from fedmoe.report.units import bytes_text
 
@@ -49,6 +49,8 @@ def _choice(plan: Plan) -> str:
         f"plan: top_k={plan.top_k} training.batch_size={work.batch_size} "
         f"training.accumulation={work.accumulation} "
         f"training.recompute={str(work.recompute).lower()}"
+        + (f" frozen={work.frozen}" if work.frozen != "full" else "")
+        + (" offload=true" if work.offload else "")
     )
 
 
@@ -75,7 +77,7 @@ def show_accuracy(
 ) -> None:
     """Print predicted against measured for settings that nothing was fitted to."""
     table = Table(title="held-out settings", title_justify="left", box=SIMPLE)
-    for name in ("top_k", "batch", "length", "recompute", "MB predicted", "measured", "error",
+    for name in ("top_k", "batch", "length", "levers", "MB predicted", "measured", "error",
                  "ms predicted", "measured", "error"):  # fmt: skip
         table.add_column(name, justify="right")
     errors = []
@@ -86,7 +88,7 @@ def show_accuracy(
         error = size / sample.peak_bytes - 1, seconds / sample.seconds - 1
         errors.append(error)
         table.add_row(
-            str(s.top_k), str(s.batch_size), str(s.length), "yes" if s.recompute else "",
+            str(s.top_k), str(s.batch_size), str(s.length), _levers(s),
             f"{size / 1e6:.0f}", f"{sample.peak_bytes / 1e6:.0f}", f"{error[0]:+.1%}",
             f"{1e3 * seconds:.0f}", f"{1e3 * sample.seconds:.0f}", f"{error[1]:+.1%}",
         )  # fmt: skip
@@ -97,6 +99,12 @@ def show_accuracy(
         f"{sum(s.wall_seconds for s in samples) / sum(s.seconds for s in samples):.2f} times that.",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
+
+
+def _levers(setting: Setting) -> str:
+    """What saves memory in a setting."""
+    smaller = [setting.frozen] if setting.frozen != "full" else []
+    return ", ".join([*(["recompute"] if setting.recompute else []), *smaller])
 
 
 def _within(errors: Sequence[tuple[float, float]], which: int, bar: float) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedmoe.errors import FedMoEError
+from simulations import models as listing
+from simulations.deploy import command as deploying
 from simulations.watch import command as watching
 
 DESCRIPTION = """\
@@ -101,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
         (watching.watch, "watch", "serve a live page of a run", watching.WATCH_EXAMPLES,
          watching.watch_arguments),
         (_track, "track", "tell a tracker what runs did", TRACK_EXAMPLES, _track_arguments),
+        (deploying.deploy, "deploy", "make a server and its clients ready", deploying.EXAMPLES,
+         deploying.arguments),
+        (listing.models, "models", "list families and their sizes", listing.EXAMPLES,
+         listing.arguments),
         (_bench, "bench", "measure speed and memory as ratios", BENCH_EXAMPLES, _bench_arguments),
     ):  # fmt: skip
         sub = commands.add_parser(
@@ -126,6 +132,11 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", choices=("no", "auto", "anyway"), default="no",
         help="auto: go on where a run of this name was interrupted, unless config, code, model or "
         "data have changed; anyway: even then (default: no, a new folder)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--faults", metavar="LIST", help="what goes wrong on purpose, as a rehearsal: "
+        "drop=.1,slow=3x,corrupt=.01,nan=.02,kill-client=.05,kill-server@3 (the same as faults=... "
+        "in the config)",
     )  # fmt: skip
 
 
@@ -179,6 +190,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help="small sizes: the ratios decide nothing")
     add("--json", action="store_true", help="print one JSON line per figure")
     add("--plots", type=Path, help="folder for the scaling curves as PNG")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="of `layer` (default: cpu)")
 
 
 def _with_which(parser: argparse.ArgumentParser) -> None:
@@ -197,7 +209,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from simulations.run import run
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a run as Ctrl-C does
-    experiment = load_experiment(arguments.config, arguments.overrides)
+    faults = [] if arguments.faults is None else [f"faults={arguments.faults}"]
+    experiment = load_experiment(arguments.config, [*arguments.overrides, *faults])
     folder = run(
         experiment,
         LiveTable(
@@ -320,7 +333,9 @@ def _bench(arguments: argparse.Namespace) -> None:
             f"--repeats is {arguments.repeats}, --threads {arguments.threads}; expected at least "
             "5 (a median of fewer says little) and 1"
         )
-    options = Options(arguments.repeats, arguments.threads, arguments.quick, arguments.plots)
+    options = Options(
+        arguments.repeats, arguments.threads, arguments.quick, arguments.plots, arguments.device
+    )
     bench(arguments.names, options, Console(), arguments.json)
 
 

@@ -46,6 +46,7 @@ class Generator:
             if tier is not None and tier not in tiers:
                 raise FedMoEError(f"--tier {tier!r} is not one of {', '.join(map(repr, tiers))}")
             top_k = top_k or (tiers[tier].top_k if tier else None)
+            adapted.frozen.hold({tiers[tier].frozen if tier else "full": False})
             rescaler = saved.rescalers.get(tier or _tier_of(tiers, top_k or adapted.full_top_k))
         top_k = adapted.full_top_k if top_k is None else top_k
         if not 1 <= top_k <= adapted.layout.num_experts:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fedmoe.crew import Replaced, Schedule
+from fedmoe.crew import Injected, Replaced, Schedule
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.report.json_text import json_text
 from fedmoe.report.units import number_text, percent_text, seconds_text
@@ -117,6 +117,13 @@ class LiveTable:
             if not self.json:
                 self._line(f"round {task.round}: client {task.client} failed: {answer.reason}")
             return
+        if answer.top_k < task.top_k:
+            who["top_k"] = answer.top_k
+            if not self.json:
+                self._line(
+                    f"round {task.round}: client {task.client} ran out of memory with "
+                    f"k = {task.top_k} and trained with k = {answer.top_k}"
+                )
         names = ("examples", "tokens", "steps", "loss_before", "loss_after", "seconds")
         self._event("client", **who, status="ok", **{n: getattr(answer, n) for n in names})
 
@@ -154,6 +161,15 @@ class LiveTable:
         self._event("worker", **asdict(event))
         if not (self.quiet or self.json):
             self._line(f"{event.job} ended its worker ({event.ended_by}); another does it again")
+
+    def injected(self, event: Injected) -> None:
+        """Say what was done to a client on purpose."""
+        self._event("fault", **asdict(event))
+        if not (self.quiet or self.json):
+            self._line(
+                f"round {event.round}: client {event.client}: {event.fault} on purpose: "
+                f"{event.outcome}"
+            )
 
     def _event(self, kind: str, **values: object) -> None:
         if self.json:

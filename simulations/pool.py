@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -21,6 +24,10 @@ from simulations.workforce import Job, Lost, Workforce
 
 A = TypeVar("A")
 R = TypeVar("R")
+
+
+WAITING = ".waiting-"
+"""Begins the name of a folder of updates that wait; the number of its process follows."""
 
 
 class Pool:
@@ -49,7 +56,8 @@ class Pool:
         self.times = TimeModel()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        self.waiting = tempfile.TemporaryDirectory(prefix=".waiting-", dir=folder)
+            _sweep(folder)
+        self.waiting = tempfile.TemporaryDirectory(prefix=f"{WAITING}{os.getpid()}-", dir=folder)
         self.folder = Folder(Path(self.waiting.name))
         self.force = Workforce(prepared, workers, self._replaced)
 
@@ -88,6 +96,13 @@ class Pool:
                     raise FedMoEError(f"{name}: {outcome.reason}; is there enough memory?")
                 yield outcome.value
 
+    def lose_worker(self) -> None:
+        """Kill the first worker; what it was at is done again."""
+        pid = self.force.workers[0].process.pid if self.force.workers else None
+        if pid:
+            self.force.killed.add(pid)
+            os.kill(pid, signal.SIGKILL)
+
     def close(self) -> None:
         """End the workers and remove what waits."""
         self.force.close()
@@ -113,3 +128,11 @@ class Pool:
     def _replaced(self, event: Replaced) -> None:
         for watch in self.watches:
             watch.replaced(event)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes left that were killed."""
+    for left in folder.glob(f"{WAITING}*-*"):
+        pid = left.name.removeprefix(WAITING).partition("-")[0]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(left, ignore_errors=True)

@@ -45,7 +45,8 @@ class SavedRun:
                     f"{folder} is not the folder of a run with an adapter: {path.name} is missing"
                 )
         experiment = load_experiment(config)
-        model, tokenizer = build_model(experiment.model, experiment.adapter, experiment.rescaling)
+        e = experiment
+        model, tokenizer = build_model(e.model, e.adapter, e.rescaling, e.gating)
         layout = experiment.aggregation.first_state(_initial(experiment, model)).layout
         state, rescalers, number = read_adapter(weights, layout)
         return cls(experiment, model, tokenizer, state, rescalers, number)
@@ -80,7 +81,7 @@ class SavedRun:
         exact = ModelSettings(path=e.model.path, dtype="float32", device="cpu")
         # A run in bfloat16 has rounded weights, whose logits are not PEFT's.
         same = e.model.dtype == "float32" and self.model.device.type == "cpu"
-        model = self.model if same else build_model(exact, e.adapter, e.rescaling)[0]
+        model = self.model if same else build_model(exact, e.adapter, e.rescaling, e.gating)[0]
         return export(self.adapter(), model, exact, out)
 
 

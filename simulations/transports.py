@@ -40,6 +40,9 @@ class InProcess:
         """`job(prepared, argument)` for each argument, in order."""
         return (job(self.prepared, argument) for argument in arguments)
 
+    def lose_worker(self) -> None:
+        """There are none."""
+
     def close(self) -> None:
         """Nothing to give back."""
 

@@ -50,6 +50,8 @@ class Workforce:
         """Fork the workers; `replaced` is told of each that dies at work."""
         self.prepared, self.size, self.replaced = prepared, size, replaced
         self.workers: list[Worker] = []
+        self.killed: set[int] = set()
+        """Workers that were killed on purpose: no job's fault."""
         # Else the first garbage collection in each worker would copy every page with an object.
         gc.freeze()
         self._fill()
@@ -142,7 +144,7 @@ class Batch:
 
     def _died(self, worker: Worker, job: Job) -> None:
         pid, ended_by = self.force.bury(worker)
-        job = replace(job, deaths=job.deaths + 1)
+        job = replace(job, deaths=job.deaths + (pid not in self.force.killed))
         self.force.replaced(Replaced(pid, ended_by, job.name, job.deaths))
         if job.deaths < MOST_DEATHS:
             self.again.append(job)

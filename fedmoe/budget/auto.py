@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -19,6 +20,7 @@ from fedmoe.data.text import Tokens
 from fedmoe.devices import Device
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.models.adapted import AdaptedModel
+from fedmoe.models.held import Frozen
 from fedmoe.section import section
 from fedmoe.wire import most_bytes
 
@@ -29,6 +31,12 @@ GPU = Constants(fixed_bytes=7.7e7)
 with OLMoE-1B-7B's shape on an H100."""
 CPU = Constants(slack=12.5, fixed_bytes=5e7)
 """The same, as measured on Linux with two models."""
+RESTORE_FLOPS: dict[Frozen, float] = {"int8": 60.0, "int4": 110.0}
+"""FLOPs that take as long as making one frozen value from its code, where nothing was measured on
+the device itself. On one core 20 to 170 and 36 to 240 were measured, in layers of 256 to 2,048."""
+DISK_BYTES_PER_SECOND, BUS_BYTES_PER_SECOND = 1e9, 2.5e10
+"""How fast offloaded weights come, from a disk or from main memory to a GPU: assumed, not measured,
+a solid-state disk's reading and four fifths of 16 lanes of PCIe 4."""
 
 
 @section
@@ -55,6 +63,11 @@ class Auto:
     """Share of a device's free memory that a plan may fill."""
     deadline_seconds: Annotated[float, Field(gt=0)] | None = None
     """Seconds from a task's sending to its update's arrival; no deadline when omitted."""
+    downlink_bytes_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Of a node that plans for itself (on Flower, with no `devices`), set in its own overrides:
+    messages take no time when omitted. A device's profile says it elsewhere."""
+    uplink_bytes_per_second: Annotated[float, Field(gt=0)] | None = None
+    """The same, towards the server."""
 
     def resolved(self, full_top_k: int) -> dict[str, Tier]:
         """The tiers before they are planned: each with the most that it is allowed."""
@@ -85,7 +98,8 @@ class Auto:
             tiers[name] = Tier(
                 top_k=plan.top_k or 1, rank=tier.rank, steps=tier.steps, share=tier.share,
                 clients=tier.clients, batch_size=work.batch_size, accumulation=work.accumulation,
-                recompute=work.recompute, sits_out=not plan.top_k,
+                recompute=work.recompute, frozen=work.frozen, offload=work.offload,
+                sits_out=not plan.top_k,
             )  # fmt: skip
         if all(tier.sits_out for tier in tiers.values()):
             faults = [Fault(f"budget.tiers.{n}", " ".join(plans[n].reasons)) for n in tiers]
@@ -105,9 +119,17 @@ def analytic(machine: Machine) -> Constants:
     """
     assert machine.flops, machine
     bare = GPU if machine.on_gpu else CPU
+    each = 1 / machine.flops
     return Constants(
-        fixed_bytes=bare.fixed_bytes, slack=bare.slack, seconds_per_flop=1 / machine.flops
+        fixed_bytes=bare.fixed_bytes, slack=bare.slack, seconds_per_flop=each,
+        seconds_per_offloaded_byte=offload_rate(machine),
+        seconds_per_restored={frozen: flops * each for frozen, flops in RESTORE_FLOPS.items()},
     )  # fmt: skip
+
+
+def offload_rate(machine: Machine) -> float:
+    """Seconds that a machine is taken to wait for one byte of offloaded weights."""
+    return 1 / (BUS_BYTES_PER_SECOND if machine.on_gpu else DISK_BYTES_PER_SECOND)
 
 
 def tier_plans(
@@ -131,7 +153,8 @@ def tier_plans(
     for name, tier in budget.resolved(model.full_top_k).items():
         layouts = strategy.layouts(model.layout.with_rank(tier.rank or model.layout.rank), 1)
         machine = Machine.of_device(devices[name])
-        work = work_on(rows, training, *most_bytes(layouts.task, layouts.update, upload))
+        sizes = most_bytes(layouts.task, layouts.update, upload)
+        work = replace(work_on(rows, training, *sizes), steps=tier.steps or training.steps)
         plans[name] = plan_for(
             shape_of(model, layouts.model, on_gpu=machine.on_gpu), work, machine,
             analytic(machine), deadline_seconds=budget.deadline_seconds,

@@ -50,7 +50,8 @@ def _fit(
     rows: Sequence[Sequence[float]], found: Sequence[float], of: Sequence[float]
 ) -> tuple[float, float]:
     """Two non-negative numbers, the constant part and the slope; errors count relative to `of`."""
-    x, y, weight = np.array(rows), np.array(found), 1 / np.array(of)
+    x, y, size = np.array(rows), np.array(found), np.array(of, dtype=float)
+    weight = 1 / np.where(size > 0, size, size.max() or 1.0)  # a count may be zero, if a poor one
     if len(y) == 1:
         return 0.0, max(0.0, float(y[0] / x[0, 1]))
     scale = x.max(0)  # nnls stops by an absolute tolerance: bytes and FLOPs must be near one

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedmoe.aggregation.strategy import Layouts
-from fedmoe.budget.model import saved_bytes
+from fedmoe.budget.model import kept_bytes, saved_bytes
 from fedmoe.budget.shape import Setting, frozen_per_token, low_rank_per_token, shape_of
 from fedmoe.compression import Compression
 from fedmoe.models.adapted import AdaptedModel
+from fedmoe.models.held import Frozen
 from fedmoe.wire import most_bytes
 
 FLOAT_BYTES = 4
@@ -33,8 +34,9 @@ class Cost:
 
 
 def cost(
-    model: AdaptedModel, layouts: Layouts, top_k: int, batch_tokens: int, upload: Compression
-) -> Cost:
+    model: AdaptedModel, layouts: Layouts, top_k: int, batch_tokens: int, upload: Compression,
+    frozen: Frozen = "full", offload: bool = False,
+) -> Cost:  # fmt: skip
     """The cost of training with `top_k` experts on batches of `batch_tokens` tokens.
 
     A product of a (m, n) weight counts 2 m n FLOPs per token; norms, softmax and attention scores
@@ -43,9 +45,10 @@ def cost(
     """
     dense, expert = frozen_per_token(model)
     dense_lora, expert_lora = low_rank_per_token(layouts.model)
-    frozen, lora = dense + top_k * expert, dense_lora + top_k * expert_lora
+    base, lora = dense + top_k * expert, dense_lora + top_k * expert_lora
     bytes_down, bytes_up = most_bytes(layouts.task, layouts.update, upload)
-    shape, setting = shape_of(model, layouts.model), Setting(top_k, 1, batch_tokens, 0)
+    setting = Setting(top_k, 1, batch_tokens, 0, frozen=frozen, offload=offload)
+    shape = shape_of(model, layouts.model)
     trained, frozen_part = layouts.trained.size, max(0, layouts.model.size - layouts.trained.size)
     optimiser = FLOAT_BYTES * (OPTIMISER_COPIES * trained + 2 * frozen_part)
     return Cost(
@@ -53,7 +56,7 @@ def cost(
         parameters=layouts.trained.size,
         bytes_down=bytes_down,
         bytes_up=bytes_up,
-        forward_flops_per_token=2.0 * (frozen + lora),
-        train_flops_per_token=2.0 * (2 * frozen + 3 * lora),
-        memory_bytes=shape.weight_bytes + optimiser + round(saved_bytes(shape, setting)),
+        forward_flops_per_token=2.0 * (base + lora),
+        train_flops_per_token=2.0 * (2 * base + 3 * lora),
+        memory_bytes=round(kept_bytes(shape, setting) + optimiser + saved_bytes(shape, setting)),
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedmoe.errors import ConfigError, Fault
+from fedmoe.models.held import Frozen
 from fedmoe.section import section
 from fedmoe.seeds import numpy_rng
 
@@ -28,6 +29,13 @@ class Tier:
     """Micro-batches in one optimiser step; `training.accumulation` when omitted."""
     recompute: bool | None = None
     """As in `training`, which decides when it is omitted."""
+    frozen: Frozen = "full"
+    """How its devices keep the frozen experts, in training and in evaluation: `full`, in the
+    model's dtype, or as `int8` or `int4` with scales, which is lossy. LoRA stays in float32."""
+    offload: bool = False
+    """Keep the frozen experts in a file mapped into memory, or beside a GPU in main memory: less
+    memory, more time, the same result. Saves memory where all tiers of a run with the same `frozen`
+    ask for it."""
     sits_out: bool = False
     """Its clients take no part; the tier is evaluated. Set by `budget.name: auto` where a device
     has no room or no time for k = 1."""

@@ -13,9 +13,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fedmoe.budget.shape import Setting
 from fedmoe.errors import ModelError
+from fedmoe.models.held import Frozen, quantised
 
 Step = Callable[[Setting], Callable[[], object]]
 """Prepares training at a setting; the result makes one step, optimiser included."""
@@ -105,6 +107,26 @@ def _on_gpu(
     # Allocated, not reserved: where memory is short torch gives back what it holds unused.
     peak = torch.cuda.max_memory_allocated(device) - weight_bytes
     return Sample(setting, peak, statistics.median(wall), statistics.median(wall))
+
+
+def restoring_seconds(weights: Tensor, frozen: Frozen, repeats: int = 5) -> float:
+    """Seconds to make one frozen value from its code, the median over `repeats` of all experts.
+
+    As in training: of one expert after another, on a GPU of all experts of a layer (experts, out,
+    in) at once.
+    """
+    held, on_gpu = quantised(weights.detach(), frozen), weights.is_cuda
+
+    def go() -> None:
+        for experts in [slice(0, len(weights))] if on_gpu else range(len(weights)):
+            _ = held[experts]
+        if on_gpu:
+            torch.cuda.synchronize(weights.device)
+
+    go()
+    own, wall = zip(*(_timed(go) for _ in range(repeats)), strict=True)
+    one_thread = torch.get_num_threads() == 1 and not on_gpu
+    return statistics.median(own if one_thread else wall) / weights.numel()
 
 
 def _timed(go: Callable[[], object]) -> tuple[float, float]:

@@ -6,9 +6,11 @@ which `calibrate` fits to a few measured steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from fedmoe.budget.shape import Setting, Shape
+from fedmoe.models.held import Frozen
 
 FLOAT = 4
 """Bytes of a float32: adapter, norms, router probabilities and losses, whatever the weights are."""
@@ -32,6 +34,10 @@ class Constants:
     seconds_per_flop: float = 1e-12
     seconds_per_step: float = 0.0
     """Of any micro-batch, however small: calls, and reading weights."""
+    seconds_per_offloaded_byte: float = 0.0
+    """To bring frozen weights from where they lie; with 0 they come as fast as memory's."""
+    seconds_per_restored: Mapping[Frozen, float] = field(default_factory=dict)
+    """To make one frozen value from its code, by form."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Memory:
     """Bytes of a training step at its peak, by what holds them."""
 
     weights: float
+    """Frozen, as they are kept on the device; those offloaded are not."""
     optimiser: float
     """Adapter, gradient and moments."""
     saved: float
@@ -65,24 +72,39 @@ def memory(shape: Shape, setting: Setting, constants: Constants) -> Memory:
 
     $$M = W + 4 \cdot 4 a + T L\,(s(k) + c\,e H) + \max(12\,n V,\ l(k)) + f$$
 
-    `W` frozen weights in their own type, whatever k is: with many tokens even k = 1 reaches every
-    expert; `a` values of the adapter in float32, with gradient and two moments; `s` saved bytes per
-    token and layer, `T` tokens, `L` layers; `e` bytes of an activation, `H` hidden; `n` response
-    tokens, `V` vocabulary; `l` what one layer works with; `c` and `f` from `constants`. Bytes. That
-    the slack goes by tokens and not by k was measured (glibc; 12 to 13 in two models).
+    `W` frozen weights in the form they are kept in, whatever k is: with many tokens even k = 1
+    reaches every expert; `a` values of the adapter in float32, with gradient and two moments; `s`
+    saved bytes per token and layer, `T` tokens, `L` layers; `e` bytes of an activation, `H` hidden;
+    `n` response tokens, `V` vocabulary; `l` what one layer works with; `c` and `f` from
+    `constants`. Bytes. That the slack goes by tokens and not by k was measured (glibc; 12 to 13 in
+    two models).
 
     Derived from this package's layers and transformers' decoder layer (norms in float32,
     scaled dot-product attention that keeps no scores); no published formula.
     """
     logits = FLOAT * LOGIT_COPIES * setting.batch_size * setting.targets * shape.vocabulary
     return Memory(
-        weights=shape.weight_bytes,
+        weights=kept_bytes(shape, setting),
         optimiser=FLOAT * OPTIMISER_COPIES * shape.adapter,
         saved=saved_bytes(shape, setting),
         working=max(logits, _layer_bytes(shape, setting)),
         slack=constants.slack * hidden_bytes(shape, setting),
         fixed=constants.fixed_bytes,
     )
+
+
+def kept_bytes(shape: Shape, setting: Setting) -> float:
+    """Bytes of frozen weights that stay on the device; experts in the form of the setting."""
+    dense = shape.weight_bytes - shape.experts_bytes("full")
+    return dense + (0 if setting.offload else shape.experts_bytes(setting.frozen))
+
+
+def _restored_bytes(shape: Shape, setting: Setting) -> float:
+    """Weights that exist for one product alone: of two experts, or on a GPU of a whole layer."""
+    if setting.frozen == "full" and not (setting.offload and shape.on_gpu):
+        return 0
+    experts = shape.num_experts if shape.on_gpu else 2
+    return experts * 2 * shape.width * shape.hidden * shape.element_bytes
 
 
 def hidden_bytes(shape: Shape, setting: Setting) -> float:
@@ -130,7 +152,7 @@ def _layer_bytes(shape: Shape, setting: Setting) -> float:
     factors = s.expert_lora * s.num_experts // s.num_layers
     return (
         e * rows * (4 * s.hidden + 8 * s.width) + 6 * e * setting.tokens * s.hidden
-        + factors * (e + (FLOAT if e != FLOAT else 0))
+        + factors * (e + (FLOAT if e != FLOAT else 0)) + _restored_bytes(shape, setting)
     )  # fmt: skip
 
 
@@ -152,6 +174,16 @@ def step_flops(shape: Shape, setting: Setting) -> float:
     return flops
 
 
+def values_read(shape: Shape, setting: Setting) -> float:
+    """Frozen values of experts that a micro-batch reads, forward and backward.
+
+    Of `n` choices spread evenly, `E (1 - (1 - 1/E)^n)` experts are reached in a layer.
+    """
+    passes = 2 + (2 / 3 if setting.recompute else 0)
+    missed = (1 - 1 / shape.num_experts) ** (setting.tokens * setting.top_k)
+    return passes * shape.expert * shape.num_experts * (1 - missed)
+
+
 def _flops(shape: Shape, setting: Setting, *, frozen: int, lora: int, attention: int) -> float:
     s, tokens = shape, setting.tokens
     met = frozen * (s.dense + setting.top_k * s.expert)
@@ -163,4 +195,10 @@ def _flops(shape: Shape, setting: Setting, *, frozen: int, lora: int, attention:
 
 def step_seconds(shape: Shape, setting: Setting, constants: Constants) -> float:
     """Seconds of one micro-batch, forward and backward."""
-    return constants.seconds_per_step + constants.seconds_per_flop * step_flops(shape, setting)
+    read = values_read(shape, setting)
+    seconds = constants.seconds_per_step + constants.seconds_per_flop * step_flops(shape, setting)
+    seconds += constants.seconds_per_restored.get(setting.frozen, 0.0) * read
+    if setting.offload:
+        size = shape.experts_bytes(setting.frozen) / (shape.expert * shape.num_experts)
+        seconds += constants.seconds_per_offloaded_byte * size * read
+    return seconds

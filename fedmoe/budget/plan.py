@@ -9,9 +9,12 @@ from fedmoe.budget.model import Constants, Memory, forward_flops, memory, step_s
 from fedmoe.budget.probe import Machine
 from fedmoe.budget.shape import Shape
 from fedmoe.budget.work import Work
+from fedmoe.models.held import Frozen, can_quantise
 
 SHARE = 0.9
 """Share of the free memory that a plan may fill: predictions err by up to a tenth."""
+SMALLER: tuple[tuple[Frozen, str], ...] = (("int8", "int8"), ("int4", "4 bits"))
+"""Forms of the frozen experts, largest first, and what reasons call them."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Plan:
     """What a client does with its machine."""
 
     options: tuple[Option, ...]
-    """Every k from 1 to K, with the micro-batch and recomputation that were settled on."""
+    """Every k from 1 to K, with the micro-batch, recomputation and form of the frozen experts that
+    were settled on."""
     choice: Option | None
     """The one it takes; None to sit out."""
     most_bytes: float
@@ -71,44 +75,60 @@ def plan_for(
     """The largest k whose round fits `share` of the free memory and ends by the deadline.
 
     When k = 1 does not fit: a smaller micro-batch (with more of them, so that a step stays what it
-    was), then recomputation, then to sit out. A frozen base in int8 or 4 bits and its offload would
-    come before that; this package has neither, and the plan says so.
+    was), then recomputation, then frozen experts in int8, then in 4 bits, then their offload in
+    full, then to sit out. Each step is said, with what it takes in time.
 
     Args:
         deadline_seconds: of a round, from the task's sending to the update's arrival.
         share: of `machine.free_bytes` that may be filled.
         most_top_k: k is at most this, whatever fits.
-        loaded: the frozen weights are in memory already, and free memory is without them.
+        loaded: the frozen weights are in memory already, in full, and free memory is without them;
+            what a smaller form of theirs leaves is then free as well.
     """
     most = share * machine.free_bytes
     reasons: list[str] = []
-    found = options(shape, work, machine, constants)
-    for rung, said in _ladder(work):
+    taken = shape.weight_bytes if loaded else 0
+    found = asked = options(shape, work, machine, constants)
+    for rung, said in _ladder(shape, work):
         found = options(shape, rung, machine, constants)
-        need = [_need(option, loaded) for option in found]
+        need = [option.memory.total - taken for option in found]
         if said:
-            reasons.append(said)
+            times = found[0].compute_seconds / asked[0].compute_seconds
+            reasons.append(f"{said} It computes {times:.2f} times as long as without any of this.")
         if need[0] <= most:
             return _by_time(found, need, most, deadline_seconds, most_top_k, tuple(reasons))
         reasons.append(
-            f"With k = 1 and {_batch(rung)} a step needs {_gb(need[0])}; {_gb(most)} may be used "
+            f"With k = 1 and {_batch(rung)} a step needs {_gb(need[0])}"
+            f"{' beside the weights that are loaded' if loaded else ''}; {_gb(most)} may be used "
             f"({share:.0%} of {_gb(machine.free_bytes)} free)."
         )
-    reasons += _not_available(shape, _need(found[0], loaded), most, loaded)
-    return Plan(found, None, most, tuple(reasons))
+    return Plan(found, None, most, (*reasons, "It sits out: nothing is left to save."))
 
 
-def _ladder(work: Work) -> Iterator[tuple[Work, str]]:
+def _ladder(shape: Shape, work: Work) -> Iterator[tuple[Work, str]]:
     """The ways to use less memory, one after another, and what each one is."""
     yield work, ""
     for smaller in work.smaller():
         count = f"{_batch(smaller)}, {smaller.accumulation} to a step"
         yield smaller, f"A smaller micro-batch: {count}, so that a step stays what it was."
-    if work.recompute:
-        return
-    for rung in (work, *work.smaller()):
+    batches = [replace(rung, recompute=True) for rung in (work, *work.smaller())]
+    for rung in batches if not work.recompute else ():
         said = f"Recomputation of the experts' activations in backward, with {_batch(rung)}."
-        yield replace(rung, recompute=True), said
+        yield rung, said
+    full = _gb(shape.experts_bytes("full"))
+    for frozen, name in SMALLER:
+        if not can_quantise((shape.hidden, shape.width), frozen):
+            continue
+        kept = f"{_gb(shape.experts_bytes(frozen))} in place of {full}"
+        for rung in batches:
+            yield (
+                replace(rung, frozen=frozen),
+                f"Frozen experts in {name}, {kept} once they are loaded, with {_batch(rung)}.",
+            )
+    for rung in batches:
+        where = "main memory" if shape.on_gpu else "a file"
+        said = f"Offload of the frozen experts, {full} in {where}, with {_batch(rung)}."
+        yield replace(rung, offload=True), said
 
 
 def _by_time(
@@ -138,26 +158,6 @@ def _by_time(
             f"deadline of {deadline:.3g} s."
         )
     return Plan(found, found[k - 1], most, (*reasons, why))
-
-
-def _not_available(shape: Shape, need: float, most: float, loaded: bool) -> list[str]:
-    """The last steps of the ladder, said and not taken."""
-    if loaded:
-        return ["It sits out: the weights are loaded, and no step fits beside them."]
-    bytes_8, bytes_4 = (shape.weight_bytes * n / shape.element_bytes for n in (1, 0.5))
-    rest = need - shape.weight_bytes
-    fits = [n for n, b in (("int8", bytes_8), ("4 bits", bytes_4)) if rest + b <= most]
-    enough = f"{fits[0]} would be enough" if fits else "neither would be enough"
-    return [
-        f"Frozen weights in int8 or 4 bits ({_gb(bytes_8)} or {_gb(bytes_4)} in place of "
-        f"{_gb(shape.weight_bytes)}) would come next, and {enough}; fedmoe does not have them yet.",
-        "Offload of the frozen weights would come after that; fedmoe does not have it yet.",
-        "It sits out.",
-    ]
-
-
-def _need(option: Option, loaded: bool) -> float:
-    return option.memory.above_weights if loaded else option.memory.total
 
 
 def _batch(work: Work) -> str:

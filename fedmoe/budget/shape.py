@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from fedmoe.adapter import Layout
 from fedmoe.models.adapted import AdaptedModel
+from fedmoe.models.held import Frozen, held_bytes
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ class Shape:
     expert_lora: int
     on_gpu: bool = False
 
+    def experts_bytes(self, frozen: Frozen) -> int:
+        """All frozen experts in a form, scales included."""
+        rows = self.num_layers * self.num_experts
+        gate_up = held_bytes(rows * 2 * self.width, self.hidden, frozen, self.element_bytes)
+        return gate_up + held_bytes(rows * self.hidden, self.width, frozen, self.element_bytes)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -59,6 +66,8 @@ class Setting:
     targets: int
     """Response tokens of each: those that have logits."""
     recompute: bool = False
+    frozen: Frozen = "full"
+    offload: bool = False
 
     @property
     def tokens(self) -> int:
@@ -74,8 +83,8 @@ def shape_of(model: AdaptedModel, layout: Layout | None = None, *, on_gpu: bool 
         layout: of the adapter it computes with; the model's own when omitted.
         on_gpu: whether it will compute on a GPU.
     """
-    layout, experts = layout or model.layout, model.layers[0].experts
-    num_experts, double_width, hidden = _stacked(experts, "gate_up_proj").shape
+    layout = layout or model.layout
+    num_experts, double_width, hidden = model.layers[0].shapes()[0]
     linears = {
         name.rpartition(".")[2]: module
         for name, module in model.model.named_modules()
@@ -103,13 +112,6 @@ def frozen_bytes(model: AdaptedModel) -> int:
     return sum(p.numel() * p.element_size() for p in frozen)
 
 
-def _stacked(experts: nn.Module, name: str) -> Tensor:
-    """The weights of all experts of a layer, (experts, out, in)."""
-    weight = getattr(experts, name)
-    assert isinstance(weight, Tensor)
-    return weight
-
-
 def _out(linear: nn.Module | None, hidden: int) -> int:
     """What comes out of a projection; as wide as the model where there is none of the name."""
     return int(getattr(linear, "base", linear).out_features) if linear is not None else hidden  # pyright: ignore
@@ -119,12 +121,9 @@ def frozen_per_token(model: AdaptedModel) -> tuple[int, int]:
     """Frozen weights a token meets: dense ones, and one expert of every layer."""
     linears = (m for m in model.model.modules() if isinstance(m, nn.Linear))
     dense = sum(linear.weight.numel() for linear in linears)
-    dense += sum(layer.router.weight.numel() for layer in model.layers)  # pyright: ignore
-    expert = sum(
-        _stacked(layer.experts, name)[0].numel()
-        for layer in model.layers
-        for name in ("gate_up_proj", "down_proj")
-    )
+    scorers = (layer.scorer for layer in model.layers)  # a linear one is counted already
+    dense += sum(s.weight.numel() for s in scorers if not isinstance(s, nn.Linear))  # pyright: ignore
+    expert = sum(out * into for layer in model.layers for _, out, into in layer.shapes())
     return dense, expert
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from fedmoe.budget.shape import Setting
 from fedmoe.data.text import Tokens
+from fedmoe.models.held import Frozen
 
 
 class HowTrained(Protocol):
@@ -45,12 +46,16 @@ class Work:
     mean_targets: int
     bytes_down: int = 0
     bytes_up: int = 0
+    frozen: Frozen = "full"
+    offload: bool = False
 
     def setting(self, top_k: int, *, longest: bool) -> Setting:
         """A micro-batch of the longest, or of mean examples."""
         length = self.longest if longest else self.mean_length
         targets = self.longest_targets if longest else self.mean_targets
-        return Setting(top_k, self.batch_size, length, targets, self.recompute)
+        return Setting(
+            top_k, self.batch_size, length, targets, self.recompute, self.frozen, self.offload
+        )
 
     def with_batch(self, batch_size: int) -> Work:
         """The same steps in smaller micro-batches, and so in more of them."""

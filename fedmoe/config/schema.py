@@ -9,17 +9,22 @@ from pydantic import Field
 from fedmoe.aggregation import Aggregation, Flame, NoOptimizer, ServerOptimizer
 from fedmoe.budget import Budget, Levels
 from fedmoe.compression import Compression, NoCompression
+from fedmoe.config.faults import parse_faults
 from fedmoe.config.files import OwnFile
+from fedmoe.config.routing import routing_faults
 from fedmoe.config.words import not_one_of
 from fedmoe.data import Dataset, HomeAssistant
 from fedmoe.data.partition import Natural, Partition
 from fedmoe.data.text import TextSettings
 from fedmoe.devices import Device
+from fedmoe.errors import ConfigError
 from fedmoe.evaluation.evaluate import EvaluationSettings
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
+from fedmoe.models.gating import Gating, TopKGating
 from fedmoe.models.rescaling import NoRescaling, Rescaling
 from fedmoe.section import section
+from fedmoe.training.router_losses import RouterLosses
 from fedmoe.training.settings import Training
 
 
@@ -54,14 +59,21 @@ class Experiment:
     rounds: Annotated[int, Field(ge=1)] = 10
     clients_per_round: Annotated[int, Field(ge=1)] | None = None
     """Clients sampled in each round; all of them when omitted."""
+    quorum: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of a round's clients, rounded up to a number, that must have given an update. A round
+    of fewer is not aggregated: the run ends as failed, and can be resumed. One is always needed."""
     model: ModelSettings = ModelSettings()
     adapter: AdapterSettings = AdapterSettings()
     rescaling: Rescaling = NoRescaling()
+    gating: Gating = TopKGating()
+    """How tokens and experts choose each other within a budget's k; routers take a softmax."""
     data: Annotated[Dataset, Field(discriminator="name")] = HomeAssistant()
     text: TextSettings = TextSettings()
     partition: Annotated[Partition, Field(discriminator="name")] = Natural()
     budget: Budget = Levels()
     training: Training = Training()
+    losses: RouterLosses = RouterLosses()
+    """What is added to the loss for routing's sake; nothing by default."""
     aggregation: Aggregation = Flame()
     server_optimizer: ServerOptimizer = NoOptimizer()
     upload: Compression = NoCompression()
@@ -72,16 +84,24 @@ class Experiment:
     """The device of each tier's clients, a mapping or the path of a YAML file: every client then
     has a clock of its own. Omit it to simulate none."""
     simulation: Simulation = Simulation()
+    faults: str = ""
+    """What goes wrong on purpose, as a rehearsal, as `fedmoe run --faults` takes it:
+    `drop=.1,slow=3x,corrupt=.01,nan=.02,kill-client=.05,kill-server@3`."""
 
     def availability(self, tier: str) -> float:
         """The probability that a client of a tier is reachable in a round."""
         return self.devices[tier].availability if self.devices else 1.0
 
     def __post_init__(self) -> None:
-        if not self.devices:
-            return
-        tiers = [*self.budget.resolved(1)]
+        try:
+            parse_faults(self.faults)
+        except ConfigError as error:
+            raise ValueError("; ".join(f"faults: {fault}" for fault in error.faults)) from None
+        tiers = [*self.budget.resolved(1)] if self.devices else []
         faults = [f"devices: {not_one_of(t, tiers)}" for t in self.devices if t not in tiers]
+        faults += routing_faults(
+            self.gating, self.losses, self.adapter, self.rescaling, self.aggregation
+        )
         if bare := [tier for tier in tiers if tier not in self.devices]:
             names = ", ".join(map(repr, bare))
             faults.append(f"devices: no device for {names}; give every tier one, or none")

@@ -27,13 +27,14 @@ class VirtualTime:
 
 
 def virtual_time(
-    device: Device, *, bytes_down: float, flops: float, bytes_up: float
+    device: Device, *, bytes_down: float, flops: float, bytes_up: float, slowdown: float = 1.0
 ) -> VirtualTime:
     r"""The time of one client's round, its parts one after another.
 
     $$t = \ell + \frac{b_\downarrow}{r_\downarrow} + \frac{F}{u P} + \frac{b_\uparrow}{r_\uparrow}$$
 
     `F` FLOPs at `u` (utilisation) of the peak `P`; `b` bytes at `r` bytes per second; `l` latency.
+    A `slowdown` (see `config.faults`) is a factor on each part.
 
     The same figures give the same seconds, to the bit, on every machine. Computing is taken to be
     bound by arithmetic, at one utilisation for all work. Left out: memory bandwidth (which binds
@@ -44,10 +45,10 @@ def virtual_time(
     e.g. FedScale (arXiv:2105.11367); the FLOPs and bytes are ours, see `budget.cost` and `wire`.
     """
     return VirtualTime(
-        latency=device.latency_seconds,
-        down=bytes_down / device.downlink_bytes_per_second,
-        compute=flops / device.effective_flops,
-        up=bytes_up / device.uplink_bytes_per_second,
+        latency=slowdown * device.latency_seconds,
+        down=slowdown * (bytes_down / device.downlink_bytes_per_second),
+        compute=slowdown * (flops / device.effective_flops),
+        up=slowdown * (bytes_up / device.uplink_bytes_per_second),
     )
 
 
@@ -58,6 +59,7 @@ def client_time(device: Device, line: Mapping[str, Any]) -> VirtualTime:
         bytes_down=line["bytes_down"],
         flops=line["flops"] + line["probe_flops"],
         bytes_up=line["virtual_bytes_up"],
+        slowdown=line.get("slowdown", 1.0),
     )
 
 

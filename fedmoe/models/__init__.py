@@ -1,8 +1,9 @@
 """The frozen sparse MoE and what we put into it: the only door to transformers and peft.
 
-- `families`: where experts and routers sit; whether a router honours `top_k`
+- `families`: where experts and routers sit, one file a family; whether a router honours `top_k`
 - `experts`: the expert fast path (one autograd function) and its routed-token counts
 - `adapted`: one resident model, a flat adapter buffer, the current budget
+- `gating`: how tokens and experts choose each other within a budget of k
 - `rescaling`: none, static or learned factors on a sparse layer's output
 - `build`: load the built-in base, a folder or a Hub id
 - `decode`: greedy answers

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fedmoe.adapter import Adapter, Layout
+from fedmoe.errors import ModelError
 from fedmoe.models import experts
-from fedmoe.models.families import check_top_k, moe_layers, set_top_k
+from fedmoe.models.families import MoELayer, check_top_k, install, moe_layers, set_top_k
+from fedmoe.models.frozen import WEIGHTS, FrozenExperts
+from fedmoe.models.gating import Gates, Rule, TopKGating
 from fedmoe.models.modulation import Modulation, modulate
 from fedmoe.models.rescaling import Rescaling, StaticRescaling, keep_mass
 from fedmoe.section import section
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+TOP_K = TopKGating()
 
 
 @section
@@ -30,7 +33,7 @@ class AdapterSettings:
     alpha: Annotated[float, Field(gt=0)] = 16.0
     """A delta is `alpha / rank * B A`."""
     attention: bool = True
-    """Also adapt the attention projections."""
+    """Also adapt the attention projections, which each family's file names."""
     router: bool = False
     """Train the routers too, as a full difference; by default they are frozen."""
 
@@ -67,20 +70,27 @@ class AdaptedModel:
     counts, per layer and expert, the tokens routed there.
     """
 
-    def __init__(self, model: nn.Module, settings: AdapterSettings, rescaling: Rescaling) -> None:
+    def __init__(
+        self, model: nn.Module, settings: AdapterSettings, rescaling: Rescaling,
+        gating: Rule = TOP_K,
+    ) -> None:  # fmt: skip
         self.model = model.requires_grad_(False).eval()
+        self.family = install(model)
         self.layers = moe_layers(model)
-        self.full_top_k = int(self.layers[0].router.top_k)  # pyright: ignore[reportArgumentType]
+        self.full_top_k = self.layers[0].top_k
         self.top_k = self.full_top_k
         self.rescaling = rescaling
-        self.layout = _layout(model, self.layers, settings)
+        self.gates = Gates(self.layers, gating, self.family.model_type, self.full_top_k)
+        adapted = _attention_paths(model, self.family.attention) if settings.attention else []
+        self.layout = _layout(model, self.layers, settings, adapted).plus(self.gates.tensors())
         self.device = next(model.parameters()).device
         self.rescaler = torch.ones(len(self.layers), device=self.device)
         self.states = [experts.ExpertState() for _ in self.layers]
+        self.frozen = FrozenExperts(self.layers, self.states, self.device)
         self.linears: dict[str, LoRALinear] = {}
         self.shifts: list[Shift] = []
         self.modulations: list[Modulation] = []
-        self._install(settings)
+        self._install(settings, adapted)
         self.bound = self.layout
         self.bind(self.layout)
         if isinstance(rescaling, StaticRescaling) and rescaling.by == "mass":
@@ -113,13 +123,14 @@ class AdaptedModel:
         for path, linear in self.linears.items():
             linear.A, linear.B = leaves[f"{path}.A"], leaves[f"{path}.B"]
             linear.scale = layout.scale
+        self.gates.bind(leaves)
         self._modulate({name: leaf.detach() for name, leaf in leaves.items()})
 
     def _modulate(self, values: dict[str, Tensor]) -> None:
         """Let the routers add what the layout holds of it to their affinities; see `modulation`."""
         names = [f"{layer.path}.phi" for layer in self.layers]
         if names[0] in values and not self.modulations:
-            kind = str(self.model.config.model_type)  # pyright: ignore
+            kind = self.family.model_type
             self.modulations = [modulate(x.router, kind, self.full_top_k) for x in self.layers]
         for name, modulation in zip(names, self.modulations, strict=False):
             modulation.phi = values.get(name)
@@ -151,9 +162,23 @@ class AdaptedModel:
         """Refuse to go on when the model's routers do not honour one of these `top_k`.
 
         Raises:
-            ModelError: a router chose another number of experts than it was asked for.
+            ModelError: a router chose another number of experts than it was asked for, or a family
+                that is not listed does more to its logits than we know.
         """
         check_top_k(self.layers, top_ks)
+        if not self.family.listed:
+            self._check_logits()
+
+    @torch.no_grad()
+    def _check_logits(self) -> None:
+        ids = torch.tensor([[0, 1]])
+        theirs = self.model(input_ids=ids.to(self.device)).logits
+        ours = self.logits(self.hidden(ids, torch.ones_like(ids, dtype=torch.bool)))
+        if (ours - theirs).float().norm() > 1e-2 * theirs.float().norm():
+            raise ModelError(
+                f"{self.family.name} models change their logits behind the output head; such a "
+                "family needs a file in fedmoe/models/families with scale_logits"
+            )
 
     @contextmanager
     def counting(self) -> Iterator[Tensor]:
@@ -172,32 +197,36 @@ class AdaptedModel:
         """Last hidden states (batch, length, hidden) of right-padded ids.
 
         `valid` (batch, length) is False at padding, which reaches no expert. Under a causal mask
-        no real token looks at the padding after it, so attention needs no mask.
+        no real token looks at the padding after it, so attention needs no mask; nor does a
+        convolution or a recurrent layer, which read their past alone.
         """
         for state in self.states:
             state.valid = valid.reshape(-1).to(self.device)
         try:
-            body = self.model.get_submodule(self.model.base_model_prefix)  # pyright: ignore
-            return body(input_ids=input_ids.to(self.device), use_cache=False).last_hidden_state
+            return _body(self.model)(
+                input_ids=input_ids.to(self.device), use_cache=False
+            ).last_hidden_state
         finally:
             for state in self.states:
                 state.valid = None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits of hidden states."""
-        return self.model.get_output_embeddings()(hidden)  # pyright: ignore[reportCallIssue]
+        logits = self.model.get_output_embeddings()(hidden)  # pyright: ignore[reportCallIssue]
+        scale = self.family.scale_logits
+        return logits if scale is None else scale(self.model.config, logits)
 
-    def _install(self, settings: AdapterSettings) -> None:
+    def _install(self, settings: AdapterSettings, adapted: list[str]) -> None:
         """Put LoRA's places into the model; `bind` puts factors there."""
         none = torch.empty(0, 0)
         for layer, state in zip(self.layers, self.states, strict=True):
             setattr(layer.experts, experts.STATE, state)
             if settings.router:
-                self.shifts.append(Shift(torch.zeros_like(layer.router.weight)))  # pyright: ignore
+                self.shifts.append(Shift(torch.zeros_like(layer.scorer.weight)))  # pyright: ignore
                 parametrize.register_parametrization(
-                    layer.router, "weight", self.shifts[-1], unsafe=True
+                    layer.scorer, "weight", self.shifts[-1], unsafe=True
                 )
-        for path in _attention_paths(self.model) if settings.attention else ():
+        for path in adapted:
             base = self.model.get_submodule(path)
             assert isinstance(base, nn.Linear)
             self.linears[path] = LoRALinear(base, none, none, 1.0)
@@ -205,32 +234,45 @@ class AdaptedModel:
             setattr(self.model.get_submodule(parent), child, self.linears[path])
 
 
+def _body(model: nn.Module) -> nn.Module:
+    """What turns ids into hidden states, below the output head."""
+    # transformers 5.23: Llama4ForCausalLM names a prefix that it has no attribute of.
+    names = (str(model.base_model_prefix), "model")  # pyright: ignore[reportAttributeAccessIssue]
+    return next(model.get_submodule(name) for name in names if hasattr(model, name))
+
+
 def _expert_names(path: str) -> list[str]:
-    return [
-        f"{path}.{weight}.{factor}" for weight in ("gate_up_proj", "down_proj") for factor in "AB"
-    ]
+    return [f"{path}.{weight}.{factor}" for weight in WEIGHTS for factor in "AB"]
 
 
-def _attention_paths(model: nn.Module) -> list[str]:
-    return [
+def _attention_paths(model: nn.Module, names: tuple[str, ...]) -> list[str]:
+    """The linear layers whose paths end in one of `names`."""
+    paths = [
         path
         for path, module in model.named_modules()
-        if isinstance(module, nn.Linear) and path.rpartition(".")[2] in ATTENTION
+        if isinstance(module, nn.Linear) and path.endswith(tuple(f".{name}" for name in names))
     ]
+    if not paths:
+        raise ModelError(
+            f"{type(model).__name__}: no linear layer is called {', '.join(names)}; set "
+            "adapter.attention to false to train experts alone"
+        )
+    return paths
 
 
-def _layout(model: nn.Module, layers: list, settings: AdapterSettings) -> Layout:
+def _layout(
+    model: nn.Module, layers: list[MoELayer], settings: AdapterSettings, adapted: list[str]
+) -> Layout:
     """Expert factors layer by layer, then routers, then attention."""
     rank, tensors = settings.rank, []
     for i, layer in enumerate(layers):
-        for weight in ("gate_up_proj", "down_proj"):
-            num_experts, out, into = getattr(layer.experts, weight).shape
+        for weight, (num_experts, out, into) in zip(WEIGHTS, layer.shapes(), strict=True):
             tensors.append((f"{layer.path}.{weight}.A", (num_experts, rank, into), i))
             tensors.append((f"{layer.path}.{weight}.B", (num_experts, out, rank), i))
     if settings.router:
         for layer in layers:
-            tensors.append((f"{layer.router_path}.shift", tuple(layer.router.weight.shape), None))
-    for path in _attention_paths(model) if settings.attention else ():
+            tensors.append((f"{layer.router_path}.shift", tuple(layer.scorer.weight.shape), None))  # pyright: ignore
+    for path in adapted:
         linear = model.get_submodule(path)
         tensors.append((f"{path}.A", (rank, linear.in_features), None))
         tensors.append((f"{path}.B", (linear.out_features, rank), None))

@@ -14,8 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.logging import disable_progress_bar
 
 from fedmoe.errors import ModelError
-from fedmoe.models import experts
-from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.adapted import TOP_K, AdaptedModel, AdapterSettings
+from fedmoe.models.families import check_family, install, moe_layers
+from fedmoe.models.frozen import weights_of
+from fedmoe.models.gating import Rule
 from fedmoe.models.rescaling import Rescaling
 from fedmoe.section import section
 
@@ -55,19 +57,24 @@ def device_of(settings: ModelSettings) -> torch.device:
     return torch.device("cuda" if found else "cpu")
 
 
-def load_base(settings: ModelSettings) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+def load_base(
+    settings: ModelSettings, *, experts_stay: bool = False, fast: bool = True
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """The frozen model on the expert fast path, and its tokenizer.
+
+    With `experts_stay` the experts remain in main memory, whatever the device; without `fast` the
+    model is transformers' own.
 
     Raises:
         ModelError: the path does not exist, is no causal language model, or is not an MoE whose
             experts transformers dispatches on; there is no such device.
     """
     device = device_of(settings)
-    experts.register()
     disable_progress_bar()
     folder = model_folder(settings.path)
     try:
         config = AutoConfig.from_pretrained(folder)
+        check_family(config.model_type)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=DTYPES[settings.dtype], output_loading_info=True
         )
@@ -80,10 +87,13 @@ def load_base(settings: ModelSettings) -> tuple[nn.Module, PreTrainedTokenizerBa
             f"model.path {settings.path!r}: {len(missing)} weights are missing, such as "
             f"{missing[0]}; transformers would make them up"
         )
-    model.set_experts_implementation(experts.IMPLEMENTATION)
+    if fast:
+        install(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.to(device), tokenizer
+    stay = {id(w) for x in moe_layers(model) for w in weights_of(x)} if experts_stay else set()
+    model._apply(lambda tensor: tensor if id(tensor) in stay else tensor.to(device))
+    return model, tokenizer
 
 
 def _cannot_load(path: str, error: Exception) -> str:
@@ -98,8 +108,12 @@ def _cannot_load(path: str, error: Exception) -> str:
 
 
 def build_model(
-    settings: ModelSettings, adapter: AdapterSettings, rescaling: Rescaling
-) -> tuple[AdaptedModel, PreTrainedTokenizerBase]:
-    """The resident model of a run and its tokenizer; see `load_base` for the errors."""
-    model, tokenizer = load_base(settings)
-    return AdaptedModel(model, adapter, rescaling), tokenizer
+    settings: ModelSettings, adapter: AdapterSettings, rescaling: Rescaling,
+    gating: Rule = TOP_K, *, experts_stay: bool = False,
+) -> tuple[AdaptedModel, PreTrainedTokenizerBase]:  # fmt: skip
+    """The resident model of a run and its tokenizer; see `load_base` for the errors.
+
+    With `experts_stay`, `model.frozen.hold` must bring the experts to the device, in some form.
+    """
+    model, tokenizer = load_base(settings, experts_stay=experts_stay)
+    return AdaptedModel(model, adapter, rescaling, gating), tokenizer

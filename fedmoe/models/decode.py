@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import TextIteratorStreamer
 
+from fedmoe.models.families import family_of
+
 
 def greedy(
     model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, pad: int, end: int
@@ -22,6 +24,7 @@ def greedy(
     out = model.generate(  # pyright: ignore[reportCallIssue]
         input_ids=ids.to(device), attention_mask=mask.to(device), do_sample=False,
         max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=end,
+        use_cache=family_of(model).padded_cache or bool(mask.all()),
     )  # fmt: skip
     return [row[length:].tolist() for row in out]
 

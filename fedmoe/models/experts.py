@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.moe import ExpertsInterface
+from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
 
-from fedmoe.models.routed import Block, Routing, blocks, can_group, route
+from fedmoe.models.held import Held
+from fedmoe.models.routed import Block, Routing, Stacked, blocks, can_group, route
 
 IMPLEMENTATION = "fedmoe"
 STATE = "fedmoe_state"
@@ -35,7 +36,7 @@ class ExpertLoRA(NamedTuple):
 class Adapted(NamedTuple):
     """Stacked frozen weights with LoRA: expert e computes `(W_e + s B_e A_e) x`; rank 0 is none."""
 
-    w: Tensor  # (experts, out, in)
+    w: Stacked  # (experts, out, in)
     a: Tensor  # (experts, rank, in)
     b: Tensor  # (experts, out, rank)
     scale: float
@@ -69,6 +70,24 @@ class Adapted(NamedTuple):
             block.outer(dy, low * self.scale, into.b)
 
 
+class Biases(NamedTuple):
+    """Frozen biases of a layer's experts."""
+
+    gate_up: Tensor  # (experts, 2 * width)
+    down: Tensor  # (experts, hidden)
+
+
+@dataclass(frozen=True)
+class OwnGate:
+    """A family's own way from `[g; u]` to `h`, in place of `act(g) * u`."""
+
+    apply: Callable[[Tensor], Tensor]
+
+
+Gate = nn.Module | OwnGate
+"""An activation of the first half, or a family's own gate."""
+
+
 class Gradients(NamedTuple):
     """Buffers for the gradients of one `Adapted`; experts without rows stay zero."""
 
@@ -86,31 +105,42 @@ class SparseExperts(torch.autograd.Function):
     Saved for backward: the layer's input, the routing, `[g; u]` and two (rows, rank) products; with
     `recompute` only the first two. The gradient of `w_j` needs no saved output: it is
     `<(W2_j + s B2_j A2_j)^T dL/dy, h>`.
+
+    With `held` the products read their weights from there; `w1` and `w2` then stand for shapes.
+    `biases` are added to `[g; u]` and to `W2_j h`; an `OwnGate` makes `h` of `[g; u]` otherwise.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weights: Tensor, w1: Tensor, w2: Tensor, a1: Tensor, b1: Tensor,
-        a2: Tensor, b2: Tensor, scale: float, routing: Routing, act: nn.Module,
-        recompute: bool = False,
+        a2: Tensor, b2: Tensor, scale: float, routing: Routing, act: Gate,
+        recompute: bool = False, held: tuple[Stacked, Stacked] | None = None,
+        biases: Biases | None = None,
     ) -> Tensor:  # fmt: skip
-        first, second = Adapted(w1, a1, b1, scale), Adapted(w2, a2, b2, scale)
+        read1, read2 = held or (w1, w2)
+        first, second = Adapted(read1, a1, b1, scale), Adapted(read2, a2, b2, scale)
         grouped = can_group(x, w1.shape[2], w2.shape[2], *([a1.shape[1]] if a1.shape[1] else []))
+        # A grouped product would make the weights of all experts at once, which a GPU has room for.
+        grouped = grouped and (held is None or x.is_cuda)
         out, saved, parts = torch.zeros_like(x), [], list(blocks(routing, grouped))
         for block in parts:
             low1, gate_up = first.forward(x[block.token], block)
-            gate, up = gate_up.chunk(2, dim=-1)
-            low2, y = second.forward(act(gate) * up, block)
+            if biases is not None:
+                gate_up += _row_biases(biases.gate_up, block)
+            low2, y = second.forward(_gated(act, gate_up), block)
+            if biases is not None:
+                y += _row_biases(biases.down, block)
             _combine(out, y.mul_(_row_weights(weights, block)), block, weights.shape[1])
             saved += [] if recompute else [low1, gate_up, low2]
         ctx.save_for_backward(x, weights, w1, w2, a1, b1, a2, b2, *saved)
-        ctx.scale, ctx.parts, ctx.act = scale, parts, act
+        ctx.scale, ctx.parts, ctx.act, ctx.held, ctx.biases = scale, parts, act, held, biases
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, w1, w2, a1, b1, a2, b2, *saved = ctx.saved_tensors
-        first, second = Adapted(w1, a1, b1, ctx.scale), Adapted(w2, a2, b2, ctx.scale)
+        read1, read2 = ctx.held or (w1, w2)
+        first, second = Adapted(read1, a1, b1, ctx.scale), Adapted(read2, a2, b2, ctx.scale)
         into1, into2 = (
             _buffers(first, ctx.needs_input_grad[2]),
             _buffers(second, ctx.needs_input_grad[3]),
@@ -120,29 +150,38 @@ class SparseExperts(torch.autograd.Function):
             xs, row_weight = x[block.token], _row_weights(weights, block)
             kept = saved[3 * i : 3 * i + 3]
             low1, gate_up = kept[:2] if kept else first.forward(xs, block)
-            gate, up = gate_up.chunk(2, dim=-1)
-            activated, dact = _activation(ctx.act, gate)
-            h, dy = activated * up, grads[0][block.token]
+            if ctx.biases is not None and not kept:
+                gate_up += _row_biases(ctx.biases.gate_up, block)
+            h, dgate = _gate(ctx.act, gate_up)
+            dy = grads[0][block.token]
             low2 = kept[2] if kept else block.mm(h, a2.mT)
             dlow2, dh = second.backward(dy, block)
             dweights.view(-1)[block.slot] = (dh * h).sum(-1)
+            if ctx.biases is not None:
+                dweights.view(-1)[block.slot] += (dy * _row_biases(ctx.biases.down, block)).sum(-1)
             second.collect(into2, h, low2, dy.mul_(row_weight), dlow2.mul_(row_weight), block)
-            dh.mul_(row_weight)
-            dgu = torch.cat([dact(dh * up), dh.mul_(activated)], dim=-1)
+            dgu = dgate(dh.mul_(row_weight))
             dlow1, dxs = first.backward(dgu, block)
             first.collect(into1, xs, low1, dgu, dlow1, block)
             _combine(dx, dxs, block, weights.shape[1])
-        return dx, dweights, into1.w, into2.w, into1.a, into1.b, into2.a, into2.b, *[None] * 4
+        return dx, dweights, into1.w, into2.w, into1.a, into1.b, into2.a, into2.b, *[None] * 6
 
 
 def _buffers(adapted: Adapted, trained: bool) -> Gradients:
     a, b = torch.zeros_like(adapted.a), torch.zeros_like(adapted.b)
-    return Gradients(torch.zeros_like(adapted.w) if trained else None, a, b)
+    assert not trained or isinstance(adapted.w, Tensor), "weights in another form are frozen"
+    return Gradients(torch.zeros_like(adapted.w) if trained else None, a, b)  # pyright: ignore
 
 
 def _row_weights(weights: Tensor, block: Block) -> Tensor:
     """The router's weight of each row, (rows, 1)."""
     return weights.reshape(-1)[block.slot].unsqueeze(1)
+
+
+def _row_biases(bias: Tensor, block: Block) -> Tensor:
+    """The bias (experts, out) of each row's expert, (rows, out)."""
+    sizes = torch.tensor(block.sizes, device=bias.device)
+    return bias[block.experts].repeat_interleave(sizes, dim=0, output_size=len(block.token))
 
 
 def add_rows(out: Tensor, rows: Tensor, block: Block) -> None:
@@ -165,11 +204,30 @@ def _combine(out: Tensor, rows: Tensor, block: Block, top_k: int) -> None:
         add_rows(out, rows, block)
 
 
-def _activation(act: nn.Module, gate: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The activation of `gate` and the function that maps its gradient back to `gate`'s."""
+def _gated(act: Gate, gate_up: Tensor) -> Tensor:
+    """`h` (rows, width) of `[g; u]` (rows, 2 * width)."""
+    if isinstance(act, OwnGate):
+        return act.apply(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    return act(gate) * up
+
+
+def _gate(act: Gate, gate_up: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The same, and the function that maps its gradient, which it may use up, to `gate_up`'s."""
+    if isinstance(act, OwnGate):
+        return _differentiable(act.apply, gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    activated, dact = _differentiable(act, gate)
+    return activated * up, lambda dh: torch.cat([dact(dh * up), dh.mul_(activated)], dim=-1)
+
+
+def _differentiable(
+    function: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The value of `function` at `x`, and the map of its gradient back to that of `x`."""
     with torch.enable_grad():
-        leaf = gate.detach().requires_grad_()
-        out = act(leaf)
+        leaf = x.detach().requires_grad_()
+        out = function(leaf)
     return out.detach(), lambda grad: torch.autograd.grad(out, leaf, grad)[0]
 
 
@@ -186,6 +244,8 @@ class ExpertState:
     """int64 (experts,): routed tokens so far; None switches counting off."""
     recompute: bool = False
     """Compute activations again in backward rather than keep them."""
+    held: tuple[Held, Held] | None = None
+    """Another form of the two frozen weights, read in their place; see `held`."""
 
 
 def no_lora(gate_up: Tensor, down: Tensor) -> ExpertLoRA:
@@ -196,7 +256,11 @@ def no_lora(gate_up: Tensor, down: Tensor) -> ExpertLoRA:
 
 
 def experts_forward(module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """transformers' experts call: `hidden` (tokens, hidden), `index`, `weights` (tokens, top_k)."""
+    """transformers' experts call: `hidden` (tokens, hidden), `index`, `weights` (tokens, top_k).
+
+    How the module holds its weights is told by transformers' flags on it; a module with a true
+    `weighs_input` has the weights multiply each expert's input rather than its output.
+    """
     state: ExpertState = getattr(module, STATE, None) or ExpertState()
     num_experts = int(module.num_experts)  # pyright: ignore[reportArgumentType]
     if state.valid is not None:
@@ -204,14 +268,43 @@ def experts_forward(module: nn.Module, hidden: Tensor, index: Tensor, weights: T
     routing = route(index, num_experts)
     if state.counts is not None:
         state.counts += routing.counts
-    lora = state.lora or no_lora(module.gate_up_proj, module.down_proj)  # pyright: ignore
+    if getattr(module, "weighs_input", False):
+        rows = (hidden.unsqueeze(1) * weights.unsqueeze(2)).flatten(0, 1)
+        alone = route(index.reshape(-1, 1), num_experts)
+        out = _computed(module, state, rows, torch.ones_like(rows[:, :1]), alone)
+        out = out.view(*index.shape, -1).sum(1)
+    else:
+        out = _computed(module, state, hidden, weights.to(hidden.dtype), routing)
+    return out if state.rescaler is None else out * state.rescaler.to(out.dtype)
+
+
+def _computed(
+    module: nn.Module, state: ExpertState, hidden: Tensor, weights: Tensor, routing: Routing
+) -> Tensor:
+    """What the module's experts make of routed tokens."""
+    gate_up, down, held = module.gate_up_proj, module.down_proj, state.held
+    if getattr(module, "is_transposed", False):
+        gate_up, down = gate_up.mT, down.mT  # pyright: ignore
+        held = (held[0].mT, held[1].mT) if held else None
+    lora = state.lora or no_lora(gate_up, down)  # pyright: ignore[reportArgumentType]
     out = SparseExperts.apply(
-        hidden, weights.to(hidden.dtype), module.gate_up_proj, module.down_proj,
-        *(factor.to(hidden.dtype) for factor in lora[:4]), lora.scale, routing, module.act_fn,
-        state.recompute,
+        hidden, weights, gate_up, down, *(factor.to(hidden.dtype) for factor in lora[:4]),
+        lora.scale, routing, _gate_of(module), state.recompute, held, _biases_of(module),
     )  # fmt: skip
     assert isinstance(out, Tensor)
-    return out if state.rescaler is None else out * state.rescaler.to(out.dtype)
+    return out
+
+
+def _gate_of(module: nn.Module) -> Gate:
+    """The activation of a module that gates as transformers does by default, or its own gate."""
+    own: Any = getattr(type(module), "_apply_gate", _default_apply_gate)
+    return module.act_fn if own is _default_apply_gate else OwnGate(module._apply_gate)  # pyright: ignore
+
+
+def _biases_of(module: nn.Module) -> Biases | None:
+    if not getattr(module, "has_bias", False):
+        return None
+    return Biases(module.gate_up_proj_bias, module.down_proj_bias)  # pyright: ignore
 
 
 def register() -> None:

@@ -6,9 +6,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fedmoe.errors import ModelError
-from fedmoe.models import experts
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.build import DTYPES, ModelSettings, model_folder
+from fedmoe.models.families import check_family
 from fedmoe.models.rescaling import NoRescaling
 
 
@@ -18,12 +18,11 @@ def meta_model(settings: ModelSettings, adapter: AdapterSettings) -> AdaptedMode
     Raises:
         ModelError: there is no configuration, or not that of a sparse MoE with fused experts.
     """
-    experts.register()
     try:
         config = AutoConfig.from_pretrained(model_folder(settings.path))
+        check_family(config.model_type)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[settings.dtype])
-        model.set_experts_implementation(experts.IMPLEMENTATION)
     except (OSError, ValueError, ImportError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(

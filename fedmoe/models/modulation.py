@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fedmoe.errors import ModelError
+from fedmoe.models.families import FAMILIES
 
-SOFTMAX = ("olmoe", "mixtral", "qwen2_moe", "qwen3_moe")
+SOFTMAX = tuple(kind for kind, family in FAMILIES.items() if family.plain_softmax)
 """Model types whose routers take a softmax over all experts and then the k largest."""
 
 

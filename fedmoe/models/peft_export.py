@@ -7,6 +7,7 @@ do not tell which parameter a factor belongs to (wrappers nest), so we ask each 
 
 from __future__ import annotations
 
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import ModelError
-from fedmoe.models.adapted import ATTENTION, AdaptedModel
+from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, load_base
+from fedmoe.models.families import Family, family_of
+from fedmoe.models.families.family import through_interface
 
 NAME = "default"
 TOLERANCE = 1e-4
@@ -32,13 +35,23 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
     in float32, at the model's full `top_k`.
 
     Raises:
-        ModelError: the adapter changes routers, or the logits differ by 1e-4 or more; then
-            nothing is left in `out`.
+        ModelError: PEFT has no form for the family's experts; the adapter changes routers, or a
+            gating what they choose; or the logits differ by 1e-4 or more: then nothing is left in
+            `out`.
     """
+    if model.family.no_peft:
+        raise ModelError(f"no export for PEFT: {model.family.no_peft}")
+    if not model.gates.gating.own and model.gates.gating.serves:
+        raise ModelError(
+            f"PEFT would route by the model's own top-k, not by gating.name "
+            f"{model.gates.gating.name!r}: only 'top_k', and gatings that choose in training "
+            "alone, export"
+        )
     if any(entry.rank_axis is None for entry in adapter.layout.entries):
         raise ModelError(
-            "PEFT has no form for trained or modulated routers (adapter.router: true, or "
-            "aggregation.name: ub_smoe): only LoRA exports"
+            "PEFT has no form for trained or modulated routers (adapter.router: true, "
+            "aggregation.name: ub_smoe, or learned noise of gating.name: noisy_top_k): only LoRA "
+            "exports"
         )
     exact = settings.__class__(path=settings.path, dtype="float32", device="cpu")
     unfinished = out.with_name(out.name + ".unfinished")
@@ -46,7 +59,8 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
         with warnings.catch_warnings():
             # PEFT 0.21 reads a name that transformers 5.23 deprecates: not the user's affair.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-            to_peft(adapter, load_base(exact)[0]).save_pretrained(str(unfinished))
+            base, _ = load_base(exact, fast=False)
+            to_peft(adapter, base).save_pretrained(str(unfinished))
             difference = largest_difference(adapter, model, exact, unfinished)
         if not difference < TOLERANCE:
             raise ModelError(
@@ -58,27 +72,38 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
     return difference
 
 
-def peft_config(layout: Layout) -> LoraConfig:
+def peft_config(layout: Layout, family: Family) -> LoraConfig:
     """The LoRA configuration that reaches the same weights."""
-    attention = any(entry.layer is None for entry in layout.entries)
+    dense = {entry.name.rpartition(".")[0] for entry in layout.entries if entry.layer is None}
+    linears = [n for n in family.attention if any(path.endswith(f".{n}") for path in dense)]
+    experts = [entry.name for entry in layout.entries if entry.layer is not None]
     alpha = int(layout.alpha) if layout.alpha == int(layout.alpha) else layout.alpha
     return LoraConfig(
         r=layout.rank, lora_alpha=alpha,  # pyright: ignore[reportArgumentType]
-        target_modules=list(ATTENTION) if attention else [],
-        target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        target_modules=linears, target_parameters=list(dict.fromkeys(map(_in_layer, experts))),
         lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
 
 
+def _in_layer(name: str) -> str:
+    """A weight's path below its decoder layer, `mlp.experts.down_proj`, from a factor's name."""
+    path = name.rpartition(".")[0]
+    return re.split(r"\.\d+\.", path, maxsplit=1)[-1]
+
+
 def to_peft(adapter: Adapter, base: nn.Module) -> PeftModel:
-    """`base` wrapped by PEFT, with the adapter's values."""
-    wrapped = get_peft_model(base, peft_config(adapter.layout))  # pyright: ignore[reportArgumentType]
+    """`base`, a model of transformers' own, wrapped by PEFT with the adapter's values."""
+    family = family_of(base)
+    wrapped = get_peft_model(base, peft_config(adapter.layout, family))  # pyright: ignore
     values = {entry.name: view for entry, view in adapter.layout.views(adapter.flat)}
     for path, layer in wrapped.get_base_model().named_modules():
         if isinstance(layer, LoraLayer) and NAME in layer.lora_A:
             target = _target(path, layer)
-            layer.lora_A[NAME].weight.data.copy_(_peft_a(values.pop(f"{target}.A")))  # pyright: ignore
-            layer.lora_B[NAME].weight.data.copy_(_peft_b(values.pop(f"{target}.B")))  # pyright: ignore
+            a, b = values.pop(f"{target}.A"), values.pop(f"{target}.B")
+            if a.dim() == 3 and family.form.transposed and not _told_transposed(layer):
+                a, b = b.mT, a.mT  # the delta of W^T is A^T B^T
+            layer.lora_A[NAME].weight.data.copy_(_peft_a(a))  # pyright: ignore
+            layer.lora_B[NAME].weight.data.copy_(_peft_b(b))  # pyright: ignore
     if values:
         raise ModelError(f"PEFT reaches no weight for {', '.join(sorted(values))}")
     return wrapped  # pyright: ignore[reportReturnType]
@@ -90,6 +115,11 @@ def _target(path: str, layer: LoraLayer) -> str:
     while path.endswith(".base_layer"):
         path = path.removesuffix(".base_layer")
     return f"{path}.{parameter}" if parameter else path
+
+
+def _told_transposed(layer: LoraLayer) -> bool:
+    """Whether PEFT takes the weights for (experts, in, out): it asks the module."""
+    return bool(getattr(layer.get_base_layer(), "is_transposed", False))
 
 
 def _peft_a(a: Tensor) -> Tensor:
@@ -105,8 +135,9 @@ def largest_difference(
     adapter: Adapter, model: AdaptedModel, settings: ModelSettings, folder: Path
 ) -> float:
     """Logits of `PeftModel.from_pretrained(folder)` against ours, on a fixed sequence."""
-    base, _ = load_base(settings)
-    base.set_experts_implementation("eager")  # pyright: ignore[reportCallIssue]
+    base, _ = load_base(settings, fast=False)
+    if model.family.install is through_interface:
+        base.set_experts_implementation("eager")  # pyright: ignore[reportCallIssue]
     theirs = PeftModel.from_pretrained(base, str(folder)).eval()  # pyright: ignore[reportArgumentType]
     vocabulary = base.get_input_embeddings().weight.shape[0]  # pyright: ignore
     ids = (torch.arange(64) * 7919 % vocabulary).view(2, 32)

@@ -15,10 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedmoe.models.held import Held, Transposed
+
 BLOCK_ROWS = 1024
 """Rows that are in work at one time on a CPU: temporaries stay small, and in its cache."""
 GROUPED_ROWS = 64
 """Mean rows per expert below which one grouped product beats a loop on a CPU."""
+Stacked = Tensor | Held | Transposed
+"""Weights of all experts, of which `w[e]` and `w[i:j]` are tensors."""
 
 
 class Routing(NamedTuple):
@@ -53,7 +57,7 @@ class Block:
     ends: Tensor | None
     """int32 (experts,): where each one's rows end; None to loop over experts."""
 
-    def mm(self, x: Tensor, w: Tensor) -> Tensor:
+    def mm(self, x: Tensor, w: Stacked) -> Tensor:
         """(rows, out): each row of `x` (rows, in) times its expert's `w` (experts, in, out)."""
         if self.ends is not None:
             return F.grouped_mm(x, w[self.experts], offs=self.ends)
@@ -86,8 +90,9 @@ class Block:
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split([size for size in self.sizes if size])
 
-    def _pick(self, w: Tensor) -> list[Tensor]:
-        return [w[self.experts.start + i] for i, size in enumerate(self.sizes) if size]
+    def _pick(self, w: Stacked) -> Iterator[Tensor]:
+        """One expert after another, so that no more than two of those made here exist at once."""
+        return (w[self.experts.start + i] for i, size in enumerate(self.sizes) if size)
 
 
 def blocks(routing: Routing, grouped: bool) -> Iterator[Block]:

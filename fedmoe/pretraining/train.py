@@ -19,16 +19,19 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import Field
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 from transformers.integrations.moe import ExpertsInterface
 from transformers.models.olmoe.modeling_olmoe import load_balancing_loss_func
 
 from fedmoe.models.experts import experts_forward
+from fedmoe.models.families import moe_layers
+from fedmoe.models.gating import Gates, Gating, TopKGating
 from fedmoe.pretraining import corpus
 from fedmoe.pretraining.card import write_card
 from fedmoe.section import section
-from fedmoe.seeds import derive
+from fedmoe.seeds import derive, generator
+from fedmoe.training.router_losses import RouterLosses, router_training
 
 CHECKPOINT_SECONDS = 300
 LOG_STEPS = 50
@@ -80,6 +83,17 @@ class Pretrain:
     """Weight of the load-balance loss (Switch, arXiv:2101.03961)."""
     router_z: float = 0.001
     """Weight of the router z-loss (ST-MoE, arXiv:2202.08906)."""
+    gating: Gating = TopKGating()
+    """How tokens and experts choose each other. The finished model has its router; a run that is
+    to choose as here names the same gating."""
+    losses: RouterLosses = RouterLosses()
+    """Further losses on routing, as in a run; the two above read the logits before noise."""
+
+    def __post_init__(self) -> None:
+        if self.losses.alignment:
+            raise ValueError("losses.alignment: there is no global router to be near; use 0")
+        if self.losses.load and self.gating.name != "noisy_top_k":
+            raise ValueError("losses.load: estimates loads under noise; use gating 'noisy_top_k'")
 
     @property
     def steps(self) -> int:
@@ -122,6 +136,13 @@ def new_model(shape: ModelShape, seed: int) -> OlmoeForCausalLM:
     return model
 
 
+def new_gates(model: OlmoeForCausalLM, recipe: Pretrain) -> Gates:
+    """The model's routers under the recipe's gating, with what it trains beside them."""
+    gates = Gates(moe_layers(model), recipe.gating, "olmoe", recipe.model.top_k)
+    gates.bind({name: nn.Parameter(torch.zeros(shape)) for name, shape, _ in gates.tensors()})
+    return gates
+
+
 class Trainer:
     """One worker's state: the model, its optimiser, the step it has reached."""
 
@@ -132,6 +153,8 @@ class Trainer:
         named = dict(self.model.named_parameters())
         decay = [p for n, p in named.items() if p.dim() > 1]
         rest = [p for n, p in named.items() if p.dim() <= 1]
+        self.gates = new_gates(self.model, recipe)
+        rest += self.gates.noises
         self.parameters = decay + rest
         groups = [
             {"params": decay, "weight_decay": recipe.weight_decay},
@@ -196,7 +219,11 @@ class Trainer:
 
     def _losses(self, batch: Tensor) -> dict[str, Tensor]:
         recipe, shape = self.recipe, self.recipe.model
-        out = self.model.model(batch[:, :-1], output_router_logits=True, use_cache=False)
+        chance = generator(recipe.seed, "gating", self.step, self.rank)
+        with router_training(self.gates, recipe.losses, chance) as routers:
+            routers.begin(self.step / recipe.steps)
+            out = self.model.model(batch[:, :-1], output_router_logits=True, use_cache=False)
+            routing = routers.loss(torch.ones(batch[:, :-1].shape, dtype=torch.bool))
         hidden = out.last_hidden_state.flatten(0, 1)
         logits = out.router_logits
         # One layer at a time: given all layers at once, transformers 5.23 balances their sum, and
@@ -210,6 +237,7 @@ class Trainer:
             ),
             "load_balance": recipe.load_balance * balance,
             "router_z": recipe.router_z * z,
+            **({} if routing is None else {"routing": routing}),
         }
 
     def _learning_rate(self) -> float:
@@ -221,12 +249,14 @@ class Trainer:
     def validate(self) -> dict[str, object]:
         """Held-out loss, and each expert's share of the routed rows of its layer."""
         batch = torch.from_numpy(self.validation[:-1].astype(np.int64)).view(-1, self.recipe.block)
-        out = self.model.model(batch[:, :-1], output_router_logits=True, use_cache=False)
+        with self.gates.recording() as seen:
+            out = self.model.model(batch[:, :-1], use_cache=False)
+            routed = [layer.index.flatten() for layer in seen]
         loss = F.linear_cross_entropy(
             out.last_hidden_state.flatten(0, 1), self.model.lm_head.weight, batch[:, 1:].flatten()
         )
         shape = self.recipe.model
-        chosen = [x.topk(shape.top_k).indices.flatten() for x in out.router_logits]
+        chosen = [index[index < shape.num_experts] for index in routed]
         load = [(torch.bincount(c, minlength=shape.num_experts) / len(c)).tolist() for c in chosen]
         return {"validation_loss": loss.item(), "expert_load": load}
 
@@ -268,7 +298,7 @@ class Trainer:
         out, recipe = Path(self.recipe.out), self.recipe
         log = [json.loads(line) for line in (self.work / "log.jsonl").read_text().splitlines()]
         facts = self.validate() | {
-            "parameters": sum(p.numel() for p in self.parameters),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
             "tokens_seen": self.step * recipe.batch_size * recipe.block,
             "seconds": round(self.seconds),
             "recipe": {k: v for k, v in asdict(recipe).items() if k not in PATHS},

@@ -22,6 +22,11 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name, too, survives a power cut
+    finally:
+        os.close(folder)
 
 
 def write_text(path: Path, text: str) -> None:

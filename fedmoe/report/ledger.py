@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 from fedmoe.errors import FedMoEError
 from fedmoe.report.json_text import json_text
 
-Kind = Literal["run", "client", "worker", "evaluation", "round", "resumed", "end"]
+Kind = Literal["run", "client", "worker", "fault", "evaluation", "round", "resumed", "end"]
 
 Record = dict[str, Any]
 """One line of a ledger; `kind` says which other keys it has."""
@@ -32,8 +32,9 @@ class Ledger:
         if record["kind"] in ("round", "end"):
             os.fsync(self._file.fileno())
 
-    def num_bytes(self) -> int:
-        """The size of the file now."""
+    def sync(self) -> int:
+        """The size of the file now, all of which survives a power cut."""
+        os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
         plots(pictures),
         section(tables.tier_costs(run)),
         section(tables.clients(run)),
+        section(tables.faults(run)),
         section(tables.failures(run)),
         section(tables.phases(run)),
         folded(tables.schedule(run)),
@@ -48,9 +49,14 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Spent in training", percent_text(end.get("training_share"))),
         ("Over the ideal schedule", tables.gap_text(run.rounds)),
         ("Workers replaced", count_text(run.num_replaced or None)),
+        ("Interrupted and gone on", _times(run.num_resumed)),
         ("Adapter SHA-256", end.get("adapter_sha256", DASH)[:16]),
     ]
     return [(name, value) for name, value in known if value != DASH]
+
+
+def _times(number: int) -> str:
+    return DASH if not number else "once" if number == 1 else f"{number} times"
 
 
 def _header(run: Run) -> str:

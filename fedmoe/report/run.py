@@ -26,6 +26,8 @@ class TierCost:
     bytes_up: int
     train_flops_per_token: float
     memory_bytes: int
+    availability: float = 1.0
+    """The probability that one of its clients is there in a round."""
     device: Device | None = None
     """Where the run gave its clients virtual devices."""
 
@@ -43,6 +45,10 @@ class Run:
     end: Record | None
     num_replaced: int
     """Workers that died and were replaced."""
+    faults: list[Record]
+    """What was done to clients on purpose."""
+    num_resumed: int
+    """Times that the run went on after it was interrupted."""
     by_client: np.ndarray | None
     """int64 (clients, layers, experts): routed tokens."""
     num_examples: dict[int, int]
@@ -113,6 +119,8 @@ def read_run(folder: Path) -> Run:
         rounds=_last(records, "round", ("round",)),
         end=_end(records),
         num_replaced=sum(r["kind"] == "worker" for r in records),
+        faults=_last(records, "fault", ("round", "client", "fault")),
+        num_resumed=sum(r["kind"] == "resumed" for r in records),
         by_client=_activations(folder / "activations.npz"),
         num_examples={c["client"]: c["num_examples"] for c in manifest},
         labels={c["client"]: c["labels"] for c in manifest},
@@ -132,11 +140,12 @@ def flat(tree: Any, path: str = "") -> dict[str, str]:
 
 
 def _tiers(header: Record) -> list[TierCost]:
-    other = ("name", "clients", "device")
+    other = ("name", "clients", "device", "availability")
     known = [field.name for field in fields(TierCost) if field.name not in other]
     tiers = [
         TierCost(
             name=name, clients=tuple(values["clients"]),
+            availability=values.get("availability", 1.0),
             device=Device(**values["device"]) if "device" in values else None,
             **{k: values[k] for k in known},
         )

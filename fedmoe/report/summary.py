@@ -15,6 +15,7 @@ def render_summary(run: Run) -> str:
     for table in (
         tables.test_scores(run),
         tables.tier_costs(run),
+        tables.faults(run),
         tables.failures(run),
         tables.phases(run),
     ):

@@ -110,6 +110,22 @@ def _client_row(run: Run, client: int) -> list[str]:
     ]  # fmt: skip
 
 
+def faults(run: Run) -> Table:
+    """How often each kind of fault was injected, and what came of it."""
+    outcomes = ("lost", "refused", "slowed", "not noticed")
+    kinds = sorted({fault["fault"] for fault in run.faults})
+    rows = []
+    for kind in kinds:
+        found = [fault["outcome"] for fault in run.faults if fault["fault"] == kind]
+        counts = [found.count(outcome) for outcome in outcomes]
+        rows.append([kind, count_text(len(found)), *(count_text(n) if n else DASH for n in counts)])
+    note = (
+        "Client rounds that were struck on purpose. Lost or refused: the round went on without the "
+        "update. Not noticed: damage that the server's checks did not find."
+    )
+    return Table("Faults injected", ["fault", "injected", *outcomes], rows, note=note)
+
+
 def failures(run: Run) -> Table:
     """Every client round that did not arrive, and why."""
     rows = [

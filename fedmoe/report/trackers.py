@@ -167,9 +167,12 @@ def _steps(records: Iterator[Record]) -> Iterator[tuple[int, dict[str, float]]]:
 def _records(path: Path, follow: bool) -> Iterator[Record]:
     seen: list[Record] = []
     while True:
-        new = read_ledger(path)[len(seen) :]
-        yield from new
-        seen += new
+        found = read_ledger(path)
+        # A resumed run cuts off what it does again.
+        pairs = enumerate(zip(seen, found, strict=False))
+        common = next((i for i, (old, new) in pairs if old != new), min(len(seen), len(found)))
+        yield from found[common:]
+        seen = found
         if not follow or (seen and seen[-1]["kind"] == "end"):
             return
         time.sleep(1.0)

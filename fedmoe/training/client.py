@@ -21,7 +21,13 @@ from fedmoe.data.text import Batch, Tokens, evaluation_batches, training_batches
 from fedmoe.errors import DataError
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.rescaling import LearnedRescaling
-from fedmoe.seeds import numpy_rng
+from fedmoe.seeds import generator, numpy_rng
+from fedmoe.training.router_losses import (
+    NO_LOSSES,
+    RouterLosses,
+    RouterTraining,
+    router_training,
+)  # fmt: skip
 from fedmoe.training.settings import Training
 from fedmoe.wire import Task, Update
 
@@ -29,11 +35,13 @@ from fedmoe.wire import Task, Update
 def train_client(
     model: AdaptedModel, rows: Sequence[Tokens], pad: int, task: Task, settings: Training,
     num_rounds: int, seed: int, local: Local | None = None,
+    losses: RouterLosses = NO_LOSSES,
 ) -> Update:  # fmt: skip
     """Train on the client's `rows` with `task.top_k` experts per token.
 
     What training starts from, what it moves and what is sent are `local`'s affair; without it, all
-    of `task.adapter`.
+    of `task.adapter`. With `losses`, the mean loss over response tokens is not all that is lowered;
+    what an update reports as loss is that mean.
 
     Raises:
         DataError: the client has no examples.
@@ -43,15 +51,17 @@ def train_client(
     started = time.monotonic()
     local = local or Local(Layouts.all(task.adapter.layout), task.adapter)
     model.load(local.start)
+    model.grad.zero_()  # a round that failed half-way may have left something there
     model.set_budget(task.top_k, task.rescaler)
     model.set_recompute(settings.recompute)
     probe = rows[:: -(-len(rows) // settings.probe_examples)]
     loss_before = mean_loss(model, probe, settings.batch_size, pad)
     rng = numpy_rng(seed, "round", task.round, "client", task.client)
     batches = training_batches(rows, settings.batch_size, pad, rng)
-    with model.counting() as counts:
+    chance = generator(seed, "round", task.round, "client", task.client, "gating")
+    with model.counting() as counts, router_training(model.gates, losses, chance) as routers:
         after, tokens, rescaler = _optimise(
-            model, batches, task, settings, num_rounds, local, counts
+            model, batches, task, settings, num_rounds, local, counts, routers
         )
     model.set_budget(task.top_k, rescaler)
     counts = counts.cpu()
@@ -103,7 +113,7 @@ def row_losses(
 
 def _optimise(
     model: AdaptedModel, batches: Iterator[Batch], task: Task, settings: Training, num_rounds: int,
-    local: Local, counts: Tensor,
+    local: Local, counts: Tensor, routers: RouterTraining,
 ) -> tuple[Adapter, int, Tensor]:  # fmt: skip
     """Run the round's steps on the model in place; what was trained, the tokens, the rescaler."""
     layout, device = local.layouts.trained, model.device
@@ -124,7 +134,8 @@ def _optimise(
         rate = settings.rate(step, task.round, num_rounds)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        tokens += _accumulate(model, list(islice(batches, settings.accumulation)))
+        routers.begin((task.round - 1 + step / settings.steps) / max(1, num_rounds))
+        tokens += _accumulate(model, list(islice(batches, settings.accumulation)), routers)
         flat.grad = model.grad if local.whole else local.pull(whole[1]).flat
         local.correct(flat.grad, theta, counts - counted)
         counted.copy_(counts)
@@ -140,12 +151,21 @@ def _optimise(
     return trained, tokens, kept
 
 
-def _accumulate(model: AdaptedModel, batches: list[Batch]) -> int:
-    """Gradients of the mean loss over all response tokens of `batches`; the tokens they hold."""
+def _accumulate(
+    model: AdaptedModel, batches: list[Batch], routers: RouterTraining | None = None
+) -> int:
+    """Gradients of the mean loss over all response tokens of `batches`; the tokens they hold.
+
+    Losses on routing are averaged over micro-batches, by their tokens.
+    """
     num_targets = sum(len(batch.targets) for batch in batches)
+    num_tokens = sum(batch.num_tokens for batch in batches)
     for batch in batches:
-        (response_loss(model, batch) / num_targets).backward()
-    return sum(batch.num_tokens for batch in batches)
+        loss = response_loss(model, batch) / num_targets
+        if routers and (extra := routers.loss(batch.valid)) is not None:
+            loss = loss + extra * (batch.num_tokens / num_tokens)
+        loss.backward()
+    return num_tokens
 
 
 def _clip(grad: Tensor, largest: float) -> None:

@@ -6,9 +6,17 @@
 - `aggregation`: the server's mean against the memory's speed; factored SVD against dense
 - `strategies`: what each strategy's aggregation costs at the shape of OLMoE-1B-7B
 - `upload`: bytes and seconds of a client's update, written down in every way
+- `levers`: bytes of frozen experts in 8 and 4 bits against the score reached with them
+- `resident`: a node's second task, with its model in a worker, against one without a worker
 - `simulation`: overhead per client-round, memory per worker, 50 and 1,000 clients
+- `routers`: score, load and collapse of each gating and each loss on routing (hours: when named)
 
 To add one, write a module with `rows(options) -> Iterator[Row]` and name it in `BENCHMARKS`.
 """
 
-BENCHMARKS = ("layer", "scaling", "aggregation", "strategies", "upload", "simulation")
+BENCHMARKS = (
+    "layer", "scaling", "aggregation", "strategies", "upload", "levers", "resident", "simulation",
+    "routers",
+)  # fmt: skip
+LONG = ("routers",)
+"""Those that run only when they are named."""

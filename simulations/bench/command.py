@@ -12,7 +12,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from simulations.bench import BENCHMARKS
+from simulations.bench import BENCHMARKS, LONG
 from simulations.bench.measure import Options, Row, named
 
 LIBRARIES = ("torch", "transformers", "peft", "flwr")
@@ -21,7 +21,8 @@ LIBRARIES = ("torch", "transformers", "peft", "flwr")
 def bench(names: Sequence[str], options: Options, console: Console, as_json: bool) -> None:
     """Run the benchmarks named, all when none is, and print a line as soon as it is measured."""
     torch.set_num_threads(options.threads)
-    head = f"{options.threads} thread(s), medians of {options.repeats} turns; " + ", ".join(
+    where = "" if options.device == "cpu" else f" on {torch.cuda.get_device_name()}"
+    head = f"{options.threads} thread(s), medians of {options.repeats} turns{where}; " + ", ".join(
         named(library) for library in LIBRARIES
     )
     table = Table(title=head, title_justify="left", box=SIMPLE)
@@ -29,7 +30,8 @@ def bench(names: Sequence[str], options: Options, console: Console, as_json: boo
         table.add_column(column, justify="right" if column == "figure" else "left")
     if not as_json:
         console.print(head)
-    for name, row in measured(names or list(BENCHMARKS), options):
+    usual = [name for name in BENCHMARKS if name not in LONG]
+    for name, row in measured(names or usual, options):
         if as_json:
             print(json.dumps({"benchmark": name, **asdict(row)}), flush=True)
             continue

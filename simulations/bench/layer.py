@@ -2,7 +2,7 @@
 
 A step is forward and backward through one OLMoE block whose experts carry LoRA; base weights are
 frozen. All variants run in turns on the same tokens and weights. Memory is the peak of live tensors
-above the weights, from torch's profiler.
+above the weights: from torch's profiler on a processor, from its allocator on a GPU.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def rows(options: Options) -> Iterator[Row]:
     size = Size(64, 8, 32, 8) if options.quick else Size()
     few, many, most = (32, 64, 128) if options.quick else (512, 2048, 8192)
     with torch.random.fork_rng():
-        layer = Layer(size)
+        layer = Layer(size, options.device)
         yield from against_peft(layer, options, few, many)
         yield from against_products(layer, options, many)
         yield from by_budget(layer, options, many, most)
@@ -62,7 +63,7 @@ def against_peft(layer: Layer, options: Options, few: int, many: int) -> Iterato
         (many, 1, ("grouped_mm",)), (many, 8, ("grouped_mm",)), (2 * many, 8, ("grouped_mm",)),
     ):  # fmt: skip
         steps = layer.steps(tokens, top_k, [OURS, BARE, NO_LORA, *(PEERS[p] for p in peers)])
-        seconds = in_turns(steps, options.repeats)
+        seconds = in_turns(steps, options.repeats, options.device)
         setting = f"{tokens} tokens, k = {top_k}"
         for peer in peers:
             bar = 20.0 if peer == "eager" else 4.0 if top_k <= 2 else 2.0
@@ -80,7 +81,7 @@ def against_products(layer: Layer, options: Options, tokens: int) -> Iterator[Ro
     for top_k, bar in ((1, 2.5), (8, 1.5)):
         steps = layer.steps(tokens, top_k, [OURS])
         steps[PRODUCTS] = layer.products(tokens * top_k)
-        seconds = in_turns(steps, options.repeats)
+        seconds = in_turns(steps, options.repeats, options.device)
         value = ratio(seconds[OURS], seconds[PRODUCTS])
         yield Row(
             f"layer step against {PRODUCTS}", f"{tokens} tokens, k = {top_k}", **at_most(value, bar)
@@ -91,7 +92,7 @@ def by_budget(layer: Layer, options: Options, many: int, most: int) -> Iterator[
     """Our step at k = 1 against k = 8."""
     for tokens, bar in ((many, 0.22), (most, 0.18)):
         steps = {str(k): layer.steps(tokens, k, [OURS])[OURS] for k in (1, 8)}
-        seconds = in_turns(steps, options.repeats)
+        seconds = in_turns(steps, options.repeats, options.device)
         yield Row(
             "layer step, k = 1 against k = 8",
             f"{tokens} tokens",
@@ -103,7 +104,9 @@ def memory(layer: Layer, tokens: int) -> Iterator[Row]:
     """Peak of live tensors above weights and input."""
     for top_k in (1, 8):
         names = [OURS, "fedmoe, recompute", NO_LORA, PEERS["grouped_mm"]]
-        peaks = {n: peak_bytes(s) for n, s in layer.steps(tokens, top_k, names).items()}
+        peaks = {
+            n: peak_bytes(s, layer.device) for n, s in layer.steps(tokens, top_k, names).items()
+        }
         for name in names[:2]:
             for peer, bar in ((names[3], 0.25), (NO_LORA, 0.5)):
                 yield Row(
@@ -115,18 +118,20 @@ def memory(layer: Layer, tokens: int) -> Iterator[Row]:
 
 def in_bf16(layer: Layer, options: Options, tokens: int) -> Iterator[Row]:
     """bf16 against fp32, and against bf16 without LoRA."""
-    half = Layer(replace(layer.size, dtype=torch.bfloat16))
+    half = Layer(replace(layer.size, dtype=torch.bfloat16), options.device)
     for top_k in (1, 8):
         steps = half.steps(tokens, top_k, [OURS, BARE])
         steps["fp32"] = layer.steps(tokens, top_k, [OURS])[OURS]
-        seconds = in_turns(steps, options.repeats)
+        seconds = in_turns(steps, options.repeats, options.device)
         setting = f"{tokens} tokens, k = {top_k}"
-        amx = torch.cpu.get_capabilities().get("amx_bf16", False)
+        on_cpu = options.device == "cpu"
+        amx = on_cpu and torch.cpu.get_capabilities().get("amx_bf16", False)
         value = ratio(seconds["fp32"], seconds[OURS])
         fields: dict[str, Any] = at_least(value, 1.8) if amx else {"figure": f"{value:.2f}x"}
         yield Row(
-            "layer step, fp32 against bf16", setting, note="AMX" if amx else "no AMX here", **fields
-        )
+            "layer step, fp32 against bf16", setting,
+            note="AMX" if amx else "no AMX here" if on_cpu else "", **fields,
+        )  # fmt: skip
         value = ratio(seconds[OURS], seconds[BARE])
         yield Row(f"layer step in bf16 against {BARE}", setting, **at_most(value, 1.3))
 
@@ -134,18 +139,18 @@ def in_bf16(layer: Layer, options: Options, tokens: int) -> Iterator[Row]:
 class Layer:
     """One sparse layer with the same weights and LoRA values, once for every way to compute it."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, device: str = "cpu") -> None:
         experts.register()
         torch.manual_seed(0)  # the same weights in every type; callers fork the generator
-        self.size = size
+        self.size, self.device = size, device
         config = OlmoeConfig(
             hidden_size=size.hidden, num_experts=size.experts, intermediate_size=size.width
         )
         base = OlmoeSparseMoeBlock(config).requires_grad_(False)
         for parameter in base.parameters():
             nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
-        base.to(size.dtype)
-        factors = [torch.randn(shape) * 0.01 for shape in factor_shapes(size)]
+        base.to(device, size.dtype)
+        factors = [(torch.randn(shape) * 0.01).to(device) for shape in factor_shapes(size)]
         self.variants = {
             OURS: ours(base, factors),
             "fedmoe, recompute": ours(base, factors, recompute=True),
@@ -158,14 +163,15 @@ class Layer:
     def steps(self, tokens: int, top_k: int, names: list[str]) -> dict[str, Callable[[], None]]:
         """A training step of every variant named, once their outputs are known to agree."""
         generator = torch.Generator().manual_seed(1)
-        x = torch.randn(tokens, self.size.hidden, generator=generator).to(self.size.dtype)
+        x = torch.randn(tokens, self.size.hidden, generator=generator)
+        x = x.to(self.device, self.size.dtype)
         blocks = {name: self.variants[name] for name in names}
         check_same(blocks, x, top_k)
         return {name: step_of(block, x, top_k) for name, block in blocks.items()}
 
     def products(self, num_rows: int) -> Callable[[], None]:
         """The products of a step with all rows in one matrix: forward, and backward without dW."""
-        size, make = self.size, torch.randn
+        size, make = self.size, partial(torch.randn, device=self.device)
         x, low = make(num_rows, size.hidden), make(num_rows, size.rank)
         h, gate_up = make(num_rows, size.width), make(num_rows, 2 * size.width)
         w1, w2 = make(2 * size.width, size.hidden), make(size.hidden, size.width)
@@ -250,8 +256,14 @@ def check_same(variants: dict[str, OlmoeSparseMoeBlock], x: Tensor, top_k: int) 
         assert "no LoRA" in name or error < tolerance, (name, error)
 
 
-def peak_bytes(step: Callable[[], None]) -> int:
+def peak_bytes(step: Callable[[], None], device: str) -> int:
     """The most bytes that tensors made in `step` hold at one time."""
+    if device != "cpu":
+        step()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         step()
     with tempfile.TemporaryDirectory() as folder:

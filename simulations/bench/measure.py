@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True)
 class Options:
@@ -27,6 +29,8 @@ class Options:
     """Small sizes, to see that everything runs; such ratios decide nothing."""
     plots: Path | None = None
     """Folder for curves as PNG."""
+    device: str = "cpu"
+    """Where the layer is computed, as torch names it."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,20 @@ class Row:
     """The peer's version, or what limits the figure."""
 
 
-def in_turns(steps: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def in_turns(
+    steps: Mapping[str, Callable[[], object]], repeats: int, device: str = "cpu"
+) -> dict[str, list[float]]:
     """Seconds of every step, `repeats` times, one after another in each turn; a warm-up first."""
+    wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     for step in steps.values():
         step()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
+            wait()
             started = time.perf_counter()
             step()
+            wait()
             seconds[name].append(time.perf_counter() - started)
     return seconds
 

@@ -68,7 +68,7 @@ def measured(points: list[Point], hidden: int, options: Options) -> Curve:
             layer = Layer(Size(hidden, point.experts, hidden // 2, point.rank))
         steps.append(layer.steps(point.tokens, point.top_k, [OURS])[OURS])
     seconds = in_turns({str(i): step for i, step in enumerate(steps)}, options.repeats)
-    return Curve([median(s) for s in seconds.values()], [peak_bytes(step) for step in steps])
+    return Curve([median(s) for s in seconds.values()], [peak_bytes(step, "cpu") for step in steps])
 
 
 def plot(curves: dict[str, Curve], folder: Path) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedmoe import session
-from fedmoe.crew import Replaced, Schedule
+from fedmoe.crew import Injected, Replaced, Schedule
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.report.comparison.study import spread
 from fedmoe.report.comparison.tables import points
@@ -180,6 +180,8 @@ class Watcher:
 
     def replaced(self, event: Replaced) -> None:
         self.board.tell(f"{event.job} ended its worker ({event.ended_by}); another does it again")
+
+    def injected(self, event: Injected) -> None: ...
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,8 @@ from pathlib import Path
 from fedmoe import session
 from fedmoe.code import code_digest
 from fedmoe.config import Experiment, load_experiment
-from fedmoe.errors import ConfigError, FedMoEError
+from fedmoe.errors import CheckpointError, ConfigError, FedMoEError
+from fedmoe.identity import settings_digest
 from fedmoe.report.run import read_run
 from simulations.transports import make_transport
 
@@ -30,7 +31,7 @@ def ended(experiment: Experiment) -> bool:
     """
     folder = folder_of(experiment)
     config, about = folder / "config.yaml", folder / "environment.json"
-    if config.exists() and not _same(config, experiment):
+    if config.exists() and not _same(config, about, experiment):
         raise FedMoEError(f"{folder} holds a run with other settings; {REMEDY}")
     if not (folder / "ledger.jsonl").exists() or not about.exists():
         return False
@@ -49,7 +50,10 @@ def carry_out(experiment: Experiment, display: session.Display) -> Path:
     folder = folder_of(experiment)
     if folder.exists() and not _of_this_code(folder):
         shutil.rmtree(folder)
-    return session.run(experiment, display, make_transport, "auto")
+    try:
+        return session.run(experiment, display, make_transport, "auto")
+    except CheckpointError as error:
+        raise FedMoEError(f"{error}; or {REMEDY}") from error
 
 
 def _of_this_code(folder: Path) -> bool:
@@ -57,8 +61,14 @@ def _of_this_code(folder: Path) -> bool:
     return about.exists() and json.loads(about.read_text()).get("code") == code_digest()
 
 
-def _same(config: Path, experiment: Experiment) -> bool:
-    """Whether a run's file says the same, but for what changes no bit of a result."""
+def _same(config: Path, about: Path, experiment: Experiment) -> bool:
+    """Whether a run was asked for the same, but for what changes no bit of a result.
+
+    Its config may say more: there an automatic budget is planned.
+    """
+    asked = json.loads(about.read_text()).get("asked") if about.exists() else None
+    if asked is not None:
+        return asked == settings_digest(experiment)
     try:
         other = load_experiment(config)
     except ConfigError:

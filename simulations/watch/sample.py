@@ -13,11 +13,7 @@ def sample_of(run: Run, number: int) -> list[int]:
     # Only a run that has no end is asked for its next clients: torch takes seconds to import.
     from fedmoe.rounds import Member, ServerState, plan_round
 
-    members = [
-        Member(c, t.name, t.top_k, t.device.availability if t.device else 1.0)
-        for t in run.tiers
-        for c in t.clients
-    ]
+    members = [Member(c, t.name, t.top_k, t.availability) for t in run.tiers for c in t.clients]
     members.sort(key=lambda member: member.client)
     # Without an adapter: the tasks are not to be carried out.
     state = ServerState(number - 1, None, {t.name: None for t in run.tiers})  # type: ignore[arg-type]

@@ -47,7 +47,10 @@ class Pages:
 
     def answer(self, target: str) -> Answer:
         """The answer to a GET of `target`, the path and query of a URL."""
-        parts = urlsplit(target)
+        try:
+            parts = urlsplit(target)
+        except ValueError:  # such as `//[`
+            return HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", "no such address\n"
         if parts.path == "/metrics":
             return HTTPStatus.OK, CONTENT_TYPE, render_metrics(self._look().runs)
         if parts.path not in ("/", "/state.json"):

@@ -137,7 +137,9 @@ def test_a_tracker_is_closed_also_when_it_fails(run, fake, monkeypatch):
 def test_a_run_at_work_is_followed_to_its_end(run, fake):
     lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
     (run / "ledger.jsonl").write_text("".join(lines[:2]))
-    follower = threading.Thread(target=track, args=(run, "trackio"), kwargs={"follow": True})
+    follower = threading.Thread(
+        target=track, args=(run, "trackio"), kwargs={"follow": True}, daemon=True
+    )
     follower.start()
     deadline = time.monotonic() + 30
     while not fake.told and time.monotonic() < deadline:
@@ -157,3 +159,15 @@ def test_of_many_clients_there_are_no_curves(run, fake):
     assert not any(name.startswith("client/") for _, metrics in fake.told for name in metrics)
     failed = read_ledger(run / "ledger.jsonl")[2] | {"status": "failed"}
     assert metrics_of(failed, clients=True) == {}
+
+
+def test_a_ledger_that_was_cut_back_is_taken_up_from_there(run, monkeypatch):
+    from fedmoe.report import trackers
+
+    lost, again = CLIENT | {"client": 1}, CLIENT | {"client": 2}
+    resumed = {"kind": "resumed", "round": 1}
+    states = [[HEAD, SCORE, CLIENT, lost], [HEAD, SCORE, CLIENT, resumed, again, END]]
+    monkeypatch.setattr(trackers, "read_ledger", lambda _: states.pop(0))
+    monkeypatch.setattr(trackers.time, "sleep", lambda _: None)
+    told = [r.get("client", r["kind"]) for r in trackers._records(run, follow=True)]
+    assert told == ["run", "evaluation", 3, 1, "resumed", 2, "end"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -258,3 +259,28 @@ def test_metrics_that_cannot_be_written_say_where(tmp_path):
     folder = write(tmp_path / "run", header(), *whole_round(1))
     with pytest.raises(FedMoEError, match=r"folder must exist.*\.prom"):
         show(Place(folder), Console(quiet=True), prometheus=tmp_path / "no/such.prom")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.yaml", b"a: [1"), ("activations.npz", b""), ("manifest.json", b"{")],
+)
+def test_a_damaged_file_beside_a_ledger_does_not_hide_the_other_runs(tmp_path, name, content):
+    write(tmp_path / "sound", header(), *whole_round(1))
+    write(tmp_path / "hurt", header(), *whole_round(1))
+    (tmp_path / "hurt" / name).write_bytes(content)
+    found = {run.run: run for run in Place(tmp_path).look().runs}
+    assert isinstance(found["hurt"], Unreadable)
+    assert isinstance(found["sound"], RunNow)
+
+
+def test_an_address_that_is_none_is_refused_and_a_name_that_is_no_text_is_shown(tmp_path):
+    from simulations.watch.server import Pages
+
+    write(tmp_path / os.fsdecode(b"run-\xff"), header(), *whole_round(1))
+    pages = Pages(Place(tmp_path))
+    assert pages.answer("//[")[0] == 400
+    for target in ("/", "/metrics", "/state.json"):
+        status, _, text = pages.answer(target)
+        assert status == 200
+        assert "run-" in text.encode().decode()

@@ -15,7 +15,10 @@ from simulations.watch.server import Server
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((path for name in NAMES if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser here; tried {NAMES}")
+pytestmark = [
+    pytest.mark.slow,  # a browser on a busy machine keeps no time
+    pytest.mark.skipif(BROWSER is None, reason=f"no browser here; tried {NAMES}"),
+]
 
 
 @pytest.fixture
@@ -41,6 +44,7 @@ def visit(folder, profile, *options, milliseconds=9000, before=None):
         try:
             done = subprocess.run(
                 [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu",
+                 "--disable-dev-shm-usage",
                  f"--user-data-dir={profile}", f"--virtual-time-budget={milliseconds}",
                  *options, "--dump-dom", server.url],
                 capture_output=True, text=True, timeout=60, check=True,

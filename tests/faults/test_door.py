@@ -81,10 +81,13 @@ def test_no_damaged_message_crashes_the_server_or_gets_anything_absurd_in(upload
         ({"examples": 10**7}, "examples"),
         ({"round": 7}, "task"),
         ({"client": 1}, "task"),
-        ({"top_k": 1}, "task"),
+        ({"top_k": 9}, "task"),
+        ({"top_k": 0}, "task"),
+        ({"top_k": 1}, "counts"),  # fewer may be what memory sufficed for, were it true
         ({"tokens": 10**6}, "counts"),
         ({"steps": 0}, "scalars"),
         ({"seconds": float("nan")}, "scalars"),
+        ({"seconds": -1.0}, "scalars"),
         ({"layout": "0" * 16}, "layout"),
         ({"extra": 1}, "message"),
     ],
@@ -159,3 +162,14 @@ training: {{batch_size: 4}}
 """
     )
     return lambda *overrides: load_experiment(home / "door.yaml", overrides)
+
+
+def test_a_learned_factor_moves_no_further_than_its_steps_can():
+    update = update_of(deltas_of(3), counts_of([[0, 1, 2], [1, 3]]))
+    task, moved = task_for(update), replace(update, rescaler=update.rescaler + 0.5)
+    message = pack_update(moved)
+    wide, narrow = Limits(rescaler=0.6), Limits(rescaler=0.4)
+    assert unpack_update(message, LAYOUT, task, learns_rescaler=True, limits=wide)
+    with pytest.raises(WireError, match=r"rescaler moved by 0\.5") as caught:
+        unpack_update(message, LAYOUT, task, learns_rescaler=True, limits=narrow)
+    assert caught.value.code == "too_large"

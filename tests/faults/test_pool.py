@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -72,6 +73,9 @@ def kill_at_second_step(mark):
 
 class Told:
     """A watch that remembers."""
+
+    def injected(self, event):
+        raise AssertionError(event)
 
     def __init__(self):
         self.replacements, self.schedules = [], []
@@ -151,7 +155,6 @@ def test_a_worker_killed_in_the_middle_of_its_client_is_replaced(
     prepared, undisturbed, hire, tmp_path
 ):
     pool, told = hire(once=frozenset({0, 2}))
-    before = pids(pool)
     assert fingerprint(run(prepared, pool)) == undisturbed
     killed = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "marks").iterdir())
     assert killed == ["1-0", "1-2", "2-0", "2-2"]
@@ -159,7 +162,7 @@ def test_a_worker_killed_in_the_middle_of_its_client_is_replaced(
     assert {e.job for e in told.replacements} == {
         f"client {client} of round {number}" for client in (0, 2) for number in (1, 2)
     }
-    assert not set(before) & set(pids(pool))
+    assert not {event.pid for event in told.replacements} & set(pids(pool))
 
 
 def test_a_client_that_always_kills_its_worker_fails_and_the_round_goes_on(prepared, hire):
@@ -300,3 +303,29 @@ def alive(pid):
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
+
+
+def test_what_a_killed_process_left_waiting_is_swept_away(tmp_path):
+    dead, alive = tmp_path / ".waiting-999999999-x", tmp_path / f".waiting-{os.getpid()}-x"
+    dead.mkdir()
+    alive.mkdir()
+    Pool(cast(Any, None), 1, folder=tmp_path).close()
+    assert [path.name for path in tmp_path.iterdir()] == [alive.name]
+
+
+def test_workers_killed_on_purpose_are_no_jobs_fault(tmp_path):
+    told = Told()
+    pool = Pool(cast(Any, None), 1, folder=tmp_path, watches=[cast(Any, told)])
+    try:
+        for _ in range(4):  # one more than a job may cost
+            results = pool.map(nap_then, range(2))
+            pool.lose_worker()
+            assert list(results) == [0, 1]
+    finally:
+        pool.close()
+    assert [event.deaths for event in told.replacements] == [0] * len(told.replacements)
+    assert told.replacements
+
+
+def nap_then(_, number):
+    return number

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from fedmoe import session
 from fedmoe.adapter import Adapter, Layout
@@ -17,6 +18,7 @@ from fedmoe.errors import CheckpointError, FedMoEError
 from fedmoe.prepared import Prepared
 from fedmoe.report import atomic
 from fedmoe.report.ledger import Ledger, read_ledger
+from fedmoe.report.run import read_run
 from fedmoe.resume import find, latest
 from fedmoe.rounds import ServerState
 from simulations.live import LiveTable
@@ -60,6 +62,8 @@ evaluation: {{validation_examples: 2, test_examples: 2, max_new_tokens: 1}}
     return path
 
 
+PLENTY = 10**9
+"""Bytes of a ledger, of which these checkpoints count on none."""
 KINDS = {
     "flame": [
         "aggregation={name: flame}", "server_optimizer={name: momentum, beta: 0.5}",
@@ -149,6 +153,23 @@ def test_killed_again_and_again_it_still_ends_with_the_same_bits(config, tmp_pat
     assert result(tmp_path / "other") == result(tmp_path / "whole")
 
 
+def test_a_rehearsal_with_every_fault_loses_only_what_was_struck(config, tmp_path):
+    faults = "faults=drop=.2,corrupt=.3,nan=.3,kill-client=.2"
+    dying = [f"{faults},kill-server@2"]
+    assert in_child(play, config, tmp_path / "whole", [faults], "auto") == 0
+    assert in_child(play, config, tmp_path / "died", dying, "auto") == -signal.SIGKILL
+    assert in_child(play, config, tmp_path / "died", dying, "auto") == 0
+    assert result(tmp_path / "died") == result(tmp_path / "whole")
+    run = read_run(tmp_path / "died" / "run")
+    assert run.num_resumed == 1
+    assert {fault["outcome"] for fault in run.faults} == {"lost", "refused"}
+    struck = {(fault["round"], fault["client"]) for fault in run.faults}
+    failed = {(c["round"], c["client"]) for c in run.clients if c["status"] == "failed"}
+    assert failed == struck
+    assert len(failed) < len(run.clients)
+    assert "Faults injected" in (tmp_path / "died" / "run" / "report.html").read_text()
+
+
 def interrupted(config, folder, overrides=()):
     """A run's folder, killed in its second round."""
     assert in_child(play, config, folder, list(overrides), "auto", 30) == -signal.SIGKILL
@@ -174,6 +195,40 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(config, tmp_path, damage, 
     assert result(tmp_path / "hurt") == result(tmp_path / "whole")
 
 
+def test_past_a_damaged_checkpoint_clients_still_have_what_they_kept(config, tmp_path):
+    kept = KINDS["scaffold"]
+    assert in_child(play, config, tmp_path / "whole", kept, "auto") == 0
+    assert in_child(play, config, tmp_path / "hurt", kept, "auto", 60) == -signal.SIGKILL
+    newer = newest_file(tmp_path / "hurt" / "run")
+    newer.write_bytes(newer.read_bytes()[:-100])
+    assert in_child(play, config, tmp_path / "hurt", kept, "auto") == 0
+    assert result(tmp_path / "hurt") == result(tmp_path / "whole")
+
+
+def newest_file(run):
+    """The newest checkpoint of a run that was killed after its second one."""
+    files = sorted(run.glob("checkpoint-*"), key=lambda p: int(p.stem.rpartition("-")[2]))
+    assert len(files) == 2, files
+    return files[-1]
+
+
+def test_a_ledger_that_is_shorter_than_its_checkpoint_says_sends_it_to_the_one_before(
+    config, tmp_path, capfd
+):
+    assert in_child(play, config, tmp_path / "whole", [], "auto") == 0
+    run = interrupted(config, tmp_path / "hurt")
+    needed = checkpoint_about(newest_file(run))["about"]["ledger_bytes"]
+    os.truncate(run / "ledger.jsonl", needed - 10)  # as a disk may that lost its power
+    assert in_child(play, config, tmp_path / "hurt", [], "auto") == 0
+    assert f"it goes on after {needed} bytes" in capfd.readouterr().out
+    assert result(tmp_path / "hurt") == result(tmp_path / "whole")
+
+
+def checkpoint_about(path):
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["checkpoint"])
+
+
 def test_when_all_are_damaged_it_says_so_and_changes_nothing(config, tmp_path):
     run = interrupted(config, tmp_path)
     for path in run.glob("checkpoint-*"):
@@ -195,14 +250,27 @@ def test_a_changed_setting_is_named_and_refused_unless_told(config, tmp_path):
         session.run(experiment, display, make_transport, "auto")
     assert in_child(play, config, tmp_path, changed[1:], "anyway") == 0
     assert read_ledger(run / "ledger.jsonl")[-1]["kind"] == "end"
+    assert load_experiment(run / "config.yaml").training.learning_rate == 0.01
 
 
-@pytest.mark.parametrize("what", ["code", "model", "data"])
+@pytest.mark.parametrize(
+    "change", ["partition.num_clients=5", "budget={tiers: {high: {top_k: 4}, other: {top_k: 1}}}"]
+)
+def test_with_other_clients_or_tiers_it_cannot_go_on_even_if_told(config, tmp_path, change):
+    interrupted(config, tmp_path)
+    experiment = load_experiment(config, [f"simulation.folder={tmp_path}", change])
+    display = LiveTable(num_rounds=3, quiet=True)
+    with pytest.raises(CheckpointError, match="of 4 clients in tiers high, low; now there are"):
+        session.run(experiment, display, make_transport, "anyway")
+
+
+@pytest.mark.parametrize("what", ["code", "model", "data", "libraries"])
 def test_changed_code_model_or_data_is_refused(config, tmp_path, what, monkeypatch):
     interrupted(config, tmp_path)
     import fedmoe.identity
 
-    name = {"code": "code_digest", "model": "_model", "data": "_data"}[what]
+    names = {"code": "code_digest", "model": "_model", "data": "_data", "libraries": "version"}
+    name = names[what]
     monkeypatch.setattr(fedmoe.identity, name, lambda *_: "other")
     experiment = load_experiment(config, [f"simulation.folder={tmp_path}"])
     with pytest.raises(CheckpointError, match=f"changed since: .*{what}"):
@@ -224,6 +292,13 @@ def test_a_folder_of_that_name_that_is_no_runs_is_left_alone(config, tmp_path):
     assert in_child(play, config, tmp_path, [], "auto") == 0
     assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
     assert (tmp_path / "run-2" / "ledger.jsonl").exists()
+
+
+def test_a_config_of_ones_own_in_a_folder_of_that_name_is_left_alone(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("mine")
+    assert in_child(play, config, tmp_path, [], "auto") == 0
+    assert (tmp_path / "run" / "config.yaml").read_text() == "mine"
 
 
 def test_two_processes_cannot_work_in_one_folder(config, tmp_path):
@@ -252,7 +327,7 @@ def test_a_checkpoint_comes_back_as_it_was_and_the_newest_two_are_kept(tmp_path)
         write_checkpoint(tmp_path, checkpoint(number))
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["checkpoint-10.safetensors", "checkpoint-2.safetensors"]
-    found, faults = newest(tmp_path, LAYOUT)
+    found, faults = newest(tmp_path, LAYOUT, PLENTY)
     assert not faults
     assert found.state.round == 10
     wanted = checkpoint(10)
@@ -268,18 +343,19 @@ def test_every_bit_of_a_checkpoint_counts(tmp_path):
     path = tmp_path / "checkpoint-1.safetensors"
     data = path.read_bytes()
     generator = torch.Generator().manual_seed(0)
-    values = len(data) - 120  # from here on there are but values
-    for at in torch.randint(values, len(data), (40,), generator=generator).tolist():
+    for at in torch.randint(len(data), (300,), generator=generator).tolist():
         path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         with pytest.raises(CheckpointError, match="no whole checkpoint"):
-            newest(tmp_path, LAYOUT)
+            newest(tmp_path, LAYOUT, PLENTY)
+    path.write_bytes(data)
+    assert newest(tmp_path, LAYOUT, PLENTY)[0]
 
 
 def test_of_another_adapter_it_is_refused_not_passed_over(tmp_path):
     write_checkpoint(tmp_path, checkpoint(1))
     other = Layout.of([("q.A", (1, 3), None), ("q.B", (2, 1), None)], 1, 2, 1, 2.0)
     with pytest.raises(CheckpointError, match="of another adapter"):
-        newest(tmp_path, other)
+        newest(tmp_path, other, PLENTY)
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):

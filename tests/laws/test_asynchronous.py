@@ -25,7 +25,7 @@ def state(version):
 def planner(seconds, concurrency, buffer_size, rounds, seed=0, availability=1.0):
     members = [Member(c, "t", 1, availability) for c in range(len(seconds))]
     return Buffered(
-        members, whole_state, lambda m: seconds[m.client], concurrency=concurrency,
+        members, whole_state, lambda m, _: seconds[m.client], concurrency=concurrency,
         buffer_size=buffer_size, num_rounds=rounds, seed=seed,
     )  # fmt: skip
 
@@ -99,3 +99,10 @@ def test_a_late_update_counts_less(staleness, share):
     aged = FedBuff().aged(update, staleness)
     assert aged.delta.flat.eq(share).all()
     assert FedBuff(exponent=0).aged(update, staleness) is update
+
+
+def test_a_client_that_sits_out_is_never_asked():
+    plan = planner([1.0, 2.0, 3.0], 3, 2, 4)
+    plan.members[1] = replace(plan.members[1], availability=0.0)
+    asked = {t.client for v in range(4) for t in plan.plan(state(v))}
+    assert asked == {0, 2}

@@ -76,12 +76,59 @@ def test_the_ladder_goes_by_micro_batch_then_recomputation_and_says_each_step():
     assert any("Recomputation" in reason for reason in made.reasons)
 
 
-def test_what_the_package_does_not_have_is_said_and_not_taken():
-    made = plan(10**6)
-    assert made.top_k == 0
-    assert made.choice is None
-    text = " ".join(made.reasons[-3:])
-    assert all(word in text for word in ("int8", "4 bits", "Offload", "does not have", "sits out"))
+def test_then_by_int8_by_4_bits_by_offload_and_only_then_it_sits_out():
+    last = replace(WORK.with_batch(1), recompute=True)
+    rungs = [
+        last,
+        *(replace(last, frozen=f) for f in ("int8", "int4")),
+        replace(last, offload=True),
+    ]
+    needs = [need(1, rung) for rung in rungs]
+    assert needs == sorted(needs, reverse=True)
+    for rung, needed in zip(rungs, needs, strict=True):
+        assert plan(round(needed / 0.9) + 2).choice.work == rung
+        assert plan(round(needed / 0.9) - 2).choice != rung
+    made = plan(round(needs[-1] / 0.9) - 2)
+    assert (made.top_k, made.choice) == (0, None)
+    said = [
+        next(i for i, reason in enumerate(made.reasons) if reason.startswith(words))
+        for words in ("With k = 1", "A smaller", "Recomputation", "Frozen experts in int8, 0.01 GB",
+                      "Frozen experts in 4 bits", "Offload", "It sits out")
+    ]  # fmt: skip
+    assert said == sorted(said)
+    assert "0.03 GB in place" not in made.reasons[said[3]]  # of 25 MB, int8 keeps 6.5
+
+
+def test_a_smaller_form_takes_its_own_bytes_and_its_own_time():
+    experts = SHAPE.num_layers * SHAPE.num_experts * 3 * SHAPE.hidden * SHAPE.width
+    rows = SHAPE.num_layers * SHAPE.num_experts * (2 * SHAPE.width + SHAPE.hidden)
+    groups = experts // 64
+    sizes = {"full": 4 * experts, "int8": experts + 4 * rows, "int4": experts // 2 + 4 * groups}
+    constants = replace(CONSTANTS, seconds_per_restored={"int8": 1e-9, "int4": 3e-9})
+    setting = Setting(4, 8, 64, 16)
+    plain = step_seconds(SHAPE, setting, constants)
+    for frozen, size in sizes.items():
+        assert SHAPE.experts_bytes(frozen) == size
+        smaller = replace(setting, frozen=frozen)
+        weights = memory(SHAPE, smaller, constants).weights
+        assert weights == SHAPE.weight_bytes - sizes["full"] + size
+        # With 2,048 choices every expert is met, forward and backward.
+        each = {"full": 0, "int8": 1e-9, "int4": 3e-9}[frozen]
+        seconds = plain + each * 2 * experts
+        assert step_seconds(SHAPE, smaller, constants) == pytest.approx(seconds)
+    away = replace(setting, offload=True, recompute=True)
+    assert memory(SHAPE, away, constants).weights == SHAPE.weight_bytes - sizes["full"]
+    slow = replace(constants, seconds_per_offloaded_byte=1e-9)
+    more = step_seconds(SHAPE, away, slow) - step_seconds(SHAPE, away, constants)
+    assert more == pytest.approx(1e-9 * 4 * experts * (2 + 2 / 3))
+
+
+def test_what_4_bits_cannot_keep_is_left_out_of_the_ladder():
+    odd = replace(SHAPE, width=100)
+    made = plan_for(odd, WORK, replace(ROOM, free_bytes=10**6), CONSTANTS)
+    text = " ".join(made.reasons)
+    assert "int8" in text
+    assert "4 bits" not in text
 
 
 def test_a_deadline_counts_computing_and_both_messages():

@@ -78,3 +78,39 @@ def run_with(prepared, transport):
 def run_over(prepared):
     """`run_with` for tests."""
     return lambda transport: run_with(prepared, transport)
+
+
+@pytest.fixture(scope="session")
+def known(prepared):
+    """Every client's reply to its task of the first round, as its node made it."""
+    from fake_grid import FakeGrid, client_of
+
+    from fedmoe.rounds import plan_round
+    from server.settings import Settings
+    from server.transport import GridTransport
+
+    found = {}
+
+    def keep(request, reply):
+        found[client_of(request)] = reply
+        return reply
+
+    grid = FakeGrid({}, spoil=keep)
+    tasks = plan_round(prepared.first_state(), prepared.members, 4, prepared.experiment.seed)
+    with pytest.MonkeyPatch.context() as patch:
+        spare_digests(patch)
+        list(GridTransport(grid, prepared, Settings(), grid.clock)(tasks))
+    del found[None]
+    return found
+
+
+def spare_digests(patch):
+    """Do not read all weights time and again; other tests have the real digest."""
+    for place in ("server.transport", "clients.about", "clients.app"):
+        patch.setattr(f"{place}.code_digest", lambda *folders: "abc123")
+
+
+@pytest.fixture
+def quick_digest(monkeypatch):
+    """`spare_digests` for a test."""
+    spare_digests(monkeypatch)

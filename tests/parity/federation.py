@@ -1,6 +1,7 @@
 """Flower in processes of its own, shut off from this machine's other Flower, and ended for sure."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -84,6 +85,17 @@ class Federation:
         records = read_ledger(ledgers[0])
         assert records[-1]["kind"] == "end", self.log("flwr") + self.log("flower-superlink")
         return records
+
+    def outcome(self, *options, config, seconds, **run_config):
+        """What Flower says of a `flwr run` that has ended, such as `finished:completed`."""
+        run_config |= {"config": f'"{config}"'}
+        text = " ".join(f"{key}={value}" for key, value in run_config.items())
+        run = ("flwr", "run", PROJECT, "loopback", "--stream", "--run-config", text, *options)
+        for command in (run, ("flwr", "ls", "loopback", "--format", "json")):
+            self.start(*command).wait(seconds)
+        found = re.findall(r'"status": *"([^"]*)"', self.log("flwr"))
+        assert found, self.log("flwr") + self.log("flower-superlink")
+        return found[-1]
 
     def log(self, command):
         return (self.folder / f"{command}.log").read_text()

@@ -46,5 +46,17 @@ def test_a_superlink_with_two_supernodes_gives_the_plain_loops_adapter(
     assert records[-1]["adapter_sha256"] == plain_digest
 
 
+@pytest.mark.slow
+def test_a_run_without_nodes_ends_as_failed_and_says_why(federation, experiment_file):
+    federation.superlink(seconds=60)
+    runs = federation.folder / "runs"
+    outcome = federation.outcome(
+        config=experiment_file, seconds=600, node_seconds=1,
+        overrides=f'"simulation.folder={runs}"',
+    )  # fmt: skip
+    assert outcome == "finished:failed"
+    assert "0 usable node(s) after 1 s" in federation.log("flwr")
+
+
 def statuses(records):
     return [record["status"] for record in records if record["kind"] == "client"]

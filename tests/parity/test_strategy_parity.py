@@ -16,6 +16,7 @@ from fedmoe.prepare import prepare
 from fedmoe.rounds import plan_round, run_rounds
 from fedmoe.session import Evaluator, Phases, _evaluate
 from fedmoe.wire import Failure, Task, pack_task
+from server.settings import Settings
 from server.transport import GridTransport
 from simulations.transports import InProcess, make_transport
 
@@ -101,7 +102,7 @@ def test_two_workers_give_the_states_of_one_and_clients_keep_the_same(name, run_
 def test_the_grid_gives_the_states_of_this_process(name, run_of, alone, tmp_path):
     here = run_of(name)
     state = {"state": str(tmp_path)}
-    grid = GridTransport(FakeGrid(state, state), here, 2, 5.0, 60.0)
+    grid = GridTransport(FakeGrid(state, state), here, Settings(num_nodes=2))
     assert states(here, grid) == alone(name)[1]
 
 

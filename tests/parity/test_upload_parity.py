@@ -11,6 +11,7 @@ from fedmoe.record import Recorder, tier_costs
 from fedmoe.report.ledger import read_ledger
 from fedmoe.rounds import plan_round, run_rounds
 from fedmoe.wire import Failure, pack_task
+from server.settings import Settings
 from server.transport import GridTransport
 from simulations.transports import InProcess, make_transport
 
@@ -73,7 +74,7 @@ def test_two_workers_give_the_adapter_of_one(prepared, plain_digest, upload, tmp
 def test_the_grid_gives_the_plain_loops_adapter(prepared, upload, tmp_path):
     here = with_upload(prepared, upload, tmp_path / "here")
     state = {"state": str(tmp_path / "nodes")}
-    grid = GridTransport(FakeGrid(state, state), here, 2, 5.0, 60.0)
+    grid = GridTransport(FakeGrid(state, state), here, Settings(num_nodes=2))
     assert digest_of(here, grid) == digest_of(here, InProcess(here))
     assert (tmp_path / "nodes" / "run").exists() == upload.error_feedback
 
@@ -81,7 +82,7 @@ def test_the_grid_gives_the_plain_loops_adapter(prepared, upload, tmp_path):
 def test_a_node_without_a_folder_refuses_error_feedback_in_plain_words(prepared, tmp_path):
     here = with_upload(prepared, TopK(), tmp_path)
     tasks = plan_round(here.first_state(), here.members, 1, here.experiment.seed)
-    (answer,) = GridTransport(FakeGrid({}), here, 1, 5.0, 60.0)(tasks)
+    (answer,) = GridTransport(FakeGrid({}), here, Settings(num_nodes=1))(tasks)
     assert isinstance(answer, Failure)
     assert "On a Flower node name one" in answer.reason
 

@@ -8,6 +8,7 @@ from fedmoe.devices import Device
 from fedmoe.record import Recorder
 from fedmoe.report.ledger import read_ledger
 from fedmoe.rounds import run_rounds
+from server.settings import Settings
 from server.transport import GridTransport
 from simulations.transports import InProcess
 
@@ -36,6 +37,6 @@ def test_the_grid_and_the_plain_loop_take_the_same_virtual_time(prepared, tmp_pa
     devices = {"high": device, "low": replace(device, uplink_bytes_per_second=1e4)}
     run = replace(prepared, experiment=replace(prepared.experiment, devices=devices))
     here = times_over(run, InProcess(run), tmp_path / "here")
-    grid = GridTransport(FakeGrid({}, {}), run, 2, 5.0, 60.0)
+    grid = GridTransport(FakeGrid({}, {}), run, Settings(num_nodes=2))
     assert times_over(run, grid, tmp_path / "grid") == here
     assert len(here) == 2 * (4 + 1)

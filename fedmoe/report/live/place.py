@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,12 +108,13 @@ class Place:
 
     def _look(self, folder: Path) -> RunNow | Unreadable:
         name = folder.resolve().name if folder == self.folder else self._name(folder)
+        name = name.encode(errors="backslashreplace").decode()  # a name need not be UTF-8
         try:
             run, last_line = self._read(folder)
             return state_of(run, name, last_line, self.clock(), self.sample)
         except (FedMoEError, OSError) as error:
             return Unreadable(name, str(error))
-        except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        except Exception as error:  # whatever is in those files: it must not hide the other runs
             what = f"{type(error).__name__}: {error}"
             return Unreadable(name, f"{folder}: its files are not those of a run ({what})")
 

@@ -1,0 +1,88 @@
+"""What a node says of itself when the server asks; found out without torch, so that it is quick."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from fedmoe.code import code_digest
+from fedmoe.errors import FedMoEError
+
+LIBRARIES = ("fedmoe", "flwr", "torch", "transformers")
+GPU_SECONDS = 10
+"""After which `nvidia-smi` is given up."""
+
+
+def about(node_config: Mapping[str, object]) -> dict[str, str | int]:
+    """What `server/about.py` checks: name, clients, code, versions, and what the machine has.
+
+    Main memory and threads are the machine's; the budget's own probe looks closer (control groups,
+    what is free), but needs torch. A node's data are not looked at: to know them takes loading
+    them, which its first task does.
+
+    Raises:
+        FedMoEError: the node's config is faulty.
+    """
+    device, memory_bytes = gpu() or ("cpu", main_memory())
+    return {
+        "name": str(node_config.get("name", "")),
+        "clients": ",".join(map(str, own_clients(node_config))),
+        "code": code_digest(Path(__file__).parent),
+        "device": device, "memory_bytes": memory_bytes, "threads": num_threads(),
+        "python": platform.python_version(),
+        **{library: version_of(library) for library in LIBRARIES},
+    }  # fmt: skip
+
+
+def own_clients(node_config: Mapping[str, object]) -> list[int]:
+    """The clients that the node's config names, as `clients=3` or `clients="0,3"`."""
+    named = str(node_config.get("clients", ""))
+    try:
+        return sorted(int(number) for number in named.split(",") if number.strip())
+    except ValueError:
+        raise FedMoEError(
+            f"node config: clients is {named!r}; expected numbers, such as 0,3"
+        ) from None
+
+
+def gpu() -> tuple[str, int] | None:
+    """Name and bytes of the first GPU by NVIDIA's own tool; None without a GPU or the tool."""
+    tool = shutil.which("nvidia-smi")
+    # Empty or -1 hides all GPUs from CUDA: Ray sets it for workers that have been given none.
+    if tool is None or os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
+        return None
+    command = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=GPU_SECONDS)
+        name, mebibytes = said.stdout.splitlines()[0].rsplit(",", 1)
+        return f"cuda {name.strip()}", int(mebibytes) * 2**20
+    except (OSError, subprocess.TimeoutExpired, IndexError, ValueError):
+        return None
+
+
+def main_memory() -> int:
+    """Bytes of the machine's memory; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 0
+
+
+def num_threads() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def version_of(library: str) -> str:
+    """An installed library's version, not imported."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "missing"

@@ -1,0 +1,129 @@
+"""A node that plans for itself: `budget.name=auto` in a run whose config names no devices.
+
+Before the model is loaded, arithmetic says how its frozen experts are kept and how large a
+micro-batch is. At a client's first task a few real steps calibrate the plan; before every further
+one the machine is looked at again, and k goes down at once and up only after a while. What k was in
+the end stands in the update, which may have a lower one than its task, never a higher one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field, replace
+
+from fedmoe.budget import Auto, Levels
+from fedmoe.budget.auto import CPU, GPU
+from fedmoe.budget.calibrate import calibrated, settings_to_measure
+from fedmoe.budget.measure import measure
+from fedmoe.budget.model import Constants
+from fedmoe.budget.plan import Plan, plan_for
+from fedmoe.budget.probe import Link, Machine, probe
+from fedmoe.budget.replan import Observed, Standing, replan
+from fedmoe.budget.shape import shape_of
+from fedmoe.budget.work import work_at_most, work_on
+from fedmoe.config import Experiment
+from fedmoe.errors import ConfigError, Fault, FedMoEError
+from fedmoe.models.build import device_of
+from fedmoe.models.meta import meta_model
+from fedmoe.prepared import Prepared
+from fedmoe.training.trial import trial_steps
+from fedmoe.wire import Message, Task, most_bytes
+
+LOG = logging.getLogger(__name__)
+STEPS = 3
+"""Measured steps of a setting, after one to warm up."""
+
+
+def planned_here(e: Experiment) -> Experiment:
+    """The experiment with its tiers as this machine can hold them: every k at its most as yet.
+
+    An experiment whose budget is fixed, or planned for devices, is returned as it is.
+
+    Raises:
+        ConfigError: nothing of the model fits this machine.
+    """
+    if not isinstance(e.budget, Auto) or e.devices:
+        return e
+    model, machine = meta_model(e.model, e.adapter), probe(device_of(e.model))
+    layouts = e.aggregation.layouts(model.layout, 1)
+    shape = shape_of(model, layouts.model, on_gpu=machine.on_gpu)
+    plan = plan_for(
+        shape, work_at_most(e.text.max_length, e.training), machine,
+        GPU if machine.on_gpu else CPU, share=e.budget.memory_share,
+    )  # fmt: skip
+    if plan.choice is None:
+        raise ConfigError("budget", [Fault("budget.name", " ".join(plan.reasons))])
+    fixed = e.budget.fixed(dict.fromkeys(e.budget.resolved(shape.top_k), plan), shape.top_k)
+    most = e.budget.resolved(shape.top_k)
+    tiers = {name: replace(tier, top_k=most[name].top_k) for name, tier in fixed.tiers.items()}
+    return replace(e, budget=Levels(tiers=tiers))
+
+
+@dataclass(eq=False)
+class Seat:
+    """What this machine knows of one of its clients."""
+
+    constants: Constants
+    standing: Standing | None = None
+    ran_out_at: int | None = None
+
+
+@dataclass(eq=False)
+class OwnBudget:
+    """Gives each task the k that this machine affords now."""
+
+    budget: Auto
+    seats: dict[int, Seat] = field(default_factory=dict)
+    """By client."""
+
+    def answer(self, prepared: Prepared, task: Task) -> Message:
+        """The packed update of a task, carried out with as many experts as fit.
+
+        Raises:
+            FedMoEError: not even one fits, in memory or in time: the client sits this round out.
+        """
+        seat = self.seats.setdefault(task.client, Seat(self._measured(prepared, task)))
+        plan = self._plan(prepared, task, seat.constants)
+        before = seat.standing or Standing(plan.top_k, task.top_k)
+        now = seat.standing = replan(before, Observed(plan.top_k, seat.ran_out_at))
+        seat.ran_out_at = None
+        if not now.top_k:
+            raise FedMoEError(f"client {task.client} sits out: {' '.join(plan.reasons)}")
+        LOG.info("client %d, round %d: k = %d of %d; %s", task.client, task.round, now.top_k,
+                 task.top_k, plan.reasons[-1])  # fmt: skip
+        asked = min(now.top_k, task.top_k)
+        message = prepared.answer(replace(task, top_k=asked))
+        if (used := int(json.loads(message.scalars)["top_k"])) < asked:
+            seat.ran_out_at = used + 1
+        return message
+
+    def _measured(self, prepared: Prepared, task: Task) -> Constants:
+        """The machine's constants, from real steps on the client's longest batch."""
+        prepared.equip(task.tier)
+        model, rows = prepared.model, prepared.rows[task.client]
+        shape = shape_of(model, prepared.layouts(task.tier, task.round).model)
+        work = work_on(rows, prepared.training_of(task.tier))
+        longest = work.setting(min(task.top_k, shape.top_k), longest=True)
+        step = trial_steps(model, rows, prepared.tokenizer.pad_token_id)
+        samples = [
+            measure(step, setting, STEPS, model.device, shape.weight_bytes)
+            for setting in settings_to_measure(longest, longest.top_k)
+        ]
+        return calibrated(shape, samples)
+
+    def _plan(self, prepared: Prepared, task: Task, constants: Constants) -> Plan:
+        e, budget = prepared.experiment, self.budget
+        layouts = prepared.layouts(task.tier, task.round)
+        sizes = most_bytes(layouts.task, layouts.update, e.upload)
+        work = work_on(prepared.rows[task.client], prepared.training_of(task.tier), *sizes)
+        machine: Machine = probe(prepared.model.device, self._link())
+        return plan_for(
+            shape_of(prepared.model, layouts.model), work, machine, constants,
+            deadline_seconds=budget.deadline_seconds, share=budget.memory_share,
+            most_top_k=task.top_k, loaded=True,
+        )  # fmt: skip
+
+    def _link(self) -> Link | None:
+        down, up = self.budget.downlink_bytes_per_second, self.budget.uplink_bytes_per_second
+        return Link(down or float("inf"), up or float("inf")) if down or up else None

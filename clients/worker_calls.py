@@ -1,0 +1,220 @@
+"""The way to the process that holds the model: find the node's worker, or start it, and ask it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+from subprocess import Popen
+from threading import Thread
+from typing import TYPE_CHECKING, Any, cast
+
+from clients.worker_frames import (
+    FrameError,
+    Gone,
+    Hello,
+    Order,
+    header_of,
+    read_header,
+    receive,
+    send,
+)  # fmt: skip
+from clients.worker_home import Home, Node, node_here
+from fedmoe.code import code_digest
+from fedmoe.errors import FedMoEError, WireError
+
+if TYPE_CHECKING:
+    # It imports torch: seconds of every message that only passes a task on.
+    from fedmoe.wire import Message
+
+BUNDLE = Path(__file__).parents[1]
+"""Holds the `clients/` that this process runs, and its worker must."""
+IDLE_SECONDS = 1800.0
+"""How long a worker keeps its model for nothing: several rounds of other clients."""
+HELLO_SECONDS = 60.0
+"""A worker says hello before it loads anything; on a busy machine Python takes seconds to start."""
+END_SECONDS = 5.0
+"""The kernel clears a killed process away at once, unless its memory is very large."""
+MOST_DEATHS = 2
+"""Workers that one task may cost."""
+
+
+class WorkerError(Exception):
+    """What went wrong in the worker and is not the user's to mend, with the traceback there."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The fields of a `fedmoe.wire.Message`, for a process without torch."""
+
+    scalars: str
+    buffer: memoryview
+    crc32: int | None
+
+
+def answer(order: Order, buffer: bytes, idle_seconds: float, task_seconds: float) -> Message:
+    """The packed update of the task in `order` and `buffer`, from whoever holds the model.
+
+    On a SuperNode that is its worker, which is started if need be; elsewhere, or where
+    `idle_seconds` is 0, this process. Nobody waits longer than `task_seconds` for it.
+
+    Raises:
+        FedMoEError: the task is refused, or ended every worker that tried it.
+        WorkerError: any other exception of the worker.
+    """
+    node = node_here() if idle_seconds else None
+    if node is None:
+        from clients.resident import carry_out
+
+        return carry_out(order, memoryview(buffer))
+    return cast("Message", NodeWorker(node, idle_seconds).ask(order, buffer, task_seconds))
+
+
+def idle_seconds_of(node_config: Mapping[str, Any]) -> float:
+    """How long a node's worker may idle: `worker_idle_seconds` of the node's config."""
+    named = node_config.get("worker_idle_seconds", IDLE_SECONDS)
+    try:
+        if (seconds := float(named)) >= 0:
+            return seconds
+    except (TypeError, ValueError):
+        pass
+    raise FedMoEError(
+        f"node config: worker_idle_seconds is {named!r}; expected seconds, or 0 for no worker"
+    )
+
+
+@dataclass(frozen=True)
+class Found:
+    """A connection to a worker that runs our code."""
+
+    connection: socket
+    hello: Hello
+    process: Popen[bytes] | None
+    """None where another process started it: how it ends is told to that one alone."""
+
+
+@dataclass(frozen=True)
+class NodeWorker:
+    """The worker of a node, as its callers see it: there is one at most, and it comes if called."""
+
+    node: Node
+    idle_seconds: float = IDLE_SECONDS
+    bundle: Path = BUNDLE
+
+    def ask(self, order: Order, buffer: bytes, task_seconds: float) -> Packed:
+        """The packed update of a task; see `answer`.
+
+        A task whose worker dies is given to a new one: it can be repeated from its own values.
+        """
+        with Home() as home:
+            how = ""
+            for _ in range(MOST_DEATHS):
+                found = self._reach(home)
+                with found.connection:
+                    try:
+                        return _ask(found, order, buffer, task_seconds)
+                    except Gone:
+                        how = _how(found.process)
+            raise FedMoEError(
+                f"the task ended its worker {MOST_DEATHS} times, the last by {how}; is there "
+                f"enough memory? The worker's log is {home.log_path(self.node.name)}"
+            )
+
+    def look(self) -> Hello | None:
+        """What the worker says of itself; None if there is none, and none is started."""
+        with Home() as home:
+            connection = home.connect(self.node.name, HELLO_SECONDS)
+            if connection is None:
+                return None
+            with connection:
+                return _hello(connection)
+
+    def _reach(self, home: Home) -> Found:
+        """Connect to the worker; one that is missing, dumb or of other code is replaced."""
+        name, process, fault = self.node.name, None, ""
+        code = code_digest(self.bundle / "clients")
+        for _ in range(MOST_DEATHS):
+            with home.locked():
+                connection = home.connect(name, HELLO_SECONDS)
+                if connection is None:
+                    process = self._start(home)
+                    connection = home.connect(name, HELLO_SECONDS)
+                seat = home.seat(name)
+            hello = connection and _hello(connection)
+            if connection and hello and hello.code == code:
+                mine = process if process and process.pid == hello.pid else None
+                return Found(connection, hello, mine)
+            fault = f"runs code {hello.code}, not {code}" if hello else f"ended by {_how(process)}"
+            if connection:
+                connection.close()
+            with home.locked():
+                # It does what it has begun and ends, once its place is taken.
+                home.leave(name, seat)
+        raise FedMoEError(
+            f"the worker that should hold the model {fault}; its log is {home.log_path(name)}"
+        )
+
+    def _start(self, home: Home) -> Popen[bytes]:
+        """A worker that takes calls from the moment this returns, though it says nothing yet."""
+        home.sweep()
+        listener = home.listen(self.node.name)
+        # -P, and not the working folder: a stray `clients/` there would run in place of ours.
+        command = [sys.executable, "-P", "-m", "clients.worker", listener.fileno()]
+        command += [home.seat(self.node.name), self.node.pid, self.node.started, self.idle_seconds]
+        paths = [str(self.bundle), *filter(None, [os.environ.get("PYTHONPATH")])]
+        with listener, home.log(self.node.name) as log:
+            process = Popen(
+                list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                pass_fds=[listener.fileno()], start_new_session=True,
+            )  # fmt: skip
+        # It outlives this process; if it does not, somebody must take leave of it.
+        Thread(target=process.wait, daemon=True).start()
+        return process
+
+
+def _ask(found: Found, order: Order, buffer: bytes, task_seconds: float) -> Packed:
+    send(found.connection, header_of(order), memoryview(buffer))
+    found.connection.settimeout(task_seconds)
+    try:
+        header, update = receive(found.connection)
+    except TimeoutError:
+        # Nobody waits for it any more, and the next task must not wait behind it.
+        with suppress(ProcessLookupError):
+            os.kill(found.hello.pid, signal.SIGKILL)
+        raise FedMoEError(f"no update within {task_seconds:g} s; its worker was ended") from None
+    match header:
+        case {"kind": "done", "scalars": str(scalars), "crc32": int() | None as crc32}:
+            return Packed(scalars, update, crc32)
+        case {"kind": "reason", "reason": str(reason), "code": str(code)}:
+            raise WireError(reason, code)
+        case {"kind": "reason", "reason": str(reason)}:
+            raise FedMoEError(reason)
+        case {"kind": "error", "error": str(error)}:
+            raise WorkerError(error)
+    raise FrameError(f"the worker answers with a frame of kind {header.get('kind')!r}")
+
+
+def _hello(connection: socket) -> Hello | None:
+    """What the worker at the other end says first; None from one that dies or stays silent."""
+    try:
+        return read_header(receive(connection)[0], Hello)
+    except (Gone, TimeoutError, FrameError):
+        return None
+
+
+def _how(process: Popen[bytes] | None) -> str:
+    """How a worker ended: `SIGKILL`, or `exit code 1`."""
+    if process is None:
+        return "an unknown cause (another process had started it)"
+    try:
+        code = process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "falling silent"
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -1,0 +1,154 @@
+"""What passes over a worker's socket: frames of a JSON header and raw bytes, nothing pickled.
+
+A frame is `fedmoe/1`, the header's length (4 bytes, big-endian), the buffer's (8), the header, the
+buffer. By the header's `kind`:
+- `hello`: the worker's first words to whoever calls; see `Hello`
+- `task`: what the caller asks for; see `Order`, with the task's buffer
+- `done`: the packed update, with its buffer
+- `reason`: why there is none, and the user can mend it
+- `error`: what else went wrong, with its traceback
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from socket import socket
+from typing import Any, TypeVar
+
+from fedmoe.errors import FedMoEError
+
+MAGIC = b"fedmoe/1"
+HEAD = struct.Struct(f">{len(MAGIC)}sIQ")
+MOST_HEADER_BYTES = 2**24
+"""An experiment takes a few kilobytes."""
+MOST_BUFFER_BYTES = 2**34
+"""An adapter of rank 64 for OLMoE-1B-7B takes 2.4e9."""
+CHUNK_BYTES = 2**20
+
+T = TypeVar("T")
+
+
+class FrameError(FedMoEError):
+    """Bytes that are no frame of ours."""
+
+
+class Gone(Exception):
+    """The other end closed the connection, or died."""
+
+
+@dataclass(frozen=True)
+class Hello:
+    """Who answers: a worker, before it is asked anything."""
+
+    code: str
+    """A digest of what it runs; see `fedmoe/code.py`."""
+    pid: int
+    loads: int
+    """How often it has loaded a model."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A task, and all that a node has to say to it."""
+
+    experiment: str
+    """Resolved, as YAML."""
+    overrides: str
+    """This machine's, dotted."""
+    scalars: str
+    """The task's."""
+    crc32: int | None
+    """The task's checksum, where it has one."""
+    own: list[int]
+    """The clients whose data lies here; empty where any client's task will do."""
+    state: str
+    """The folder for what clients keep between rounds; empty where there is none."""
+
+
+KINDS: dict[type, tuple[str, dict[str, Any]]] = {
+    Hello: ("hello", {"code": str, "pid": int, "loads": int}),
+    Order: (
+        "task",
+        {"experiment": str, "overrides": str, "scalars": str, "crc32": int | None,
+         "own": list, "state": str},
+    ),
+}  # fmt: skip
+
+
+def header_of(record: Hello | Order) -> dict[str, Any]:
+    """A record as a header."""
+    return {"kind": KINDS[type(record)][0], **asdict(record)}
+
+
+def read_header(header: dict[str, Any], record: type[T]) -> T:
+    """The record in a header.
+
+    Raises:
+        FrameError: it is of another kind, or a value is missing or of another type.
+    """
+    kind, types = KINDS[record]
+    if (found := header.get("kind")) != kind:
+        raise FrameError(f"a frame of kind {str(found)[:40]!r}; expected {kind!r}")
+    if bad := [name for name, of in types.items() if not isinstance(header.get(name, ...), of)]:
+        raise FrameError(f"{kind}: missing or of a wrong type: {', '.join(bad)}")
+    return record(**{name: header[name] for name in types})
+
+
+def send(connection: socket, header: dict[str, Any], buffer: bytes | memoryview = b"") -> None:
+    """Send one frame.
+
+    Raises:
+        FrameError: it is larger than a receiver takes.
+        Gone: nobody is there to read it, or not in time.
+    """
+    words = json.dumps(header).encode()
+    _check_sizes(len(words), len(buffer))
+    try:
+        connection.sendall(HEAD.pack(MAGIC, len(words), len(buffer)) + words)
+        connection.sendall(buffer)
+    except OSError as error:
+        raise Gone(str(error)) from error
+
+
+def receive(connection: socket) -> tuple[dict[str, Any], memoryview]:
+    """The header and the buffer of one frame; memory grows only with what has arrived.
+
+    Raises:
+        FrameError: it is none of ours, or larger than anything that we send.
+        Gone: the other end closed or died first.
+        TimeoutError: nothing came for as long as the connection waits.
+    """
+    magic, header_bytes, buffer_bytes = HEAD.unpack(_exactly(connection, HEAD.size))
+    if magic != MAGIC:
+        raise FrameError(f"a frame that starts with {magic!r}; expected {MAGIC!r}")
+    _check_sizes(header_bytes, buffer_bytes)
+    try:
+        header = json.loads(_exactly(connection, header_bytes))
+    except (ValueError, RecursionError) as error:
+        raise FrameError(f"a header that is not JSON: {str(error)[:100]}") from error
+    if not isinstance(header, dict):
+        raise FrameError("a header that is no JSON object")
+    return header, memoryview(_exactly(connection, buffer_bytes))
+
+
+def _check_sizes(header_bytes: int, buffer_bytes: int) -> None:
+    for what, size, most in (
+        ("header", header_bytes, MOST_HEADER_BYTES), ("buffer", buffer_bytes, MOST_BUFFER_BYTES),
+    ):  # fmt: skip
+        if size > most:
+            raise FrameError(f"a {what} of {size:,} bytes; at most {most:,}")
+
+
+def _exactly(connection: socket, size: int) -> bytearray:
+    data = bytearray()
+    while len(data) < size:
+        try:
+            part = connection.recv(min(size - len(data), CHUNK_BYTES))
+        except ConnectionError as error:
+            raise Gone(str(error)) from error
+        if not part:
+            raise Gone("closed")
+        data += part
+    return data

@@ -1,0 +1,134 @@
+"""What we know of a family of sparse MoE models: where its parts sit and how its routers weigh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from fedmoe.models import experts
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+LATENT_ATTENTION = (
+    "q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj",
+)  # fmt: skip
+"""Multi-head latent attention: queries, keys and values through narrow projections."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A published model of a family, as the numbers of its config."""
+
+    name: str
+    config: Mapping[str, Any]
+    """What differs from the defaults of transformers' configuration class."""
+    source: str
+    """Where the numbers are published."""
+    stated: str = ""
+    """Parameters as its makers state them: total, and active per token where they do."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an experts module keeps and applies its weights."""
+
+    bias: bool = False
+    """Whether `gate_up_proj_bias` and `down_proj_bias` are added."""
+    transposed: bool = False
+    """Whether weights are (experts, in, out) rather than (experts, out, in)."""
+    own_gate: bool = False
+    """Whether the module combines gate and up in a way of its own."""
+    weighs_input: bool = False
+    """Whether a router's weight multiplies an expert's input rather than its output."""
+
+
+def through_interface(model: nn.Module) -> None:
+    """Let transformers' experts interface call our fast path."""
+    experts.register()
+    model.set_experts_implementation(experts.IMPLEMENTATION)  # pyright: ignore
+
+
+def nothing(_layer: Any) -> None:
+    """Most routers read `top_k` by themselves."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models with one `model_type` of transformers."""
+
+    name: str
+    model_type: str
+    block: str = "mlp"
+    """What the module that holds router and experts is called in a decoder layer."""
+    router: str = "gate"
+    """The router's name beside the experts."""
+    attention: tuple[str, ...] = ATTENTION
+    """Which linear layers outside the experts get LoRA, by the end of their path."""
+    scores: Literal["softmax", "softmax of the chosen", "sigmoid", "sparsemixer"] = "softmax"
+    """What a router makes of its logits."""
+    normalised: Literal["always", "never", "config"] = "always"
+    """Whether the chosen weights are divided by their sum; `config`: if `norm_topk_prob`."""
+    scaled: str = ""
+    """The config's name of a constant factor on the weights."""
+    corrected: bool = False
+    """Whether a bias per expert, which is no part of its weight, is added to choose."""
+    groups: bool = False
+    """Whether experts are chosen within the best groups of experts."""
+    shared: bool = False
+    """Whether every token also meets a shared expert."""
+    form: Form = field(default_factory=Form)
+    tiny: Mapping[str, Any] = field(default_factory=dict)
+    """What a config with all of the family's features needs beside `TINY`, for tests."""
+    sizes: tuple[Size, ...] = ()
+    padded_cache: bool = True
+    """Whether transformers decodes a left-padded batch rightly with a cache."""
+    notes: str = ""
+    """What to know before a run."""
+    no_peft: str = ""
+    """Why an adapter cannot be exported for PEFT; empty where it can."""
+    install: Callable[[nn.Module], None] = through_interface
+    """Puts a model on the expert fast path; doing it twice is doing it once."""
+    prepare_router: Callable[[nn.Module], None] = nothing
+    """Makes a router honour `top_k` that would not by itself."""
+    scale_logits: Callable[[Any, Tensor], Tensor] | None = None
+    """What follows the output head, of the config and the head's output."""
+    listed: bool = True
+    """False for a model type that is not in `FAMILIES`."""
+
+    @property
+    def plain_softmax(self) -> bool:
+        """Whether routers take a softmax of their logits, then the k largest, and no more."""
+        odd = self.corrected or self.groups or self.scaled or self.normalised == "never"
+        return self.scores == "softmax" and not odd
+
+    @property
+    def rule(self) -> str:
+        """How a router weighs, in a few words."""
+        normal = {"always": ", normalised", "never": "", "config": ", normalised if configured"}
+        parts = [self.scores + ("" if "chosen" in self.scores else normal[self.normalised])]
+        parts += ["groups"] * self.groups + ["bias to choose"] * self.corrected
+        return "; ".join(parts + ["scaled"] * bool(self.scaled))
+
+
+TINY = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 4, "num_experts_per_tok": 4,
+    "max_position_embeddings": 512, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None,
+}  # fmt: skip
+"""The smallest config that families share."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A family that cannot be trained here."""
+
+    name: str
+    model_type: str
+    """Empty where transformers has no class of it."""
+    reason: str
+    closest: str = ""
+    """A `model_type` that is trained here and has nearly its shape."""
+    sizes: tuple[Size, ...] = ()
+    """Published models, as configs of the closest class."""

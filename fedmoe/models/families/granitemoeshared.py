@@ -1,0 +1,17 @@
+"""Granite-MoE with a dense layer beside the experts."""
+
+from __future__ import annotations
+
+from fedmoe.models.families.family import Family
+
+FAMILY = Family(
+    name="Granite-MoE with a shared expert",
+    model_type="granitemoeshared",
+    block="block_sparse_moe",
+    router="router",
+    scores="softmax of the chosen",
+    shared=True,
+    notes="the shared expert sits beside the sparse block",
+    scale_logits=lambda config, logits: logits / config.logits_scaling,
+    tiny={"num_local_experts": 8, "logits_scaling": 4.0, "shared_intermediate_size": 16},
+)  # fmt: skip

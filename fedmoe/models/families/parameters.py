@@ -1,0 +1,53 @@
+"""Total and active parameters of a published model, from the numbers of its config alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from fedmoe.models.families.family import Family, Size
+from fedmoe.models.families.layers import sparse_layers
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """How many weights a model has, and a token meets."""
+
+    total: int
+    per_expert: int
+    """Of one expert of every sparse layer."""
+    num_experts: int
+    top_k: int
+
+    def active(self, top_k: int) -> int:
+        """Weights that a token meets with `top_k` experts in each layer; embeddings count too."""
+        return self.total - (self.num_experts - top_k) * self.per_expert
+
+
+def parameters_of(model: nn.Module, family: Family) -> Parameters:
+    """The numbers of a model on any device, the meta device too."""
+    layers = sparse_layers(model, family)
+    held = sum(p.numel() for layer in layers for p in layer.experts.parameters())
+    num_experts = layers[0].num_experts
+    total = sum(p.numel() for p in model.parameters())
+    return Parameters(total, held // num_experts, num_experts, layers[0].top_k)
+
+
+def published(family: Family, size: Size) -> Parameters:
+    """The numbers of a published model, built on the meta device: without a byte of its weights."""
+    config = AutoConfig.for_model(family.model_type, **size.config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    family.install(model)
+    return parameters_of(model, family)
+
+
+def rounded(number: int) -> str:
+    """A number of parameters, as people write it: 46.7 B, 800 M."""
+    unit, letter = (1e9, "B") if number >= 1e9 else (1e6, "M")
+    value = number / unit
+    return f"{value:.{max(0, 2 - int(math.log10(max(value, 1))))}f} {letter}"

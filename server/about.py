@@ -1,0 +1,110 @@
+"""What a node says of itself, checked, and whether it fits this server; see `clients/about.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from fedmoe.errors import WireError
+from fedmoe.section import section
+from server.messages import plain
+
+Version = Annotated[str, Field(pattern=r"^[\w.+!-]{1,40}$")]
+
+BOUND = ("torch", "transformers")
+"""Libraries whose minor versions change the bits of an update."""
+
+
+@section
+class About:
+    """A node's own words. None is proof: who may connect is the SuperLink's affair."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]{0,60}$")]
+    """By which its owner calls it; may be empty."""
+    clients: Annotated[str, Field(pattern=r"^(\d{1,9}(,\d{1,9})*)?$", max_length=10**6)]
+    """Whose data lies there; empty where any client's task will do."""
+    code: Annotated[str, Field(pattern=r"^\w{1,64}$")]
+    device: Annotated[str, Field(min_length=1, max_length=100)]
+    memory_bytes: Annotated[int, Field(ge=0, le=2**50)]
+    """0 where the system does not say."""
+    threads: Annotated[int, Field(ge=1, le=2**16)]
+    python: Version
+    fedmoe: Version
+    flwr: Version
+    torch: Version
+    transformers: Version
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The clients whose data lies there."""
+        return frozenset(int(number) for number in self.clients.split(",") if number)
+
+    def __str__(self) -> str:
+        return (
+            f"{plain(self.device)}, {self.memory_bytes / 1e9:.1f} GB, {self.threads} threads; "
+            f"clients {self.clients[:60] or 'any'}; python {self.python}, torch {self.torch}, "
+            f"transformers {self.transformers}, flwr {self.flwr}, fedmoe {self.fedmoe} {self.code}"
+        )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a node must be to get tasks."""
+
+    code: str
+    num_clients: int
+    allow_versions: bool = False
+    assigned: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    """By a node's name the clients that it serves, and no other node does."""
+
+    def check(self, values: Mapping[str, Any]) -> About:
+        """The checked words of a node that fits.
+
+        Raises:
+            WireError: a value is missing, too long or of a wrong kind; other code, or other
+                versions of what changes bits; clients that there are not. Both sides are named.
+        """
+        try:
+            about = About(**values)
+        except ValidationError as error:
+            faults = "; ".join(f"{e['loc'][-1]!s:.40}: {e['msg']:.80}" for e in error.errors()[:3])
+            raise WireError(plain(f"what it says of itself is not usable: {faults}")) from None
+        if about.code != self.code:
+            raise WireError(
+                f"it runs code {about.code}, the server {self.code}; install the same fedmoe on "
+                "both, and restart the SuperLink from a folder that holds no other `clients/`"
+            )
+        self._check_versions(about)
+        self._check_clients(about)
+        return about
+
+    def _check_versions(self, about: About) -> None:
+        for library in () if self.allow_versions else BOUND:
+            here, there = version(library), getattr(about, library)
+            if minor(here) != minor(there):
+                raise WireError(
+                    f"it runs {library} {there}, the server {here}: its updates would have other "
+                    f"bits; install {library} {minor(here)}, or allow it with allow_versions=true "
+                    "in the run config"
+                )
+
+    def _check_clients(self, about: About) -> None:
+        if over := sorted(client for client in about.held if client >= self.num_clients):
+            raise WireError(
+                f"it holds client {over[0]}; this run's clients are 0..{self.num_clients - 1}"
+            )
+        missing = sorted(self.assigned.get(about.name, frozenset()) - about.held)
+        if about.held and missing:
+            raise WireError(
+                f"the run config's `nodes` gives it client {missing[0]}; its own config names "
+                f"{about.clients}"
+            )
+
+
+def minor(version: str) -> str:
+    """`2.13.0+cpu` -> `2.13`."""
+    return ".".join(version.split("+")[0].split(".")[:2])

@@ -1,0 +1,211 @@
+"""What gatings and losses on routing do: score, load, collapse and seconds, on the built-in model.
+
+Each row is a short run like the quickstart's, with trained routers, of each seed; the adapter of
+its last round is measured at the model's full k, on test examples. Hours on 2 CPU cores: every run
+is written to `runs/routers.jsonl` as it ends, and what stands there is not run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedmoe.config import load_experiment
+from fedmoe.config.schema import Experiment
+from fedmoe.data.text import evaluation_batches
+from fedmoe.evaluation.evaluate import evaluate
+from fedmoe.identity import settings_text
+from fedmoe.models.adapted import AdaptedModel
+from fedmoe.prepare import prepare
+from fedmoe.prepared import Prepared
+from fedmoe.rounds import ServerState, finish_round, plan_round
+from fedmoe.training.client import mean_loss
+from fedmoe.training.similarity import mean_pairwise_cka
+from simulations.bench.measure import Options, Row
+
+CONFIG = Path(__file__).parents[2] / "configs/quickstart.yaml"
+FOLDER = Path("runs")
+SEEDS = (0, 1, 2)
+CKA_TOKENS = 512
+"""Tokens that every expert answers; twice the width of the model."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row: what it changes of the quickstart."""
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    trains: bool = True
+
+
+ROUTER = "adapter.router=true"
+VARIANTS = (
+    Variant("the base model, untrained", trains=False),
+    Variant("top_k, routers frozen"),
+    Variant("top_k", (ROUTER,)),
+    Variant("top_1", (ROUTER, "gating.name=top_1")),
+    Variant("top_p", (ROUTER, "gating.name=top_p")),
+    Variant("noisy_top_k", (ROUTER, "gating.name=noisy_top_k")),
+    Variant("hierarchical, 2 of 4 groups", (ROUTER, "gating.name=hierarchical")),
+    Variant("expert_choice", (ROUTER, "gating.name=expert_choice")),
+    Variant("competition, linear", (ROUTER, "gating.name=competition")),
+    Variant("competition, learned", (ROUTER, "gating.name=competition", "gating.schedule=learned")),
+    Variant("ub_smoe's modulation", (ROUTER, "aggregation.name=ub_smoe")),
+    Variant("load_balance .01", (ROUTER, "losses.load_balance=0.01")),
+    Variant("load_balance 1", (ROUTER, "losses.load_balance=1.0")),
+    Variant("importance .1", (ROUTER, "losses.importance=0.1")),
+    Variant("load .1, noisy_top_k", (ROUTER, "gating.name=noisy_top_k", "losses.load=0.1")),
+    Variant("z .001", (ROUTER, "losses.z=0.001")),
+    Variant("similarity .1", (ROUTER, "losses.similarity=0.1")),
+    Variant("alignment 1", (ROUTER, "losses.alignment=1.0")),
+)
+QUICK = (
+    "rounds=1", "clients_per_round=1", "training.steps=2", "training.probe_examples=2",
+    "evaluation.test_examples=4", "evaluation.max_new_tokens=4",
+)  # fmt: skip
+COLUMNS = {
+    "score": "score at full k", "train_load_cv": "load CV in training",
+    "load_cv": "load CV in the test", "experts": "experts per token", "cka": "mean pairwise CKA",
+    "seconds": "seconds",
+}  # fmt: skip
+Line = dict[str, Any]
+
+
+def rows(options: Options) -> Iterator[Row]:
+    """One row per variant, over the seeds; the table so far is in `runs/routers.md`."""
+    torch.set_num_threads(options.threads)
+    stem = "routers-quick" if options.quick else "routers"
+    FOLDER.mkdir(exist_ok=True)
+    book, seeds = FOLDER / f"{stem}.jsonl", SEEDS[:1] if options.quick else SEEDS
+    for variant in VARIANTS:
+        found = [line_of(variant, seed, options.quick, book) for seed in seeds]
+        (FOLDER / f"{stem}.md").write_text(table(read(book)))
+        figure = ", ".join(f"{said} {amount(found, key)}" for key, said in COLUMNS.items())
+        yield Row(variant.name, f"{len(found)} seed(s)", figure, note="mean, standard deviation")
+
+
+def line_of(variant: Variant, seed: int, quick: bool, book: Path) -> Line:
+    """The variant's line of that seed: as it stands in the book, else measured and added to it."""
+    extra = QUICK if quick else ()
+    changes = [*extra, f"seed={seed}", "evaluation.every=0", *variant.overrides]
+    experiment = load_experiment(CONFIG, changes)
+    digest = hashlib.sha256(settings_text(experiment).encode()).hexdigest()[:16]
+    known = {"variant": variant.name, "seed": seed, "settings": digest}
+    for line in read(book):
+        if known.items() <= line.items():
+            return line
+    line = known | measured(experiment, variant.trains)
+    with book.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    return line
+
+
+def read(book: Path) -> list[Line]:
+    """The lines that a book holds; a last one that was cut short is left out."""
+    text = book.read_text(encoding="utf-8") if book.exists() else ""
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+
+def measured(experiment: Experiment, trains: bool) -> Line:
+    """Run an experiment in this process and measure its last adapter."""
+    prepared = prepare(experiment)
+    started = time.monotonic()
+    state, counts = prepared.first_state(), None
+    if trains:
+        state, counts = trained(prepared, state)
+    seconds = time.monotonic() - started
+    return {
+        **after(prepared, state), "seconds": seconds,
+        "train_load_cv": None if counts is None else variation(counts),
+    }  # fmt: skip
+
+
+def trained(prepared: Prepared, state: ServerState) -> tuple[ServerState, Tensor]:
+    """The state after all rounds, and where tokens went in them, (layers, experts)."""
+    e, counts = prepared.experiment, torch.zeros(())
+    for _ in range(e.rounds):
+        tasks = plan_round(
+            state, prepared.members, prepared.clients_per_round, e.seed, prepared.send_to
+        )
+        # Through the door, as in a run: a count that is not exact ends the benchmark.
+        updates = [prepared.read(prepared.answer(task), task) for task in tasks]
+        counts = counts + sum(u.counts for u in updates)
+        state = finish_round(
+            state, e.aggregation, updates, e.server_optimizer, len(prepared.members)
+        )
+    return state, counts
+
+
+def after(prepared: Prepared, state: ServerState) -> Line:
+    """Score, loss, load and collapse at the model's full k."""
+    model, data = prepared.model, prepared.sets["test"]
+    top_k, pad = model.full_top_k, prepared.tokenizer.pad_token_id
+    tier = max(prepared.tiers, key=lambda name: prepared.tiers[name])
+    prepared.equip(tier)
+    adapter = prepared.send(state.adapter, tier)
+    budget = {"full": (top_k, prepared.rescaler(top_k))}
+    settings = prepared.experiment.evaluation
+    (found,) = evaluate(model, prepared.tokenizer, data, adapter, budget, settings, state.round)
+    with model.counting() as counts:
+        mean_loss(model, data.rows, settings.batch_size, pad)
+    tokens = sum(len(row.ids) - 1 for row in data.rows)
+    return {
+        "score": found.score, "loss": found.loss, "load_cv": variation(counts),
+        "experts": float(counts.sum()) / tokens / len(counts),
+        "cka": collapse(model, data.rows, pad),
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def collapse(model: AdaptedModel, data: Sequence[Any], pad: int) -> float:
+    """The mean over layers of experts' pairwise CKA, on what routers see of the first tokens."""
+    seen: list[list[Tensor]] = [[] for _ in model.layers]
+    for batch in evaluation_batches(data, 16, pad):
+        with model.gates.recording() as routed:
+            model.hidden(batch.input_ids, batch.valid)
+            for held, one in zip(seen, routed, strict=True):
+                held.append(one.hidden[batch.valid.flatten().to(one.hidden.device)])
+        if sum(len(part) for part in seen[0]) >= CKA_TOKENS:
+            break
+    hidden = [torch.cat(parts)[:CKA_TOKENS] for parts in seen]
+    pairs = zip(model.layers, hidden, strict=True)
+    return mean(mean_pairwise_cka(layer.experts, x) for layer, x in pairs)
+
+
+def variation(counts: Tensor) -> float:
+    """The mean over layers of the standard deviation of experts' routed tokens by their mean."""
+    loads = counts.double()
+    return float((loads.std(1, correction=0) / loads.mean(1)).mean())
+
+
+def amount(lines: Sequence[Line], key: str) -> str:
+    """Mean and standard deviation over seeds."""
+    values = [line[key] for line in lines if line[key] is not None]
+    if not values:
+        return "-"
+    digits = 0 if key == "seconds" else 3
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{spread}"
+
+
+def table(lines: Sequence[Line]) -> str:
+    """The variants that the book knows, as Markdown: mean and standard deviation over seeds."""
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line["variant"], []).append(line)
+    head = ["variant", "seeds", *COLUMNS.values()]
+    text = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for name, group in groups.items():
+        cells = [name, str(len(group)), *(amount(group, key) for key in COLUMNS)]
+        text.append(f"| {' | '.join(cells)} |")
+    return "\n".join(text) + "\n"

@@ -1,0 +1,109 @@
+"""The Flower app that an operator submits: the installed clients/ and server/, one experiment."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import clients
+import server
+from fedmoe.aggregation import FedBuff
+from fedmoe.config import Experiment, load_experiment
+from fedmoe.config.load import to_yaml
+from fedmoe.config.words import not_one_of
+from fedmoe.errors import ConfigError, Fault, FedMoEError
+from fedmoe.models.build import MINI
+from simulations.deploy.fleet import Fleet
+
+EXPERIMENT = "configs/experiment.yaml"
+PYPROJECT = """\
+# The app of this deployment. The last table is the run config: change it here, or for one run
+# with --run-config 'key=value'.
+[project]
+name = "fedmoe"
+version = {version}
+description = {description}
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = {publisher}
+fab-include = {include}
+
+[tool.flwr.app.components]
+serverapp = {serverapp}
+clientapp = {clientapp}
+
+[tool.flwr.app.config]
+{config}
+"""
+
+
+def experiment_for(fleet: Fleet, config: Path, overrides: Sequence[str]) -> Experiment:
+    """The experiment of a config for this fleet: as many clients as it has, each in its tier.
+
+    Raises:
+        ConfigError: the config is faulty; no such tier; it cannot run under Flower.
+    """
+    e = load_experiment(config, overrides)
+    tiers, faults = [*e.budget.resolved(1)], []
+    for node in fleet.nodes:
+        if node.tier not in tiers:
+            faults.append(Fault("--clients", f"{node.name}: {not_one_of(node.tier, tiers)}"))
+    if isinstance(e.aggregation, FedBuff) or e.aggregation.personal:
+        faults.append(Fault("aggregation.name", f"{e.aggregation.name!r} does not run on machines "
+                            "of their own; see `fedmoe run`"))  # fmt: skip
+    if (e.clients_per_round or 0) > len(fleet.nodes):
+        said = f"{e.clients_per_round} of {len(fleet.nodes)} clients"
+        fix = "add --set clients_per_round=null for all of them"
+        faults.append(Fault("clients_per_round", f"{said}; {fix}"))
+    if faults:
+        raise ConfigError(str(config), faults)
+    own = [f"partition.num_clients={len(fleet.nodes)}", "simulation.folder=runs"]
+    for tier in e.budget.tiers:
+        numbers = [node.number for node in fleet.nodes if node.tier == tier]
+        own.append(f"budget.tiers.{tier}.clients={json.dumps(numbers)}")
+    for key, value in (("model.path", e.model.path), ("data.path", getattr(e.data, "path", ""))):
+        # The server's working folder is another one than this command's.
+        if value and value != MINI and Path(value).exists():
+            own.append(f"{key}={json.dumps(str(Path(value).absolute()))}")
+    return load_experiment(config, [*overrides, *own])
+
+
+def app_files(experiment: Experiment, num_nodes: int) -> dict[str, bytes]:
+    """The app's files by path."""
+    files = {EXPERIMENT: to_yaml(experiment).encode()}
+    for package in (clients, server):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*.py")):
+            files[f"{root.name}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
+    files["pyproject.toml"] = _pyproject(num_nodes).encode()
+    return files
+
+
+def _pyproject(num_nodes: int) -> str:
+    project = _project()
+    app = project["tool"]["flwr"]["app"]
+    config = app["config"] | {"config": EXPERIMENT, "num_nodes": num_nodes, "resume": "auto"}
+    return PYPROJECT.format(
+        version=json.dumps(project["project"]["version"]), publisher=json.dumps(app["publisher"]),
+        description=json.dumps(project["project"]["description"]),
+        include=json.dumps(app["fab-include"]), config=_lines(config),
+        **{key: json.dumps(value) for key, value in app["components"].items()},
+    ).rstrip() + "\n"  # fmt: skip
+
+
+def _lines(table: Mapping[str, str | int | float | bool]) -> str:
+    """A flat TOML table; TOML writes text, numbers and truth as JSON does."""
+    return "\n".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
+
+
+def _project() -> dict:
+    """This project's pyproject.toml: at the root of a checkout, beside this file in a wheel."""
+    here = Path(__file__).parent
+    for path in (here / "pyproject.toml", here.parents[1] / "pyproject.toml"):
+        if path.exists():
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+    raise FedMoEError(f"{here} holds no pyproject.toml; reinstall fedmoe")

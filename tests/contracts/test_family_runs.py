@@ -1,0 +1,120 @@
+"""Families in a whole: a federated run lowers each one's loss; `fedmoe models` lists sizes."""
+
+import json
+import re
+
+import pytest
+from family_models import save, tiny_family
+
+from fedmoe.budget.levels import Levels, Tier
+from fedmoe.config import Experiment
+from fedmoe.data.files import LocalFiles
+from fedmoe.data.partition import Iid
+from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.build import ModelSettings
+from fedmoe.models.families import FAMILIES, REFUSED
+from fedmoe.models.families.parameters import rounded
+from fedmoe.prepare import prepare
+from fedmoe.rounds import run_rounds
+from fedmoe.training.settings import Training
+from simulations.cli import main
+from simulations.transports import InProcess
+
+RUN_BY_DEFAULT = ["deepseek_v3", "gpt_oss"]
+KINDS = [k if k in RUN_BY_DEFAULT else pytest.param(k, marks=pytest.mark.slow) for k in FAMILIES]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_federated_run_of_two_rounds_lowers_the_loss(kind, tmp_path):
+    """Of every client, at full budget and at k = 1, before it trains a second time."""
+    folder = save(tiny_family(FAMILIES[kind], vocab_size=4096), tmp_path / "base")
+    rows = [{"prompt": f"say {i}", "response": f"ok {i % 3}"} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepared = prepare(Experiment(
+        seed=3, rounds=2, clients_per_round=4, model=ModelSettings(path=str(folder)),
+        adapter=AdapterSettings(rank=4), data=LocalFiles(path=str(tmp_path / "rows.jsonl")),
+        partition=Iid(num_clients=4),
+        budget=Levels(tiers={"high": Tier(top_k=2), "low": Tier(top_k=1)}),
+        training=Training(steps=4, batch_size=4, learning_rate=1e-2),
+    ))  # fmt: skip
+    transport, answers = InProcess(prepared), []
+
+    def kept(tasks):
+        for answer in transport(tasks):
+            answers.append(answer)
+            yield answer
+
+    run_rounds(
+        prepared.first_state(), prepared.members, prepared.experiment.aggregation, kept, [],
+        num_rounds=2, clients_per_round=4, seed=3,
+    )  # fmt: skip
+    assert len(answers) == 8
+    for first, second in zip(answers[:4], answers[4:], strict=True):
+        assert first.client == second.client
+        assert second.loss_before < first.loss_before
+        assert (first.counts.sum(1) == first.tokens * first.top_k).all()
+
+
+def listed(capsys, *names):
+    assert main(["models", *names, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def in_numbers(stated):
+    """'46.7 B, 12.9 B active' as numbers."""
+    units = {"B": 1e9, "M": 1e6}
+    return [float(n) * units[unit] for n, unit in re.findall(r"([\d.]+) ([BM])", stated)]
+
+
+def embeddings(name):
+    """Weights of a published model's input embeddings, from its config."""
+    sizes = (size for family in FAMILIES.values() for size in family.sizes if size.name == name)
+    config = next(sizes).config
+    return config["vocab_size"] * config["hidden_size"]
+
+
+def check_sizes(row):
+    """Totals within 1.5 % of what a model's makers state, active ones within 12 %.
+
+    Some makers round to whole billions, or count without embeddings.
+    """
+    for size in row["sizes"]:
+        total, active = in_numbers(size["stated"])
+        most = size["active"][str(size["top_k"])]
+        if size["stated"].endswith("without embeddings"):
+            most -= embeddings(size["name"])
+        assert size["total"] == pytest.approx(total, rel=0.015)
+        assert most == pytest.approx(active, rel=0.12)
+        steps = [size["active"][str(k)] for k in range(1, size["top_k"] + 1)]
+        assert steps == sorted(set(steps))
+
+
+def test_models_lists_published_sizes_from_their_configs_alone(capsys):
+    rows = listed(capsys, "mixtral", "gpt_oss", "switch_transformers")
+    assert [row["status"] for row in rows] == ["trained", "trained", "refused"]
+    for row in rows:
+        check_sizes(row)
+    assert rows[0]["sizes"][0]["total"] == 46_702_792_704  # of Mixtral 8x7B's safetensors
+    assert "capacity" in rows[2]["reason"]
+
+
+@pytest.mark.slow
+def test_models_lists_every_family_and_every_refusal(capsys):
+    rows = listed(capsys)
+    assert len(rows) == len(FAMILIES) + len(REFUSED)
+    for row in rows:
+        check_sizes(row)
+
+
+def test_models_prints_tables_and_refuses_an_unknown_name(capsys):
+    assert main(["models", "mixtral", "dbrx", "nllb-moe"]) == 0
+    out = capsys.readouterr().out
+    for text in ("Mixtral 8x7B", "46.7 B", "132 B", "no export for PEFT", "encoder-decoder"):
+        assert text in out
+    assert main(["models", "mixtrall"]) == 2
+    assert "no family 'mixtrall'" in capsys.readouterr().err
+
+
+def test_parameters_are_rounded_as_people_write_them():
+    numbers = (671_026_419_200, 46_702_792_704, 6_919_161_856, 800_000_000, 1_000_000)
+    assert [rounded(n) for n in numbers] == ["671 B", "46.7 B", "6.92 B", "800 M", "1.00 M"]

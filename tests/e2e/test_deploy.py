@@ -1,0 +1,402 @@
+"""`fedmoe deploy init`: what it writes, what it refuses, and its README, command by command."""
+
+import http.client
+import os
+import re
+import shutil
+import ssl
+import stat
+import subprocess
+import sys
+import time
+import tomllib
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives.serialization import (
+    load_ssh_private_key,
+    load_ssh_public_key,
+)
+from ports import free_ports
+
+from fedmoe.config import load_experiment
+from fedmoe.report.ledger import read_ledger
+from simulations.cli import main
+from simulations.deploy import folder as folders
+from simulations.deploy.processes import Service
+
+ROOT = Path(__file__).parents[2]
+CONFIG = str(ROOT / "configs/deploy/rehearsal.yaml")
+CLIENTS = ("berlin=high,paris=low", "rome=lowest")
+NAMES = ("berlin", "paris", "rome")
+BLOCK = re.compile(r"^```sh (once|stays)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def init(folder, server, *more, clients=CLIENTS, config=CONFIG):
+    """The exit code of `fedmoe deploy init`."""
+    words = (f"--server={server}", "--config", config, "--clients", *clients)
+    return main(["deploy", "init", str(folder), *words, *more])
+
+
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory):
+    """The folder of a fleet on machines of their own."""
+    folder = tmp_path_factory.mktemp("deploy") / "fleet"
+    assert init(folder, "fed.example.org", "--data", "rome=/srv/rows.jsonl") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """The folder of a fleet on this machine."""
+    folder = tmp_path_factory.mktemp("deploy") / "trial"
+    assert init(folder, "127.0.0.1:8000") == 0
+    return folder
+
+
+def test_every_machine_finds_its_part(remote):
+    names = {str(p.relative_to(remote)) for p in remote.rglob("*") if p.is_file()}
+    assert names >= {
+        "README.md", "compose.yaml", "Dockerfile", ".dockerignore", "ca/ca.key", "ca/ca.crt",
+        "server/superlink.sh", "server/flwr.sh", "server/nginx.conf", "server/server.crt",
+        "server/server.key", "server/ca.crt", "server/fedmoe-superlink.service",
+        "server/fedmoe-proxy.service", "server/app/pyproject.toml", "server/app/server/app.py",
+        "server/app/clients/app.py", "server/app/configs/experiment.yaml",
+    }  # fmt: skip
+    for name in NAMES:
+        part = {p.name for p in (remote / "clients" / name).iterdir()}
+        service = f"fedmoe-{name}.service"
+        assert part == {"ca.crt", "node.key", "supernode.sh", "environment.sh", service}
+        assert f"server/nodes/{name}.pub" in names
+    # A client's machine holds no key but its own, the server none of a client's.
+    secrets = {name for name in names if name.endswith(".key")}
+    assert secrets == {"ca/ca.key", "server/server.key", *(f"clients/{n}/node.key" for n in NAMES)}
+
+
+def test_secrets_can_be_read_by_their_owner_alone(remote):
+    assert stat.S_IMODE(remote.stat().st_mode) == 0o700
+    for path in remote.rglob("*.key"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    for path in remote.rglob("*"):
+        assert path.is_dir() or path.suffix == ".key" or b"PRIVATE KEY" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("host", ["fed.example.org", "localhost", "127.0.0.1"])
+def test_a_client_trusts_the_server_by_each_of_its_names(remote, host):
+    assert handshake(remote / "server", remote / "clients/rome/ca.crt", host)
+
+
+@pytest.mark.parametrize("host", ["evil.example.org", "10.0.0.1"])
+def test_a_client_trusts_no_other_name(remote, host):
+    with pytest.raises(ssl.SSLCertVerificationError, match="match"):
+        handshake(remote / "server", remote / "clients/rome/ca.crt", host)
+
+
+def test_a_client_trusts_no_other_deployments_server(remote, local):
+    with pytest.raises(ssl.SSLCertVerificationError, match="verify failed"):
+        handshake(local / "server", remote / "clients/rome/ca.crt", "127.0.0.1")
+
+
+def handshake(server, root, host):
+    """A TLS handshake in memory, with the checks that a client makes."""
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(server / "server.crt", server / "server.key")
+    ours = ssl.create_default_context(cafile=str(root))
+    ours.verify_flags |= ssl.VERIFY_X509_STRICT
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        ours.wrap_bio(back, there, server_hostname=host),
+        theirs.wrap_bio(there, back, server_side=True),
+    ]
+    done = [False, False]
+    for _ in range(10):
+        for i, end in enumerate(ends):
+            try:
+                end.do_handshake()
+                done[i] = True
+            except ssl.SSLWantReadError:
+                continue
+    return all(done)
+
+
+def test_every_client_has_a_key_of_its_own_that_flower_takes(remote):
+    seen = set()
+    for name in NAMES:
+        private = load_ssh_private_key((remote / f"clients/{name}/node.key").read_bytes(), None)
+        public = load_ssh_public_key((remote / f"server/nodes/{name}.pub").read_bytes())
+        assert private.public_key() == public
+        assert public.curve.name == "secp384r1"
+        seen.add(public.public_numbers())
+    assert len(seen) == len(NAMES)
+
+
+def test_every_client_is_in_its_tier_and_finds_its_data(remote):
+    experiment = load_experiment(remote / "server/app/configs/experiment.yaml")
+    tiers = {name: tier.clients for name, tier in experiment.budget.tiers.items()}
+    assert tiers == {"high": (0,), "low": (1,), "lowest": (2,)}
+    assert experiment.budget.assign(3, 4, seed=7) == ("high", "low", "lowest")
+    assert experiment.partition.num_clients == 3
+    assert 'clients=\\"2\\"' in (remote / "clients/rome/supernode.sh").read_text()
+    for name in NAMES:
+        text = (remote / f"clients/{name}/supernode.sh").read_text()
+        assert ("data.path=/srv/rows.jsonl" in text) == (name == "rome")
+
+
+def test_the_app_has_this_projects_run_config_and_goes_on_after_a_crash(remote):
+    app = tomllib.loads((remote / "server/app/pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    changed = {"config": "configs/experiment.yaml", "num_nodes": 3, "resume": "auto"}
+    assert app["config"] == ours["config"] | changed
+    assert app["components"] == ours["components"]
+    assert app["fab-include"] == ours["fab-include"]
+
+
+def test_nothing_but_clients_requests_comes_in_from_outside(remote):
+    assert "--host 127.0.0.1 --port 8000" in (remote / "server/superlink.sh").read_text()
+    nginx = (remote / "server/nginx.conf").read_text()
+    assert re.findall(r"location (\S+) ", nginx) == ["/v1/fleet/", "/"]
+    assert re.findall(r"listen (.*);", nginx) == ["8443 ssl"]
+    assert "location / { return 404; }" in nginx
+
+
+def test_containers_run_without_root_and_images_hold_no_keys(remote):
+    services = yaml.safe_load((remote / "compose.yaml").read_text())["services"]
+    assert set(services) == {"superlink", "proxy", *NAMES}
+    for name, service in services.items():
+        assert service["user"] == "10001:10001", name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["read_only"] is True, name
+        assert ("ports" in service) == (name == "superlink")
+    assert services["proxy"]["network_mode"] == "service:superlink"
+    lines = (remote / "Dockerfile").read_text().splitlines()
+    assert "USER fedmoe" in lines
+    assert [line for line in lines if line.startswith("COPY")] == ["COPY fedmoe-*.whl /tmp/"]
+    assert (remote / ".dockerignore").read_text() == "*\n!fedmoe-*.whl\n"
+
+
+def test_services_are_no_root_and_come_back_after_a_crash(remote):
+    units = sorted(remote.rglob("*.service"))
+    assert len(units) == 2 + len(NAMES)
+    for unit in units:
+        lines = unit.read_text().splitlines()
+        for line in ("User=fedmoe", "Restart=on-failure", "NoNewPrivileges=yes",
+                     "ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes",
+                     "StartLimitIntervalSec=0"):  # fmt: skip
+            assert lines.count(line) == 1, (unit.name, line)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
+def test_systemd_understands_the_services(remote):
+    units = sorted(map(str, remote.rglob("*.service")))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *units], capture_output=True, text=True, timeout=60
+    )
+    # What the services start lies elsewhere on this machine, or is not installed.
+    rest = [line for line in done.stderr.splitlines() if "is not executable" not in line]
+    assert [line for line in rest if "fedmoe" in line] == []
+
+
+def test_scripts_are_scripts(remote, local):
+    for path in (*remote.rglob("*.sh"), *local.rglob("*.sh")):
+        assert subprocess.run(["sh", "-n", path], timeout=10).returncode == 0, path
+        assert os.access(path, os.X_OK), path
+        assert "{{" not in path.read_text(), path
+
+
+def test_on_loopback_tls_and_keys_are_optional(tmp_path):
+    assert init(tmp_path / "open", "localhost", "--insecure") == 0
+    assert [p.name for p in (tmp_path / "open").rglob("*.key")] == []
+    assert "--insecure" in (tmp_path / "open/server/superlink.sh").read_text()
+    assert "register" not in (tmp_path / "open/README.md").read_text()
+
+
+WRONG = {
+    "insecure, off loopback": (("10.0.0.5", "--insecure"), {}, "--insecure: 10.0.0.5 is not"),
+    "no host": (("-bad-",), {}, "--server: '-bad-' is no host"),
+    "no port": (("h:0",), {}, "--server: '0' is no port"),
+    "no tier": (("h",), {"clients": ["a"]}, "--clients: 'a': expected NAME=TIER"),
+    "unknown tier": (("h",), {"clients": ["a=hihg"]}, "did you mean 'high'"),
+    "twice": (("h",), {"clients": ["a=high", "a=low"]}, "'a' is named twice"),
+    "a path for a name": (("h",), {"clients": ["../a=high"]}, "'../a' is no name"),
+    "data of nobody": (("h", "--data", "x=/y"), {}, "'x' is none of the clients"),
+    "data anywhere": (("h", "--data", "rome=rows.jsonl"), {}, "expected an absolute path"),
+    "no config": (("h",), {"config": "missing.yaml"}, "missing.yaml"),
+    "not under Flower": (("h", "--set", "aggregation.name=fedbuff"), {}, "'fedbuff' does not run"),
+    "too many a round": (("h", "--set", "clients_per_round=4"), {}, "4 of 3 clients"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_arguments_are_refused_and_leave_nothing(tmp_path, capsys, case):
+    words, named, said = WRONG[case]
+    assert init(tmp_path / "fleet", *words, **named) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_not_touched(local, capsys):
+    before = {path: path.read_bytes() for path in local.rglob("*") if path.is_file()}
+    assert init(local, "127.0.0.1:8000") == 2
+    assert "exists" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in local.rglob("*") if path.is_file()} == before
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    whole, written = Path.write_bytes, []
+
+    def full(path, data):
+        if len(written) == 5:
+            raise OSError(28, "No space left on device", str(path))
+        written.append(path)
+        return whole(path, data)
+
+    monkeypatch.setattr(folders.Path, "write_bytes", full)
+    assert init(tmp_path / "fleet", "127.0.0.1:8000") == 2
+    assert written
+    assert list(tmp_path.iterdir()) == []
+
+
+def blocks(folder):
+    """The README's shell blocks that can be run on loopback: how, and what."""
+    found = BLOCK.findall((folder / "README.md").read_text())
+    assert len(found) == 11, [text for _, text in found]
+    return found
+
+
+def shell(folder, text, seconds):
+    """A block of the README, as a person pastes it into a terminal."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text], cwd=folder, env=environment(),
+        capture_output=True, text=True, timeout=seconds,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def environment():
+    scripts = Path(sys.executable).parent
+    return os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "160"}
+
+
+@pytest.mark.skipif(
+    not (shutil.which("openssl") and shutil.which("ssh-keygen")), reason="no openssl or ssh-keygen"
+)
+def test_the_readmes_keys_and_certificates_are_good(tmp_path):
+    folder = tmp_path / "trial"
+    assert init(folder, "127.0.0.1:8000") == 0
+    changed = [folder / "server/server.crt", folder / "server/nodes/berlin.pub"]
+    before = [path.read_bytes() for path in changed]
+    key, certificate = [text for _, text in blocks(folder)[-2:]]
+    shell(folder, key, 60)
+    shell(folder, certificate, 60)
+    assert all(path.read_bytes() != old for path, old in zip(changed, before, strict=True))
+    for host in ("127.0.0.1", "localhost"):
+        assert handshake(folder / "server", folder / "clients/rome/ca.crt", host)
+    private = load_ssh_private_key((folder / "clients/berlin/node.key").read_bytes(), None)
+    public = load_ssh_public_key((folder / "server/nodes/berlin.pub").read_bytes())
+    assert private.public_key() == public
+    assert stat.S_IMODE((folder / "clients/berlin/node.key").stat().st_mode) == 0o600
+
+
+@pytest.mark.slow
+def test_the_readme_word_for_word_on_loopback(tmp_path):
+    folder = tmp_path / "trial"
+    superlink, *nodes = free_ports(1 + len(NAMES))
+    small = ("--set", "rounds=2", "data.per_domain=40", "--node-port", str(nodes[0]))
+    assert init(folder, f"127.0.0.1:{superlink}", *small) == 0
+    services = [Service(folder / "server/superlink.sh", folder / "server/state")]
+    services += [Service(folder, folder / f"clients/{name}/state") for name in NAMES]
+    said, started = [], []
+    try:
+        for how, text in blocks(folder):
+            if how == "stays":
+                started.append(background(folder, "bash", "-c", text))
+                continue
+            wait_for(folder, 3 if "list" in text else 0)
+            said.append(shell(folder, text, 900))
+    finally:
+        for service in services:
+            service.stop()
+        for process in started:
+            process.wait(timeout=10)
+    assert said[0].count("registered successfully") == len(NAMES)
+    assert said[1].count("online") == len(NAMES)
+    (ledger,) = folder.glob("server/state/work/runs/*/ledger.jsonl")
+    records = read_ledger(ledger)
+    assert records[-1]["kind"] == "end"
+    answers = [(r["tier"], r["status"]) for r in records if r["kind"] == "client"]
+    assert answers == [(tier, "ok") for tier in ("high", "low", "lowest")] * 2
+    assert "rehearsal" in said[3]
+    assert (folder / "adapter/adapter_model.safetensors").exists()
+
+
+def background(folder, *command):
+    """A command that stays; its output goes to the folder's log."""
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(
+            command, cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def wait_for(folder, num_online):
+    """Until the SuperLink answers and so many clients are there."""
+    end = time.monotonic() + 300
+    while True:
+        done = subprocess.run(
+            ["server/flwr.sh", "supernode", "list", "fleet"], cwd=folder, env=environment(),
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        if done.returncode == 0 and done.stdout.count("online") >= num_online:
+            return
+        assert time.monotonic() < end, done.stdout + done.stderr + (folder / "log").read_text()
+        time.sleep(1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("nginx"), reason="no nginx here: the proxy is not tested")
+def test_the_proxy_lets_clients_in_and_nobody_else(tmp_path):
+    folder = tmp_path / "fleet"
+    public, superlink, node = free_ports(3)
+    small = ("--set", "partition.num_clients=3", "--node-port", str(node))
+    assert init(folder, f"fed.example.org:{public}", *small) == 0
+    for name in ("server/superlink.sh", "server/flwr.sh", "server/nginx.conf"):
+        swap(folder / name, "8000", str(superlink))
+    # No name server knows the example; its certificate is good for localhost, too.
+    swap(folder / "clients/berlin/supernode.sh", "fed.example.org", "localhost")
+    nginx = ["nginx", "-c", str(folder / "server/nginx.conf"), "-g", "daemon off;"]
+    services = [Service(folder / "server/superlink.sh", folder / "server/state")]
+    services += [Service(folder / "clients/berlin/supernode.sh", folder / "clients/berlin/state")]
+    started = [background(folder, *nginx), background(folder, "server/superlink.sh")]
+    try:
+        wait_for(folder, 0)
+        shell(folder, "server/flwr.sh supernode register server/nodes/berlin.pub fleet", 120)
+        started.append(background(folder, "clients/berlin/supernode.sh"))
+        wait_for(folder, 1)
+        for path in ("/v1/control/list-nodes", "/docs", "/v1/fleet/../control/list-nodes",
+                     "/v1/fleet/..%2fcontrol/list-nodes", "/v1/runtime/x", "/health"):  # fmt: skip
+            assert status(folder, public, path) == 404, path
+        assert status(folder, public, "/v1/fleet/activate-node") in (400, 401, 415, 422)
+    finally:
+        started[0].terminate()
+        for service in services:
+            service.stop()
+        for process in started:
+            process.wait(timeout=10)
+
+
+def swap(path, old, new):
+    """Another text in a file, in place."""
+    text = path.read_text()
+    assert old in text, path
+    path.write_text(text.replace(old, new))
+
+
+def status(folder, port, path):
+    """The HTTP status of a request from outside."""
+    context = ssl.create_default_context(cafile=str(folder / "clients/berlin/ca.crt"))
+    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=20)
+    with closing(connection):
+        connection.request("POST", path, body=b"")
+        return connection.getresponse().status

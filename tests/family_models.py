@@ -1,0 +1,58 @@
+"""Tiny random models of every family, on transformers' own classes."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from fedmoe.models.families import TINY, Family
+from fedmoe.models.families.family import through_interface
+
+
+def tiny_config(family: Family, **changes):
+    """The family's tiny config; DBRX names its sizes in its own way."""
+    from transformers import AutoConfig
+
+    own = "d_model" in family.tiny
+    shared = {k: v for k, v in TINY.items() if not own or k.endswith("token_id")}
+    return AutoConfig.for_model(
+        family.model_type, **(shared | {"vocab_size": 64} | dict(family.tiny) | changes)
+    )
+
+
+def tiny_family(family: Family, **changes):
+    """A random base model, on transformers' eager experts where it dispatches on them.
+
+    Biases and corrections are random too: at zero they would prove nothing.
+    """
+    from transformers import AutoModelForCausalLM
+
+    dispatched = {"experts_implementation": "eager"} if on_interface(family) else {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(tiny_config(family, **changes), **dispatched)
+        for name, parameter in model.named_parameters():
+            scores = "gate." in name or "router." in name
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=1.0 if scores else 0.2)
+            elif "bias" in name:
+                torch.nn.init.normal_(parameter, std=0.2)
+        for name, buffer in model.named_buffers():
+            if "correction" in name or "expert_bias" in name:
+                torch.nn.init.normal_(buffer, std=0.2)
+    return model.eval().requires_grad_(False)
+
+
+def on_interface(family: Family) -> bool:
+    """Whether transformers dispatches on the family's experts."""
+    return family.install is through_interface
+
+
+def save(model, folder: Path) -> Path:
+    """The folder of a model with the built-in model's tokenizer."""
+    import fedmoe.models
+
+    model.save_pretrained(folder)
+    for source in (Path(fedmoe.models.__file__).parent / "mini").glob("tokenizer*"):
+        shutil.copy(source, folder)
+    return folder

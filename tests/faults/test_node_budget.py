@@ -1,0 +1,174 @@
+"""A node that plans for itself: what it is asked for it does as far as its machine goes."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from clients import budget as planning
+from clients.budget import OwnBudget, planned_here
+from fedmoe import prepared as preparing
+from fedmoe.budget import Auto
+from fedmoe.budget.model import Constants
+from fedmoe.budget.probe import Machine
+from fedmoe.config import load_experiment
+from fedmoe.errors import ConfigError, FedMoEError
+from fedmoe.prepare import prepare
+from fedmoe.wire import Task
+
+PLENTY = 10**10
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, tiny_folder):
+    home = tmp_path_factory.mktemp("node")
+    rows = [{"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
+            for a in range(6) for b in range(6)]  # fmt: skip
+    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = home / "node.yaml"
+    path.write_text(
+        f"""\
+rounds: 2
+model: {{path: {tiny_folder}, device: cpu}}
+adapter: {{rank: 4, alpha: 8.0}}
+data: {{name: files, path: {home / "rows.jsonl"}}}
+partition: {{name: iid, num_clients: 2}}
+budget: {{name: auto, tiers: {{wide: {{share: 0.5}}, slim: {{share: 0.5, most_top_k: 2}}}}}}
+training: {{steps: 1, batch_size: 4, probe_examples: 4}}
+"""
+    )
+    return path
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A stand-in for this machine, whose free memory a test can set; nothing is timed."""
+    free = {"bytes": PLENTY}
+
+    def probed(device, link=None):
+        return Machine("test", free["bytes"], PLENTY, False, 1, link=link)
+
+    monkeypatch.setattr(planning, "probe", probed)
+    constants = Constants(seconds_per_flop=1e-9)
+    free["measured"] = OwnBudget._measured
+    monkeypatch.setattr(OwnBudget, "_measured", lambda *_: constants)
+    return free
+
+
+def task_of(run, top_k=4, tier="wide", round=1):
+    state = run.first_state()
+    client = next(m.client for m in run.members if m.tier == tier)
+    return Task(round, client, tier, top_k, state.rescalers[tier], run.send(state.adapter, tier))
+
+
+def started(config, *overrides):
+    e = load_experiment(config, overrides)
+    assert isinstance(e.budget, Auto)
+    return prepare(planned_here(e), on_nodes=True), OwnBudget(e.budget)
+
+
+def top_k_of(message):
+    return json.loads(message.scalars)["top_k"]
+
+
+def between(run, own, task, fewer):
+    """Free memory that fits `fewer` experts and not one more."""
+    seat = planning.Seat(Constants(seconds_per_flop=1e-9))
+    options = own._plan(run, task, seat.constants).options
+    need = [option.memory.above_weights for option in options]
+    return int((need[fewer - 1] + need[fewer]) / 2 / own.budget.memory_share)
+
+
+def test_server_and_node_agree_on_clients_tiers_and_the_most_they_may_use(config, machine):
+    server = prepare(load_experiment(config, []), on_nodes=True)
+    node, _ = started(config)
+    assert server.tiers == node.tiers == {"wide": 4, "slim": 2}
+    assert server.members == node.members
+    assert isinstance(server.experiment.budget, Auto), "it is what nodes are sent"
+
+
+def test_it_does_what_it_is_asked_where_that_fits(config, machine):
+    run, own = started(config)
+    message = own.answer(run, task_of(run))
+    assert top_k_of(message) == 4
+    assert bytes(message.buffer) == bytes(run.answer(task_of(run)).buffer)
+
+
+def test_memory_that_is_gone_lowers_k_at_once_and_room_raises_it_after_a_while(config, machine):
+    run, own = started(config)
+    task = task_of(run)
+    found = [top_k_of(own.answer(run, task))]
+    machine["bytes"] = between(run, own, task, 2)
+    found.append(top_k_of(own.answer(run, task)))
+    machine["bytes"] = PLENTY
+    found += [top_k_of(own.answer(run, task)) for _ in range(4)]
+    assert found == [4, 2, 2, 3, 3, 4]
+
+
+def test_the_server_takes_an_update_of_fewer_experts(config, machine):
+    run, own = started(config)
+    task = task_of(run)
+    machine["bytes"] = between(run, own, task, 1)
+    assert run.read(own.answer(run, task), task).top_k == 1
+
+
+def test_what_ran_out_of_memory_is_not_tried_again(config, machine, monkeypatch):
+    run, own = started(config)
+    train = preparing.train_client
+
+    def starved(model, rows, pad, task, *others):
+        if task.top_k > 2:
+            raise torch.OutOfMemoryError
+        tried.append(task.top_k)
+        return train(model, rows, pad, task, *others)
+
+    tried = []
+    monkeypatch.setattr(preparing, "train_client", starved)
+    assert [top_k_of(own.answer(run, task_of(run))) for _ in range(5)] == [2] * 5
+    (seat,) = own.seats.values()
+    assert seat.standing is not None
+    assert seat.standing.ceiling == 2
+
+
+def test_where_nothing_fits_it_sits_out_and_says_why(config, machine):
+    run, own = started(config)
+    machine["bytes"] = 0
+    with pytest.raises(FedMoEError, match=r"client \d sits out: .*0\.00 GB"):
+        own.answer(run, task_of(run))
+
+
+def test_a_slow_link_and_a_deadline_count(config, machine):
+    task_seconds = "budget.deadline_seconds=10"
+    run, own = started(config, task_seconds, "budget.uplink_bytes_per_second=1e9")
+    assert top_k_of(own.answer(run, task_of(run))) == 4
+    run, own = started(config, task_seconds, "budget.uplink_bytes_per_second=100")
+    with pytest.raises(FedMoEError, match="over the deadline of 10 s"):
+        own.answer(run, task_of(run))
+
+
+def test_before_the_model_is_loaded_its_batch_is_made_to_fit(config, machine):
+    e = load_experiment(config, [])
+    roomy = planned_here(e)
+    machine["bytes"] = 10**8
+    tight = planned_here(e)
+    assert roomy.budget.tiers["wide"].batch_size == 4
+    assert tight.budget.tiers["wide"].batch_size < 4
+    assert tight.budget.tiers["slim"].top_k == 2
+    machine["bytes"] = 0
+    with pytest.raises(ConfigError, match="sits out"):
+        planned_here(e)
+
+
+def test_a_fixed_budget_is_left_alone(config, machine):
+    fixed = load_experiment(config, ["budget={name: levels}"])
+    assert planned_here(fixed) is fixed
+    assert replace(fixed) == fixed
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_few_real_steps_calibrate_it(config, machine):
+    run, own = started(config)
+    found = machine["measured"](own, run, task_of(run))
+    assert found.seconds_per_step + found.seconds_per_flop > 0
+    assert own._plan(run, task_of(run), found).top_k == 4

@@ -1,0 +1,93 @@
+"""A client that runs out of memory trains with fewer experts, and the round goes on."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fedmoe import prepared as preparing
+from fedmoe.adapter import Adapter
+from fedmoe.config import load_experiment
+from fedmoe.errors import WireError
+from fedmoe.prepare import prepare
+from fedmoe.report.ledger import read_ledger
+from fedmoe.session import run
+from fedmoe.wire import Task
+from simulations.live import LiveTable
+from simulations.transports import InProcess
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory, tiny_folder):
+    home = tmp_path_factory.mktemp("memory")
+    rows = [{"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
+            for a in range(6) for b in range(6)]  # fmt: skip
+    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = home / "memory.yaml"
+    path.write_text(
+        f"""\
+rounds: 1
+model: {{path: {tiny_folder}}}
+adapter: {{rank: 4, alpha: 8.0}}
+data: {{name: files, path: {home / "rows.jsonl"}}}
+partition: {{name: iid, num_clients: 2}}
+budget: {{tiers: {{high: {{top_k: 4, share: 1.0}}}}}}
+training: {{steps: 1, batch_size: 4, probe_examples: 4}}
+evaluation: {{validation_examples: 2, test_examples: 2, max_new_tokens: 1}}
+simulation: {{folder: {home / "runs"}}}
+"""
+    )
+    return load_experiment(path)
+
+
+def short_of_memory(most, monkeypatch):
+    """Training ends half-way, with gradients lying about, where more than `most` are active."""
+    train = preparing.train_client
+
+    def starved(model, rows, pad, task, *others):
+        if task.top_k > most:
+            model.grad.fill_(7.0)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return train(model, rows, pad, task, *others)
+
+    monkeypatch.setattr(preparing, "train_client", starved)
+
+
+def task_of(ready, top_k):
+    state = ready.first_state()
+    return Task(1, 0, "high", top_k, state.rescalers["high"], ready.send(state.adapter, "high"))
+
+
+def test_it_trains_with_as_many_as_fit_as_if_it_had_been_asked_to(experiment, monkeypatch):
+    ready = prepare(experiment)
+    plain = ready.train(task_of(ready, 2))
+    short_of_memory(2, monkeypatch)
+    starved = ready.train(task_of(ready, 4))
+    assert starved.top_k == 2
+    assert torch.equal(starved.delta.flat, plain.delta.flat)
+    assert torch.equal(starved.counts, plain.counts)
+
+
+def test_the_server_takes_it_and_the_ledger_says_it(experiment, monkeypatch, tmp_path, capsys):
+    short_of_memory(3, monkeypatch)
+    here = replace(experiment.simulation, folder=str(tmp_path))
+    folder = run(replace(experiment, simulation=here), LiveTable(num_rounds=1), InProcess)
+    clients = [r for r in read_ledger(folder / "ledger.jsonl") if r["kind"] == "client"]
+    assert [(c["status"], c["top_k"], c["asked_top_k"]) for c in clients] == [("ok", 3, 4)] * 2
+    assert "ran out of memory with k = 4 and trained with k = 3" in capsys.readouterr().out
+
+
+def test_where_not_even_one_fits_it_is_said(experiment, monkeypatch):
+    ready = prepare(experiment)
+    short_of_memory(0, monkeypatch)
+    with pytest.raises(torch.OutOfMemoryError):
+        ready.train(task_of(ready, 4))
+
+
+def test_nobody_may_send_more_than_was_asked_for(experiment):
+    ready = prepare(experiment)
+    asked, more = task_of(ready, 2), task_of(ready, 3)
+    with pytest.raises(WireError, match="top_k 3; its task has 2"):
+        ready.read(ready.answer(more), asked)
+    assert isinstance(ready.read(ready.answer(asked), more).delta, Adapter)

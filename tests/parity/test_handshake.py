@@ -1,0 +1,219 @@
+"""Who a node is: what it says, what is refused and why, and whom a named node serves."""
+
+import subprocess
+import sys
+import tomllib
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from fake_grid import FakeGrid, client_of
+from flwr.app import ConfigRecord, RecordDict
+
+from clients.about import about
+from fedmoe.errors import ConfigError, FedMoEError, WireError
+from fedmoe.rounds import Member, plan_round
+from fedmoe.wire import Failure, Update
+from server.about import Expected
+from server.log import LogLines
+from server.messages import read_about
+from server.settings import Settings, read_nodes, read_settings
+from server.transport import GridTransport
+
+pytestmark = pytest.mark.usefixtures("quick_digest")
+
+PROJECT = Path(__file__).parents[2]
+MEMBERS = [Member(0, "high", 4), Member(1, "low", 1), Member(2, "low", 1), Member(3, "high", 4)]
+
+
+def over(grid, prepared, **settings):
+    return GridTransport(grid, prepared, Settings(**settings), grid.clock)
+
+
+@pytest.fixture(scope="module")
+def tasks(prepared):
+    return plan_round(prepared.first_state(), prepared.members, 4, prepared.experiment.seed)
+
+
+def test_a_node_says_what_it_is_without_torch():
+    code = (
+        "import sys; from clients.app import app; from clients.about import about; "
+        "print(about({'name': 'lab', 'clients': '3,0'})); assert 'torch' not in sys.modules"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert "'name': 'lab', 'clients': '0,3'" in said.stdout
+
+
+def test_what_a_node_says_of_itself_fits_this_server():
+    found = Expected("abc123", 4).check(about({"name": "lab-3090", "clients": "0,3"}))
+    assert (found.name, found.held, found.code) == ("lab-3090", frozenset({0, 3}), "abc123")
+    assert found.torch == version("torch")
+    assert found.memory_bytes > 2**28
+    assert f"transformers {version('transformers')}" in str(found)
+
+
+REFUSED = {
+    r"runs code def, the server abc123": {"code": "def"},
+    r"runs torch 2.1.0\+cu118, the server 2.*torch 2.*allow_versions": {"torch": "2.1.0+cu118"},
+    r"runs transformers 4.9.1, the server 5": {"transformers": "4.9.1"},
+    r"holds client 4; this run's clients are 0..3": {"clients": "1,4"},
+    r"gives it client 2; its own config names 1": {"name": "pi", "clients": "1"},
+    r"not usable: name: String should match": {"name": "a b\n"},
+    r"not usable: clients: String should match": {"clients": "1,,"},
+    r"not usable: clients: String should match.": {"clients": "9" * 10},
+    r"not usable: memory_bytes: Input should be greater": {"memory_bytes": -1},
+    r"not usable: memory_bytes: Input should be a valid integer": {"memory_bytes": 1e9},
+    r"not usable: threads: Input should be a valid integer": {"threads": True},
+    r"not usable: device: String should have at most 100": {"device": "x" * 101},
+    r"not usable: python: String should match": {"python": "3.11; rm"},
+    r"not usable: more: Unexpected": {"more": "words"},
+}
+"""Why a node gets no tasks, and what it says."""
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_a_node_that_does_not_fit_is_refused_and_both_sides_are_named(reason):
+    expected = Expected("abc123", 4, assigned={"pi": frozenset({1, 2})})
+    with pytest.raises(WireError, match=reason):
+        expected.check(about({}) | REFUSED[reason])
+
+
+@pytest.mark.parametrize("name", sorted(about({})))
+def test_a_node_that_leaves_something_out_is_refused(name):
+    with pytest.raises(WireError, match=f"not usable: {name}"):
+        Expected("abc123", 4).check({k: v for k, v in about({}).items() if k != name})
+
+
+def test_other_versions_are_taken_where_the_run_config_allows_them():
+    other = about({}) | {"torch": "2.1.0", "transformers": "4.9.1"}
+    assert Expected("abc123", 4, allow_versions=True).check(other).torch == "2.1.0"
+    near = about({}) | {"torch": ".".join([*version("torch").split(".")[:2], "99+cu130"])}
+    Expected("abc123", 4).check(near)
+
+
+def test_a_reason_cannot_forge_the_log():
+    said = RecordDict({"config": ConfigRecord({"reason": "\x1b[2J\r" + 1000 * "x"})})
+    with pytest.raises(WireError) as caught:
+        read_about(said)
+    assert str(caught.value) == "?[2J?" + 495 * "x"
+
+
+def test_a_node_that_does_not_fit_gets_no_task_and_the_run_says_why(prepared, known, tasks):
+    def older(request, reply):
+        if client_of(request) is None and request.metadata.dst_node_id == 101:
+            reply["config"]["transformers"] = "4.9.1"
+        return reply
+
+    grid = FakeGrid({}, {"name": "lab"}, known=known, spoil=older)
+    answers = list(over(grid, prepared)(tasks))
+    assert all(isinstance(answer, Update) for answer in answers)
+    assert grid.clients_of(1) == [None]
+    grid = FakeGrid({}, {}, known=known, spoil=older)
+    with pytest.raises(FedMoEError, match=r"(?s)1 usable.*2 or more.*node 101: it runs transform"):
+        list(over(grid, prepared, num_nodes=2)(tasks))
+
+
+def test_a_node_with_other_code_gets_no_task(prepared, tasks, monkeypatch):
+    monkeypatch.setattr("server.transport.code_digest", lambda *folders: "another")
+    with pytest.raises(FedMoEError, match="runs code abc123, the server another"):
+        next(over(FakeGrid({}), prepared)(tasks))
+
+
+def test_a_silent_node_does_not_keep_the_others_from_beginning(prepared, known, tasks):
+    silent = FakeGrid(
+        {}, {}, known=known,
+        seconds=lambda request: 1e9 if request.metadata.dst_node_id == 101 else 5.0,
+    )  # fmt: skip
+    transport = over(silent, prepared, node_seconds=30.0)
+    assert all(isinstance(answer, Update) for answer in transport(tasks))
+    begun = silent.clock.now
+    assert begun == pytest.approx(30.0 + 4 * 5.0, abs=2.0)
+    list(transport(tasks))
+    # It is not waited for a second time.
+    assert silent.clock.now - begun == pytest.approx(4 * 5.0, abs=2.0)
+    assert silent.clients_of(1) == [None] * len(silent.clients_of(1))
+
+
+def test_a_named_node_serves_whom_the_run_config_says(prepared, known, tasks):
+    grid = FakeGrid({}, {"name": "lab"}, {"name": "pi"}, known=known)
+    low = [m.client for m in prepared.members if m.tier == "low"]
+    high = [m.client for m in prepared.members if m.tier == "high"]
+    answers = list(over(grid, prepared, num_nodes=3, nodes="lab=high; pi=low")(tasks))
+    assert all(isinstance(answer, Update) for answer in answers)
+    assert grid.clients_of(0) == [None]
+    assert grid.clients_of(1) == [None, *high]
+    assert grid.clients_of(2) == [None, *low]
+
+
+def test_clients_of_a_named_node_that_is_not_there_fail_and_name_it(prepared, known, tasks):
+    answers = list(over(FakeGrid({}, known=known), prepared, nodes="lab=2")(tasks))
+    assert answers[2] == Failure(1, 2, "client 2 is served by lab, which is not here")
+    assert [isinstance(a, Update) for a in answers] == [True, True, False, True]
+
+
+def test_of_two_nodes_with_one_name_the_second_waits_until_the_first_has_left(
+    prepared, known, tasks, caplog
+):
+    grid = FakeGrid({"name": "lab"}, {"name": "lab"}, known=known)
+    transport = over(grid, prepared)
+    list(transport(tasks))
+    first = next(node for node in (0, 1) if len(grid.clients_of(node)) > 1)
+    assert grid.clients_of(1 - first) == [None]
+    assert f"node {101 - first} gets no tasks for now: node {100 + first} is also" in caplog.text
+    with pytest.raises(FedMoEError, match="is also called 'lab'; give each node a name"):
+        list(over(FakeGrid({"name": "lab"}, {"name": "lab"}), prepared, num_nodes=2)(tasks))
+    del grid.configs[100 + first]
+    list(transport(tasks))
+    assert grid.clients_of(1 - first)[1:] == [0, 1, 2, 3]
+
+
+def test_names_of_nodes_are_read_as_clients_and_tiers():
+    found = read_nodes(" lab-3090 = 0, 3 ;pi=low;", MEMBERS)
+    assert found == {"lab-3090": frozenset({0, 3}), "pi": frozenset({1, 2})}
+    assert read_nodes("", MEMBERS) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("lab", "'lab' is no entry; expected such as `lab-3090=0,3; pi=low`"),
+        ("lab=", "'lab=' is no entry"),
+        ("lab=0,,1", "is no entry"),
+        ("lab=4", r"lab: '4' is no client \(0..3\) and no tier \(high, low\)"),
+        ("lab=0;lab=1", "lab is there twice"),
+        ("lab=mid; x", r"(?s)2 fault.*'mid' is no client.*'x' is no entry"),
+    ],
+)
+def test_faulty_names_of_nodes_are_refused(text, fault):
+    with pytest.raises(ConfigError, match=fault):
+        read_nodes(text, MEMBERS)
+
+
+def test_all_faults_of_a_run_config_are_told_at_once():
+    given = {"num_nodes": "2", "round_seconds": -1, "task_seconds": 5, "config": "x"}
+    with pytest.raises(ConfigError) as caught:
+        read_settings(given)
+    assert [fault.path for fault in caught.value.faults] == ["num_nodes", "round_seconds"]
+    assert read_settings({"task_seconds": 5}).task_seconds == 5
+
+
+def test_the_apps_run_config_has_every_setting_at_its_default():
+    text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
+    given = tomllib.loads(text)["tool"]["flwr"]["app"]["config"]
+    assert {name: given[name] for name in asdict(Settings())} == asdict(Settings())
+    assert read_settings(given) == Settings()
+
+
+def test_the_log_names_the_node_of_an_answer(prepared, known, tasks, caplog):
+    caplog.set_level("INFO", logger="flwr")
+    places = {}
+    grid = FakeGrid({"name": "lab-3090"}, known=known)
+    lines = LogLines(places)
+    transport = GridTransport(grid, prepared, Settings(), grid.clock, places)
+    for task, answer in zip(tasks, transport(tasks), strict=True):
+        lines.answered(task, answer)
+    assert "round 1: client 2 (" in caplog.text
+    assert caplog.text.count(" on lab-3090: ") == 4
+    assert "lab-3090, cpu, " in caplog.text
