@@ -15,7 +15,7 @@ from fedmoe.aggregation.strategy import Strategy
 from fedmoe.seeds import generator
 from fedmoe.wire import Task, Update
 from simulations.bench.measure import Options, Row, named, ratio
-from simulations.bench.memory import Peak, pss_bytes
+from simulations.bench.memory import Peak, give_back, pss_bytes
 
 LAYERS, EXPERTS, HIDDEN, WIDTH, RANK, CLIENTS = 16, 64, 2048, 1024, 16, 10
 
@@ -64,6 +64,7 @@ def measured(
     state = strategy.first_state(initial)
     updates = [update_of(strategy, state, plain, initial, client) for client in range(clients)]
     seconds = []
+    give_back()  # else what another strategy has freed would serve this one, unseen
     before = pss_bytes([os.getpid()])
     with Peak(lambda: pss_bytes([os.getpid()]), 0.02) as peak:
         for _ in range(1 if options.quick else max(1, options.repeats // 2)):
