@@ -105,7 +105,7 @@ def test_the_content_is_on_the_disk_before_it_takes_the_files_name(tmp_path, mon
     monkeypatch.setattr(os, "fsync", lambda f: (calls.append("fsync"), fsync(f)))
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
     write_bytes(tmp_path / "x", b"1")
-    assert calls == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"]
 
 
 def test_others_may_read_what_they_may_read_of_any_new_file(tmp_path):
