@@ -83,7 +83,8 @@ class OwnBudget:
         Raises:
             FedMoEError: not even one fits, in memory or in time: the client sits this round out.
         """
-        seat = self.seats.setdefault(task.client, Seat(self._measured(prepared, task)))
+        if (seat := self.seats.get(task.client)) is None:
+            seat = self.seats[task.client] = Seat(self._measured(prepared, task))
         plan = self._plan(prepared, task, seat.constants)
         before = seat.standing or Standing(plan.top_k, task.top_k)
         now = seat.standing = replan(before, Observed(plan.top_k, seat.ran_out_at))

@@ -66,6 +66,8 @@ class Worker:
         self.key: tuple[str, str] | None = None
         """What its model was loaded for."""
         self.loads = 0
+        self.callers: list[socket] = []
+        """Who has called and has not hung up."""
 
     def run(self) -> None:
         """Work until there is nobody left to work for; does not return."""
@@ -79,7 +81,7 @@ class Worker:
         in_place = self.home.seat(self.node.name) == self.seat
         # What has come before another took its place is still its own.
         idle = time.monotonic() - self.rested > self.idle_seconds
-        return not self.jobs.empty() or (in_place and not idle)
+        return bool(self.callers) or not self.jobs.empty() or (in_place and not idle)
 
     def _turn(self) -> None:
         """Carry out a task, or wait a moment for one."""
@@ -122,6 +124,14 @@ class Worker:
     def _serve(self, connection: socket) -> None:
         """Hear one caller out; whatever it sends, nothing but its own connection suffers."""
         connection.settimeout(STALL_SECONDS)
+        self.callers.append(connection)
+        try:
+            self._hear_out(connection)
+        finally:
+            self.rested = time.monotonic()
+            self.callers.remove(connection)
+
+    def _hear_out(self, connection: socket) -> None:
         with connection:
             if not is_ours(connection):
                 return

@@ -35,7 +35,8 @@ def settings_digest(experiment: Experiment) -> str:
 
 def settings_text(experiment: Experiment) -> str:
     """The experiment as YAML, without what changes no bit of the result."""
-    return to_yaml(replace(experiment, simulation=Simulation()))
+    # A round is aggregated as ever or not at all, whatever the quorum.
+    return to_yaml(replace(experiment, simulation=Simulation(), quorum=0.0))
 
 
 def _model(prepared: Prepared) -> str:

@@ -26,6 +26,8 @@ from fedmoe.wire import Failure, Message, Task, Update, pack_update, sealed
 A = TypeVar("A")
 R = TypeVar("R")
 
+MOST_SECONDS = 60.0
+"""For which the answer of a slow client is held back at most."""
 MOST_BYTES = 16
 """Bytes that are flipped at most in one damaged message."""
 
@@ -87,7 +89,8 @@ class Faulty:
                     return Failure(task.round, task.client, "dropped by --faults", "injected")
                 case "slow":
                     if not self.prepared.experiment.devices:
-                        time.sleep((self.faults.slow - 1) * answer.seconds)
+                        # Of seconds that the client itself has told.
+                        time.sleep(min((self.faults.slow - 1) * answer.seconds, MOST_SECONDS))
                     self._tell(task, strike, "slowed")
                 case "corrupt" | "nan":
                     answer = self._damaged(task, answer, strike)

@@ -116,8 +116,14 @@ class Nodes:
         return about.name if about and about.name else f"node {node}"
 
     def _look_round(self) -> None:
-        """See who is here; one that was killed comes back under its old number."""
+        """See who is here; one that was killed comes back under its old number.
+
+        One that has left must say anew who it is when it is back.
+        """
         self.present = sorted(self.grid.get_node_ids())
+        stay = {*self.present, *(letter.node for letter in self.post.out.values())}
+        self.known = {node: about for node, about in self.known.items() if node in stay}
+        self.refused = {node: why for node, why in self.refused.items() if node in stay}
         self.looked = self.post.clock.monotonic()
 
     def _ask(self) -> None:
@@ -134,8 +140,8 @@ class Nodes:
     def _learn(self, item: Arrived) -> None:
         node, answer = item.letter.node, item.answer
         self.fresh.discard(node)
-        if isinstance(answer, Lost) and answer.code in ("late", "gone"):
-            self._note(item)
+        if isinstance(answer, Lost) and answer.code in ("late", "gone", "crashed"):
+            self._note(item)  # it is asked again
             return
         was_known, was_busy = node in self.known, self.busy.pop(node, None)
         try:

@@ -26,6 +26,9 @@ PAUSE_SECONDS = 0.1
 EXPIRED = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
 """Flower's words for a message whose time was over."""
 
+CODES: dict[int, Literal["gone", "crashed"]] = {
+    ErrorCode.NODE_UNAVAILABLE: "gone", ErrorCode.CLIENT_APP_CRASHED: "crashed",
+}  # fmt: skip
 REFUSED = "Flower did not accept the message; it may be too large, or the node have left"
 
 
@@ -56,9 +59,10 @@ class Lost:
     """A message that got no usable reply."""
 
     reason: str
-    code: Literal["late", "gone", "unsent", "failed", "message", "replay"]
+    code: Literal["late", "gone", "unsent", "crashed", "failed", "message", "replay"]
     """`late`: no answer in time; `gone`: the node has left; `unsent`: Flower did not take the
-    message; `failed`: the node could not; the others are of a `WireError`."""
+    message; `crashed`: the process that had it died; `failed`: the node could not; the others are
+    of a `WireError`."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,11 @@ class Post:
         """What has come since the last look; waits a moment if nothing has."""
         found = [Arrived(letter, Lost(REFUSED, "unsent")) for letter in self.unsent]
         self.unsent.clear()
-        found += self._given_up()
         known = [*self.out, *self.late]
         for reply in self.grid.pull_messages(known) if known else ():
             if (recognised := self._recognised(reply)) is not None:
                 found.append(recognised)
+        found += self._given_up()  # after what came: the caller may have been away for long
         if not found:
             self.clock.sleep(PAUSE_SECONDS)
         return found
@@ -148,7 +152,7 @@ def _answer(reply: Message, letter: Letter) -> RecordDict | Lost:
         said = f"{reason} (Flower error {code})"
         if code in EXPIRED:
             return Lost(f"no answer in time: {said}", "late")
-        return Lost(said, "gone" if code == ErrorCode.NODE_UNAVAILABLE else "failed")
+        return Lost(said, CODES.get(code, "failed"))
     if (sender := reply.metadata.src_node_id) != letter.node:
         return Lost(f"the reply is node {sender}'s; expected node {letter.node}'s", "replay")
     try:

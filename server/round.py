@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from flwr.app import MessageType, RecordDict
@@ -17,6 +17,8 @@ from server.settings import Settings
 
 AHEAD = 2
 """Tasks per node that may always be ahead of the oldest open one."""
+MOST_CRASHES = 3
+"""Deaths of its process that end a client's round: one may be anybody's, three are its own."""
 MOST_WAITING_BYTES = 2 * 2**30
 """Memory that updates may take while they wait for an older one; then no more is sent ahead. With
 less, one slow node would hold up all others."""
@@ -48,6 +50,10 @@ class Round:
         self.answers: dict[int, Update | Failure] = {}
         self.lost: dict[int, tuple[str, float]] = {}
         """By client why its last node gave no answer, where another one may, and when."""
+        self.crashes = Counter[int]()
+        """By client how often the process that had its task has died."""
+        self.unsent: set[tuple[int, int]] = set()
+        """Clients and nodes: a message that Flower did not take."""
         own = (prepared.layouts(tier, 1).own for tier in prepared.tiers)
         # What a client keeps between rounds may lie on its node alone.
         self.may_move = not (
@@ -87,9 +93,13 @@ class Round:
         here = [node for node in self.serving[client] if node in self.nodes.known]
         now = self.clock.monotonic()
         if not here:
-            reason, since = self.lost.get(client, (self.nodes.nobody(client), -math.inf))
             # A node that was killed is soon started again, and a client's data may lie there alone.
-            if now - since >= self.settings.node_seconds or not self.serving[client]:
+            reason, since = self.lost.setdefault(client, (self.nodes.nobody(client), now))
+            if self.serving[client] and now - since < self.settings.node_seconds:
+                return
+            # It may have come back under another number: without keys Flower gives it a new one.
+            self.serving[client] = self._others(client)
+            if not self.serving[client]:
                 self._fail(task, reason, "failed")
             return
         left = self.end - now
@@ -120,14 +130,21 @@ class Round:
                 self._fail(task, f"{self.places[task.client]}: {error}", error.code)
             return
         reason = f"{self.places[task.client]}: {answer.reason}"
-        if answer.code in ("gone", "unsent"):
+        self.crashes[task.client] += answer.code == "crashed"
+        again = answer.code in ("gone", "unsent") or answer.code == "crashed"
+        if again and self.crashes[task.client] < MOST_CRASHES:
             # The task is repeatable: another node, or the same one anew, gives the same update.
             if answer.code == "unsent":
+                self.unsent.add((task.client, node))
                 self.serving[task.client].remove(node)
             self.lost[task.client] = reason, self.last_at_work
             self.waiting[task.client] = task
         else:
-            self._fail(task, reason, answer.code)
+            self._fail(task, reason, "failed" if answer.code == "crashed" else answer.code)
+
+    def _others(self, client: int) -> list[int]:
+        """The nodes that may serve a client now, but for those that could not be written to."""
+        return [n for n in self.nodes.serving(client) if (client, n) not in self.unsent]
 
     def _give_up(self, oldest: Task) -> None:
         """Fail what no node has taken when the round is over, or when only busy ones could."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -47,7 +48,9 @@ class Service:
         return self.process is not None and self.process.poll() is not None
 
     def environment(self) -> dict[str, str]:
-        return os.environ | {"FEDMOE_STATE": str(self.state)}
+        """This process's, with Flower's commands from where this Python is."""
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        return os.environ | {"FEDMOE_STATE": str(self.state), "PATH": path}
 
     def pids(self, role: Role | None = None) -> list[int]:
         """The numbers of its processes; of all, or of those in one role."""
@@ -126,6 +129,9 @@ class Deployment:
             done = self._flwr("supernode", "list", "fleet")
             if done.returncode == 0:
                 break
+            if self.server.died:
+                log = (self.server.state / "log").read_text(errors="replace")[-2000:]
+                raise FedMoEError(f"the SuperLink ended as it started:\n{log}")
             if time.monotonic() > end:
                 raise FedMoEError(f"the SuperLink does not answer: {done.stdout}{done.stderr}")
             time.sleep(1.0)

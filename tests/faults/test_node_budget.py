@@ -52,7 +52,13 @@ def machine(monkeypatch):
     monkeypatch.setattr(planning, "probe", probed)
     constants = Constants(seconds_per_flop=1e-9)
     free["measured"] = OwnBudget._measured
-    monkeypatch.setattr(OwnBudget, "_measured", lambda *_: constants)
+    free["calibrations"] = 0
+
+    def measured(*_):
+        free["calibrations"] += 1
+        return constants
+
+    monkeypatch.setattr(OwnBudget, "_measured", measured)
     return free
 
 
@@ -104,6 +110,7 @@ def test_memory_that_is_gone_lowers_k_at_once_and_room_raises_it_after_a_while(c
     machine["bytes"] = PLENTY
     found += [top_k_of(own.answer(run, task)) for _ in range(4)]
     assert found == [4, 2, 2, 3, 3, 4]
+    assert machine["calibrations"] == 1
 
 
 def test_the_server_takes_an_update_of_fewer_experts(config, machine):

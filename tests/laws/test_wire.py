@@ -80,7 +80,7 @@ def test_a_task_arrives_to_the_bit(client, number, tier, top_k):
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@given(finite, finite, finite, st.integers(0, 2**50), st.integers(1, 2**40))
+@given(finite, finite, finite.map(abs), st.integers(0, 2**50), st.integers(1, 2**40))
 def test_an_update_arrives_to_the_bit(before, after, seconds, peak_bytes, examples):
     update = update_of(
         loss_before=before,

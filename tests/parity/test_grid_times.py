@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from fake_grid import FakeGrid, client_of
-from flwr.app import MessageType
+from flwr.app import Error, MessageType
 
 import server.round
 from fedmoe.errors import FedMoEError
@@ -178,6 +178,38 @@ def test_a_killed_node_that_alone_holds_its_clients_data_costs_no_update(prepare
     answers = list(over(grid, prepared, num_nodes=2, node_seconds=30.0)(tasks))
     assert codes(answers) == ["ok"] * 4
     assert grid.clients_of(0) == [None, 1, None, 1]
+
+
+def test_a_killed_node_costs_none_of_its_clients_their_update(prepared, known, tasks):
+    """Also those whose tasks had not been sent when it was killed."""
+    grid = FakeGrid({}, known=known, seconds=slow(1, 0.0, others=8.0))
+    grid.clock.at(10.0, grid.configs.clear)
+    grid.clock.at(30.0, lambda: (grid.configs.update({100: {}}), grid.idle_at.clear()))
+    answers = list(over(grid, prepared, node_seconds=30.0)(tasks))
+    assert codes(answers) == ["ok"] * 4
+
+
+@pytest.mark.parametrize(("deaths", "code"), [(2, "ok"), (3, "failed")])
+def test_a_client_app_that_is_killed_does_its_task_again(prepared, known, tasks, deaths, code):
+    died = []
+
+    def crash(request, reply):
+        if client_of(request) != 1 or len(died) == deaths:
+            return reply
+        died.append(request)
+        return Error(8, "ClientApp stopped responding")
+
+    grid = FakeGrid({}, known=known, spoil=crash)
+    assert codes(over(grid, prepared)(tasks)) == ["ok", code, "ok", "ok"]
+    assert len(died) == deaths
+
+
+def test_without_keys_a_node_comes_back_under_another_number(prepared, known, tasks):
+    grid = FakeGrid({"clients": "1"}, {}, known=known, seconds=slow(0, 50.0))
+    grid.clock.at(7.0, lambda: grid.configs.pop(100))
+    grid.clock.at(20.0, lambda: grid.configs.update({102: {"clients": "1"}}))
+    answers = list(over(grid, prepared, num_nodes=2, node_seconds=30.0)(tasks))
+    assert codes(answers) == ["ok"] * 4
 
 
 def test_a_node_that_comes_back_is_asked_again(prepared, known, tasks):
