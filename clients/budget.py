@@ -16,7 +16,7 @@ from fedmoe.budget import Auto, Levels
 from fedmoe.budget.auto import CPU, GPU
 from fedmoe.budget.calibrate import calibrated, settings_to_measure
 from fedmoe.budget.measure import measure
-from fedmoe.budget.model import Constants
+from fedmoe.budget.model import Constants, kept_bytes
 from fedmoe.budget.plan import Plan, plan_for
 from fedmoe.budget.probe import Link, Machine, probe
 from fedmoe.budget.replan import Observed, Standing, replan
@@ -104,11 +104,13 @@ class OwnBudget:
         prepared.equip(task.tier)
         model, rows = prepared.model, prepared.rows[task.client]
         shape = shape_of(model, prepared.layouts(task.tier, task.round).model)
+        tier = prepared.experiment.budget.resolved(model.full_top_k)[task.tier]
         work = work_on(rows, prepared.training_of(task.tier))
+        work = replace(work, frozen=tier.frozen, offload=tier.offload)
         longest = work.setting(min(task.top_k, shape.top_k), longest=True)
         step = trial_steps(model, rows, prepared.tokenizer.pad_token_id)
         samples = [
-            measure(step, setting, STEPS, model.device, shape.weight_bytes)
+            measure(step, setting, STEPS, model.device, round(kept_bytes(shape, setting)))
             for setting in settings_to_measure(longest, longest.top_k)
         ]
         return calibrated(shape, samples)
@@ -117,12 +119,14 @@ class OwnBudget:
         e, budget = prepared.experiment, self.budget
         layouts = prepared.layouts(task.tier, task.round)
         sizes = most_bytes(layouts.task, layouts.update, e.upload)
+        tier = e.budget.resolved(prepared.model.full_top_k)[task.tier]
         work = work_on(prepared.rows[task.client], prepared.training_of(task.tier), *sizes)
+        work = replace(work, frozen=tier.frozen, offload=tier.offload)
         machine: Machine = probe(prepared.model.device, self._link())
         return plan_for(
             shape_of(prepared.model, layouts.model), work, machine, constants,
             deadline_seconds=budget.deadline_seconds, share=budget.memory_share,
-            most_top_k=task.top_k, loaded=True,
+            most_top_k=task.top_k, loaded=True, settled=True,
         )  # fmt: skip
 
     def _link(self) -> Link | None:

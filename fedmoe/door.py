@@ -7,7 +7,7 @@ values there must be.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +35,9 @@ class Limits:
     why: str = "beyond which it is damage, not learning"
     rescaler: float = LARGEST_DELTA
     """The same, of a learned factor."""
-    per_token: tuple[float, float] | None = None
-    """The least and the most experts of a layer that a token reaches on average; None where it is
-    the task's k, neither less nor more."""
+    per_token: Callable[[int], tuple[float, float]] | None = None
+    """For a k the least and the most experts of a layer that a token reaches on average; None
+    where it is k, neither less nor more."""
 
 
 LIMITS = Limits()
@@ -93,7 +93,7 @@ def check_counts(
         )
     routed = counts.sum(1)
     if limits.per_token is not None:
-        least, most = limits.per_token
+        least, most = limits.per_token(top_k)
         if (routed < tokens * least).any() or (routed > tokens * most).any():
             raise WireError(
                 f"routed tokens per layer are {routed.tolist()}; expected {least:g} to {most:g} "

@@ -164,7 +164,7 @@ class Prepared:
         """The checked update in an answer to `task`; WireError says what is wrong with it."""
         e, limits = self.experiment, self.limits(task.tier)
         if not e.gating.exact_counts:
-            limits = replace(limits, per_token=e.gating.per_token(task.top_k))
+            limits = replace(limits, per_token=e.gating.per_token)
         return unpack_update(
             message, self.layouts(task.tier, task.round).update, task, e.upload,
             learns_rescaler=e.rescaling.name == "learned", limits=limits,

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from fedmoe.budget.model import Constants, Memory, forward_flops, memory, step_seconds
+from fedmoe.budget.model import Constants, Memory, forward_flops, kept_bytes, memory, step_seconds
 from fedmoe.budget.probe import Machine
 from fedmoe.budget.shape import Shape
 from fedmoe.budget.work import Work
 from fedmoe.models.held import Frozen, can_quantise
 
+UNCOUNTED = (
+    "What this family's dense layers, shared experts and attention keep for backward is not in "
+    "the count: memory will be more than is said here; leave room (budget.memory_share)."
+)
 SHARE = 0.9
 """Share of the free memory that a plan may fill: predictions err by up to a tenth."""
 SMALLER: tuple[tuple[Frozen, str], ...] = (("int8", "int8"), ("int4", "4 bits"))
@@ -70,7 +74,7 @@ def _option(shape: Shape, work: Work, machine: Machine, constants: Constants, k:
 def plan_for(
     shape: Shape, work: Work, machine: Machine, constants: Constants, *,
     deadline_seconds: float | None = None, share: float = SHARE, most_top_k: int | None = None,
-    loaded: bool = False,
+    loaded: bool = False, settled: bool = False,
 ) -> Plan:  # fmt: skip
     """The largest k whose round fits `share` of the free memory and ends by the deadline.
 
@@ -82,14 +86,15 @@ def plan_for(
         deadline_seconds: of a round, from the task's sending to the update's arrival.
         share: of `machine.free_bytes` that may be filled.
         most_top_k: k is at most this, whatever fits.
-        loaded: the frozen weights are in memory already, in full, and free memory is without them;
-            what a smaller form of theirs leaves is then free as well.
+        loaded: the frozen weights are in memory already, in the form that `work` names, and free
+            memory is without them; what a smaller form of theirs leaves is then free as well.
+        settled: how a round is trained is not to be changed: k is all that is left to choose.
     """
     most = share * machine.free_bytes
-    reasons: list[str] = []
-    taken = shape.weight_bytes if loaded else 0
+    reasons: list[str] = [] if shape.counted else [UNCOUNTED]
+    taken = kept_bytes(shape, work.setting(1, longest=True)) if loaded else 0
     found = asked = options(shape, work, machine, constants)
-    for rung, said in _ladder(shape, work):
+    for rung, said in [(work, "")] if settled else _ladder(shape, work):
         found = options(shape, rung, machine, constants)
         need = [option.memory.total - taken for option in found]
         if said:

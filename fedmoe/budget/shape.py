@@ -10,6 +10,9 @@ from fedmoe.adapter import Layout
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.held import Frozen, held_bytes
 
+COUNTED = ("olmoe", "mixtral", "qwen3_moe", "granitemoe", "phimoe")
+"""Types whose layers are what `budget.model` counts, within 5 %; others keep more."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -46,6 +49,8 @@ class Shape:
     dense_lora: int
     expert_lora: int
     on_gpu: bool = False
+    counted: bool = True
+    """Whether memory was held against what autograd keeps, in models of this type."""
 
     def experts_bytes(self, frozen: Frozen) -> int:
         """All frozen experts in a form, scales included."""
@@ -103,6 +108,7 @@ def shape_of(model: AdaptedModel, layout: Layout | None = None, *, on_gpu: bool 
         weight_bytes=frozen_bytes(model), adapter=layout.size,
         dense=dense - head.numel(), head=head.numel(), expert=expert, dense_lora=dense_lora,
         expert_lora=expert_lora, on_gpu=on_gpu or model.device.type == "cuda",
+        counted=str(model.model.config.model_type) in COUNTED,  # pyright: ignore
     )  # fmt: skip
 
 

@@ -78,9 +78,10 @@ def importance(routed: Routed) -> Tensor:
     Source: Shazeer et al. 2017 (arXiv:1701.06538, eq. 6-7).
     """
     number = routed.logits.shape[-1]
-    sums = routed.weights.new_zeros(number + 1, dtype=torch.float)
-    sums = sums.index_add(0, routed.index.flatten(), routed.weights.float().flatten())
-    return squared_variation(sums[:number])
+    # Not index_add: on a GPU it adds in any order. Only "no expert" can be there twice in a row.
+    spread = routed.weights.new_zeros(len(routed.index), number + 1, dtype=torch.float)
+    spread = spread.scatter(1, routed.index, routed.weights.float())
+    return squared_variation(spread.sum(0)[:number])
 
 
 def load(routed: Routed) -> Tensor:

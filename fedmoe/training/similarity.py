@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from fedmoe.models.gating.outputs import expert_output
 
+STILL = 1e-4
+"""Answers that vary by a smaller share of their size do not vary."""
+
 
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     r"""Centred kernel alignment of two sets of answers to the same tokens, a scalar in [0, 1].
@@ -23,11 +26,16 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
     Source: Kornblith et al. 2019 (arXiv:1905.00414, eq. 3, linear kernel).
     """
-    x, y = x - x.mean(0), y - y.mean(0)
-    across, within_x, within_y = (left.T @ right for left, right in ((y, x), (x, x), (y, y)))
-    scale = (within_x.square().sum() * within_y.square().sum()).sqrt()
-    tiny = torch.finfo(scale.dtype).tiny
-    return across.square().sum() / scale.clamp_min(tiny)
+    found = []
+    for answers in (x, y):
+        centred = answers - answers.mean(0)
+        size = answers.detach().norm()
+        if not centred.detach().norm() > STILL * size:  # rounding noise, whose gradient is infinite
+            return (x.sum() + y.sum()) * 0.0
+        found.append(centred / size)  # else the fourth powers below leave float32's range
+    a, b = found
+    across, within_a, within_b = (left.T @ right for left, right in ((b, a), (a, a), (b, b)))
+    return across.square().sum() / (within_a.norm() * within_b.norm())
 
 
 def co_activated(index: Tensor, num_experts: int, pairs: int) -> list[tuple[int, int, int]]:

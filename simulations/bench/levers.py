@@ -40,8 +40,6 @@ def rows(options: Options) -> Iterator[Row]:
             yield Row(what, setting, note=note, **at_most(size / full, BARS[form]))
         else:
             yield Row(what, setting, f"{size / full:.2f}x", note=note)
-    note = "the same bits, and so the same score; pages that the system can give up at any time"
-    yield Row("frozen experts offloaded, against float32", said(run), "0.00x", note=note)
 
 
 def client(quick: bool) -> Prepared:

@@ -27,6 +27,7 @@ from fedmoe.identity import settings_text
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.prepare import prepare
 from fedmoe.prepared import Prepared
+from fedmoe.report.atomic import write_text
 from fedmoe.rounds import ServerState, finish_round, plan_round
 from fedmoe.training.client import mean_loss
 from fedmoe.training.similarity import mean_pairwise_cka
@@ -105,8 +106,8 @@ def line_of(variant: Variant, seed: int, quick: bool, book: Path) -> Line:
         if known.items() <= line.items():
             return line
     line = known | measured(experiment, variant.trains)
-    with book.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    lines = [*read(book), line]  # the file anew: its last line may have been cut short
+    write_text(book, "".join(json.dumps(found) + "\n" for found in lines))
     return line
 
 

@@ -55,13 +55,11 @@ def experiment_for(fleet: Fleet, config: Path, overrides: Sequence[str]) -> Expe
     if isinstance(e.aggregation, FedBuff) or e.aggregation.personal:
         faults.append(Fault("aggregation.name", f"{e.aggregation.name!r} does not run on machines "
                             "of their own; see `fedmoe run`"))  # fmt: skip
-    if (e.clients_per_round or 0) > len(fleet.nodes):
-        said = f"{e.clients_per_round} of {len(fleet.nodes)} clients"
-        fix = "add --set clients_per_round=null for all of them"
-        faults.append(Fault("clients_per_round", f"{said}; {fix}"))
     if faults:
         raise ConfigError(str(config), faults)
-    own = [f"partition.num_clients={len(fleet.nodes)}", "simulation.folder=runs"]
+    every_one = (e.clients_per_round or 0) >= len(fleet.nodes)
+    own = ["clients_per_round=null"] if every_one else []
+    own += [f"partition.num_clients={len(fleet.nodes)}", "simulation.folder=runs"]
     for tier in e.budget.tiers:
         numbers = [node.number for node in fleet.nodes if node.tier == tier]
         own.append(f"budget.tiers.{tier}.clients={json.dumps(numbers)}")

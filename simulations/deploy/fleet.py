@@ -13,7 +13,7 @@ from fedmoe.errors import ConfigError, Fault
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 """A client's name is also that of a folder, a service and a container."""
 HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.(?!-)[A-Za-z0-9-]{1,63})*")
-RESERVED = {"superlink", "proxy"}
+RESERVED = {"superlink", "proxy", "server", "venv"}
 PUBLIC_PORT, SUPERLINK_PORT, NODE_PORT = 8443, 8000, 9094
 
 
@@ -46,7 +46,9 @@ class Fleet:
     @property
     def superlink_port(self) -> int:
         """Where the SuperLink listens, always on loopback; elsewhere a proxy is in front of it."""
-        return self.port if self.loopback else SUPERLINK_PORT
+        if self.loopback:
+            return self.port
+        return SUPERLINK_PORT if self.port != SUPERLINK_PORT else SUPERLINK_PORT + 1
 
     @property
     def address(self) -> str:
@@ -81,9 +83,9 @@ def fleet_of(
     for name, path in paths.items():
         if name not in tiers:
             faults.append(Fault("--data", f"{name!r} is none of the clients {', '.join(tiers)}"))
-        if not Path(path).is_absolute() or re.search(r"[\s\"'$`\\]", path):
+        if not Path(path).is_absolute() or re.search(r"[\s\"'$`\\:]", path):
             faults.append(Fault("--data", f"{path!r}: expected an absolute path on {name}, without "
-                                "blanks or quotes"))  # fmt: skip
+                                "blanks, colons or quotes"))  # fmt: skip
     if not 1 <= node_port <= 65535 - len(tiers):
         faults.append(Fault("--node-port", f"{node_port} leaves no room up to 65535"))
     if insecure and not is_loopback(host):

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from fedmoe.code import code_digest
+from fedmoe.config import load_experiment
 from fedmoe.errors import FedMoEError
 from fedmoe.report.atomic import write_json, write_text
 from fedmoe.report.ledger import Record
+from simulations.deploy.app import EXPERIMENT
 from simulations.deploy.kills import LADDER, Kill
 from simulations.deploy.processes import RESTART_SECONDS, ROLES, Deployment, Role
 from simulations.deploy.watching import Outcome, Trace, Watched, left_out, log_tail, trace
@@ -95,12 +97,13 @@ def rehearse(folder: Path, out: Path, most: int | None, who: Sequence[Role]) -> 
     out.mkdir(parents=True, exist_ok=True)
     table = Table.of(out / "kills.json", _made_from(folder))
     if not table.reference:
+        e = load_experiment(folder / "server" / "app" / EXPERIMENT)
+        if e.rounds < 3 or len(deployment.clients) < 3:
+            raise FedMoEError(f"{folder}: a rehearsal needs 3 rounds and 3 clients, or more")
         ledger, _ = _run(deployment, ())
         if not ledger or ledger[-1]["kind"] != "end":
             log = log_tail(deployment.state / "submitted.log")
             raise FedMoEError(f"the undisturbed run did not end:\n{log}")
-        if ledger[0]["num_rounds"] < 3 or ledger[0]["num_clients"] < 3:
-            raise FedMoEError(f"{folder}: a rehearsal needs 3 rounds and 3 clients, or more")
         table.reference = {
             "seconds": ledger[-1]["seconds"], "trace": trace(ledger),
             "adapter_sha256": ledger[-1]["adapter_sha256"],

@@ -96,7 +96,7 @@ def test_counts_are_exact_within_the_budget_and_free_of_padding(model_with, memb
                     named = [e for e in token if e < EXPERTS]
                     assert len(named) == len(set(named))
                 assert one.weights[one.index == EXPERTS].eq(0).all()
-            bounds = None if member.exact_counts else member().per_token(top_k)
+            bounds = None if member.exact_counts else member().per_token
             check_counts(counts, int(real.sum()), top_k, Limits(per_token=bounds))
 
 
@@ -268,7 +268,7 @@ def test_a_replayed_round_has_the_same_bits_and_passes_the_door(model_with, memb
     ]
     assert updates[0].delta.digest() == updates[2].delta.digest() != updates[1].delta.digest()
     assert torch.equal(updates[0].counts, updates[2].counts)
-    bounds = None if member.exact_counts else member().per_token(2)
+    bounds = None if member.exact_counts else member().per_token
     message = pack_update(updates[0])
     unpack_update(message, model.layout, tasks[0], limits=Limits(per_token=bounds))
     assert model.gates.turn is None
@@ -278,10 +278,10 @@ def test_a_replayed_round_has_the_same_bits_and_passes_the_door(model_with, memb
 
 def test_the_door_refuses_counts_outside_a_gatings_bounds():
     counts = torch.tensor([[3, 2, 1], [2, 2, 2]])
-    check_counts(counts, 4, 2, Limits(per_token=(1.0, 2.0)))
+    check_counts(counts, 4, 2, Limits(per_token=lambda _: (1.0, 2.0)))
     for bounds in ((1.0, 1.25), (1.75, 2.0)):
         with pytest.raises(WireError, match=r"routed tokens per layer are \[6, 6\]") as caught:
-            check_counts(counts, 4, 2, Limits(per_token=bounds))
+            check_counts(counts, 4, 2, Limits(per_token=lambda _, b=bounds: b))
         assert caught.value.code == "counts"
     with pytest.raises(WireError, match="tokens \\* top_k"):
         check_counts(counts, 4, 2)

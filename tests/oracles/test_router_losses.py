@@ -307,3 +307,25 @@ def test_losses_of_weight_zero_change_no_bit(model_with):
 def test_settings_that_cannot_be_honoured_together_are_refused(settings, said):
     with pytest.raises(ValueError, match=said):
         Experiment(**settings)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1, 0.01, 1e-6])
+@pytest.mark.parametrize("kind", ["the same token", "a constant answer"])
+def test_answers_that_do_not_vary_give_no_gradient_and_no_nan(kind, scale):
+    generator = torch.Generator().manual_seed(0)
+    row, moving = (torch.randn(n, 8, generator=generator) * scale for n in (1, 16))
+    still = (row.repeat(16, 1) + row * 1e-7).requires_grad_()
+    other = moving.requires_grad_() if kind == "a constant answer" else still.detach().clone()
+    value = linear_cka(other.requires_grad_(), still)
+    value.backward()
+    assert value == 0
+    for x in (still, other):
+        assert x.grad is not None
+        assert x.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_the_size_of_answers_does_not_count(scale):
+    generator = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(16, 8, generator=generator) for _ in range(2))
+    torch.testing.assert_close(linear_cka(x * scale, y), linear_cka(x, y))

@@ -52,7 +52,7 @@ REFUSED = (
                  "num_experts_per_tok": 2, "vocab_size": 131072, "hidden_act": "gelu",
                  "tie_word_embeddings": True},
                 "https://huggingface.co/hpcai-tech/grok-1/blob/main/config.json",
-                "314 B, 86 B active",
+                "314 B, 25 % active",
             ),
         ),
     ),

@@ -4,6 +4,8 @@ export FLWR_DISABLE_UPDATE_CHECK=1
 # fedmoe is installed on every machine; Flower must not fetch dependencies of its own.
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
 export TOKENIZERS_PARALLELISM=false
+# Where the README installs fedmoe.
+if [ -d /opt/fedmoe/venv/bin ]; then PATH=/opt/fedmoe/venv/bin:$PATH; fi
 umask 077
 state=${FEDMOE_STATE:-$here/state}
 export FLWR_HOME="$state/flwr"
