@@ -104,5 +104,5 @@ LADDER: tuple[tuple[Kill, ...], ...] = (
     ),
     (Kill("SuperNode", "all answers", 1, client=0), Kill("SuperNode", "end", client=1)),
 )  # fmt: skip
-"""Runs of three rounds, with the kills of each in their order: one has recovered, which shows in an
+"""Runs of four rounds, with the kills of each in their order: one has recovered, which shows in an
 update, before the next one's moment comes."""

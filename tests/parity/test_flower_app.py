@@ -17,6 +17,8 @@ from server.app import app
 from server.log import LogLines
 from server.settings import Settings
 from server.transport import GridTransport
+from simulations.live import LiveTable
+from simulations.transports import make_transport
 
 pytestmark = pytest.mark.usefixtures("quick_digest")
 
@@ -76,3 +78,18 @@ def test_a_run_in_which_no_round_had_a_client_is_no_success(experiment_file, tmp
 
     with pytest.raises(FedMoEError, match="no round of 2 had a client: nothing was aggregated"):
         run(experiment, LogLines({}), hire)
+
+
+def test_faults_on_purpose_strike_under_flower_as_they_do_in_a_simulation(
+    experiment_file, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("fedmoe.identity.code_digest", lambda *folders: "abc123")
+    faults = "faults=drop=.3,corrupt=.3,nan=.2"
+    serve(FakeGrid({}), experiment_file, tmp_path / "flower", faults)
+    plain = load_experiment(experiment_file, [f"simulation.folder={tmp_path / 'plain'}", faults])
+    folder = run(plain, LiveTable(num_rounds=2, quiet=True), make_transport)
+    (ledger,) = (tmp_path / "flower").glob("*/ledger.jsonl")
+    found, wanted = read_ledger(ledger), read_ledger(folder / "ledger.jsonl")
+    assert [r for r in found if r["kind"] == "fault"] == [r for r in wanted if r["kind"] == "fault"]
+    assert {r["kind"] for r in found} >= {"fault"}
+    assert found[-1]["adapter_sha256"] == wanted[-1]["adapter_sha256"]
