@@ -14,7 +14,7 @@ EXAMPLES = """\
   fedmoe deploy init fleet --server fed.example.org --config configs/quickstart.yaml \\
       --clients berlin=high paris=medium rome=low
   fedmoe deploy init trial --server 127.0.0.1 --config configs/deploy/rehearsal.yaml \\
-      --clients a=high,b=low,c=lowest
+      --clients a=lowest,b=low,c=high
   fedmoe deploy rehearse trial --kills 5"""
 INIT_EXAMPLES = """\
   fedmoe deploy init fleet --server fed.example.org:8443 --config configs/quickstart.yaml \\
