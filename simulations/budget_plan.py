@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from fedmoe.adapter import initial_adapter
 from fedmoe.budget import Auto
 from fedmoe.budget.auto import analytic, offload_rate, tier_plans
 from fedmoe.budget.calibrate import calibrated, settings_to_measure
-from fedmoe.budget.measure import Sample, Step, measure, restoring_seconds
+from fedmoe.budget.measure import Sample, measure, restoring_seconds
 from fedmoe.budget.model import Constants
 from fedmoe.budget.plan import Plan, plan_for
 from fedmoe.budget.probe import Machine, probe
@@ -23,15 +22,14 @@ from fedmoe.budget.work import Work, work_at_most, work_on
 from fedmoe.config import Experiment
 from fedmoe.config.load import load
 from fedmoe.data import load_splits
-from fedmoe.data.text import Tokens, collate, tokenize
+from fedmoe.data.text import Tokens, tokenize
 from fedmoe.devices import Device
 from fedmoe.errors import DataError, FedMoEError
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
 from fedmoe.models.held import BITS, Frozen, can_quantise
 from fedmoe.models.meta import meta_model
-from fedmoe.seeds import generator
-from fedmoe.training.client import response_loss
+from fedmoe.training.trial import trial_steps
 from fedmoe.wire import most_bytes
 from simulations.budget_show import show_accuracy, show_plan
 
@@ -70,7 +68,7 @@ def plan_here(e: Experiment, console: Console, accuracy: bool) -> Planned:
     model, rows, pad = _loaded(e)
     machine, shape = probe(model.device), shape_of(model)
     work = work_on(rows, e.training, *_bytes(e, model))
-    step, weight_bytes = steps_on(model, rows, pad), shape.weight_bytes
+    step, weight_bytes = trial_steps(model, rows, pad), shape.weight_bytes
 
     def take(setting: Setting) -> Sample:
         return measure(step, setting, STEPS, model.device, weight_bytes)
@@ -136,33 +134,6 @@ def _planned(
 def _bytes(e: Experiment, model: AdaptedModel) -> tuple[int, int]:
     layouts = e.aggregation.layouts(model.layout, 1)
     return most_bytes(layouts.task, layouts.update, e.upload)
-
-
-def steps_on(model: AdaptedModel, rows: Sequence[Tokens], pad: int) -> Step:
-    """Training steps of any setting, on the clients' own tokens, cut to length."""
-    tokens = [i for row in rows for i in row.ids]
-
-    def prepare(setting: Setting) -> Callable[[], object]:
-        model.load(initial_adapter(model.layout, generator(0, "plan")))
-        model.set_budget(setting.top_k)
-        model.set_recompute(setting.recompute)
-        model.frozen.use(setting.frozen)
-        size = setting.length + 1
-        text = tokens * (1 + setting.batch_size * size // len(tokens))
-        cut = (tuple(text[i * size : (i + 1) * size]) for i in range(setting.batch_size))
-        batch = collate([Tokens(ids, size - setting.targets) for ids in cut], pad)
-        flat = torch.nn.Parameter(model.flat)
-        optimizer = torch.optim.AdamW([flat], fused=True)
-
-        def step() -> None:
-            (response_loss(model, batch) / len(batch.targets)).backward()
-            flat.grad = model.grad
-            optimizer.step()
-            model.grad.zero_()
-
-        return step
-
-    return prepare
 
 
 def held_out(longest: Setting, full_top_k: int, smaller: Sequence[Frozen] = ()) -> list[Setting]:

@@ -23,6 +23,7 @@ def trial_steps(model: AdaptedModel, rows: Sequence[Tokens], pad: int) -> Step:
         model.load(initial_adapter(model.layout, generator(0, "plan")))
         model.set_budget(setting.top_k)
         model.set_recompute(setting.recompute)
+        model.frozen.use(setting.frozen)
         size = setting.length + 1
         text = tokens * (1 + setting.batch_size * size // len(tokens))
         cut = (tuple(text[i * size : (i + 1) * size]) for i in range(setting.batch_size))

@@ -13,7 +13,8 @@ from fedmoe.config.load import to_yaml
 from fedmoe.errors import ConfigError
 from fedmoe.prepare import prepare
 from fedmoe.rounds import plan_round
-from simulations.budget_plan import held_out, steps_on
+from fedmoe.training.trial import trial_steps
+from simulations.budget_plan import held_out
 from simulations.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -140,7 +141,7 @@ def test_settings_held_out_are_twelve_or_more_and_none_is_calibrated_with(tiny_m
     assert len(settings) >= 12
     assert not set(settings) & set(settings_to_measure(longest, 8))
     model = tiny_model()
-    step = steps_on(model, [Tokens(tuple(range(2, 12)), 5)], 0)(Setting(2, 2, 16, 4))
+    step = trial_steps(model, [Tokens(tuple(range(2, 12)), 5)], 0)(Setting(2, 2, 16, 4))
     before = model.flat.clone()
     step()
     assert not torch.equal(model.flat, before)

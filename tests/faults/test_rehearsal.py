@@ -164,7 +164,7 @@ def name(pid):
 
 
 def test_a_folder_for_several_machines_is_refused(tmp_path, capsys):
-    clients = ("--clients", "a=high,b=low,c=lowest", "--config", CONFIG)
+    clients = ("--clients", "a=lowest,b=low,c=high", "--config", CONFIG)
     assert main(["deploy", "init", str(tmp_path / "f"), "--server", "h", *clients]) == 0
     assert main(["deploy", "rehearse", str(tmp_path / "f")]) == 2
     assert "for several machines" in capsys.readouterr().err

@@ -81,6 +81,7 @@ def test_a_supernode_loads_its_model_once_and_takes_its_worker_along(
         found = NodeWorker(Node(*map(int, path.stem.split("-")))).look()
         assert found.loads == 1
         node.kill()
+        node.wait()  # until somebody has taken leave of it, it counts as there
         end = time.monotonic() + 60
         while node_of(found.pid):
             assert time.monotonic() < end

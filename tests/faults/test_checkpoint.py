@@ -1,0 +1,64 @@
+"""Checkpoint files: they come back as they were, and every bit of them counts."""
+
+import pytest
+import torch
+
+from fedmoe.adapter import Adapter, Layout
+from fedmoe.checkpoint import Checkpoint, newest, write_checkpoint
+from fedmoe.errors import CheckpointError
+from fedmoe.rounds import ServerState
+
+PLENTY = 10**9
+"""Bytes of a ledger, of which these checkpoints count on none."""
+LAYOUT = Layout.of([("q.A", (1, 3), None), ("q.B", (2, 1), None)], 1, 2, 1, 1.0)
+
+
+def checkpoint(number):
+    adapter = Adapter(LAYOUT, torch.arange(5.0) + number)
+    memory = {"v": torch.arange(5).double() / 3}
+    state = ServerState(number, adapter, {"a tier": torch.ones(1)}, memory)
+    counts = torch.arange(4).view(2, 1, 2)
+    return Checkpoint(state, {0: state}, counts, counts + 1, {"seconds": 1.5})
+
+
+def test_a_checkpoint_comes_back_as_it_was_and_the_newest_two_are_kept(tmp_path):
+    for number in (1, 2, 10):
+        write_checkpoint(tmp_path, checkpoint(number))
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["checkpoint-10.safetensors", "checkpoint-2.safetensors"]
+    found, faults = newest(tmp_path, LAYOUT, PLENTY)
+    assert not faults
+    assert found.state.round == 10
+    wanted = checkpoint(10)
+    assert torch.equal(found.state.adapter.flat, wanted.state.adapter.flat)
+    assert torch.equal(found.state.memory["v"], wanted.state.memory["v"])
+    assert torch.equal(found.by_client, wanted.by_client)
+    assert found.versions[0].round == 0
+    assert found.about == {"seconds": 1.5}
+
+
+def test_every_bit_of_a_checkpoint_counts(tmp_path):
+    write_checkpoint(tmp_path, checkpoint(1))
+    path = tmp_path / "checkpoint-1.safetensors"
+    data = path.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    for at in torch.randint(len(data), (300,), generator=generator).tolist():
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(CheckpointError, match="no whole checkpoint"):
+            newest(tmp_path, LAYOUT, PLENTY)
+    path.write_bytes(data)
+    assert newest(tmp_path, LAYOUT, PLENTY)[0]
+
+
+def test_of_another_adapter_it_is_refused_not_passed_over(tmp_path):
+    write_checkpoint(tmp_path, checkpoint(1))
+    other = Layout.of([("q.A", (1, 3), None), ("q.B", (2, 1), None)], 1, 2, 1, 2.0)
+    with pytest.raises(CheckpointError, match="of another adapter"):
+        newest(tmp_path, other, PLENTY)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        write_checkpoint(blocked, checkpoint(1))
