@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from fedmoe.budget import Auto, Levels
 from fedmoe.budget.auto import CPU, GPU
 from fedmoe.budget.calibrate import calibrated, settings_to_measure
-from fedmoe.budget.measure import measure
+from fedmoe.budget.measure import Sample, measure, measure_in_turns
 from fedmoe.budget.model import Constants, kept_bytes
 from fedmoe.budget.plan import Plan, plan_for
 from fedmoe.budget.probe import Link, Machine, probe
 from fedmoe.budget.replan import Observed, Standing, replan
-from fedmoe.budget.shape import shape_of
+from fedmoe.budget.shape import Setting, shape_of
 from fedmoe.budget.work import work_at_most, work_on
 from fedmoe.config import Experiment
 from fedmoe.errors import ConfigError, Fault, FedMoEError
@@ -109,11 +109,13 @@ class OwnBudget:
         work = replace(work, frozen=tier.frozen, offload=tier.offload)
         longest = work.setting(min(task.top_k, shape.top_k), longest=True)
         step = trial_steps(model, rows, prepared.tokenizer.pad_token_id)
-        samples = [
-            measure(step, setting, STEPS, model.device, round(kept_bytes(shape, setting)))
-            for setting in settings_to_measure(longest, longest.top_k)
-        ]
-        return calibrated(shape, samples)
+
+        def take(setting: Setting) -> Sample:
+            kept = round(kept_bytes(shape, setting))
+            return measure(step, setting, STEPS, model.device, kept)
+
+        settings = settings_to_measure(longest, longest.top_k)
+        return calibrated(shape, measure_in_turns(take, settings))
 
     def _plan(self, prepared: Prepared, task: Task, constants: Constants) -> Plan:
         e, budget = prepared.experiment, self.budget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,14 @@ from rich.console import Console
 from fedmoe.budget import Auto
 from fedmoe.budget.auto import analytic, offload_rate, tier_plans
 from fedmoe.budget.calibrate import calibrated, settings_to_measure
-from fedmoe.budget.measure import Sample, measure, restoring_seconds
+from fedmoe.budget.measure import (
+    TURNS,
+    TURNS_SECONDS,
+    Sample,
+    measure,
+    measure_in_turns,
+    restoring_seconds,
+)
 from fedmoe.budget.model import Constants
 from fedmoe.budget.plan import Plan, plan_for
 from fedmoe.budget.probe import Machine, probe
@@ -35,6 +43,7 @@ from simulations.budget_show import show_accuracy, show_plan
 
 STEPS = 3
 """Measured steps of a setting, after one to warm up."""
+ACCURATE_TURNS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,18 +82,20 @@ def plan_here(e: Experiment, console: Console, accuracy: bool) -> Planned:
     def take(setting: Setting) -> Sample:
         return measure(step, setting, STEPS, model.device, weight_bytes)
 
-    longest = work.setting(shape.top_k, longest=True)
-    constants = calibrated(shape, [take(s) for s in settings_to_measure(longest, shape.top_k)])
-    smaller = forms_to_measure(shape)
-    constants = replace(
-        constants, seconds_per_offloaded_byte=offload_rate(machine),
-        seconds_per_restored={form: _restoring(model, form) for form in smaller},
-    )  # fmt: skip
+    longest, smaller = work.setting(shape.top_k, longest=True), forms_to_measure(shape)
+    known, others = settings_to_measure(longest, shape.top_k), []
     if accuracy:
         model.frozen.hold(dict.fromkeys(("full", *smaller), False))
         weight_bytes += sum(model.frozen.num_bytes(form) for form in smaller)
-        samples = [take(setting) for setting in held_out(longest, shape.top_k, smaller)]
-        show_accuracy(shape, constants, samples, console)
+        others = held_out(longest, shape.top_k, smaller)
+    turns, most = (ACCURATE_TURNS, math.inf) if accuracy else (TURNS, TURNS_SECONDS)
+    samples = measure_in_turns(take, [*known, *others], turns, most)
+    constants = replace(
+        calibrated(shape, samples[: len(known)]), seconds_per_offloaded_byte=offload_rate(machine),
+        seconds_per_restored={form: _restoring(model, form) for form in smaller},
+    )  # fmt: skip
+    if accuracy:
+        show_accuracy(shape, constants, samples[len(known) :], console)
     return _planned(e, machine, shape, work, constants, True)
 
 

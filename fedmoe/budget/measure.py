@@ -6,7 +6,7 @@ import ctypes
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -22,6 +22,9 @@ from fedmoe.models.held import Frozen, quantised
 Step = Callable[[Setting], Callable[[], object]]
 """Prepares training at a setting; the result makes one step, optimiser included."""
 LONGEST_SECONDS = 600.0
+TURNS = 3
+TURNS_SECONDS = 20.0
+"""After this long no further turn begins: where a step is slow, a few make a good sample."""
 STATUS = Path("/proc/self/status")
 
 
@@ -71,6 +74,29 @@ def measure(
         raise ModelError(f"a step with {setting} could not be measured: {answer}")
     peak, seconds, wall = answer
     return Sample(setting, int(peak), seconds, wall)
+
+
+def measure_in_turns(
+    take: Callable[[Setting], Sample], settings: Sequence[Setting], turns: int = TURNS,
+    seconds: float = TURNS_SECONDS,
+) -> list[Sample]:  # fmt: skip
+    """One sample per setting, the medians over turns in which `take` measures each of them once.
+
+    A machine changes its speed by the minute: in turns all settings see the same of it. A turn
+    begins while less than `seconds` are spent; the first always does.
+    """
+    started, found = time.monotonic(), [[take(setting) for setting in settings]]
+    while len(found) < turns and time.monotonic() - started < seconds:
+        found.append([take(setting) for setting in settings])
+    return [_middle(samples) for samples in zip(*found, strict=True)]
+
+
+def _middle(samples: Sequence[Sample]) -> Sample:
+    peaks, seconds, wall = (
+        [getattr(s, name) for s in samples] for name in ("peak_bytes", "seconds", "wall_seconds")
+    )
+    median = statistics.median
+    return Sample(samples[0].setting, round(median(peaks)), median(seconds), median(wall))
 
 
 def _in_child(step: Step, setting: Setting, repeats: int, pipe: Connection) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmoe.budget.calibrate import calibrated, settings_to_measure
-from fedmoe.budget.measure import Sample
+from fedmoe.budget.measure import Sample, measure_in_turns
 from fedmoe.budget.model import Constants, memory, step_flops, step_seconds
 from fedmoe.budget.plan import options, plan_for
 from fedmoe.budget.probe import Link, Machine
@@ -184,3 +184,20 @@ def test_memory_and_work_grow_with_everything_and_recomputing_trades_one_for_the
 
 def need_of(setting):
     return memory(SHAPE, setting, CONSTANTS).total
+
+
+def test_settings_are_measured_in_turns_and_the_medians_taken():
+    calls, settings = [], [Setting(1, 1, 8, 1), Setting(2, 1, 8, 1)]
+
+    def take(setting):
+        calls.append(setting.top_k)
+        turn = (len(calls) - 1) // 2
+        return Sample(setting, (30, 10, 20)[turn] * setting.top_k, (3.0, 9.0, 4.0)[turn], turn)
+
+    found = measure_in_turns(take, settings, turns=3)
+    assert calls == [1, 2, 1, 2, 1, 2]
+    assert [(s.setting, s.peak_bytes, s.seconds) for s in found] == [
+        (settings[0], 20, 4.0), (settings[1], 40, 4.0),
+    ]  # fmt: skip
+    calls.clear()
+    assert len(measure_in_turns(take, settings, turns=3, seconds=0.0)) == len(calls) == 2
