@@ -127,12 +127,12 @@ def _as_asked(prepared: Prepared) -> Prepared:
 def _check_strategy(experiment: Experiment) -> None:
     """Refuse settings that the strategy gives no meaning to."""
     strategy, faults = experiment.aggregation, []
-    if not strategy.averages and experiment.server_optimizer.name != "none":
+    if not strategy.steps and experiment.server_optimizer.name != "none":
         faults.append(
             Fault(
                 "server_optimizer.name",
-                f"{experiment.server_optimizer.name!r} needs a mean of changes, which "
-                f"aggregation.name {strategy.name!r} does not make; use 'none'",
+                f"{experiment.server_optimizer.name!r} has nothing to step by: the server of "
+                f"aggregation.name {strategy.name!r} changes nothing; use 'none'",
             )
         )
     if experiment.upload.error_feedback and not strategy.continues:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, cut, place
-from fedmoe.aggregation import NoOptimizer
+from fedmoe.aggregation import NoOptimizer, ServerOptimizer
 from fedmoe.aggregation.mean import again
+from fedmoe.aggregation.server_optimizer import Memory, Rule
 from fedmoe.errors import FedMoEError
 from fedmoe.seeds import numpy_rng
 from fedmoe.wire import Failure, Task, Update
@@ -32,14 +33,9 @@ class Aggregator(Protocol):
     ) -> Adapter: ...
     def beside(self, state: Layout) -> Layout | None: ...
     def aged(self, update: Update, staleness: int) -> Update: ...
-
-
-class Optimizer(Protocol):
-    """What the loop needs of a server optimiser."""
-
     def step(
-        self, old: Adapter, proposed: Adapter, memory: dict[str, Tensor]
-    ) -> tuple[Adapter, dict[str, Tensor]]: ...
+        self, rule: Rule, old: Adapter, proposed: Adapter, memory: Memory
+    ) -> tuple[Adapter, Memory]: ...
 
 
 NO_OPTIMIZER = NoOptimizer()
@@ -118,7 +114,7 @@ def plan_round(
 
 def finish_round(
     state: ServerState, strategy: Aggregator, updates: Iterable[Update],
-    optimizer: Optimizer = NO_OPTIMIZER, num_clients: int = 0,
+    optimizer: ServerOptimizer = NO_OPTIMIZER, num_clients: int = 0,
 ) -> ServerState:  # fmt: skip
     """The state after the updates of one round; they are taken one at a time.
 
@@ -129,7 +125,9 @@ def finish_round(
     if not (held := list(islice(stream, 1))):
         return replace(state, round=state.round + 1)
     proposed = strategy.combine(state.adapter, again(held, stream), num_clients)
-    adapter, memory = optimizer.step(state.adapter, proposed, state.memory)
+    adapter, memory = proposed, state.memory
+    if not isinstance(optimizer, NoOptimizer):
+        adapter, memory = strategy.step(optimizer, state.adapter, proposed, state.memory)
     if (kept := strategy.beside(proposed.layout)) is not None:
         place(cut(proposed, kept), adapter)
     return ServerState(state.round + 1, adapter, rescalers.mean(), memory)
@@ -138,7 +136,7 @@ def finish_round(
 def run_rounds(
     state: ServerState, members: Sequence[Member], strategy: Aggregator, transport: Transport,
     observers: Sequence[Observer], *, num_rounds: int, clients_per_round: int, seed: int,
-    optimizer: Optimizer = NO_OPTIMIZER, send: Send = whole_state, plan: Plan | None = None,
+    optimizer: ServerOptimizer = NO_OPTIMIZER, send: Send = whole_state, plan: Plan | None = None,
     quorum: float = 0.0,
 ) -> ServerState:  # fmt: skip
     """Run the rounds that are left and return the last state.

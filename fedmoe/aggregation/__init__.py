@@ -10,7 +10,8 @@ One strategy a file, its paper's formula in the docstring; in reading order:
 - `products`: means of BA, on the best low-rank factors of a sum (`factored`), never forming it;
   `flexlora`, `lora_fair`, and with a `merged` part `flora`, `florist`, `fedex_lora`
 - `anchors`: no training, each alone, all data in one place, all at full budget
-- `server_optimizer`: momentum, Adagrad, Adam and Yogi on the change that a strategy proposes
+- `server_optimizer`: momentum, Adagrad, Adam and Yogi on the change that a strategy proposes;
+  `product_optimizer`: the same where a state means products
 
 To add one: a file with a `@section` that derives from `Strategy` or `Mean` and overrides the hooks
 in which it differs, and its name in the union. It then is a choice in YAML, and is held to the

@@ -21,7 +21,7 @@ class ZeroRound(Strategy):
 
     name: Literal["zero_round"] = "zero_round"
     trains: ClassVar[bool] = False
-    averages: ClassVar[bool] = False
+    steps: ClassVar[bool] = False
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
         return adapter
@@ -36,7 +36,7 @@ class LocalOnly(Strategy):
 
     name: Literal["local_only"] = "local_only"
     personal: ClassVar[bool] = True
-    averages: ClassVar[bool] = False
+    steps: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = True
     rescalings: ClassVar[tuple[str, ...]] = ("none", "static")
 

@@ -30,7 +30,6 @@ class FedExLoRA(Merged):
 
     name: Literal["fedex_lora"] = "fedex_lora"
     exact: ClassVar[bool] = True
-    averages: ClassVar[bool] = False
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
         clients = trained(updates, lambda layout: self.start(adapter, layout), self.size)

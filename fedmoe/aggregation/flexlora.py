@@ -9,7 +9,9 @@ import torch
 
 from fedmoe.adapter import Adapter, resized
 from fedmoe.aggregation.mean import Mean
+from fedmoe.aggregation.product_optimizer import step_products
 from fedmoe.aggregation.products import mean_of, nearest, others, pairs, reached, trained
+from fedmoe.aggregation.server_optimizer import Memory, Rule
 from fedmoe.section import section
 from fedmoe.wire import Update
 
@@ -31,7 +33,6 @@ class FlexLoRA(Mean):
     name: Literal["flexlora"] = "flexlora"
     exact: ClassVar[bool] = True
     mixed_ranks: ClassVar[bool] = True
-    averages: ClassVar[bool] = False
     continues: ClassVar[bool] = False
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
@@ -48,3 +49,9 @@ class FlexLoRA(Mean):
         for entry in others(adapter.layout):
             views[entry.name].copy_(mean_of(clients, entry.name))
         return made
+
+    def step(
+        self, rule: Rule, old: Adapter, proposed: Adapter, memory: Memory
+    ) -> tuple[Adapter, Memory]:
+        """On products."""
+        return step_products(rule, old, proposed, memory, free=old.layout.rank)

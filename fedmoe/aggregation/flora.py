@@ -41,7 +41,6 @@ class FLoRA(Merged):
     name: Literal["flora"] = "flora"
     exact: ClassVar[bool] = True
     mixed_ranks: ClassVar[bool] = True
-    averages: ClassVar[bool] = False
     continues: ClassVar[bool] = False
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:

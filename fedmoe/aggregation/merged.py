@@ -14,7 +14,9 @@ from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, components, place
 from fedmoe.aggregation.mean import Mean
+from fedmoe.aggregation.product_optimizer import step_products
 from fedmoe.aggregation.products import Pair
+from fedmoe.aggregation.server_optimizer import Memory, Rule
 from fedmoe.aggregation.strategy import Layouts
 from fedmoe.section import section
 
@@ -59,6 +61,12 @@ class Merged(Mean):
         for entry, view in layout.views(made.flat):
             view.copy_(components(entry, there[entry.name], self.merged_rank, layout.rank))
         return made
+
+    def step(
+        self, rule: Rule, old: Adapter, proposed: Adapter, memory: Memory
+    ) -> tuple[Adapter, Memory]:
+        """On the products of both parts; the merged part takes the step."""
+        return step_products(rule, old, proposed, memory, free=self.merged_rank)
 
     def parts(self, views: dict[str, Tensor], pair: Pair) -> tuple[Tensor, Tensor]:
         """The merged components of both factors, as views of `A` and `B`."""

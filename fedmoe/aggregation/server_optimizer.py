@@ -9,14 +9,14 @@ and $v_t$ is $v_{t-1} + \Delta_t^2$ (Adagrad), $\beta_2 v_{t-1} + (1 - \beta_2) 
 or $v_{t-1} - (1 - \beta_2) \Delta_t^2 \, \mathrm{sign}(v_{t-1} - \Delta_t^2)$ (Yogi).
 
 Source: Reddi et al. 2020, arXiv:2003.00295, Algorithm 2; momentum: Hsu et al. 2019,
-arXiv:1909.06335, $v_t = \beta v_{t-1} + \Delta_t$, $x_{t+1} = x_t + \eta v_t$. Where we differ: a
+arXiv:1909.06335, $m_t = \beta m_{t-1} + \Delta_t$, $x_{t+1} = x_t + \eta m_t$. Where we differ: a
 value that the round did not change (of an expert that nobody used) stays bit-identical, and so does
-its memory; sums run in float64.
+its memory; sums run in float64. Strategies that combine products BA take the same rules on
+products, in `product_optimizer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -39,10 +39,6 @@ class NoOptimizer:
 
     name: Literal["none"] = "none"
 
-    def step(self, old: Adapter, proposed: Adapter, memory: Memory) -> tuple[Adapter, Memory]:
-        """The next global adapter and memory."""
-        return proposed, memory
-
 
 @section
 class Momentum:
@@ -52,94 +48,105 @@ class Momentum:
     learning_rate: Rate = 1.0
     beta: Decay = 0.9
 
-    def step(self, old: Adapter, proposed: Adapter, memory: Memory) -> tuple[Adapter, Memory]:
-        """The next global adapter and memory."""
-        delta = _delta(old, proposed)
-        v = self.beta * memory.get("v", torch.zeros_like(delta)) + delta
-        return _moved(old, delta, self.learning_rate * v, memory, {"v": v})
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Of the old m and of the change in the new m."""
+        return self.beta, 1.0
+
+    @property
+    def first_v(self) -> float:
+        """v before round 1; there is none here."""
+        return 0.0
+
+    def second(self, v: Tensor, squared: Tensor) -> Tensor:
+        """The new v, of the old one and the squared change."""
+        return v
+
+    def rate(self, v: Tensor) -> Tensor:
+        """What m is multiplied with."""
+        return torch.full_like(v, self.learning_rate)
 
 
 @section
-class Adagrad:
+class Adaptive:
+    """What the rules share that divide by the size of recent changes."""
+
+    learning_rate: Rate = 0.01
+    beta1: Decay = 0.9
+    tau: Rate = 1e-3
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Of the old m and of the change in the new m."""
+        return self.beta1, 1 - self.beta1
+
+    @property
+    def first_v(self) -> float:
+        """v before round 1."""
+        return self.tau**2
+
+    def rate(self, v: Tensor) -> Tensor:
+        """What m is multiplied with."""
+        return self.learning_rate / (v.sqrt() + self.tau)
+
+
+@section
+class Adagrad(Adaptive):
     """FedAdagrad: steps shrink where changes have been large."""
 
     name: Literal["adagrad"] = "adagrad"
-    learning_rate: Rate = 0.01
     beta1: Decay = 0.0
-    tau: Rate = 1e-3
 
-    def step(self, old: Adapter, proposed: Adapter, memory: Memory) -> tuple[Adapter, Memory]:
-        """The next global adapter and memory."""
-        return _adaptive(self, old, proposed, memory, lambda v, squared: v + squared)
+    def second(self, v: Tensor, squared: Tensor) -> Tensor:
+        """The new v, of the old one and the squared change."""
+        return v + squared
 
 
 @section
-class Adam:
+class Adam(Adaptive):
     """FedAdam: each value's step is normalised by its recent changes."""
 
     name: Literal["adam"] = "adam"
-    learning_rate: Rate = 0.01
-    beta1: Decay = 0.9
     beta2: Decay = 0.99
-    tau: Rate = 1e-3
 
-    def step(self, old: Adapter, proposed: Adapter, memory: Memory) -> tuple[Adapter, Memory]:
-        """The next global adapter and memory."""
-        return _adaptive(
-            self,
-            old,
-            proposed,
-            memory,
-            lambda v, squared: self.beta2 * v + (1 - self.beta2) * squared,
-        )
+    def second(self, v: Tensor, squared: Tensor) -> Tensor:
+        """The new v, of the old one and the squared change."""
+        return self.beta2 * v + (1 - self.beta2) * squared
 
 
 @section
-class Yogi:
+class Yogi(Adaptive):
     """FedYogi: as FedAdam, but the normaliser moves by steps of bounded size."""
 
     name: Literal["yogi"] = "yogi"
-    learning_rate: Rate = 0.01
-    beta1: Decay = 0.9
     beta2: Decay = 0.99
-    tau: Rate = 1e-3
 
-    def step(self, old: Adapter, proposed: Adapter, memory: Memory) -> tuple[Adapter, Memory]:
-        """The next global adapter and memory."""
-        return _adaptive(
-            self, old, proposed, memory,
-            lambda v, squared: v - (1 - self.beta2) * squared * torch.sign(v - squared),
-        )  # fmt: skip
+    def second(self, v: Tensor, squared: Tensor) -> Tensor:
+        """The new v, of the old one and the squared change."""
+        return v - (1 - self.beta2) * squared * torch.sign(v - squared)
 
 
+Rule = Momentum | Adagrad | Adam | Yogi
 ServerOptimizer = Annotated[
     NoOptimizer | Momentum | Adagrad | Adam | Yogi, Field(discriminator="name")
 ]
 
 
-def _delta(old: Adapter, proposed: Adapter) -> Tensor:
-    return proposed.flat.double() - old.flat.double()
-
-
-def _adaptive(
-    rule: Adagrad | Adam | Yogi, old: Adapter, proposed: Adapter, memory: Memory,
-    second: Callable[[Tensor, Tensor], Tensor],
-) -> tuple[Adapter, Memory]:  # fmt: skip
-    """One step of a rule; `second` makes the new v of the old one and the squared change."""
-    delta = _delta(old, proposed)
-    before = memory or {"m": torch.zeros_like(delta), "v": torch.full_like(delta, rule.tau**2)}
-    m = rule.beta1 * before["m"] + (1 - rule.beta1) * delta
-    v = second(before["v"], delta.square())
-    change = rule.learning_rate * m / (v.sqrt() + rule.tau)
-    return _moved(old, delta, change, before, {"m": m, "v": v})
-
-
-def _moved(
-    old: Adapter, delta: Tensor, change: Tensor, before: Memory, after: Memory
+def step_values(
+    rule: Rule, old: Adapter, proposed: Adapter, memory: Memory
 ) -> tuple[Adapter, Memory]:
-    """Apply `change` and the new memory where the round changed anything."""
+    """The next global adapter and memory, value by value."""
+    delta = proposed.flat.double() - old.flat.double()
+    before = memory or first_memory(rule, delta)
+    keep, take = rule.weights
+    m = keep * before["m"] + take * delta
+    v = rule.second(before["v"], delta.square())
     touched = delta != 0
-    flat = torch.where(touched, (old.flat.double() + change).float(), old.flat)
-    none = torch.zeros_like(delta)
-    kept = {name: torch.where(touched, new, before.get(name, none)) for name, new in after.items()}
+    flat = torch.where(touched, (old.flat.double() + rule.rate(v) * m).float(), old.flat)
+    kept = {name: torch.where(touched, new, before[name]) for name, new in (("m", m), ("v", v))}
     return Adapter(old.layout, flat), kept
+
+
+def first_memory(rule: Rule, like: Tensor) -> Memory:
+    """The memory before round 1, of as many values as `like` has."""
+    return {"m": torch.zeros_like(like), "v": torch.full_like(like, rule.first_v)}

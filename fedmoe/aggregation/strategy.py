@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, cut, place, resized
+from fedmoe.aggregation.server_optimizer import Memory, Rule, step_values
 from fedmoe.wire import Task, Update
 
 
@@ -85,8 +86,8 @@ class Strategy:
     exact: ClassVar[bool] = False
     """Whether the state's product is the weighted mean of the clients' products BA, as long as the
     ranks that it is kept at suffice."""
-    averages: ClassVar[bool] = True
-    """Whether the new state differs from the old by a mean of changes, as server optimisers ask."""
+    steps: ClassVar[bool] = True
+    """Whether there is a global change that a server optimiser could step by."""
     continues: ClassVar[bool] = True
     """Whether what a client sends means the same in the next round: else what an upload left out
     could not be added there."""
@@ -118,6 +119,12 @@ class Strategy:
     def beside(self, state: Layout) -> Layout | None:
         """The part of the state that is no average, which server optimisers leave alone."""
         return None
+
+    def step(
+        self, rule: Rule, old: Adapter, proposed: Adapter, memory: Memory
+    ) -> tuple[Adapter, Memory]:
+        """The state that a server optimiser makes of a proposed one, and its memory."""
+        return step_values(rule, old, proposed, memory)
 
     def local(
         self, task: Task, layouts: Layouts, initial: Adapter, own: Adapter | None = None

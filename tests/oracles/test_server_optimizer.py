@@ -10,10 +10,17 @@ from hypothesis import strategies as st
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import ServerOptimizer
-from fedmoe.aggregation.server_optimizer import Adagrad, Adam, Momentum, NoOptimizer, Yogi
+from fedmoe.aggregation.server_optimizer import (
+    Adagrad,
+    Adam,
+    Momentum,
+    NoOptimizer,
+    Yogi,
+    step_values,
+)
 
 LAYOUT = Layout.of([("a.A", (3, 4), 0)], 1, 3, 1, 1.0)
-MEMBERS = get_args(get_args(ServerOptimizer)[0])
+MEMBERS = [m for m in get_args(get_args(ServerOptimizer)[0]) if m is not NoOptimizer]
 
 
 def adapter(values):
@@ -56,7 +63,7 @@ def test_many_rounds_match_one_value_at_a_time(rule, rounds):
     for deltas in rounds:
         proposed = Adapter(LAYOUT, x.flat + torch.tensor(deltas))
         true = [(proposed.flat.double() - x.flat.double()).tolist()]
-        x, memory = rule.step(x, proposed, memory)
+        x, memory = step_values(rule, x, proposed, memory)
         assert true[0] == pytest.approx(deltas, abs=1e-6)
     for i in range(12):
         wanted = slow(rule, 1.0, [deltas[i] for deltas in rounds])
@@ -66,10 +73,10 @@ def test_many_rounds_match_one_value_at_a_time(rule, rounds):
 @pytest.mark.parametrize("member", MEMBERS)
 def test_what_a_round_did_not_change_keeps_its_bits_and_its_memory(member):
     rule, start = member(), adapter([-0.0, 1.0, 2.0, 3.0] * 3)
-    moved, memory = rule.step(start, adapter([v + 1 for v in start.flat.tolist()]), {})
+    moved, memory = step_values(rule, start, adapter([v + 1 for v in start.flat.tolist()]), {})
     proposed = moved.flat.clone()
     proposed[4:8] += 0.5
-    again, after = rule.step(moved, Adapter(LAYOUT, proposed), memory)
+    again, after = step_values(rule, moved, Adapter(LAYOUT, proposed), memory)
     still = [i for i in range(12) if not 4 <= i < 8]
     assert torch.equal(again.flat[still].view(torch.int32), moved.flat[still].view(torch.int32))
     assert again.flat[4:8].ne(moved.flat[4:8]).all()
@@ -77,10 +84,10 @@ def test_what_a_round_did_not_change_keeps_its_bits_and_its_memory(member):
         assert torch.equal(after[name][still], kept[still])
 
 
-@pytest.mark.parametrize("rule", [NoOptimizer(), Momentum(beta=0.0)])
-def test_without_memory_it_is_the_strategy_itself(rule):
+def test_without_memory_it_is_the_strategy_itself():
+    rule = Momentum(beta=0.0)
     start, proposed = adapter([0.5] * 12), adapter([0.75, -1.0, 0.5] * 4)
-    assert torch.equal(rule.step(start, proposed, {})[0].flat, proposed.flat)
+    assert torch.equal(step_values(rule, start, proposed, {})[0].flat, proposed.flat)
 
 
 def test_momentum_goes_on_in_the_same_direction():
@@ -88,6 +95,6 @@ def test_momentum_goes_on_in_the_same_direction():
     steps = []
     for _ in range(3):
         before = x
-        x, memory = Momentum(beta=0.5).step(x, Adapter(LAYOUT, x.flat + 1), memory)
+        x, memory = step_values(Momentum(beta=0.5), x, Adapter(LAYOUT, x.flat + 1), memory)
         steps.append((x.flat - before.flat)[0].item())
     assert steps == [1.0, 1.5, 1.75]

@@ -159,7 +159,7 @@ def test_a_strategy_that_cannot_combine_unlike_ranks_says_which_can(experiment_f
 
 
 REFUSED = {
-    "flora": ("server_optimizer.name=adam", "needs a mean of changes"),
+    "zero_round": ("server_optimizer.name=adam", "has nothing to step by"),
     "flexlora": ("upload.name=int4", "means something else in the next round"),
     "rolora": ("upload.name=int4", "means something else in the next round"),
     "full_budget": ("rescaling={name: static}", "'static' has no meaning"),
