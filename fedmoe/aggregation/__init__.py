@@ -55,8 +55,13 @@ _MEMBERS = get_args(Strategies)
 STRATEGIES: tuple[type[Strategy], ...] = _MEMBERS
 MIXED_RANKS = tuple(s.name for s in _MEMBERS if s.mixed_ranks)
 """The strategies that can combine clients of unlike ranks."""
+ANCHORS = tuple(
+    s.name for s in _MEMBERS if not s.trains or s.personal or s.pooled or s.full_budget
+)
+"""What strategies are measured against: none of them federates clients within their budgets."""
 
 __all__ = [
+    "ANCHORS",
     "MIXED_RANKS",
     "STRATEGIES",
     "Aggregation",
