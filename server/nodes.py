@@ -37,6 +37,10 @@ class Nodes:
         self.fresh: set[int] = set()
         """Nodes whose first answer is still awaited."""
         self.present: list[int] = []
+        self.activated: dict[int, str] = {}
+        """When each node was last taken in by the SuperLink."""
+        self.back: set[int] = set()
+        """Nodes that were started again since, and may have forgotten their task."""
         self.looked = 0.0
         """When it was last asked who is here."""
 
@@ -67,7 +71,7 @@ class Nodes:
             if item.late_seconds is not None:
                 self._late(item, item.late_seconds)
             elif item.letter.client is None:
-                self._learn(item)
+                answers += self._learn(item)
             else:
                 self._note(item)
                 answers.append(item)
@@ -120,7 +124,10 @@ class Nodes:
 
         One that has left must say anew who it is when it is back.
         """
-        self.present = sorted(self.grid.get_node_ids())
+        activated = {node.node_id: node.last_activated_at for node in self.grid.get_nodes()}
+        self.back |= {n for n, when in activated.items() if self.activated.get(n, when) != when}
+        self.activated |= activated
+        self.present = sorted(activated)
         stay = {*self.present, *(letter.node for letter in self.post.out.values())}
         self.known = {node: about for node, about in self.known.items() if node in stay}
         self.refused = {node: why for node, why in self.refused.items() if node in stay}
@@ -131,18 +138,21 @@ class Nodes:
         asked = {letter.node for letter in self.post.out.values() if letter.client is None}
         for node in self.present:
             new = not (node in self.known or node in self.refused or node in self.busy)
-            if (new or node in self.busy) and node not in asked:
+            if (new or node in self.busy or node in self.back) and node not in asked:
                 self.fresh |= {node} if new else set()
                 content = hello_content(self.expected.code)
                 seconds = self.settings.node_seconds
                 self.post.send(node, MessageType.QUERY, content, QUESTION, seconds)
 
-    def _learn(self, item: Arrived) -> None:
+    def _learn(self, item: Arrived) -> list[Arrived]:
+        """What a node says of itself; the result are tasks that it has thereby shown to be lost."""
         node, answer = item.letter.node, item.answer
         self.fresh.discard(node)
         if isinstance(answer, Lost) and answer.code in ("late", "gone", "crashed"):
             self._note(item)  # it is asked again
-            return
+            return []
+        self.back.discard(node)
+        lost = self.post.forgotten(item.letter)
         was_known, was_busy = node in self.known, self.busy.pop(node, None)
         try:
             if isinstance(answer, Lost):
@@ -152,13 +162,14 @@ class Nodes:
             self.known.pop(node, None)
             self.refused[node] = str(error)
             log(WARNING, "node %d gets no tasks: %s", node, error)
-            return
+            return lost
         if was_busy:
             log(INFO, "%s is idle again; it had let go by: %s", self.label(node), was_busy)
         if not was_known:
             log(INFO, "node %d is ready: %s, %s", node, about.name or "without a name", about)
             if clash := self._clash(node):
                 log(WARNING, "node %d gets no tasks for now: %s", node, clash)
+        return lost
 
     def _note(self, item: Arrived) -> None:
         """Keep what an open letter tells of its node: that it is busy, has left, or is idle."""

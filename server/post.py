@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass
+from itertools import count
 from logging import WARNING
 from typing import Literal, Protocol
 
@@ -23,6 +24,8 @@ from server.messages import check_nonce, plain, request_config
 
 PAUSE_SECONDS = 0.1
 """Between two looks for replies."""
+EARLY_SECONDS = 1.0
+"""By which a message's time may seem to be over too early."""
 EXPIRED = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
 """Flower's words for a message whose time was over."""
 
@@ -52,6 +55,8 @@ class Letter:
     seconds: float
     end: float
     """When it is given up, by the clock."""
+    number: int = 0
+    """In the order in which letters are sent."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class Post:
         self.late: dict[str, Letter] = {}
         self.answered: dict[str, Letter] = {}
         self.unsent: list[Letter] = []
+        self.numbers = count(1)
 
     def send(
         self, node: int, kind: str, content: RecordDict, about: str, seconds: float,
@@ -94,7 +100,8 @@ class Post:
         nonce = secrets.token_hex(16)
         request_config(content)["nonce"] = nonce
         message = Message(content, node, kind, ttl=seconds)
-        letter = Letter(node, nonce, client, about, seconds, self.clock.monotonic() + seconds)
+        end = self.clock.monotonic() + seconds
+        letter = Letter(node, nonce, client, about, seconds, end, next(self.numbers))
         # flwr 1.41: a message that is not accepted has the id None, or is left out of the list.
         ids = [number for number in self.grid.push_messages([message]) if number]
         if ids:
@@ -114,6 +121,21 @@ class Post:
         if not found:
             self.clock.sleep(PAUSE_SECONDS)
         return found
+
+    def forgotten(self, question: Letter) -> list[Arrived]:
+        """Open tasks that a node has forgotten: it has answered what was sent to it after them.
+
+        A SuperNode takes one message at a time, in the order in which they were sent.
+        """
+        over = {
+            number: letter for number, letter in self.out.items()
+            if letter.node == question.node and letter.client is not None
+            and letter.number < question.number
+        }  # fmt: skip
+        for number in over:
+            self.late[number] = self.out.pop(number)
+        lost = Lost("its node was started again, and has forgotten it", "gone")
+        return [Arrived(letter, lost) for letter in over.values()]
 
     def _given_up(self) -> list[Arrived]:
         now = self.clock.monotonic()
@@ -143,13 +165,16 @@ class Post:
             log(WARNING, "dropped %s, from node %d", what, reply.metadata.src_node_id)
             return None
         self.answered[number] = letter
-        return Arrived(letter, _answer(reply, letter), late)
+        return Arrived(letter, _answer(reply, letter, self.clock.monotonic()), late)
 
 
-def _answer(reply: Message, letter: Letter) -> RecordDict | Lost:
+def _answer(reply: Message, letter: Letter, now: float) -> RecordDict | Lost:
     if reply.has_error():
         code, reason = reply.error.code, plain(reply.error.reason or "no reason given")
         said = f"{reason} (Flower error {code})"
+        if code in EXPIRED and now < letter.end - EARLY_SECONDS:
+            # Its upload was cut short: Flower knows of the reply, and does not have it.
+            return Lost(f"the reply was lost on its way: {said}", "crashed")
         if code in EXPIRED:
             return Lost(f"no answer in time: {said}", "late")
         return Lost(said, CODES.get(code, "failed"))

@@ -4,6 +4,7 @@ import json
 import math
 
 from flwr.app import ConfigRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
 
 from clients.app import app
@@ -51,12 +52,21 @@ class FakeGrid:
     ):  # fmt: skip
         self.configs = {100 + number: config for number, config in enumerate(configs)}
         self.known, self.spoil, self.seconds = known or {}, spoil, seconds
-        self.forgets, self.clock = forgets, FakeClock()
+        self.forgets, self.clock, self.activated = forgets, FakeClock(), {}
         self.open, self.sent, self.done_at, self.ends, self.idle_at = {}, [], {}, {}, {}
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SERVER, 1
 
-    def get_node_ids(self):
-        return list(self.configs)
+    def get_nodes(self):
+        return [
+            NodeInfo(node_id=node, last_activated_at=self.activated.get(node, ""))
+            for node in self.configs
+        ]
+
+    def restart(self, node):
+        """The node was killed and is back before anyone looked: it forgets what it was given."""
+        for name in [n for n, m in self.open.items() if m.metadata.dst_node_id == node]:
+            del self.open[name]
+        self.idle_at[node], self.activated[node] = self.clock.now, str(self.clock.now)
 
     def push_messages(self, messages):
         for message in messages:

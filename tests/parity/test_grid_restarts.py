@@ -1,0 +1,70 @@
+"""Nodes that are killed and back before the server looks, and uploads that are cut short."""
+
+import pytest
+from fake_grid import FakeGrid, client_of
+from flwr.app import Error
+
+from fedmoe.rounds import plan_round
+from fedmoe.wire import Failure
+from server.settings import Settings
+from server.transport import GridTransport
+
+pytestmark = pytest.mark.usefixtures("quick_digest")
+
+
+@pytest.fixture(scope="module")
+def tasks(prepared):
+    """The first round's, all four clients'."""
+    return plan_round(prepared.first_state(), prepared.members, 4, prepared.experiment.seed)
+
+
+def over(grid, prepared, **settings):
+    return GridTransport(grid, prepared, Settings(**settings), grid.clock)
+
+
+def codes(answers):
+    return [answer.code if isinstance(answer, Failure) else "ok" for answer in answers]
+
+
+def takes(request):
+    return 1.0 if client_of(request) is None else 50.0
+
+
+def test_a_node_that_is_back_at_once_does_its_task_again(prepared, known, tasks):
+    """Flower says nothing of it: the task is gone, and was waited for until its time was over."""
+    grid = FakeGrid({}, known=known, seconds=takes)
+    grid.clock.at(7.0, lambda: grid.restart(100))
+    assert codes(over(grid, prepared)(tasks)) == ["ok"] * 4
+    assert grid.clients_of(0) == [None, 0, None, 0, 1, 2, 3]
+    assert grid.clock.now == pytest.approx(209.0, abs=5.0)
+
+
+def test_a_task_that_had_not_been_delivered_is_not_done_twice(prepared, known, tasks):
+    grid = FakeGrid({}, known=known, seconds=takes)
+    grid.clock.at(7.0, lambda: grid.activated.update({100: "later"}))
+    assert codes(over(grid, prepared)(tasks)) == ["ok"] * 4
+    assert grid.clients_of(0) == [None, 0, None, 1, 2, 3]
+
+
+def test_a_node_may_die_again_and_again(prepared, known, tasks):
+    grid = FakeGrid({}, {}, known=known, seconds=takes)
+    for seconds in (7.0, 20.0, 60.0, 61.0):
+        grid.clock.at(seconds, lambda: grid.restart(100))
+    assert codes(over(grid, prepared, node_seconds=30.0)(tasks)) == ["ok"] * 4
+
+
+@pytest.mark.parametrize(("times", "code"), [(1, "ok"), (2, "ok"), (3, "failed")])
+def test_an_upload_that_was_cut_short_is_made_again(prepared, known, tasks, times, code):
+    """Flower has heard of the reply and does not have all of it."""
+    cut = []
+
+    def spoil(request, reply):
+        if client_of(request) != 1 or len(cut) == times:
+            return reply
+        cut.append(request)
+        return Error(3, "Reply message objects are unavailable")
+
+    grid = FakeGrid({}, known=known, seconds=takes, spoil=spoil)
+    answers = list(over(grid, prepared)(tasks))
+    assert codes(answers) == ["ok", code, "ok", "ok"]
+    assert len(cut) == times
