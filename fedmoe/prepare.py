@@ -124,6 +124,19 @@ def _as_asked(prepared: Prepared) -> Prepared:
     )  # fmt: skip
 
 
+def check_settings(experiment: Experiment, full_top_k: int) -> None:
+    """Refuse what would be refused when a run begins, without its model and data.
+
+    Raises:
+        ConfigError: with the faults of one section.
+    """
+    _check_strategy(experiment)
+    if not isinstance(experiment.budget, Auto):
+        if faults := experiment.budget.over(full_top_k):
+            raise ConfigError("budget", faults)
+        _ranks(experiment, experiment.budget.resolved(full_top_k))
+
+
 def _check_strategy(experiment: Experiment) -> None:
     """Refuse settings that the strategy gives no meaning to."""
     strategy, faults = experiment.aggregation, []

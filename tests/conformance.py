@@ -115,11 +115,13 @@ def second_state(strategy, round=1):
     return strategy.combine(state, clients(strategy, state, seed=77)[0], 5) if round else state
 
 
-def clients(strategy, state, seed, round=1, used=(ALL, ALL, ALL), examples=(1, 3, 6)):
+def clients(
+    strategy, state, seed, round=1, used=(ALL, ALL, ALL), examples=(1, 3, 6), ranks=(RANK,) * 3
+):
     """A round's updates, and each client's dense change after training."""
     updates, ends = [], []
     for number, (experts, size) in enumerate(zip(used, examples, strict=True)):
-        task, local = start_of(strategy, state, round, client=number)
+        task, local = start_of(strategy, state, round, client=number, rank=ranks[number])
         after = trained_by(local, seed + number, experts)
         updates.append(update_of(task, local, after, experts, size))
         ends.append(dense(after_of(local, after)))
@@ -127,11 +129,15 @@ def clients(strategy, state, seed, round=1, used=(ALL, ALL, ALL), examples=(1, 3
 
 
 def check_exact(strategy):
-    """The state's product is the mean of the clients' products, weighted by their examples."""
-    for round in (1, 2):
+    """The state's product is the mean of the clients' products, weighted by their examples.
+
+    Whatever their ranks, where those may differ.
+    """
+    mixed = [(2, RANK, RANK), (RANK, 2, 3)] if strategy.mixed_ranks else []
+    for round, ranks in [(1, (RANK,) * 3), (2, (RANK,) * 3), *((1, ranks) for ranks in mixed)]:
         state = second_state(strategy)
         used = (ALL, ((0,), (1, 2)), ((1,), (0, 1)))
-        updates, ends = clients(strategy, state, 10, round, used)
+        updates, ends = clients(strategy, state, 10, round, used, ranks=ranks)
         new = strategy.combine(state, updates, 3)
         wanted = {
             name: sum(n * end[name] for n, end in zip((1, 3, 6), ends, strict=True)) / 10

@@ -55,9 +55,7 @@ _MEMBERS = get_args(Strategies)
 STRATEGIES: tuple[type[Strategy], ...] = _MEMBERS
 MIXED_RANKS = tuple(s.name for s in _MEMBERS if s.mixed_ranks)
 """The strategies that can combine clients of unlike ranks."""
-ANCHORS = tuple(
-    s.name for s in _MEMBERS if not s.trains or s.personal or s.pooled or s.full_budget
-)
+ANCHORS = tuple(s.name for s in _MEMBERS if not s.steps or s.pooled or s.full_budget)
 """What strategies are measured against: none of them federates clients within their budgets."""
 
 __all__ = [

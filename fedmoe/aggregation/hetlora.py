@@ -11,16 +11,15 @@ from pydantic import Field
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, components, cut, resized
-from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.products import pairs
-from fedmoe.aggregation.strategy import Layouts, Local
+from fedmoe.aggregation.strategy import Layouts, Local, Strategy
 from fedmoe.aggregation.streaming import Weights, weighted_mean
 from fedmoe.section import section
 from fedmoe.wire import Task, Update
 
 
 @section
-class HetLoRA(Mean):
+class HetLoRA(Strategy):
     r"""Cut to the client's rank, pad with zeros, weigh by the size of the client's product.
 
     $$\gamma_c = \| s_c B_c A_c \|_F = s_c \sqrt{\mathrm{tr}(A_c^T B_c^T B_c A_c)}, \qquad
@@ -29,7 +28,8 @@ class HetLoRA(Mean):
     over all weights of a client together. Locally the tail, from component `decay * r` on, is
     pulled to zero by $\lambda \|B_{tail}\| \|A_{tail}\|$; a client whose tail shrank in a round
     drops it for good. Of an expert, only the clients that used it are averaged. What low-rank
-    clients lack counts as zero: the components of high rank are diluted, as in the source.
+    clients lack counts as zero: the components of high rank are diluted, as in the source. There is
+    no choice of a `weighting`: the norm is the weight.
 
     Source: Cho et al. 2024 (arXiv:2401.06432, sec. 3.2). Its constants are not known to us: the
     defaults are our choice.

@@ -67,15 +67,9 @@ class Levels:
         """
         tiers = self.resolved(full_top_k)
         assigned: dict[int, str] = {}
-        faults = []
+        faults = self.over(full_top_k)
         for name, tier in tiers.items():
             path = f"budget.tiers.{name}"
-            if tier.top_k > full_top_k:
-                faults.append(
-                    Fault(
-                        f"{path}.top_k", f"{tier.top_k} is over the model's top_k of {full_top_k}"
-                    )
-                )
             for client in tier.clients:
                 if client in assigned:
                     faults.append(
@@ -106,6 +100,15 @@ class Levels:
             for i in order[part]:
                 assigned[rest[i]] = name
         return tuple(assigned[c] for c in range(num_clients))
+
+    def over(self, full_top_k: int) -> list[Fault]:
+        """What asks for more experts than the model's K."""
+        said = f"is over the model's top_k of {full_top_k}"
+        return [
+            Fault(f"budget.tiers.{name}.top_k", f"{tier.top_k} {said}")
+            for name, tier in self.tiers.items()
+            if tier.top_k > full_top_k
+        ]
 
     def resolved(self, full_top_k: int) -> dict[str, Tier]:
         """The tiers, or the one tier of full budget where the YAML names none."""

@@ -6,11 +6,16 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.load import load
 from fedmoe.errors import ConfigError, Fault
+from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.build import ModelSettings
+from fedmoe.models.meta import meta_model
+from fedmoe.prepare import check_settings
 from fedmoe.report.comparison.files import slug
 from simulations.compare.config import Comparison, Overrides
 
@@ -124,10 +129,18 @@ def _experiment(
     path = config.parent / comparison.experiment
     fixed = [f"seed={seed}", f"name={name}", f"simulation.folder={json.dumps(str(folder))}"]
     try:
-        return load_experiment(path, [*layers, *fixed])
+        made = load_experiment(path, [*layers, *fixed])
+        check_settings(made, _full_top_k(made.model))
+        return made
     except ConfigError as error:
         faults = [Fault(f"{where}: {f.path}", f.message) for f in error.faults]
         raise ConfigError(str(path), faults) from None
+
+
+@cache
+def _full_top_k(model: ModelSettings) -> int:
+    """The K of a model, from its config alone."""
+    return meta_model(model, AdapterSettings()).full_top_k
 
 
 def _check_paired(comparison: Comparison, config: Path, runs: Sequence[Planned]) -> None:

@@ -23,12 +23,13 @@ def read_trial(run: Planned, folder: Path) -> Trial:
 def choose(trials: Sequence[Trial]) -> list[Trial]:
     """The trials with the best of each variant marked.
 
-    The highest score; of equal ones the lower loss, then the earlier trial.
+    The lowest validation loss; of equal ones the higher score, then the earlier trial. A loss tells
+    settings apart after a few rounds on a few examples, where exact answers are still chance.
     """
     best: dict[str, Trial] = {}
     for trial in trials:
         held = best.get(trial.variant)
-        if held is None or (trial.score, -trial.loss) > (held.score, -held.loss):
+        if held is None or (-trial.loss, trial.score) > (-held.loss, held.score):
             best[trial.variant] = trial
     return [replace(trial, chosen=trial is best[trial.variant]) for trial in trials]
 
@@ -48,5 +49,5 @@ def in_words(comparison: Comparison) -> str:
     return (
         f"Every variant had the same {len(grid(comparison))} points, each run once on seed "
         f"{search.seed}, which is none of the results'{own}{f', in case {case}' if case else ''}. "
-        "Chosen by the last validation score, mean of the tiers."
+        "Chosen by the last validation loss, mean of the tiers."
     )

@@ -13,6 +13,7 @@ from fedmoe.aggregation import FedAvg
 from fedmoe.aggregation.fedex_lora import FedExLoRA
 from fedmoe.aggregation.flame import Flame
 from fedmoe.aggregation.flexlora import FlexLoRA
+from fedmoe.aggregation.flora import FLoRA
 from fedmoe.aggregation.raflora import RaFLoRA
 from fedmoe.aggregation.streaming import Weights
 from fedmoe.wire import Update
@@ -66,6 +67,20 @@ class NoScale(FlexLoRA):
         return super().combine(adapter, raw(), num_clients)
 
 
+class ByRank(FlexLoRA):
+    """Lets a client count the more, the larger its rank is."""
+
+    def size(self, update: Update) -> float:
+        return super().size(update) * update.delta.layout.rank
+
+
+class ByRankStacked(FLoRA):
+    """The same, where factors are stacked."""
+
+    def size(self, update: Update) -> float:
+        return super().size(update) * update.delta.layout.rank
+
+
 class ByShape(RaFLoRA):
     """Takes for `A` whatever has as many rows as the rank."""
 
@@ -103,6 +118,8 @@ TRAPS = [
     (Transposed(merged_rank=64), c.check_exact),
     (Unweighted(), c.check_size),
     (NoScale(), c.check_mixed_ranks),
+    (ByRank(), c.check_exact),
+    (ByRankStacked(merged_rank=64), c.check_exact),
     (ByShape(), c.check_equal_updates),
     (Dead(), c.check_untouched),
 ]

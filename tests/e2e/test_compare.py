@@ -20,6 +20,8 @@ SMALL = [
     "simulation.workers=1",
 ]  # fmt: skip
 
+RANKS = "budget.tiers={high: {top_k: 4, rank: 8}, low: {top_k: 4, rank: 2}}"
+
 
 def comparison(tmp_path, **changes):
     """A YAML file of two variants of the small run, one seed."""
@@ -121,8 +123,8 @@ def test_every_variant_has_the_same_points_seeds_and_cases(tmp_path):
     assert len(folders) == len(runs)
 
 
-def test_the_best_trial_has_the_highest_score_then_the_lowest_loss():
-    scores = [("a", 0.2, 9.0), ("a", 0.4, 2.0), ("a", 0.4, 1.0), ("b", 0.1, 3.0), ("b", 0.1, 3.0)]
+def test_the_best_trial_has_the_lowest_loss_then_the_highest_score():
+    scores = [("a", 0.9, 2.0), ("a", 0.3, 1.0), ("a", 0.4, 1.0), ("b", 0.1, 3.0), ("b", 0.1, 3.0)]
     trials = choose([Trial(v, (str(i),), s, x) for i, (v, s, x) in enumerate(scores)])
     assert [t.chosen for t in trials] == [False, False, True, True, False]
 
@@ -146,6 +148,27 @@ def test_the_best_trial_has_the_highest_score_then_the_lowest_loss():
         (
             {"variants": {"plain": [], "one": ["budget.tiers={all: {top_k: 4}}"]}},
             "variants.one: budget.tiers",
+        ),
+        (
+            {
+                "variants": {
+                    "plain": [],
+                    "none": ["aggregation.name=zero_round", "server_optimizer.name=adam"],
+                }
+            },
+            "variants.none: server_optimizer.name: 'adam' has nothing to step by",
+        ),
+        (
+            {"variants": {"plain": [], "buffer": ["aggregation.name=fedbuff"]}},
+            "variants.buffer: devices: missing: aggregation.name 'fedbuff' goes by",
+        ),
+        (
+            {"overrides": [*SMALL, RANKS], "variants": {"plain": ["aggregation.name=fedavg"]}},
+            "'fedavg' cannot combine",
+        ),
+        (
+            {"overrides": [*SMALL, "budget.tiers={high: {top_k: 9}, low: {top_k: 1}}"]},
+            "variants.plain: budget.tiers.high.top_k",
         ),
         ({"search": {"grid": {"training.steps": [1]}, "seed": 3}}, "search.seed 3 is one of"),
         ({"search": {"grid": {"training.steps": [1]}}}, "evaluation.every: is 0"),

@@ -89,4 +89,5 @@ def _run(r: Result) -> dict[str, Any]:
         "starved_share": experts[0].tolist() if experts else None,
         "captured_share": experts[1].tolist() if experts else None,
         "adapter_sha256": r.adapter_sha256, "data_sha256": r.data_sha256,
+        "settings": r.settings, "environment": r.environment,
     }  # fmt: skip

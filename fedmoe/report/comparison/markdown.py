@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedmoe.report.comparison import tables
+from fedmoe.report.comparison import about, tables
 from fedmoe.report.comparison.study import Study
 from fedmoe.report.summary import markdown_table, plain
 
@@ -22,4 +22,10 @@ def render_markdown(study: Study, *, short: bool = False) -> str:
                 lines += [f"## {plain(table.title)}", ""] if not short else []
                 lines += [*markdown_table(table), ""]
                 lines += [plain(table.note), ""] if not short else []
+    for table in (
+        [] if short else [about.variants(study), about.search(study), about.versions(study)]
+    ):
+        if table.rows:
+            lines += [f"## {plain(table.title)}", "", *markdown_table(table), ""]
+            lines += [plain(table.note), ""] if table.note else []
     return "\n".join(lines).rstrip() + "\n"
