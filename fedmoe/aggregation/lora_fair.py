@@ -45,8 +45,8 @@ class LoRAFair(Mean):
             goal = torch.zeros_like(mean_b)
             weights = shares(clients, pair, adapter.layout.num_experts)
             for client, weight in zip(clients, weights, strict=True):
-                low = client.views[pair.A].double() @ mean_a.mT
-                goal += weight[..., None, None] * (client.views[pair.B].double() @ low)
+                low = client[pair.A].double() @ mean_a.mT
+                goal += weight[..., None, None] * (client[pair.B].double() @ low)
             square = mean_a @ mean_a.mT
             ridge = square + self.regularisation * torch.eye(square.shape[-1], dtype=square.dtype)
             shift = torch.linalg.solve(ridge, goal - mean_b @ square, left=False)

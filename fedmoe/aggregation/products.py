@@ -30,12 +30,19 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """One client's adapter after training, and its unnormalised weight."""
+    """One client's adapter after training, and its unnormalised weight.
 
-    views: dict[str, Tensor]
+    `client[name]` is made when it is asked for: what clients sent is held once, not twice.
+    """
+
+    start: dict[str, Tensor]
+    delta: dict[str, Tensor]
     scale: float
     weight: float
     counts: Tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.start[name] + self.delta[name]
 
 
 def pairs(layout: Layout) -> list[Pair]:
@@ -51,14 +58,16 @@ def trained(
     Raises:
         AggregationError: there are no updates, or all have size 0.
     """
-    clients = []
+    clients: list[Trained] = []
+    starts: dict[str, dict[str, Tensor]] = {}
     for update in updates:
         if not (weight := size(update)):
             continue
-        after = start(update.delta.layout) + update.delta
-        clients.append(
-            Trained(after.views(), after.layout.scale, weight, update.counts)
-        )  # fmt: skip
+        layout = update.delta.layout
+        begun = starts.get(layout.digest) or start(layout).views()
+        starts[layout.digest] = begun
+        delta = update.delta.views()
+        clients.append(Trained(begun, delta, layout.scale, weight, update.counts))
     if not clients:
         raise AggregationError("no client updates to combine in this round")
     return clients
@@ -94,8 +103,8 @@ def nearest(
     weights = list(shares(clients, pair, layout.num_experts))
     weights += [torch.full_like(weights[0], weight) for weight, _, _ in also]
     scales = [client.scale / layout.scale for client in clients] + [1.0] * len(also)
-    Bs = [client.views[pair.B] for client in clients] + [b for _, b, _ in also]
-    As = [client.views[pair.A] for client in clients] + [a for _, _, a in also]
+    Bs = [client[pair.B] for client in clients] + [b for _, b, _ in also]
+    As = [client[pair.A] for client in clients] + [a for _, _, a in also]
     return best_factors(torch.stack(weights), scales, Bs, As, rank)
 
 
@@ -106,7 +115,7 @@ def others(layout: Layout) -> Iterator[Entry]:
 
 def mean_of(clients: Sequence[Trained], name: str) -> Tensor:
     """The clients' weighted mean of one tensor, float64; they have one rank, or it has none."""
-    total = torch.zeros_like(clients[0].views[name], dtype=torch.float64)
+    total = torch.zeros_like(clients[0].delta[name], dtype=torch.float64)
     for client in clients:
-        total += client.weight * client.views[name].double()
+        total += client.weight * client[name].double()
     return total / sum(client.weight for client in clients)
