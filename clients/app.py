@@ -36,7 +36,7 @@ def train(message: Message, context: Context) -> Message:
     """
     try:
         check_code(message.content)
-        reply = carry_out(message.content, context)
+        reply = carry_out(message.content, context, message.metadata.ttl)
     except FedMoEError as error:
         reply = words(reason=str(error))
     return replied(message, reply)
@@ -48,14 +48,18 @@ def replied(message: Message, reply: RecordDict) -> Message:
     return Message(reply, reply_to=message)
 
 
-def carry_out(content: RecordDict, context: Context) -> RecordDict:
-    """Task in, update out; whoever holds the model does the work, see `worker_calls`."""
+def carry_out(content: RecordDict, context: Context, ttl: float) -> RecordDict:
+    """Task in, update out; whoever holds the model does the work, see `worker_calls`.
+
+    `ttl` is how long the server waits, in seconds since it sent the task.
+    """
     folder = state_folder(context, text(content, "run"))
     order = Order(
         experiment=text(content, "experiment"),
         overrides=str(context.node_config.get("overrides", "")),
         scalars=text(content, "scalars"), crc32=crc32(content),
         own=own_clients(context.node_config), state=str(folder.absolute()) if folder else "",
+        deadline_seconds=ttl,
     )  # fmt: skip
     idle_seconds = idle_seconds_of(context.node_config)
     task_seconds = float(context.run_config.get("task_seconds", 3600))

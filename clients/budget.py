@@ -19,7 +19,13 @@ from fedmoe.budget.measure import Sample, measure, measure_in_turns
 from fedmoe.budget.model import Constants, kept_bytes
 from fedmoe.budget.plan import Plan, plan_for
 from fedmoe.budget.probe import Link, Machine, probe
-from fedmoe.budget.replan import Observed, Standing, replan
+from fedmoe.budget.replan import (
+    Observed,
+    Standing,
+    ran_out_of_memory,
+    replan,
+    within_memory,
+)  # fmt: skip
 from fedmoe.budget.shape import Setting, shape_of
 from fedmoe.budget.work import work_at_most, work_on
 from fedmoe.config import Experiment
@@ -27,6 +33,7 @@ from fedmoe.errors import ConfigError, Fault, FedMoEError
 from fedmoe.models.build import device_of
 from fedmoe.models.meta import meta_model
 from fedmoe.prepared import Prepared
+from fedmoe.subsets import possible
 from fedmoe.training.trial import trial_steps
 from fedmoe.wire import Message, Task, most_bytes
 
@@ -45,12 +52,13 @@ def planned_here(e: Experiment) -> Experiment:
     """
     if not isinstance(e.budget, Auto) or e.devices:
         return e
-    model, machine = meta_model(e.model, e.adapter), probe(device_of(e.model))
+    model, machine = meta_model(e.model, e.adapter, e.gating), probe(device_of(e.model))
     layouts = e.aggregation.layouts(model.layout, 1)
     shape = shape_of(model, layouts.model, on_gpu=machine.on_gpu)
     plan = plan_for(
         shape, work_at_most(e.text.max_length, e.training), machine,
         GPU if machine.on_gpu else CPU, share=e.budget.memory_share,
+        outcomes=possible(e, model, on_its_own=True),
     )  # fmt: skip
     if plan.choice is None:
         raise ConfigError("budget", [Fault("budget.name", " ".join(plan.reasons))])
@@ -65,8 +73,9 @@ class Seat:
     """What this machine knows of one of its clients."""
 
     constants: Constants
-    standing: Standing | None = None
     ran_out_at: int | None = None
+    """The least k at which memory ran out since the last plan, calibration included."""
+    standing: Standing | None = None
 
 
 @dataclass(eq=False)
@@ -77,57 +86,96 @@ class OwnBudget:
     seats: dict[int, Seat] = field(default_factory=dict)
     """By client."""
 
-    def answer(self, prepared: Prepared, task: Task) -> Message:
+    def answer(
+        self, prepared: Prepared, task: Task, deadline_seconds: float | None = None, fewer: int = 0
+    ) -> Message:
         """The packed update of a task, carried out with as many experts as fit.
+
+        Args:
+            prepared: the run, with its model.
+            task: asks for the most experts that it may take.
+            deadline_seconds: the server's, from the task's sending to the update's arrival; the
+                experiment's own counts, too. It lowers this round's k alone: what is left of a
+                round says nothing of the next one.
+            fewer: workers that were killed for want of memory by this task: that many experts
+                fewer than would fit by the plan.
 
         Raises:
             FedMoEError: not even one fits, in memory or in time: the client sits this round out.
         """
         if (seat := self.seats.get(task.client)) is None:
-            seat = self.seats[task.client] = Seat(self._measured(prepared, task))
-        plan = self._plan(prepared, task, seat.constants)
+            seat = self.seats[task.client] = self._seat(prepared, task)
+        plan = timed = self._plan(prepared, task, seat.constants)
         before = seat.standing or Standing(plan.top_k, task.top_k)
+        if fewer:
+            killed_at = min(before.top_k, task.top_k) - fewer + 1
+            seat.ran_out_at = min(seat.ran_out_at or killed_at, killed_at)
         now = seat.standing = replan(before, Observed(plan.top_k, seat.ran_out_at))
         seat.ran_out_at = None
-        if not now.top_k:
-            raise FedMoEError(f"client {task.client} sits out: {' '.join(plan.reasons)}")
-        LOG.info("client %d, round %d: k = %d of %d; %s", task.client, task.round, now.top_k,
-                 task.top_k, plan.reasons[-1])  # fmt: skip
-        asked = min(now.top_k, task.top_k)
+        if now.top_k and deadline_seconds is not None:
+            timed = self._plan(prepared, task, seat.constants, deadline_seconds)
+        if not (asked := min(now.top_k, timed.top_k, task.top_k)):
+            why = " ".join(timed.reasons) if now.ceiling else "memory ran out with k = 1"
+            raise FedMoEError(f"client {task.client} sits out: {why}")
+        LOG.info("client %d, round %d: k = %d of %d; %s", task.client, task.round, asked,
+                 task.top_k, timed.reasons[-1])  # fmt: skip
         message = prepared.answer(replace(task, top_k=asked))
         if (used := int(json.loads(message.scalars)["top_k"])) < asked:
             seat.ran_out_at = used + 1
         return message
 
-    def _measured(self, prepared: Prepared, task: Task) -> Constants:
-        """The machine's constants, from real steps on the client's longest batch."""
+    def _seat(self, prepared: Prepared, task: Task) -> Seat:
+        """A client's, calibrated."""
+        try:
+            return Seat(*self._measured(prepared, task))
+        except (MemoryError, RuntimeError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            raise FedMoEError(
+                f"client {task.client} sits out: memory ran out in its calibration, even with "
+                f"k = 1 ({error}); free some on this machine"
+            ) from None
+
+    def _measured(self, prepared: Prepared, task: Task) -> tuple[Constants, int | None]:
+        """The machine's constants, from real steps on the client's longest batch.
+
+        And the least k at which these ran out of memory; None where they did not.
+        """
         prepared.equip(task.tier)
         model, rows = prepared.model, prepared.rows[task.client]
         shape = shape_of(model, prepared.layouts(task.tier, task.round).model)
         tier = prepared.experiment.budget.resolved(model.full_top_k)[task.tier]
         work = work_on(rows, prepared.training_of(task.tier))
-        work = replace(work, frozen=tier.frozen, offload=tier.offload)
-        longest = work.setting(min(task.top_k, shape.top_k), longest=True)
+        work = replace(work, frozen=tier.frozen, offload=tier.offload, subset=tier.subset)
         step = trial_steps(model, rows, prepared.tokenizer.pad_token_id)
 
         def take(setting: Setting) -> Sample:
             kept = round(kept_bytes(shape, setting))
             return measure(step, setting, STEPS, model.device, kept)
 
-        settings = settings_to_measure(longest, longest.top_k)
-        return calibrated(shape, measure_in_turns(take, settings))
+        def at(k: int) -> Constants:
+            settings = settings_to_measure(work.setting(k, longest=True), k)
+            return calibrated(shape, measure_in_turns(take, settings))
 
-    def _plan(self, prepared: Prepared, task: Task, constants: Constants) -> Plan:
+        most, who = min(task.top_k, shape.top_k), f"client {task.client}, calibration,"
+        constants, k = within_memory(at, most, who)
+        return constants, k + 1 if k < most else None
+
+    def _plan(
+        self, prepared: Prepared, task: Task, constants: Constants, deadline: float | None = None
+    ) -> Plan:
+        """What the machine affords now, within the experiment's deadline and another one."""
         e, budget = prepared.experiment, self.budget
+        deadlines = [s for s in (budget.deadline_seconds, deadline) if s is not None]
         layouts = prepared.layouts(task.tier, task.round)
         sizes = most_bytes(layouts.task, layouts.update, e.upload)
         tier = e.budget.resolved(prepared.model.full_top_k)[task.tier]
         work = work_on(prepared.rows[task.client], prepared.training_of(task.tier), *sizes)
-        work = replace(work, frozen=tier.frozen, offload=tier.offload)
+        work = replace(work, frozen=tier.frozen, offload=tier.offload, subset=tier.subset)
         machine: Machine = probe(prepared.model.device, self._link())
         return plan_for(
             shape_of(prepared.model, layouts.model), work, machine, constants,
-            deadline_seconds=budget.deadline_seconds, share=budget.memory_share,
+            deadline_seconds=min(deadlines, default=None), share=budget.memory_share,
             most_top_k=task.top_k, loaded=True, settled=True,
         )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,20 +24,34 @@ def carry_out(order: Order, buffer: memoryview) -> Message:
     Raises:
         FedMoEError: the task is damaged or not for this node, or the run cannot be prepared here.
     """
-    prepared, own_budget = resident(order.experiment, order.overrides)
+    run = resident(order.experiment, order.overrides)
+    prepared, own_budget = run.prepared, run.own_budget
     task = prepared.read_task(Message(order.scalars, buffer, order.crc32))
     if order.own and task.client not in order.own:
         raise FedMoEError(f"client {task.client} is not one of this node's: {order.own}")
     folder = Path(order.state) if order.state else None
     here = replace(prepared, state_folder=folder)
-    return sealed(own_budget.answer(here, task) if own_budget else here.answer(task))
+    if own_budget:
+        return sealed(own_budget.answer(here, task, order.deadline_seconds, order.fewer))
+    fewer = run.fewer[task.client] = max(order.fewer, run.fewer.get(task.client, 0))
+    return sealed(here.answer(replace(task, top_k=max(1, task.top_k - fewer))))
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """A prepared run in this process."""
+
+    prepared: Prepared
+    own_budget: OwnBudget | None
+    """What plans for this machine, where the run has an automatic budget and no devices."""
+    fewer: dict[int, int] = field(default_factory=dict)
+    """By client, where nothing plans: experts less than it is asked for, see `Order`. Its next
+    rounds need not cost a worker each."""
 
 
 @lru_cache(maxsize=1)
-def resident(experiment: str, overrides: str) -> tuple[Prepared, OwnBudget | None]:
+def resident(experiment: str, overrides: str) -> Resident:
     """The prepared run of a resolved experiment (YAML), with this machine's dotted overrides.
-
-    And what plans for this machine, where the run has an automatic budget and no devices.
 
     A process that carries out many tasks builds it once: a Ray actor, or a SuperNode's worker.
 
@@ -50,4 +64,4 @@ def resident(experiment: str, overrides: str) -> tuple[Prepared, OwnBudget | Non
         asked = load_experiment(path, shlex.split(overrides))
     here = planned_here(asked)
     own = OwnBudget(asked.budget) if here is not asked and isinstance(asked.budget, Auto) else None
-    return prepare(here, on_nodes=True), own
+    return Resident(prepare(here, on_nodes=True), own)

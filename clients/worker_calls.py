@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from socket import socket
 from subprocess import Popen
@@ -26,6 +28,7 @@ from clients.worker_frames import (
     send,
 )  # fmt: skip
 from clients.worker_home import Home, Node, node_here
+from fedmoe.cgroups import oom_events, oom_kills
 from fedmoe.code import code_digest
 from fedmoe.errors import FedMoEError, WireError
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     # It imports torch: seconds of every message that only passes a task on.
     from fedmoe.wire import Message
 
+LOG = logging.getLogger(__name__)
 BUNDLE = Path(__file__).parents[1]
 """Holds the `clients/` that this process runs, and its worker must."""
 IDLE_SECONDS = 1800.0
@@ -42,7 +46,14 @@ HELLO_SECONDS = 60.0
 END_SECONDS = 5.0
 """The kernel clears a killed process away at once, unless its memory is very large."""
 MOST_DEATHS = 2
-"""Workers that one task may cost."""
+"""Workers that one task may cost, beside those that were killed for memory with a larger k."""
+UNKNOWN, SILENT = "an unknown cause (another process had started it)", "falling silent"
+MAYBE_KILLED = {signal.SIGKILL.name, UNKNOWN, SILENT}
+"""How a worker ends that the kernel has killed, as far as its caller can see."""
+KILLED = (
+    "a worker of this node was killed for want of memory (%s); its task is done again with %d "
+    "expert(s) fewer"
+)
 
 
 class WorkerError(Exception):
@@ -110,17 +121,27 @@ class NodeWorker:
     def ask(self, order: Order, buffer: bytes, task_seconds: float) -> Packed:
         """The packed update of a task; see `answer`.
 
-        A task whose worker dies is given to a new one: it can be repeated from its own values.
+        A task whose worker dies is given to a new one: it can be repeated from its own values. With
+        one expert fewer, where the kernel has killed the worker for memory, which no k that does
+        not fit survives; after any other death as it was, so that it gives the same bits.
         """
         with Home() as home:
-            how = ""
-            for _ in range(MOST_DEATHS):
+            deaths, how = 0, ""
+            while deaths < MOST_DEATHS:
                 found = self._reach(home)
+                events = oom_events(found.hello.pid)
+                before = oom_kills(events)
                 with found.connection:
                     try:
                         return _ask(found, order, buffer, task_seconds)
                     except Gone:
                         how = _how(found.process)
+                killed = oom_kills(events) > before and how in MAYBE_KILLED
+                if killed and order.fewer + 1 < _top_k(order):
+                    order = replace(order, fewer=order.fewer + 1)
+                    LOG.warning(KILLED, events, order.fewer)
+                else:
+                    deaths += 1
             raise FedMoEError(
                 f"the task ended its worker {MOST_DEATHS} times, the last by {how}; is there "
                 f"enough memory? The worker's log is {home.log_path(self.node.name)}"
@@ -209,12 +230,20 @@ def _hello(connection: socket) -> Hello | None:
         return None
 
 
+def _top_k(order: Order) -> int:
+    """Experts that its task asks for; 1 where it does not say: then none can be left out."""
+    try:
+        return int(json.loads(order.scalars)["top_k"])
+    except (ValueError, TypeError, KeyError):
+        return 1
+
+
 def _how(process: Popen[bytes] | None) -> str:
     """How a worker ended: `SIGKILL`, or `exit code 1`."""
     if process is None:
-        return "an unknown cause (another process had started it)"
+        return UNKNOWN
     try:
         code = process.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
-        return "falling silent"
+        return SILENT
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -65,6 +65,11 @@ class Order:
     """The clients whose data lies here; empty where any client's task will do."""
     state: str
     """The folder for what clients keep between rounds; empty where there is none."""
+    deadline_seconds: float | None = None
+    """From the task's sending to the update's arrival, as the server set it; it counts where the
+    node plans for itself."""
+    fewer: int = 0
+    """Experts that it is to take less than it would: a worker was killed for memory each time."""
 
 
 KINDS: dict[type, tuple[str, dict[str, Any]]] = {
@@ -72,7 +77,7 @@ KINDS: dict[type, tuple[str, dict[str, Any]]] = {
     Order: (
         "task",
         {"experiment": str, "overrides": str, "scalars": str, "crc32": int | None,
-         "own": list, "state": str},
+         "own": list, "state": str, "deadline_seconds": float | int | None, "fewer": int},
     ),
 }  # fmt: skip
 

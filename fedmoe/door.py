@@ -38,6 +38,14 @@ class Limits:
     per_token: Callable[[int], tuple[float, float]] | None = None
     """For a k the least and the most experts of a layer that a token reaches on average; None
     where it is k, neither less nor more."""
+    stacks: tuple[int, ...] = ()
+    """Sparse layers of each stack, in their order, where a token passes one stack of several, as in
+    an encoder-decoder; () where all layers are one."""
+    most_experts: int | None = None
+    """Experts of a layer that tokens can have reached, where a client keeps a subset of them."""
+    merges: bool = False
+    """Whether one expert stands for those left out: an update then says how many choices it got,
+    and they count towards k."""
 
 
 LIMITS = Limits()
@@ -76,11 +84,14 @@ def check_scalars(
 
 
 def check_counts(
-    counts: Int64[Tensor, "layers experts"], tokens: int, top_k: int, limits: Limits = LIMITS
-) -> None:
+    counts: Int64[Tensor, "layers experts"], tokens: int, top_k: int, limits: Limits = LIMITS,
+    merged: Int64[Tensor, " layers"] | None = None,
+) -> None:  # fmt: skip
     """Refuse counts that `tokens` tokens, each to `top_k` experts of a layer, cannot give.
 
-    `limits.per_token` says where a gating's tokens reach fewer.
+    `limits.per_token` says where a gating's tokens reach fewer, `limits.stacks` where a token
+    passes a part of the layers. Where experts are merged, their choices, `merged`, make up what the
+    counts lack, to the last one.
     """
     if (counts < 0).any():
         raise WireError(
@@ -91,7 +102,16 @@ def check_counts(
         raise WireError(
             f"a count of {counts.max().item()}; {tokens} tokens can reach an expert", "counts"
         )
+    used = (counts > 0).sum(1)
+    if limits.most_experts is not None and (used > limits.most_experts).any():
+        raise WireError(
+            f"{used.max().item()} experts of a layer have tokens; its client keeps "
+            f"{limits.most_experts} (subset.keep)", "counts",
+        )  # fmt: skip
     routed = counts.sum(1)
+    if merged is not None:
+        _check_merged(merged, tokens * min(top_k, counts.shape[1]))
+        routed = routed + merged
     if limits.per_token is not None:
         least, most = limits.per_token(top_k)
         if (routed < tokens * least).any() or (routed > tokens * most).any():
@@ -99,11 +119,33 @@ def check_counts(
                 f"routed tokens per layer are {routed.tolist()}; expected {least:g} to {most:g} "
                 f"experts for each of {tokens} tokens", "counts",
             )  # fmt: skip
+    elif limits.stacks:
+        _check_stacks(routed, tokens * top_k, limits.stacks)
     elif (routed != tokens * top_k).any():
         raise WireError(
             f"routed tokens per layer are {routed.tolist()}; expected tokens * top_k = "
             f"{tokens} * {top_k} in each", "counts",
         )  # fmt: skip
+
+
+def _check_stacks(routed: Int64[Tensor, " layers"], expected: int, stacks: tuple[int, ...]) -> None:
+    """Refuse sums that differ within a stack of layers, or do not add up over the stacks."""
+    parts = routed.split(list(stacks))
+    if any((part != part[0]).any() for part in parts) or sum(p[0] for p in parts) != expected:
+        raise WireError(
+            f"routed tokens per layer are {routed.tolist()}; expected the same within each stack "
+            f"of {', '.join(map(str, stacks))} layers, and tokens * top_k = {expected} over all "
+            "stacks", "counts",
+        )  # fmt: skip
+
+
+def _check_merged(merged: Int64[Tensor, " layers"], most: int) -> None:
+    """Refuse choices of merged experts that no tokens can have made."""
+    if (merged < 0).any() or (merged > most).any():
+        raise WireError(
+            f"choices of merged experts are {merged.tolist()}; expected 0 to {most} in each layer",
+            "counts",
+        )
 
 
 def check_values(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fedmoe.budget.cost import Cost
 from fedmoe.data.text import Tokens
-from fedmoe.devices.clock import VirtualTime, probe_tokens, virtual_time
+from fedmoe.devices.clock import VirtualTime, probe_tokens, profile_tokens, virtual_time
 from fedmoe.prepared import Prepared
 from fedmoe.training.settings import Training
 
@@ -23,8 +23,11 @@ def expected_tokens(rows: Sequence[Tokens], training: Training) -> tuple[float, 
 
 
 def expected_flops(prepared: Prepared, client: int, tier: str, price: Cost) -> float:
-    """FLOPs of a client's round: its steps, and its two probes."""
-    trained, probed = expected_tokens(prepared.rows[client], prepared.training_of(tier))
+    """FLOPs of a client's round: its steps, its two probes, and what chooses its experts."""
+    rows, subset = prepared.rows[client], prepared.subset(tier)
+    trained, probed = expected_tokens(rows, prepared.training_of(tier))
+    if subset and rows:
+        probed += profile_tokens([len(row.ids) for row in rows], subset.examples)
     return price.train_flops_per_token * trained + price.forward_flops_per_token * probed
 
 

@@ -1,18 +1,23 @@
 """What a client keeps between rounds: one flat buffer per name, in a file per round.
 
-The files are `<folder>/client-<c>/<name>/round-<t>.safetensors`, each written whole; round t reads
-the newest of the rounds before t. So a round done again reads what it read the first time, in
-whichever process.
+The files are `<folder>/client-<c>/<name>/round-<t>.safetensors`, each written whole, with its own
+sha256; round t reads the newest of the rounds before t. So a round done again reads what it read
+the first time, in whichever process. A damaged file is never passed over for an older one: what a
+client owes, or corrects its steps by, would be another's, and the run's bits with it. Its operator
+is told, and may remove it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from fedmoe import checkpoint
 from fedmoe.adapter import Adapter, Layout
@@ -47,7 +52,8 @@ def read_kept(home: Path, before: int, layout: Layout) -> tuple[int, Adapter]:
     Zero, from round 0, when it took part in none.
 
     Raises:
-        CheckpointError: the file is damaged or of another adapter, or was cleared away since.
+        CheckpointError: the file is damaged or of another adapter, or was cleared away since; or
+            it cannot be read.
     """
     rounds = _rounds(home)
     if not (earlier := [r for r in rounds if r < before]):
@@ -61,12 +67,21 @@ def read_kept(home: Path, before: int, layout: Layout) -> tuple[int, Adapter]:
 
 
 def write_kept(home: Path, round: int, before: int, values: Adapter) -> None:
-    """Keep `values` after `round`; `before` is the round whose values went into them."""
-    home.mkdir(parents=True, exist_ok=True)
-    about = {"layout": values.layout.digest, "before": str(before)}
-    write_bytes(_path(home, round), save({"values": values.flat}, about))
-    for old in _rounds(home)[:-KEPT]:
-        _path(home, old).unlink(missing_ok=True)
+    """Keep `values` after `round`; `before` is the round whose values went into them.
+
+    Raises:
+        CheckpointError: the file cannot be written; those before it stay.
+    """
+    path, flat = _path(home, round), values.flat.contiguous()
+    about = {"round": str(round), "layout": values.layout.digest, "before": str(before)}
+    about["sha256"] = _digest(flat, about)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, save({"values": flat}, about))
+        for old in _rounds(home)[:-KEPT]:
+            _path(home, old).unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _read(home: Path, round: int, layout: Layout) -> tuple[int, Adapter]:
@@ -74,12 +89,26 @@ def _read(home: Path, round: int, layout: Layout) -> tuple[int, Adapter]:
     path = _path(home, round)
     try:
         with safe_open(path, "pt") as file:
-            about, flat = file.metadata(), file.get_tensor("values")
+            about, flat = file.metadata() or {}, file.get_tensor("values")
+        if about.pop("sha256") != _digest(flat, about) or about["round"] != str(round):
+            raise ValueError("its sha256 is not that of its values")
         if about["layout"] != layout.digest or flat.dtype != torch.float32:
             raise CheckpointError(f"{path}: it belongs to another adapter")
         return int(about["before"]), Adapter(layout, flat)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, WireError) as error:
-        raise CheckpointError(f"{path}: what a client kept is damaged ({error})") from error
+        raise CheckpointError(
+            f"{path}: what a client kept is damaged ({type(error).__name__}: {error}). Restore it, "
+            "or remove it: then the client goes on from what it kept before that, or from nothing, "
+            "and the run's bits are others than without the damage"
+        ) from error
+
+
+def _digest(flat: Tensor, about: dict[str, str]) -> str:
+    """A hash of the values, and of what is said about them."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    digest.update(f"{tuple(flat.shape)} {flat.dtype}\0".encode())
+    digest.update(flat.numpy().data)
+    return digest.hexdigest()
 
 
 def _path(home: Path, round: int) -> Path:

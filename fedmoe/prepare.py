@@ -21,10 +21,13 @@ from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
 from fedmoe.models.frozen import forms_of
+from fedmoe.models.modulation import SOFTMAX
 from fedmoe.models.rescaling import StaticRescaling
+from fedmoe.models.tasks import require_causal
 from fedmoe.prepared import Prepared
 from fedmoe.rounds import Member
 from fedmoe.seeds import generator, numpy_rng
+from fedmoe.subsets import check_subsets, places, possible
 
 
 def prepare(experiment: Experiment, *, on_nodes: bool = False) -> Prepared:
@@ -46,23 +49,21 @@ def prepare(experiment: Experiment, *, on_nodes: bool = False) -> Prepared:
     e = asked = experiment
     model, tokenizer = build_model(e.model, e.adapter, e.rescaling, e.gating, experts_stay=True)
     _check_strategy(experiment)
+    _check_routers(experiment, model)
+    _check_task(experiment, model)
     splits = load_splits(experiment.data, experiment.seed)
-    train, rows = tokenize(splits.train, tokenizer, experiment.text)
+    train, rows = tokenize(splits.train, tokenizer, experiment.text, model.form.name)
     if not on_nodes or experiment.devices:
         experiment = _planned(experiment, model, rows)
     tiers = experiment.budget.resolved(model.full_top_k)
-    model.frozen.hold(forms_of((tier.frozen, tier.offload) for tier in tiers.values()))
+    check_subsets(experiment, model, tiers)
+    model.frozen.hold(forms_of(places(tiers.values())))
     ranks = _ranks(experiment, tiers)
     parts = partition(experiment.partition, [e.label for e in train], experiment.seed)
     names = experiment.budget.assign(len(parts), model.full_top_k, experiment.seed)
     model.check_top_ks({tier.top_k for tier in tiers.values()})
     _check_buffer(experiment, [tiers[name] for name in names])
-    if experiment.aggregation.personal and (empty := sorted(set(tiers) - set(names))):
-        raise ConfigError(
-            "budget",
-            [Fault(f"budget.tiers.{empty[0]}", "has no client, so that aggregation.name "
-                   f"{experiment.aggregation.name!r}, which scores clients, has nothing to score")],
-        )  # fmt: skip
+    _check_scored(experiment, tiers, names)
     prepared = Prepared(
         experiment=experiment,
         model=model,
@@ -74,13 +75,23 @@ def prepare(experiment: Experiment, *, on_nodes: bool = False) -> Prepared:
         ),
         tiers={name: tier.top_k for name, tier in tiers.items()},
         ranks=ranks,
-        sets=_evaluation_sets(experiment, splits, tokenizer),
+        sets=_evaluation_sets(experiment, splits, tokenizer, model.form.name),
         manifest=manifest(train, parts),
         training=experiment.training,
         initial=initial_adapter(model.layout, generator(experiment.seed, "adapter")),
         asked=asked,
     )
     return _as_asked(prepared)
+
+
+def _check_scored(experiment: Experiment, tiers: dict[str, Tier], names: Sequence[str]) -> None:
+    """Refuse tiers without clients, where a score is that of clients."""
+    strategy, empty = experiment.aggregation, sorted(set(tiers) - set(names))
+    bare = [name for name in empty if strategy.personal or tiers[name].subset]
+    if bare:
+        who = f"aggregation.name {strategy.name!r}" if strategy.personal else "its subset"
+        said = f"has no client, so that {who}, which scores clients, has nothing to score"
+        raise ConfigError("budget", [Fault(f"budget.tiers.{bare[0]}", said)])
 
 
 def _check_buffer(experiment: Experiment, tiers: Sequence[Tier]) -> None:
@@ -96,7 +107,9 @@ def _planned(experiment: Experiment, model: AdaptedModel, rows: Sequence[Tokens]
     e = experiment
     if not isinstance(e.budget, Auto):
         return e
-    plans = tier_plans(e.budget, model, rows, e.training, e.devices, e.aggregation, e.upload)
+    plans = tier_plans(
+        e.budget, model, rows, e.training, e.devices, e.aggregation, e.upload, possible(e, model)
+    )
     return replace(e, budget=e.budget.fixed(plans, model.full_top_k))
 
 
@@ -122,6 +135,14 @@ def _as_asked(prepared: Prepared) -> Prepared:
         # As many as the clients of a round take together.
         training=replace(training, steps=training.steps * prepared.clients_per_round),
     )  # fmt: skip
+
+
+def _check_task(experiment: Experiment, model: AdaptedModel) -> None:
+    """Refuse what reckons with the work of causal language models, for any other."""
+    if isinstance(experiment.budget, Auto):
+        require_causal(model.model, "budget.name 'auto'")
+    if experiment.devices:
+        require_causal(model.model, "a virtual clock (devices)")
 
 
 def check_settings(experiment: Experiment, full_top_k: int) -> None:
@@ -181,6 +202,25 @@ def _check_strategy(experiment: Experiment) -> None:
         raise ConfigError("aggregation", faults)
 
 
+def _check_routers(experiment: Experiment, model: AdaptedModel) -> None:
+    """Refuse what needs routers that take a softmax, where the model's do something else."""
+    kind, e = model.family.model_type, experiment
+    if kind in SOFTMAX:
+        return
+    said = (
+        f"needs routers that take a softmax of all their logits; those of {kind!r} models do not "
+        f"({model.family.rule}); model types that do: {', '.join(SOFTMAX)}"
+    )
+    faults = [
+        Fault(f"losses.{name}", f"{weight} {said}; use 0")
+        for name, weight in e.losses.asked.items()
+    ]
+    if e.aggregation.name == "ub_smoe":
+        faults.append(Fault("aggregation.name", f"'ub_smoe' {said}; use another strategy"))
+    if faults:
+        raise ConfigError("model", faults)
+
+
 def _ranks(experiment: Experiment, tiers: dict[str, Tier]) -> dict[str, int]:
     """The rank of every tier's clients."""
     most, strategy = experiment.adapter.rank, experiment.aggregation
@@ -211,7 +251,7 @@ def _verifier(experiment: Experiment) -> Callable[[Example, str], float] | None:
 
 
 def _evaluation_sets(
-    experiment: Experiment, splits: Splits, tokenizer: Any
+    experiment: Experiment, splits: Splits, tokenizer: Any, task: str
 ) -> dict[str, EvaluationSet]:
     """A fixed draw of the validation and of the test examples."""
     settings = experiment.evaluation
@@ -224,7 +264,8 @@ def _evaluation_sets(
         if not examples:
             raise DataError(f"the dataset has no {split} examples")
         order = numpy_rng(experiment.seed, split).permutation(len(examples))[:most]
-        kept, rows = tokenize([examples[i] for i in sorted(order)], tokenizer, experiment.text)
+        drawn = [examples[i] for i in sorted(order)]
+        kept, rows = tokenize(drawn, tokenizer, experiment.text, task)
         if not kept:
             raise DataError(f"all {split} examples are longer than text.max_length; raise it")
         sets[split] = EvaluationSet(split, kept, rows, _verifier(experiment))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.strategy import Layouts, Local
+from fedmoe.budget import Tier
 from fedmoe.budget.replan import within_memory
 from fedmoe.config.schema import Experiment
 from fedmoe.data.text import Tokens
@@ -20,9 +22,12 @@ from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.kept import home_of, read_kept, write_kept
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.rescaling import LearnedRescaling
+from fedmoe.models.subset import Subset
 from fedmoe.residuals import pack_with_residual
 from fedmoe.rounds import Member, ServerState
+from fedmoe.seeds import numpy_rng
 from fedmoe.training.client import train_client
+from fedmoe.training.profile import profile
 from fedmoe.training.settings import Training
 from fedmoe.wire import (
     Message,
@@ -36,6 +41,8 @@ from fedmoe.wire import (
 
 OWN = "own"
 """The name under which a client keeps its part of a strategy"""
+MOST_SCORED = 4
+"""Clients of a tier whose mean score is the tier's, where each has experts of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +113,52 @@ class Prepared:
         """How a client of this tier trains."""
         if self.experiment.aggregation.pooled:
             return self.training
-        changes = self.experiment.budget.resolved(self.model.full_top_k)[tier].training_changes
+        changes = self.tier(tier).training_changes
         return replace(self.training, **changes) if changes else self.training
 
     def equip(self, tier: str) -> None:
-        """Let the model compute with the frozen experts of this tier's devices."""
-        self.model.frozen.use(self.experiment.budget.resolved(self.model.full_top_k)[tier].frozen)
+        """Let the model compute with the frozen experts of this tier's devices, all of them."""
+        self.model.kept.clear()
+        self.model.frozen.use(self.tier(tier).frozen)
+
+    def subset(self, tier: str) -> Subset | None:
+        """The subset of experts that this tier's clients keep; None where they keep all."""
+        subset = self.tier(tier).subset
+        return subset if subset and subset.keep < self.model.layout.num_experts else None
+
+    def settle(self, task: Task, adapter: Adapter) -> None:
+        """Let the model compute as the task's client does: with its form, and its subset, of them.
+
+        The subset follows from the client's own data, drawn by (seed, round, client), and from
+        what it computes with at the task's k.
+        """
+        self.equip(task.tier)
+        if (subset := self.subset(task.tier)) is None:
+            return
+        model, rows = self.model, self.rows[task.client]
+        model.frozen.use(subset.profile or self.tier(task.tier).frozen)
+        model.load(adapter)
+        model.set_budget(task.top_k, task.rescaler)
+        path = "round", task.round, "client", task.client, "profile"
+        rng = numpy_rng(self.experiment.seed, *path)
+        size, pad = self.training_of(task.tier).batch_size, self.tokenizer.pad_token_id
+        counts = profile(model, rows, subset.examples, size, pad, rng)
+        model.frozen.use(self.tier(task.tier).frozen)
+        model.kept.keep(counts, subset, offloaded=self.tier(task.tier).offload)
+
+    def scored(self, tier: str) -> list[int]:
+        """Clients whose mean score stands for the tier's; any one, where all are served the same.
+
+        Where clients keep subsets of their own, the tier's first few.
+        """
+        mine = [m.client for m in self.members if m.tier == tier]
+        if self.experiment.aggregation.personal:
+            return mine
+        return mine[:MOST_SCORED] if mine and self.subset(tier) else [0]
+
+    def tier(self, name: str) -> Tier:
+        """A tier as it was asked for, or planned."""
+        return self.experiment.budget.resolved(self.model.full_top_k)[name]
 
     def train(self, task: Task) -> Update:
         """Carry out a task with the client's own data; with fewer experts if memory runs out."""
@@ -119,8 +166,8 @@ class Prepared:
         return within_memory(lambda k: self._train(replace(task, top_k=k)), task.top_k, who)[0]
 
     def _train(self, task: Task) -> Update:
-        self.equip(task.tier)
         e, (local, before) = self.experiment, self._local(task)
+        self.settle(task, local.start)
         update = train_client(
             self.model, self.rows[task.client], self.tokenizer.pad_token_id, task,
             self.training_of(task.tier), e.rounds, e.seed, local, e.losses,
@@ -165,6 +212,10 @@ class Prepared:
         e, limits = self.experiment, self.limits(task.tier)
         if not e.gating.exact_counts:
             limits = replace(limits, per_token=e.gating.per_token)
+        if len(stacks := Counter(self.model.stacks)) > 1:
+            limits = replace(limits, stacks=tuple(stacks.values()))
+        if subset := self.subset(task.tier):
+            limits = replace(limits, most_experts=subset.keep, merges=subset.merges)
         return unpack_update(
             message, self.layouts(task.tier, task.round).update, task, e.upload,
             learns_rescaler=e.rescaling.name == "learned", limits=limits,

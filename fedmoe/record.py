@@ -24,7 +24,7 @@ from fedmoe.code import code_digest
 from fedmoe.config.faults import parse_faults
 from fedmoe.config.load import to_yaml
 from fedmoe.crew import Injected, Replaced, Schedule
-from fedmoe.devices.clock import client_time, probe_tokens, virtual_bytes_up
+from fedmoe.devices.clock import client_time, probe_tokens, profile_tokens, virtual_bytes_up
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.identity import identity, settings_digest
 from fedmoe.prepared import Prepared
@@ -155,6 +155,8 @@ class Recorder:
             return {}
         lengths = [len(row.ids) for row in self.prepared.rows[update.client]]
         probed = probe_tokens(lengths, self.prepared.training.probe_examples)
+        if subset := self.prepared.subset(update.tier):
+            probed += profile_tokens(lengths, subset.examples)
         figures: dict[str, float] = {
             "probe_flops": price.forward_flops_per_token * probed,
             "virtual_bytes_up": virtual_bytes_up(update),
@@ -239,6 +241,8 @@ class Recorder:
                 "availability": min((m.availability for m in prepared.members if m.tier == tier),
                                     default=0.0),
                 **({"device": asdict(e.devices[tier])} if e.devices else {}),
+                "levers": self.prepared.tier(tier).levers, "expert_bytes": c.expert_bytes,
+                "full_expert_bytes": c.full_expert_bytes,
             }
             for tier, c in self.costs.items()
         }  # fmt: skip
@@ -264,9 +268,9 @@ def tier_cost(prepared: Prepared, tier: str, top_k: int) -> Cost:
     lengths = [len(row.ids) for rows in prepared.rows for row in rows]
     batch_tokens = prepared.training.batch_size * round(sum(lengths) / len(lengths))
     layouts, upload = prepared.layouts(tier, 1), prepared.experiment.upload
-    asked = prepared.experiment.budget.resolved(prepared.model.full_top_k)[tier]
+    asked, subset = prepared.tier(tier), prepared.subset(tier)
     args = prepared.model, layouts, top_k, batch_tokens, upload
-    return cost(*args, frozen=asked.frozen, offload=asked.offload)
+    return cost(*args, frozen=asked.frozen, offload=asked.offload, subset=subset)
 
 
 def adapter_bytes(adapter: Adapter, state: ServerState) -> bytes:

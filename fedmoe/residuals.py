@@ -42,7 +42,7 @@ def pack_with_residual(
     whole = replace(update, delta=keep_untouched(total, update.counts))
     message = pack_update(whole, compression)
     # What this client has counted itself; the server's door knows how many there may be.
-    limits = Limits(per_token=lambda _: (0, layout.num_experts))
+    limits = Limits(per_token=lambda _: (0, layout.num_experts), merges=update.merged is not None)
     sent = unpack_update(message, layout, task, compression, learns_rescaler=True, limits=limits)
     write_kept(home, task.round, before, total - sent.delta)
     return message

@@ -200,31 +200,26 @@ class Evaluator:
     def _jobs(self, state: ServerState, split: str) -> Iterator[tuple[Message, str]]:
         """What a tier's clients would be sent for the next round, and the set to score it on.
 
-        One job a tier, or one a client where each keeps a part of its own.
+        One job a tier, or one a client where each has a part of its own.
         """
         for tier, top_k in self.prepared.tiers.items():
             adapter = self.prepared.send(state.adapter, tier)
-            for client in self._clients(tier):
+            for client in self.prepared.scored(tier):
                 rescaler = state.rescalers[tier]
                 task = Task(state.round + 1, client, tier, top_k, rescaler, adapter)
                 yield pack_task(task), split
-
-    def _clients(self, tier: str) -> list[int]:
-        """Clients whose scores stand for the tier's; any, where all are served the same."""
-        if not self.prepared.experiment.aggregation.personal:
-            return [0]
-        return [m.client for m in self.prepared.members if m.tier == tier]
 
 
 def _evaluate(prepared: Prepared, job: tuple[Message, str]) -> Evaluation:
     message, split = job
     task = prepared.read_task(message)
-    prepared.equip(task.tier)
+    adapter = prepared.served(task)
+    prepared.settle(task, adapter)
     tiers = {task.tier: (task.top_k, task.rescaler)}
     settings = prepared.experiment.evaluation
     (result,) = evaluate(
-        prepared.model, prepared.tokenizer, prepared.sets[split], prepared.served(task), tiers,
-        settings, task.round - 1,
+        prepared.model, prepared.tokenizer, prepared.sets[split], adapter, tiers, settings,
+        task.round - 1,
     )  # fmt: skip
     if prepared.experiment.aggregation.personal:
         return replace(result, by_client={task.client: result.by_label})

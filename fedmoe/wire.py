@@ -3,7 +3,8 @@
 Flower spends seconds on thousands of tensors and milliseconds on one buffer of the same bytes, so
 a message is `scalars` (JSON) and `buffer`, little-endian:
 - a task's: the adapter, float32 in layout order; the rescaler, float32
-- an update's: the counts, int64; the rescaler; the values of all shared parts and of the experts
+- an update's: the counts, int64; the choices that went to merged experts, int64, where a client
+  merges those that it leaves out; the rescaler; the values of all shared parts and of the experts
   with a count above 0, in layout order, as `compression` writes them
 
 Nothing is pickled. Everything that arrives is checked before a value of it is used; how long an
@@ -30,6 +31,9 @@ from fedmoe.errors import WireError
 
 MOST_SCALAR_BYTES = 512
 """What the scalars of a message take at most, but for very long names of tiers."""
+MOST_JSON_CHARACTERS = 2**20
+"""Scalars longer than this are not parsed, for lists in lists take many times the memory of their
+text. An honest message's are a few hundred characters."""
 LOSSLESS = NoCompression()
 
 
@@ -70,6 +74,9 @@ class Update:
     peak_bytes: int
     num_bytes: int = 0
     """Size of the message that it came in; 0 before it is sent."""
+    merged: Tensor | None = None
+    """int64 (layers,): choices that went to the expert merged of those left out; None where there
+    is none."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +129,13 @@ def task_num_bytes(task: Task) -> int:
     return len(words.encode()) + 4 * (layout.size + layout.num_layers)
 
 
-def most_bytes(task: Layout, update: Layout, compression: Compression) -> tuple[int, int]:
+def most_bytes(
+    task: Layout, update: Layout, compression: Compression, merges: bool = False
+) -> tuple[int, int]:
     """The most that a task's message can take, and an update's, in which all experts were used."""
     down = 4 * (task.size + task.num_layers)
-    up = _head_bytes(update) + (compression.num_bytes(all_parts(update)) if update.size else 0)
+    up = _head_bytes(update, merges)
+    up += compression.num_bytes(all_parts(update)) if update.size else 0
     return down + MOST_SCALAR_BYTES, up + MOST_SCALAR_BYTES
 
 
@@ -145,7 +155,9 @@ def pack_update(update: Update, compression: Compression = LOSSLESS) -> Message:
         assert not moved, f"{entry.name}: a delta where no token was routed"
     parts = carried(layout, counts)
     values = gather(flat, parts)
-    pieces = [counts.astype("<i8", copy=False).reshape(-1), _floats(update.rescaler)]
+    pieces = [counts.astype("<i8", copy=False).reshape(-1)]
+    pieces += [] if update.merged is None else [update.merged.numpy().astype("<i8", copy=False)]
+    pieces.append(_floats(update.rescaler))
     pieces += compression.encode(values, parts) if values.size else []
     # numpy asks Linux for huge pages: 6 MB are first touched in a third of a bytearray's time.
     buffer = np.concatenate([piece.view(np.uint8) for piece in pieces])
@@ -188,27 +200,30 @@ def unpack_update(
     Raises:
         WireError: damaged on its way; another layout, size, round, client or budget; a value that
             is not finite or is absurdly large; counts that are negative or do not sum to
-            `tokens * top_k` in a layer, or to what `limits` says in its place.
+            `tokens * top_k` in a layer, merged choices included, or to what `limits` says in its
+            place.
     """
     _check_seal(message)
     scalars = _scalars(message, UPDATE_SCALARS, layout)
     check_scalars(scalars, {name: getattr(task, name) for name in TASK_SCALARS}, limits)
-    head = _head_bytes(layout)
+    head = _head_bytes(layout, limits.merges)
     if len(message.buffer) < head:
         raise WireError(f"buffer of {len(message.buffer)} bytes; expected {head} or more", "size")
     num_counts = layout.num_layers * layout.num_experts
     counts = _tensor(message, "<i8", num_counts, 0).view(layout.num_layers, layout.num_experts)
-    check_counts(counts, scalars["tokens"], scalars["top_k"], limits)
+    merged = _tensor(message, "<i8", layout.num_layers, 8 * num_counts) if limits.merges else None
+    check_counts(counts, scalars["tokens"], scalars["top_k"], limits, merged)
     parts = carried(layout, counts.numpy())
     _check_size(message, head + compression.num_bytes(parts))
-    rescaler = _tensor(message, "<f4", layout.num_layers, 8 * num_counts)
+    rescaler = _tensor(message, "<f4", layout.num_layers, head - 4 * layout.num_layers)
     body = memoryview(message.buffer)[head:]
     values = compression.decode(body, parts) if num_values(parts) else np.empty(0, np.float32)
     delta = Adapter(layout, torch.from_numpy(scatter(values, parts, layout.size)))
     check_values(delta.flat, rescaler, task.rescaler, learns_rescaler, limits)
     return Update(
-        **scalars, rescaler=rescaler, delta=delta, counts=counts, num_bytes=message.num_bytes
-    )
+        **scalars, rescaler=rescaler, delta=delta, counts=counts, num_bytes=message.num_bytes,
+        merged=merged,
+    )  # fmt: skip
 
 
 def _words(source: Task | Update, names: dict[str, type], layout: Layout) -> str:
@@ -220,13 +235,17 @@ def _floats(values: Tensor) -> np.ndarray:
     return values.detach().float().contiguous().numpy().astype("<f4", copy=False)
 
 
-def _head_bytes(layout: Layout) -> int:
+def _head_bytes(layout: Layout, merges: bool = False) -> int:
     """The counts and the rescaler of an update."""
-    return 8 * layout.num_layers * layout.num_experts + 4 * layout.num_layers
+    return 8 * layout.num_layers * (layout.num_experts + merges) + 4 * layout.num_layers
 
 
 def _scalars(message: Message, names: dict[str, type], layout: Layout) -> dict[str, Any]:
     """The message's scalars, every one present, of its type and finite, and no other."""
+    if (length := len(message.scalars)) > MOST_JSON_CHARACTERS:
+        raise WireError(
+            f"scalars of {length} characters; expected at most {MOST_JSON_CHARACTERS}", "size"
+        )
     try:
         scalars = json.loads(message.scalars)
     except (ValueError, RecursionError) as error:

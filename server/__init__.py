@@ -8,6 +8,7 @@ In reading order:
     about.py      what a node says of itself, checked
     round.py      one round: which task is where, what came back, what is late
     post.py       messages that are out: each comes back as a reply or as a reason
+    pulls.py      replies fetched, so that a slow upload holds up nothing but itself
     messages.py   the messages of `fedmoe/wire.py` <-> Flower's records
     log.py        the run as lines of Flower's log
 
@@ -18,7 +19,8 @@ is used before `unpack_update` has checked it against its task; a reply that is 
 damaged becomes a `Failure` with its reason, and the round goes on. Evaluation runs here, in the
 server's process.
 
-Time has three bounds. `node_seconds` is how long a round waits for its nodes before it begins.
+Time has three bounds. `node_seconds` is how long a round waits for its nodes before it begins; one
+that is here and silent, as after a crash of the server, is waited for as long as a task may take.
 `task_seconds` is how long one client's update may take: it keeps a node that hangs from holding up
 those who could have had its place. `round_seconds` ends the round: what is open then is late,
 and what was never sent is, too. A message's own time, after which Flower drops it and its reply, is

@@ -21,7 +21,8 @@ BOUND = ("torch", "transformers")
 
 @section
 class About:
-    """A node's own words. None is proof: who may connect is the SuperLink's affair."""
+    """A node's own words. None is proof: who may connect is the SuperLink's affair, and a name is
+    held against the one that the node's key was registered with, where it was."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]{0,60}$")]
     """By which its owner calls it; may be empty."""
@@ -61,18 +62,28 @@ class Expected:
     assigned: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """By a node's name the clients that it serves, and no other node does."""
 
-    def check(self, values: Mapping[str, Any]) -> About:
+    def check(self, values: Mapping[str, Any], registered: str = "") -> About:
         """The checked words of a node that fits.
 
+        Args:
+            values: its words.
+            registered: the name that its key was registered with; empty where it has none.
+
         Raises:
-            WireError: a value is missing, too long or of a wrong kind; other code, or other
-                versions of what changes bits; clients that there are not. Both sides are named.
+            WireError: a value is missing, too long or of a wrong kind; another's name; other code,
+                or other versions of what changes bits; clients that there are not. Both sides are
+                named.
         """
         try:
             about = About(**values)
         except ValidationError as error:
             faults = "; ".join(f"{e['loc'][-1]!s:.40}: {e['msg']:.80}" for e in error.errors()[:3])
             raise WireError(plain(f"what it says of itself is not usable: {faults}")) from None
+        if registered and about.name != registered:
+            raise WireError(
+                f"it calls itself {about.name!r}, and its key was registered for "
+                f"{plain(registered)!r}: set `name` in its node config, or register its key anew"
+            )
         if about.code != self.code:
             raise WireError(
                 f"it runs code {about.code}, the server {self.code}; install the same fedmoe on "

@@ -36,6 +36,8 @@ class Nodes:
         """What a node has let go by."""
         self.fresh: set[int] = set()
         """Nodes whose first answer is still awaited."""
+        self.registered: dict[int, str] = {}
+        """By node the name that its key was registered with, where it was."""
         self.present: list[int] = []
         self.activated: dict[int, str] = {}
         """When each node was last taken in by the SuperLink."""
@@ -47,22 +49,36 @@ class Nodes:
     def wait(self) -> None:
         """Wait until enough nodes are here, fit and idle, and every new one has had its say.
 
+        One that is here and silent may be at work, on a task of this run's or of one that was
+        killed: where no other can make up the number, it is waited for as long as a task may take.
+
         Raises:
-            FedMoEError: fewer than `num_nodes` after `node_seconds`.
+            FedMoEError: fewer than `num_nodes` after `node_seconds`, or after `task_seconds`.
         """
-        end = self.post.clock.monotonic() + self.settings.node_seconds
+        settings, start, told = self.settings, self.post.clock.monotonic(), False
+        longest = max(settings.node_seconds, settings.task_seconds)
         while True:
             self._look_round()
             self._ask()
             answers = self.look()
             assert not answers, [item.letter for item in answers]
             idle = [node for node in self.usable() if node not in self.busy]
-            over = self.post.clock.monotonic() >= end
-            enough = len(idle) >= self.settings.num_nodes
-            if enough and (over or not self.fresh):
+            waited = self.post.clock.monotonic() - start
+            over = waited >= settings.node_seconds
+            if len(idle) >= settings.num_nodes and (over or not self.fresh):
                 return
-            if over:
-                raise FedMoEError(self._too_few(len(idle)))
+            silent = [n for n in self.present if n in self.busy or n in self.fresh]
+            hope = len(idle) + len(silent) >= settings.num_nodes
+            if over and (not hope or waited >= longest):
+                raise FedMoEError(
+                    self._too_few(len(idle), longest if hope else settings.node_seconds)
+                )
+            if over and not told:
+                told = True
+                log(
+                    INFO, "waiting for %s, which may be at work on an older task",
+                    " and ".join(map(self.label, silent)),
+                )  # fmt: skip
 
     def look(self) -> list[Arrived]:
         """The answers to open tasks that came since the last look; all else is dealt with here."""
@@ -124,7 +140,9 @@ class Nodes:
 
         One that has left must say anew who it is when it is back.
         """
-        activated = {node.node_id: node.last_activated_at for node in self.grid.get_nodes()}
+        nodes = list(self.grid.get_nodes())
+        self.registered |= {node.node_id: node.name for node in nodes}
+        activated = {node.node_id: node.last_activated_at for node in nodes}
         self.back |= {n for n, when in activated.items() if self.activated.get(n, when) != when}
         self.activated |= activated
         self.present = sorted(activated)
@@ -157,7 +175,8 @@ class Nodes:
         try:
             if isinstance(answer, Lost):
                 raise WireError(answer.reason)
-            self.known[node] = about = self.expected.check(read_about(answer))
+            registered = self.registered.get(node, "")
+            self.known[node] = about = self.expected.check(read_about(answer), registered)
         except WireError as error:
             self.known.pop(node, None)
             self.refused[node] = str(error)
@@ -210,7 +229,7 @@ class Nodes:
         first = next(n for n in self.usable() if self.known[n].name == name)
         return f"node {first} is also called {name!r}; give each node a name of its own"
 
-    def _too_few(self, found: int) -> str:
+    def _too_few(self, found: int, seconds: float) -> str:
         reasons = {node: self.refused[node] for node in self.present if node in self.refused}
         for node in self.present:
             if node in self.busy:
@@ -219,7 +238,7 @@ class Nodes:
                 reasons[node] = clash
         lines = "".join(f"\n  {self.label(node)}: {reason}" for node, reason in reasons.items())
         return (
-            f"{found} usable node(s) after {self.settings.node_seconds:g} s; expected "
+            f"{found} usable node(s) after {seconds:g} s; expected "
             f"{self.settings.num_nodes} or more: start more `flower-supernode`s, or lower "
             f"`num_nodes` in the run config{lines}"
         )

@@ -2,7 +2,8 @@
 
 Every request carries a random nonce of its own, which its reply must show. A message that is given
 up stays known: what comes of it later is told apart by its id, and is never taken for the answer to
-another. Flower 1.41 itself drops a reply once its request's time (`ttl`) is over.
+another. Flower 1.41 itself drops a reply once its request's time (`ttl`) is over, but not one whose
+upload has begun; see `pulls.py`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from flwr.supercore import log
 
 from fedmoe.errors import WireError
 from server.messages import check_nonce, plain, request_config
+from server.pulls import Pulls
 
 PAUSE_SECONDS = 0.1
 """Between two looks for replies."""
+PATIENCE_SECONDS = 0.2
+"""To wait for a call to Flower; one that takes longer is left to itself until it ends."""
 EARLY_SECONDS = 1.0
 """By which a message's time may seem to be over too early."""
 EXPIRED = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
@@ -85,6 +89,8 @@ class Post:
 
     def __init__(self, grid: Grid, clock: Clock = time) -> None:
         self.grid, self.clock = grid, clock
+        # With a clock of a test's own every call is waited for, so that a test repeats itself.
+        self.pulls = Pulls(grid, PATIENCE_SECONDS if clock is time else None)
         self.out: dict[str, Letter] = {}
         """By message id; so are the next two."""
         self.late: dict[str, Letter] = {}
@@ -110,11 +116,13 @@ class Post:
             self.unsent.append(letter)
 
     def arrived(self) -> list[Arrived]:
-        """What has come since the last look; waits a moment if nothing has."""
+        """What has come since the last look; waits a moment if nothing has.
+
+        A letter may be given up while its reply is under way, which is then late when it comes.
+        """
         found = [Arrived(letter, Lost(REFUSED, "unsent")) for letter in self.unsent]
         self.unsent.clear()
-        known = [*self.out, *self.late]
-        for reply in self.grid.pull_messages(known) if known else ():
+        for reply in self.pulls.replies([*self.out, *self.late]):
             if (recognised := self._recognised(reply)) is not None:
                 found.append(recognised)
         found += self._given_up()  # after what came: the caller may have been away for long

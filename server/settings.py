@@ -24,7 +24,7 @@ class Settings:
     """Nodes that a round needs: here, fit and idle."""
     node_seconds: Seconds = 120.0
     """Seconds to wait for them before a round, and in a round for a busy node when no other is at
-    work."""
+    work. Before a round, one that is here and silent is waited for up to `task_seconds`."""
     task_seconds: Seconds = 3600.0
     """Seconds to wait for one client's update; then it is late."""
     round_seconds: Seconds = 21600.0

@@ -14,6 +14,7 @@ from fedmoe.budget.plan import Plan
 from fedmoe.budget.probe import Machine
 from fedmoe.budget.shape import Setting, Shape
 from fedmoe.budget.work import Work
+from fedmoe.models.subset import Subset
 from fedmoe.report.units import bytes_text
 
 WITHIN_MEMORY, WITHIN_TIME = 0.10, 0.20
@@ -50,8 +51,14 @@ def _choice(plan: Plan) -> str:
         f"training.accumulation={work.accumulation} "
         f"training.recompute={str(work.recompute).lower()}"
         + (f" frozen={work.frozen}" if work.frozen != "full" else "")
+        + (f" subset={_subset(work.subset)}" if work.subset else "")
         + (" offload=true" if work.offload else "")
     )
+
+
+def _subset(subset: Subset) -> str:
+    """As it stands in a tier."""
+    return f"{{keep: {subset.keep}, left_out: {subset.left_out}}}"
 
 
 def _options_table(plan: Plan) -> Table:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from fedmoe.data.text import PROMPT
+from fedmoe.data.examples import Example
+from fedmoe.data.text import FRAMES
 from fedmoe.errors import FedMoEError
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.build import ModelSettings, build_model
@@ -45,6 +46,11 @@ class Generator:
             tiers = saved.experiment.budget.resolved(adapted.full_top_k)
             if tier is not None and tier not in tiers:
                 raise FedMoEError(f"--tier {tier!r} is not one of {', '.join(map(repr, tiers))}")
+            if tier and tiers[tier].subset:
+                raise FedMoEError(
+                    f"--tier {tier!r}: each of its clients keeps the experts that its own data "
+                    "choose, and here are no data; give --top-k instead, which uses all experts"
+                )
             top_k = top_k or (tiers[tier].top_k if tier else None)
             adapted.frozen.hold({tiers[tier].frozen if tier else "full": False})
             rescaler = saved.rescalers.get(tier or _tier_of(tiers, top_k or adapted.full_top_k))
@@ -57,9 +63,8 @@ class Generator:
 
     def stream(self, prompt: str, max_new_tokens: int) -> Iterator[str]:
         """The answer to one prompt, piece by piece."""
-        ids = self.tokenizer([PROMPT.format(prompt=prompt)], add_special_tokens=False)["input_ids"][
-            0
-        ]
+        asked = [Example(prompt, "", "")]
+        ids = FRAMES[self.model.form.name](asked, self.tokenizer)[0].prompt
         yield from greedy_stream(
             self.model.model, torch.tensor([ids]), max_new_tokens, self.tokenizer
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -35,7 +36,7 @@ class Pool:
 
     def __init__(
         self, prepared: Prepared, workers: int, *, work: Work | None = None,
-        folder: Path | None = None, watches: Sequence[Watch] = (),
+        folder: Path | None = None, watches: Sequence[Watch] = (), job_seconds: float = math.inf,
     ) -> None:  # fmt: skip
         """Fork the workers.
 
@@ -45,6 +46,7 @@ class Pool:
             work: the expected FLOPs of a task; without it all are thought equal.
             folder: where updates wait for their turn, in a folder that `close` removes.
             watches: who is told of schedules and of workers that were replaced.
+            job_seconds: after which a worker that has not answered is killed and replaced.
 
         Raises:
             FedMoEError: this is not Linux.
@@ -59,7 +61,7 @@ class Pool:
             _sweep(folder)
         self.waiting = tempfile.TemporaryDirectory(prefix=f"{WAITING}{os.getpid()}-", dir=folder)
         self.folder = Folder(Path(self.waiting.name))
-        self.force = Workforce(prepared, workers, self._replaced)
+        self.force = Workforce(prepared, workers, self._replaced, job_seconds)
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
         """One answer per task, in order; see `rounds.Transport`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -59,4 +60,5 @@ def make_transport(prepared: Prepared, watches: Sequence[Watch] = ()) -> Transpo
     return Pool(
         prepared, simulation.workers, work=expected_work(prepared),
         folder=Path(simulation.folder), watches=watches,
+        job_seconds=simulation.job_seconds or math.inf,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -46,9 +47,14 @@ class Lost:
 class Workforce:
     """A fixed number of forked workers, for one batch of jobs at a time."""
 
-    def __init__(self, prepared: Prepared, size: int, replaced: Callable[[Replaced], None]) -> None:
-        """Fork the workers; `replaced` is told of each that dies at work."""
+    def __init__(
+        self, prepared: Prepared, size: int, replaced: Callable[[Replaced], None],
+        job_seconds: float = math.inf,
+    ) -> None:  # fmt: skip
+        """Fork the workers; `replaced` is told of each that dies at work, or is killed since a job
+        took it `job_seconds`."""
         self.prepared, self.size, self.replaced = prepared, size, replaced
+        self.job_seconds = job_seconds
         self.workers: list[Worker] = []
         self.killed: set[int] = set()
         """Workers that were killed on purpose: no job's fault."""
@@ -109,6 +115,8 @@ class Batch:
         self.again: deque[Job] = deque()
         """Jobs whose worker died; they come before all others."""
         self.under_way: dict[Worker, Job] = {}
+        self.due: dict[Worker, float] = {}
+        """When a worker's time is over, by the monotonic clock."""
         self.outcomes: dict[int, Done | Raised | Lost] = {}
 
     def reach(self, number: int) -> bool:
@@ -117,7 +125,7 @@ class Batch:
         self._collect(0)
         self._hand_out()
         while number not in self.outcomes and self.under_way:
-            self._collect(None)
+            self._collect(math.inf)
             self._hand_out()
         return number in self.outcomes
 
@@ -128,22 +136,32 @@ class Batch:
                 return
             if free[0].send(job.function, job.argument):
                 self.under_way[free[0]] = job
+                self.due[free[0]] = time.monotonic() + self.force.job_seconds
             else:
                 self._died(free[0], job)
 
-    def _collect(self, seconds: float | None) -> None:
-        """Take what has come back; wait for something up to `seconds`, without end if None."""
+    def _collect(self, seconds: float) -> None:
+        """Take what has come back; wait for something up to `seconds`, or till a worker is due."""
         busy = {worker.connection: worker for worker in self.under_way}
-        for connection in wait(busy, seconds):
+        first = min((self.due[worker] for worker in self.under_way), default=math.inf)
+        seconds = min(seconds, max(0.0, first - time.monotonic()))
+        for connection in wait(busy, None if seconds == math.inf else seconds):
             worker = busy[connection]  # pyright: ignore[reportArgumentType]
             outcome, job = worker.receive(), self.under_way.pop(worker)
             if outcome is None:
                 self._died(worker, job)
             else:
                 self.outcomes[job.number] = outcome
+        now = time.monotonic()
+        for worker in [worker for worker in self.under_way if self.due[worker] <= now]:
+            if not worker.connection.poll():  # else it was just in time
+                worker.process.kill()
+                slow = f" after {self.force.job_seconds:g} s"
+                self._died(worker, self.under_way.pop(worker), slow)
 
-    def _died(self, worker: Worker, job: Job) -> None:
+    def _died(self, worker: Worker, job: Job, slow: str = "") -> None:
         pid, ended_by = self.force.bury(worker)
+        ended_by += slow
         job = replace(job, deaths=job.deaths + (pid not in self.force.killed))
         self.force.replaced(Replaced(pid, ended_by, job.name, job.deaths))
         if job.deaths < MOST_DEATHS:

@@ -7,6 +7,7 @@ import torch
 
 from fedmoe.models.families import TINY, Family
 from fedmoe.models.families.family import through_interface
+from fedmoe.models.tasks import TASKS
 
 
 def tiny_config(family: Family, **changes):
@@ -25,12 +26,11 @@ def tiny_family(family: Family, **changes):
 
     Biases and corrections are random too: at zero they would prove nothing.
     """
-    from transformers import AutoModelForCausalLM
-
     dispatched = {"experts_implementation": "eager"} if on_interface(family) else {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(tiny_config(family, **changes), **dispatched)
+        build = TASKS[family.task].build
+        model = build(tiny_config(family, **changes), torch.float32, **dispatched)
         for name, parameter in model.named_parameters():
             scores = "gate." in name or "router." in name
             if parameter.dim() > 1:

@@ -51,6 +51,8 @@ class Blocks:
 
     def weights(self, per_owner: Float[Tensor, " owners"]) -> list[Tensor | None]:
         """Each block's weights, (rows, 1); None for a block in which all are zero."""
+        if not self.sizes:
+            return []
         rows = per_owner[self.owners]
         largest = torch.segment_reduce(rows, "max", lengths=self.heights).tolist()
         columns = rows.unsqueeze(1).split(self.heights.tolist())

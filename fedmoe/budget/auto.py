@@ -21,6 +21,7 @@ from fedmoe.devices import Device
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.held import Frozen
+from fedmoe.models.subset import LeftOut
 from fedmoe.section import section
 from fedmoe.wire import most_bytes
 
@@ -62,7 +63,8 @@ class Auto:
     memory_share: Annotated[float, Field(gt=0, le=1)] = SHARE
     """Share of a device's free memory that a plan may fill."""
     deadline_seconds: Annotated[float, Field(gt=0)] | None = None
-    """Seconds from a task's sending to its update's arrival; no deadline when omitted."""
+    """Seconds from a task's sending to its update's arrival; no deadline when omitted. On a Flower
+    node that plans for itself the time that the server waits for its reply counts, too."""
     downlink_bytes_per_second: Annotated[float, Field(gt=0)] | None = None
     """Of a node that plans for itself (on Flower, with no `devices`), set in its own overrides:
     messages take no time when omitted. A device's profile says it elsewhere."""
@@ -99,7 +101,7 @@ class Auto:
                 top_k=plan.top_k or 1, rank=tier.rank, steps=tier.steps, share=tier.share,
                 clients=tier.clients, batch_size=work.batch_size, accumulation=work.accumulation,
                 recompute=work.recompute, frozen=work.frozen, offload=work.offload,
-                sits_out=not plan.top_k,
+                subset=work.subset, sits_out=not plan.top_k,
             )  # fmt: skip
         if all(tier.sits_out for tier in tiers.values()):
             faults = [Fault(f"budget.tiers.{n}", " ".join(plans[n].reasons)) for n in tiers]
@@ -135,11 +137,13 @@ def offload_rate(machine: Machine) -> float:
 def tier_plans(
     budget: Auto, model: AdaptedModel, rows: Sequence[Tokens], training: HowTrained,
     devices: Mapping[str, Device], strategy: Strategy, upload: Compression,
+    outcomes: tuple[LeftOut, ...] = ("merge", "drop"),
 ) -> dict[str, Plan]:  # fmt: skip
     """The plan of every tier's device, by arithmetic alone: the same on every machine.
 
     Args:
         rows: all clients' examples; memory goes by the longest, time by their mean.
+        outcomes: what may become of experts outside a subset.
 
     Raises:
         ConfigError: there are no devices to plan for.
@@ -158,6 +162,6 @@ def tier_plans(
         plans[name] = plan_for(
             shape_of(model, layouts.model, on_gpu=machine.on_gpu), work, machine,
             analytic(machine), deadline_seconds=budget.deadline_seconds,
-            share=budget.memory_share, most_top_k=tier.top_k,
+            share=budget.memory_share, most_top_k=tier.top_k, outcomes=outcomes,
         )  # fmt: skip
     return plans

@@ -10,6 +10,7 @@ from fedmoe.budget.shape import Setting, frozen_per_token, low_rank_per_token, s
 from fedmoe.compression import Compression
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.held import Frozen
+from fedmoe.models.subset import Subset
 from fedmoe.wire import most_bytes
 
 FLOAT_BYTES = 4
@@ -31,11 +32,15 @@ class Cost:
     train_flops_per_token: float
     memory_bytes: int
     """Frozen weights, optimiser and the activations saved for one batch; an estimate."""
+    expert_bytes: int = 0
+    """Of that, frozen experts: 0 where they lie elsewhere."""
+    full_expert_bytes: int = 0
+    """What they would take without any lever."""
 
 
 def cost(
     model: AdaptedModel, layouts: Layouts, top_k: int, batch_tokens: int, upload: Compression,
-    frozen: Frozen = "full", offload: bool = False,
+    frozen: Frozen = "full", offload: bool = False, subset: Subset | None = None,
 ) -> Cost:  # fmt: skip
     """The cost of training with `top_k` experts on batches of `batch_tokens` tokens.
 
@@ -46,8 +51,9 @@ def cost(
     dense, expert = frozen_per_token(model)
     dense_lora, expert_lora = low_rank_per_token(layouts.model)
     base, lora = dense + top_k * expert, dense_lora + top_k * expert_lora
-    bytes_down, bytes_up = most_bytes(layouts.task, layouts.update, upload)
-    setting = Setting(top_k, 1, batch_tokens, 0, frozen=frozen, offload=offload)
+    merges = subset is not None and subset.merges
+    bytes_down, bytes_up = most_bytes(layouts.task, layouts.update, upload, merges)
+    setting = Setting(top_k, 1, batch_tokens, 0, frozen=frozen, offload=offload, subset=subset)
     shape = shape_of(model, layouts.model)
     trained, frozen_part = layouts.trained.size, max(0, layouts.model.size - layouts.trained.size)
     optimiser = FLOAT_BYTES * (OPTIMISER_COPIES * trained + 2 * frozen_part)
@@ -59,4 +65,6 @@ def cost(
         forward_flops_per_token=2.0 * (base + lora),
         train_flops_per_token=2.0 * (2 * base + 3 * lora),
         memory_bytes=round(kept_bytes(shape, setting) + optimiser + saved_bytes(shape, setting)),
+        expert_bytes=0 if offload else shape.experts_bytes(frozen, subset),
+        full_expert_bytes=shape.experts_bytes("full"),
     )

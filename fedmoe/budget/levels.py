@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.models.held import Frozen
+from fedmoe.models.subset import Subset
 from fedmoe.section import section
 from fedmoe.seeds import numpy_rng
 
@@ -36,6 +37,11 @@ class Tier:
     """Keep the frozen experts in a file mapped into memory, or beside a GPU in main memory: less
     memory, more time, the same result. Saves memory where all tiers of a run with the same `frozen`
     ask for it."""
+    subset: Subset | None = None
+    """Keep a subset of each layer's experts, `{keep: 8}`, those that the client's own data activate
+    most; all of them when omitted. In training and in evaluation, which takes the mean over the
+    tier's first clients, each with its own subset. On the clients' own machines the frozen weights
+    of all experts lie as with `offload`, and those of the kept are all that is read in training."""
     sits_out: bool = False
     """Its clients take no part; the tier is evaluated. Set by `budget.name: auto` where a device
     has no room or no time for k = 1."""
@@ -43,6 +49,21 @@ class Tier:
     """Share of the clients that no tier lists by number; omit it in all tiers for equal shares."""
     clients: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Clients of this tier, by number."""
+
+    def __post_init__(self) -> None:
+        if self.subset is not None and self.subset.keep < self.top_k:
+            raise ValueError(
+                f"subset.keep is {self.subset.keep}, fewer than the top_k of {self.top_k} experts "
+                "that each token activates; raise it, or lower top_k"
+            )
+
+    @property
+    def levers(self) -> str:
+        """What saves memory for its frozen experts, in a few words; empty where nothing does."""
+        words = [self.frozen] if self.frozen != "full" else []
+        if self.subset:
+            words.append(f"{self.subset.keep} kept, others {self.subset.outcome}")
+        return ", ".join([*words, *(["offload"] if self.offload else [])])
 
     @property
     def training_changes(self) -> dict[str, int | bool]:

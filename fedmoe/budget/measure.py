@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedmoe.budget.replan import ran_out_of_memory
 from fedmoe.budget.shape import Setting
 from fedmoe.errors import ModelError
 from fedmoe.models.held import Frozen, quantised
@@ -53,6 +55,8 @@ def measure(
     would hide what this one needs. Fork before anything has computed on more than one thread.
 
     Raises:
+        MemoryError, torch.OutOfMemoryError: memory ran out; or the forked process was killed, as
+            the system does when it is short of memory.
         ModelError: the step failed, with its reason; or took longer than ten minutes.
     """
     if device.type == "cuda":
@@ -65,13 +69,20 @@ def measure(
     try:
         answer = ours.recv() if ours.poll(LONGEST_SECONDS) else "it took longer than ten minutes"
     except EOFError:
-        answer = "its process died; the system may have been out of memory"
+        answer = None
     if child.is_alive():
         child.join(1.0)
         child.terminate()
     child.join()
+    if answer is None:
+        answer = f"its process ended with exit code {child.exitcode}"
+        if child.exitcode == -signal.SIGKILL:
+            answer = MemoryError("its process was killed; the system may have been out of memory")
+    what = f"a step with {setting} could not be measured"
+    if isinstance(answer, MemoryError):
+        raise MemoryError(f"{what}: {answer}")
     if isinstance(answer, str):
-        raise ModelError(f"a step with {setting} could not be measured: {answer}")
+        raise ModelError(f"{what}: {answer}")
     peak, seconds, wall = answer
     return Sample(setting, int(peak), seconds, wall)
 
@@ -113,7 +124,8 @@ def _in_child(step: Step, setting: Setting, repeats: int, pipe: Connection) -> N
         seconds = statistics.median(own if one_thread else wall)
         pipe.send((_status("VmHWM") - before, seconds, statistics.median(wall)))
     except Exception as error:  # the parent says it; a child's traceback would reach nobody
-        pipe.send(str(error) or type(error).__name__)
+        said = str(error) or type(error).__name__
+        pipe.send(MemoryError(said) if ran_out_of_memory(error) else said)
 
 
 def _on_gpu(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedmoe.budget.shape import Setting, Shape
+from fedmoe.budget.shape import Setting, Shape, num_held
 from fedmoe.models.held import Frozen
 
 FLOAT = 4
@@ -73,11 +73,11 @@ def memory(shape: Shape, setting: Setting, constants: Constants) -> Memory:
     $$M = W + 4 \cdot 4 a + T L\,(s(k) + c\,e H) + \max(12\,n V,\ l(k)) + f$$
 
     `W` frozen weights in the form they are kept in, whatever k is: with many tokens even k = 1
-    reaches every expert; `a` values of the adapter in float32, with gradient and two moments; `s`
-    saved bytes per token and layer, `T` tokens, `L` layers; `e` bytes of an activation, `H` hidden;
-    `n` response tokens, `V` vocabulary; `l` what one layer works with; `c` and `f` from
-    `constants`. Bytes. That the slack goes by tokens and not by k was measured (glibc; 12 to 13 in
-    two models).
+    reaches every expert, or all of a subset; `a` values of the adapter in float32, with gradient
+    and two moments; `s` saved bytes per token and layer, `T` tokens, `L` layers; `e` bytes of an
+    activation, `H` hidden; `n` response tokens, `V` vocabulary; `l` what one layer works with; `c`
+    and `f` from `constants`. Bytes. That the slack goes by tokens and not by k was measured (glibc;
+    12 to 13 in two models).
 
     Derived from this package's layers and transformers' decoder layer (norms in float32,
     scaled dot-product attention that keeps no scores); no published formula.
@@ -87,7 +87,7 @@ def memory(shape: Shape, setting: Setting, constants: Constants) -> Memory:
         weights=kept_bytes(shape, setting),
         optimiser=FLOAT * OPTIMISER_COPIES * shape.adapter,
         saved=saved_bytes(shape, setting),
-        working=max(logits, _layer_bytes(shape, setting)),
+        working=max(logits, _layer_bytes(shape, setting), _outside_working(shape, setting)),
         slack=constants.slack * hidden_bytes(shape, setting),
         fixed=constants.fixed_bytes,
     )
@@ -96,12 +96,13 @@ def memory(shape: Shape, setting: Setting, constants: Constants) -> Memory:
 def kept_bytes(shape: Shape, setting: Setting) -> float:
     """Bytes of frozen weights that stay on the device; experts in the form of the setting."""
     dense = shape.weight_bytes - shape.experts_bytes("full")
-    return dense + (0 if setting.offload else shape.experts_bytes(setting.frozen))
+    return dense + (0 if setting.offload else shape.experts_bytes(setting.frozen, setting.subset))
 
 
 def _restored_bytes(shape: Shape, setting: Setting) -> float:
     """Weights that exist for one product alone: of two experts, or on a GPU of a whole layer."""
-    if setting.frozen == "full" and not (setting.offload and shape.on_gpu):
+    elsewhere = setting.offload or setting.subset is not None
+    if setting.frozen == "full" and not (elsewhere and shape.on_gpu):
         return 0
     experts = shape.num_experts if shape.on_gpu else 2
     return experts * 2 * shape.width * shape.hidden * shape.element_bytes
@@ -115,17 +116,34 @@ def hidden_bytes(shape: Shape, setting: Setting) -> float:
 def saved_bytes(shape: Shape, setting: Setting) -> float:
     """Bytes that all layers keep for backward, the logits apart.
 
-    Where attention is not adapted nothing before the first experts is trained, and so not kept.
-    (Else the last norm's input is kept, and the first norm's is not: the count is the same.)
+    Experts are counted here; what is around them, where it is not a plain decoder layer's, is what
+    a dry run of the model told (`models.saved`).
     """
-    layers = shape.num_layers
-    kept = layers * (_dense_per_token(shape) + _experts_per_token(shape, setting))
-    if not shape.adapts_attention:
-        kept += FLOAT * shape.hidden - _dense_per_token(shape)  # the last norm's; the first layer's
-    kept *= setting.tokens
+    kept = setting.tokens * shape.num_layers * _experts_per_token(shape, setting)
+    kept += _outside_bytes(shape, setting)
     if shape.element_bytes != FLOAT:
         kept += shape.adapter * shape.element_bytes  # the factors once more, in the weights' type
     return kept
+
+
+def _outside_bytes(shape: Shape, setting: Setting) -> float:
+    """Bytes that are kept outside the experts.
+
+    Where attention is not adapted nothing before the first experts is trained, and so not kept.
+    (Else the last norm's input is kept, and the first norm's is not: the count is the same.)
+    """
+    if shape.saved is not None:
+        lora = shape.element_bytes * shape.num_linears * shape.rank * setting.tokens
+        return shape.saved.of(setting.tokens, setting.length) + lora
+    kept = shape.num_layers * _dense_per_token(shape)
+    if not shape.adapts_attention:
+        kept += FLOAT * shape.hidden - _dense_per_token(shape)  # the last norm's; the first layer's
+    return setting.tokens * kept
+
+
+def _outside_working(shape: Shape, setting: Setting) -> float:
+    """What a layer works with outside its experts, where a dry run told."""
+    return shape.saved.beside(setting.tokens, setting.length) if shape.saved is not None else 0.0
 
 
 def _dense_per_token(shape: Shape) -> float:
@@ -141,7 +159,9 @@ def _experts_per_token(shape: Shape, setting: Setting) -> float:
     """The same for its experts: their input, three indices and a weight a choice, and products."""
     e, k = shape.element_bytes, setting.top_k
     products = 0 if setting.recompute else e * k * 2 * (shape.width + shape.rank)
-    return e * shape.hidden + 28 * k + products
+    inputs = k + 1 if shape.weighs_input else 1
+    router = 28 if shape.saved is None else 16  # of which a dry run has an index and the weight
+    return e * inputs * shape.hidden + router * k + products
 
 
 def _layer_bytes(shape: Shape, setting: Setting) -> float:
@@ -177,11 +197,13 @@ def step_flops(shape: Shape, setting: Setting) -> float:
 def values_read(shape: Shape, setting: Setting) -> float:
     """Frozen values of experts that a micro-batch reads, forward and backward.
 
-    Of `n` choices spread evenly, `E (1 - (1 - 1/E)^n)` experts are reached in a layer.
+    Of `n` choices spread evenly, `E (1 - (1 - 1/E)^n)` experts are reached in a layer that has E,
+    or that many of a subset.
     """
     passes = 2 + (2 / 3 if setting.recompute else 0)
-    missed = (1 - 1 / shape.num_experts) ** (setting.tokens * setting.top_k)
-    return passes * shape.expert * shape.num_experts * (1 - missed)
+    there = num_held(shape.num_experts, setting.subset)
+    missed = (1 - 1 / there) ** (setting.tokens * setting.top_k)
+    return passes * shape.expert * there * (1 - missed)
 
 
 def _flops(shape: Shape, setting: Setting, *, frozen: int, lora: int, attention: int) -> float:
@@ -199,6 +221,6 @@ def step_seconds(shape: Shape, setting: Setting, constants: Constants) -> float:
     seconds = constants.seconds_per_step + constants.seconds_per_flop * step_flops(shape, setting)
     seconds += constants.seconds_per_restored.get(setting.frozen, 0.0) * read
     if setting.offload:
-        size = shape.experts_bytes(setting.frozen) / (shape.expert * shape.num_experts)
+        size = shape.experts_bytes(setting.frozen) / (shape.expert * shape.num_experts)  # a value's
         seconds += constants.seconds_per_offloaded_byte * size * read
     return seconds

@@ -10,15 +10,18 @@ from fedmoe.budget.probe import Machine
 from fedmoe.budget.shape import Shape
 from fedmoe.budget.work import Work
 from fedmoe.models.held import Frozen, can_quantise
+from fedmoe.models.subset import LeftOut, Subset
 
 UNCOUNTED = (
-    "What this family's dense layers, shared experts and attention keep for backward is not in "
-    "the count: memory will be more than is said here; leave room (budget.memory_share)."
+    "What models of this type keep for backward outside their experts could not be told by a dry "
+    "run: memory may be more than is said here; leave room (budget.memory_share)."
 )
 SHARE = 0.9
 """Share of the free memory that a plan may fill: predictions err by up to a tenth."""
 SMALLER: tuple[tuple[Frozen, str], ...] = (("int8", "int8"), ("int4", "4 bits"))
 """Forms of the frozen experts, largest first, and what reasons call them."""
+SHARES = (0.75, 0.5, 0.25)
+"""Of the experts of a layer, what a subset keeps; never fewer than the model's K."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def options(shape: Shape, work: Work, machine: Machine, constants: Constants) ->
 
 def _option(shape: Shape, work: Work, machine: Machine, constants: Constants, k: int) -> Option:
     mean = work.setting(k, longest=False)
-    probed = replace(mean, batch_size=2 * work.probe_examples)  # before the round, and after it
+    profiled = work.subset.examples if work.subset else 0  # before the round, as one of the probes
+    probed = replace(mean, batch_size=2 * work.probe_examples + profiled)
     compute = work.steps * work.accumulation * step_seconds(shape, mean, constants)
     compute += constants.seconds_per_flop * forward_flops(shape, probed)
     link = machine.link.seconds(work.bytes_down, work.bytes_up) if machine.link else 0.0
@@ -75,12 +79,20 @@ def plan_for(
     shape: Shape, work: Work, machine: Machine, constants: Constants, *,
     deadline_seconds: float | None = None, share: float = SHARE, most_top_k: int | None = None,
     loaded: bool = False, settled: bool = False,
+    outcomes: tuple[LeftOut, ...] = ("merge", "drop"),
 ) -> Plan:  # fmt: skip
     """The largest k whose round fits `share` of the free memory and ends by the deadline.
 
     When k = 1 does not fit: a smaller micro-batch (with more of them, so that a step stays what it
-    was), then recomputation, then frozen experts in int8, then in 4 bits, then their offload in
-    full, then to sit out. Each step is said, with what it takes in time.
+    was), then recomputation, then frozen experts in int8, then in 4 bits, then fewer of them (a
+    subset in the smallest form: three quarters, half, a quarter; the others merged into one, or,
+    for the room of that one, dropped), then the offload of all in full, then to sit out. Each step
+    is said, with what it takes in time.
+
+    A subset comes after quantisation because it is lossier: int8 changes every weight a little, and
+    a subset takes experts away, on other clients' data above all. It comes before offload, which
+    loses nothing, because that reads every weight from elsewhere at every product: a client that
+    waits for its disk trains at a fraction of its speed. After it, a subset would never be reached.
 
     Args:
         deadline_seconds: of a round, from the task's sending to the update's arrival.
@@ -89,12 +101,16 @@ def plan_for(
         loaded: the frozen weights are in memory already, in the form that `work` names, and free
             memory is without them; what a smaller form of theirs leaves is then free as well.
         settled: how a round is trained is not to be changed: k is all that is left to choose.
+        outcomes: what may become of experts outside a subset; see `subsets.possible`.
     """
     most = share * machine.free_bytes
     reasons: list[str] = [] if shape.counted else [UNCOUNTED]
     taken = kept_bytes(shape, work.setting(1, longest=True)) if loaded else 0
     found = asked = options(shape, work, machine, constants)
-    for rung, said in [(work, "")] if settled else _ladder(shape, work):
+    for rung, said in [(work, "")] if settled else _ladder(shape, work, outcomes):
+        if lacking := _no_room(shape, work, rung, machine, share):
+            reasons += [lacking] if lacking not in reasons else []
+            continue
         found = options(shape, rung, machine, constants)
         need = [option.memory.total - taken for option in found]
         if said:
@@ -110,7 +126,7 @@ def plan_for(
     return Plan(found, None, most, (*reasons, "It sits out: nothing is left to save."))
 
 
-def _ladder(shape: Shape, work: Work) -> Iterator[tuple[Work, str]]:
+def _ladder(shape: Shape, work: Work, outcomes: tuple[LeftOut, ...]) -> Iterator[tuple[Work, str]]:
     """The ways to use less memory, one after another, and what each one is."""
     yield work, ""
     for smaller in work.smaller():
@@ -121,19 +137,37 @@ def _ladder(shape: Shape, work: Work) -> Iterator[tuple[Work, str]]:
         said = f"Recomputation of the experts' activations in backward, with {_batch(rung)}."
         yield rung, said
     full = _gb(shape.experts_bytes("full"))
-    for frozen, name in SMALLER:
-        if not can_quantise((shape.hidden, shape.width), frozen):
-            continue
+    forms = [pair for pair in SMALLER if can_quantise(shape.rows, pair[0])]
+    for frozen, name in forms:
         kept = f"{_gb(shape.experts_bytes(frozen))} in place of {full}"
         for rung in batches:
             yield (
                 replace(rung, frozen=frozen),
                 f"Frozen experts in {name}, {kept} once they are loaded, with {_batch(rung)}.",
             )
+    smallest, name = forms[-1]
+    for subset in subsets(shape, outcomes):
+        kept = f"{_gb(shape.experts_bytes(smallest, subset))} in {name} in place of {full}"
+        for rung in batches:
+            yield (
+                replace(rung, frozen=smallest, subset=subset),
+                f"A subset of {subset.keep} of {shape.num_experts} experts, the others "
+                f"{subset.outcome}, {kept}, with {_batch(rung)}.",
+            )
     for rung in batches:
         where = "main memory" if shape.on_gpu else "a file"
         said = f"Offload of the frozen experts, {full} in {where}, with {_batch(rung)}."
         yield replace(rung, offload=True), said
+
+
+def subsets(shape: Shape, outcomes: tuple[LeftOut, ...]) -> Iterator[Subset]:
+    """The subsets that a plan tries, the most memory first."""
+    sizes = {max(shape.top_k, round(share * shape.num_experts)) for share in SHARES}
+    for keep in sorted(sizes - {shape.num_experts}, reverse=True):
+        if "merge" in outcomes and keep + 1 < shape.num_experts:
+            yield Subset(keep=keep, left_out="merge")
+        if "drop" in outcomes:
+            yield Subset(keep=keep)
 
 
 def _by_time(
@@ -154,7 +188,7 @@ def _by_time(
     if k == len(found):
         why = f"k = {k}, which is all: it needs {_gb(need[k - 1])} of {_gb(most)}."
     elif k == top:
-        why = f"k = {k}, which is the most that the configuration allows."
+        why = f"k = {k}, which is the most that it may take."
     elif k == fits:
         why = f"k = {k}: k = {k + 1} would need {_gb(need[k])}, and {_gb(most)} may be used."
     else:
@@ -163,6 +197,23 @@ def _by_time(
             f"deadline of {deadline:.3g} s."
         )
     return Plan(found, found[k - 1], most, (*reasons, why))
+
+
+def _no_room(shape: Shape, asked: Work, rung: Work, machine: Machine, share: float) -> str:
+    """Why the frozen experts cannot be offloaded; nothing where they can, or nobody has looked.
+
+    So are all of those that a subset is kept of.
+    """
+    needed, room = shape.experts_bytes(rung.frozen), machine.offload_bytes
+    same = (rung.offload, rung.subset) == (asked.offload, asked.subset)
+    if same or room is None or needed <= share * room:
+        return ""
+    where = "main memory" if shape.on_gpu else "the disk of TMPDIR"
+    what = "Offload" if rung.offload else "A subset"
+    return (
+        f"{what} of the frozen experts would put {_gb(needed)} into {where}; {_gb(share * room)} "
+        f"may be used ({share:.0%} of {_gb(room)} free)."
+    )
 
 
 def _batch(work: Work) -> str:

@@ -6,12 +6,13 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 
 import torch
 
+from fedmoe.cgroups import ROOT, digits, folders, number, table, text
 from fedmoe.devices import Device
 
-ROOT = Path("/")
 HOST = "this machine"
 GPU_RUNTIME_BYTES = 650 * 10**6
 """What CUDA itself takes of a GPU, as measured on an H100 (CUDA 13)."""
@@ -48,6 +49,9 @@ class Machine:
     """None where nobody has said how fast it is: messages then count as instant."""
     flops: float | None = None
     """FLOP/s in training, where that is stated and need not be measured."""
+    offload_bytes: int | None = None
+    """Room for frozen weights that it does not compute in: main memory beside a GPU, else the disk
+    of `TMPDIR`. None where nobody has looked: a profile does not say."""
 
     @classmethod
     def of_device(cls, device: Device) -> Machine:
@@ -72,9 +76,14 @@ def probe(
 ) -> Machine:
     """What this machine has free now, on a GPU or in main memory.
 
+    All is measured but the link, which is the operator's word (`budget.downlink_bytes_per_second`
+    and `uplink_bytes_per_second`, in a node's own overrides). A node cannot measure it: Flower
+    fetches a task and delivers its reply in the SuperNode, before and after the client's code runs,
+    and that code sees neither moment.
+
     Args:
         device: that would compute.
-        link: to the server, where it is known; it is not measured.
+        link: to the server, where it is known.
         folder: on the disk that runs are written to.
         root: under which `proc` and `sys` lie.
     """
@@ -84,9 +93,10 @@ def probe(
         # What torch holds in reserve for itself can serve the next step too.
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         name = torch.cuda.get_device_name(device)
-        return Machine(name, free, total, True, num_threads(root), disk, link)
-    free, total = main_memory(root)
-    return Machine(HOST, free, total, False, num_threads(root), disk, link)
+        beside = main_memory(root)[0]
+        return Machine(name, free, total, True, num_threads(root), disk, link, offload_bytes=beside)
+    (free, total), beside = main_memory(root), shutil.disk_usage(gettempdir()).free
+    return Machine(HOST, free, total, False, num_threads(root), disk, link, offload_bytes=beside)
 
 
 def main_memory(root: Path = ROOT) -> tuple[int, int]:
@@ -94,7 +104,7 @@ def main_memory(root: Path = ROOT) -> tuple[int, int]:
 
     A group's file cache that nobody has used of late counts as free, as `MemAvailable` counts it.
     """
-    info = _table(root / "proc/meminfo")
+    info = table(root / "proc/meminfo")
     total, free = 1024 * info.get("MemTotal", 0), 1024 * info.get("MemAvailable", 0)
     for limit, used in _memory_groups(root):
         total, free = min(total, limit), min(free, max(0, limit - used))
@@ -105,10 +115,10 @@ def num_threads(root: Path = ROOT) -> int:
     """Processors that this process may use: its affinity, or less by a control group's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quotas = [count or 1]
-    for folder in _folders(root, "cpu"):
-        words = _text(folder / "cpu.max").split()
-        v1 = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
-        quota, period = (_digits(w) for w in words) if len(words) == 2 else v1
+    for folder in folders(root, "cpu"):
+        words = text(folder / "cpu.max").split()
+        v1 = number(folder / "cpu.cfs_quota_us"), number(folder / "cpu.cfs_period_us")
+        quota, period = (digits(w) for w in words) if len(words) == 2 else v1
         if quota and period:
             quotas.append(max(1, quota // period))
     return min(quotas)
@@ -117,50 +127,13 @@ def num_threads(root: Path = ROOT) -> int:
 def _memory_groups(root: Path) -> list[tuple[int, int]]:
     """Limit and use of every control group that holds this process and has a limit."""
     groups = []
-    for folder in _folders(root, "memory"):
-        stat = _table(folder / "memory.stat")
+    for folder in folders(root, "memory"):
+        stat = table(folder / "memory.stat")
         for most, now, idle in (
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
-            limit, used = _number(folder / most), _number(folder / now)
+            limit, used = number(folder / most), number(folder / now)
             if limit is not None and used is not None:
                 groups.append((limit, used - stat.get(idle, 0)))
     return groups
-
-
-def _folders(root: Path, controller: str) -> list[Path]:
-    """The folders of this process's control groups, innermost first: version 2, then 1."""
-    found = []
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        mounts = [controller, controllers] if controllers else ["", "unified"]
-        for mount in dict.fromkeys(mounts):
-            top = root / "sys/fs/cgroup" / mount
-            # Inside a container the path is often the host's: then the mount is the group itself.
-            inner = top / path.lstrip("/")
-            found += [f for f in (inner, *inner.parents) if f == top or top in f.parents]
-    return found
-
-
-def _table(path: Path) -> dict[str, int]:
-    """The first number of each line, by its word."""
-    rows = (line.replace(":", " ").split() for line in _text(path).splitlines())
-    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
-
-
-def _number(path: Path) -> int | None:
-    return _digits(_text(path).strip())
-
-
-def _digits(word: str) -> int | None:
-    return int(word) if word.isdigit() else None  # "max" and "-1" are no limit
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from fedmoe.adapter import Layout
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.held import Frozen, held_bytes
+from fedmoe.models.saved import Saved
+from fedmoe.models.subset import Subset
 
 COUNTED = ("olmoe", "mixtral", "qwen3_moe", "granitemoe", "phimoe")
-"""Types whose layers are what `budget.model` counts, within 5 %; others keep more."""
+"""Types whose layers are what `budget.model` counts, within 5 %; of others a dry run tells."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,35 @@ class Shape:
     dense_lora: int
     expert_lora: int
     on_gpu: bool = False
+    saved: Saved | None = None
+    """What backward needs outside experts and LoRA, where a dry run told; else it is counted."""
+    num_linears: int = 0
+    """Linear layers outside the experts that have LoRA."""
     counted: bool = True
-    """Whether memory was held against what autograd keeps, in models of this type."""
+    """Whether one of the two is known to be right for models of this type."""
+    transposed: bool = False
+    """Whether experts are kept as (in, out), which rows follow that share a scale."""
+    weighs_input: bool = False
+    """Whether each choice of an expert has an input of its own."""
 
-    def experts_bytes(self, frozen: Frozen) -> int:
-        """All frozen experts in a form, scales included."""
-        rows = self.num_layers * self.num_experts
-        gate_up = held_bytes(rows * 2 * self.width, self.hidden, frozen, self.element_bytes)
-        return gate_up + held_bytes(rows * self.hidden, self.width, frozen, self.element_bytes)
+    def experts_bytes(self, frozen: Frozen, subset: Subset | None = None) -> int:
+        """All frozen experts in a form, scales included; or those that a subset needs."""
+        experts = self.num_layers * num_held(self.num_experts, subset)
+        sizes = 2 * self.width * self.hidden, self.hidden * self.width
+        return sum(
+            held_bytes(experts * size // row, row, frozen, self.element_bytes)
+            for size, row in zip(sizes, self.rows, strict=True)
+        )
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The lengths of rows that an expert's two weights are kept in."""
+        return (2 * self.width, self.hidden) if self.transposed else (self.hidden, self.width)
+
+
+def num_held(num_experts: int, subset: Subset | None) -> int:
+    """Experts of each layer whose weights are needed, a merged one included."""
+    return num_experts if subset is None else subset.num_held(num_experts)
 
 
 @dataclass(frozen=True)
@@ -73,6 +97,7 @@ class Setting:
     recompute: bool = False
     frozen: Frozen = "full"
     offload: bool = False
+    subset: Subset | None = None
 
     @property
     def tokens(self) -> int:
@@ -96,9 +121,11 @@ def shape_of(model: AdaptedModel, layout: Layout | None = None, *, on_gpu: bool 
         if isinstance(getattr(module, "base", module), nn.Linear)
     }
     query, key = (_out(linears.get(name), hidden) for name in ("q_proj", "k_proj"))
-    head = model.model.get_output_embeddings().weight  # pyright: ignore
+    head: Any = model.form.head(model.model).weight
     dense, expert = frozen_per_token(model)
     dense_lora, expert_lora = low_rank_per_token(layout)
+    formula = model.family.model_type in COUNTED
+    saved = None if formula else model.saved
     return Shape(
         num_layers=len(model.layers), num_experts=num_experts, top_k=model.full_top_k,
         hidden=hidden, width=double_width // 2, vocabulary=head.shape[0], rank=layout.rank,
@@ -108,7 +135,8 @@ def shape_of(model: AdaptedModel, layout: Layout | None = None, *, on_gpu: bool 
         weight_bytes=frozen_bytes(model), adapter=layout.size,
         dense=dense - head.numel(), head=head.numel(), expert=expert, dense_lora=dense_lora,
         expert_lora=expert_lora, on_gpu=on_gpu or model.device.type == "cuda",
-        counted=str(model.model.config.model_type) in COUNTED,  # pyright: ignore
+        saved=saved, num_linears=len(model.linears), counted=formula or saved is not None,
+        transposed=model.family.form.transposed, weighs_input=model.family.form.weighs_input,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from fedmoe.budget.shape import Setting
 from fedmoe.data.text import Tokens
 from fedmoe.models.held import Frozen
+from fedmoe.models.subset import Subset
 
 
 class HowTrained(Protocol):
@@ -48,14 +49,16 @@ class Work:
     bytes_up: int = 0
     frozen: Frozen = "full"
     offload: bool = False
+    subset: Subset | None = None
 
     def setting(self, top_k: int, *, longest: bool) -> Setting:
         """A micro-batch of the longest, or of mean examples."""
         length = self.longest if longest else self.mean_length
         targets = self.longest_targets if longest else self.mean_targets
         return Setting(
-            top_k, self.batch_size, length, targets, self.recompute, self.frozen, self.offload
-        )
+            top_k, self.batch_size, length, targets, self.recompute, self.frozen, self.offload,
+            self.subset,
+        )  # fmt: skip
 
     def with_batch(self, batch_size: int) -> Work:
         """The same steps in smaller micro-batches, and so in more of them."""

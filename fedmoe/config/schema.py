@@ -35,6 +35,10 @@ class Simulation:
     workers: Annotated[int, Field(ge=1)] = 1
     """Processes that train clients side by side, one thread each; 1 trains in this process, and
     so does a GPU, whatever this says."""
+    job_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Seconds after which a worker that has not answered counts as dead: it is killed and its job
+    done again, three times at most. Without one, a worker that hangs is waited for; it holds for
+    every job, so give many times what the longest client or evaluation takes."""
     folder: str = "runs"
     """Where run folders are made, each named after its experiment."""
 

@@ -4,6 +4,7 @@ In reading order:
     examples.py        Example, Splits; splitting by group without leaks
     home_assistant.py  spoken smart-home commands, built in (home_*.py: templates, words, grammar)
     reasoning.py       reasoning puzzles made from a seed, built in
+    digits.py          handwritten digits, for image classifiers
     files.py, hub.py   your own rows; columns.py finds the prompt and the response in them
     partition.py       which client holds which examples
     manifest.py        what each client holds, as numbers and hashes
@@ -13,6 +14,7 @@ and `score(example, answer) -> float`, and name it in `Dataset`. A partitioner i
 `partition.py` with `num_clients` and `split(labels, rng)`, named in `Partition`.
 """
 
+from fedmoe.data.digits import Digits
 from fedmoe.data.examples import Example, Splits, check_disjoint
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.home_assistant import HomeAssistant
@@ -21,7 +23,7 @@ from fedmoe.data.manifest import manifest, manifest_table
 from fedmoe.data.partition import Partition, partition
 from fedmoe.data.reasoning import ReasoningGym
 
-Dataset = HomeAssistant | ReasoningGym | LocalFiles | HuggingFace
+Dataset = HomeAssistant | ReasoningGym | LocalFiles | HuggingFace | Digits
 
 __all__ = [
     "Dataset",

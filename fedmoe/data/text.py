@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -67,30 +67,68 @@ class Batch:
     """int64 (targets,): flattened positions whose next token belongs to a response."""
     targets: Tensor
     """int64 (targets,): those next tokens."""
+    prompt_lengths: Tensor
+    """int64 (batch,): ids of each row's prompt."""
 
     @property
     def num_tokens(self) -> int:
         return int(self.valid.sum())
 
 
+Frame = Callable[[Sequence[Example], Any], list[Tokens]]
+"""How examples become ids, with a tokenizer."""
+
+
+def one_text(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]:
+    """Prompt and response as one text, which a causal language model goes on with."""
+    prompts = tokenizer(
+        [PROMPT.format(prompt=e.prompt) for e in examples], add_special_tokens=False
+    )
+    responses = tokenizer([f" {e.response}" for e in examples], add_special_tokens=False)
+    return [
+        Tokens((*p, *r, tokenizer.eos_token_id), len(p))
+        for p, r in zip(prompts["input_ids"], responses["input_ids"], strict=True)
+    ]
+
+
+def pair_of_texts(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]:
+    """Two texts for an encoder-decoder, each with the tokenizer's own marks, such as languages.
+
+    Each ends with the end token, where the tokenizer puts none, too.
+    """
+    prompts = tokenizer([e.prompt for e in examples])["input_ids"]
+    responses = tokenizer(text_target=[e.response for e in examples])["input_ids"]
+    end = tokenizer.eos_token_id
+    both = ([[*x, end] if x[-1:] != [end] else x for x in texts] for texts in (prompts, responses))
+    return [Tokens((*p, *r), len(p)) for p, r in zip(*both, strict=True)]
+
+
+def image_and_label(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]:
+    """An image's grey values, and the id of its label."""
+    images = tokenizer([e.prompt for e in examples])["input_ids"]
+    labels = tokenizer.labels([e.response for e in examples])
+    return [
+        Tokens((*image, label), len(image)) for image, label in zip(images, labels, strict=True)
+    ]
+
+
+FRAMES: dict[str, Frame] = {
+    "causal": one_text, "seq2seq": pair_of_texts, "image": image_and_label,
+}  # fmt: skip
+"""By a family's form of task."""
+
+
 def tokenize(
-    examples: Sequence[Example], tokenizer: Tokenizer, settings: TextSettings
+    examples: Sequence[Example], tokenizer: Any, settings: TextSettings, task: str = "causal"
 ) -> tuple[list[Example], list[Tokens]]:
-    """The examples that are kept, and their token ids.
+    """The examples that are kept, and their token ids, as models of a form of task take them.
 
     Raises:
         DataError: `too_long` is `refuse` and examples are too long; says how many, and the longest.
     """
     if not examples:
         return [], []
-    prompts = tokenizer(
-        [PROMPT.format(prompt=e.prompt) for e in examples], add_special_tokens=False
-    )
-    responses = tokenizer([f" {e.response}" for e in examples], add_special_tokens=False)
-    rows = [
-        Tokens((*p, *r, tokenizer.eos_token_id), len(p))
-        for p, r in zip(prompts["input_ids"], responses["input_ids"], strict=True)
-    ]
+    rows = FRAMES[task](examples, tokenizer)
     fits = [len(row.ids) <= settings.max_length for row in rows]
     if settings.too_long == "refuse" and not all(fits):
         raise DataError(
@@ -114,7 +152,8 @@ def collate(rows: Sequence[Tokens], pad: int) -> Batch:
         valid[i, :n] = True
         positions += range(i * length + row.prompt_length - 1, i * length + n)
         targets += row.ids[row.prompt_length :]
-    return Batch(ids, valid, torch.tensor(positions), torch.tensor(targets))
+    lengths = torch.tensor([row.prompt_length for row in rows])
+    return Batch(ids, valid, torch.tensor(positions), torch.tensor(targets), lengths)
 
 
 def training_batches(

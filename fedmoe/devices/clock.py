@@ -73,6 +73,11 @@ def virtual_bytes_up(update: Update) -> int:
     return update.num_bytes - sum(len(json.dumps(value)) for value in scalars)
 
 
+def profile_tokens(lengths: Sequence[int], examples: int) -> float:
+    """Tokens of the forward pass that chooses a client's subset of experts, in a mean round."""
+    return min(1.0, examples / len(lengths)) * sum(lengths)
+
+
 def probe_tokens(lengths: Sequence[int], probe_examples: int) -> int:
     """Tokens in the two forward passes with which a client measures its loss.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Annotated
 
 import torch
@@ -19,6 +20,10 @@ from fedmoe.models.frozen import WEIGHTS, FrozenExperts
 from fedmoe.models.gating import Gates, Rule, TopKGating
 from fedmoe.models.modulation import Modulation, modulate
 from fedmoe.models.rescaling import Rescaling, StaticRescaling, keep_mass
+from fedmoe.models.saved import Saved, saved_outside
+from fedmoe.models.subset import KeptExperts
+from fedmoe.models.tasks import TASKS, Asked
+from fedmoe.models.tasks.causal import all_states, body_of
 from fedmoe.section import section
 
 TOP_K = TopKGating()
@@ -64,7 +69,7 @@ class Shift(nn.Module):
 
 
 class AdaptedModel:
-    """A frozen causal language model, its LoRA in one flat buffer, and its current budget.
+    """A frozen model, its LoRA in one flat buffer, and its current budget.
 
     Loading an adapter is one copy into `flat`; gradients arrive in the flat `grad`. A forward pass
     counts, per layer and expert, the tokens routed there.
@@ -76,7 +81,9 @@ class AdaptedModel:
     ) -> None:  # fmt: skip
         self.model = model.requires_grad_(False).eval()
         self.family = install(model)
+        self.form = TASKS[self.family.task]
         self.layers = moe_layers(model)
+        self.stacks = [self.form.stack(layer.path) for layer in self.layers]
         self.full_top_k = self.layers[0].top_k
         self.top_k = self.full_top_k
         self.rescaling = rescaling
@@ -87,6 +94,7 @@ class AdaptedModel:
         self.rescaler = torch.ones(len(self.layers), device=self.device)
         self.states = [experts.ExpertState() for _ in self.layers]
         self.frozen = FrozenExperts(self.layers, self.states, self.device)
+        self.kept = KeptExperts(self.layers, self.states, self.frozen, self.family)
         self.linears: dict[str, LoRALinear] = {}
         self.shifts: list[Shift] = []
         self.modulations: list[Modulation] = []
@@ -182,39 +190,78 @@ class AdaptedModel:
 
     @contextmanager
     def counting(self) -> Iterator[Tensor]:
-        """Collect routed tokens, int64 (layers, experts), from the forward passes inside."""
+        """Collect routed tokens, int64 (layers, experts), from the forward passes inside.
+
+        What went to merged experts is in `kept.counts`.
+        """
         shape = self.layout.num_layers, self.layout.num_experts
         counts = torch.zeros(shape, dtype=torch.int64, device=self.device)
+        self.kept.counts = merged = counts.new_zeros(shape[0])
         for i, state in enumerate(self.states):
-            state.counts = counts[i]
+            state.counts, state.merged_count = counts[i], merged[i]
         try:
             yield counts
         finally:
             for state in self.states:
-                state.counts = None
+                state.counts = state.merged_count = None
 
     def hidden(self, input_ids: Tensor, valid: Tensor) -> Tensor:
-        """Last hidden states (batch, length, hidden) of right-padded ids.
+        """Last hidden states (batch, length, hidden) of a causal model, for right-padded ids.
 
-        `valid` (batch, length) is False at padding, which reaches no expert. Under a causal mask
-        no real token looks at the padding after it, so attention needs no mask; nor does a
-        convolution or a recurrent layer, which read their past alone.
+        `valid` (batch, length) is False at padding, which reaches no expert.
         """
-        for state in self.states:
-            state.valid = valid.reshape(-1).to(self.device)
+        with self._meeting([valid.reshape(-1)] * len(self.layers)):
+            return all_states(self.model, input_ids)
+
+    def target_logits(self, batch: Asked) -> Tensor:
+        """Logits (targets, vocabulary) of what a batch asks for, whatever the form of task."""
+        return self.logits(self.target_states(batch))
+
+    def target_states(self, batch: Asked) -> Tensor:
+        """The hidden states (targets, hidden) that those are of."""
+        with self._meeting(self.routed(batch)):
+            return self.form.hidden(self.model, batch)
+
+    def routed(self, batch: Asked) -> list[Tensor]:
+        """For every sparse layer which of the tokens that pass it are real: flat bool."""
+        stacks = self.form.routed(self.model, batch)
+        return [stacks[stack] for stack in self.stacks]
+
+    def num_tokens(self, batch: Asked) -> int:
+        """Tokens of a batch that reach experts: k of them in every sparse layer of their stack."""
+        stacks = self.form.routed(self.model, batch)
+        return sum(int(stacks[stack].sum()) for stack in set(self.stacks))
+
+    @contextmanager
+    def _meeting(self, valid: list[Tensor]) -> Iterator[None]:
+        """Let each layer's experts meet the tokens alone that are `valid` there."""
+        for state, mask in zip(self.states, valid, strict=True):
+            state.valid = mask.to(self.device)
         try:
-            return _body(self.model)(
-                input_ids=input_ids.to(self.device), use_cache=False
-            ).last_hidden_state
+            yield
         finally:
             for state in self.states:
                 state.valid = None
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Next-token logits of hidden states."""
-        logits = self.model.get_output_embeddings()(hidden)  # pyright: ignore[reportCallIssue]
+        """Logits of hidden states: of the next token, or of labels."""
+        logits = self.form.head(self.model)(hidden)
         scale = self.family.scale_logits
         return logits if scale is None else scale(self.model.config, logits)
+
+    @cached_property
+    def saved(self) -> Saved | None:
+        """What is kept for backward outside experts, LoRA's narrow products apart; see `saved`.
+
+        None also of what is no causal language model.
+        """
+        if self.form.name != "causal":
+            return None
+        body, step = body_of(self.model), self.family.step
+        step = step if isinstance(step, int) else int(getattr(self.model.config, step))  # pyright: ignore
+        found = saved_outside(body, self.layers, self.full_top_k, step)
+        narrow = len(self.linears) * self.bound.rank * next(body.parameters()).element_size()
+        return None if found is None else found.without(narrow)
 
     def _install(self, settings: AdapterSettings, adapted: list[str]) -> None:
         """Put LoRA's places into the model; `bind` puts factors there."""
@@ -232,13 +279,6 @@ class AdaptedModel:
             self.linears[path] = LoRALinear(base, none, none, 1.0)
             parent, _, child = path.rpartition(".")
             setattr(self.model.get_submodule(parent), child, self.linears[path])
-
-
-def _body(model: nn.Module) -> nn.Module:
-    """What turns ids into hidden states, below the output head."""
-    # transformers 5.23: Llama4ForCausalLM names a prefix that it has no attribute of.
-    names = (str(model.base_model_prefix), "model")  # pyright: ignore[reportAttributeAccessIssue]
-    return next(model.get_submodule(name) for name in names if hasattr(model, name))
 
 
 def _expert_names(path: str) -> list[str]:

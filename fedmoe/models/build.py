@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 from fedmoe.errors import ModelError
@@ -19,6 +19,7 @@ from fedmoe.models.families import check_family, install, moe_layers
 from fedmoe.models.frozen import weights_of
 from fedmoe.models.gating import Rule
 from fedmoe.models.rescaling import Rescaling
+from fedmoe.models.tasks import TASKS, task_of
 from fedmoe.section import section
 
 MINI = "mini"
@@ -59,29 +60,27 @@ def device_of(settings: ModelSettings) -> torch.device:
 
 def load_base(
     settings: ModelSettings, *, experts_stay: bool = False, fast: bool = True
-) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """The frozen model on the expert fast path, and its tokenizer.
+) -> tuple[nn.Module, Any]:
+    """The frozen model on the expert fast path, and its tokenizer, or what stands for one.
 
     With `experts_stay` the experts remain in main memory, whatever the device; without `fast` the
     model is transformers' own.
 
     Raises:
-        ModelError: the path does not exist, is no causal language model, or is not an MoE whose
-            experts transformers dispatches on; there is no such device.
+        ModelError: the path does not exist, is no model of a form of task that is known here, or
+            is not an MoE whose experts transformers dispatches on; there is no such device.
     """
     device = device_of(settings)
     disable_progress_bar()
-    folder = model_folder(settings.path)
+    folder, form = model_folder(settings.path), TASKS["causal"]
     try:
         config = AutoConfig.from_pretrained(folder)
         check_family(config.model_type)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=DTYPES[settings.dtype], output_loading_info=True
-        )
-        model, info = loaded
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        form = task_of(config.model_type)
+        model, info = form.load(folder, config, DTYPES[settings.dtype])
+        tokenizer = form.tokenizer(folder, config)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise ModelError(_cannot_load(settings.path, error)) from error
+        raise ModelError(_cannot_load(settings.path, form.kind, error)) from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
             f"model.path {settings.path!r}: {len(missing)} weights are missing, such as "
@@ -96,11 +95,11 @@ def load_base(
     return model, tokenizer
 
 
-def _cannot_load(path: str, error: Exception) -> str:
+def _cannot_load(path: str, kind: str, error: Exception) -> str:
     """Say whether the folder is missing, is not a model, or the Hub could not serve the id."""
     reason = (str(error) or type(error).__name__).splitlines()[0]
     if Path(path).is_dir():
-        return f"model.path {path!r}: the folder holds no causal language model ({reason})"
+        return f"model.path {path!r}: the folder holds no {kind} ({reason})"
     return (
         f"model.path {path!r} is neither {MINI!r}, nor a folder, nor a Hugging Face id that can be "
         f"loaded ({reason})"
@@ -110,7 +109,7 @@ def _cannot_load(path: str, error: Exception) -> str:
 def build_model(
     settings: ModelSettings, adapter: AdapterSettings, rescaling: Rescaling,
     gating: Rule = TOP_K, *, experts_stay: bool = False,
-) -> tuple[AdaptedModel, PreTrainedTokenizerBase]:  # fmt: skip
+) -> tuple[AdaptedModel, Any]:  # fmt: skip
     """The resident model of a run and its tokenizer; see `load_base` for the errors.
 
     With `experts_stay`, `model.frozen.hold` must bring the experts to the device, in some form.

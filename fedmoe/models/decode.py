@@ -10,29 +10,32 @@ import torch
 from torch import nn
 from transformers import TextIteratorStreamer
 
+from fedmoe.errors import ModelError
 from fedmoe.models.families import family_of
+from fedmoe.models.tasks import TASKS
 
 
 def greedy(
     model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, pad: int, end: int
 ) -> list[list[int]]:
-    """The ids that follow each prompt, up to the end token or `max_new_tokens`."""
-    length = max(len(p) for p in prompts)
-    ids = torch.tensor([[pad] * (length - len(p)) + list(p) for p in prompts])
-    mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
-    device = next(model.parameters()).device
-    out = model.generate(  # pyright: ignore[reportCallIssue]
-        input_ids=ids.to(device), attention_mask=mask.to(device), do_sample=False,
-        max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=end,
-        use_cache=family_of(model).padded_cache or bool(mask.all()),
-    )  # fmt: skip
-    return [row[length:].tolist() for row in out]
+    """The ids that answer each prompt, up to the end token or `max_new_tokens`.
+
+    What an answer is says the family's form of task: text that follows, or a label.
+    """
+    family = family_of(model)
+    return TASKS[family.task].answers(model, prompts, max_new_tokens, pad, end, family.padded_cache)
 
 
 def greedy_stream(
     model: nn.Module, ids: torch.Tensor, max_new_tokens: int, tokenizer: Any
 ) -> Iterator[str]:
-    """Pieces of the text that follows one prompt (1, length), as soon as they are known."""
+    """Pieces of the text that answers one prompt (1, length), as soon as they are known.
+
+    Raises:
+        ModelError: the model classifies, and so writes no text.
+    """
+    if family_of(model).task == "image":
+        raise ModelError("this model classifies images: it has a label for each, and no text")
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ids = ids.to(next(model.parameters()).device)
     options = {

@@ -16,21 +16,11 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
 
-from fedmoe.models.held import Held
+from fedmoe.models.expert_state import Biases, ExpertLoRA, ExpertState, Stacks, no_lora
 from fedmoe.models.routed import Block, Routing, Stacked, blocks, can_group, route
 
 IMPLEMENTATION = "fedmoe"
 STATE = "fedmoe_state"
-
-
-class ExpertLoRA(NamedTuple):
-    """LoRA factors of one layer's experts; `scale` is alpha / rank."""
-
-    gate_up_A: Tensor  # (experts, rank, hidden)
-    gate_up_B: Tensor  # (experts, 2 * width, rank)
-    down_A: Tensor  # (experts, rank, width)
-    down_B: Tensor  # (experts, hidden, rank)
-    scale: float
 
 
 class Adapted(NamedTuple):
@@ -68,13 +58,6 @@ class Adapted(NamedTuple):
         if self.a.shape[1]:
             block.outer(dlow, x, into.a)
             block.outer(dy, low * self.scale, into.b)
-
-
-class Biases(NamedTuple):
-    """Frozen biases of a layer's experts."""
-
-    gate_up: Tensor  # (experts, 2 * width)
-    down: Tensor  # (experts, hidden)
 
 
 @dataclass(frozen=True)
@@ -231,30 +214,6 @@ def _differentiable(
     return out.detach(), lambda grad: torch.autograd.grad(out, leaf, grad)[0]
 
 
-@dataclass(eq=False)
-class ExpertState:
-    """What an adapted experts module carries beside its frozen weights."""
-
-    lora: ExpertLoRA | None = None
-    rescaler: Tensor | None = None
-    """One factor on the layer's output, a scalar; None leaves it alone."""
-    valid: Tensor | None = None
-    """bool (tokens,): False marks padding, which reaches no expert and is not counted."""
-    counts: Tensor | None = None
-    """int64 (experts,): routed tokens so far; None switches counting off."""
-    recompute: bool = False
-    """Compute activations again in backward rather than keep them."""
-    held: tuple[Held, Held] | None = None
-    """Another form of the two frozen weights, read in their place; see `held`."""
-
-
-def no_lora(gate_up: Tensor, down: Tensor) -> ExpertLoRA:
-    """Factors of rank 0 for weights (experts, 2 * width, hidden) and (experts, hidden, width)."""
-    a1, a2 = (w.new_zeros(w.shape[0], 0, w.shape[2]) for w in (gate_up, down))
-    b1, b2 = (w.new_zeros(*w.shape[:2], 0) for w in (gate_up, down))
-    return ExpertLoRA(a1, b1, a2, b2, 1.0)
-
-
 def experts_forward(module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """transformers' experts call: `hidden` (tokens, hidden), `index`, `weights` (tokens, top_k).
 
@@ -262,41 +221,65 @@ def experts_forward(module: nn.Module, hidden: Tensor, index: Tensor, weights: T
     `weighs_input` has the weights multiply each expert's input rather than its output.
     """
     state: ExpertState = getattr(module, STATE, None) or ExpertState()
-    num_experts = int(module.num_experts)  # pyright: ignore[reportArgumentType]
     if state.valid is not None:
-        index = index.masked_fill(~state.valid.unsqueeze(1), num_experts)
-    routing = route(index, num_experts)
-    if state.counts is not None:
-        state.counts += routing.counts
+        index = index.masked_fill(~state.valid.unsqueeze(1), int(module.num_experts))  # pyright: ignore
     if getattr(module, "weighs_input", False):
         rows = (hidden.unsqueeze(1) * weights.unsqueeze(2)).flatten(0, 1)
-        alone = route(index.reshape(-1, 1), num_experts)
-        out = _computed(module, state, rows, torch.ones_like(rows[:, :1]), alone)
+        out = _mixed(module, state, rows, torch.ones_like(rows[:, :1]), index.reshape(-1, 1))
         out = out.view(*index.shape, -1).sum(1)
     else:
-        out = _computed(module, state, hidden, weights.to(hidden.dtype), routing)
+        out = _mixed(module, state, hidden, weights, index)
     return out if state.rescaler is None else out * state.rescaler.to(out.dtype)
 
 
-def _computed(
-    module: nn.Module, state: ExpertState, hidden: Tensor, weights: Tensor, routing: Routing
+def _mixed(
+    module: nn.Module, state: ExpertState, hidden: Tensor, weights: Tensor, index: Tensor
 ) -> Tensor:
-    """What the module's experts make of routed tokens."""
-    gate_up, down, held = module.gate_up_proj, module.down_proj, state.held
+    """What the module's experts make of `hidden`; what is left out of them goes to one merged."""
+    num_experts = int(module.num_experts)  # pyright: ignore[reportArgumentType]
+    others = None
+    if state.merged is not None:
+        assert state.left_out is not None
+        others = state.left_out[index]
+        index = index.masked_fill(others, num_experts)
+        if state.merged_count is not None:
+            state.merged_count += others.sum()
+    routing = route(index, num_experts)
+    if state.counts is not None:
+        state.counts += routing.counts
+    own = Stacks(module.gate_up_proj, module.down_proj, state.held, _biases_of(module))  # pyright: ignore
+    out = _computed(module, state, hidden, weights, routing, own, state.lora)
+    if others is None or state.merged is None:
+        return out
+    # The weights of a token's choices add up, and it is computed once.
+    summed = (weights * others).sum(1, keepdim=True)
+    alone = route((~others.any(1, keepdim=True)).long(), 1)
+    return out + _computed(module, state, hidden, summed, alone, state.merged.stacks, None)
+
+
+def _computed(
+    module: nn.Module, state: ExpertState, hidden: Tensor, weights: Tensor, routing: Routing,
+    stacks: Stacks, lora: ExpertLoRA | None,
+) -> Tensor:  # fmt: skip
+    """What experts of these weights make of routed tokens."""
+    gate_up, down, held, biases = stacks
     if getattr(module, "is_transposed", False):
-        gate_up, down = gate_up.mT, down.mT  # pyright: ignore
+        gate_up, down = gate_up.mT, down.mT
         held = (held[0].mT, held[1].mT) if held else None
-    lora = state.lora or no_lora(gate_up, down)  # pyright: ignore[reportArgumentType]
+    lora = lora or no_lora(gate_up, down, hidden.device)
     out = SparseExperts.apply(
-        hidden, weights, gate_up, down, *(factor.to(hidden.dtype) for factor in lora[:4]),
-        lora.scale, routing, _gate_of(module), state.recompute, held, _biases_of(module),
+        hidden, weights.to(hidden.dtype), gate_up, down,
+        *(factor.to(hidden.dtype) for factor in lora[:4]),
+        lora.scale, routing, _gate_of(module), state.recompute, held, biases,
     )  # fmt: skip
     assert isinstance(out, Tensor)
     return out
 
 
 def _gate_of(module: nn.Module) -> Gate:
-    """The activation of a module that gates as transformers does by default, or its own gate."""
+    """The activation of a module that gates as transformers does by default, or its own way."""
+    if not getattr(module, "has_gate", True):
+        return OwnGate(module.act_fn)  # pyright: ignore
     own: Any = getattr(type(module), "_apply_gate", _default_apply_gate)
     return module.act_fn if own is _default_apply_gate else OwnGate(module._apply_gate)  # pyright: ignore
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from fedmoe.models.experts import ExpertState
+from fedmoe.models.expert_state import ExpertState
 from fedmoe.models.families import MoELayer
 from fedmoe.models.held import Elsewhere, Frozen, Held, quantised
 from fedmoe.models.offload import mapped, pinned
@@ -61,6 +61,21 @@ class FrozenExperts:
         self.used = frozen
         for state, form in zip(self.states, self.forms[frozen], strict=True):
             state.held = form
+
+    def narrow(self, kept: Tensor | None) -> None:
+        """Have the experts that `kept`, bool (layers, experts), marks on the device; None for all.
+
+        Of a form that lies in main memory beside a GPU theirs are copied there, until the next
+        `use` or `narrow`. A processor copies nothing: the system reads what is used of a file.
+        """
+        for i, (state, form) in enumerate(zip(self.states, self.forms[self.used], strict=True)):
+            state.held = form
+            if kept is not None and form is not None and self._lies_elsewhere(form):
+                first, second = (held.narrowed(kept[i]) for held in form)
+                state.held = first, second
+
+    def _lies_elsewhere(self, form: tuple[Held, Held]) -> bool:
+        return self.on_gpu and form[0].is_elsewhere
 
     def num_bytes(self, frozen: Frozen) -> int:
         """Bytes of all experts in a form that is held, wherever they lie."""

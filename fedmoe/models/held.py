@@ -4,7 +4,8 @@ A form gives the weights of one expert, or of a few, at the moment of a product,
 after it; what is kept is smaller, or lies elsewhere:
 
 - `Elsewhere`: in full, in main memory beside a GPU, or in a file that is mapped into memory;
-- `Quantised`: as whole numbers of 8 or 4 bits, which may themselves lie elsewhere.
+- `Quantised`: as whole numbers of 8 or 4 bits, which may themselves lie elsewhere;
+- `Narrowed`: those of some experts alone, brought here from elsewhere.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ class Held(ABC):
     def num_bytes(self) -> int:
         """Bytes of what is kept, wherever it lies."""
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether what is kept is not on `device`."""
+        return False
+
     @abstractmethod
     def __getitem__(self, experts: int | slice) -> Tensor:
         """The weights of one expert (out, in), or of a range of them."""
@@ -58,6 +64,45 @@ class Held(ABC):
     def mT(self) -> Transposed:
         """The same weights as (experts, in, out)."""
         return Transposed(self)
+
+    def narrowed(self, kept: Tensor) -> Narrowed:
+        """Those of the experts that `kept`, bool (experts,), marks, on `device`."""
+        where = kept.nonzero().flatten()
+        return Narrowed(
+            self.device, self.placed(lambda w: w[where.to(w.device)].to(self.device)),
+            tuple(where.tolist()), self.shape,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Narrowed(Held):
+    """Some experts' weights, numbered as all are; those of the others are zeros that none reads."""
+
+    held: Held  # (experts kept, out, in)
+    where: tuple[int, ...]
+    """The numbers of the experts kept, in order."""
+    whole: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.whole
+
+    @property
+    def num_bytes(self) -> int:
+        return self.held.num_bytes
+
+    def __getitem__(self, experts: int | slice) -> Tensor:
+        if isinstance(experts, int):
+            return self.held[self.where.index(experts)]
+        asked = range(*experts.indices(self.whole[0]))
+        here = [i for i, e in enumerate(self.where) if e in asked]
+        some = self.held[here[0] : here[-1] + 1] if here else self.held[0:0]
+        out = some.new_zeros(len(asked), *some.shape[1:])
+        out[[asked.index(self.where[i]) for i in here]] = some
+        return out
+
+    def placed(self, place: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, held=self.held.placed(place))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +139,10 @@ class Elsewhere(Held):
     @property
     def num_bytes(self) -> int:
         return self.weights.nbytes
+
+    @property
+    def is_elsewhere(self) -> bool:
+        return True
 
     def __getitem__(self, experts: int | slice) -> Tensor:
         return self.weights[experts].to(self.device, non_blocking=True)
@@ -133,6 +182,10 @@ class Quantised(Held):
     @property
     def num_bytes(self) -> int:
         return self.codes.nbytes + self.scales.nbytes
+
+    @property
+    def is_elsewhere(self) -> bool:
+        return self.codes.device != self.device
 
     def __getitem__(self, experts: int | slice) -> Tensor:
         codes, scales = (

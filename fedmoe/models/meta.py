@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from fedmoe.errors import ModelError
-from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.adapted import TOP_K, AdaptedModel, AdapterSettings
 from fedmoe.models.build import DTYPES, ModelSettings, model_folder
 from fedmoe.models.families import check_family
+from fedmoe.models.gating import Rule
 from fedmoe.models.rescaling import NoRescaling
+from fedmoe.models.tasks import task_of
 
 
-def meta_model(settings: ModelSettings, adapter: AdapterSettings) -> AdaptedModel:
+def meta_model(
+    settings: ModelSettings, adapter: AdapterSettings, gating: Rule = TOP_K
+) -> AdaptedModel:
     """The adapted model of `settings` as shapes; a folder with a `config.json` is enough.
+
+    With what a gating trains beside the routers, and refused where the gating does not fit.
 
     Raises:
         ModelError: there is no configuration, or not that of a sparse MoE with fused experts.
@@ -22,11 +28,11 @@ def meta_model(settings: ModelSettings, adapter: AdapterSettings) -> AdaptedMode
         config = AutoConfig.from_pretrained(model_folder(settings.path))
         check_family(config.model_type)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[settings.dtype])
+            model = task_of(config.model_type).build(config, DTYPES[settings.dtype])
     except (OSError, ValueError, ImportError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"model.path {settings.path!r} has no configuration of a causal language model "
             f"({reason}); expected 'mini', a Hugging Face id, or a folder with a config.json"
         ) from error
-    return AdaptedModel(model, adapter, NoRescaling())
+    return AdaptedModel(model, adapter, NoRescaling(), gating)

@@ -23,6 +23,9 @@ from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.families import Family, family_of
 from fedmoe.models.families.family import through_interface
+from fedmoe.models.families.ungated import each_expert
+from fedmoe.models.frozen import WEIGHTS
+from fedmoe.models.tasks import TASKS
 
 NAME = "default"
 TOLERANCE = 1e-4
@@ -72,16 +75,20 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
     return difference
 
 
-def peft_config(layout: Layout, family: Family) -> LoraConfig:
-    """The LoRA configuration that reaches the same weights."""
+def peft_config(layout: Layout, family: Family, base: nn.Module) -> LoraConfig:
+    """The LoRA configuration that reaches the same weights of `base`."""
     dense = {entry.name.rpartition(".")[0] for entry in layout.entries if entry.layer is None}
     linears = [n for n in family.attention if any(path.endswith(f".{n}") for path in dense)]
     experts = [entry.name for entry in layout.entries if entry.layer is not None]
+    if family.linears:  # as paths in full: dense layers have linear ones of the same names
+        linears += {path for name in experts for path in _each_linear(name, base, family)}
+        experts = []
+    fused = list(dict.fromkeys(map(_in_layer, experts)))
     alpha = int(layout.alpha) if layout.alpha == int(layout.alpha) else layout.alpha
     return LoraConfig(
         r=layout.rank, lora_alpha=alpha,  # pyright: ignore[reportArgumentType]
-        target_modules=linears, target_parameters=list(dict.fromkeys(map(_in_layer, experts))),
-        lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+        target_modules=linears, target_parameters=fused or None,
+        lora_dropout=0.0, bias="none", task_type=TASKS[family.task].peft,  # pyright: ignore
     )  # fmt: skip
 
 
@@ -91,11 +98,35 @@ def _in_layer(name: str) -> str:
     return re.split(r"\.\d+\.", path, maxsplit=1)[-1]
 
 
+def _each_linear(name: str, base: nn.Module, family: Family) -> list[str]:
+    """Paths of the linear layers, expert by expert, that a factor's name stands for."""
+    path, weight, _ = name.rsplit(".", 2)
+    assert family.linears is not None
+    linear = family.linears[WEIGHTS.index(weight)]
+    experts = each_expert(base.get_submodule(path), family.linears)
+    return [f"{path}.{expert}.{linear}" for expert in experts]
+
+
+def _one_by_one(values: dict[str, Tensor], base: nn.Module, family: Family) -> dict[str, Tensor]:
+    """Every factor by the path of the layer it belongs to, where experts are kept one by one."""
+    split: dict[str, Tensor] = {}
+    for name, view in values.items():
+        if view.dim() == 3:
+            paths = _each_linear(name, base, family)
+            factor = name.rpartition(".")[2]
+            split |= {f"{path}.{factor}": one for path, one in zip(paths, view, strict=True)}
+        else:
+            split[name] = view
+    return split
+
+
 def to_peft(adapter: Adapter, base: nn.Module) -> PeftModel:
     """`base`, a model of transformers' own, wrapped by PEFT with the adapter's values."""
     family = family_of(base)
-    wrapped = get_peft_model(base, peft_config(adapter.layout, family))  # pyright: ignore
-    values = {entry.name: view for entry, view in adapter.layout.views(adapter.flat)}
+    config, values = peft_config(adapter.layout, family, base), adapter.views()
+    if family.linears:
+        values = _one_by_one(values, base, family)
+    wrapped = get_peft_model(base, config)  # pyright: ignore
     for path, layer in wrapped.get_base_model().named_modules():
         if isinstance(layer, LoraLayer) and NAME in layer.lora_A:
             target = _target(path, layer)
@@ -134,14 +165,13 @@ def _peft_b(b: Tensor) -> Tensor:
 def largest_difference(
     adapter: Adapter, model: AdaptedModel, settings: ModelSettings, folder: Path
 ) -> float:
-    """Logits of `PeftModel.from_pretrained(folder)` against ours, on a fixed sequence."""
+    """Logits of `PeftModel.from_pretrained(folder)` against ours, on fixed rows."""
     base, _ = load_base(settings, fast=False)
     if model.family.install is through_interface:
         base.set_experts_implementation("eager")  # pyright: ignore[reportCallIssue]
     theirs = PeftModel.from_pretrained(base, str(folder)).eval()  # pyright: ignore[reportArgumentType]
-    vocabulary = base.get_input_embeddings().weight.shape[0]  # pyright: ignore
-    ids = (torch.arange(64) * 7919 % vocabulary).view(2, 32)
+    batch = model.form.sample(base)
     model.load(adapter)
     model.set_budget(model.full_top_k, torch.ones(model.layout.num_layers))
-    ours = model.logits(model.hidden(ids, torch.ones_like(ids, dtype=torch.bool)))
-    return (theirs(input_ids=ids).logits.float() - ours.float()).abs().max().item()
+    ours = model.target_logits(batch)
+    return (model.form.own_logits(theirs, batch).float() - ours.float()).abs().max().item()

@@ -7,7 +7,7 @@ In reading order:
     run.py          a run's folder as one value
     units.py        numbers for people
     headline.py     the result in one sentence
-    tables.py       the tables, as text
+    tables.py       the tables, as text; levers.py that of memory against score
     figures.py      the look of all plots; plots_*.py draw them, plots.py lists them
     page.py         report.html, of page_parts.py; page_style.py is its style sheet
     summary.py      summary.md

@@ -9,7 +9,11 @@ from fedmoe.report.json_text import json_text
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace the content of `path`; its folder must exist."""
+    """Replace the content of `path`; its folder must exist.
+
+    Raises:
+        OSError: it cannot be written; `filename` is `path`, and the old content stays.
+    """
     # The same folder, because a rename is atomic within one file system only. Not `tempfile`:
     # its files can be read by their owner alone, and keep that after the rename.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -19,8 +23,10 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk names no file, and nobody knows the temporary
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

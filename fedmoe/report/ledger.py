@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
@@ -17,7 +18,10 @@ Record = dict[str, Any]
 
 
 class Ledger:
-    """Appends records to a file; a resumed run goes on in the file it left."""
+    """Appends records to a file; a resumed run goes on in the file it left.
+
+    Where the file cannot be written, every method raises an OSError whose `filename` it is.
+    """
 
     def __init__(self, path: Path) -> None:
         _drop_torn_line(path)
@@ -27,18 +31,30 @@ class Ledger:
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line; a `round` or `end` and all lines before it survive a power cut."""
         assert record["kind"] in get_args(Kind), record
-        self._file.write(json_text(record) + "\n")
-        self._file.flush()
-        if record["kind"] in ("round", "end"):
-            os.fsync(self._file.fileno())
+        with self._named():
+            self._file.write(json_text(record) + "\n")
+            self._file.flush()
+            if record["kind"] in ("round", "end"):
+                os.fsync(self._file.fileno())
 
     def sync(self) -> int:
         """The size of the file now, all of which survives a power cut."""
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        with self._named():
+            os.fsync(self._file.fileno())
+            return self._file.tell()
 
     def close(self) -> None:
-        self._file.close()
+        with self._named():
+            self._file.close()  # tries again what could not be written
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Of an open file the system says that the disk is full, but not which file it is."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
 
     def __enter__(self) -> Self:
         return self

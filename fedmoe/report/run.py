@@ -30,6 +30,12 @@ class TierCost:
     """The probability that one of its clients is there in a round."""
     device: Device | None = None
     """Where the run gave its clients virtual devices."""
+    levers: str = ""
+    """What saves memory for its frozen experts, in words."""
+    expert_bytes: int = 0
+    """What they take on a client."""
+    full_expert_bytes: int = 0
+    """What they would take without any lever."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,13 +147,14 @@ def flat(tree: Any, path: str = "") -> dict[str, str]:
 
 def _tiers(header: Record) -> list[TierCost]:
     other = ("name", "clients", "device", "availability")
-    known = [field.name for field in fields(TierCost) if field.name not in other]
+    later = ("levers", "expert_bytes", "full_expert_bytes")  # older ledgers do not say
+    names = [field.name for field in fields(TierCost) if field.name not in other]
     tiers = [
         TierCost(
             name=name, clients=tuple(values["clients"]),
             availability=values.get("availability", 1.0),
             device=Device(**values["device"]) if "device" in values else None,
-            **{k: values[k] for k in known},
+            **{k: values[k] for k in names if k not in later or k in values},
         )
         for name, values in header["tiers"].items()
     ]  # fmt: skip

@@ -66,19 +66,19 @@ def train_client(
     model.set_budget(task.top_k, rescaler)
     counts = counts.cpu()
     delta = keep_untouched(local.finish(after, counts), counts)
+    merged = model.kept.counts.cpu() if model.kept.merges else None
     return Update(
         round=task.round, client=task.client, tier=task.tier, top_k=task.top_k, rescaler=rescaler,
         delta=delta, counts=counts, examples=len(rows), tokens=tokens, steps=settings.steps,
         loss_before=loss_before, loss_after=mean_loss(model, probe, settings.batch_size, pad),
-        seconds=time.monotonic() - started, peak_bytes=peak_bytes(model.device),
+        seconds=time.monotonic() - started, peak_bytes=peak_bytes(model.device), merged=merged,
     )  # fmt: skip
 
 
 def response_loss(model: AdaptedModel, batch: Batch) -> Tensor:
     """Summed cross-entropy over the batch's response tokens; logits exist at those alone."""
-    hidden = model.hidden(batch.input_ids, batch.valid).flatten(0, 1)
-    logits = model.logits(hidden[batch.positions.to(hidden.device)])
-    return F.cross_entropy(logits.float(), batch.targets.to(hidden.device), reduction="sum")
+    logits = model.target_logits(batch).float()
+    return F.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
 
 
 @torch.no_grad()
@@ -100,8 +100,7 @@ def row_losses(
     losses = [0.0] * len(rows)
     batches = evaluation_batches([rows[i] for i in order], batch_size, pad)
     for start, batch in zip(range(0, len(rows), batch_size), batches, strict=True):
-        hidden = model.hidden(batch.input_ids, batch.valid).flatten(0, 1)
-        logits = model.logits(hidden[batch.positions.to(hidden.device)]).float()
+        logits = model.target_logits(batch).float()
         each = F.cross_entropy(logits, batch.targets.to(logits.device), reduction="none").cpu()
         row = batch.positions // batch.input_ids.shape[1]
         sums = torch.zeros(len(batch.input_ids)).index_add_(0, row, each)
@@ -159,13 +158,14 @@ def _accumulate(
     Losses on routing are averaged over micro-batches, by their tokens.
     """
     num_targets = sum(len(batch.targets) for batch in batches)
-    num_tokens = sum(batch.num_tokens for batch in batches)
-    for batch in batches:
+    tokens = [model.num_tokens(batch) for batch in batches]
+    for batch, num_tokens in zip(batches, tokens, strict=True):
         loss = response_loss(model, batch) / num_targets
-        if routers and (extra := routers.loss(batch.valid)) is not None:
-            loss = loss + extra * (batch.num_tokens / num_tokens)
+        # Models that such losses fit have one stack, whose tokens pass all layers.
+        if routers and (extra := routers.loss(model.routed(batch)[0])) is not None:
+            loss = loss + extra * (num_tokens / sum(tokens))
         loss.backward()
-    return num_tokens
+    return sum(tokens)
 
 
 def _clip(grad: Tensor, largest: float) -> None:

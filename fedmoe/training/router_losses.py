@@ -48,6 +48,12 @@ class RouterLosses:
     """Divergence of the local router's choice from that of the router that the round began with;
     asks for `adapter.router: true`."""
 
+    @property
+    def asked(self) -> dict[str, float]:
+        """The weights that are not 0, by name."""
+        names = ("load_balance", "importance", "load", "z", "similarity", "alignment")
+        return {name: weight for name in names if (weight := getattr(self, name))}
+
 
 NO_LOSSES = RouterLosses()
 

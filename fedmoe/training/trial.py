@@ -23,7 +23,11 @@ def trial_steps(model: AdaptedModel, rows: Sequence[Tokens], pad: int) -> Step:
         model.load(initial_adapter(model.layout, generator(0, "plan")))
         model.set_budget(setting.top_k)
         model.set_recompute(setting.recompute)
+        model.kept.clear()
         model.frozen.use(setting.frozen)
+        if setting.subset is not None:  # which experts it keeps changes neither memory nor time
+            idle = torch.zeros(len(model.layers), model.layout.num_experts, dtype=torch.int64)
+            model.kept.keep(idle, setting.subset, offloaded=setting.offload)
         size = setting.length + 1
         text = tokens * (1 + setting.batch_size * size // len(tokens))
         cut = (tuple(text[i * size : (i + 1) * size]) for i in range(setting.batch_size))

@@ -15,6 +15,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import FedAvg
 from fedmoe.aggregation.factored import best_factors
+from fedmoe.aggregation.passes import kernels
 from fedmoe.wire import Update
 from simulations.bench.measure import Options, Row, at_least, at_most, in_turns, named, ratio
 
@@ -68,13 +69,14 @@ def mean_rows(layout: Layout, num_clients: int, options: Options) -> Iterator[Ro
     }
     wanted = _stacked_mean(updates)
     torch.testing.assert_close(FedAvg().combine(adapter, updates).flat, wanted)
-    taken = in_turns(steps, options.repeats)
+    taken = in_turns(steps, options.repeats, clock=options.clock)
     setting = (
         f"{num_clients} clients of {4 * layout.size / 1e6:.1f} MB, {options.threads} thread(s)"
     )
     share = ratio(taken["copy"], taken["fedmoe"])
     fastest = 4 * layout.size * num_clients / min(taken["fedmoe"]) / 1e9
-    note = f"{COPIES}; at best {fastest:.1f} GB/s of updates"
+    how = f"compiled, {named('numba')}" if kernels() else "in torch: no numba (extra `fast`)"
+    note = f"{how}; {COPIES}; at best {fastest:.1f} GB/s of updates"
     yield Row("weighted mean: share of copy bandwidth", setting, **at_least(share, 0.6), note=note)
     stricter = {
         "copied bytes counted as read and written": share / 2,
@@ -140,7 +142,8 @@ def svd_rows(side: int, options: Options) -> Iterator[Row]:
         float((found.B @ found.A - best).norm() / best.norm()),
         float((found.values - values[: len(found.values)]).norm() / values.norm()),
     )
-    taken = in_turns({"ours": ours, "dense": partial(dense, torch.float32)}, options.repeats)
+    steps = {"ours": ours, "dense": partial(dense, torch.float32)}
+    taken = in_turns(steps, options.repeats, clock=options.clock)
     setting = f"{side} x {side}, rank {rank}, {num_clients} clients"
     speed = ratio(taken["dense"], taken["ours"])
     note = f"torch.linalg.svd, {named('torch')}; ours {min(taken['ours']) * 1e3:.0f} ms"

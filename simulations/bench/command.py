@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib import import_module
@@ -22,9 +23,9 @@ def bench(names: Sequence[str], options: Options, console: Console, as_json: boo
     """Run the benchmarks named, all when none is, and print a line as soon as it is measured."""
     torch.set_num_threads(options.threads)
     where = "" if options.device == "cpu" else f" on {torch.cuda.get_device_name()}"
-    head = f"{options.threads} thread(s), medians of {options.repeats} turns{where}; " + ", ".join(
-        named(library) for library in LIBRARIES
-    )
+    clock = "processor time" if options.clock is time.thread_time else "wall time"
+    head = f"{options.threads} thread(s), medians of {options.repeats} turns{where}, {clock} of "
+    head += "what is computed in one thread; " + ", ".join(named(library) for library in LIBRARIES)
     table = Table(title=head, title_justify="left", box=SIMPLE)
     for column in ("what", "setting", "figure", "wanted", "met", "note"):
         table.add_column(column, justify="right" if column == "figure" else "left")

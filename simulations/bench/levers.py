@@ -1,71 +1,210 @@
-"""Memory levers: bytes of the frozen experts against the score that a client's training reaches.
+"""Memory levers: bytes of a client's frozen experts against the score that a run reaches with them.
 
-One client of the quickstart, which holds all of its data, trains the built-in model for a round
-with its frozen experts in each form, and is scored on test examples in the same form.
+Each row is a short run like the quickstart's of each seed, all of whose clients hold their frozen
+experts in one way: quantised, or a subset chosen by each client's own data, or both. Its last
+adapter is scored on test examples in the form that it was trained in (of subsets the mean over the
+first clients), and once more with all experts in full, as a large device would use it. An hour or
+two on 2 CPU cores: every run is written to `runs/levers.jsonl` as it ends, and what stands there is
+not run again. The table and the curve so far are in `runs/levers.md` and `runs/levers.png`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedmoe.budget.plan import SMALLER
+import torch
+
 from fedmoe.config import load_experiment
-from fedmoe.evaluation.evaluate import Evaluation, evaluate
-from fedmoe.models.held import Frozen
+from fedmoe.config.schema import Experiment
+from fedmoe.evaluation.evaluate import Evaluation, by_tier, evaluate
 from fedmoe.prepare import prepare
 from fedmoe.prepared import Prepared
+from fedmoe.record import tier_costs
+from fedmoe.report.atomic import write_bytes, write_text
+from fedmoe.report.comparison.paired import Difference, difference
+from fedmoe.report.figures import MARKERS, MUTED, dress, new_figure, png, shades
+from fedmoe.rounds import ServerState
 from fedmoe.wire import Task
+from simulations.bench.book import (
+    CONFIG,
+    FOLDER,
+    QUICK,
+    SEEDS,
+    Line,
+    Variant,
+    amount,
+    by_variant,
+    line_of,
+    markdown,
+    read,
+)  # fmt: skip
 from simulations.bench.measure import Options, Row, at_most
+from simulations.bench.routers import trained
 
-CONFIG = Path(__file__).parents[2] / "configs/quickstart.yaml"
-FORMS: tuple[Frozen, ...] = ("full", *(form for form, _ in SMALLER))
-BARS: dict[Frozen, float] = {"int8": 0.26, "int4": 0.15}
+FULL = "full"
+BARS = {"int8": 0.26, "int4": 0.15}
 """The most that a form may take of the experts' bytes in float32."""
+TICKS = (1.5, 2, 3, 5, 10, 20, 30)
+"""Of the curve's axis, MB: the built-in model's experts take 25 in full."""
+
+
+def lever(name: str, tier: str) -> Variant:
+    """All clients in one tier; one more, without clients, has all experts in full to score with."""
+    return Variant(name, (f"budget.tiers={{all: {{top_k: 4, share: 1.0{tier}}}, whole: "
+                          "{top_k: 4, share: 0.0}}",))  # fmt: skip
+
+
+def subset(keep: int, left_out: str, form: str = "full") -> Variant:
+    """A subset, and the form of its experts."""
+    what = {"drop": "dropped", "merge": "merged"}[left_out]
+    name = f"{keep} of 16, others {what}" + (f", in {form}" if form != "full" else "")
+    return lever(name, f", frozen: {form}, subset: {{keep: {keep}, left_out: {left_out}}}")
+
+
+VARIANTS = (
+    lever(FULL, ""), lever("int8", ", frozen: int8"), lever("int4", ", frozen: int4"),
+    subset(8, "merge"), subset(8, "drop"), subset(4, "merge"), subset(4, "drop"),
+    subset(8, "merge", "int4"),
+)  # fmt: skip
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Each form's bytes, time and score; then what mapping all of them into a file leaves."""
-    run = client(options.quick)
-    full, seconds = 1, 1.0
-    for form in FORMS:
-        size = run.model.frozen.num_bytes(form)
-        found, took = trained(run, form)
-        if form == "full":
-            full, seconds = size, took
-        score = f"score {found.score:.3f}, loss {found.loss:.3f}, {took / seconds:.2f}x the time"
-        what, setting = f"frozen experts in {form}, against float32", said(run)
-        note = f"{size / 1e6:.1f} MB; {score} over {found.examples} examples"
-        if form in BARS:
-            yield Row(what, setting, note=note, **at_most(size / full, BARS[form]))
-        else:
-            yield Row(what, setting, f"{size / full:.2f}x", note=note)
+    """One row per lever, over the seeds."""
+    torch.set_num_threads(options.threads)
+    stem = "levers-quick" if options.quick else "levers"
+    book, seeds = FOLDER / f"{stem}.jsonl", SEEDS[:1] if options.quick else SEEDS
+    for variant in VARIANTS:
+        found = [line(variant, seed, options.quick, book) for seed in seeds]
+        shown = by_variant(kept(book))
+        write_text(FOLDER / f"{stem}.md", table(shown))
+        write_bytes((options.plots or FOLDER) / f"{stem}.png", curve(shown))
+        yield row(variant.name, found)
+    yield Row("all offloaded", "any form", "0.00x", note="in a file: the same bits as without")
 
 
-def client(quick: bool) -> Prepared:
-    """One client with all data, and a tier for every form."""
-    tiers = ", ".join(f"{form}: {{top_k: 4, frozen: {form}}}" for form in FORMS)
-    overrides = [
-        "partition={name: iid, num_clients: 1}", "clients_per_round=1", "rounds=1",
-        f"training.steps={2 if quick else 300}", f"budget.tiers={{{tiers}}}",
-    ]  # fmt: skip
-    if quick:
-        overrides += ["data.per_domain=40", "evaluation.test_examples=8"]
-    return prepare(load_experiment(CONFIG, overrides))
+def row(name: str, found: Sequence[Line]) -> Row:
+    """A lever's bytes against float32's, and its scores."""
+    line, setting = found[0], f"{len(found)} seed(s)"
+    share = line["bytes"] / line["full_bytes"]
+    note = (
+        f"{line['bytes'] / 1e6:.1f} MB; score {amount(found, 'score')}, with all experts in full "
+        f"{amount(found, 'whole_score')}"
+    )
+    what = f"frozen experts: {name}"
+    if name in BARS:
+        return Row(what, setting, note=note, **at_most(share, BARS[name]))
+    return Row(what, setting, f"{share:.2f}x", note=note)
 
 
-def trained(run: Prepared, form: Frozen) -> tuple[Evaluation, float]:
-    """The score after a round with the frozen experts in `form`, and the round's seconds."""
-    rescaler, start = run.rescaler(run.model.full_top_k), run.initial
-    task = Task(1, 0, form, run.model.full_top_k, rescaler, start)
-    update = run.train(task)
-    tiers = {form: (task.top_k, update.rescaler)}
-    after = start + update.delta
-    settings = run.experiment.evaluation
-    (found,) = evaluate(run.model, run.tokenizer, run.sets["test"], after, tiers, settings, 1)
-    return found, update.seconds
+def line(variant: Variant, seed: int, quick: bool, book: Path) -> Line:
+    """The lever's line of that seed: as it stands in the book, else measured and added to it."""
+    experiment = asked(variant, seed, quick)
+    return line_of(book, variant, experiment, lambda: measured(experiment))
 
 
-def said(run: Prepared) -> str:
-    """The client in a few words."""
-    return f"mini, k = {run.model.full_top_k}, {run.training.steps} steps"
+def asked(variant: Variant, seed: int, quick: bool) -> Experiment:
+    """A lever's run."""
+    extra = (*QUICK, "data.per_domain=40") if quick else ()
+    changes = [*extra, f"seed={seed}", "evaluation.every=0", *variant.overrides]
+    return load_experiment(CONFIG, changes)
+
+
+def kept(book: Path) -> list[Line]:
+    """The last line of each lever and seed, in the order of the levers."""
+    names = {variant.name: i for i, variant in enumerate(VARIANTS)}
+    latest = {(x["variant"], x["seed"]): x for x in read(book) if x["variant"] in names}
+    return [latest[key] for key in sorted(latest, key=lambda key: (names[key[0]], key[1]))]
+
+
+def measured(experiment: Experiment) -> Line:
+    """Run an experiment in this process and score its last adapter, in both ways."""
+    prepared = prepare(experiment)
+    price = tier_costs(prepared)["all"]
+    started = time.monotonic()
+    state, _ = trained(prepared, prepared.first_state())
+    seconds = time.monotonic() - started
+    own, whole = (scored(prepared, state, tier) for tier in ("all", "whole"))
+    return {
+        "score": own.score, "loss": own.loss, "whole_score": whole.score, "whole_loss": whole.loss,
+        "bytes": price.expert_bytes, "full_bytes": price.full_expert_bytes, "seconds": seconds,
+    }  # fmt: skip
+
+
+def scored(prepared: Prepared, state: ServerState, tier: str) -> Evaluation:
+    """The state on test examples, as this tier's clients would compute with it."""
+    found, data = [], prepared.sets["test"]
+    settings, sent = prepared.experiment.evaluation, prepared.send(state.adapter, tier)
+    top_k, rescaler = prepared.tiers[tier], state.rescalers[tier]
+    for client in prepared.scored(tier):
+        task = Task(state.round + 1, client, tier, top_k, rescaler, sent)
+        adapter = prepared.served(task)
+        prepared.settle(task, adapter)
+        budget = {tier: (top_k, rescaler)}
+        model, tokenizer = prepared.model, prepared.tokenizer
+        found += evaluate(model, tokenizer, data, adapter, budget, settings, state.round)
+    return by_tier(found)[0]
+
+
+def lost(shown: dict[str, list[Line]], name: str) -> Difference | None:
+    """The score minus that in full, over the seeds that both have."""
+    full = {x["seed"]: x["score"] for x in shown.get(FULL, [])}
+    pairs = [(x["score"], full[x["seed"]]) for x in shown[name] if x["seed"] in full]
+    return (
+        difference([ours for ours, _ in pairs], [theirs for _, theirs in pairs]) if pairs else None
+    )
+
+
+def table(shown: dict[str, list[Line]]) -> str:
+    """The levers that were measured, as Markdown."""
+    head = ["frozen experts", "seeds", "MB", "saved", "score", "points against full [95 %]",
+            "score with all in full", "loss", "seconds"]  # fmt: skip
+    lines = []
+    for name, group in shown.items():
+        share, against = group[0]["bytes"] / group[0]["full_bytes"], lost(shown, name)
+        lines.append(
+            [
+                name, str(len(group)), f"{group[0]['bytes'] / 1e6:.2f}", f"{1 - share:.0%}",
+                amount(group, "score"), points(against) if name != FULL else "",
+                amount(group, "whole_score"), amount(group, "loss"), amount(group, "seconds"),
+            ]
+        )  # fmt: skip
+    return markdown(head, lines) + (
+        "\nBytes of the frozen experts on a client; mean and standard deviation over seeds. "
+        "Against full: the mean of paired differences with its t-interval. All of a form that is "
+        "offloaded: 0 MB, and the same bits.\n"
+    )
+
+
+def points(against: Difference | None) -> str:
+    """A difference of scores in points, with its interval where there is one."""
+    if against is None:
+        return "-"
+    if against.low is None or against.high is None:
+        return f"{100 * against.mean:+.1f}"
+    return f"{100 * against.mean:+.1f} [{100 * against.low:+.1f}, {100 * against.high:+.1f}]"
+
+
+def curve(shown: dict[str, list[Line]]) -> bytes:
+    """Bytes of the frozen experts against points of score lost, as a PNG."""
+    figure = new_figure("Memory levers: bytes of frozen experts against score", 4.4)
+    axes, colours = figure.subplots(), shades([*shown])
+    for (name, group), marker in zip(shown.items(), MARKERS, strict=False):
+        if (against := lost(shown, name)) is None:
+            continue
+        x, y, reach = group[0]["bytes"] / 1e6, 100 * against.mean, None
+        if name != FULL and against.high is not None:
+            reach = [100 * against.high - y]
+        axes.errorbar(
+            [x], [y], reach, fmt=marker, color=colours[name], label=name, capsize=3, markersize=7
+        )
+    axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=":")
+    axes.set_xscale("log")
+    axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    axes.minorticks_off()
+    axes.set_xlabel("MB of frozen experts on a client")
+    axes.set_ylabel("points of test score, against full")
+    dress(axes)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return png(figure)

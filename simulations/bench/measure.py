@@ -32,6 +32,13 @@ class Options:
     device: str = "cpu"
     """Where the layer is computed, as torch names it."""
 
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Seconds of what is computed in this thread alone: those it had a processor, of which
+        other processes take none; where others compute for it, those of a wall clock."""
+        alone = self.threads == 1 and self.device == "cpu"
+        return time.thread_time if alone else time.perf_counter
+
 
 @dataclass(frozen=True)
 class Row:
@@ -52,8 +59,9 @@ class Row:
 
 
 def in_turns(
-    steps: Mapping[str, Callable[[], object]], repeats: int, device: str = "cpu"
-) -> dict[str, list[float]]:
+    steps: Mapping[str, Callable[[], object]], repeats: int, device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:  # fmt: skip
     """Seconds of every step, `repeats` times, one after another in each turn; a warm-up first."""
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     for step in steps.values():
@@ -62,10 +70,10 @@ def in_turns(
     for _ in range(repeats):
         for name, step in steps.items():
             wait()
-            started = time.perf_counter()
+            started = clock()
             step()
             wait()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return seconds
 
 

@@ -7,13 +7,10 @@ is written to `runs/routers.jsonl` as it ends, and what stands there is not run 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -23,30 +20,29 @@ from fedmoe.config import load_experiment
 from fedmoe.config.schema import Experiment
 from fedmoe.data.text import evaluation_batches
 from fedmoe.evaluation.evaluate import evaluate
-from fedmoe.identity import settings_text
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.prepare import prepare
 from fedmoe.prepared import Prepared
-from fedmoe.report.atomic import write_text
 from fedmoe.rounds import ServerState, finish_round, plan_round
 from fedmoe.training.client import mean_loss
 from fedmoe.training.similarity import mean_pairwise_cka
+from simulations.bench.book import (
+    CONFIG,
+    FOLDER,
+    QUICK,
+    SEEDS,
+    Line,
+    Variant,
+    amount,
+    by_variant,
+    line_of,
+    markdown,
+    read,
+)  # fmt: skip
 from simulations.bench.measure import Options, Row
 
-CONFIG = Path(__file__).parents[2] / "configs/quickstart.yaml"
-FOLDER = Path("runs")
-SEEDS = (0, 1, 2)
 CKA_TOKENS = 512
 """Tokens that every expert answers; twice the width of the model."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A row: what it changes of the quickstart."""
-
-    name: str
-    overrides: tuple[str, ...] = ()
-    trains: bool = True
 
 
 ROUTER = "adapter.router=true"
@@ -70,51 +66,31 @@ VARIANTS = (
     Variant("similarity .1", (ROUTER, "losses.similarity=0.1")),
     Variant("alignment 1", (ROUTER, "losses.alignment=1.0")),
 )
-QUICK = (
-    "rounds=1", "clients_per_round=1", "training.steps=2", "training.probe_examples=2",
-    "evaluation.test_examples=4", "evaluation.max_new_tokens=4",
-)  # fmt: skip
 COLUMNS = {
     "score": "score at full k", "train_load_cv": "load CV in training",
     "load_cv": "load CV in the test", "experts": "experts per token", "cka": "mean pairwise CKA",
     "seconds": "seconds",
 }  # fmt: skip
-Line = dict[str, Any]
 
 
 def rows(options: Options) -> Iterator[Row]:
     """One row per variant, over the seeds; the table so far is in `runs/routers.md`."""
     torch.set_num_threads(options.threads)
     stem = "routers-quick" if options.quick else "routers"
-    FOLDER.mkdir(exist_ok=True)
     book, seeds = FOLDER / f"{stem}.jsonl", SEEDS[:1] if options.quick else SEEDS
     for variant in VARIANTS:
-        found = [line_of(variant, seed, options.quick, book) for seed in seeds]
+        found = [line(variant, seed, options.quick, book) for seed in seeds]
         (FOLDER / f"{stem}.md").write_text(table(read(book)))
         figure = ", ".join(f"{said} {amount(found, key)}" for key, said in COLUMNS.items())
         yield Row(variant.name, f"{len(found)} seed(s)", figure, note="mean, standard deviation")
 
 
-def line_of(variant: Variant, seed: int, quick: bool, book: Path) -> Line:
+def line(variant: Variant, seed: int, quick: bool, book: Path) -> Line:
     """The variant's line of that seed: as it stands in the book, else measured and added to it."""
     extra = QUICK if quick else ()
     changes = [*extra, f"seed={seed}", "evaluation.every=0", *variant.overrides]
     experiment = load_experiment(CONFIG, changes)
-    digest = hashlib.sha256(settings_text(experiment).encode()).hexdigest()[:16]
-    known = {"variant": variant.name, "seed": seed, "settings": digest}
-    for line in read(book):
-        if known.items() <= line.items():
-            return line
-    line = known | measured(experiment, variant.trains)
-    lines = [*read(book), line]  # the file anew: its last line may have been cut short
-    write_text(book, "".join(json.dumps(found) + "\n" for found in lines))
-    return line
-
-
-def read(book: Path) -> list[Line]:
-    """The lines that a book holds; a last one that was cut short is left out."""
-    text = book.read_text(encoding="utf-8") if book.exists() else ""
-    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    return line_of(book, variant, experiment, lambda: measured(experiment, variant.trains))
 
 
 def measured(experiment: Experiment, trains: bool) -> Line:
@@ -189,24 +165,10 @@ def variation(counts: Tensor) -> float:
     return float((loads.std(1, correction=0) / loads.mean(1)).mean())
 
 
-def amount(lines: Sequence[Line], key: str) -> str:
-    """Mean and standard deviation over seeds."""
-    values = [line[key] for line in lines if line[key] is not None]
-    if not values:
-        return "-"
-    digits = 0 if key == "seconds" else 3
-    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{spread}"
-
-
 def table(lines: Sequence[Line]) -> str:
     """The variants that the book knows, as Markdown: mean and standard deviation over seeds."""
-    groups: dict[str, list[Line]] = {}
-    for line in lines:
-        groups.setdefault(line["variant"], []).append(line)
-    head = ["variant", "seeds", *COLUMNS.values()]
-    text = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for name, group in groups.items():
-        cells = [name, str(len(group)), *(amount(group, key) for key in COLUMNS)]
-        text.append(f"| {' | '.join(cells)} |")
-    return "\n".join(text) + "\n"
+    rows = [
+        [name, str(len(group)), *(amount(group, key) for key in COLUMNS)]
+        for name, group in by_variant(lines).items()
+    ]
+    return markdown(["variant", "seeds", *COLUMNS.values()], rows)

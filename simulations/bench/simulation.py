@@ -23,6 +23,7 @@ import torch
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import Flame
+from fedmoe.budget import Levels, Tier
 from fedmoe.config import Experiment
 from fedmoe.data import HomeAssistant
 from fedmoe.data.partition import Iid
@@ -39,7 +40,7 @@ from simulations.schedule import expected_work
 from simulations.transports import InProcess, Transport
 
 CONFIG = Path(__file__).parents[2] / "configs/many_clients.yaml"
-LAYERS, EXPERTS, RANK, WIDTH = 24, 64, 8, 32
+LAYERS, EXPERTS, RANK, WIDTH, TOP_K = 24, 64, 8, 32, 8
 LOGICAL_TENSORS = 4 * LAYERS * EXPERTS
 """A and B of two weights of every expert: 6,144 of 256 values."""
 SETTING = f"{LOGICAL_TENSORS:,} tensors, 6.3 MB, no-op client"
@@ -72,22 +73,25 @@ class Shape:
     """All that is needed of a model whose clients do nothing."""
 
     layout: Layout
+    full_top_k: int = TOP_K
+    stacks: tuple[str, ...] = ()
 
 
-def still_run(num_clients: int) -> Still:
-    """A run of the size that the first rows speak of."""
-    shape = (EXPERTS, RANK, WIDTH)
+def still_run(num_clients: int, width: int = WIDTH) -> Still:
+    """A run of the size that the first rows speak of, or of experts of another width."""
+    shape = (EXPERTS, RANK, width)
     names = ("a.A", "a.B", "b.A", "b.B")
     layout = Layout.of(
         [(f"{i}.{name}", shape, i) for i in range(LAYERS) for name in names],
         LAYERS, EXPERTS, RANK, 16.0,
     )  # fmt: skip
     model: Any = Shape(layout)
-    members = tuple(Member(client, "all", 8) for client in range(num_clients))
+    experiment = Experiment(budget=Levels(tiers={"all": Tier(top_k=TOP_K)}))
+    members = tuple(Member(client, "all", TOP_K) for client in range(num_clients))
     return Still(
-        experiment=Experiment(), model=model, tokenizer=None, rows=(), members=members,
-        tiers={"all": 8}, ranks={"all": model.layout.rank}, sets={}, manifest={},
-        training=Experiment().training,
+        experiment=experiment, model=model, tokenizer=None, rows=(), members=members,
+        tiers={"all": TOP_K}, ranks={"all": model.layout.rank}, sets={}, manifest={},
+        training=experiment.training,
         initial=Adapter(model.layout, torch.zeros(model.layout.size)),
     )  # fmt: skip
 
@@ -96,8 +100,7 @@ def overhead_rows(options: Options) -> Iterator[Row]:
     """A round of clients that do nothing, through our transports and as a plain loop."""
     num_clients = 4 if options.quick else 10
     run = still_run(num_clients)
-    layout = run.model.layout
-    state = ServerState(0, Adapter(layout, torch.zeros(layout.size)), {"all": torch.ones(LAYERS)})
+    layout, state = run.model.layout, still_state(run)
     plain = {f"t{i}": torch.zeros(layout.size // LOGICAL_TENSORS) for i in range(LOGICAL_TENSORS)}
     pool = Pool(run, 2)
     try:
@@ -125,11 +128,18 @@ def overhead_rows(options: Options) -> Iterator[Row]:
     yield Row("plain Python loop against in this process", SETTING, f"{slower:.1f}x", note=note)
 
 
-def one_round(run: Prepared, state: ServerState, transport: Transport) -> ServerState:
-    """One round with all clients."""
+def still_state(run: Prepared) -> ServerState:
+    """What a run of clients that do nothing begins with."""
+    return ServerState(0, run.initial, {"all": torch.ones(LAYERS)})
+
+
+def one_round(
+    run: Prepared, state: ServerState, transport: Transport, num_clients: int | None = None
+) -> ServerState:
+    """One round with all clients, or as many as asked for."""
     return run_rounds(
         state, run.members, Flame(), transport, [], num_rounds=1,
-        clients_per_round=len(run.members), seed=0,
+        clients_per_round=num_clients or len(run.members), seed=0,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import clients
 import server
 from fedmoe.aggregation import FedBuff
+from fedmoe.budget import Auto
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.load import to_yaml
 from fedmoe.config.words import not_one_of
@@ -18,6 +19,8 @@ from fedmoe.models.build import MINI
 from simulations.deploy.fleet import Fleet
 
 EXPERIMENT = "configs/experiment.yaml"
+TRIES = 3
+"""Of a client's task in a round, as many as `server/round.py` makes; each has the plan's time."""
 PYPROJECT = """\
 # The app of this deployment. The last table is the run config: change it here, or for one run
 # with --run-config 'key=value'.
@@ -70,27 +73,43 @@ def experiment_for(fleet: Fleet, config: Path, overrides: Sequence[str]) -> Expe
     return load_experiment(config, [*overrides, *own])
 
 
-def app_files(experiment: Experiment, num_nodes: int) -> dict[str, bytes]:
+def app_files(experiment: Experiment, fleet: Fleet) -> dict[str, bytes]:
     """The app's files by path."""
     files = {EXPERIMENT: to_yaml(experiment).encode()}
     for package in (clients, server):
         root = Path(str(package.__file__)).parent
         for path in sorted(root.rglob("*.py")):
             files[f"{root.name}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
-    files["pyproject.toml"] = _pyproject(num_nodes).encode()
+    files["pyproject.toml"] = _pyproject(experiment, fleet).encode()
     return files
 
 
-def _pyproject(num_nodes: int) -> str:
+def _pyproject(experiment: Experiment, fleet: Fleet) -> str:
     project = _project()
     app = project["tool"]["flwr"]["app"]
-    config = app["config"] | {"config": EXPERIMENT, "num_nodes": num_nodes, "resume": "auto"}
+    config = app["config"] | {"config": EXPERIMENT, "resume": "auto"} | _run_config(
+        experiment, fleet
+    )  # fmt: skip
     return PYPROJECT.format(
         version=json.dumps(project["project"]["version"]), publisher=json.dumps(app["publisher"]),
         description=json.dumps(project["project"]["description"]),
         include=json.dumps(app["fab-include"]), config=_lines(config),
         **{key: json.dumps(value) for key, value in app["components"].items()},
     ).rstrip() + "\n"  # fmt: skip
+
+
+def _run_config(experiment: Experiment, fleet: Fleet) -> dict[str, str | int | float]:
+    """What this fleet and the experiment's budget say of the run config."""
+    found: dict[str, str | int | float] = {
+        "num_nodes": len(fleet.nodes),
+        # A node says itself whose data it holds: without this, any could take another's tasks.
+        "nodes": "; ".join(f"{node.name}={node.number}" for node in fleet.nodes),
+    }
+    if isinstance(experiment.budget, Auto) and (seconds := experiment.budget.deadline_seconds):
+        # The plan's deadline is one client's, from its task's sending to its update's arrival. All
+        # are sent at once, each to a machine of its own, and one whose process dies begins anew.
+        found |= {"task_seconds": seconds, "round_seconds": TRIES * seconds}
+    return found
 
 
 def _lines(table: Mapping[str, str | int | float | bool]) -> str:

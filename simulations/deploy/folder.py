@@ -28,7 +28,7 @@ def write_folder(folder: Path, fleet: Fleet, experiment: Experiment) -> None:
     if folder.exists() or folder.is_symlink():
         raise FedMoEError(f"{folder} exists; it may hold keys in use, so name another folder")
     files = _texts(fleet, experiment) | ({} if fleet.insecure else _keys(fleet))
-    for path, data in app_files(experiment, len(fleet.nodes)).items():
+    for path, data in app_files(experiment, fleet).items():
         files[f"server/app/{path}"] = data
     try:
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +94,7 @@ def _texts(fleet: Fleet, experiment: Experiment) -> dict[str, bytes]:
         "fleet": fleet, "proxied": not fleet.loopback, "run_name": experiment.name,
         "gpu": experiment.model.device == "cuda", "cpu_only": experiment.model.device == "cpu",
         "server_days": SERVER_DAYS,
+        "deadline": getattr(experiment.budget, "deadline_seconds", None),
         "top_k": {name: "planned" if planned else tier.top_k for name, tier in tiers},
         "superlink_host": host,
         "superlink_address": f"[{host}]:{fleet.superlink_port}" if ":" in host

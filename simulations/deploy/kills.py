@@ -105,4 +105,5 @@ LADDER: tuple[tuple[Kill, ...], ...] = (
     (Kill("SuperNode", "all answers", 1, client=0), Kill("SuperNode", "end", client=1)),
 )  # fmt: skip
 """Runs of four rounds, with the kills of each in their order: one has recovered, which shows in an
-update, before the next one's moment comes."""
+update, before the next one's moment comes. Not covered: a kill in the middle of an upload, which no
+ledger shows; `tests/parity/test_grid_restarts.py` has uploads that are cut short."""

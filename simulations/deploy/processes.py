@@ -136,7 +136,7 @@ class Deployment:
                 raise FedMoEError(f"the SuperLink does not answer: {done.stdout}{done.stderr}")
             time.sleep(1.0)
         for key in keys:
-            done = self._flwr("supernode", "register", str(key), "fleet")
+            done = self._flwr("supernode", "register", str(key), "fleet", "--name", key.stem)
             if done.returncode:
                 raise FedMoEError(f"{key} was not taken: {done.stdout}{done.stderr}")
         for client in self.clients.values():

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fedmoe.data import Dataset, Example, HomeAssistant, LocalFiles, Splits, load_splits, score
+from fedmoe.data.digits import Digits
 from fedmoe.data.hub import HuggingFace
 from fedmoe.data.reasoning import ReasoningGym
 from fedmoe.errors import DataError
@@ -23,6 +24,7 @@ def configs(tmp_path, monkeypatch):
         ReasoningGym(per_task=20),
         LocalFiles(path=str(path)),
         HuggingFace(path=str(path.parent)),
+        Digits(),
     ]
     return {config.name: config for config in small}
 

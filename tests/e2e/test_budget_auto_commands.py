@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from fedmoe.budget import Auto, Levels, Tier
+from fedmoe.budget.measure import Sample
+from fedmoe.budget.work import Work
 from fedmoe.config import load_experiment
 from fedmoe.config.load import to_yaml
-from fedmoe.errors import ConfigError
+from fedmoe.errors import ConfigError, ModelError
 from fedmoe.prepare import prepare
 from fedmoe.rounds import plan_round
 from fedmoe.training.trial import trial_steps
-from simulations.budget_plan import held_out
+from simulations import budget_plan
+from simulations.budget_plan import held_out, roomiest
 from simulations.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +74,43 @@ def test_this_machine_is_planned_with_real_steps(capsys):
     out = capsys.readouterr().out
     assert "this machine (processor" in out
     assert re.match(r"top_k=[1-4] training.batch_size=[12]", chosen(out)[0]), "by what is free now"
+
+
+def test_a_machine_without_memory_for_the_largest_step_is_planned_with_a_smaller_one(
+    capsys, monkeypatch
+):
+    """No step of two examples fits, and none of more than two experts."""
+
+    def measured(step, setting, repeats, device, weight_bytes):
+        if setting.top_k > 2 or setting.batch_size > 1:
+            raise MemoryError("its process was killed")
+        return Sample(setting, 10**6 * setting.top_k, 0.01, 0.01)
+
+    monkeypatch.setattr(budget_plan, "measure", measured)
+    small = ["training.batch_size=2", "training.steps=2", *SMALL]
+    assert main(["plan", str(ROOT / "configs/quickstart.yaml"), *small]) == 0
+    out = capsys.readouterr().out
+    assert "Calibration ran out of memory with k = 1 and a micro-batch of 2 x " in out
+    assert re.search(r"with k = 3 and a micro-batch of 1 x \d+ tokens; it was done with k = 2", out)
+    assert chosen(out)[0].startswith("top_k=2 training.batch_size=1 training.accumulation=2")
+
+
+def test_what_no_step_fits_into_is_refused_and_other_faults_are_raised():
+    work, console, tried = Work(1, 4, 1, False, 1, 8, 2, 8, 2), Console(quiet=True), []
+
+    def starved(work, k):
+        tried.append((work.batch_size, k))
+        raise MemoryError
+
+    with pytest.raises(ModelError, match="down to k = 1 and a micro-batch of 1 x 8 tokens"):
+        roomiest(starved, work, 2, console)
+    assert tried == [(4, 2), (4, 1), (2, 2), (2, 1), (1, 2), (1, 1)]
+
+    def broken(work, k):
+        raise RuntimeError("a shape")
+
+    with pytest.raises(RuntimeError, match="a shape"):
+        roomiest(broken, work, 2, console)
 
 
 def test_measuring_a_profile_is_refused(capsys):

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from tls import handshake
 
 from fedmoe.config import load_experiment
+from server.settings import read_settings
 from simulations.cli import main
 from simulations.deploy import folder as folders
 
@@ -118,10 +119,32 @@ def test_every_client_is_in_its_tier_and_finds_its_data(remote):
 def test_the_app_has_this_projects_run_config_and_goes_on_after_a_crash(remote):
     app = tomllib.loads((remote / "server/app/pyproject.toml").read_text())["tool"]["flwr"]["app"]
     ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
-    changed = {"config": "configs/experiment.yaml", "num_nodes": 3, "resume": "auto"}
+    changed = {
+        "config": "configs/experiment.yaml", "num_nodes": 3, "resume": "auto",
+        "nodes": "berlin=0; paris=1; rome=2",
+    }  # fmt: skip
     assert app["config"] == ours["config"] | changed
     assert app["components"] == ours["components"]
     assert app["fab-include"] == ours["fab-include"]
+
+
+def test_a_plans_deadline_is_the_servers_too(tmp_path):
+    config = str(ROOT / "configs/deploy/olmoe_three_gpus.yaml")
+    clients = ("a=gpu24", "b=gpu48", "c=gpu80")
+    assert init(tmp_path / "fleet", "fed.example.org", clients=clients, config=config) == 0
+    app = tomllib.loads((tmp_path / "fleet/server/app/pyproject.toml").read_text())
+    settings = read_settings(app["tool"]["flwr"]["app"]["config"])
+    assert (settings.task_seconds, settings.round_seconds) == (300, 900)
+    assert "from the budget's `deadline_seconds`" in (tmp_path / "fleet/README.md").read_text()
+
+
+def test_a_client_is_registered_under_its_name_and_served_by_no_other(remote):
+    readme = (remote / "README.md").read_text()
+    app = tomllib.loads((remote / "server/app/pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    for number, name in enumerate(NAMES):
+        assert f"register server/nodes/{name}.pub fleet --name {name} " in readme
+        assert f'name=\\"{name}\\"' in (remote / f"clients/{name}/supernode.sh").read_text()
+        assert f"{name}={number}" in app["config"]["nodes"]
 
 
 def test_nothing_but_clients_requests_comes_in_from_outside(remote):

@@ -8,14 +8,17 @@ import torch
 
 from clients import budget as planning
 from clients.budget import OwnBudget, planned_here
+from clients.resident import carry_out, resident
+from clients.worker_frames import Order
 from fedmoe import prepared as preparing
 from fedmoe.budget import Auto
+from fedmoe.budget.measure import Sample
 from fedmoe.budget.model import Constants
 from fedmoe.budget.probe import Machine
 from fedmoe.config import load_experiment
-from fedmoe.errors import ConfigError, FedMoEError
+from fedmoe.errors import ConfigError, FedMoEError, ModelError
 from fedmoe.prepare import prepare
-from fedmoe.wire import Task
+from fedmoe.wire import Task, pack_task
 
 PLENTY = 10**10
 
@@ -56,7 +59,7 @@ def machine(monkeypatch):
 
     def measured(*_):
         free["calibrations"] += 1
-        return constants
+        return constants, None
 
     monkeypatch.setattr(OwnBudget, "_measured", measured)
     return free
@@ -138,6 +141,50 @@ def test_what_ran_out_of_memory_is_not_tried_again(config, machine, monkeypatch)
     assert seat.standing.ceiling == 2
 
 
+@pytest.fixture
+def steps(machine, monkeypatch):
+    """Steps of a machine that runs out of memory above `most` experts; nothing is timed."""
+    found = {"most": 2, "error": MemoryError("its process was killed")}
+
+    def measure(step, setting, repeats, device, weight_bytes):
+        if setting.top_k > found["most"]:
+            raise found["error"]
+        return Sample(setting, 10**6 * setting.top_k, 0.01, 0.01)
+
+    monkeypatch.setattr(planning, "measure", measure)
+    monkeypatch.setattr(OwnBudget, "_measured", machine["measured"])
+    return found
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("its process was killed"), torch.OutOfMemoryError("CUDA out of memory")]
+)
+def test_what_cannot_even_be_measured_is_not_trained_with(config, steps, error, caplog):
+    steps["error"] = error
+    run, own = started(config)
+    task = task_of(run)
+    assert [top_k_of(own.answer(run, task)) for _ in range(4)] == [2] * 4
+    assert own.seats[task.client].standing.ceiling == 2
+    assert f"client {task.client}, calibration, ran out of memory with k = 3" in caplog.text
+
+
+def test_where_not_one_expert_can_be_measured_it_sits_out_until_one_can(config, steps):
+    run, own = started(config)
+    task = task_of(run)
+    steps["most"] = 0
+    with pytest.raises(FedMoEError, match=r"sits out: memory ran out in its calibration.*killed"):
+        own.answer(run, task)
+    steps["most"] = 4
+    assert top_k_of(own.answer(run, task)) == 4
+
+
+def test_another_fault_of_a_step_is_raised_as_it_is(config, steps):
+    steps["error"] = ModelError("a shape")
+    run, own = started(config)
+    with pytest.raises(ModelError, match="a shape"):
+        own.answer(run, task_of(run))
+
+
 def test_where_nothing_fits_it_sits_out_and_says_why(config, machine):
     run, own = started(config)
     machine["bytes"] = 0
@@ -152,6 +199,63 @@ def test_a_slow_link_and_a_deadline_count(config, machine):
     run, own = started(config, task_seconds, "budget.uplink_bytes_per_second=100")
     with pytest.raises(FedMoEError, match="over the deadline of 10 s"):
         own.answer(run, task_of(run))
+
+
+def between_times(run, own, task):
+    """Seconds in which a round with two experts ends, and one with three does not."""
+    found = [o.seconds for o in own._plan(run, task, Constants(seconds_per_flop=1e-9)).options]
+    return (found[1] + found[2]) / 2
+
+
+def test_the_servers_deadline_counts_for_this_round_alone(config, machine):
+    run, own = started(config)
+    task = task_of(run)
+    seconds = between_times(run, own, task)
+    deadlines = [1e6, seconds, 1e6, seconds, None]
+    assert [top_k_of(own.answer(run, task, s)) for s in deadlines] == [4, 2, 4, 2, 4]
+    with pytest.raises(FedMoEError, match=r"sits out: .*over the deadline of 1e-09 s"):
+        own.answer(run, task, 1e-9)
+    assert top_k_of(own.answer(run, task, 1e6)) == 4
+
+
+def test_of_the_servers_deadline_and_the_experiments_the_shorter_counts(config, machine):
+    run, own = started(config)
+    seconds = between_times(run, own, task_of(run))
+    run, own = started(config, f"budget.deadline_seconds={seconds}")
+    assert top_k_of(own.answer(run, task_of(run), 1e6)) == 2
+    with pytest.raises(FedMoEError, match="over the deadline of 1e-09 s"):
+        own.answer(run, task_of(run), 1e-9)
+
+
+FIXED = "'budget={tiers: {wide: {share: 0.5, top_k: 4}, slim: {share: 0.5, top_k: 2}}}'"
+
+
+@pytest.fixture
+def ordered(config, machine):
+    """What this process answers to an order, with dotted overrides."""
+    resident.cache_clear()
+    run, _ = started(config)
+    packed = pack_task(task_of(run))
+
+    def ask(overrides, **changes):
+        order = Order(config.read_text(), overrides, packed.scalars, None, [], "", **changes)
+        return carry_out(order, memoryview(packed.buffer))
+
+    yield ask
+    resident.cache_clear()
+
+
+def test_a_deadline_changes_no_bit_where_nothing_is_planned(ordered):
+    plain, short = (ordered(FIXED, deadline_seconds=seconds) for seconds in (None, 1e-9))
+    assert bytes(plain.buffer) == bytes(short.buffer)
+    with pytest.raises(FedMoEError, match="over the deadline of 1e-09 s"):
+        ordered("", deadline_seconds=1e-9)
+
+
+def test_a_task_that_cost_workers_for_memory_is_done_with_fewer_and_so_are_the_next(ordered):
+    found = [top_k_of(ordered(FIXED, fewer=n)) for n in (0, 1, 0, 2, 0)]
+    assert found == [4, 3, 3, 2, 2]
+    assert [top_k_of(ordered("", fewer=n)) for n in (2, 0, 0, 0)] == [2] * 4, "planned"
 
 
 def test_before_the_model_is_loaded_its_batch_is_made_to_fit(config, machine):
@@ -176,6 +280,7 @@ def test_a_fixed_budget_is_left_alone(config, machine):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_few_real_steps_calibrate_it(config, machine):
     run, own = started(config)
-    found = machine["measured"](own, run, task_of(run))
+    found, ran_out_at = machine["measured"](own, run, task_of(run))
+    assert ran_out_at is None
     assert found.seconds_per_step + found.seconds_per_flop > 0
     assert own._plan(run, task_of(run), found).top_k == 4

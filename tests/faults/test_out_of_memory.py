@@ -1,6 +1,8 @@
 """A client that runs out of memory trains with fewer experts, and the round goes on."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -8,8 +10,10 @@ import torch
 
 from fedmoe import prepared as preparing
 from fedmoe.adapter import Adapter
+from fedmoe.budget.measure import measure
+from fedmoe.budget.shape import Setting
 from fedmoe.config import load_experiment
-from fedmoe.errors import WireError
+from fedmoe.errors import ModelError, WireError
 from fedmoe.prepare import prepare
 from fedmoe.report.ledger import read_ledger
 from fedmoe.session import run
@@ -91,3 +95,34 @@ def test_nobody_may_send_more_than_was_asked_for(experiment):
     with pytest.raises(WireError, match="top_k 3; its task has 2"):
         ready.read(ready.answer(more), asked)
     assert isinstance(ready.read(ready.answer(asked), more).delta, Adapter)
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def gone():
+    os._exit(3)
+
+
+def starved():
+    torch.empty(2**46)
+
+
+def wrong():
+    raise ValueError("a shape")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("go", "error", "said"),
+    [
+        (killed, MemoryError, "its process was killed; the system may have been out of memory"),
+        (starved, MemoryError, "DefaultCPUAllocator"),
+        (gone, ModelError, "its process ended with exit code 3"),
+        (wrong, ModelError, "a shape"),
+    ],
+)
+def test_a_measured_step_tells_want_of_memory_from_other_ends(go, error, said):
+    with pytest.raises(error, match=said):
+        measure(lambda _: go, Setting(2, 1, 8, 2), 1, torch.device("cpu"), 0)

@@ -1,6 +1,7 @@
 """Workers that die, jobs that raise, parents that vanish: the round goes on, nothing stays."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -238,6 +239,16 @@ def die(_, code):
     os._exit(code)
 
 
+def hang_until(_, mark):
+    if not mark.exists():
+        signal.pause()
+    return mark.name
+
+
+def hang(_, __):
+    signal.pause()
+
+
 def refuse(_, number):
     if number == 1:
         raise FedMoEError("not this one")
@@ -253,6 +264,36 @@ def test_a_mapped_job_is_done_again_too(hire, tmp_path):
     }
     with pytest.raises(FedMoEError, match=r"die: it ended its worker 3 times, .* exit code 7"):
         list(pool.map(die, [7]))
+
+
+def test_a_worker_that_hangs_is_killed_and_its_job_done_again(tmp_path):
+    mark = tmp_path / "mark"
+
+    class Relenting(Told):
+        """From the first that was killed on, jobs have all the time they need."""
+
+        def replaced(self, event):
+            super().replaced(event)
+            mark.touch()
+            pool.force.job_seconds = math.inf
+
+    told = Relenting()
+    pool = Pool(cast(Any, None), 2, folder=tmp_path, watches=[cast(Any, told)], job_seconds=0.2)
+    try:
+        assert list(pool.map(hang_until, [mark])) == ["mark"]
+        (event,) = told.replacements
+        assert (event.job, event.ended_by) == ("hang_until 0", "SIGKILL after 0.2 s")
+    finally:
+        pool.close()
+
+
+def test_a_job_that_hangs_every_worker_fails(tmp_path):
+    pool = Pool(cast(Any, None), 2, folder=tmp_path, job_seconds=0.05)
+    try:
+        with pytest.raises(FedMoEError, match=r"3 times, the last by SIGKILL after 0.05 s"):
+            list(pool.map(hang, [0]))
+    finally:
+        pool.close()
 
 
 def test_what_a_job_raises_is_raised_in_its_turn(hire):

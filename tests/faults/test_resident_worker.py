@@ -1,5 +1,6 @@
 """A node's worker: it keeps its model, is replaced when it dies, and ends with its node."""
 
+import json
 import os
 import shutil
 import signal
@@ -27,6 +28,7 @@ from fedmoe.errors import FedMoEError, WireError
 RESIDENT = '''
 """In the place of a model: the experiment in capitals. What to do with a task its scalars say."""
 
+import json
 import os
 import time
 from functools import lru_cache
@@ -56,6 +58,13 @@ def carry_out(order, buffer):
         case "wait":
             while not flag.exists():
                 time.sleep(0.02)
+        case text if text.startswith("{"):
+            asked = json.loads(text)
+            if (k := asked["top_k"] - order.fewer) > asked["fits"]:
+                word, kills = flag.read_text().split()
+                flag.write_text(f"{word} {int(kills) + asked['counted']}")
+                os.kill(os.getpid(), 9)
+            model = f"k={k}"
     scalars, answer = f"{os.getpid()} {model}", bytes(buffer)[::-1]
     return SimpleNamespace(scalars=scalars, buffer=answer, crc32=order.crc32)
 '''
@@ -193,6 +202,37 @@ def test_a_task_whose_worker_dies_is_done_again(stage, worker):
 def test_a_task_that_ends_two_workers_fails_and_says_how(stage, worker):
     with pytest.raises(FedMoEError, match=r"2 times, the last by SIGKILL.*\d+-\d+\.log"):
         ask(worker, "die")
+
+
+@pytest.fixture
+def events(tmp_path, monkeypatch):
+    """In the place of a control group's: two processes were killed in it before."""
+    path = tmp_path / "memory.events"
+    path.write_text("oom_kill 2")
+    monkeypatch.setattr(clients.worker_calls, "oom_events", lambda _: path)
+    return path
+
+
+def test_a_task_whose_worker_the_kernel_kills_for_memory_is_done_with_fewer_experts(
+    worker, events, caplog
+):
+    ask(worker)  # so that the first to die was not started by who asks it
+    task = json.dumps({"top_k": 4, "fits": 2, "counted": 1})
+    assert ask(worker, task, state=events)[1] == "k=2"
+    assert events.read_text() == "oom_kill 4"
+    first, second = caplog.messages
+    assert first.endswith("is done again with 1 expert(s) fewer")
+    assert second.endswith("is done again with 2 expert(s) fewer")
+
+
+@pytest.mark.parametrize(("top_k", "counted"), [(4, 0), (1, 1)])
+def test_killed_by_hand_or_with_one_expert_it_is_done_again_as_it_was(
+    worker, events, caplog, top_k, counted
+):
+    task = json.dumps({"top_k": top_k, "fits": 0, "counted": counted})
+    with pytest.raises(FedMoEError, match="2 times, the last by SIGKILL; is there enough memory"):
+        ask(worker, task, state=events)
+    assert not caplog.messages
 
 
 def test_a_worker_that_cannot_start_is_a_reason(stage, worker):

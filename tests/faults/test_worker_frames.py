@@ -25,7 +25,7 @@ from clients.worker_frames import (
 from clients.worker_home import Home
 from fedmoe.errors import FedMoEError
 
-ORDER = Order("rounds: 1", "data.path=é", "{}", None, [3], "/state")
+ORDER = Order("rounds: 1", "data.path=é", "{}", None, [3], "/state", 12.5, 1)
 
 
 @pytest.fixture
@@ -69,7 +69,10 @@ def test_a_frame_cut_short_is_the_end_of_the_other_side(ends, length):
         receive(theirs)
 
 
-@pytest.mark.parametrize("change", [{"own": "3"}, {"crc32": 1.5}, {"state": None}])
+@pytest.mark.parametrize(
+    "change",
+    [{"own": "3"}, {"crc32": 1.5}, {"state": None}, {"fewer": None}, {"deadline_seconds": "soon"}],
+)
 def test_a_field_of_a_wrong_type_is_refused(change):
     with pytest.raises(FrameError, match=next(iter(change))):
         read_header(header_of(ORDER) | change, Order)

@@ -82,6 +82,7 @@ def test_this_machine_has_something(tmp_path):
     assert 0 < machine.free_bytes <= machine.total_bytes
     assert machine.threads >= 1
     assert machine.free_disk_bytes is not None
+    assert machine.offload_bytes is not None, "of TMPDIR's disk"
     assert not machine.on_gpu
 
 
@@ -94,6 +95,7 @@ def test_a_gpu_is_asked_and_what_torch_holds_unused_counts_as_free(tmp_path, mon
     machine = probe(torch.device("cuda"), folder=tmp_path)
     assert (machine.label, machine.free_bytes, machine.total_bytes) == ("card", 11 * GB, 24 * GB)
     assert machine.on_gpu
+    assert 0 < machine.offload_bytes <= main_memory()[1], "of main memory"
 
 
 def test_a_profile_is_a_machine_without_probing():

@@ -3,6 +3,7 @@
 import math
 import weakref
 from dataclasses import replace
+from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmoe.adapter import Adapter, Layout
-from fedmoe.aggregation import FedAvg, Flame, streaming
+from fedmoe.aggregation import FedAvg, Flame, passes, streaming
 from fedmoe.aggregation.blocks import Blocks
 from fedmoe.aggregation.streaming import TOGETHER, Weights, weighted_mean
 from fedmoe.errors import AggregationError
@@ -147,6 +148,18 @@ def test_only_the_ratios_of_the_clients_sizes_matter(strategy, round_, factor):
     assert pair[0] == pair[1]
 
 
+@given(st.floats(0, 1e15, allow_subnormal=False), st.floats(width=32, allow_infinity=False,
+                                                              allow_nan=False))  # fmt: skip
+def test_a_weight_times_a_value_is_exact(weight, value):
+    """Else a processor with fused multiply-add would give other bits than one without."""
+    kept = streaming._checked(Weights(torch.full((1, 1), weight, dtype=torch.float64), weight), 0)[
+        0
+    ].item()
+    assert abs(kept - weight) <= 2.0**-28 * weight
+    if kept * value == 0 or abs(kept * value) > 1e-250:
+        assert Fraction(kept) * Fraction(value) == Fraction(kept * value)
+
+
 def test_shared_parts_are_divided_in_float64():
     """float32 has no 2**24 + 1: dividing by it there moved one update by an ulp and more."""
     delta = torch.randn(LAYOUT.size, generator=torch.Generator().manual_seed(0))
@@ -193,9 +206,7 @@ def test_neither_groups_nor_blocks_change_a_bit(monkeypatch, together, block_val
     whole = Flame().combine(adapter, updates)
     torch.testing.assert_close(whole.flat, slow_combine(Flame(), adapter, updates))
     monkeypatch.setattr(streaming, "TOGETHER", together)
-    monkeypatch.setattr(
-        streaming, "Blocks", SimpleNamespace(of=lambda x: Blocks.of(x, block_values))
-    )
+    monkeypatch.setattr(passes, "Blocks", SimpleNamespace(of=lambda x: Blocks.of(x, block_values)))
     assert Flame().combine(adapter, updates).digest() == whole.digest()
 
 

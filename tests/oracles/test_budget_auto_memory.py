@@ -4,18 +4,17 @@ import json
 
 import pytest
 import torch
+from autograd_bytes import kept_bytes
 
 from fedmoe.budget.cost import cost
 from fedmoe.budget.measure import Sample, measure
 from fedmoe.budget.model import Constants, memory, saved_bytes, step_flops
 from fedmoe.budget.shape import Setting, frozen_bytes, shape_of
 from fedmoe.config.schema import Experiment
-from fedmoe.data.text import Tokens, collate
 from fedmoe.errors import ModelError
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.meta import meta_model
-from fedmoe.training.client import response_loss
 
 OLMOE = {
     "model_type": "olmoe", "vocab_size": 50304, "hidden_size": 2048, "intermediate_size": 1024,
@@ -23,27 +22,6 @@ OLMOE = {
     "num_experts": 64, "num_experts_per_tok": 8, "tie_word_embeddings": False,
 }  # fmt: skip
 """The sizes of OLMoE-1B-7B, as its configuration on the Hub has them."""
-
-
-def kept_bytes(model, setting, vocabulary):
-    """Bytes that autograd keeps of a forward pass, each storage once, weights and adapter not."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (setting.batch_size, setting.length + 1)
-    ids = torch.randint(2, vocabulary, shape, generator=generator).tolist()
-    rows = [Tokens(tuple(row), setting.length + 1 - setting.targets) for row in ids]
-    own = {p.untyped_storage().data_ptr() for p in model.model.parameters()}
-    own.add(model.flat.untyped_storage().data_ptr())
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # alive: no address comes twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        response_loss(model, collate(rows, 0))
-    return sum(size for size, _ in kept.values())
 
 
 @pytest.mark.parametrize("recompute", [False, True])

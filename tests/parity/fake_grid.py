@@ -2,6 +2,7 @@
 
 import json
 import math
+from threading import RLock
 
 from flwr.app import ConfigRecord, Context, Error, Message, MessageType, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
@@ -36,12 +37,13 @@ class FakeClock:
 
 
 class FakeGrid:
-    """Nodes with the given configs; the newest finished message is answered first, one a look.
+    """Nodes with the given configs; the newest finished message is answered first, one a call.
 
     A node carries out its messages one after another, as Flower's SuperNode does, and never those
     whose time was over before it came to them. `known` holds replies by client that need no
     training any more. `seconds(request)` says how long the node takes. `spoil(request, reply)`
-    gives what arrives in place of a reply: other content, an error, or None for nothing. With
+    gives what arrives in place of a reply: other content, an error, or None for nothing.
+    `registered` holds by node the name that its key was registered with. With
     `forgets` a message whose time is over is answered by Flower's own error, as the SuperLink does;
     without, its reply comes late.
     """
@@ -52,14 +54,15 @@ class FakeGrid:
     ):  # fmt: skip
         self.configs = {100 + number: config for number, config in enumerate(configs)}
         self.known, self.spoil, self.seconds = known or {}, spoil, seconds
-        self.forgets, self.clock, self.activated = forgets, FakeClock(), {}
+        self.forgets, self.clock, self.activated, self.registered = forgets, FakeClock(), {}, {}
+        self.one_at_a_time = RLock()
         self.open, self.sent, self.done_at, self.ends, self.idle_at = {}, [], {}, {}, {}
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SERVER, 1
 
     def get_nodes(self):
         return [
-            NodeInfo(node_id=node, last_activated_at=self.activated.get(node, ""))
-            for node in self.configs
+            NodeInfo(node_id=node, last_activated_at=self.activated.get(node, ""), name=name)
+            for node, name in ((node, self.registered.get(node)) for node in self.configs)
         ]
 
     def restart(self, node):
@@ -69,8 +72,9 @@ class FakeGrid:
         self.idle_at[node], self.activated[node] = self.clock.now, str(self.clock.now)
 
     def push_messages(self, messages):
-        for message in messages:
-            self.push(message)
+        with self.one_at_a_time:
+            for message in messages:
+                self.push(message)
         return [message.metadata.message_id for message in messages]
 
     def push(self, message):
@@ -88,6 +92,10 @@ class FakeGrid:
         self.sent.append(message)
 
     def pull_messages(self, message_ids):
+        with self.one_at_a_time:
+            return self.pull(message_ids)
+
+    def pull(self, message_ids):
         asked = [name for name in self.open if name in set(message_ids)]
         for name in reversed(asked):
             request = self.open[name]

@@ -108,6 +108,9 @@ FAULTS = {
     "bytes; expected": repack(lambda scalars, data: (scalars, data[:-4])),
     "checksum is not the sender's": lambda reply, *_: flipped(reply),
     "not JSON": repack(lambda scalars, data: ("{", data)),
+    "characters; expected at most 1048576": repack(
+        lambda scalars, data: (2**20 * " " + scalars, data)
+    ),
     "recursion": repack(lambda scalars, data: ("[" * 10**5, data)),
     "no config": lambda *_: RecordDict(),
     "scalars is missing": words(scalars=3),

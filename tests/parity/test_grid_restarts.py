@@ -4,10 +4,13 @@ import pytest
 from fake_grid import FakeGrid, client_of
 from flwr.app import Error
 
+from fedmoe.errors import FedMoEError
 from fedmoe.rounds import plan_round
 from fedmoe.wire import Failure
+from server.round import MOST_CRASHES
 from server.settings import Settings
 from server.transport import GridTransport
+from simulations.deploy.app import TRIES
 
 pytestmark = pytest.mark.usefixtures("quick_digest")
 
@@ -68,3 +71,36 @@ def test_an_upload_that_was_cut_short_is_made_again(prepared, known, tasks, time
     answers = list(over(grid, prepared)(tasks))
     assert codes(answers) == ["ok", code, "ok", "ok"]
     assert len(cut) == times
+
+
+def test_after_a_crash_nodes_that_are_still_at_the_dead_runs_tasks_are_waited_for(
+    prepared, known, tasks, caplog
+):
+    caplog.set_level("INFO", logger="flwr")
+    grid = FakeGrid({}, {}, known=known, seconds=takes)
+    grid.idle_at = {100: 290.0, 101: 250.0}
+    transport = over(grid, prepared, num_nodes=2, task_seconds=600.0)
+    assert codes(transport(tasks)) == ["ok"] * 4
+    assert grid.clock.now == pytest.approx(290.0 + 1 + 2 * 50, abs=5.0)
+    said = "waiting for node 100 and node 101, which may be at work on an older task"
+    assert caplog.text.count("at work on an older task") == caplog.text.count(said) == 1
+
+
+def test_a_silent_node_is_waited_for_no_longer_than_a_task_may_take(prepared, tasks):
+    grid = FakeGrid({}, seconds=takes)
+    grid.idle_at[100] = 1e9
+    with pytest.raises(FedMoEError, match=r"(?s)0 usable node\(s\) after 300 s.*who it is"):
+        next(over(grid, prepared, task_seconds=300.0)(tasks))
+    assert grid.clock.now == pytest.approx(300.0, abs=1.0)
+
+
+def test_a_node_that_is_not_there_is_not_waited_for_as_long(prepared, known, tasks):
+    grid = FakeGrid({}, {}, known=known, seconds=takes)
+    grid.idle_at[101] = 1e9
+    with pytest.raises(FedMoEError, match=r"1 usable node\(s\) after 120 s; expected 3"):
+        next(over(grid, prepared, num_nodes=3)(tasks))
+    assert grid.clock.now == pytest.approx(120.0, abs=1.0)
+
+
+def test_a_deployments_round_has_time_for_every_try():
+    assert TRIES == MOST_CRASHES

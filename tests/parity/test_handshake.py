@@ -86,6 +86,28 @@ def test_a_node_that_leaves_something_out_is_refused(name):
         Expected("abc123", 4).check({k: v for k, v in about({}).items() if k != name})
 
 
+def test_a_node_under_another_name_than_its_keys_is_refused():
+    expected = Expected("abc123", 4)
+    said = about({"name": "lab"})
+    assert expected.check(said, "lab").name == expected.check(said).name == "lab"
+    for registered in ("pi", "Lab"):
+        with pytest.raises(WireError, match=f"'lab', and its key .* for '{registered}'"):
+            expected.check(said, registered)
+    with pytest.raises(WireError, match="calls itself '', and its key was registered for 'lab'"):
+        expected.check(about({}), "lab")
+
+
+def test_a_nodes_name_and_clients_cannot_be_taken_over(prepared, known, tasks, caplog):
+    grid = FakeGrid({"name": "lab", "clients": "0"}, {"name": "lab"}, {}, known=known)
+    grid.registered = {100: "pi", 101: "lab"}
+    answers = list(over(grid, prepared, nodes="lab=0,1")(tasks))
+    assert all(isinstance(answer, Update) for answer in answers)
+    assert grid.clients_of(0) == [None]
+    assert grid.clients_of(1) == [None, 0, 1]
+    said = "node 100 gets no tasks: it calls itself 'lab', and its key was registered for 'pi'"
+    assert said in caplog.text
+
+
 def test_other_versions_are_taken_where_the_run_config_allows_them():
     other = about({}) | {"torch": "2.1.0", "transformers": "4.9.1"}
     assert Expected("abc123", 4, allow_versions=True).check(other).torch == "2.1.0"

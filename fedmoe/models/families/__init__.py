@@ -3,7 +3,8 @@
 - `family`: what a family's file says (`Family`), a published model (`Size`), and `Refused`
 - `layers`: the sparse layers of a loaded model; whether its routers honour `top_k`
 - `parameters`: total and active parameters of a config, without its weights
-- one file per family; `refused` lists those that cannot be trained, each with its reason
+- one file per family; `refused` and `beyond_text` list those that cannot be trained, each with its
+  reason: together they name every MoE type of the installed transformers
 
 To add a family see `fedmoe/README.md`; in short: a file with a `FAMILY`, and its name below. The
 contract suite, `fedmoe models` and the refusals follow from that.
@@ -16,34 +17,57 @@ from torch import nn
 from fedmoe.errors import ModelError
 from fedmoe.models.families import (
     afmoe,
+    aria,
+    axk1,
+    axk2,
+    bailing_hybrid,
+    beam,
+    cohere2_moe,
     dbrx,
     deepseek_v2,
     deepseek_v3,
+    deepseek_v32,
     dots1,
+    dots3_note,
     ernie4_5_moe,
     exaone_moe,
     flex_olmo,
+    flint,
     glm4_moe,
     glm4_moe_lite,
+    glm_moe_dsa,
     gpt_oss,
     granitemoe,
+    granitemoe_swa,
     granitemoehybrid,
     granitemoeshared,
     hunyuan_v1_moe,
+    hy_v3,
+    hy_v4,
+    inkling2,
     jamba,
+    kimi_linear,
+    kolibri1,
+    laguna,
     lfm2_moe,
     llama4,
     mellum,
+    mimo_v2_flash,
     minimax,
     minimax_m2,
+    minimax_m3_vl,
     mixtral,
+    nllb_moe,
     olmoe,
     phimoe,
     qwen2_moe,
     qwen3_5_moe,
     qwen3_moe,
     qwen3_next,
+    qwen4_exp,
     solar_open,
+    switch_transformers,
+    vit,
 )
 from fedmoe.models.families.family import TINY, Family, Form, Refused, Size
 from fedmoe.models.families.layers import MoELayer, check_top_k, set_top_k, sparse_layers
@@ -60,7 +84,10 @@ FAMILIES = {
         olmoe, mixtral, qwen2_moe, qwen3_moe, qwen3_next, qwen3_5_moe, deepseek_v2, deepseek_v3,
         gpt_oss, dbrx, llama4, phimoe, jamba, granitemoe, granitemoeshared, granitemoehybrid,
         glm4_moe, glm4_moe_lite, ernie4_5_moe, minimax, minimax_m2, hunyuan_v1_moe, dots1, afmoe,
-        flex_olmo, lfm2_moe, exaone_moe, solar_open, mellum,
+        flex_olmo, lfm2_moe, exaone_moe, solar_open, mellum, switch_transformers, nllb_moe, vit,
+        deepseek_v32, glm_moe_dsa, axk1, axk2, hy_v4, dots3_note, kimi_linear, bailing_hybrid,
+        beam, cohere2_moe, hy_v3, flint, kolibri1, laguna, granitemoe_swa, mimo_v2_flash,
+        minimax_m3_vl, aria, qwen4_exp, inkling2,
     )
 }  # fmt: skip
 """Every family that is trained here, by transformers' name of its model type."""

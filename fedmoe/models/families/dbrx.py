@@ -78,6 +78,8 @@ FAMILY = Family(
     router="router",
     attention=("Wqkv", "attn.out_proj"),
     install=install,
+    notes="transformers computes its experts in no other way than its own, gate and up apart: the "
+    "original is met within rounding, which is coarse in bfloat16, and never to the bit",
     no_peft="DBRX keeps all experts in one two-dimensional matrix, for which PEFT has no factors "
     "per expert",
     tiny={

@@ -34,6 +34,8 @@ class Size:
 class Form:
     """How an experts module keeps and applies its weights."""
 
+    gated: bool = True
+    """Whether half of `gate_up_proj` gates the other; else it is activated as it is."""
     bias: bool = False
     """Whether `gate_up_proj_bias` and `down_proj_bias` are added."""
     transposed: bool = False
@@ -60,6 +62,8 @@ class Family:
 
     name: str
     model_type: str
+    task: Literal["causal", "seq2seq", "image"] = "causal"
+    """What its models are asked: see `models.tasks`."""
     block: str = "mlp"
     """What the module that holds router and experts is called in a decoder layer."""
     router: str = "gate"
@@ -79,11 +83,16 @@ class Family:
     shared: bool = False
     """Whether every token also meets a shared expert."""
     form: Form = field(default_factory=Form)
+    linears: tuple[str, str] | None = None
+    """Names of an expert's two linear layers, where the class keeps its experts one by one."""
     tiny: Mapping[str, Any] = field(default_factory=dict)
     """What a config with all of the family's features needs beside `TINY`, for tests."""
     sizes: tuple[Size, ...] = ()
     padded_cache: bool = True
     """Whether transformers decodes a left-padded batch rightly with a cache."""
+    step: int | str = 64
+    """Tokens that its recurrent layers take at one time, or the config's name of that: a dry run is
+    of so many, see `saved`."""
     notes: str = ""
     """What to know before a run."""
     no_peft: str = ""

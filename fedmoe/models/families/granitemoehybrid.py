@@ -13,6 +13,7 @@ FAMILY = Family(
     shared=True,
     notes="LoRA on its attention layers, none on Mamba layers",
     scale_logits=lambda config, logits: logits / config.logits_scaling,
+    step="mamba_chunk_size",
     tiny={
         "num_local_experts": 8, "logits_scaling": 4.0, "shared_intermediate_size": 16,
         "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1,

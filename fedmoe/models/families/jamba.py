@@ -11,6 +11,7 @@ FAMILY = Family(
     router="router",
     normalised="never",
     notes="LoRA on its attention layers, none on Mamba layers",
+    step=8,
     tiny={
         "num_experts": 8, "num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1,
         "expert_layer_period": 2, "expert_layer_offset": 1, "mamba_d_state": 4,

@@ -101,7 +101,7 @@ def _check_supported(layer: MoELayer, family: Family) -> None:
             "transformers' experts interface, so the fast path would never be called"
         )
     usual = {
-        "has_gate": True, "has_bias": form.bias, "is_transposed": form.transposed,
+        "has_gate": form.gated, "has_bias": form.bias, "is_transposed": form.transposed,
         "has_post_expert_norm": False, "weighs_input": form.weighs_input,
     }  # fmt: skip
     odd = [flag for flag, expected in usual.items() if getattr(experts, flag, False) != expected]

@@ -7,6 +7,8 @@ leaving the others out is exact.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -28,12 +30,13 @@ class RoutedBlock(nn.Module):
         }  # fmt: skip
         for flag, value in flags.items():  # what transformers' decorator would have set
             setattr(self.experts, flag, value)
+        self.experts.forward = partial(experts_forward, self.experts)
         self.router.register_forward_hook(_choice)
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         rows = hidden.reshape(-1, hidden.shape[-1])
         logits, weights, index = self.router(rows)
-        routed = experts_forward(self.experts, rows, index, weights)
+        routed = self.experts(rows, index, weights)
         return self.shared_expert(rows) + routed, logits
 
 

@@ -10,6 +10,7 @@ FAMILY = Family(
     attention=(*ATTENTION, "qkv_proj", "out_proj"),
     # transformers 5.23: of a padded batch, lightning attention loses later tokens from its cache.
     padded_cache=False,
+    step="block_size",
     tiny={
         "num_local_experts": 8, "head_dim": 8, "block_size": 4,
         "layer_types": ["linear_attention", "full_attention"],

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from fedmoe.models.families.family import Family, Size
 from fedmoe.models.families.layers import sparse_layers
+from fedmoe.models.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def published(family: Family, size: Size) -> Parameters:
     """The numbers of a published model, built on the meta device: without a byte of its weights."""
     config = AutoConfig.for_model(family.model_type, **size.config)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = TASKS[family.task].build(config, torch.bfloat16)
     family.install(model)
     return parameters_of(model, family)
 

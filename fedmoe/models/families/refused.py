@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
+from fedmoe.models.families.beyond_text import BEYOND_TEXT
 from fedmoe.models.families.family import Refused, Size
 
 REFUSED = (
     Refused(
-        "Switch Transformer", "switch_transformers",
-        "an encoder-decoder with a capacity per expert, past which tokens are dropped, so that a "
-        "token's experts depend on the batch; its tasks and losses are not those of a causal "
-        "language model",
-    ),
-    Refused(
-        "NLLB-MoE", "nllb-moe",
-        "an encoder-decoder for translation with a capacity per expert, past which tokens are "
-        "dropped; its tasks and losses are not those of a causal language model",
-    ),
-    Refused(
         "Nemotron-H", "nemotron_h",
-        "its experts have no gate and compute in a narrower space behind projections of their own; "
-        "the fast path is written for gated experts",
+        "its experts, which have no gate, are kept under another name, and may compute in a "
+        "narrower space behind projections of their own; nobody has written its file yet",
     ),
     Refused(
         "DeepSeek-V4", "deepseek_v4",
@@ -38,6 +28,25 @@ REFUSED = (
     Refused(
         "Gemma 4", "gemma4",
         "its router reads its k from the config at every call rather than from itself",
+    ),
+    Refused(
+        "Gemma 4, text alone", "gemma4_text",
+        "its router reads its k from the config at every call rather than from itself",
+    ),
+    Refused(
+        "Inkling, text alone", "inkling_text",
+        "its router weighs the shared experts too, so that what the chosen weigh depends on them, "
+        "and hands on four values",
+    ),
+    Refused(
+        "ZAYA", "zaya",
+        "every token has one expert, so that there is no budget below K = 1; its router keeps a "
+        "state from layer to layer and may choose to skip",
+    ),
+    Refused(
+        "Doge", "doge",
+        "its experts are single neurons in embeddings, found by product keys across tokens, "
+        "outside transformers' experts interface",
     ),
     Refused(
         "Grok-1", "",
@@ -79,8 +88,5 @@ REFUSED = (
         "layer; qwen3_moe with decoder_sparse_step 2 comes closest (arXiv:2112.06905)",
         closest="qwen3_moe",
     ),
-    Refused(
-        "V-MoE", "",
-        "classifies images (arXiv:2106.05974); data, losses and scores here are those of text",
-    ),
+    *BEYOND_TEXT,
 )  # fmt: skip

@@ -1,0 +1,84 @@
+"""What a layer's experts carry beside their frozen weights: LoRA, a merged expert, and settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedmoe.models.held import Held
+
+
+class ExpertLoRA(NamedTuple):
+    """LoRA factors of one layer's experts; `scale` is alpha / rank."""
+
+    gate_up_A: Tensor  # (experts, rank, hidden)
+    gate_up_B: Tensor  # (experts, 2 * width, rank)
+    down_A: Tensor  # (experts, rank, width)
+    down_B: Tensor  # (experts, hidden, rank)
+    scale: float
+
+
+class Biases(NamedTuple):
+    """Frozen biases of a layer's experts."""
+
+    gate_up: Tensor  # (experts, 2 * width)
+    down: Tensor  # (experts, hidden)
+
+
+class Stacks(NamedTuple):
+    """Frozen weights of some experts as a module keeps them; with `held` they stand for shapes."""
+
+    gate_up: Tensor
+    down: Tensor
+    held: tuple[Held, Held] | None
+    biases: Biases | None
+
+
+class Merged(NamedTuple):
+    """One frozen expert in the place of several, kept as the module keeps its own."""
+
+    gate_up: Tensor | Held  # (1, ...)
+    down: Tensor | Held
+    biases: Biases | None
+
+    @property
+    def stacks(self) -> Stacks:
+        """The same as a stack of one."""
+        gate_up, down, biases = self
+        if isinstance(gate_up, Tensor) and isinstance(down, Tensor):
+            return Stacks(gate_up, down, None, biases)
+        shapes = (torch.empty(w.shape, device="meta") for w in (gate_up, down))
+        return Stacks(*shapes, (gate_up, down), biases)  # pyright: ignore
+
+
+@dataclass(eq=False)
+class ExpertState:
+    """What an adapted experts module carries beside its frozen weights."""
+
+    lora: ExpertLoRA | None = None
+    rescaler: Tensor | None = None
+    """One factor on the layer's output, a scalar; None leaves it alone."""
+    valid: Tensor | None = None
+    """bool (tokens,): False marks padding, which reaches no expert and is not counted."""
+    counts: Tensor | None = None
+    """int64 (experts,): routed tokens so far; None switches counting off."""
+    recompute: bool = False
+    """Compute activations again in backward rather than keep them."""
+    held: tuple[Held, Held] | None = None
+    """Another form of the two frozen weights, read in their place; see `held`."""
+    left_out: Tensor | None = None
+    """bool (experts + 1,): True for those that the client does not keep; see `subset`."""
+    merged: Merged | None = None
+    """What stands for them; None where no token can choose them."""
+    merged_count: Tensor | None = None
+    """int64 (): the choices so far that went there; None switches counting off."""
+
+
+def no_lora(gate_up: Tensor, down: Tensor, device: torch.device | None = None) -> ExpertLoRA:
+    """Factors of rank 0 for weights (experts, 2 * width, hidden) and (experts, hidden, width)."""
+    a1, a2 = (w.new_zeros(w.shape[0], 0, w.shape[2], device=device) for w in (gate_up, down))
+    b1, b2 = (w.new_zeros(*w.shape[:2], 0, device=device) for w in (gate_up, down))
+    return ExpertLoRA(a1, b1, a2, b2, 1.0)

@@ -1,0 +1,16 @@
+"""Aria's language model: experts kept as (in, out), a wide shared one."""
+
+from __future__ import annotations
+
+from fedmoe.models.families.family import Family, Form
+
+FAMILY = Family(
+    name="Aria",
+    model_type="aria_text",
+    router="router",
+    scores="softmax of the chosen",
+    shared=True,
+    form=Form(transposed=True),
+    notes="text alone",
+    tiny={"moe_num_experts": 8, "moe_topk": 4, "moe_num_shared_experts": 1},
+)

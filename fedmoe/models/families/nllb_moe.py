@@ -1,0 +1,88 @@
+"""NLLB-MoE (arXiv:2207.04672): encoder-decoder for translation, top-2, experts without a gate.
+
+Computed as it was trained to be served, and as transformers 4 did: each token meets its two best
+experts, with their shares divided by their sum, and the experts' output is multiplied by
+`1 - moe_token_dropout`. Its published config serves with a capacity of all tokens, so that none is
+dropped. transformers 5.23 misreads the router's mask as the number of an expert, and so sends every
+token to experts 0 and 1, whatever the router says.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from fedmoe.errors import ModelError
+from fedmoe.models.families.family import Family, Form, Size
+from fedmoe.models.families.ungated import stack_experts
+
+LINEARS = ("fc1", "fc2")
+
+
+def _dropless(router: nn.Module, block: nn.Module) -> None:
+    """Let the router return logits, weights and index (tokens, k), before any capacity."""
+    if router.second_expert_policy != "all":
+        raise ModelError(
+            f"second_expert_policy is {router.second_expert_policy!r}: it leaves out second "
+            "experts by chance, so that counts would not say what was computed; set it to 'all'"
+        )
+    router.top_k = 2  # pyright: ignore[reportArgumentType]
+    router.kept = 1 - float(block.get_submodule("experts").moe_token_dropout)  # pyright: ignore
+    router.register_forward_hook(_choice)
+
+
+def _choice(router: nn.Module, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]):
+    r"""Weights $p_j / \max(p_1 + p_2, \epsilon)$ of the two best, or of the best alone.
+
+    With k = 1 it is what the class computes for a token whose second expert is full: the weight is
+    1, or with `normalize_router_prob_before_dropping` $p_1 / (p_1 + p_2)$.
+    """
+    k = int(router.top_k)  # pyright: ignore[reportArgumentType]
+    if k > 2:
+        raise ModelError(f"NLLB-MoE was asked for top_k = {k}: its router chooses 2 experts")
+    logits, dtype = output[2], inputs[0].dtype
+    shares = torch.softmax(logits, dim=-1, dtype=router.dtype).to(dtype)  # pyright: ignore
+    first = shares.argmax(dim=-1, keepdim=True)
+    second = logits.scatter(-1, first, -torch.inf).argmax(dim=-1, keepdim=True)
+    both = torch.cat([first, second], dim=-1)
+    chosen, index = shares.gather(-1, both), both[:, :k]
+    summed = chosen if router.normalize_router_prob_before_dropping else chosen[:, :k]
+    total = summed.sum(-1, keepdim=True).clamp_min(torch.finfo(dtype).eps)
+    return logits, chosen[:, :k] / total * float(router.kept), index  # pyright: ignore
+
+
+FAMILY = Family(
+    name="NLLB-MoE",
+    model_type="nllb-moe",
+    task="seq2seq",
+    block="ffn",
+    router="router",
+    attention=("q_proj", "k_proj", "v_proj", "out_proj"),
+    scaled="moe_token_dropout",
+    form=Form(gated=False, bias=True),
+    linears=LINEARS,
+    install=partial(stack_experts, linears=LINEARS, act="act", prepare=_dropless),
+    notes="prompts to the encoder, responses from the decoder; languages are its tokenizer's "
+    "src_lang and tgt_lang; no capacity: no token is dropped; FLOPs count a token in both stacks, "
+    "of which it passes one",
+    no_peft="transformers 5.23 sends every token of NLLB-MoE to its experts 0 and 1, whatever the "
+    "router says, so that PEFT would serve another model",
+    tiny={
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 16,
+        "decoder_ffn_dim": 16, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+        "encoder_sparse_step": 2, "decoder_sparse_step": 1, "num_experts": 8,
+        "decoder_start_token_id": 1,
+    },
+    sizes=(
+        Size(
+            "NLLB-MoE-54B",
+            {"d_model": 2048, "encoder_layers": 24, "decoder_layers": 24, "encoder_ffn_dim": 8192,
+             "decoder_ffn_dim": 8192, "encoder_attention_heads": 16, "decoder_attention_heads": 16,
+             "num_experts": 128, "vocab_size": 256206},
+            "https://huggingface.co/facebook/nllb-moe-54b/blob/main/config.json",
+            "54.5 B",
+        ),
+    ),
+)  # fmt: skip

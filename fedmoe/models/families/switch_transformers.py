@@ -1,0 +1,75 @@
+"""Switch Transformer (arXiv:2101.03961): encoder-decoder, top-1, experts without a gate.
+
+A token's expert is the one its router likes best, whatever else is in the batch: the capacity past
+which the class drops tokens is left out. Where no expert is over it, that is the class to the bit
+of the choice; the class counts it per sequence (64 tokens by default).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedmoe.errors import ModelError
+from fedmoe.models.families.family import Family, Form, Size
+from fedmoe.models.families.ungated import stack_experts
+
+LINEARS = ("wi", "wo")
+
+
+def _dropless(router: nn.Module, _block: nn.Module) -> None:
+    """Let the router return logits, weight and index (tokens, 1), before any capacity."""
+    router.top_k = 1  # pyright: ignore[reportArgumentType]
+    router.register_forward_hook(_choice)
+
+
+def _choice(router: nn.Module, _inputs: object, output: tuple[Tensor, Tensor, Tensor]):
+    if router.top_k != 1:
+        raise ModelError(
+            f"Switch Transformer was asked for top_k = {router.top_k}: it is trained with one "
+            "expert per token, whose weight is its share of all; a second has no meaning. Let "
+            "budgets differ in rank, steps or the form of frozen experts instead"
+        )
+    _, best, logits = output
+    shares = torch.softmax(logits, dim=-1, dtype=router.dtype).to(best.dtype)  # pyright: ignore
+    index = shares.argmax(dim=-1, keepdim=True)
+    return logits, shares.gather(-1, index), index
+
+
+def scale_logits(config: Any, logits: Tensor) -> Tensor:
+    """What the class multiplies the decoder's states by, before a tied head."""
+    return logits * config.d_model**-0.5 if config.tie_word_embeddings else logits
+
+
+FAMILY = Family(
+    name="Switch Transformer",
+    model_type="switch_transformers",
+    task="seq2seq",
+    router="router",
+    attention=("q", "k", "v", "o"),
+    normalised="never",
+    form=Form(gated=False),
+    linears=LINEARS,
+    install=partial(stack_experts, linears=LINEARS, act="act", prepare=_dropless),
+    scale_logits=scale_logits,
+    notes="prompts to the encoder, responses from the decoder; k is 1; no capacity: no token is "
+    "dropped; FLOPs count a token in both stacks, of which it passes one",
+    tiny={
+        "d_model": 32, "d_ff": 16, "d_kv": 8, "num_heads": 4, "num_layers": 2, "num_experts": 8,
+        "num_decoder_layers": 2, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1,
+        "decoder_start_token_id": 0,
+    },
+    sizes=(
+        Size(
+            "Switch-Base-128",
+            {"d_model": 768, "d_ff": 3072, "d_kv": 64, "num_heads": 12, "num_layers": 12,
+             "num_decoder_layers": 12, "num_sparse_encoder_layers": 6,
+             "num_sparse_decoder_layers": 6, "num_experts": 128, "vocab_size": 32128},
+            "https://huggingface.co/google/switch-base-128/blob/main/config.json",
+            "7.4 B",
+        ),
+    ),
+)  # fmt: skip

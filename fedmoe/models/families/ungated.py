@@ -1,0 +1,82 @@
+"""Experts without a gate, kept one by one as two linear layers: stacked here for the fast path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedmoe.models.experts import experts_forward
+
+
+class StackedExperts(nn.Module):
+    """Experts `W2 act(W1 x)` with weights (experts, width, hidden) and (experts, hidden, width).
+
+    `gate_up_proj` is W1, which has no gate: the name is that of all experts here.
+    """
+
+    has_gate = is_concatenated = is_transposed = has_post_expert_norm = False
+
+    def __init__(self, pairs: list[tuple[nn.Linear, nn.Linear]], act: nn.Module) -> None:
+        super().__init__()
+        self.num_experts, self.act_fn = len(pairs), act
+        ups, downs = zip(*pairs, strict=True)
+        self.gate_up_proj, self.down_proj = (_stacked([x.weight for x in m]) for m in (ups, downs))
+        self.has_bias = ups[0].bias is not None
+        if self.has_bias:
+            self.gate_up_proj_bias = _stacked([x.bias for x in ups])
+            self.down_proj_bias = _stacked([x.bias for x in downs])
+
+    def forward(self, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        return experts_forward(self, hidden, index, weights)
+
+
+def _stacked(tensors: list[Any]) -> nn.Parameter:
+    return nn.Parameter(torch.stack([x.detach() for x in tensors]), requires_grad=False)
+
+
+class UngatedBlock(nn.Module):
+    """A sparse block of which tokens meet the chosen experts alone, without a capacity.
+
+    What else transformers hands a block, a mask of padding, is `ExpertState.valid`'s affair.
+    """
+
+    def __init__(self, router: nn.Module, experts: StackedExperts) -> None:
+        super().__init__()
+        self.router, self.experts = router, experts
+
+    def forward(self, hidden: Tensor, *_: object) -> Tensor:
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        _, weights, index = self.router(rows)
+        return self.experts(rows, index, weights).view(hidden.shape)
+
+
+def each_expert(experts: nn.Module, linears: tuple[str, str]) -> dict[str, nn.Module]:
+    """The experts that are kept one by one, by name; there may be other modules among them."""
+    return {name: m for name, m in experts.named_children() if hasattr(m, linears[0])}
+
+
+def stack_experts(
+    model: nn.Module, linears: tuple[str, str], act: str,
+    prepare: Callable[[nn.Module, nn.Module], None] = lambda _router, _block: None,
+) -> None:  # fmt: skip
+    """Replace every block that keeps its experts one by one; one layer exists twice at a time.
+
+    Args:
+        model: of transformers' own.
+        linears: names of an expert's two linear layers.
+        act: name of its activation.
+        prepare: makes a block's router return logits, weights and index.
+    """
+    for path, block in list(model.named_modules()):
+        children = getattr(block, "experts", None)
+        if isinstance(children, nn.ModuleDict | nn.ModuleList):
+            experts = list(each_expert(children, linears).values())
+            pairs = [tuple(e.get_submodule(name) for name in linears) for e in experts]
+            stacked = StackedExperts(pairs, experts[0].get_submodule(act))  # pyright: ignore
+            router = block.get_submodule("router")
+            prepare(router, block)
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, UngatedBlock(router, stacked))

@@ -1,0 +1,266 @@
+"""What a model keeps for backward outside its experts, from a run on shapes alone.
+
+`budget.model` knows by arithmetic what our experts keep. Around them families differ (shared
+experts, dense layers, linear attention, Mamba, streams): a formula for each would be wrong with the
+next one. So one decoder layer of each kind is run on fake tensors, which have shapes and no values,
+and what autograd asks to keep is added up. It takes a second or two, and no memory.
+"""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import masking_utils
+
+from fedmoe.models.families import MoELayer, set_top_k
+
+INDICES = ("layer_idx", "layer_id", "block_idx")
+"""Numbers that differ between layers of one kind."""
+
+
+LENGTHS = (0.25, 0.5, 1, 2, 3)
+"""Lengths of the sequences that are run, in steps; the last three are as far apart."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Bytes that a model takes outside its experts, for one sequence of each of some lengths."""
+
+    lengths: tuple[int, ...]
+    kept: tuple[float, ...]
+    """For backward."""
+    working: tuple[float, ...]
+    """The most that exists for a while beside that; what exists on the way back is as much."""
+
+    def of(self, tokens: int, length: int) -> float:
+        """Bytes kept of so many tokens in sequences of this length."""
+        return tokens / length * self._at(length, self.kept)
+
+    def beside(self, tokens: int, length: int) -> float:
+        """Bytes that a layer works with beside those."""
+        return tokens / length * self._at(length, self.working)
+
+    def without(self, per_token: float) -> Saved:
+        """The same less so many bytes that are kept of each token."""
+        fewer = (size - n * per_token for size, n in zip(self.kept, self.lengths, strict=True))
+        return replace(self, kept=tuple(fewer))
+
+    def _at(self, length: int, sizes: tuple[float, ...]) -> float:
+        """In proportion between lengths, and beyond; on a parabola where scores are kept."""
+        (first, step), n = _growth(*sizes[-3:]), length / self.lengths[-3]
+        if n >= 1 and step > 0:
+            return sizes[-3] + first * (n - 1) + step * (n - 1) * (n - 2)
+        points = list(pairwise([(0, 0.0), *zip(self.lengths, sizes, strict=True)]))
+        (n0, s0), (n1, s1) = next((x for x in points if x[1][0] >= length), points[-1])
+        return s0 + (s1 - s0) * (length - n0) / (n1 - n0)
+
+
+def _growth(one: float, two: float, three: float) -> tuple[float, float]:
+    """How sizes grow from 1 to 2, and half of how that itself grows."""
+    return two - one, (three - 2 * two + one) / 2
+
+
+class Unknown(torch.autograd.Function):
+    """Experts of which the shape of the answer is all that matters; they keep nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weights: Tensor, trained: Tensor) -> Tensor:
+        return torch.empty_like(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:
+        raise AssertionError("a run on shapes goes forward alone")
+
+
+class Live(TorchDispatchMode):
+    """Bytes of all tensors that exist, now and at the most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.storages: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # torch's own signature
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata not in self.storages:
+            self.storages.add(storage._cdata)
+            self.now += storage.nbytes()
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+
+    def _gone(self, storage: int, size: int) -> None:
+        self.storages.discard(storage)
+        self.now -= size
+
+
+def saved_outside(
+    body: nn.Module, layers: Sequence[MoELayer], top_k: int, step: int
+) -> Saved | None:
+    """What `body`, ids to hidden states, keeps; None where it cannot be run on shapes.
+
+    Less what does not grow with the length, such as factors in the weights' type.
+
+    Args:
+        body: on any device; its values are not read, and it is left as it was.
+        layers: its sparse layers.
+        top_k: experts of each token; of little account.
+        step: a number of tokens that its recurrent layers take at one time.
+    """
+    lengths = tuple(int(step * n) for n in LENGTHS)
+    before = layers[0].top_k
+    set_top_k(list(layers), top_k)
+    try:
+        runs = [_saved(body, layers, length) for length in lengths]
+    except Exception:  # whatever a family does that fake tensors cannot: the plan then says so
+        return None
+    finally:
+        set_top_k(list(layers), before)
+    kept, working = (_growing(sizes) for sizes in zip(*runs, strict=True))
+    return Saved(lengths, kept, working)
+
+
+def _growing(sizes: tuple[int, ...]) -> tuple[float, ...]:
+    """Sizes without what they would be of no token at all."""
+    first, step = _growth(*sizes[-3:])
+    fixed = sizes[-3] - first + (2 * step if step > 0 else 0)
+    return tuple(size - max(fixed, 0) for size in sizes)
+
+
+def _saved(body: nn.Module, layers: Sequence[MoELayer], length: int) -> tuple[int, int]:
+    """Bytes kept of one sequence, and those that a layer takes beside them for a while."""
+    found: dict[int, tuple[int, Tensor]] = {}
+    with ExitStack() as stack:
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        state = _fake_state(body)
+        own = {tensor.untyped_storage()._cdata for tensor in state.values()}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own:  # alive while it is listed: no address comes twice
+                found[storage._cdata] = storage.nbytes(), tensor
+            return tensor
+
+        counted = stack.enter_context(_one_of_each_kind(body, layers, found))
+        stack.enter_context(_without_experts(layers))
+        # transformers 5.23: it cannot see that a fake sequence is no packing of several.
+        stack.enter_context(_set(masking_utils, "find_packed_sequence_indices", _none))
+        stack.enter_context(saved_tensors_hooks(keep, lambda tensor: tensor))
+        live = stack.enter_context(Live())
+        asked = {"input_ids": torch.zeros(1, length, dtype=torch.long), "use_cache": False}
+        functional_call(body, state, kwargs=asked, tie_weights=False)
+    kept = sum(size for size, _ in found.values())
+    return kept + sum(counted), max(live.most - kept, 0)
+
+
+def _none(*_args: object) -> None:
+    """One sequence in each row."""
+
+
+def _fake_state(body: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of the same names, shapes and types on a processor."""
+    state = {
+        name: torch.empty(p.shape, dtype=p.dtype, requires_grad=p.requires_grad)
+        for name, p in body.named_parameters(remove_duplicate=False)
+    }
+    for name, buffer in body.named_buffers(remove_duplicate=False):
+        state[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+    return state
+
+
+@contextmanager
+def _without_experts(layers: Sequence[MoELayer]) -> Iterator[None]:
+    """Let experts answer without computing, as if trained."""
+    trained = torch.empty(1, requires_grad=True)
+
+    def forward(hidden: Tensor, _index: Tensor, weights: Tensor) -> Any:
+        return Unknown.apply(hidden, weights, trained)
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(_set(layer.experts, "forward", forward))
+        yield
+
+
+@contextmanager
+def _one_of_each_kind(
+    body: nn.Module, layers: Sequence[MoELayer], found: dict[int, tuple[int, Tensor]]
+) -> Iterator[list[int]]:
+    """Run the first layer of each kind alone, and count its bytes again for the others."""
+    seen: dict[Any, tuple[int, Any]] = {}
+    counted: list[int] = []
+
+    def once(kind: str, run: Any) -> Any:
+        def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            this = kind, hidden.requires_grad  # what the first layer is given cannot be trained
+            if this in seen:
+                size, out = seen[this]
+                counted.append(size)
+                return out
+            before = sum(size for size, _ in found.values())
+            out = run(hidden, *args, **kwargs)
+            seen[this] = sum(size for size, _ in found.values()) - before, out
+            return out
+
+        return forward
+
+    with ExitStack() as stack:
+        for layer in _decoder_layers(body, layers):
+            stack.enter_context(_set(layer, "forward", once(_kind(layer), layer.forward)))
+        yield counted
+
+
+def _decoder_layers(body: nn.Module, layers: Sequence[MoELayer]) -> Iterator[nn.Module]:
+    """All layers of the list that the sparse ones are in."""
+    inside = {id(layer.block) for layer in layers}
+    for module in body.modules():
+        if isinstance(module, nn.ModuleList) and any(id(m) in inside for m in module.modules()):
+            yield from module
+            return
+
+
+def _kind(layer: nn.Module) -> str:
+    """The same for layers that keep the same: their modules, numbers and shapes."""
+    parts = []
+    for name, module in layer.named_modules():
+        plain = [
+            (key, value)
+            for key, value in vars(module).items()
+            if isinstance(value, bool | int | float | str) and key not in INDICES
+        ]
+        shapes = [tuple(p.shape) for p in module.parameters(recurse=False)]
+        parts.append((name, type(module).__name__, plain, shapes))
+    return re.sub(r"\s", "", repr(parts))
+
+
+@contextmanager
+def _set(holder: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute of a module, of either sort, while the context lasts."""
+    own, before = name in vars(holder), getattr(holder, name)
+    setattr(holder, name, value)
+    try:
+        yield
+    finally:
+        delattr(holder, name)
+        if own:
+            setattr(holder, name, before)

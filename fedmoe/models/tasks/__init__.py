@@ -1,0 +1,46 @@
+"""What models are asked, and all in which that makes them differ.
+
+- `task`: what a form of task says (`TaskForm`), of a batch (`Asked`)
+- `causal`: a prompt and its response are one text, of which each token follows from those before
+- `seq2seq`: the prompt goes to an encoder, the response comes from a decoder
+- `image`: an image to one label
+
+A family names its form (`Family.task`). To add a form: a file here with a `TaskForm`, its name
+below and in `Family.task`, and in `data.text.FRAMES` how its examples become ids.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fedmoe.errors import ModelError
+from fedmoe.models.families import FAMILIES
+from fedmoe.models.tasks.causal import Causal
+from fedmoe.models.tasks.image import ImageLabel
+from fedmoe.models.tasks.seq2seq import SequenceToSequence
+from fedmoe.models.tasks.task import Asked, TaskForm
+
+__all__ = ["TASKS", "Asked", "TaskForm", "require_causal", "task_of"]
+
+TASKS: dict[str, TaskForm] = {
+    "causal": Causal(), "seq2seq": SequenceToSequence(), "image": ImageLabel(),
+}  # fmt: skip
+
+
+def task_of(model_type: str) -> TaskForm:
+    """The form of task of a model type; that of language models where it is not listed."""
+    family = FAMILIES.get(model_type)
+    return TASKS[family.task if family else "causal"]
+
+
+def require_causal(model: nn.Module, what: str) -> None:
+    """Refuse `what` for a model that is no causal language model.
+
+    Raises:
+        ModelError: which model, and why.
+    """
+    kind = str(model.config.model_type)  # pyright: ignore[reportAttributeAccessIssue]
+    if (form := task_of(kind)).name != "causal":
+        raise ModelError(
+            f"{what} is for causal language models; {kind!r} models {form.does}: leave it out"
+        )

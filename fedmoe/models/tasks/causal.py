@@ -1,0 +1,64 @@
+"""Causal language models: prompt and response are one text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from fedmoe.models.tasks.task import Asked, TaskForm, device_of
+
+
+class Causal(TaskForm):
+    """Each token of a response follows from the prompt and the tokens before it."""
+
+    name = "causal"
+    does = "predict the next token"
+    kind = "causal language model"
+    auto = AutoModelForCausalLM
+    peft = "CAUSAL_LM"
+
+    def routed(self, model: nn.Module, batch: Asked) -> list[Tensor]:
+        return [batch.valid.flatten()]
+
+    def hidden(self, model: nn.Module, batch: Asked) -> Tensor:
+        states = all_states(model, batch.input_ids).flatten(0, 1)
+        return states[batch.positions.to(states.device)]
+
+    def own_logits(self, model: Any, batch: Asked) -> Tensor:
+        logits = model(input_ids=batch.input_ids.to(device_of(model))).logits.flatten(0, 1)
+        return logits[batch.positions.to(logits.device)]
+
+    def answers(
+        self, model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, pad: int,
+        end: int, cache: bool,
+    ) -> list[list[int]]:  # fmt: skip
+        length, device = max(len(p) for p in prompts), device_of(model)
+        ids = torch.tensor([[pad] * (length - len(p)) + list(p) for p in prompts])
+        mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
+        out = model.generate(  # pyright: ignore[reportCallIssue]
+            input_ids=ids.to(device), attention_mask=mask.to(device), do_sample=False,
+            max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=end,
+            use_cache=cache or bool(mask.all()),
+        )  # fmt: skip
+        return [row[length:].tolist() for row in out]
+
+
+def all_states(model: nn.Module, input_ids: Tensor) -> Tensor:
+    """Last hidden states (batch, length, hidden) of right-padded ids.
+
+    Under a causal mask no real token looks at the padding after it, so attention needs no mask;
+    nor does a convolution or a recurrent layer, which read their past alone.
+    """
+    ids = input_ids.to(device_of(model))
+    return body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+
+
+def body_of(model: nn.Module) -> nn.Module:
+    """What turns ids into hidden states, below the output head."""
+    # transformers 5.23: Llama4ForCausalLM names a prefix that it has no attribute of.
+    names = (str(model.base_model_prefix), "model")  # pyright: ignore[reportAttributeAccessIssue]
+    return next(model.get_submodule(name) for name in names if hasattr(model, name))

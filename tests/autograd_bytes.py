@@ -1,0 +1,27 @@
+"""What autograd itself keeps of a forward pass, in bytes."""
+
+import torch
+
+from fedmoe.data.text import Tokens, collate
+from fedmoe.training.client import response_loss
+
+
+def kept_bytes(model, setting, vocabulary):
+    """Bytes that autograd keeps of a forward pass, each storage once, weights and adapter not."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (setting.batch_size, setting.length + 1)
+    ids = torch.randint(2, vocabulary, shape, generator=generator).tolist()
+    rows = [Tokens(tuple(row), setting.length + 1 - setting.targets) for row in ids]
+    own = {p.untyped_storage().data_ptr() for p in model.model.parameters()}
+    own.add(model.flat.untyped_storage().data_ptr())
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # alive: no address comes twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        response_loss(model, collate(rows, 0))
+    return sum(size for size, _ in kept.values())

@@ -1,0 +1,158 @@
+"""What families' files say is what their models are; and what cannot be trained is refused."""
+
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from family_contract import (
+    SETTINGS,
+    adapted,
+    every_family,
+    original,
+    random_rows,
+)
+from family_models import tiny_family
+from transformers.models.auto import modeling_auto as auto
+from transformers.models.auto.configuration_auto import model_type_to_module_name
+
+from fedmoe.errors import ModelError
+from fedmoe.models.adapted import AdaptedModel
+from fedmoe.models.build import ModelSettings
+from fedmoe.models.families import FAMILIES, REFUSED, check_family, install, moe_layers
+from fedmoe.models.families.parameters import parameters_of
+from fedmoe.models.modulation import SOFTMAX, modulate
+from fedmoe.models.rescaling import NoRescaling
+
+
+@every_family
+def test_the_familys_file_says_how_its_router_weighs(kind):
+    """Names, shared experts, corrections and groups by what is there, weights by their sums."""
+    family = replace(FAMILIES[kind])
+    model = adapted(kind)
+    model.set_budget(model.full_top_k)
+    for layer in model.layers:
+        path, _, router = layer.router_path.rpartition(".")
+        assert (path.rpartition(".")[2], router) == (family.block, family.router)
+    around = [name for name, _ in original(kind).named_modules() if "shared" in name]
+    assert bool(around) == family.shared
+    names = [n for n, _ in [*original(kind).named_buffers(), *original(kind).named_parameters()]]
+    corrections = [n for n in names if "correction_bias" in n or n.endswith("expert_bias")]
+    assert bool(corrections) == family.corrected
+    assert family.groups == (int(getattr(original(kind).config, "n_group", 1) or 1) > 1)
+    outputs = []
+    hook = model.layers[0].router.register_forward_hook(lambda _m, _i, out: outputs.append(out))
+    model.layers[0].block(random_rows(1, 40, 32))
+    hook.remove()
+    sums = outputs[0][1].float().sum(-1)
+    normalised = family.normalised == "always" or "chosen" in family.scores
+    if family.normalised == "config":
+        normalised = bool(model.layers[0].router.norm_topk_prob)
+    factor = float(getattr(original(kind).config, family.scaled)) if family.scaled else 1.0
+    assert torch.allclose(sums, torch.full_like(sums, factor), atol=1e-4) == normalised
+
+
+@every_family
+def test_parameters_per_k_are_those_of_its_tensors(kind):
+    """One by one: all, without those of experts that k leaves out."""
+    base, counted = original(kind), parameters_of(adapted_base(kind), FAMILIES[kind])
+    assert counted.total == sum(p.numel() for p in base.parameters())
+    of_experts = sum(p.numel() for n, p in base.named_parameters() if ".experts." in n)
+    for k in range(1, counted.top_k + 1):
+        assert counted.active(k) == counted.total - of_experts * (8 - k) // 8
+
+
+@cache
+def adapted_base(kind):
+    base = tiny_family(FAMILIES[kind])
+    FAMILIES[kind].install(base)
+    return base
+
+
+@pytest.mark.parametrize("kind", SOFTMAX)
+def test_an_unmodulated_softmax_router_stays_as_it_is_to_the_bit(kind):
+    base = tiny_family(FAMILIES[kind])
+    install(base)
+    layer, x = moe_layers(base)[0], random_rows(20, 32)
+    before = layer.router(x)
+    modulate(layer.router, kind, layer.top_k).phi = torch.zeros(8)
+    assert all(torch.equal(a, b) for a, b in zip(before, layer.router(x), strict=True))
+
+
+@pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: refused.name)
+def test_what_cannot_be_trained_says_why(refused):
+    assert len(refused.reason) > 40
+    assert not refused.closest or refused.closest in FAMILIES
+    assert refused.model_type not in FAMILIES
+    if refused.model_type:
+        with pytest.raises(ModelError, match=f"{refused.name}.*cannot be trained here"):
+            check_family(refused.model_type)
+
+
+SPARSE = re.compile(
+    r"use_experts_implementation|^class \w+(Experts|MoE|Moe|MoeBlock|SparseMLP)\(nn\.Module", re.M
+)
+
+
+def sparse_types():
+    """transformers' sparse model types that write text, by their sources."""
+    root = Path(transformers.__file__).parent / "models"
+    writing = {*auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+               *auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES}  # fmt: skip
+    for kind in sorted(writing):
+        folder = root / model_type_to_module_name(kind)
+        if any(SPARSE.search(path.read_text()) for path in folder.glob("modeling_*.py")):
+            yield kind
+
+
+def test_every_sparse_type_of_transformers_is_trained_or_refused():
+    """Some hold a language model alone, which AutoModelForCausalLM takes out of them."""
+    known = {*FAMILIES, *(refused.model_type for refused in REFUSED)}
+    types = list(sparse_types())
+    assert len(types) > 60
+    inside = {kind for kind in types if f"{kind}_text" in FAMILIES}
+    assert [kind for kind in types if kind not in known | inside] == []
+
+
+def test_a_refused_family_is_refused_before_it_is_loaded(tmp_path):
+    from transformers import AutoConfig
+
+    from fedmoe.models.build import build_model
+    from fedmoe.models.meta import meta_model
+
+    AutoConfig.for_model("jetmoe").save_pretrained(tmp_path)
+    settings = ModelSettings(path=str(tmp_path))
+    for refuse in (
+        lambda: build_model(settings, SETTINGS, NoRescaling()),
+        lambda: meta_model(settings, SETTINGS),
+    ):
+        with pytest.raises(ModelError, match="experts also in attention"):
+            refuse()
+
+
+def test_attention_of_another_name_is_refused_rather_than_left_out():
+    base = tiny_family(FAMILIES["mixtral"])
+    for layer in base.model.layers:
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            setattr(layer.self_attn, f"{name}_", layer.self_attn._modules.pop(name))
+    with pytest.raises(ModelError, match="no linear layer is called q_proj"):
+        AdaptedModel(base, SETTINGS, NoRescaling())
+
+
+def test_layers_with_unlike_budgets_are_refused():
+    base = tiny_family(FAMILIES["mixtral"])
+    base.model.layers[1].mlp.gate.top_k = 2
+    with pytest.raises(ModelError, match=r"unlike \(experts, top_k\) \[\(8, 2\), \(8, 4\)\]"):
+        moe_layers(base)
+
+
+def test_an_unlisted_family_that_scales_its_logits_is_refused():
+    model = AdaptedModel(tiny_family(FAMILIES["granitemoe"]), SETTINGS, NoRescaling())
+    model.family = replace(model.family, listed=False)
+    model.check_top_ks({4})
+    model.family = replace(model.family, scale_logits=None)
+    with pytest.raises(ModelError, match="change their logits behind the output head"):
+        model.check_top_ks({4})

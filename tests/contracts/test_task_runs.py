@@ -1,0 +1,207 @@
+"""Families that are no causal language models in a whole: runs, refusals, the command line."""
+
+import json
+
+import pytest
+import torch
+from family_contract import SETTINGS, random_rows
+from family_models import save, tiny_family
+
+from fedmoe.budget import Auto
+from fedmoe.budget.levels import Levels, Tier
+from fedmoe.config import Experiment
+from fedmoe.data.digits import Digits
+from fedmoe.data.files import LocalFiles
+from fedmoe.data.partition import Dirichlet, Iid
+from fedmoe.devices import Device
+from fedmoe.door import Limits, check_counts
+from fedmoe.errors import ModelError, WireError
+from fedmoe.evaluation.evaluate import EvaluationSettings, evaluate
+from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.build import ModelSettings, build_model
+from fedmoe.models.families import FAMILIES
+from fedmoe.models.rescaling import NoRescaling
+from fedmoe.prepare import prepare
+from fedmoe.rounds import run_rounds
+from fedmoe.training.settings import Training
+from simulations.cli import main
+from simulations.transports import InProcess
+
+KINDS = [kind for kind, family in FAMILIES.items() if family.task != "causal"]
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """A function that gives a small experiment on a tiny random model of a family."""
+
+    def make(kind, **changes):
+        image = FAMILIES[kind].task == "image"
+        base = tiny_family(FAMILIES[kind], **({} if image else {"vocab_size": 4096}))
+        folder = save(base, tmp_path / "base")
+        rows = [{"prompt": f"say {i}", "response": f"ok {i % 3}"} for i in range(40)]
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        if image:
+            pytest.importorskip("sklearn", reason="the extra `vision` is not installed")
+        top_k = {"switch_transformers": 1, "nllb-moe": 2, "vit": 4}[kind]
+        settings = {
+            "seed": 3, "rounds": 2, "clients_per_round": 4,
+            "model": ModelSettings(path=str(folder)), "adapter": AdapterSettings(rank=4),
+            "data": Digits() if image else LocalFiles(path=str(tmp_path / "rows.jsonl")),
+            "partition": Dirichlet(num_clients=4) if image else Iid(num_clients=4),
+            "budget": Levels(tiers={"high": Tier(top_k=top_k), "low": Tier(top_k=1)}),
+            "training": Training(steps=4, batch_size=4, learning_rate=1e-2),
+            "evaluation": EvaluationSettings(validation_examples=6, test_examples=6,
+                                             max_new_tokens=4),
+        }  # fmt: skip
+        return Experiment(**(settings | changes))
+
+    return make
+
+
+@every_kind
+def test_a_federated_run_of_two_rounds_lowers_the_loss_and_is_scored(kind, experiment):
+    """Updates cross the wire and the server's door; counts are exact in every stack."""
+    prepared = prepare(experiment(kind))
+    transport, answers = InProcess(prepared), []
+
+    def kept(tasks):
+        for answer in transport(tasks):
+            answers.append(answer)
+            yield answer
+
+    state = run_rounds(
+        prepared.first_state(), prepared.members, prepared.experiment.aggregation, kept, [],
+        num_rounds=2, clients_per_round=4, seed=3,
+    )  # fmt: skip
+    assert len(answers) == 8
+    for first, second in zip(answers[:4], answers[4:], strict=True):
+        assert first.client == second.client
+        assert second.loss_before < first.loss_before
+        stacks = dict(zip(prepared.model.stacks, first.counts.sum(1).tolist(), strict=True))
+        assert sum(stacks.values()) == first.tokens * first.top_k
+    tiers = {tier: (k, state.rescalers[tier]) for tier, k in prepared.tiers.items()}
+    found = evaluate(
+        prepared.model, prepared.tokenizer, prepared.sets["validation"], state.adapter, tiers,
+        prepared.experiment.evaluation, 2,
+    )  # fmt: skip
+    rows = prepared.sets["validation"].rows
+    assert all(0 <= e.score <= 1 and e.loss > 0 and e.examples == len(rows) for e in found)
+
+
+def test_the_command_line_runs_exports_and_answers(experiment, tmp_path, capsys):
+    """An encoder-decoder from a YAML file to an answer."""
+    e = experiment("switch_transformers")
+    (tmp_path / "run.yaml").write_text(
+        f"model: {{path: {e.model.path}}}\ndata: {{name: files, path: {tmp_path}/rows.jsonl}}\n"
+        f"name: small\nrounds: 1\nsimulation: {{folder: {tmp_path}}}\n"
+        "partition: {name: iid, num_clients: 2}\nbudget: {tiers: {all: {top_k: 1}}}\n"
+        "training: {steps: 2, batch_size: 4}\n"
+        "evaluation: {every: 0, test_examples: 4, max_new_tokens: 3}\n"
+    )
+    assert main(["check", str(tmp_path / "run.yaml")]) == 0
+    assert main(["run", str(tmp_path / "run.yaml"), "--quiet"]) == 0
+    assert main(["export", str(tmp_path / "small"), str(tmp_path / "adapter")]) == 0
+    about = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert about["task_type"] == "SEQ_2_SEQ_LM"
+    answer = ["generate", "--run", str(tmp_path / "small"), "--max-new-tokens", "3"]
+    capsys.readouterr()
+    assert main([*answer, "say 1"]) == 0
+    assert capsys.readouterr().out.strip()
+    assert main([*answer, "--top-k", "2", "say 1"]) == 2
+    assert "a second has no meaning" in capsys.readouterr().err
+
+
+def test_two_experts_of_a_switch_are_refused_before_any_training(experiment):
+    model, _ = build_model(experiment("switch_transformers").model, SETTINGS, NoRescaling())
+    with pytest.raises(ModelError, match=r"top_k = 2: it is trained with one expert per token"):
+        model.check_top_ks({1, 2})
+
+
+@every_kind
+def test_plans_that_reckon_with_causal_models_are_refused(kind, experiment):
+    with pytest.raises(ModelError, match=r"budget\.name 'auto' is for causal language models"):
+        prepare(experiment(kind, budget=Auto()))
+    device = Device(peak_flops=1e12, memory_bytes=2**30, downlink_bytes_per_second=1e6,
+                    uplink_bytes_per_second=1e6)  # fmt: skip
+    devices = {"high": device, "low": device}
+    with pytest.raises(ModelError, match=r"a virtual clock \(devices\) is for causal"):
+        prepare(experiment(kind, devices=devices))
+
+
+def test_a_dense_vit_and_other_images_are_refused(experiment, tmp_path, capsys):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    e = experiment("vit")
+    ViTForImageClassification(ViTConfig(hidden_size=32, num_hidden_layers=1)).save_pretrained(
+        tmp_path / "dense"
+    )
+    with pytest.raises(ModelError, match="has no num_experts is dense; make it sparse first"):
+        build_model(ModelSettings(path=str(tmp_path / "dense")), SETTINGS, NoRescaling())
+    run = ["check", str(tmp_path / "run.yaml")]
+    (tmp_path / "run.yaml").write_text(f"model: {{path: {e.model.path}}}\n")
+    assert main(run) == 2
+    assert "expected grey values from 0 to 255 between spaces" in capsys.readouterr().err
+    assert main(["generate", "--model", e.model.path, "0 0 1"]) == 2
+
+
+def test_a_family_that_drops_second_experts_by_chance_is_refused():
+    base = tiny_family(FAMILIES["nllb-moe"], second_expert_policy="random")
+    with pytest.raises(ModelError, match="leaves out second experts by chance"):
+        AdaptedModel(base, SETTINGS, NoRescaling())
+
+
+def test_nllbs_single_expert_weighs_as_its_flag_says():
+    """1 where shares are normalised after dropping, else its share of both; 0.8 of that is kept."""
+    rows = random_rows(20, 32)
+    for before in (False, True):
+        flag = {"normalize_router_prob_before_dropping": before}
+        base = tiny_family(FAMILIES["nllb-moe"], **flag)
+        model = AdaptedModel(base, SETTINGS, NoRescaling())
+        router = model.layers[0].router
+        logits, both, pair = router(rows)
+        router.top_k = 1
+        _, one, index = router(rows)
+        assert torch.equal(index, pair[:, :1])
+        shares = logits.softmax(-1).sort(dim=-1, descending=True).values
+        expected = shares[:, :1] / shares[:, :2].sum(1, keepdim=True)
+        torch.testing.assert_close(both[:, :1], 0.8 * expected)
+        torch.testing.assert_close(one, 0.8 * (expected if before else torch.ones(20, 1)))
+
+
+@pytest.mark.parametrize(
+    ("counts", "fine"),
+    [
+        ([[3, 1], [1, 3], [2, 4]], True),
+        ([[3, 1], [2, 3], [2, 4]], False),
+        ([[3, 1], [1, 3], [1, 4]], False),
+        ([[3, 1], [1, 3], [3, 4]], False),
+        ([[5, 5], [5, 5], [0, 0]], True),
+    ],
+)
+def test_the_door_holds_the_counts_of_stacks_together(counts, fine):
+    """Two layers of an encoder and one of a decoder, five tokens with two experts each."""
+    limits, counts = Limits(stacks=(2, 1)), torch.tensor(counts)
+    if fine:
+        check_counts(counts, 5, 2, limits)
+        return
+    with pytest.raises(WireError, match="tokens \\* top_k = 10 over all stacks"):
+        check_counts(counts, 5, 2, limits)
+
+
+def test_models_lists_what_to_know_of_images(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main(["models", "vit"]) == 0
+    out = capsys.readouterr().out
+    assert "V-MoE" in out
+    assert "no token is dropped" in out
+
+
+@pytest.mark.slow
+def test_models_counts_the_published_sizes_of_encoder_decoders(capsys):
+    assert main(["models", *KINDS, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["status"] for row in rows] == ["trained"] * 3
+    totals = {size["name"]: size["total"] for row in rows for size in row["sizes"]}
+    assert totals["Switch-Base-128"] == pytest.approx(7.4e9, rel=0.015)
+    assert totals["NLLB-MoE-54B"] == pytest.approx(54.5e9, rel=0.015)
