@@ -195,7 +195,9 @@ def test_a_split_of_which_every_example_is_dropped_is_refused(experiment):
     long = (Example("word " * 30, "ok", label=""),)
     tokenizer = load_base(experiment.model)[1]
     with pytest.raises(DataError, match="all validation examples are longer"):
-        _evaluation_sets(replace(experiment, text=text), Splits(long, long, long), tokenizer, "causal")
+        _evaluation_sets(
+            replace(experiment, text=text), Splits(long, long, long), tokenizer, "causal"
+        )
 
 
 def later_when_earlier(_, number):
