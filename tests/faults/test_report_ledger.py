@@ -1,5 +1,6 @@
 """Ledgers and files that a crash, a full disk or a diverged loss hit half-way."""
 
+import errno
 import json
 import os
 import stat
@@ -90,7 +91,7 @@ def test_a_crash_while_writing_keeps_the_old_file(tmp_path, monkeypatch):
     write_text(path, "old")
 
     def full_disk(_):
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
