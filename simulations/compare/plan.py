@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.load import load
-from fedmoe.errors import ConfigError, Fault
+from fedmoe.errors import ConfigError, Fault, ModelError
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.meta import meta_model
@@ -130,7 +130,8 @@ def _experiment(
     fixed = [f"seed={seed}", f"name={name}", f"simulation.folder={json.dumps(str(folder))}"]
     try:
         made = load_experiment(path, [*layers, *fixed])
-        check_settings(made, _full_top_k(made.model))
+        if full_top_k := _full_top_k(made.model):
+            check_settings(made, full_top_k)
         return made
     except ConfigError as error:
         faults = [Fault(f"{where}: {f.path}", f.message) for f in error.faults]
@@ -138,9 +139,15 @@ def _experiment(
 
 
 @cache
-def _full_top_k(model: ModelSettings) -> int:
-    """The K of a model, from its config alone."""
-    return meta_model(model, AdapterSettings()).full_top_k
+def _full_top_k(model: ModelSettings) -> int | None:
+    """The K of a model, from its config alone; None of one that is still to be made or fetched.
+
+    The first run says what is wrong with it.
+    """
+    try:
+        return meta_model(model, AdapterSettings()).full_top_k
+    except ModelError:
+        return None
 
 
 def _check_paired(comparison: Comparison, config: Path, runs: Sequence[Planned]) -> None:
