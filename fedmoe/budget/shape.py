@@ -13,7 +13,7 @@ from fedmoe.models.held import Frozen, held_bytes
 from fedmoe.models.saved import Saved
 from fedmoe.models.subset import Subset
 
-COUNTED = ("olmoe", "mixtral", "qwen3_moe", "granitemoe", "phimoe")
+COUNTED = ("olmoe", "mixtral", "qwen3_moe", "granitemoe")
 """Types whose layers are what `budget.model` counts, within 5 %; of others a dry run tells."""
 
 

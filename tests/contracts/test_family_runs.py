@@ -13,7 +13,7 @@ from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
-from fedmoe.models.families import FAMILIES, REFUSED
+from fedmoe.models.families import FAMILIES, REFUSED, TINY
 from fedmoe.models.families.parameters import rounded
 from fedmoe.prepare import prepare
 from fedmoe.rounds import run_rounds
@@ -29,7 +29,9 @@ PUBLISHED = [kind for kind, family in FAMILIES.items() if family.sizes]
 @pytest.mark.parametrize("kind", slow_but(RUN_BY_DEFAULT, KINDS))
 def test_a_federated_run_of_two_rounds_lowers_the_loss(kind, tmp_path):
     """Of every client, at full budget and at k = 1, before it trains a second time."""
-    folder = save(tiny_family(FAMILIES[kind], vocab_size=4096), tmp_path / "base")
+    family = FAMILIES[kind]
+    sizes = {n: 4096 for n in ("vocab_size", "unpadded_vocab_size") if n in TINY | family.tiny}
+    folder = save(tiny_family(family, **sizes), tmp_path / "base")
     rows = [{"prompt": f"say {i}", "response": f"ok {i % 3}"} for i in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     prepared = prepare(Experiment(
