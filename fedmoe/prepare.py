@@ -145,14 +145,16 @@ def _check_task(experiment: Experiment, model: AdaptedModel) -> None:
         require_causal(model.model, "a virtual clock (devices)")
 
 
-def check_settings(experiment: Experiment, full_top_k: int) -> None:
+def check_settings(experiment: Experiment, full_top_k: int | None) -> None:
     """Refuse what would be refused when a run begins, without its model and data.
+
+    Tiers are not looked at where the model's K is not known.
 
     Raises:
         ConfigError: with the faults of one section.
     """
     _check_strategy(experiment)
-    if not isinstance(experiment.budget, Auto):
+    if full_top_k is not None and not isinstance(experiment.budget, Auto):
         if faults := experiment.budget.over(full_top_k):
             raise ConfigError("budget", faults)
         _ranks(experiment, experiment.budget.resolved(full_top_k))

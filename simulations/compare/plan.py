@@ -130,8 +130,7 @@ def _experiment(
     fixed = [f"seed={seed}", f"name={name}", f"simulation.folder={json.dumps(str(folder))}"]
     try:
         made = load_experiment(path, [*layers, *fixed])
-        if full_top_k := _full_top_k(made.model):
-            check_settings(made, full_top_k)
+        check_settings(made, _full_top_k(made.model))
         return made
     except ConfigError as error:
         faults = [Fault(f"{where}: {f.path}", f.message) for f in error.faults]
