@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from fedmoe.report.ledger import Record
 from simulations.deploy.processes import Deployment, Role
 
-Phase = Literal["begin", "training", "first answer", "all answers", "end"]
+Phase = Literal["begin", "training", "upload", "first answer", "all answers", "end"]
 PHASES: dict[Phase, str] = {
     "begin": "before round 1",
     "training": "round {round}, clients at work",
+    "upload": "round {round}, an update on its way",
     "first answer": "round {round}, first update here",
     "all answers": "round {round}, just finished",
     "end": "after the last round",
 }
+LOG_TAIL = 4096
+"""Bytes of a SuperNode's log that are read to see what it does now."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Kill:
             case "training":
                 at_work = self.victims(deployment, "client app")
                 return done == self.round - 1 and evaluated(ledger, self.round) and bool(at_work)
+            case "upload":
+                return done == self.round - 1 and self.sends(deployment)
             case "first answer":
                 return answers > 0
             case "all answers":
@@ -55,10 +61,20 @@ class Kill:
             case "end":
                 return done >= num_rounds
 
+    def sends(self, deployment: Deployment) -> bool:
+        """Whether the client's SuperNode is at sending an update, as the end of its log says."""
+        log = [*deployment.clients.values()][self.client].state / "log"
+        with suppress(FileNotFoundError), log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LOG_TAIL))
+            tail = file.read()
+            return tail.rfind(b"Sending: train") > tail.rfind(b"Sent successfully")
+        return False
+
     def missed(self, ledger: Sequence[Record]) -> bool:
         """Whether its moment has passed."""
         done = max((r["round"] for r in ledger if r["kind"] == "round"), default=0)
-        return self.phase in ("begin", "training", "first answer") and done > max(self.round, 1) - 1
+        early = self.phase not in ("all answers", "end")
+        return early and done > max(self.round, 1) - 1
 
     def victims(self, deployment: Deployment, role: Role | None = None) -> list[int]:
         """The processes to kill, none if there is no such process now."""
@@ -103,7 +119,10 @@ LADDER: tuple[tuple[Kill, ...], ...] = (
         Kill("SuperLink", "end"),
     ),
     (Kill("SuperNode", "all answers", 1, client=0), Kill("SuperNode", "end", client=1)),
+    (
+        Kill("SuperNode", "upload", 1, client=0), Kill("SuperLink", "upload", 2, client=1),
+        Kill("server app", "upload", 3, client=2),
+    ),
 )  # fmt: skip
 """Runs of four rounds, with the kills of each in their order: one has recovered, which shows in an
-update, before the next one's moment comes. Not covered: a kill in the middle of an upload, which no
-ledger shows; `tests/parity/test_grid_restarts.py` has uploads that are cut short."""
+update, before the next one's moment comes."""

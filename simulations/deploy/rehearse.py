@@ -148,6 +148,8 @@ def _rows(
             words.insert(0, f"went on after the same command{times}")
         else:
             words.insert(0, "went on by itself")
+        if outcome.too_late:
+            words.append("the update had just arrived")
         rows.append({
             "key": kill.key, "who": kill.who, "when": kill.when, "outcome": "; ".join(words),
             "client": kill.client, "seconds": outcome.recovered_seconds,

@@ -17,6 +17,8 @@ from simulations.deploy.kills import Kill
 from simulations.deploy.processes import GONE, Deployment
 
 POLL_SECONDS = 0.2
+UPLOAD_POLL_SECONDS = 0.005
+"""While a kill waits for an update to be on its way, which takes a fraction of a second."""
 MISSED = "not killed: no such process then"
 PATIENCE_SECONDS = 30.0
 """Without a server app for so long after a submission, an operator submits again."""
@@ -39,6 +41,8 @@ class Outcome:
     submissions: int = 0
     """How often the run had to be submitted again."""
     skipped: str = ""
+    too_late: bool = False
+    """Whether the update that was on its way had arrived when the process was dead."""
 
 
 class Watched:
@@ -61,7 +65,7 @@ class Watched:
         while not (self.ended or self.submissions > MOST_SUBMISSIONS):
             if time.monotonic() > since + self.most_seconds:
                 break
-            time.sleep(POLL_SECONDS)
+            self._pause()
             self.ledger = self._read()
             self._recover()
             if not self.ended:
@@ -86,6 +90,15 @@ class Watched:
         self.deployment.submit()
         self.submissions += 1
         self.absent_since, self.patience = time.monotonic(), PATIENCE_SECONDS
+
+    def _pause(self) -> None:
+        """Until the next look, or until the update is on its way that the next kill waits for."""
+        end = time.monotonic() + POLL_SECONDS
+        waits = not self.open and self.left and self.left[0].phase == "upload"
+        while time.monotonic() < end:
+            time.sleep(UPLOAD_POLL_SECONDS if waits else POLL_SECONDS)
+            if waits and self.left[0].sends(self.deployment):
+                return
 
     def _read(self) -> list[Record]:
         with suppress(FedMoEError):
@@ -115,6 +128,7 @@ class Watched:
             with suppress(*GONE):
                 os.kill(pid, signal.SIGKILL)
         outcome = Outcome(self.left.popleft(), done + 1)
+        outcome.too_late = kill.phase == "upload" and not kill.sends(self.deployment)
         self.outcomes.append(outcome)
         self.open = outcome, time.monotonic(), self.progress()
 

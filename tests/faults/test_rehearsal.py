@@ -69,7 +69,23 @@ def test_a_kill_is_due_from_its_moment_on(kill, length):
     assert due == [n >= length for n in range(len(ledger) + 1)]
 
 
-@pytest.mark.parametrize("phase", ["training", "first answer"])
+def test_an_upload_is_hit_while_its_node_is_at_it(tmp_path):
+    class Sending(Nobody):
+        clients = {"a": Service(Path("none"), tmp_path)}  # noqa: RUF012
+
+    kill, log = Kill("SuperNode", "upload", 2), tmp_path / "log"
+    words = ["Sending: query message", "Sent successfully", "Sending: train message",
+             "Sent successfully"]  # fmt: skip
+    ledger, due = rounds(3.0), [kill.due(rounds(3.0), 3, Sending())]
+    for n in range(len(words)):
+        log.write_text("\n".join(["x" * 5000, *words[: n + 1]]))
+        due.append(kill.due(ledger, 3, Sending()))
+    assert due == [False, False, False, True, False]
+    log.write_text("Sending: train message")
+    assert not kill.due(rounds(3.0, 2.0), 3, Sending())
+
+
+@pytest.mark.parametrize("phase", ["training", "upload", "first answer"])
 def test_a_moment_that_has_passed_is_not_waited_for(phase):
     ledger = rounds(3.0, 2.0)
     assert [Kill("worker", phase, n).missed(ledger) for n in (1, 2, 3)] == [True, True, False]
