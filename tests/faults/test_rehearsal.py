@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from ports import free_ports
@@ -73,16 +74,16 @@ def test_an_upload_is_hit_while_its_node_is_at_it(tmp_path):
     class Sending(Nobody):
         clients = {"a": Service(Path("none"), tmp_path)}  # noqa: RUF012
 
-    kill, log = Kill("SuperNode", "upload", 2), tmp_path / "log"
+    kill, log, sending = Kill("SuperNode", "upload", 2), tmp_path / "log", cast(Any, Sending())
     words = ["Sending: query message", "Sent successfully", "Sending: train message",
              "Sent successfully"]  # fmt: skip
-    ledger, due = rounds(3.0), [kill.due(rounds(3.0), 3, Sending())]
+    ledger, due = rounds(3.0), [kill.due(rounds(3.0), 3, sending)]
     for n in range(len(words)):
         log.write_text("\n".join(["x" * 5000, *words[: n + 1]]))
-        due.append(kill.due(ledger, 3, Sending()))
+        due.append(kill.due(ledger, 3, sending))
     assert due == [False, False, False, True, False]
     log.write_text("Sending: train message")
-    assert not kill.due(rounds(3.0, 2.0), 3, Sending())
+    assert not kill.due(rounds(3.0, 2.0), 3, sending)
 
 
 @pytest.mark.parametrize("phase", ["training", "upload", "first answer"])
