@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
 
 from fedmoe.models.expert_state import Biases, ExpertLoRA, ExpertState, Stacks, no_lora
-from fedmoe.models.routed import Block, Routing, Stacked, blocks, can_group, route
+from fedmoe.models.routed import Block, Routing, Stacked, blocks, can_group, groupable, route
 
 IMPLEMENTATION = "fedmoe"
 STATE = "fedmoe_state"
@@ -267,9 +267,11 @@ def _computed(
         gate_up, down = gate_up.mT, down.mT
         held = (held[0].mT, held[1].mT) if held else None
     lora = lora or no_lora(gate_up, down, hidden.device)
+    factors = [factor.to(hidden.dtype) for factor in lora[:4]]
+    if hidden.is_cuda:
+        factors = groupable(factors)
     out = SparseExperts.apply(
-        hidden, weights.to(hidden.dtype), gate_up, down,
-        *(factor.to(hidden.dtype) for factor in lora[:4]),
+        hidden, weights.to(hidden.dtype), gate_up, down, *factors,
         lora.scale, routing, _gate_of(module), state.recompute, held, biases,
     )  # fmt: skip
     assert isinstance(out, Tensor)

@@ -7,7 +7,7 @@ few, and which is the grouped GEMM of a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ BLOCK_ROWS = 1024
 """Rows that are in work at one time on a CPU: temporaries stay small, and in its cache."""
 GROUPED_ROWS = 64
 """Mean rows per expert below which one grouped product beats a loop on a CPU."""
+GROUPED_BYTES = 16
+"""torch's grouped products take rows of a whole number of so many bytes."""
 Stacked = Tensor | Held | Transposed
 """Weights of all experts, of which `w[e]` and `w[i:j]` are tensors."""
 
@@ -123,4 +125,18 @@ def can_group(x: Tensor, *widths: int) -> bool:
     """
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return False
-    return all(width and width * x.element_size() % 16 == 0 for width in widths)
+    return all(width and width * x.element_size() % GROUPED_BYTES == 0 for width in widths)
+
+
+def groupable(factors: Sequence[Tensor]) -> list[Tensor]:
+    """`A1`, `B1`, `A2` and `B2` of such a rank that products with them can be grouped.
+
+    Zeros are added to the rank, which adds nothing to any product, and their gradients are cut off.
+    Without them a rank of 20 in bfloat16 would cost a GPU a loop over all experts in every product.
+    """
+    a1, b1, a2, b2 = factors
+    spare = -a1.shape[1] % (GROUPED_BYTES // a1.element_size())
+    if not spare:
+        return [*factors]
+    down, across = (0, 0, 0, spare), (0, spare)
+    return [F.pad(a1, down), F.pad(b1, across), F.pad(a2, down), F.pad(b2, across)]

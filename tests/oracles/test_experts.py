@@ -166,6 +166,25 @@ def test_an_expert_with_many_rows_is_looped_and_one_with_few_is_grouped():
         assert (block.ends is not None) == grouped
 
 
+@pytest.mark.parametrize(("dtype", "wider"), [(torch.float32, 8), (torch.float16, 8)])
+def test_a_rank_made_groupable_with_zeros_changes_no_value_and_no_gradient(dtype, wider):
+    def widened(x, weights, index, w1, w2, factors, act):
+        wide = routed.groupable(factors)
+        assert {wide[0].shape[1], wide[1].shape[2], wide[2].shape[1], wide[3].shape[2]} == {wider}
+        assert can_group(x, 8, 16, wider)
+        assert not can_group(x, 8, 16, 5)
+        return fast_experts(x, weights, index, w1, w2, wide, act)
+
+    leaves, index = draw(30, (4, 2), seed=5, dtype=dtype, width=8, inner=16, rank=5)
+    found, wanted = (outcome(f, leaves, index, nn.SiLU()) for f in (widened, fast_experts))
+    tolerance = {torch.float32: 1e-5, torch.float16: 5e-3}[dtype]
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).norm() <= tolerance * theirs.norm()
+    kept = routed.groupable([leaf.detach().float() for leaf in draw(1, (2, 1), 0, rank=8)[0][4:]])
+    assert kept[0].shape[1] == 8
+
+
 def test_slots_add_up_as_rows_do():
     """The order-proof sum that CUDA needs, on a CPU."""
     leaves, index = draw(12, (5, 3), seed=3, sentinels=0.3)
