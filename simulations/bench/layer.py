@@ -1,7 +1,8 @@
 """One client step of a sparse layer, ours against PEFT's and against no LoRA at all.
 
 A step is forward and backward through one OLMoE block whose experts carry LoRA; base weights are
-frozen. All variants run in turns on the same tokens and weights. Memory is the peak of live tensors
+frozen. All variants run in turns on the same tokens and weights, on a processor in float32, on a
+GPU in bfloat16, in which its grouped products are. Memory is the peak of live tensors
 above the weights: from torch's profiler on a processor, from its allocator on a GPU.
 """
 
@@ -46,6 +47,8 @@ class Size:
 def rows(options: Options) -> Iterator[Row]:
     """The expert path's lines of the table."""
     size = Size(64, 8, 32, 8) if options.quick else Size()
+    if options.device != "cpu":
+        size = replace(size, dtype=torch.bfloat16)
     few, many, most = (32, 64, 128) if options.quick else (512, 2048, 8192)
     with torch.random.fork_rng():
         layer = Layer(size, options.device)
@@ -118,10 +121,14 @@ def memory(layer: Layer, tokens: int) -> Iterator[Row]:
 
 def in_bf16(layer: Layer, options: Options, tokens: int) -> Iterator[Row]:
     """bf16 against fp32, and against bf16 without LoRA."""
-    half = Layer(replace(layer.size, dtype=torch.bfloat16), options.device)
+    size, device = layer.size, layer.device
+    half, whole = (
+        layer if size.dtype == dtype else Layer(replace(size, dtype=dtype), device)
+        for dtype in (torch.bfloat16, torch.float32)
+    )
     for top_k in (1, 8):
         steps = half.steps(tokens, top_k, [OURS, BARE])
-        steps["fp32"] = layer.steps(tokens, top_k, [OURS])[OURS]
+        steps["fp32"] = whole.steps(tokens, top_k, [OURS])[OURS]
         seconds = in_turns(steps, options.repeats, options.device, options.clock)
         setting = f"{tokens} tokens, k = {top_k}"
         on_cpu = options.device == "cpu"
@@ -173,7 +180,7 @@ class Layer:
 
     def products(self, num_rows: int) -> Callable[[], None]:
         """The products of a step with all rows in one matrix: forward, and backward without dW."""
-        size, make = self.size, partial(torch.randn, device=self.device)
+        size, make = self.size, partial(torch.randn, device=self.device, dtype=self.size.dtype)
         x, low = make(num_rows, size.hidden), make(num_rows, size.rank)
         h, gate_up = make(num_rows, size.width), make(num_rows, 2 * size.width)
         w1, w2 = make(2 * size.width, size.hidden), make(size.hidden, size.width)
@@ -215,7 +222,7 @@ def ours(
 
 def with_peft(block: OlmoeSparseMoeBlock, factors: list[Tensor]) -> OlmoeSparseMoeBlock:
     """`block` with PEFT's own wrappers around both expert parameters."""
-    rank = factors[0].shape[1]
+    rank, dtype = factors[0].shape[1], block.gate.weight.dtype
     config = LoraConfig(
         r=rank, lora_alpha=rank, target_modules=[],
         target_parameters=["experts.gate_up_proj", "experts.down_proj"],
@@ -225,7 +232,7 @@ def with_peft(block: OlmoeSparseMoeBlock, factors: list[Tensor]) -> OlmoeSparseM
     for module in block.modules():
         if (parameter := getattr(module, "parameter_name", None)) is not None:
             a, b = values.pop(parameter)
-            layer: Any = module
+            layer: Any = module.to(dtype)
             layer.lora_A["default"].weight.data.copy_(a.flatten(0, 1))
             # PEFT 0.21: A (experts * rank, in) is expert-major, B (out, rank * experts) is not.
             layer.lora_B["default"].weight.data.copy_(b.permute(1, 2, 0).flatten(1))
