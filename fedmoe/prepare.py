@@ -20,7 +20,7 @@ from fedmoe.errors import ConfigError, DataError, Fault
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
-from fedmoe.models.frozen import forms_of
+from fedmoe.models.frozen import forms_of, frozen_digest
 from fedmoe.models.modulation import SOFTMAX
 from fedmoe.models.rescaling import StaticRescaling
 from fedmoe.models.tasks import require_causal
@@ -57,6 +57,7 @@ def prepare(experiment: Experiment, *, on_nodes: bool = False) -> Prepared:
         experiment = _planned(experiment, model, rows)
     tiers = experiment.budget.resolved(model.full_top_k)
     check_subsets(experiment, model, tiers)
+    base = frozen_digest(model.model)
     model.frozen.hold(forms_of(places(tiers.values())))
     ranks = _ranks(experiment, tiers)
     parts = partition(experiment.partition, [e.label for e in train], experiment.seed)
@@ -79,6 +80,7 @@ def prepare(experiment: Experiment, *, on_nodes: bool = False) -> Prepared:
         manifest=manifest(train, parts),
         training=experiment.training,
         initial=initial_adapter(model.layout, generator(experiment.seed, "adapter")),
+        base=base,
         asked=asked,
     )
     return _as_asked(prepared)

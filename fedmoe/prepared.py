@@ -65,6 +65,8 @@ class Prepared:
     """The experiment's; of more steps where one client stands for all."""
     initial: Adapter
     """The adapter before round 1, which changes nothing; the same on every machine."""
+    base: str
+    """A digest of the frozen model as it was loaded."""
     state_folder: Path | None = None
     """Where clients keep what they need in a later round; see `kept`."""
     asked: Experiment | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -13,6 +14,8 @@ from fedmoe.models.held import Elsewhere, Frozen, Held, quantised
 from fedmoe.models.offload import mapped, pinned
 
 WEIGHTS = ("gate_up_proj", "down_proj")
+SAMPLES = 64
+"""Values of each tensor that enter the model's digest: it must not read 14 GB."""
 Form = tuple[Held, Held] | None
 """One layer's weights in another form; None for the parameters as they are."""
 
@@ -114,6 +117,22 @@ def weights_of(layer: MoELayer) -> tuple[nn.Parameter, nn.Parameter]:
     """The frozen weights of a layer's experts, which can be held in other forms."""
     gate_up, down = (getattr(layer.experts, name) for name in WEIGHTS)
     return gate_up, down
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """A digest of every frozen tensor's name, shape, type and some of its values.
+
+    To be taken before `FrozenExperts.hold`, which lets go of weights that no budget asks for.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in model.named_parameters():
+        if tensor.requires_grad:  # LoRA's own
+            continue
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        flat = tensor.detach().reshape(-1)
+        chosen = flat[:: max(1, flat.numel() // SAMPLES)].float().cpu()
+        digest.update(chosen.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _let_go(layer: MoELayer) -> None:

@@ -1,0 +1,65 @@
+"""Whole runs in which no client holds the experts in full: report, resume, export, generation."""
+
+import json
+
+import pytest
+
+from fedmoe.models.frozen import frozen_digest
+from fedmoe.config import load_experiment
+from fedmoe.prepare import prepare
+from fedmoe.report.ledger import read_ledger
+from simulations.cli import main
+
+FORMS = {
+    "int8": "frozen: int8",
+    "offloaded": "offload: true",
+    "int4_offloaded": "frozen: int4, offload: true",
+    "merged_int8": "frozen: int8, subset: {keep: 4, left_out: merge}",
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_run_without_full_experts_ends_goes_on_and_is_exported(name, tiny_folder, tmp_path):
+    rows = [{"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
+            for a in range(6) for b in range(6)]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"""\
+name: held
+rounds: 2
+model: {{path: {tiny_folder}}}
+adapter: {{rank: 4, alpha: 8.0}}
+data: {{name: files, path: {tmp_path / "rows.jsonl"}}}
+partition: {{name: iid, num_clients: 2}}
+budget: {{tiers: {{all: {{top_k: 2, {FORMS[name]}}}}}}}
+training: {{steps: 1, batch_size: 2}}
+evaluation: {{validation_examples: 2, test_examples: 2, max_new_tokens: 2}}
+simulation: {{folder: {tmp_path / "runs"}}}
+"""
+    )
+    assert main(["run", str(config), "--quiet"]) == 0
+    folder = tmp_path / "runs" / "held"
+    ledger = read_ledger(folder / "ledger.jsonl")
+    assert ledger[-1]["kind"] == "end"
+    assert {r["status"] for r in ledger if r["kind"] == "client"} == {"ok"}
+    assert main(["run", str(config), "--quiet", "--resume", "auto"]) == 0
+    assert main(["export", str(folder), str(tmp_path / "adapter")]) == 0
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    assert main(["generate", "--run", str(folder), "what is 1 plus 2"]) == 0
+
+
+def test_the_digest_of_the_model_does_not_depend_on_what_is_held_of_it(tiny_folder, tiny_base):
+    def made(form):
+        overrides = [f"budget.tiers={{all: {{top_k: 2, frozen: {form}}}}}", "data.per_domain=20"]
+        config = load_experiment(
+            "configs/quickstart.yaml", [f"model.path={tiny_folder}", *overrides]
+        )
+        return prepare(config)
+
+    full = made("full")
+    assert made("int8").base == full.base == frozen_digest(full.model.model)
+    base = tiny_base()
+    before = frozen_digest(base)
+    base.model.layers[0].mlp.experts.down_proj.data[0, 0, 0] += 1
+    assert frozen_digest(base) != before
