@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from fedmoe.models.frozen import frozen_digest
 from fedmoe.config import load_experiment
+from fedmoe.models.frozen import frozen_digest
 from fedmoe.prepare import prepare
 from fedmoe.report.ledger import read_ledger
 from simulations.cli import main

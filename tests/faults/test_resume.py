@@ -261,11 +261,9 @@ def test_with_other_clients_or_tiers_it_cannot_go_on_even_if_told(config, tmp_pa
 @pytest.mark.parametrize("what", ["code", "model", "data", "libraries"])
 def test_changed_code_model_or_data_is_refused(config, tmp_path, what, monkeypatch):
     interrupted(config, tmp_path)
-    import fedmoe.identity
-
-    names = {"code": "code_digest", "model": "_model", "data": "_data", "libraries": "version"}
-    name = names[what]
-    monkeypatch.setattr(fedmoe.identity, name, lambda *_: "other")
+    names = {"code": "identity.code_digest", "model": "prepare.frozen_digest",
+             "data": "identity._data", "libraries": "identity.version"}  # fmt: skip
+    monkeypatch.setattr(f"fedmoe.{names[what]}", lambda *_: "other")
     experiment = load_experiment(config, [f"simulation.folder={tmp_path}"])
     with pytest.raises(CheckpointError, match=f"changed since: .*{what}"):
         session.run(experiment, LiveTable(num_rounds=3, quiet=True), make_transport, "auto")
