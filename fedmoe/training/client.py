@@ -6,6 +6,7 @@ keep: the optimiser starts afresh, and batches come from the round's own random 
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,9 @@ from fedmoe.training.router_losses import (
 from fedmoe.training.settings import Training
 from fedmoe.wire import Task, Update
 
+NORM_VALUES = 2**24
+"""Values of a gradient that are widened to float64 at one time: a GPU makes a copy of them."""
+
 
 def train_client(
     model: AdaptedModel, rows: Sequence[Tokens], pad: int, task: Task, settings: Training,
@@ -49,6 +53,7 @@ def train_client(
     if not rows:
         raise DataError(f"client {task.client} has no training examples")
     started = time.monotonic()
+    _fresh(model.device)
     local = local or Local(Layouts.all(task.adapter.layout), task.adapter)
     model.load(local.start)
     model.grad.zero_()  # a round that failed half-way may have left something there
@@ -169,13 +174,20 @@ def _accumulate(
 
 
 def _clip(grad: Tensor, largest: float) -> None:
-    norm = torch.linalg.vector_norm(grad, dtype=torch.float64).item()
+    parts = (torch.linalg.vector_norm(x, dtype=torch.float64) for x in grad.split(NORM_VALUES))
+    norm = math.hypot(*(part.item() for part in parts))
     if norm > largest:
         grad.mul_(largest / norm)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The process's largest resident size so far, or the largest allocation on its GPU."""
+    """The process's largest resident size so far; on a GPU the largest allocation since `_fresh`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _fresh(device: torch.device) -> None:
+    """On a GPU, have the peak count from here on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
