@@ -181,7 +181,7 @@ def _clip(grad: Tensor, largest: float) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The process's largest resident size so far; on a GPU the largest allocation since `_fresh`."""
+    """The process's largest resident size so far; of a GPU the largest since `_fresh`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
