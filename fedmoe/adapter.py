@@ -141,9 +141,19 @@ class Adapter:
         """The same values in memory of their own."""
         return replace(self, flat=self.flat.clone())
 
+    def largest(self) -> float:
+        """The size of its largest value; see `largest`."""
+        return largest(self.flat)
+
     def digest(self) -> str:
         """sha256 of the values: two adapters are the same to the bit when these agree."""
         return hashlib.sha256(self.flat.contiguous().numpy().tobytes()).hexdigest()
+
+
+def largest(values: Float[Tensor, " values"]) -> float:
+    """The size of the largest value, NaN where one is; 0 of none."""
+    # One pass and no copy, where abs().max() takes two passes and a copy.
+    return torch.stack(values.aminmax()).abs().max().item() if values.numel() else 0.0
 
 
 def initial_adapter(layout: Layout, generator: torch.Generator) -> Adapter:

@@ -41,6 +41,8 @@ from fedmoe.wire import (
 
 OWN = "own"
 """The name under which a client keeps its part of a strategy"""
+MARGIN = 10.0
+"""How many times what training can move a value by the server takes."""
 MOST_SCORED = 4
 """Clients of a tier whose mean score is the tier's, where each has experts of its own."""
 
@@ -211,7 +213,7 @@ class Prepared:
 
     def read(self, message: Message, task: Task) -> Update:
         """The checked update in an answer to `task`; WireError says what is wrong with it."""
-        e, limits = self.experiment, self.limits(task.tier)
+        e, limits = self.experiment, self.limits(task)
         if not e.gating.exact_counts:
             limits = replace(limits, per_token=e.gating.per_token)
         if len(stacks := Counter(self.model.stacks)) > 1:
@@ -223,23 +225,28 @@ class Prepared:
             learns_rescaler=e.rescaling.name == "learned", limits=limits,
         )  # fmt: skip
 
-    def limits(self, tier: str) -> Limits:
-        """What an honest client of this tier can send at most.
+    def limits(self, task: Task) -> Limits:
+        """What an honest client can send at most in answer to a task.
 
-        AdamW moves a value in one step by at most its learning rate times
-        max(1, (1 - beta1) / sqrt(1 - beta2)) (Kingma and Ba 2015, arXiv:1412.6980, sec. 2.1), and
-        weight decay by less than the value; what a round may move is ten times that. It is no bound
-        where clients send something else than a change of trained values, or what they still owe.
+        Ten times what training can move a value by (`Training.reach`), from what was sent, or from
+        what a client may have made of its own part since round 1; and what the strategy adds. What
+        compression rounded away is within the ten times. What `top_k` left out adds up: of a
+        client that owes all that it ever learned, to a round's change for every round.
         """
-        e, training = self.experiment, self.training_of(tier)
-        examples = e.admission.most_examples
-        beta1, beta2 = training.betas
-        steps = 10 * training.steps * max(1.0, (1 - beta1) / (1 - beta2) ** 0.5)
+        e, training = self.experiment, self.training_of(task.tier)
+        start = 0.0
+        if training.weight_decay:
+            start = max(task.adapter.largest(), self.initial.largest())
+            start += task.round * replace(training, weight_decay=0.0).reach()
+        moved = MARGIN * training.reach(start)
+        owing = e.upload.name == "top_k" and e.upload.error_feedback
+        most, free = e.aggregation.reach(task, moved * max(1.0, task.round / MARGIN * owing))
+        rescaler = 0.0
+        if isinstance(e.rescaling, LearnedRescaling):
+            learned = replace(training, learning_rate=e.rescaling.learning_rate, weight_decay=0.0)
+            rescaler = MARGIN * learned.reach()
         why = f"ten times what {training.steps} steps of AdamW can move"
-        rate = e.rescaling.learning_rate if isinstance(e.rescaling, LearnedRescaling) else 0.0
-        if e.upload.error_feedback or not e.aggregation.sends_changes or training.weight_decay:
-            return Limits(examples, why=why, rescaler=steps * rate)
-        return Limits(examples, steps * training.learning_rate, why, steps * rate)
+        return Limits(e.admission.most_examples, most, free, why, rescaler)
 
     def first_state(self) -> ServerState:
         """The state before round 1."""

@@ -280,9 +280,10 @@ def adapter_bytes(adapter: Adapter, state: ServerState) -> bytes:
     return to_safetensors(tensors, {"round": str(state.round), "layout": adapter.layout.digest})
 
 
-def environment(prepared: Prepared) -> dict[str, str]:
-    """Versions and machine that the figures of a run depend on."""
+def environment(prepared: Prepared) -> dict[str, Any]:
+    """Versions and machine that the figures of a run depend on, and what it is of."""
     return {
+        "identity": identity(prepared),
         "code": code_digest(), "asked": settings_digest(prepared.asked or prepared.experiment),
         "device": str(prepared.model.device),
         "python": platform.python_version(), "machine": platform.machine(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -65,13 +66,14 @@ def find(prepared: Prepared, resume: Resume) -> Iterator[Found]:
             return
         layout = prepared.first_state().adapter.layout
         checkpoint, faults = newest(folder, layout, (folder / LEDGER).stat().st_size)
+        ended = records[-1]["kind"] == "end"
         if resume == "auto":
-            _check_same(folder, prepared, checkpoint, mine)
+            theirs = checkpoint.about["identity"] if checkpoint else _identity(folder, ended)
+            _check_same(folder, prepared, theirs, mine)
         if checkpoint is not None:
             _check_fits(folder, prepared, checkpoint)
         for fault in faults:
             print(f"fedmoe: warning: {fault}; going on from an older one", flush=True)
-        ended = records[-1]["kind"] == "end"
         if ended:
             remove_checkpoints(folder)  # it may have been killed before it did
         elif checkpoint is None:
@@ -128,16 +130,23 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def _identity(folder: Path, ended: bool) -> dict[str, str]:
+    """What a run without a checkpoint was of; of one that begins anew only its settings count."""
+    if not ended:
+        return {}
+    try:
+        return json.loads((folder / "environment.json").read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # of an older version, or gone
+
+
 def _check_same(
-    folder: Path, prepared: Prepared, checkpoint: Checkpoint | None, mine: dict[str, str]
+    folder: Path, prepared: Prepared, theirs: dict[str, str], mine: dict[str, str]
 ) -> None:
-    """Refuse to go on with another run than was interrupted."""
-    changed = []
-    if checkpoint is not None:
-        theirs = checkpoint.about["identity"]
-        changed = [what for what in mine if mine[what] != theirs.get(what)]
+    """Refuse to go on with another run than was interrupted, or than ended."""
+    changed = [what for what in mine if theirs and mine[what] != theirs.get(what)]
     differ = _settings_that_differ(folder, prepared)
-    if checkpoint is None and differ:
+    if not theirs and differ:
         changed = ["config"]
     if not changed:
         return

@@ -36,7 +36,6 @@ class HetLoRA(Strategy):
     """
 
     name: Literal["hetlora"] = "hetlora"
-    sends_changes: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = True
     regularisation: Annotated[float, Field(ge=0)] = 1e-3
     """The lambda of the tail."""
@@ -52,6 +51,10 @@ class HetLoRA(Strategy):
     ) -> Local:
         rank = layouts.model.rank if own is None else int(own.flat)
         return Tail(layouts, task.adapter, rank, self.decay, self.regularisation)
+
+    def reach(self, task: Task, moved: float) -> tuple[float, int]:
+        """A component that a client drops changes by all that was sent of it."""
+        return moved + task.adapter.largest(), 0
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
         def padded() -> Iterator[Update]:

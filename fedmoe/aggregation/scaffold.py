@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,7 +36,6 @@ class Scaffold(Mean):
     """
 
     name: Literal["scaffold"] = "scaffold"
-    sends_changes: ClassVar[bool] = False
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         both = _both(plain)
@@ -50,6 +49,10 @@ class Scaffold(Mean):
         self, task: Task, layouts: Layouts, initial: Adapter, own: Adapter | None = None
     ) -> Local:
         return Controlled(layouts, task.adapter, own)
+
+    def reach(self, task: Task, moved: float) -> tuple[float, int]:
+        """A control is a gradient, which nothing bounds."""
+        return moved, task.adapter.layout.size // 2
 
     def beside(self, state: Layout) -> Layout | None:
         return _controls(_plain(state))

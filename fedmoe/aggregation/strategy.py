@@ -91,8 +91,6 @@ class Strategy:
     continues: ClassVar[bool] = True
     """Whether what a client sends means the same in the next round: else what an upload left out
     could not be added there."""
-    sends_changes: ClassVar[bool] = True
-    """Whether updates are changes of what AdamW has trained, and nothing else."""
     rescalings: ClassVar[tuple[str, ...]] = ("none", "static", "learned")
     """The rescalings that have a meaning here."""
     personal: ClassVar[bool] = False
@@ -131,6 +129,13 @@ class Strategy:
     ) -> Local:
         """The client's side of a task; `initial` is the run's first adapter, at full rank."""
         return Local(layouts, task.adapter, own)
+
+    def reach(self, task: Task, moved: float) -> tuple[float, int]:
+        """How large a value of an update can be where training moves one by at most `moved`.
+
+        And of how many of its last values nothing of the kind is known.
+        """
+        return moved, 0
 
     def aged(self, update: Update, staleness: int) -> Update:
         """What an update is worth that started `staleness` server updates ago."""

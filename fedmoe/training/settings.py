@@ -41,3 +41,14 @@ class Training:
         done = (round - 1 + step / self.steps) / max(1, num_rounds)
         decay = 1 - (1 - self.final_share) * done
         return self.learning_rate * decay * min(1.0, (step + 1) / (self.warmup_steps + 1))
+
+    def reach(self, start: float = 0.0) -> float:
+        """The most that AdamW moves a value in one round, from `start` in size or less.
+
+        In a step it is the learning rate times max(1, (1 - beta1) / sqrt(1 - beta2)) (Kingma and Ba
+        2015, arXiv:1412.6980, sec. 2.1) and, of weight decay, times the value.
+        """
+        beta1, beta2 = self.betas
+        rates = self.steps * self.learning_rate
+        own = rates * max(1.0, (1 - beta1) / (1 - beta2) ** 0.5)
+        return own + rates * self.weight_decay * (start + own)

@@ -131,14 +131,65 @@ def test_the_bound_is_far_above_what_training_does(experiment_of):
     run = prepare(experiment_of("training.steps=8", "training.warmup_steps=0"))
     task = plan_round(run.first_state(), run.members, 1, 0, run.send_to)[0]
     largest = run.train(task).delta.flat.abs().max().item()
-    bound = run.limits(task.tier).delta
+    bound = run.limits(task).delta
     assert bound / 200 < largest < bound / 5
 
 
-def test_there_is_no_such_bound_where_something_else_is_sent(experiment_of):
-    for overrides in (["aggregation={name: scaffold}"], ["upload.name=int4"],
-                      ["training.weight_decay=0.1"]):  # fmt: skip
-        assert prepare(experiment_of(*overrides)).limits("high").delta == 1e4
+@pytest.mark.parametrize("overrides", [
+    ["aggregation={name: scaffold}"], ["aggregation={name: hetlora}"], ["upload.name=int4"],
+    ["upload.name=int8", "upload.error_feedback=true"], ["upload.name=top_k"],
+    ["training.weight_decay=0.1"], ["aggregation={name: fedsa_lora}", "training.weight_decay=0.1"],
+])  # fmt: skip
+def test_whatever_is_sent_a_boosted_update_is_refused_and_an_honest_one_is_not(
+    experiment_of, overrides, tmp_path
+):
+    run = replace(prepare(experiment_of("training.steps=2", *overrides)), state_folder=tmp_path)
+    state = run.first_state()
+    layouts, upload = run.layouts("high", 1), run.experiment.upload
+    for number in (1, 2):  # in the second round there is a residual
+        task = plan_round(replace(state, round=number - 1), run.members, 1, 0, run.send_to)[0]
+        answer = run.answer(task)
+        assert not isinstance(read(run, answer, task), Failure)
+    update = unpack_update(answer, layouts.update, task, upload)
+    boosted = Adapter(layouts.update, update.delta.flat * 1000)
+    heard = read(run, pack_update(replace(update, delta=boosted), upload), task)
+    assert isinstance(heard, Failure)
+    assert heard.code == "too_large"
+    assert "ten times what 2 steps of AdamW can move" in heard.reason
+
+
+def test_a_control_is_a_gradient_of_any_size(experiment_of, tmp_path):
+    run = prepare(experiment_of("training.steps=2", "aggregation={name: scaffold}"))
+    run = replace(run, state_folder=tmp_path)
+    task = plan_round(run.first_state(), run.members, 1, 0, run.send_to)[0]
+    layout = run.layouts("high", 1).update
+    update = unpack_update(run.answer(task), layout, task)
+    flat = update.delta.flat.clone()
+    flat[len(flat) // 2 :] *= 1000
+    assert not isinstance(
+        read(run, pack_update(replace(update, delta=Adapter(layout, flat))), task), Failure
+    )
+    flat[flat != 0] += 2e4
+    heard = read(run, pack_update(replace(update, delta=Adapter(layout, flat))), task)
+    assert isinstance(heard, Failure)
+
+
+def test_what_top_k_owes_adds_up_over_rounds(experiment_of):
+    run = prepare(experiment_of("upload.name=top_k"))
+    task = plan_round(run.first_state(), run.members, 1, 0, run.send_to)[0]
+    limits = {n: run.limits(replace(task, round=n)).delta for n in (1, 10, 30)}
+    assert limits[10] == limits[1]
+    assert limits[30] == pytest.approx(3 * limits[1])
+
+
+def test_what_decays_is_bounded_by_what_was_sent(experiment_of):
+    decay = prepare(experiment_of("training.weight_decay=0.5"))
+    task = plan_round(decay.first_state(), decay.members, 1, 0, decay.send_to)[0]
+    sent = replace(task, adapter=Adapter(task.adapter.layout, task.adapter.flat + 100))
+    rates = decay.training.steps * decay.training.learning_rate
+    more = decay.limits(sent).delta - decay.limits(task).delta
+    before = task.adapter.largest()
+    assert more == pytest.approx(10 * rates * 0.5 * (sent.adapter.largest() - before), rel=1e-4)
 
 
 @pytest.fixture(scope="module")

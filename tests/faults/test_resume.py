@@ -269,6 +269,16 @@ def test_changed_code_model_or_data_is_refused(config, tmp_path, what, monkeypat
         session.run(experiment, LiveTable(num_rounds=3, quiet=True), make_transport, "auto")
 
 
+def test_a_run_that_ended_with_another_model_is_not_taken_for_this_one(
+    config, tmp_path, monkeypatch
+):
+    assert in_child(play, config, tmp_path, [], "auto") == 0
+    monkeypatch.setattr("fedmoe.prepare.frozen_digest", lambda *_: "other")
+    experiment = load_experiment(config, [f"simulation.folder={tmp_path}"])
+    with pytest.raises(CheckpointError, match="changed since: model"):
+        session.run(experiment, LiveTable(num_rounds=3, quiet=True), make_transport, "auto")
+
+
 def test_a_run_that_ended_is_not_repeated_and_without_resume_a_new_folder_is_made(config, tmp_path):
     assert in_child(play, config, tmp_path, [], "auto") == 0
     ledger = (tmp_path / "run" / "ledger.jsonl").read_bytes()
