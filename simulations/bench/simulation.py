@@ -92,7 +92,7 @@ def still_run(num_clients: int, width: int = WIDTH) -> Still:
         experiment=experiment, model=model, tokenizer=None, rows=(), members=members,
         tiers={"all": TOP_K}, ranks={"all": model.layout.rank}, sets={}, manifest={},
         training=experiment.training,
-        initial=Adapter(model.layout, torch.zeros(model.layout.size)),
+        initial=Adapter(model.layout, torch.zeros(model.layout.size)), base="",
     )  # fmt: skip
 
 
