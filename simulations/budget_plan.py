@@ -70,7 +70,7 @@ def plan_device(e: Experiment, device: Device) -> Planned:
     model, machine = meta_model(e.model, e.adapter, e.gating), Machine.of_device(device)
     require_causal(model.model, "fedmoe plan")
     work = work_at_most(e.text.max_length, e.training, *_bytes(e, model))
-    constants = analytic(machine)
+    constants = analytic(machine, model.layout.num_layers)
     return _planned(
         e, model, machine, shape_of(model, on_gpu=machine.on_gpu), work, constants, False
     )

@@ -35,6 +35,12 @@ CPU = Constants(slack=12.5, fixed_bytes=5e7)
 RESTORE_FLOPS: dict[Frozen, float] = {"int8": 60.0, "int4": 110.0}
 """FLOPs that take as long as making one frozen value from its code, where nothing was measured on
 the device itself. On one core 20 to 170 and 36 to 240 were measured, in layers of 256 to 2,048."""
+GPU_RESTORE_FLOPS: dict[Frozen, float] = {"int8": 1100.0, "int4": 1600.0}
+"""The same on a GPU, whose memory is slower than its arithmetic by far; measured on an H100."""
+GPU_LAYER_SECONDS = 6e-3
+"""What a layer takes in a micro-batch on a GPU beside arithmetic: its processor starts some hundred
+kernels. Measured with OLMoE-1B-7B's shape on an H100: of steps of 4 to 83 TFLOP 80
+to 100 ms went there, in 16 layers."""
 DISK_BYTES_PER_SECOND, BUS_BYTES_PER_SECOND = 1e9, 2.5e10
 """How fast offloaded weights come, from a disk or from main memory to a GPU: assumed, not measured,
 a solid-state disk's reading and four fifths of 16 lanes of PCIe 4."""
@@ -113,19 +119,20 @@ class Auto:
         Levels(tiers=self.resolved(1))
 
 
-def analytic(machine: Machine) -> Constants:
+def analytic(machine: Machine, num_layers: int) -> Constants:
     """The constants of a machine of stated speed, on which nothing was measured.
 
-    Memory can be trusted; seconds are as good as the profile's utilisation. OLMoE-1B-7B in
-    micro-batches of 4 x 512 tokens ran at 15 TFLOP/s on an H100, 0.015 of its peak.
+    Memory can be trusted; seconds are as good as the profile's utilisation, which large micro-
+    batches reach.
     """
     assert machine.flops, machine
-    bare = GPU if machine.on_gpu else CPU
+    bare, restore = (GPU, GPU_RESTORE_FLOPS) if machine.on_gpu else (CPU, RESTORE_FLOPS)
     each = 1 / machine.flops
     return Constants(
         fixed_bytes=bare.fixed_bytes, slack=bare.slack, seconds_per_flop=each,
+        seconds_per_step=num_layers * GPU_LAYER_SECONDS * machine.on_gpu,
         seconds_per_offloaded_byte=offload_rate(machine),
-        seconds_per_restored={frozen: flops * each for frozen, flops in RESTORE_FLOPS.items()},
+        seconds_per_restored={frozen: flops * each for frozen, flops in restore.items()},
     )  # fmt: skip
 
 
@@ -161,7 +168,8 @@ def tier_plans(
         work = replace(work_on(rows, training, *sizes), steps=tier.steps or training.steps)
         plans[name] = plan_for(
             shape_of(model, layouts.model, on_gpu=machine.on_gpu), work, machine,
-            analytic(machine), deadline_seconds=budget.deadline_seconds,
+            analytic(machine, model.layout.num_layers),
+            deadline_seconds=budget.deadline_seconds,
             share=budget.memory_share, most_top_k=tier.top_k, outcomes=outcomes,
         )  # fmt: skip
     return plans

@@ -1,16 +1,21 @@
 """The memory model against autograd itself: the bytes that a forward pass really keeps."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from autograd_bytes import kept_bytes
 
+from fedmoe.budget.auto import analytic
 from fedmoe.budget.cost import cost
 from fedmoe.budget.measure import Sample, measure
-from fedmoe.budget.model import Constants, memory, saved_bytes, step_flops
+from fedmoe.budget.model import Constants, memory, saved_bytes, step_flops, step_seconds
+from fedmoe.budget.probe import Machine
 from fedmoe.budget.shape import Setting, frozen_bytes, shape_of
+from fedmoe.config.load import load
 from fedmoe.config.schema import Experiment
+from fedmoe.devices import Device
 from fedmoe.errors import ModelError
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
@@ -70,6 +75,24 @@ def test_olmoe_needs_what_it_was_measured_to_need_on_a_gpu(tmp_path):
         found = memory(shape, setting, Constants())
         assert found.total == pytest.approx(peak, rel=0.02)
         assert found.above_weights == pytest.approx(peak - shape.weight_bytes, rel=0.05)
+
+
+def test_olmoe_takes_as_long_as_it_was_measured_to_take_on_a_gpu(tmp_path):
+    """Seconds of a micro-batch on an H100, torch 2.11, rank 20; the median of 5."""
+    (tmp_path / "config.json").write_text(json.dumps(OLMOE))
+    settings = ModelSettings(path=str(tmp_path), dtype="bfloat16")
+    shape = shape_of(meta_model(settings, AdapterSettings(rank=20, attention=False)), on_gpu=True)
+    device = load(Device, Path(__file__).parents[2] / "configs/devices/h100_sxm.yaml")
+    constants = analytic(Machine.of_device(device), shape.num_layers)
+    for setting, seconds in (
+        (Setting(1, 4, 512, 256), 0.112),
+        (Setting(8, 4, 512, 256), 0.132),
+        (Setting(1, 8, 2048, 1024), 0.286),
+        (Setting(8, 8, 2048, 1024), 0.535),
+        (Setting(1, 4, 1020, 1020, frozen="int8"), 0.188),
+        (Setting(8, 4, 1020, 1020, frozen="int4"), 0.272),
+    ):
+        assert step_seconds(shape, setting, constants) == pytest.approx(seconds, rel=0.2)
 
 
 def test_without_a_configuration_it_says_what_is_missing(tmp_path):
