@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
@@ -18,12 +20,25 @@ LIBRARIES = ("torch", "transformers", "numpy")
 
 
 def identity(prepared: Prepared) -> dict[str, str]:
-    """`config`, `code`, `libraries`, `model` and `data`: what changes a bit of the result."""
+    """`config`, `code`, `libraries`, `device`, `model`, `data`: what changes a bit of a result."""
     return {
         "config": settings_digest(prepared.experiment), "code": code_digest(),
-        "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
+        "libraries": libraries(), "device": prepared.model.device.type,
         "model": prepared.base, "data": _data(prepared),
     }  # fmt: skip
+
+
+def libraries() -> str:
+    """The versions of libraries that results depend on."""
+    return ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+
+
+def written_identity(folder: Path) -> dict[str, str]:
+    """The identity that a run's folder says it is of; {} where it says none."""
+    try:
+        return json.loads((folder / "environment.json").read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # of an older version, or gone
 
 
 def settings_digest(experiment: Experiment) -> str:

@@ -16,7 +16,7 @@ from fedmoe.budget import Tier
 from fedmoe.budget.replan import within_memory
 from fedmoe.config.schema import Experiment
 from fedmoe.data.text import Tokens
-from fedmoe.door import Limits
+from fedmoe.door import LARGEST_DELTA, Limits
 from fedmoe.errors import WireError
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.kept import home_of, read_kept, write_kept
@@ -230,21 +230,21 @@ class Prepared:
 
         Ten times what training can move a value by (`Training.reach`), from what was sent, or from
         what a client may have made of its own part since round 1; and what the strategy adds. What
-        compression rounded away is within the ten times. What `top_k` left out adds up: of a
-        client that owes all that it ever learned, to a round's change for every round.
+        rounding left out of earlier updates is within the ten times. What `top_k` left out adds up:
+        a client may owe all that it ever changed, which is as much again for every round.
         """
         e, training = self.experiment, self.training_of(task.tier)
         start = 0.0
         if training.weight_decay:
             start = max(task.adapter.largest(), self.initial.largest())
             start += task.round * replace(training, weight_decay=0.0).reach()
-        moved = MARGIN * training.reach(start)
         owing = e.upload.name == "top_k" and e.upload.error_feedback
-        most, free = e.aggregation.reach(task, moved * max(1.0, task.round / MARGIN * owing))
+        most, free = e.aggregation.reach(task, training.reach(start))
+        most = min(most * (MARGIN + task.round * owing), LARGEST_DELTA)
         rescaler = 0.0
         if isinstance(e.rescaling, LearnedRescaling):
             learned = replace(training, learning_rate=e.rescaling.learning_rate, weight_decay=0.0)
-            rescaler = MARGIN * learned.reach()
+            rescaler = min(MARGIN * learned.reach(), LARGEST_DELTA)
         why = f"ten times what {training.steps} steps of AdamW can move"
         return Limits(e.admission.most_examples, most, free, why, rescaler)
 

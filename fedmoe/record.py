@@ -26,7 +26,7 @@ from fedmoe.config.load import to_yaml
 from fedmoe.crew import Injected, Replaced, Schedule
 from fedmoe.devices.clock import client_time, probe_tokens, profile_tokens, virtual_bytes_up
 from fedmoe.evaluation.evaluate import Evaluation
-from fedmoe.identity import identity, settings_digest
+from fedmoe.identity import identity, settings_digest, written_identity
 from fedmoe.prepared import Prepared
 from fedmoe.report.atomic import write_bytes, write_json, write_text
 from fedmoe.report.ledger import Ledger, read_ledger
@@ -91,8 +91,10 @@ class Recorder:
         evaluated = [record for record in records if record["kind"] == "evaluation"]
         self.scores = [{k: v for k, v in r.items() if k != "kind"} for r in evaluated]
         self.ledger.append({"kind": "resumed", "round": self.number})
-        if about["identity"] != identity(self.prepared):
-            self._open()  # it goes on as another run: `--resume anyway`
+        # It goes on as another run (`--resume anyway`), or what it says of itself is another's.
+        mine = identity(self.prepared)
+        if about["identity"] != mine or written_identity(self.folder) != mine:
+            self._open()
 
     def checkpoint(self, state: ServerState, versions: dict[int, ServerState]) -> Checkpoint:
         """All that a later process needs to go on from here."""

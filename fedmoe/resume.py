@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Literal
 from fedmoe.checkpoint import Checkpoint, newest, remove_checkpoints
 from fedmoe.config import load_experiment
 from fedmoe.errors import CheckpointError, ConfigError, FedMoEError
-from fedmoe.identity import identity, settings_text
+from fedmoe.identity import identity, settings_text, written_identity
 from fedmoe.prepared import Prepared
 from fedmoe.report.atomic import write_text
 from fedmoe.report.ledger import read_ledger
@@ -65,10 +64,12 @@ def find(prepared: Prepared, resume: Resume) -> Iterator[Found]:
             yield Found(made, mine, _run_id(made))
             return
         layout = prepared.first_state().adapter.layout
-        checkpoint, faults = newest(folder, layout, (folder / LEDGER).stat().st_size)
-        ended = records[-1]["kind"] == "end"
+        ended, ledger_bytes = records[-1]["kind"] == "end", (folder / LEDGER).stat().st_size
+        checkpoint, faults = (None, []) if ended else newest(folder, layout, ledger_bytes)
         if resume == "auto":
-            theirs = checkpoint.about["identity"] if checkpoint else _identity(folder, ended)
+            # A run without a checkpoint that has not ended begins anew: only its settings count.
+            theirs = written_identity(folder) if ended else {}
+            theirs = checkpoint.about["identity"] if checkpoint else theirs
             _check_same(folder, prepared, theirs, mine)
         if checkpoint is not None:
             _check_fits(folder, prepared, checkpoint)
@@ -128,16 +129,6 @@ def _locked(folder: Path) -> Iterator[None]:
         except OSError:
             raise FedMoEError(f"another process is at work in {folder}") from None
         yield
-
-
-def _identity(folder: Path, ended: bool) -> dict[str, str]:
-    """What a run without a checkpoint was of; of one that begins anew only its settings count."""
-    if not ended:
-        return {}
-    try:
-        return json.loads((folder / "environment.json").read_text(encoding="utf-8"))["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # of an older version, or gone
 
 
 def _check_same(

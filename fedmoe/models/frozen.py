@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from fedmoe.models.expert_state import ExpertState
 from fedmoe.models.families import MoELayer
@@ -14,8 +16,10 @@ from fedmoe.models.held import Elsewhere, Frozen, Held, quantised
 from fedmoe.models.offload import mapped, pinned
 
 WEIGHTS = ("gate_up_proj", "down_proj")
-SAMPLES = 64
-"""Values of each tensor that enter the model's digest: it must not read 14 GB."""
+SAMPLES = 4096
+"""Values of each tensor, or a few more, that enter the model's digest: it must not read 14 GB."""
+ELSEWHERE = ("transformers_version", "dtype", "torch_dtype", "architectures")
+"""Of a model's configuration, what does not change what it computes, or is said otherwise."""
 Form = tuple[Held, Held] | None
 """One layer's weights in another form; None for the parameters as they are."""
 
@@ -120,12 +124,13 @@ def weights_of(layer: MoELayer) -> tuple[nn.Parameter, nn.Parameter]:
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """A digest of every frozen tensor's name, shape, type and some of its values.
+    """A digest of a model's settings and of every frozen tensor's name, shape, type and values.
 
-    To be taken before `FrozenExperts.hold`, which lets go of weights that no budget asks for.
+    Of a large tensor it has some values, of a small one, such as a router's bias, all. To be taken
+    before `FrozenExperts.hold`, which lets go of weights that no budget asks for.
     """
-    digest = hashlib.sha256()
-    for name, tensor in model.named_parameters():
+    digest = hashlib.sha256(_settings(model).encode())
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.requires_grad:  # LoRA's own
             continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
@@ -133,6 +138,14 @@ def frozen_digest(model: nn.Module) -> str:
         chosen = flat[:: max(1, flat.numel() // SAMPLES)].float().cpu()
         digest.update(chosen.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _settings(model: nn.Module) -> str:
+    """What the model's configuration says, but for where it is from and how it is computed."""
+    config = getattr(model, "config", None)
+    said = config.to_dict() if isinstance(config, PretrainedConfig) else {}
+    kept = {k: v for k, v in said.items() if k[0] != "_" and k not in ELSEWHERE}
+    return json.dumps(kept, sort_keys=True, default=str)
 
 
 def _let_go(layer: MoELayer) -> None:

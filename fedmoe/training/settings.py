@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
 from fedmoe.section import section
@@ -43,12 +45,23 @@ class Training:
         return self.learning_rate * decay * min(1.0, (step + 1) / (self.warmup_steps + 1))
 
     def reach(self, start: float = 0.0) -> float:
-        """The most that AdamW moves a value in one round, from `start` in size or less.
+        r"""The most that AdamW moves a value in one round, from `start` in size or less.
 
-        In a step it is the learning rate times max(1, (1 - beta1) / sqrt(1 - beta2)) (Kingma and Ba
-        2015, arXiv:1412.6980, sec. 2.1) and, of weight decay, times the value.
+        In its t-th step it is the learning rate times
+
+        $$c_t = (1 - \beta_1) \sqrt{\frac{\sum_{i<t} (\beta_1^2/\beta_2)^i}{1 - \beta_2}}
+          \cdot \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}$$
+
+        whatever the gradients were (Cauchy-Schwarz over the two averages of Kingma and Ba 2015,
+        arXiv:1412.6980, Alg. 1; their sec. 2.1 says less, and it does not hold for a value that
+        has no gradient after a few steps), and of weight decay times the value. Infinite where
+        beta2 is 0 and beta1 is not.
         """
         beta1, beta2 = self.betas
-        rates = self.steps * self.learning_rate
-        own = rates * max(1.0, (1 - beta1) / (1 - beta2) ** 0.5)
-        return own + rates * self.weight_decay * (start + own)
+        if beta1 and not beta2:
+            return math.inf
+        t = np.arange(1, self.steps + 1)
+        sums = np.cumsum((beta1**2 / beta2 if beta1 else 0.0) ** (t - 1.0)) / (1 - beta2)
+        each = (1 - beta1) * np.sqrt(sums) * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+        own = self.learning_rate * float(each.sum())
+        return own + self.steps * self.learning_rate * self.weight_decay * (start + own)

@@ -11,7 +11,7 @@ from fedmoe import session
 from fedmoe.code import code_digest
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.errors import CheckpointError, ConfigError, FedMoEError
-from fedmoe.identity import settings_digest
+from fedmoe.identity import libraries, settings_digest, written_identity
 from fedmoe.report.run import read_run
 from simulations.transports import make_transport
 
@@ -39,6 +39,9 @@ def ended(experiment: Experiment) -> bool:
         return False
     if not _of_this_code(folder):
         raise FedMoEError(f"{folder} holds a run of other code than is installed now; {REMEDY}")
+    theirs = written_identity(folder).get("libraries", libraries())
+    if theirs != libraries():
+        raise FedMoEError(f"{folder} holds a run with {theirs}; here is {libraries()}; {REMEDY}")
     return True
 
 

@@ -28,9 +28,10 @@ HEAD = """\
 `fedmoe deploy rehearse` killed {who}, with SIGKILL.
 What systemd would start again was started again after {restart:g} s; where the run itself had died,
 it was submitted again by the same command. Seconds are from the kill until the run was further than
-before. The undisturbed run took {seconds:.0f} s and ended with adapter `{digest}`.
+before. The undisturbed run took {seconds:.0f} s and ended with adapter `{digest}`; the same bits
+are those of the adapter, and in the ledger all that clients reported and all scores.
 
-| killed | when | what happened | s | same adapter |
+| killed | when | what happened | s | same bits |
 |---|---|---|--:|---|
 """
 
@@ -135,6 +136,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     ended = bool(ledger) and ledger[-1]["kind"] == "end"
     same = ended and ledger[-1]["adapter_sha256"] == reference["adapter_sha256"]
+    same = same and trace(ledger) == reference["trace"]
     differs = None if same else _first_difference(trace(ledger), reference["trace"])
     rows = []
     for outcome in outcomes:

@@ -25,6 +25,10 @@ PATIENCE_SECONDS = 30.0
 MOST_SUBMISSIONS = 5
 """Without any progress between them; after these an operator gives up."""
 
+SAID = {
+    "client": ("client", "status", "tokens", "loss_before", "loss_after"),
+    "evaluation": ("split", "tier", "examples", "loss", "score"),
+}
 Trace = dict[str, str]
 """By round what its clients reported: unlike adapters give unlike losses."""
 
@@ -149,12 +153,11 @@ class Watched:
 
 
 def trace(ledger: Sequence[Record]) -> Trace:
-    """By round what each client reported, without what depends on time."""
+    """By round what each client reported and what was scored, without what depends on time."""
     found: Trace = {}
     for record in ledger:
-        if record["kind"] == "client":
-            names = ("client", "status", "tokens", "loss_before", "loss_after")
-            words = " ".join(str(record.get(name)) for name in names)
+        if record["kind"] in SAID:
+            words = " ".join(str(record.get(name)) for name in SAID[record["kind"]])
             key = str(record["round"])
             found[key] = f"{found[key]}; {words}" if key in found else words
     return found

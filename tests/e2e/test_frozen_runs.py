@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from family_models import tiny_family
 
 from fedmoe.config import load_experiment
+from fedmoe.models.families import FAMILIES
 from fedmoe.models.frozen import frozen_digest
 from fedmoe.prepare import prepare
 from fedmoe.report.ledger import read_ledger
@@ -63,3 +65,14 @@ def test_the_digest_of_the_model_does_not_depend_on_what_is_held_of_it(tiny_fold
     before = frozen_digest(base)
     base.model.layers[0].mlp.experts.down_proj.data[0, 0, 0] += 1
     assert frozen_digest(base) != before
+
+
+def test_the_digest_has_the_settings_and_every_small_buffer():
+    base = tiny_family(FAMILIES["deepseek_v3"])
+    found = {frozen_digest(base)}
+    base.config.norm_topk_prob = not base.config.norm_topk_prob
+    found.add(frozen_digest(base))
+    name, bias = next((n, b) for n, b in base.named_buffers() if "bias" in n)
+    bias[-1] += 1
+    found.add(frozen_digest(base))
+    assert len(found) == 3, name

@@ -15,6 +15,7 @@ from fedmoe.door import Limits
 from fedmoe.errors import WireError
 from fedmoe.prepare import prepare
 from fedmoe.rounds import ServerState, finish_round, plan_round
+from fedmoe.training.settings import Training
 from fedmoe.wire import Failure, Message, pack_update, unpack_update
 from simulations.answers import read
 
@@ -151,7 +152,7 @@ def test_whatever_is_sent_a_boosted_update_is_refused_and_an_honest_one_is_not(
         answer = run.answer(task)
         assert not isinstance(read(run, answer, task), Failure)
     update = unpack_update(answer, layouts.update, task, upload)
-    boosted = Adapter(layouts.update, update.delta.flat * 1000)
+    boosted = Adapter(layouts.update, update.delta.flat * 10**4)
     heard = read(run, pack_update(replace(update, delta=boosted), upload), task)
     assert isinstance(heard, Failure)
     assert heard.code == "too_large"
@@ -177,9 +178,38 @@ def test_a_control_is_a_gradient_of_any_size(experiment_of, tmp_path):
 def test_what_top_k_owes_adds_up_over_rounds(experiment_of):
     run = prepare(experiment_of("upload.name=top_k"))
     task = plan_round(run.first_state(), run.members, 1, 0, run.send_to)[0]
-    limits = {n: run.limits(replace(task, round=n)).delta for n in (1, 10, 30)}
-    assert limits[10] == limits[1]
-    assert limits[30] == pytest.approx(3 * limits[1])
+    limits = {n: run.limits(replace(task, round=n)).delta for n in (1, 12, 34)}
+    assert limits[12] == pytest.approx(2 * limits[1])
+    assert limits[34] == pytest.approx(4 * limits[1])
+
+
+@pytest.mark.parametrize("upload", ["{name: top_k, share: 0.02}", "{name: int4}"])
+def test_what_a_client_drops_and_owes_is_no_damage(experiment_of, tmp_path, upload):
+    dropping = "aggregation={name: hetlora, decay: 0.5, regularisation: 50.0}"
+    run = prepare(experiment_of("training.steps=2", dropping, f"upload={upload}"))
+    run = replace(run, state_folder=tmp_path)
+    state = run.first_state()
+    flat = state.adapter.flat + 0.05  # B is not zero any more: there is a tail to drop
+    task = plan_round(state, run.members, 1, 0, run.send_to)[0]
+    for number in range(1, 13):
+        sent = replace(task, round=number, adapter=Adapter(task.adapter.layout, flat))
+        heard = read(run, run.answer(sent), sent)
+        assert not isinstance(heard, Failure), (number, heard)
+
+
+def test_no_gradients_move_a_value_further_than_the_bound_says():
+    for betas in ((0.9, 0.99), (0.9, 0.5), (0.99, 0.9), (0.0, 0.9), (0.9, 0.999)):
+        settings = Training(steps=60, betas=betas, learning_rate=0.01)
+        found = []
+        for silent_from in (1, 2, 5, 60):
+            value = torch.nn.Parameter(torch.zeros(1))
+            optimizer = torch.optim.AdamW([value], lr=0.01, betas=betas, weight_decay=0.0)
+            for step in range(60):
+                value.grad = torch.full((1,), 1.0 if step < silent_from else 0.0)
+                optimizer.step()
+            found.append(abs(value.item()))
+        assert 0.04 * settings.reach() < max(found) <= settings.reach() * 1.0001, betas
+    assert Training(betas=(0.9, 0.0)).reach() == float("inf")
 
 
 def test_what_decays_is_bounded_by_what_was_sent(experiment_of):
