@@ -68,7 +68,10 @@ class GridTransport:
         return (job(self.prepared, argument) for argument in arguments)
 
     def lose_worker(self) -> None:
-        """They are not this process's to kill."""
+        """Nothing: they are on other machines. `fedmoe deploy rehearse` kills real ones.
+
+        A client that `--faults` kills is here one whose task is not sent.
+        """
 
     def close(self) -> None:
         """Nothing to give back."""
