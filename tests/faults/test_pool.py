@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +31,6 @@ from fedmoe.wire import Failure, Update
 from simulations.pool import Pool
 from simulations.schedule import expected_work
 from simulations.transports import InProcess
-from simulations.workforce import Job, Workforce
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="workers are forked"),
@@ -304,54 +302,6 @@ def test_what_a_job_raises_is_raised_in_its_turn(hire):
         next(results)
     assert "in refuse" in raised.value.__notes__[0]
     assert list(pool.map(refuse, [5])) == [5]
-
-
-def nap(_, seconds):
-    time.sleep(seconds)
-
-
-def work_for_a_minute(told):
-    """The life of a parent: two workers, busy."""
-    # As in a process of its own: a background job ignores SIGINT, `fedmoe run` maps SIGTERM.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    force = Workforce(None, 2, print)
-    told.send([worker.process.pid for worker in force.workers])
-    list(force.carry_out(Job(n, nap, 60, "nap") for n in range(2)))
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_no_worker_survives_its_parent(number):
-    context = multiprocessing.get_context("fork")
-    hears, told = context.Pipe()
-    parent = context.Process(target=work_for_a_minute, args=(told,))
-    parent.start()
-    workers = hears.recv()
-    time.sleep(0.3)
-    assert len(workers) == 2
-    assert all(map(alive, workers))
-    os.kill(parent.pid, number)
-    parent.join(20)
-    assert parent.exitcode == (1 if number == signal.SIGINT else -number)
-    end = time.monotonic() + 10
-    while any(map(alive, workers)) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not any(map(alive, workers))
-
-
-def alive(pid):
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-
-
-def test_what_a_killed_process_left_waiting_is_swept_away(tmp_path):
-    dead, alive = tmp_path / ".waiting-999999999-x", tmp_path / f".waiting-{os.getpid()}-x"
-    dead.mkdir()
-    alive.mkdir()
-    Pool(cast(Any, None), 1, folder=tmp_path).close()
-    assert [path.name for path in tmp_path.iterdir()] == [alive.name]
 
 
 def test_workers_killed_on_purpose_are_no_jobs_fault(tmp_path):
