@@ -21,8 +21,9 @@ LIBRARIES = ("torch", "transformers", "numpy")
 
 def identity(prepared: Prepared) -> dict[str, str]:
     """`config`, `code`, `libraries`, `device`, `model`, `data`: what changes a bit of a result."""
+    beside = [prepared.nodes_code] if prepared.nodes_code else []
     return {
-        "config": settings_digest(prepared.experiment), "code": code_digest(),
+        "config": settings_digest(prepared.experiment), "code": code_digest(*beside),
         "libraries": libraries(), "device": prepared.model.device.type,
         "model": prepared.base, "data": _data(prepared),
     }  # fmt: skip

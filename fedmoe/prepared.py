@@ -73,6 +73,8 @@ class Prepared:
     """Where clients keep what they need in a later round; see `kept`."""
     asked: Experiment | None = None
     """The experiment as it was given: one with an automatic budget is planned since."""
+    nodes_code: Path | None = None
+    """What clients run beside this package, where they have machines of their own."""
     run_id: str = "run"
     """The run's own name, on every machine: what clients keep there of other runs is not its."""
 

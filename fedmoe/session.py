@@ -65,13 +65,13 @@ class Phases:
 
 def run(
     experiment: Experiment, display: Display, hire: Hire, resume: Resume = "no", *,
-    on_nodes: bool = False,
+    nodes_code: Path | None = None,
 ) -> Path:  # fmt: skip
     """Run an experiment to its end and return its folder.
 
     With `resume` a run of this name that was interrupted goes on after its last finished round, and
-    ends with the bits that it would have had; one that has ended is not repeated. `on_nodes` is for
-    `prepare`.
+    ends with the bits that it would have had; one that has ended is not repeated. `nodes_code` is
+    the folder of what clients run on machines of their own.
 
     Raises:
         FedMoEError: see `prepare` and `run_rounds`, and `resume.find`; what was finished by then
@@ -79,7 +79,8 @@ def run(
     """
     started, phases = time.monotonic(), Phases()
     with phases("load"):
-        prepared = prepare(experiment, on_nodes=on_nodes)
+        prepared = prepare(experiment, on_nodes=nodes_code is not None)
+        prepared = replace(prepared, nodes_code=nodes_code)
     with find(prepared, resume) as found:
         if not found.ended:
             prepared = replace(prepared, state_folder=found.folder / "clients", run_id=found.run_id)

@@ -58,5 +58,6 @@ def main(grid: Grid, context: Context) -> None:
     resume = str(given["resume"])
     if resume not in get_args(Resume):
         raise ConfigError("run config", [Fault("resume", not_one_of(resume, get_args(Resume)))])
-    folder = run(experiment, LogLines(places), hire, cast(Resume, resume), on_nodes=True)
+    clients = Path(__file__).parent.parent / "clients"
+    folder = run(experiment, LogLines(places), hire, cast(Resume, resume), nodes_code=clients)
     log(INFO, "report: %s", (folder / "report.html").absolute())

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from dataclasses import replace
 
 import pytest
 from safetensors import safe_open
@@ -12,6 +13,8 @@ from safetensors import safe_open
 from fedmoe import session
 from fedmoe.config import load_experiment
 from fedmoe.errors import CheckpointError, FedMoEError
+from fedmoe.identity import identity
+from fedmoe.prepare import prepare
 from fedmoe.prepared import Prepared
 from fedmoe.report import atomic
 from fedmoe.report.ledger import Ledger, read_ledger
@@ -269,6 +272,16 @@ def test_changed_code_model_or_data_is_refused(config, tmp_path, what, monkeypat
         session.run(experiment, LiveTable(num_rounds=3, quiet=True), make_transport, "auto")
 
 
+def test_what_clients_run_on_their_machines_is_part_of_a_runs_code(config, tmp_path):
+    prepared = prepare(load_experiment(config, [f"simulation.folder={tmp_path}"]))
+    (tmp_path / "app.py").write_text("one")
+    on_nodes, found = replace(prepared, nodes_code=tmp_path), {identity(prepared)["code"]}
+    for text in ("one", "two"):
+        (tmp_path / "app.py").write_text(text)
+        found.add(identity(on_nodes)["code"])
+    assert len(found) == 3
+
+
 def test_a_run_that_ended_with_another_model_is_not_taken_for_this_one(
     config, tmp_path, monkeypatch
 ):
@@ -304,7 +317,6 @@ def test_a_config_of_ones_own_in_a_folder_of_that_name_is_left_alone(config, tmp
 
 
 def test_two_processes_cannot_work_in_one_folder(config, tmp_path):
-    from fedmoe.prepare import prepare
 
     prepared = prepare(load_experiment(config, [f"simulation.folder={tmp_path}"]))
     interrupted(config, tmp_path)
