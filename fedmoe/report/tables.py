@@ -80,7 +80,10 @@ def tier_costs(run: Run) -> Table:
         )  # fmt: skip
     columns = ["tier", "k", "clients", "trainable parameters", "work per token", "down", "up"]
     columns += ["memory, estimated", "memory, measured", "time per round"]
-    note = "One client, one round; measured memory is the peak of the process."
+    note = (
+        "One client, one round; measured memory is the peak of the process, on a GPU of the "
+        "client's own work there with all that the model holds."
+    )
     return Table("Cost per tier", columns, rows, note=note)
 
 
