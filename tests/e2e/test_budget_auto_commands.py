@@ -149,7 +149,7 @@ def test_a_device_too_small_for_a_micro_batch_trains_in_smaller_ones():
 
 
 def test_who_has_no_time_is_left_out_and_the_runs_config_can_be_run_again(tmp_path):
-    prepared = prepare(load_experiment(CONFIG, [*SMALL, "budget.deadline_seconds=1.4"]))
+    prepared = prepare(load_experiment(CONFIG, [*SMALL, "budget.deadline_seconds=1.6"]))
     tasks = plan_round(prepared.first_state(), prepared.members, 8, 0)
     assert {task.tier for task in tasks} == {"gpu", "laptop", "desktop"}
     (tmp_path / "config.yaml").write_text(to_yaml(prepared.experiment))

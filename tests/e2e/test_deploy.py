@@ -134,7 +134,7 @@ def test_a_plans_deadline_is_the_servers_too(tmp_path):
     assert init(tmp_path / "fleet", "fed.example.org", clients=clients, config=config) == 0
     app = tomllib.loads((tmp_path / "fleet/server/app/pyproject.toml").read_text())
     settings = read_settings(app["tool"]["flwr"]["app"]["config"])
-    assert (settings.task_seconds, settings.round_seconds) == (300, 900)
+    assert (settings.task_seconds, settings.round_seconds) == (370, 1110)
     assert "from the budget's `deadline_seconds`" in (tmp_path / "fleet/README.md").read_text()
 
 
