@@ -54,9 +54,7 @@ TRACK_EXAMPLES = """\
   fedmoe track runs/quickstart
   fedmoe track runs/compare_flame/*-seed0 --to mlflow
   fedmoe track runs/quickstart --follow      (beside a run that is at work)"""
-OVERRIDES = (
-    "settings that replace the file's, as dotted paths: rounds=5 training.learning_rate=1e-3"
-)
+OVERRIDES = "settings in place of the file's, as dotted paths: rounds=5 training.learning_rate=1e-3"
 
 
 FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -67,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for a user's mistake, 130 for Ctrl-C."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    arguments = _parser().parse_args(argv)
+    arguments = _parsed(argv)
     try:
         return arguments.command(arguments) or 0
     except FedMoEError as error:
@@ -83,6 +81,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("fedmoe: interrupted; what was finished is in the run's folder; to go on, the same "
               "command with --resume auto", file=sys.stderr)  # fmt: skip
         return 130
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; settings may also stand behind options, where argparse takes none."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    odd = [word for word in rest if "=" not in word or word[0] == "-"]
+    if rest and (odd or "overrides" not in arguments):
+        parser.error(f"unrecognized arguments: {' '.join(odd or rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
