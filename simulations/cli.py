@@ -54,6 +54,7 @@ TRACK_EXAMPLES = """\
   fedmoe track runs/quickstart
   fedmoe track runs/compare_flame/*-seed0 --to mlflow
   fedmoe track runs/quickstart --follow      (beside a run that is at work)"""
+INTERRUPTED = "fedmoe: interrupted; what was finished is in the run's folder; --resume auto goes on"
 OVERRIDES = "settings in place of the file's, as dotted paths: rounds=5 training.learning_rate=1e-3"
 
 
@@ -78,8 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fedmoe: error: {where}{error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("fedmoe: interrupted; what was finished is in the run's folder; to go on, the same "
-              "command with --resume auto", file=sys.stderr)  # fmt: skip
+        print(INTERRUPTED, file=sys.stderr)
         return 130
 
 
@@ -224,13 +224,11 @@ def _run(arguments: argparse.Namespace) -> None:
     folder = run(
         experiment,
         LiveTable(
-            num_rounds=experiment.rounds,
-            workers=experiment.simulation.workers,
-            quiet=arguments.quiet,
-            json=arguments.json,
+            num_rounds=experiment.rounds, workers=experiment.simulation.workers,
+            quiet=arguments.quiet, json=arguments.json,
         ),
         arguments.resume,
-    )
+    )  # fmt: skip
     if arguments.json:
         print(json.dumps({"kind": "folder", "folder": str(folder)}))
     else:
