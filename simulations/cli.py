@@ -90,8 +90,7 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     odd = [word for word in rest if "=" not in word or word[0] == "-"]
     if rest and (odd or "overrides" not in arguments):
         parser.error(f"unrecognized arguments: {' '.join(odd or rest)}")
-    if rest:
-        arguments.overrides += rest
+    vars(arguments).get("overrides", []).extend(rest)
     return arguments
 
 
