@@ -68,9 +68,8 @@ def amount(lines: Sequence[Line], key: str) -> str:
     values = [line[key] for line in lines if line[key] is not None]
     if not values:
         return "-"
-    digits = 0 if key == "seconds" else 3
-    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{spread}"
+    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{mean(values):.3f}{spread}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -10,7 +10,6 @@ not run again. The table and the curve so far are in `runs/levers.md` and `runs/
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -122,13 +121,11 @@ def measured(experiment: Experiment) -> Line:
     """Run an experiment in this process and score its last adapter, in both ways."""
     prepared = prepare(experiment)
     price = tier_costs(prepared)["all"]
-    started = time.monotonic()
     state, _ = trained(prepared, prepared.first_state())
-    seconds = time.monotonic() - started
     own, whole = (scored(prepared, state, tier) for tier in ("all", "whole"))
     return {
         "score": own.score, "loss": own.loss, "whole_score": whole.score, "whole_loss": whole.loss,
-        "bytes": price.expert_bytes, "full_bytes": price.full_expert_bytes, "seconds": seconds,
+        "bytes": price.expert_bytes, "full_bytes": price.full_expert_bytes,
     }  # fmt: skip
 
 
@@ -159,7 +156,7 @@ def lost(shown: dict[str, list[Line]], name: str) -> Difference | None:
 def table(shown: dict[str, list[Line]]) -> str:
     """The levers that were measured, as Markdown."""
     head = ["frozen experts", "seeds", "MB", "saved", "score", "points against full [95 %]",
-            "score with all in full", "loss", "seconds"]  # fmt: skip
+            "score with all in full", "loss"]  # fmt: skip
     lines = []
     for name, group in shown.items():
         share, against = group[0]["bytes"] / group[0]["full_bytes"], lost(shown, name)
@@ -167,7 +164,7 @@ def table(shown: dict[str, list[Line]]) -> str:
             [
                 name, str(len(group)), f"{group[0]['bytes'] / 1e6:.2f}", f"{1 - share:.0%}",
                 amount(group, "score"), points(against) if name != FULL else "",
-                amount(group, "whole_score"), amount(group, "loss"), amount(group, "seconds"),
+                amount(group, "whole_score"), amount(group, "loss"),
             ]
         )  # fmt: skip
     return markdown(head, lines) + (

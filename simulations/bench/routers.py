@@ -1,14 +1,16 @@
 """What gatings and losses on routing do: score, load, collapse and seconds, on the built-in model.
 
 Each row is a short run like the quickstart's, with trained routers, of each seed; the adapter of
-its last round is measured at the model's full k, on test examples. Hours on 2 CPU cores: every run
-is written to `runs/routers.jsonl` as it ends, and what stands there is not run again.
+its last round is measured at the model's full k, on test examples. An hour or two on 2 CPU cores:
+every run is written to `runs/routers.jsonl` as it ends, and what stands there is not run again.
+What a client's round takes is measured at the end, of all variants in turns.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -39,7 +41,7 @@ from simulations.bench.book import (
     markdown,
     read,
 )  # fmt: skip
-from simulations.bench.measure import Options, Row
+from simulations.bench.measure import Options, Row, in_turns, ratio
 
 CKA_TOKENS = 512
 """Tokens that every expert answers; twice the width of the model."""
@@ -69,12 +71,13 @@ VARIANTS = (
 COLUMNS = {
     "score": "score at full k", "train_load_cv": "load CV in training",
     "load_cv": "load CV in the test", "experts": "experts per token", "cka": "mean pairwise CKA",
-    "seconds": "seconds",
 }  # fmt: skip
+USUAL = "top_k"
+"""What the seconds of the others are compared with."""
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """One row per variant, over the seeds; the table so far is in `runs/routers.md`."""
+    """One row per variant, over the seeds, and its seconds; all of it is in `runs/routers.md`."""
     torch.set_num_threads(options.threads)
     stem = "routers-quick" if options.quick else "routers"
     book, seeds = FOLDER / f"{stem}.jsonl", SEEDS[:1] if options.quick else SEEDS
@@ -83,28 +86,55 @@ def rows(options: Options) -> Iterator[Row]:
         (FOLDER / f"{stem}.md").write_text(table(read(book)))
         figure = ", ".join(f"{said} {amount(found, key)}" for key, said in COLUMNS.items())
         yield Row(variant.name, f"{len(found)} seed(s)", figure, note="mean, standard deviation")
+    found = paces(options)
+    (FOLDER / f"{stem}.md").write_text(table(read(book), found))
+    for name, pace in found.items():
+        yield Row(f"a client's rounds: {name}", f"against {USUAL}", f"{pace:.2f}x")
+
+
+def paces(options: Options) -> dict[str, float]:
+    """Seconds of a client's first and last round against those of `top_k`, all in turns."""
+    steps = {
+        variant.name: partial(two_rounds, prepare(asked(variant, SEEDS[0], options.quick)))
+        for variant in VARIANTS
+        if variant.trains
+    }
+    seconds = in_turns(steps, options.repeats, clock=options.clock)
+    return {name: ratio(found, seconds[USUAL]) for name, found in seconds.items()}
+
+
+def two_rounds(prepared: Prepared) -> None:
+    """What a client of the highest k does in the first round and in the last, from one adapter."""
+    state, rounds = prepared.first_state(), prepared.experiment.rounds
+    for done in (0, rounds - 1):
+        tasks = plan_round(
+            replace(state, round=done), prepared.members, len(prepared.members),
+            prepared.experiment.seed, prepared.send_to,
+        )  # fmt: skip
+        prepared.answer(max(tasks, key=lambda task: (task.top_k, -task.client)))
 
 
 def line(variant: Variant, seed: int, quick: bool, book: Path) -> Line:
     """The variant's line of that seed: as it stands in the book, else measured and added to it."""
+    experiment = asked(variant, seed, quick)
+    return line_of(book, variant, experiment, lambda: measured(experiment, variant.trains))
+
+
+def asked(variant: Variant, seed: int, quick: bool) -> Experiment:
+    """A variant's run."""
     extra = QUICK if quick else ()
     changes = [*extra, f"seed={seed}", "evaluation.every=0", *variant.overrides]
-    experiment = load_experiment(CONFIG, changes)
-    return line_of(book, variant, experiment, lambda: measured(experiment, variant.trains))
+    return load_experiment(CONFIG, changes)
 
 
 def measured(experiment: Experiment, trains: bool) -> Line:
     """Run an experiment in this process and measure its last adapter."""
     prepared = prepare(experiment)
-    started = time.monotonic()
     state, counts = prepared.first_state(), None
     if trains:
         state, counts = trained(prepared, state)
-    seconds = time.monotonic() - started
-    return {
-        **after(prepared, state), "seconds": seconds,
-        "train_load_cv": None if counts is None else variation(counts),
-    }  # fmt: skip
+    training = {"train_load_cv": None if counts is None else variation(counts)}
+    return after(prepared, state) | training
 
 
 def trained(prepared: Prepared, state: ServerState) -> tuple[ServerState, Tensor]:
@@ -165,10 +195,15 @@ def variation(counts: Tensor) -> float:
     return float((loads.std(1, correction=0) / loads.mean(1)).mean())
 
 
-def table(lines: Sequence[Line]) -> str:
-    """The variants that the book knows, as Markdown: mean and standard deviation over seeds."""
-    rows = [
-        [name, str(len(group)), *(amount(group, key) for key in COLUMNS)]
-        for name, group in by_variant(lines).items()
-    ]
-    return markdown(["variant", "seeds", *COLUMNS.values()], rows)
+def table(lines: Sequence[Line], paces: Mapping[str, float] | None = None) -> str:
+    """The variants that the book knows, as Markdown: mean and standard deviation over seeds, and
+    what a client's round takes."""
+    known, order = by_variant(lines), {variant.name: i for i, variant in enumerate(VARIANTS)}
+    rows = []
+    for name in sorted(known, key=lambda name: order.get(name, len(order))):
+        pace = (paces or {}).get(name)
+        figures = [amount(known[name], key) for key in COLUMNS]
+        rows.append(
+            [name, str(len(known[name])), *figures, "-" if pace is None else f"{pace:.2f}x"]
+        )
+    return markdown(["variant", "seeds", *COLUMNS.values(), f"seconds against {USUAL}"], rows)
