@@ -19,7 +19,7 @@ from fedmoe.report.comparison.markdown import render_markdown
 from simulations.compare.board import Board
 from simulations.compare.config import Comparison
 from simulations.compare.plan import Planned, folder_of, planned, results_of, search_of
-from simulations.compare.runs import carry_out, ended
+from simulations.compare.runs import carry_out, check_alike, ended
 from simulations.compare.runs import folder_of as run_folder
 from simulations.compare.search import choose, chosen_settings, in_words, read_trial
 
@@ -76,6 +76,7 @@ def _results(
                 folder, seconds, before = _done(run, board)
                 result = read_result(run.variant, run.experiment.seed, folder, run.case)
                 assert result, folder
+                check_alike(result, results)
                 results.append(result)
                 board.ended(run, result.scores[MEAN], seconds, before=before)
                 write_numbers(study_of(comparison, runs, results, trials), parent)

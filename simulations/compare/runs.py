@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fedmoe.code import code_digest
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.errors import CheckpointError, ConfigError, FedMoEError
 from fedmoe.identity import libraries, settings_digest, written_identity
+from fedmoe.report.comparison import Result
 from fedmoe.report.run import read_run
 from simulations.transports import make_transport
 
@@ -57,6 +59,41 @@ def carry_out(experiment: Experiment, display: session.Display) -> Path:
         return session.run(experiment, display, make_transport, "auto")
     except CheckpointError as error:
         raise FedMoEError(f"{error}; or {REMEDY}") from error
+
+
+def check_alike(found: Result, others: Sequence[Result]) -> None:
+    """Refuse a run whose base model or examples are not those of the runs that it is held against.
+
+    Each run says what it was of when it was made; a file may have been changed between two.
+
+    Raises:
+        FedMoEError: names both runs.
+    """
+    for name, what in (("model", "base model"), ("data", "examples")):
+        for other in others:
+            ours, theirs = (r.environment.get(f"identity.{name}") for r in (found, other))
+            if not ours or not theirs or ours == theirs:
+                continue
+            if _asked(found, name) == _asked(other, name):
+                raise FedMoEError(
+                    f"{_named(found)} is a run with other {what} than {_named(other)} "
+                    f"({ours}, not {theirs}): files were changed between them; give the "
+                    "comparison another name, and all runs are made anew"
+                )
+
+
+def _asked(result: Result, name: str) -> tuple[object, ...]:
+    """All that decides a run's model, or its examples, where no file is changed."""
+    if name == "data":
+        return result.case, result.seed
+    deciding = ("model.", "gating.")
+    said = {key: value for key, value in result.settings.items() if key.startswith(deciding)}
+    return result.case, said
+
+
+def _named(result: Result) -> str:
+    where = f"{result.case}, " if result.case else ""
+    return f"{where}{result.variant}, seed {result.seed}"
 
 
 def _of_this_code(folder: Path) -> bool:

@@ -60,8 +60,14 @@ def test_a_comparison_runs_what_is_missing_and_refuses_other_settings(tmp_path, 
     assert (folder / "plots/expert-load.png").read_bytes().startswith(b"\x89PNG")
     assert main(["compare", comparison(tmp_path), "overrides=[rounds=2]", "--quiet"]) == 2
     assert "other settings" in capsys.readouterr().err
-    about = ledgers[0].with_name("environment.json")
-    about.write_text(json.dumps(json.loads(about.read_text()) | {"code": "older"}))
+    about = ledgers[1].with_name("environment.json")
+    said = json.loads(about.read_text())
+    for name, what in (("model", "base model"), ("data", "examples")):
+        about.write_text(json.dumps(said | {"identity": said["identity"] | {name: "changed"}}))
+        assert main(["compare", comparison(tmp_path), "--quiet"]) == 2
+        error = capsys.readouterr().err
+        assert f"small, seed 3 is a run with other {what} than plain, seed 3 (changed" in error
+    about.write_text(json.dumps(said | {"code": "older"}))
     assert main(["compare", comparison(tmp_path), "--quiet"]) == 2
     assert "other code" in capsys.readouterr().err
 
