@@ -37,6 +37,7 @@ from fedmoe.devices import Device
 from fedmoe.errors import DataError, FedMoEError, ModelError
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
+from fedmoe.models.frozen import weights_of
 from fedmoe.models.held import BITS, Frozen, can_quantise
 from fedmoe.models.meta import meta_model
 from fedmoe.models.tasks import require_causal
@@ -152,8 +153,7 @@ def forms_to_measure(shape: Shape) -> list[Frozen]:
 
 
 def _restoring(model: AdaptedModel, form: Frozen) -> float:
-    weights = model.layers[0].experts.gate_up_proj
-    assert isinstance(weights, torch.Tensor)
+    weights, _ = weights_of(model.layers[0])
     return restoring_seconds(weights, form)
 
 

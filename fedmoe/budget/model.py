@@ -105,7 +105,7 @@ def _restored_bytes(shape: Shape, setting: Setting) -> float:
     if setting.frozen == "full" and not (elsewhere and shape.on_gpu):
         return 0
     experts = shape.num_experts if shape.on_gpu else 2
-    return experts * 2 * shape.width * shape.hidden * shape.element_bytes
+    return experts * shape.up * shape.hidden * shape.element_bytes
 
 
 def hidden_bytes(shape: Shape, setting: Setting) -> float:
@@ -158,7 +158,7 @@ def _dense_per_token(shape: Shape) -> float:
 def _experts_per_token(shape: Shape, setting: Setting) -> float:
     """The same for its experts: their input, three indices and a weight a choice, and products."""
     e, k = shape.element_bytes, setting.top_k
-    products = 0 if setting.recompute else e * k * 2 * (shape.width + shape.rank)
+    products = 0 if setting.recompute else e * k * (shape.up + 2 * shape.rank)
     inputs = k + 1 if shape.weighs_input else 1
     router = 28 if shape.saved is None else 16  # of which a dry run has an index and the weight
     return e * inputs * shape.hidden + router * k + products
@@ -171,7 +171,7 @@ def _layer_bytes(shape: Shape, setting: Setting) -> float:
     rows = rows if s.on_gpu else min(rows, BLOCK_ROWS)
     factors = s.expert_lora * s.num_experts // s.num_layers
     return (
-        e * rows * (4 * s.hidden + 8 * s.width) + 6 * e * setting.tokens * s.hidden
+        e * rows * (4 * s.hidden + 3 * s.up + 2 * s.width) + 6 * e * setting.tokens * s.hidden
         + factors * (e + (FLOAT if e != FLOAT else 0)) + _restored_bytes(shape, setting)
     )  # fmt: skip
 
@@ -186,11 +186,12 @@ def step_flops(shape: Shape, setting: Setting) -> float:
 
     Frozen weights have no gradient: two passes through them, three through LoRA; attention's
     scores take two products forward and five back, half of them under a causal mask. Recomputing
-    repeats the first of the experts' two products, which is two thirds of their work.
+    repeats the first of the experts' two products, two thirds of their work where they are gated.
     """
     flops = _flops(shape, setting, frozen=2, lora=3, attention=7)
     if setting.recompute:
-        flops += 2 * setting.tokens * setting.top_k * (shape.expert + shape.expert_lora) * 2 / 3
+        once = 2 * setting.tokens * setting.top_k * (shape.expert + shape.expert_lora)
+        flops += once * shape.first_share
     return flops
 
 
@@ -200,7 +201,7 @@ def values_read(shape: Shape, setting: Setting) -> float:
     Of `n` choices spread evenly, `E (1 - (1 - 1/E)^n)` experts are reached in a layer that has E,
     or that many of a subset.
     """
-    passes = 2 + (2 / 3 if setting.recompute else 0)
+    passes = 2 + (shape.first_share if setting.recompute else 0)
     there = num_held(shape.num_experts, setting.subset)
     missed = (1 - 1 / there) ** (setting.tokens * setting.top_k)
     return passes * shape.expert * there * (1 - missed)

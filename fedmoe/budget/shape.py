@@ -62,20 +62,32 @@ class Shape:
     """Whether experts are kept as (in, out), which rows follow that share a scale."""
     weighs_input: bool = False
     """Whether each choice of an expert has an input of its own."""
+    gated: bool = True
+    """Whether half of what an expert's first weight puts out gates the other."""
 
     def experts_bytes(self, frozen: Frozen, subset: Subset | None = None) -> int:
         """All frozen experts in a form, scales included; or those that a subset needs."""
         experts = self.num_layers * num_held(self.num_experts, subset)
-        sizes = 2 * self.width * self.hidden, self.hidden * self.width
+        sizes = self.up * self.hidden, self.hidden * self.width
         return sum(
             held_bytes(experts * size // row, row, frozen, self.element_bytes)
             for size, row in zip(sizes, self.rows, strict=True)
         )
 
     @property
+    def up(self) -> int:
+        """What an expert's first weight puts out."""
+        return 2 * self.width if self.gated else self.width
+
+    @property
+    def first_share(self) -> float:
+        """The first product's part of an expert's two."""
+        return self.up / (self.up + self.width)
+
+    @property
     def rows(self) -> tuple[int, int]:
         """The lengths of rows that an expert's two weights are kept in."""
-        return (2 * self.width, self.hidden) if self.transposed else (self.hidden, self.width)
+        return (self.up, self.hidden) if self.transposed else (self.hidden, self.width)
 
 
 def num_held(num_experts: int, subset: Subset | None) -> int:
@@ -114,7 +126,7 @@ def shape_of(model: AdaptedModel, layout: Layout | None = None, *, on_gpu: bool 
         on_gpu: whether it will compute on a GPU.
     """
     layout = layout or model.layout
-    num_experts, double_width, hidden = model.layers[0].shapes()[0]
+    (num_experts, _, hidden), (_, _, width) = model.layers[0].shapes()
     linears = {
         name.rpartition(".")[2]: module
         for name, module in model.model.named_modules()
@@ -128,7 +140,7 @@ def shape_of(model: AdaptedModel, layout: Layout | None = None, *, on_gpu: bool 
     saved = None if formula else model.saved
     return Shape(
         num_layers=len(model.layers), num_experts=num_experts, top_k=model.full_top_k,
-        hidden=hidden, width=double_width // 2, vocabulary=head.shape[0], rank=layout.rank,
+        hidden=hidden, width=width, vocabulary=head.shape[0], rank=layout.rank,
         query=query, key=key,
         norms_queries=any(name.endswith("q_norm") for name, _ in model.model.named_modules()),
         adapts_attention=bool(model.linears), element_bytes=head.element_size(),
@@ -137,6 +149,7 @@ def shape_of(model: AdaptedModel, layout: Layout | None = None, *, on_gpu: bool 
         expert_lora=expert_lora, on_gpu=on_gpu or model.device.type == "cuda",
         saved=saved, num_linears=len(model.linears), counted=formula or saved is not None,
         transposed=model.family.form.transposed, weighs_input=model.family.form.weighs_input,
+        gated=model.family.form.gated,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import ModelError
 from fedmoe.models import experts
 from fedmoe.models.families import MoELayer, check_top_k, install, moe_layers, set_top_k
-from fedmoe.models.frozen import WEIGHTS, FrozenExperts
+from fedmoe.models.frozen import FrozenExperts
 from fedmoe.models.gating import Gates, Rule, TopKGating
 from fedmoe.models.modulation import Modulation, modulate
 from fedmoe.models.rescaling import Rescaling, StaticRescaling, keep_mass
@@ -124,7 +124,7 @@ class AdaptedModel:
         for entry, grad in layout.views(self.grad):
             leaves[entry.name].grad = grad  # autograd adds to it, in place
         for i, layer in enumerate(self.layers):
-            factors = [leaves[name] for name in _expert_names(layer.path)]
+            factors = [leaves[name] for name in _expert_names(layer)]
             self.states[i].lora = experts.ExpertLoRA(*factors, layout.scale)  # pyright: ignore
             if self.shifts:
                 self.shifts[i].shift = leaves[f"{layer.router_path}.shift"]
@@ -281,8 +281,8 @@ class AdaptedModel:
             setattr(self.model.get_submodule(parent), child, self.linears[path])
 
 
-def _expert_names(path: str) -> list[str]:
-    return [f"{path}.{weight}.{factor}" for weight in WEIGHTS for factor in "AB"]
+def _expert_names(layer: MoELayer) -> list[str]:
+    return [f"{layer.path}.{weight}.{factor}" for weight in layer.weight_names for factor in "AB"]
 
 
 def _attention_paths(model: nn.Module, names: tuple[str, ...]) -> list[str]:
@@ -306,7 +306,8 @@ def _layout(
     """Expert factors layer by layer, then routers, then attention."""
     rank, tensors = settings.rank, []
     for i, layer in enumerate(layers):
-        for weight, (num_experts, out, into) in zip(WEIGHTS, layer.shapes(), strict=True):
+        shapes = zip(layer.weight_names, layer.shapes(), strict=True)
+        for weight, (num_experts, out, into) in shapes:
             tensors.append((f"{layer.path}.{weight}.A", (num_experts, rank, into), i))
             tensors.append((f"{layer.path}.{weight}.B", (num_experts, out, rank), i))
     if settings.router:

@@ -247,7 +247,8 @@ def _mixed(
     routing = route(index, num_experts)
     if state.counts is not None:
         state.counts += routing.counts
-    own = Stacks(module.gate_up_proj, module.down_proj, state.held, _biases_of(module))  # pyright: ignore
+    first, second = (getattr(module, name) for name in weight_names(module))
+    own = Stacks(first, second, state.held, _biases_of(module))
     out = _computed(module, state, hidden, weights, routing, own, state.lora)
     if others is None or state.merged is None:
         return out
@@ -284,6 +285,12 @@ def _gate_of(module: nn.Module) -> Gate:
         return OwnGate(module.act_fn)  # pyright: ignore
     own: Any = getattr(type(module), "_apply_gate", _default_apply_gate)
     return module.act_fn if own is _default_apply_gate else OwnGate(module._apply_gate)  # pyright: ignore
+
+
+def weight_names(module: nn.Module) -> tuple[str, str]:
+    """What a module calls its two weights: transformers' experts without a gate have `up_proj`."""
+    ungated = not getattr(module, "has_gate", True) and hasattr(module, "up_proj")
+    return "up_proj" if ungated else "gate_up_proj", "down_proj"
 
 
 def _biases_of(module: nn.Module) -> Biases | None:

@@ -15,7 +15,6 @@ from fedmoe.models.families import MoELayer
 from fedmoe.models.held import Elsewhere, Frozen, Held, quantised
 from fedmoe.models.offload import mapped, pinned
 
-WEIGHTS = ("gate_up_proj", "down_proj")
 SAMPLES = 4096
 """Values of each tensor, or a few more, that enter the model's digest: it must not read 14 GB."""
 ELSEWHERE = ("transformers_version", "dtype", "torch_dtype", "architectures")
@@ -119,7 +118,7 @@ def forms_of(asked: Iterable[tuple[Frozen, bool]]) -> dict[Frozen, bool]:
 
 def weights_of(layer: MoELayer) -> tuple[nn.Parameter, nn.Parameter]:
     """The frozen weights of a layer's experts, which can be held in other forms."""
-    gate_up, down = (getattr(layer.experts, name) for name in WEIGHTS)
+    gate_up, down = (getattr(layer.experts, name) for name in layer.weight_names)
     return gate_up, down
 
 
@@ -150,6 +149,6 @@ def _settings(model: nn.Module) -> str:
 
 def _let_go(layer: MoELayer) -> None:
     """Keep the shapes of a layer's weights, and not the weights."""
-    for name in WEIGHTS:
+    for name in layer.weight_names:
         shape = torch.empty_like(getattr(layer.experts, name), device="meta")
         setattr(layer.experts, name, nn.Parameter(shape, requires_grad=False))

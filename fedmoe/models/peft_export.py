@@ -24,7 +24,6 @@ from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.families import Family, family_of
 from fedmoe.models.families.family import through_interface
 from fedmoe.models.families.ungated import each_expert
-from fedmoe.models.frozen import WEIGHTS
 from fedmoe.models.tasks import TASKS
 
 NAME = "default"
@@ -102,7 +101,8 @@ def _each_linear(name: str, base: nn.Module, family: Family) -> list[str]:
     """Paths of the linear layers, expert by expert, that a factor's name stands for."""
     path, weight, _ = name.rsplit(".", 2)
     assert family.linears is not None
-    linear = family.linears[WEIGHTS.index(weight)]
+    first, second = family.linears
+    linear = second if weight == "down_proj" else first
     experts = each_expert(base.get_submodule(path), family.linears)
     return [f"{path}.{expert}.{linear}" for expert in experts]
 

@@ -1,4 +1,4 @@
-"""Frozen experts of families that keep them as (in, out): forms, bytes, and gatings that train."""
+"""Frozen experts of families that keep them in another way: forms, bytes, gatings that train."""
 
 import json
 
@@ -12,21 +12,20 @@ from fedmoe.errors import ModelError
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.families import FAMILIES
+from fedmoe.models.frozen import weights_of
 from fedmoe.models.gating import NoisyTopKGating
 from fedmoe.models.meta import meta_model
 from fedmoe.models.rescaling import NoRescaling
 
 
 @pytest.mark.parametrize("form", ["full", "int8", "int4"])
-@pytest.mark.parametrize("kind", ["gpt_oss", "llama4_text", "aria_text", "dbrx"])
+@pytest.mark.parametrize("kind", ["gpt_oss", "llama4_text", "aria_text", "dbrx", "nemotron_h"])
 @torch.no_grad()
-def test_bytes_of_a_form_are_as_planned_where_experts_are_kept_the_other_way(kind, form):
+def test_bytes_of_a_form_are_as_planned_where_experts_are_kept_another_way(kind, form):
     changes = {} if kind == "dbrx" else {"hidden_size": 48}
     model = AdaptedModel(tiny_family(FAMILIES[kind], **changes), SETTINGS, NoRescaling())
     before, shape = logits_of(model), shape_of(model)
-    assert shape.rows == tuple(
-        getattr(model.layers[0].experts, name).shape[-1] for name in ("gate_up_proj", "down_proj")
-    )
+    assert shape.rows == tuple(weights.shape[-1] for weights in weights_of(model.layers[0]))
     model.frozen.hold({form: False})
     assert shape.experts_bytes(form) == model.frozen.num_bytes(form)
     assert logits_of(model, IDS).shape == before.shape

@@ -57,6 +57,7 @@ from fedmoe.models.families import (
     minimax_m2,
     minimax_m3_vl,
     mixtral,
+    nemotron_h,
     nllb_moe,
     olmoe,
     phimoe,
@@ -87,7 +88,7 @@ FAMILIES = {
         flex_olmo, lfm2_moe, exaone_moe, solar_open, mellum, switch_transformers, nllb_moe, vit,
         deepseek_v32, glm_moe_dsa, axk1, axk2, hy_v4, dots3_note, kimi_linear, bailing_hybrid,
         beam, cohere2_moe, hy_v3, flint, kolibri1, laguna, granitemoe_swa, mimo_v2_flash,
-        minimax_m3_vl, aria, qwen4_exp, inkling2,
+        minimax_m3_vl, aria, qwen4_exp, inkling2, nemotron_h,
     )
 }  # fmt: skip
 """Every family that is trained here, by transformers' name of its model type."""

@@ -35,7 +35,8 @@ class Form:
     """How an experts module keeps and applies its weights."""
 
     gated: bool = True
-    """Whether half of `gate_up_proj` gates the other; else it is activated as it is."""
+    """Whether half of `gate_up_proj` gates the other; else it is activated as it is, and is called
+    `up_proj` where transformers' experts interface computes it."""
     bias: bool = False
     """Whether `gate_up_proj_bias` and `down_proj_bias` are added."""
     transposed: bool = False

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.integrations.moe import _default_apply_gate
 
 from fedmoe.errors import ModelError
+from fedmoe.models.experts import weight_names
 from fedmoe.models.families.family import Family
 
 
@@ -30,6 +31,11 @@ class MoELayer:
         return int(self.experts.num_experts)  # pyright: ignore[reportArgumentType]
 
     @property
+    def weight_names(self) -> tuple[str, str]:
+        """What its experts call their two weights."""
+        return weight_names(self.experts)
+
+    @property
     def top_k(self) -> int:
         """How many experts the router chooses now."""
         return int(self.router.top_k)  # pyright: ignore[reportArgumentType]
@@ -43,9 +49,9 @@ class MoELayer:
         return linear
 
     def shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """(experts, out, in) of `gate_up_proj` and of `down_proj`, however they are kept."""
+        """(experts, out, in) of its experts' two weights, however they are kept."""
         (e, out1, in1), (_, out2, in2) = (
-            getattr(self.experts, name).shape for name in ("gate_up_proj", "down_proj")
+            getattr(self.experts, name).shape for name in self.weight_names
         )
         if getattr(self.experts, "is_transposed", False):
             return (e, in1, out1), (e, in2, out2)
@@ -61,7 +67,7 @@ def sparse_layers(model: nn.Module, family: Family) -> list[MoELayer]:
     """
     layers = []
     for path, module in model.named_modules():
-        if isinstance(getattr(module, "gate_up_proj", None), nn.Parameter):
+        if isinstance(getattr(module, weight_names(module)[0], None), nn.Parameter):
             parent_path, _, _ = path.rpartition(".")
             parent = model.get_submodule(parent_path)
             name = _router_name(path, parent, family)
@@ -70,7 +76,8 @@ def sparse_layers(model: nn.Module, family: Family) -> list[MoELayer]:
     if not layers:
         raise ModelError(
             f"{type(model).__name__} is not a sparse MoE with fused experts: no module has a "
-            "three-dimensional gate_up_proj; expected a model such as OLMoE, Mixtral or Qwen3-MoE"
+            "three-dimensional gate_up_proj, or up_proj without a gate; expected a model such as "
+            "OLMoE, Mixtral or Qwen3-MoE"
         )
     for layer in layers:
         _check_supported(layer, family)
@@ -137,10 +144,12 @@ def check_top_k(layers: list[MoELayer], top_ks: set[int]) -> None:
 
 def _probe(layer: MoELayer, top_k: int) -> None:
     """Send four tokens through the block: what else a router is handed is the block's affair."""
-    weight = layer.experts.gate_up_proj
+    weight, scorer = getattr(layer.experts, layer.weight_names[0]), layer.scorer.weight
     assert isinstance(weight, Tensor)
-    width = layer.shapes()[0][2]
-    hidden = torch.linspace(-1, 1, 4 * width, dtype=weight.dtype, device=_device(layer))
+    assert isinstance(scorer, Tensor)
+    # The router's width and place: experts may work in a narrower space, and be kept elsewhere.
+    width = scorer.shape[1]
+    hidden = torch.linspace(-1, 1, 4 * width, dtype=weight.dtype, device=scorer.device)
     outputs: list[Any] = []
     hook = layer.router.register_forward_hook(lambda _m, _i, output: outputs.append(output))
     try:
@@ -153,10 +162,3 @@ def _probe(layer: MoELayer, top_k: int) -> None:
             f"{layer.router_path} ({type(layer.router).__name__}) was asked for top_k = {top_k} "
             f"and chose {index.shape[-1]} experts: this family cannot be trained under a budget"
         )
-
-
-def _device(layer: MoELayer) -> torch.device:
-    """Where the router is: weights of experts may be kept elsewhere."""
-    weight = layer.scorer.weight
-    assert isinstance(weight, Tensor)
-    return weight.device

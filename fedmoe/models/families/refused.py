@@ -7,11 +7,6 @@ from fedmoe.models.families.family import Refused, Size
 
 REFUSED = (
     Refused(
-        "Nemotron-H", "nemotron_h",
-        "its experts, which have no gate, are kept under another name, and may compute in a "
-        "narrower space behind projections of their own; nobody has written its file yet",
-    ),
-    Refused(
         "DeepSeek-V4", "deepseek_v4",
         "its first layers choose experts by a hash of the token's id, with k built in: no budget "
         "below K reaches them",

@@ -14,7 +14,7 @@ from fedmoe.models.experts import experts_forward
 class StackedExperts(nn.Module):
     """Experts `W2 act(W1 x)` with weights (experts, width, hidden) and (experts, hidden, width).
 
-    `gate_up_proj` is W1, which has no gate: the name is that of all experts here.
+    `gate_up_proj` is W1, which has no gate: the name is that of most experts here.
     """
 
     has_gate = is_concatenated = is_transposed = has_post_expert_norm = False
