@@ -248,7 +248,7 @@ def _mixed(
     if state.counts is not None:
         state.counts += routing.counts
     first, second = (getattr(module, name) for name in weight_names(module))
-    own = Stacks(first, second, state.held, _biases_of(module))
+    own = Stacks(first, second, state.held, biases_of(module))
     out = _computed(module, state, hidden, weights, routing, own, state.lora)
     if others is None or state.merged is None:
         return out
@@ -289,14 +289,14 @@ def _gate_of(module: nn.Module) -> Gate:
 
 def weight_names(module: nn.Module) -> tuple[str, str]:
     """What a module calls its two weights: transformers' experts without a gate have `up_proj`."""
-    ungated = not getattr(module, "has_gate", True) and hasattr(module, "up_proj")
-    return "up_proj" if ungated else "gate_up_proj", "down_proj"
+    return "gate_up_proj" if getattr(module, "has_gate", True) else "up_proj", "down_proj"
 
 
-def _biases_of(module: nn.Module) -> Biases | None:
+def biases_of(module: nn.Module) -> Biases | None:
+    """A module's own biases, where it has some."""
     if not getattr(module, "has_bias", False):
         return None
-    return Biases(module.gate_up_proj_bias, module.down_proj_bias)  # pyright: ignore
+    return Biases(*(getattr(module, f"{name}_bias") for name in weight_names(module)))
 
 
 def register() -> None:

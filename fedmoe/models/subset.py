@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedmoe.models.expert_state import Biases, ExpertState, Merged
+from fedmoe.models.experts import biases_of
 from fedmoe.models.families import Family, MoELayer
 from fedmoe.models.frozen import FrozenExperts, weights_of
 from fedmoe.models.held import Frozen, Held, quantised
@@ -171,11 +172,8 @@ def merged(
     """
     means = [_mean(w, shares) for w in held or weights_of(layer)]
     gate_up, down = means if frozen == "full" else [quantised(mean, frozen) for mean in means]
-    biases = None
-    if getattr(layer.experts, "has_bias", False):
-        names = ("gate_up_proj_bias", "down_proj_bias")
-        biases = Biases(*(_mean(getattr(layer.experts, name), shares) for name in names))
-    return Merged(gate_up, down, biases)
+    biases = biases_of(layer.experts)
+    return Merged(gate_up, down, biases and Biases(*(_mean(bias, shares) for bias in biases)))
 
 
 @torch.no_grad()

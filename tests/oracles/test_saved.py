@@ -44,6 +44,7 @@ def check(model, top_k, *, length=128, tolerance=0.1):
 def test_what_a_family_keeps_is_told_within_a_tenth(kind):
     model = made(kind)
     check(model, model.full_top_k)
+    assert shape_of(model).experts_bytes("full") == model.frozen.num_bytes("full")
 
 
 @pytest.mark.parametrize(

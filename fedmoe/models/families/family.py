@@ -23,7 +23,7 @@ class Size:
 
     name: str
     config: Mapping[str, Any]
-    """What differs from the defaults of transformers' configuration class."""
+    """What differs from the defaults of transformers' configuration class and changes a count."""
     source: str
     """Where the numbers are published."""
     stated: str = ""
@@ -35,10 +35,9 @@ class Form:
     """How an experts module keeps and applies its weights."""
 
     gated: bool = True
-    """Whether half of `gate_up_proj` gates the other; else it is activated as it is, and is called
-    `up_proj` where transformers' experts interface computes it."""
+    """Whether half of `gate_up_proj` gates the other; else it is `up_proj`, activated as it is."""
     bias: bool = False
-    """Whether `gate_up_proj_bias` and `down_proj_bias` are added."""
+    """Whether there is a bias on both, such as `down_proj_bias`."""
     transposed: bool = False
     """Whether weights are (experts, in, out) rather than (experts, out, in)."""
     own_gate: bool = False

@@ -14,7 +14,7 @@ from fedmoe.models.experts import experts_forward
 class StackedExperts(nn.Module):
     """Experts `W2 act(W1 x)` with weights (experts, width, hidden) and (experts, hidden, width).
 
-    `gate_up_proj` is W1, which has no gate: the name is that of most experts here.
+    They are called as transformers' experts interface calls those without a gate.
     """
 
     has_gate = is_concatenated = is_transposed = has_post_expert_norm = False
@@ -23,10 +23,10 @@ class StackedExperts(nn.Module):
         super().__init__()
         self.num_experts, self.act_fn = len(pairs), act
         ups, downs = zip(*pairs, strict=True)
-        self.gate_up_proj, self.down_proj = (_stacked([x.weight for x in m]) for m in (ups, downs))
+        self.up_proj, self.down_proj = (_stacked([x.weight for x in m]) for m in (ups, downs))
         self.has_bias = ups[0].bias is not None
         if self.has_bias:
-            self.gate_up_proj_bias = _stacked([x.bias for x in ups])
+            self.up_proj_bias = _stacked([x.bias for x in ups])
             self.down_proj_bias = _stacked([x.bias for x in downs])
 
     def forward(self, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
