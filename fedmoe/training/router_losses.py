@@ -164,9 +164,8 @@ def distillation(routed: Routed, winners: float) -> Tensor:
     choice = routed.choice
     if choice is None or choice.responses is None:
         return routed.logits.sum() * 0.0
-    error = (
-        torch.softmax(routed.logits.float(), -1) - torch.softmax(choice.responses, -1)
-    ).square()
+    goal = F.normalize(choice.responses, p=1, dim=-1)
+    error = (torch.softmax(routed.logits.float(), -1) - goal).square()
     won = error.gather(-1, choice.index).mean(-1)
     return (error.mean(-1) + winners * won).mean()
 

@@ -127,10 +127,25 @@ def test_distillation_weighs_winners_extra():
     )
     total = 0.0
     for t in range(T):
-        gap = (torch.softmax(r.logits[t], 0) - torch.softmax(responses[t], 0)) ** 2
+        gap = (torch.softmax(r.logits[t], 0) - responses[t] / responses[t].sum()) ** 2
         total += float(gap.sum()) / E + 0.5 * sum(float(gap[e]) for e in index[t].tolist()) / K
     assert float(losses.distillation(routed, 0.5)) == pytest.approx(total / T, rel=1e-5)
     assert float(losses.distillation(r, 0.5)) == 0
+
+
+@pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
+def test_a_router_that_has_learnt_the_competition_chooses_its_winners(size):
+    """However large the answers are: of a softmax of large ones all but one are zeros."""
+    responses = size * torch.tensor([[1.0, 3.0, 1.0, 4.0, 5.0, 1.0, 1.0, 6.0, *[1.0] * 8]])
+    index, logits = responses.topk(4).indices, torch.zeros(1, 16, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.05)
+    for _ in range(500):
+        choice = Choice(logits, index, None, None, responses)
+        routed = Routed(torch.zeros(1, 3), logits, torch.ones(1, 4), index, choice)
+        optimizer.zero_grad()
+        losses.distillation(routed, 1.0).backward()
+        optimizer.step()
+    assert torch.equal(logits.topk(4).indices, index)
 
 
 def test_linear_cka_is_the_alignment_of_centred_kernels():

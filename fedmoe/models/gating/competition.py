@@ -20,12 +20,12 @@ class CompetitionGating(Rule):
     loss `distil` times
 
     $$\frac{1}{E} \sum_i (s^R_i - s^C_i)^2 + \frac{\alpha}{k} \sum_{i \in chosen}
-      (s^R_i - s^C_i)^2, \quad s^R = \mathrm{softmax}(x W), \quad s^C = \mathrm{softmax}(r)$$
+      (s^R_i - s^C_i)^2, \quad s^R = \mathrm{softmax}(x W), \quad s^C_i = r_i / \sum_j r_j$$
 
     in the mean over tokens and layers. In all other steps, and outside training, the router
     chooses. Whether a step competes is one draw against $\lambda$, from (seed, round, client):
     with `schedule: linear` it goes from `first` to `last` over the run; with `learned` it is
-    `first` in a client's first step and then `first` times the share of winners that the routers
+    `first` in the first step of each local round and then `first` times the share of winners that routers
     missed in the last competition, but at least `last`: as routers learn, it ends by itself.
 
     A competing step costs a forward pass with all E experts, which a budget's k does not price; no
@@ -33,7 +33,9 @@ class CompetitionGating(Rule):
 
     Source: CompeteSMoE (Pham et al. 2024, arXiv:2402.02526); the distillation as in its later
     version (arXiv:2505.13380), both from second-hand notes. Ours: the chosen are weighed by the
-    router's own rule, because frozen experts were trained with it; the schedules.
+    router's own rule, because frozen experts were trained with it; the schedules; and shares of the
+    responses, of which the paper takes a softmax: of norms in the tens that is one winner and
+    zeros, and a router that had learnt it would rank all other winners below the losers.
     """
 
     name: Literal["competition"] = "competition"
