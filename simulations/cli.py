@@ -278,9 +278,9 @@ def _schema(_: argparse.Namespace) -> None:
 def _pretrain(arguments: argparse.Namespace) -> None:
     """Pretrain a small base model from scratch; started again, it goes on where it stopped."""
     from fedmoe.config.load import load
-    from fedmoe.pretraining.train import Pretrain, pretrain
+    from fedmoe.pretraining import recipe, train
 
-    pretrain(load(Pretrain, arguments.config, arguments.overrides))
+    train.pretrain(load(recipe.Pretrain, arguments.config, arguments.overrides))
 
 
 def _upcycle(arguments: argparse.Namespace) -> None:

@@ -7,105 +7,54 @@ warm-up, a constant phase and a linear decay, so that the length of the run can 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.elastic.utils.distributed import get_free_port
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
 from transformers.integrations.moe import ExpertsInterface
-from transformers.models.olmoe.modeling_olmoe import load_balancing_loss_func
 
 from fedmoe.models.experts import experts_forward
 from fedmoe.models.families import moe_layers
-from fedmoe.models.gating import Gates, Gating, TopKGating
+from fedmoe.models.gating import Gates
 from fedmoe.pretraining import corpus
 from fedmoe.pretraining.card import write_card
-from fedmoe.section import section
+from fedmoe.pretraining.recipe import (
+    HELD_OUT,
+    MOST_BLOCK,
+    PATHS,
+    ModelShape,
+    Pretrain,
+    check_tokens,
+    claim,
+)  # fmt: skip
 from fedmoe.seeds import derive, generator
-from fedmoe.training.router_losses import RouterLosses, router_training
+from fedmoe.training.router_losses import router_training
 
 CHECKPOINT_SECONDS = 300
 LOG_STEPS = 50
 VALIDATION_STEPS = 250
-PATHS = ("sources", "work", "out")
-"""Settings that are of this machine and not of the model."""
-
-
-@section
-class ModelShape:
-    """An OLMoE model's sizes."""
-
-    hidden_size: int = 256
-    intermediate_size: int = 128
-    """Width of one expert."""
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 4
-    num_experts: int = 16
-    top_k: int = 4
-    vocab_size: int = 4096
-
-
-@section
-class Pretrain:
-    """A recipe: where the text is, how long to train, where the model goes."""
-
-    sources: str
-    """Folder that the packages named in the recipe were unpacked into."""
-    work: str
-    """Folder for tokens and checkpoints; delete it to begin anew."""
-    out: str
-    """Folder that receives the finished model, its tokenizer and its model card."""
-    seed: int = 0
-    model: ModelShape = ModelShape()
-    num_exercises: Annotated[int, Field(ge=0)] = 200_000
-    tokens: Annotated[int, Field(gt=0)] = 30_000_000
-    """Tokens to train on."""
-    block: int = 256
-    """Tokens in one sequence."""
-    batch_size: int = 16
-    """Sequences in one optimiser step, over all workers."""
-    workers: Annotated[int, Field(ge=1)] = 2
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.1
-    warmup_steps: int = 200
-    decay_share: float = 0.25
-    """Last part of the run in which the learning rate falls to zero."""
-    load_balance: float = 0.01
-    """Weight of the load-balance loss (Switch, arXiv:2101.03961)."""
-    router_z: float = 0.001
-    """Weight of the router z-loss (ST-MoE, arXiv:2202.08906)."""
-    gating: Gating = TopKGating()
-    """How tokens and experts choose each other. The finished model has its router; a run that is
-    to choose as here names the same gating."""
-    losses: RouterLosses = RouterLosses()
-    """Further losses on routing, as in a run; the two above read the logits before noise."""
-
-    def __post_init__(self) -> None:
-        if self.losses.alignment:
-            raise ValueError("losses.alignment: there is no global router to be near; use 0")
-        if self.losses.load and self.gating.name != "noisy_top_k":
-            raise ValueError("losses.load: estimates loads under noise; use gating 'noisy_top_k'")
-
-    @property
-    def steps(self) -> int:
-        return self.tokens // (self.batch_size * self.block)
 
 
 def pretrain(recipe: Pretrain) -> None:
     """Build the corpus if it is missing, then train to the end from the latest checkpoint."""
-    work = Path(recipe.work)
-    shape = recipe.model
-    corpus.build(Path(recipe.sources), work, shape.vocab_size, recipe.num_exercises, recipe.seed)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29517", OMP_NUM_THREADS="1")
+    claim(recipe)
+    corpus.build(
+        Path(recipe.sources), Path(recipe.work), recipe.model.vocab_size, recipe.num_exercises,
+        recipe.seed,
+    )  # fmt: skip
+    check_tokens(recipe)
+    port = str(get_free_port())
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, OMP_NUM_THREADS="1")
     torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
         _worker, (recipe,), nprocs=recipe.workers
     )
@@ -128,8 +77,9 @@ def new_model(shape: ModelShape, seed: int) -> OlmoeForCausalLM:
         intermediate_size=shape.intermediate_size,
         num_hidden_layers=shape.num_hidden_layers, num_attention_heads=shape.num_attention_heads,
         num_key_value_heads=shape.num_attention_heads, num_experts=shape.num_experts,
-        num_experts_per_tok=shape.top_k, max_position_embeddings=512, tie_word_embeddings=True,
-        pad_token_id=0, bos_token_id=None, eos_token_id=1, router_aux_loss_coef=0.01,
+        num_experts_per_tok=shape.top_k, max_position_embeddings=MOST_BLOCK,
+        tie_word_embeddings=True, pad_token_id=0, bos_token_id=None, eos_token_id=1,
+        router_aux_loss_coef=0.01,
     )  # fmt: skip
     model = OlmoeForCausalLM(config)
     model.set_experts_implementation("fedmoe")
@@ -148,6 +98,7 @@ class Trainer:
 
     def __init__(self, recipe: Pretrain, rank: int) -> None:
         self.recipe, self.rank, self.step, self.seconds = recipe, rank, 0, 0.0
+        self.agreement: float | None = None
         self.work = Path(recipe.work)
         self.model = new_model(recipe.model, recipe.seed)
         named = dict(self.model.named_parameters())
@@ -164,7 +115,7 @@ class Trainer:
             groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True
         )
         tokens = np.load(self.work / "tokens.npy", mmap_mode="r")
-        held_out = 64 * recipe.block
+        held_out = HELD_OUT * recipe.block
         self.validation, self.tokens = tokens[: held_out + 1], tokens[held_out + 1 :]
         self._restore()
 
@@ -218,27 +169,21 @@ class Trainer:
         return {name: loss.item() for name, loss in losses.items()}
 
     def _losses(self, batch: Tensor) -> dict[str, Tensor]:
-        recipe, shape = self.recipe, self.recipe.model
+        recipe = self.recipe
         chance = generator(recipe.seed, "gating", self.step, self.rank)
         with router_training(self.gates, recipe.losses, chance) as routers:
+            routers.turn.agreement = self.agreement
             routers.begin(self.step / recipe.steps)
-            out = self.model.model(batch[:, :-1], output_router_logits=True, use_cache=False)
+            out = self.model.model(batch[:, :-1], use_cache=False)
             routing = routers.loss(torch.ones(batch[:, :-1].shape, dtype=torch.bool))
-        hidden = out.last_hidden_state.flatten(0, 1)
-        logits = out.router_logits
-        # One layer at a time: given all layers at once, transformers 5.23 balances their sum, and
-        # an expert may die in one layer as long as its namesake in another works twice as hard.
-        per_layer = [load_balancing_loss_func((x,), shape.num_experts, shape.top_k) for x in logits]
-        balance = torch.stack([torch.as_tensor(x) for x in per_layer]).mean()
-        z = torch.stack([x.logsumexp(-1).square().mean() for x in logits]).mean()
+        self.agreement = routers.turn.settled()
         return {
             "loss": F.linear_cross_entropy(
-                hidden, self.model.lm_head.weight, batch[:, 1:].flatten()
+                out.last_hidden_state.flatten(0, 1), self.model.lm_head.weight,
+                batch[:, 1:].flatten(),
             ),
-            "load_balance": recipe.load_balance * balance,
-            "router_z": recipe.router_z * z,
             **({} if routing is None else {"routing": routing}),
-        }
+        }  # fmt: skip
 
     def _learning_rate(self) -> float:
         recipe = self.recipe
@@ -270,9 +215,12 @@ class Trainer:
         print({k: round(v, 4) for k, v in line.items() if isinstance(v, (int, float))}, flush=True)
 
     def _save(self) -> None:
-        dist.barrier()
+        mine = torch.tensor(math.nan if self.agreement is None else self.agreement)
+        agreements = [torch.empty_like(mine) for _ in range(self.recipe.workers)]
+        dist.all_gather(agreements, mine)  # and a barrier
         if self.rank == 0:
-            state = {f"model.{i}": p.data for i, p in enumerate(self.parameters)}
+            state = {"agreements": torch.stack(agreements)}
+            state |= {f"model.{i}": p.data for i, p in enumerate(self.parameters)}
             for i, p in enumerate(self.parameters):
                 moments = self.optimizer.state[p]
                 state |= {f"{m}.{i}": moments[m] for m in ("exp_avg", "exp_avg_sq", "step")}
@@ -292,6 +240,8 @@ class Trainer:
                 m: state[f"{m}.{i}"] for m in ("exp_avg", "exp_avg_sq", "step")
             }
         self.step, self.seconds = int(state["progress"][0]), float(state["progress"][1])
+        mine = float(state["agreements"][self.rank])
+        self.agreement = None if math.isnan(mine) else mine
 
     def _finish(self) -> None:
         """Write the model (bf16), its tokenizer and its card."""

@@ -92,7 +92,7 @@ def test_generate_streams_an_answer_at_every_tier(small_run, capsys):
 def test_every_shipped_config_is_valid(name, tmp_path, capsys):
     if name == "pretrain_mini.yaml":
         from fedmoe.config.load import load
-        from fedmoe.pretraining.train import Pretrain
+        from fedmoe.pretraining.recipe import Pretrain
 
         assert load(Pretrain, ROOT / "configs" / name).steps > 0
         return

@@ -6,15 +6,17 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from transformers.models.olmoe.modeling_olmoe import load_balancing_loss_func
 
-from fedmoe.models.gating import Gating, NoisyTopKGating, Top1Gating, TopKGating
+from fedmoe.models.gating import CompetitionGating, Gating, NoisyTopKGating, Top1Gating
 from fedmoe.pretraining import train
-from fedmoe.pretraining.train import ModelShape, Pretrain, Trainer
-from fedmoe.training.router_losses import RouterLosses
+from fedmoe.pretraining.recipe import ModelShape, Pretrain
+from fedmoe.pretraining.train import Trainer
+from fedmoe.training.router_losses import RouterLosses, RouterTraining
 
 MEMBERS = get_args(get_args(Gating)[0])
 SHAPE = ModelShape(
-    hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_experts=8, top_k=2, vocab_size=64
+    hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_experts=8, top_k=2, vocab_size=300
 )
 
 
@@ -51,9 +53,65 @@ def test_a_step_trains_the_router_and_repeats_to_the_bit(trainer_for, member):
     assert torch.equal(steps[0][1], steps[1][1])
 
 
-def test_without_gating_and_losses_a_step_is_as_ever(trainer_for):
-    trainer = trainer_for(gating=TopKGating())
-    assert set(trainer._train_step(trainer._batch())) == {"loss", "load_balance", "router_z"}
+PROPERTIES = {
+    "top_k": lambda one: ((one.index < 8).sum(1) == 2).all(),
+    "top_1": lambda one: ((one.index < 8).sum(1) == 1).all(),
+    "top_p": lambda one: ((one.index < 8).sum(1) == 1).all(),  # any probability is over .01
+    "noisy_top_k": lambda one: not torch.equal(one.logits, one.clean),
+    "hierarchical": lambda one: all(len(set((row // 4).tolist())) == 1 for row in one.index),
+    "expert_choice": lambda one: torch.bincount(one.index[one.index < 8]).unique().numel() == 1,
+    "competition": lambda one: one.choice.responses is not None,
+}
+SPECIAL = {
+    "top_p": {"threshold": 0.01},
+    "hierarchical": {"num_groups": 2, "chosen_groups": 1},
+    "competition": {"first": 1.0},
+}
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.__name__)
+def test_a_step_chooses_as_the_gating_says(trainer_for, member, monkeypatch):
+    name = member().name
+    assert set(PROPERTIES) == {m().name for m in MEMBERS}
+    gating = member(**SPECIAL.get(name, {}))
+    trainer, kept = trainer_for(gating=gating, losses=RouterLosses(z=0.1)), []
+    monkeypatch.setattr(RouterTraining, "loss", lambda self, valid: kept.extend(self.seen) or None)
+    trainer._losses(trainer._batch())
+    assert len(kept) == 2
+    assert all(PROPERTIES[name](one) for one in kept), name
+
+
+def test_the_usual_balance_is_transformers_layer_by_layer(trainer_for):
+    trainer = trainer_for()
+    batch = trainer._batch()
+    ours = trainer._losses(batch)["routing"]
+    logits = trainer.model.model(batch[:, :-1], output_router_logits=True).router_logits
+    balance = sum(load_balancing_loss_func((x,), 8, 2) for x in logits) / 2
+    z = sum(x.logsumexp(-1).square().mean() for x in logits) / 2
+    weights = trainer.recipe.losses
+    theirs = weights.load_balance / 2 * balance + weights.z * z  # theirs adds up over the k
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_competition_ends_as_routers_learn(trainer_for, monkeypatch, tmp_path):
+    gating = CompetitionGating(schedule="learned", first=1.0, last=0.0)
+    trainer, shares = trainer_for(gating=gating), []
+    ask = CompetitionGating.share
+    monkeypatch.setattr(
+        CompetitionGating, "share", lambda self, turn: shares.append(ask(self, turn)) or shares[-1]
+    )
+    trainer._train_step(trainer._batch())
+    assert trainer.agreement is not None
+    told = trainer.agreement
+    trainer.step = 1
+    trainer._train_step(trainer._batch())
+    assert shares[:2] == [1.0, 1.0]
+    assert shares[2:4] == [pytest.approx(1 - told)] * 2
+    # A run that goes on from its checkpoint knows it, too.
+    monkeypatch.setattr(train.dist, "barrier", lambda: None)
+    monkeypatch.setattr(train.dist, "all_gather", lambda all, mine: all[0].copy_(mine))
+    trainer._save()
+    assert trainer_for(gating=gating).agreement == pytest.approx(trainer.agreement)
 
 
 def test_noise_is_trained_but_not_saved(trainer_for):

@@ -25,7 +25,7 @@ class CompetitionGating(Rule):
     in the mean over tokens and layers. In all other steps, and outside training, the router
     chooses. Whether a step competes is one draw against $\lambda$, from (seed, round, client):
     with `schedule: linear` it goes from `first` to `last` over the run; with `learned` it is
-    `first` in the first step of each local round and then `first` times the share of winners that routers
+    `first` in a local round's first step and then `first` times the share of winners that routers
     missed in the last competition, but at least `last`: as routers learn, it ends by itself.
 
     A competing step costs a forward pass with all E experts, which a budget's k does not price; no

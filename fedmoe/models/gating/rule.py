@@ -27,11 +27,16 @@ class Turn:
 
     def begin(self, done: float) -> None:
         """Begin a step."""
+        self.settled()
+        self.done = done
+        self.draw = float(torch.rand((), generator=self.generator))
+
+    def settled(self) -> float | None:
+        """The agreement, with what the step that has ended tells of it."""
         if self.overlaps:
             self.agreement = sum(self.overlaps) / len(self.overlaps)
             self.overlaps = []
-        self.done = done
-        self.draw = float(torch.rand((), generator=self.generator))
+        return self.agreement
 
 
 @dataclass(frozen=True, eq=False)

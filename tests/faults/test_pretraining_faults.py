@@ -1,0 +1,70 @@
+"""`fedmoe pretrain`: what is mistyped is said at once, and a work folder is of one recipe."""
+
+import numpy as np
+import pytest
+
+from fedmoe.errors import FedMoEError
+from fedmoe.pretraining.recipe import HELD_OUT, Pretrain, check_tokens, claim
+from simulations.cli import main
+
+PLACES = "sources: s\nwork: w\nout: o\n"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("gating={name: hierarchical, num_groups: 3}", "gating.num_groups 3 does not divide 16"),
+        ("model.top_k=17", "top_k 17 is over num_experts, which is 16"),
+        ("model.top_k=0", "model.top_k"),
+        ("model.hidden_size=36", "no multiple of twice num_attention_heads, 8"),
+        ("model.vocab_size=64", "model.vocab_size"),
+        ("tokens=10", "tokens 10 make no step; expected 4096"),
+        ("batch_size=1", "batch_size 1 is below workers, 2"),
+        ("block=1000", "block"),
+        ("warmup_steps=0", "warmup_steps"),
+        ("losses.alignment=1", "no global router"),
+        ("losses.lod=1", "did you mean losses.load"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_explained(tmp_path, capsys, monkeypatch, override, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.yaml").write_text(PLACES)
+    assert main(["pretrain", "p.yaml", override]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_work_folder_is_of_one_recipe(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.yaml").write_text(PLACES)
+    first = Pretrain(sources="s", work="w", out="o")
+    claim(first)
+    claim(first)
+    claim(Pretrain(sources="elsewhere", work="w", out="o2", tokens=10**6, decay_share=0.5))
+    assert main(["pretrain", "p.yaml", "gating.name=top_1", "seed=7", "losses.z=.5"]) == 2
+    error = capsys.readouterr().err
+    assert "w holds work on another recipe (seed, gating, losses)" in error
+    assert "delete it to begin anew" in error
+    claim(first)  # what was refused has changed nothing
+
+
+def test_a_work_folder_of_which_nothing_is_known_is_not_taken_up(tmp_path):
+    recipe = Pretrain(sources="s", work=str(tmp_path), out="o")
+    (tmp_path / "checkpoint.safetensors").touch()
+    with pytest.raises(FedMoEError, match="another recipe"):
+        claim(recipe)
+    (tmp_path / "recipe.json").write_text('{"seed": ')
+    with pytest.raises(FedMoEError, match="is not JSON"):
+        claim(recipe)
+
+
+def test_too_little_text_is_said_before_training(tmp_path):
+    recipe = Pretrain(sources="s", work=str(tmp_path), out="o", block=16, batch_size=8)
+    least = (HELD_OUT + 8 + 3) * 16
+    np.save(tmp_path / "tokens.npy", np.zeros(least, np.uint16))
+    check_tokens(recipe)
+    np.save(tmp_path / "tokens.npy", np.zeros(least - 1, np.uint16))
+    with pytest.raises(FedMoEError, match=f"{least - 1} tokens; expected {least} or more"):
+        check_tokens(recipe)
