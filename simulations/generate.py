@@ -57,6 +57,8 @@ class Generator:
         top_k = adapted.full_top_k if top_k is None else top_k
         if not 1 <= top_k <= adapted.layout.num_experts:
             raise FedMoEError(f"--top-k {top_k}: expected 1 to {adapted.layout.num_experts}")
+        if said := adapted.gates.gating.misfit(adapted.layout.num_experts, top_k):
+            raise FedMoEError(f"--top-k {top_k}: {said}")
         adapted.check_top_ks({top_k})
         adapted.set_budget(top_k, rescaler)
         return cls(adapted, tokenizer)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
@@ -76,9 +78,21 @@ def _chosen(names: list[str]) -> Iterable[Family | Refused]:
 
     refused = {family.model_type or family.name.lower(): family for family in REFUSED}
     known = {**FAMILIES, **refused}
-    if unknown := [name for name in names if name not in known]:
-        raise FedMoEError(f"no family {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    return [known[name] for name in names or known]
+    by_name = {family.name.lower(): family for family in known.values()}
+    by_name |= {model_type.lower(): family for model_type, family in known.items()}
+    if unknown := [name for name in names if name.lower() not in by_name]:
+        said = "; ".join(_unknown(name, sorted(by_name)) for name in unknown)
+        raise FedMoEError(f"{said} (`fedmoe models` lists all)")
+    return [by_name[name.lower()] for name in names] if names else known.values()
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    if Path(name).is_dir():
+        return f"{name} is a folder; `fedmoe check` with model.path={name} says what it holds"
+    near = get_close_matches(name.lower(), known, n=2)
+    return f"no family {name!r}" + (
+        f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    )
 
 
 def _trained(rows: list[dict[str, Any]]) -> Table:

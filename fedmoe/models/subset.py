@@ -31,7 +31,8 @@ class Subset:
     Before each round the client counts, on a few of its own examples and with the adapter that it
     was sent, how many tokens each expert of each layer is given. It keeps the `keep` experts with
     the most; of equal ones those of the lower index. LoRA of all others is neither trained nor
-    sent: their count is 0.
+    sent: their count is 0. FLAME's weights (with a temperature over 0) and A3SMoE's leave such a
+    client out of an expert's mean; plain averaging counts it as one that did not change the expert.
 
     Source: choosing by what local data activate, counting with quantised weights, and merging the
     others in proportion to their activation are ideas of FLUX (arXiv:2508.19078); a subset within

@@ -48,7 +48,7 @@ def card(facts: dict[str, Any], log: Sequence[dict[str, Any]]) -> str:
         f"top_k {shape['top_k']}, byte-level BPE with {shape['vocab_size']} tokens. bfloat16.", "",
         f"Pretrained from scratch on {facts['tokens_seen'] / 1e6:.1f} M tokens in "
         f"{facts['seconds'] / 3600:.1f} hours on 2 CPU cores by `fedmoe pretrain "
-        "configs/pretrain_mini.yaml`; next-token loss with load-balance and router z-loss.", "",
+        f"configs/pretrain_mini.yaml`; next-token loss{_routing(facts['recipe'])}.", "",
         "## Data", "", "| source | licence | documents | MB | tokens |", "|---|---|--:|--:|--:|",
     ]  # fmt: skip
     for name, row in facts["sources"].items():
@@ -58,6 +58,17 @@ def card(facts: dict[str, Any], log: Sequence[dict[str, Any]]) -> str:
             f"| {row['tokens']:,} |"
         )
     return "\n".join([*lines, "", *_curve(facts, log), *_load(facts), LIMITS])
+
+
+def _routing(recipe: dict[str, Any]) -> str:
+    """Gating and losses, as a run names them."""
+    names = ("load_balance", "importance", "load", "z", "similarity")
+    losses = [f"{name} {w:g}" for name in names if (w := recipe["losses"].get(name))]
+    said = f" with losses on routing ({', '.join(losses)})" if losses else ""
+    gating = recipe["gating"]["name"]
+    if gating == "top_k":
+        return said
+    return f"{said}, under the gating `{gating}`: to choose so, a run names it (`gating.name`)"
 
 
 def _curve(facts: dict[str, Any], log: Sequence[dict[str, Any]]) -> list[str]:

@@ -5,6 +5,7 @@ import torch
 from family_contract import (
     IDS,
     KINDS,
+    SETTINGS,
     error,
     every_family,
     fresh,
@@ -14,11 +15,13 @@ from family_contract import (
     slow_but,
     trained,
 )
-from family_models import on_interface
+from family_models import on_interface, tiny_family
 
 from fedmoe.data.text import Tokens, collate
+from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.decode import greedy
 from fedmoe.models.families import FAMILIES, set_top_k
+from fedmoe.models.rescaling import NoRescaling
 from fedmoe.training.client import response_loss
 
 
@@ -33,6 +36,25 @@ def test_without_an_adapter_at_full_budget_it_is_the_original(kind):
         ours = logits_of(model)
         FAMILIES[kind].install(model.model)
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "sparse"),
+    [
+        ("mixtral", {"hidden_act": "gelu"}, 2),
+        ("granitemoeshared", {}, 2),
+        ("qwen3_moe", {"decoder_sparse_step": 2, "hidden_act": "gelu"}, 1),
+    ],
+    ids=["Grok-1", "Arctic", "GLaM"],
+)
+@torch.no_grad()
+def test_the_closest_class_of_a_model_without_one_is_the_original(kind, changes, sparse):
+    theirs = tiny_family(FAMILIES[kind], **changes)(input_ids=IDS).logits
+    model = AdaptedModel(tiny_family(FAMILIES[kind], **changes), SETTINGS, NoRescaling())
+    assert len(model.layers) == sparse
+    assert error(logits_of(model), theirs) < 1e-6
+    model.set_budget(1)
+    assert error(logits_of(model), theirs) > 1e-3
 
 
 @every_family

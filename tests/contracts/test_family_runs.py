@@ -110,13 +110,19 @@ def test_models_lists_every_family_and_every_refusal(capsys):
     assert all(row["reason"] for row in rows if row["status"] == "refused")
 
 
-def test_models_prints_tables_and_refuses_an_unknown_name(capsys):
+def test_models_prints_tables_and_refuses_an_unknown_name(capsys, tmp_path):
     assert main(["models", "mixtral", "dbrx", "jetmoe"]) == 0
     out = capsys.readouterr().out
     for text in ("Mixtral 8x7B", "46.7 B", "132 B", "no export for PEFT", "also in attention"):
         assert text in out
-    assert main(["models", "mixtrall"]) == 2
-    assert "no family 'mixtrall'" in capsys.readouterr().err
+    assert main(["models", "Mixtral", "GLaM", "--json"]) == 0
+    assert [row["family"] for row in json.loads(capsys.readouterr().out)] == ["Mixtral", "GLaM"]
+    assert main(["models", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+    assert main(["models", "mixtrall", "grok"]) == 2
+    error = capsys.readouterr().err
+    assert "no family 'mixtrall'; did you mean 'mixtral'" in error
+    assert "no family 'grok'; did you mean 'grok-1'" in error
 
 
 def test_parameters_are_rounded_as_people_write_them():

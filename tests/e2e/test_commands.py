@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 
 from fedmoe.report.ledger import read_ledger
@@ -86,6 +88,17 @@ def test_generate_streams_an_answer_at_every_tier(small_run, capsys):
     assert main(["generate", "--run", str(small_run), "--tier", "hihg", "hello"]) == 2
     assert "'high'" in capsys.readouterr().err
     assert main(["generate", "--top-k", "99", "hello"]) == 2
+
+
+def test_a_k_that_the_gating_of_a_run_cannot_choose_is_refused(small_run, tmp_path, capsys):
+    folder = shutil.copytree(small_run, tmp_path / "run")
+    config = folder / "config.yaml"
+    said = yaml.safe_load(config.read_text()) | {"gating": {"name": "hierarchical"}}
+    config.write_text(yaml.safe_dump(said))
+    ask = ["generate", "--run", str(folder), "--max-new-tokens", "1", "hello", "--top-k"]
+    assert main([*ask, "8"]) == 0
+    assert main([*ask, "9"]) == 2
+    assert "2 of 4 groups hold 8 experts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -25,6 +25,7 @@ from fedmoe.models.gating import (
     TopPGating,
 )
 from fedmoe.models.gating.outputs import responses
+from fedmoe.models.gating.rule import Call
 from fedmoe.models.peft_export import export
 from fedmoe.models.rescaling import NoRescaling
 from fedmoe.training.client import train_client
@@ -130,6 +131,14 @@ def test_top_p_spans_from_one_expert_to_the_models_own_choice(model_with):
     assert sizes[0] == tokens
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[2] < sizes[-1] == tokens * FULL
+
+
+def test_top_p_of_threshold_1_takes_k_experts_of_the_surest_router():
+    logits = torch.tensor([[100.0, *[0.0] * 7]])
+    call = Call(torch.zeros(1, 3), logits, 4, None, None, None, lambda: logits)
+    for threshold, expected in ((1.0, 4), (0.999, 1)):
+        chosen = TopPGating(threshold=threshold).choose(call)
+        assert int((chosen.index < EXPERTS).sum()) == expected
 
 
 def test_top_p_takes_experts_until_they_hold_the_threshold(model_with):

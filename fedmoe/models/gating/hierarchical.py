@@ -46,7 +46,7 @@ class HierarchicalGating(Rule):
         if within < full_top_k:
             return (
                 f"{self.chosen_groups} of {self.num_groups} groups hold {within} experts; expected "
-                f"at least the model's top_k, {full_top_k}: raise gating.chosen_groups"
+                f"at least top_k, {full_top_k}: raise gating.chosen_groups"
             )
         return None
 
