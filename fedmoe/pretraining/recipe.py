@@ -111,15 +111,11 @@ def claim(recipe: Pretrain) -> None:
     work = Path(recipe.work)
     path, asked = work / "recipe.json", _lasting(recipe)
     try:
-        begun = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        begun = (
-            {"nothing that is known": True} if (work / "checkpoint.safetensors").exists() else {}
-        )
+        begun = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise FedMoEError(f"{path} is not JSON: {error}; delete {work} to begin anew") from error
-    differ = [name for name in asked if begun and begun.get(name) != asked[name]]
-    if differ:
+    differ = [name for name in asked if begun.get(name) != asked[name]]
+    if differ and any((work / done).exists() for done in ("tokens.npy", "checkpoint.safetensors")):
         raise FedMoEError(
             f"{work} holds work on another recipe ({', '.join(differ)}); give `work` another "
             f"folder, or delete it to begin anew. Only {' and '.join(LATE)} may change on the way"

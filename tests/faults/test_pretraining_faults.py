@@ -40,7 +40,9 @@ def test_a_work_folder_is_of_one_recipe(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.yaml").write_text(PLACES)
     first = Pretrain(sources="s", work="w", out="o")
+    claim(Pretrain(sources="s", work="w", out="o", seed=1))  # of which nothing came
     claim(first)
+    (tmp_path / "w/tokens.npy").touch()
     claim(first)
     claim(Pretrain(sources="elsewhere", work="w", out="o2", tokens=10**6, decay_share=0.5))
     assert main(["pretrain", "p.yaml", "gating.name=top_1", "seed=7", "losses.z=.5"]) == 2
