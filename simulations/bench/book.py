@@ -13,6 +13,7 @@ from typing import Any
 from fedmoe.config.schema import Experiment
 from fedmoe.identity import settings_text
 from fedmoe.report.atomic import write_text
+from fedmoe.report.comparison.paired import Difference, difference
 
 CONFIG = Path(__file__).parents[2] / "configs/quickstart.yaml"
 FOLDER = Path("runs")
@@ -70,6 +71,22 @@ def amount(lines: Sequence[Line], key: str) -> str:
         return "-"
     spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
     return f"{mean(values):.3f}{spread}"
+
+
+def gained(lines: Sequence[Line], base: Sequence[Line]) -> Difference | None:
+    """The score minus the base's, over the seeds that both have."""
+    known = {line["seed"]: line["score"] for line in base}
+    pairs = [(line["score"], known[line["seed"]]) for line in lines if line["seed"] in known]
+    return difference([a for a, _ in pairs], [b for _, b in pairs]) if pairs else None
+
+
+def points(against: Difference | None) -> str:
+    """A difference of scores in points, with its interval where there is one."""
+    if against is None:
+        return "-"
+    if against.low is None or against.high is None:
+        return f"{100 * against.mean:+.1f}"
+    return f"{100 * against.mean:+.1f} [{100 * against.low:+.1f}, {100 * against.high:+.1f}]"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -22,7 +22,6 @@ from fedmoe.prepare import prepare
 from fedmoe.prepared import Prepared
 from fedmoe.record import tier_costs
 from fedmoe.report.atomic import write_bytes, write_text
-from fedmoe.report.comparison.paired import Difference, difference
 from fedmoe.report.figures import MARKERS, MUTED, dress, new_figure, png, shades
 from fedmoe.rounds import ServerState
 from fedmoe.wire import Task
@@ -35,8 +34,10 @@ from simulations.bench.book import (
     Variant,
     amount,
     by_variant,
+    gained,
     line_of,
     markdown,
+    points,
     read,
 )  # fmt: skip
 from simulations.bench.measure import Options, Row, at_most
@@ -144,22 +145,16 @@ def scored(prepared: Prepared, state: ServerState, tier: str) -> Evaluation:
     return by_tier(found)[0]
 
 
-def lost(shown: dict[str, list[Line]], name: str) -> Difference | None:
-    """The score minus that in full, over the seeds that both have."""
-    full = {x["seed"]: x["score"] for x in shown.get(FULL, [])}
-    pairs = [(x["score"], full[x["seed"]]) for x in shown[name] if x["seed"] in full]
-    return (
-        difference([ours for ours, _ in pairs], [theirs for _, theirs in pairs]) if pairs else None
-    )
-
-
 def table(shown: dict[str, list[Line]]) -> str:
     """The levers that were measured, as Markdown."""
     head = ["frozen experts", "seeds", "MB", "saved", "score", "points against full [95 %]",
             "score with all in full", "loss"]  # fmt: skip
     lines = []
     for name, group in shown.items():
-        share, against = group[0]["bytes"] / group[0]["full_bytes"], lost(shown, name)
+        share, against = (
+            group[0]["bytes"] / group[0]["full_bytes"],
+            gained(group, shown.get(FULL, [])),
+        )
         lines.append(
             [
                 name, str(len(group)), f"{group[0]['bytes'] / 1e6:.2f}", f"{1 - share:.0%}",
@@ -174,21 +169,12 @@ def table(shown: dict[str, list[Line]]) -> str:
     )
 
 
-def points(against: Difference | None) -> str:
-    """A difference of scores in points, with its interval where there is one."""
-    if against is None:
-        return "-"
-    if against.low is None or against.high is None:
-        return f"{100 * against.mean:+.1f}"
-    return f"{100 * against.mean:+.1f} [{100 * against.low:+.1f}, {100 * against.high:+.1f}]"
-
-
 def curve(shown: dict[str, list[Line]]) -> bytes:
     """Bytes of the frozen experts against points of score lost, as a PNG."""
     figure = new_figure("Memory levers: bytes of frozen experts against score", 4.4)
     axes, colours = figure.subplots(), shades([*shown])
     for (name, group), marker in zip(shown.items(), MARKERS, strict=False):
-        if (against := lost(shown, name)) is None:
+        if (against := gained(group, shown.get(FULL, []))) is None:
             continue
         x, y, reach = group[0]["bytes"] / 1e6, 100 * against.mean, None
         if name != FULL and against.high is not None:

@@ -37,8 +37,10 @@ from simulations.bench.book import (
     Variant,
     amount,
     by_variant,
+    gained,
     line_of,
     markdown,
+    points,
     read,
 )  # fmt: skip
 from simulations.bench.measure import Options, Row, in_turns, ratio
@@ -84,8 +86,8 @@ def rows(options: Options) -> Iterator[Row]:
     for variant in VARIANTS:
         found = [line(variant, seed, options.quick, book) for seed in seeds]
         (FOLDER / f"{stem}.md").write_text(table(read(book)))
-        figure = ", ".join(f"{said} {amount(found, key)}" for key, said in COLUMNS.items())
-        yield Row(variant.name, f"{len(found)} seed(s)", figure, note="mean, standard deviation")
+        note = "; ".join(f"{said} {amount(found, key)}" for key, said in COLUMNS.items())
+        yield Row(variant.name, f"{len(found)} seed(s)", amount(found, "score"), note=note)
     found = paces(options)
     (FOLDER / f"{stem}.md").write_text(table(read(book), found))
     for name, pace in found.items():
@@ -201,9 +203,11 @@ def table(lines: Sequence[Line], paces: Mapping[str, float] | None = None) -> st
     known, order = by_variant(lines), {variant.name: i for i, variant in enumerate(VARIANTS)}
     rows = []
     for name in sorted(known, key=lambda name: order.get(name, len(order))):
-        pace = (paces or {}).get(name)
-        figures = [amount(known[name], key) for key in COLUMNS]
-        rows.append(
-            [name, str(len(known[name])), *figures, "-" if pace is None else f"{pace:.2f}x"]
-        )
-    return markdown(["variant", "seeds", *COLUMNS.values(), f"seconds against {USUAL}"], rows)
+        group = known[name]
+        score, *others = (amount(group, key) for key in COLUMNS)
+        against = "" if name == USUAL else points(gained(group, known.get(USUAL, [])))
+        pace = f"{paces[name]:.2f}x" if paces and name in paces else "-"
+        rows.append([name, str(len(group)), score, against, *others, pace])
+    score, *others = COLUMNS.values()
+    head = ["variant", "seeds", score, f"points against {USUAL} [95 %]", *others]
+    return markdown([*head, f"seconds against {USUAL}"], rows)

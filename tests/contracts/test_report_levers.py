@@ -9,8 +9,8 @@ from report_folder import make_run
 from fedmoe.config import load_experiment
 from fedmoe.report.levers import levers
 from fedmoe.report.run import read_run
-from simulations.bench import book
-from simulations.bench.levers import VARIANTS, asked, curve, kept, lost, points, table
+from simulations.bench import book, routers
+from simulations.bench.levers import VARIANTS, asked, curve, kept, table
 
 
 def test_a_run_with_levers_shows_each_tiers_bytes_and_score(tmp_path):
@@ -29,7 +29,7 @@ def test_a_run_with_levers_shows_each_tiers_bytes_and_score(tmp_path):
 def a_line(variant, seed, score, size):
     return {
         "variant": variant, "seed": seed, "settings": "x", "score": score, "loss": 1.0,
-        "whole_score": score, "whole_loss": 1.0, "bytes": size, "full_bytes": 100, "seconds": 9.0,
+        "whole_score": score, "whole_loss": 1.0, "bytes": size, "full_bytes": 100,
     }  # fmt: skip
 
 
@@ -39,11 +39,25 @@ def test_a_lever_is_held_against_full_seed_by_seed(tmp_path):
     lines += [a_line("int8", s, 0.4 + s / 10, 25) for s in range(3)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"variant": "in')
     shown = book.by_variant(kept(path))
-    against = lost(shown, "int8")
-    assert points(against).startswith("-10.0 [-10.0")
+    against = book.gained(shown["int8"], shown["full"])
+    assert book.points(against).startswith("-10.0 [-10.0")
     text = table(shown)
     assert "| int8 | 3 | 0.00 | 75% | 0.500 ± 0.100 | -10.0" in text
     assert curve(shown).startswith(b"\x89PNG")
+
+
+def test_a_gating_is_held_against_top_k_seed_by_seed():
+    figures = dict.fromkeys(routers.COLUMNS, 0.5)
+    scores = {"top_k": (0.5, 0.6), "top_1": (0.4, 0.5)}
+    lines = [
+        {"variant": name, "seed": seed, **figures, "score": score}
+        for name in ("top_1", "top_k")
+        for seed, score in enumerate(scores[name])
+    ]
+    _, _, first, second = routers.table(lines, {"top_1": 0.8, "top_k": 1.0}).splitlines()
+    assert first.startswith("| top_k | 2 | 0.550 ± 0.071 |  | 0.500")
+    assert second.startswith("| top_1 | 2 | 0.450 ± 0.071 | -10.0 [-10.0, -10.0] | 0.500")
+    assert second.endswith("| 0.80x |")
 
 
 def test_a_line_in_the_book_is_not_measured_again(tmp_path):
