@@ -12,9 +12,10 @@ from fedmoe.data.examples import Example
 from fedmoe.data.text import FRAMES
 from fedmoe.errors import FedMoEError
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
-from fedmoe.models.build import ModelSettings, build_model
+from fedmoe.models.build import ModelSettings, build_model, model_folder
 from fedmoe.models.decode import greedy_stream
 from fedmoe.models.rescaling import NoRescaling
+from fedmoe.pretraining.recipe import gating_of
 from simulations.saved import SavedRun
 
 
@@ -37,7 +38,9 @@ class Generator:
             if tier:
                 raise FedMoEError("--tier needs --run")
             settings = ModelSettings(path=model)
-            adapted, tokenizer = build_model(settings, AdapterSettings(rank=1), NoRescaling())
+            gating = gating_of(Path(model_folder(model)))
+            none = AdapterSettings(rank=1)
+            adapted, tokenizer = build_model(settings, none, NoRescaling(), gating)
             rescaler = None
         else:
             saved = SavedRun.open(run, which)

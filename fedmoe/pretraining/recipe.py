@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from fedmoe.errors import FedMoEError
-from fedmoe.models.gating import Gating, TopKGating
+from fedmoe.models.gating import Gating, Rule, TopKGating
 from fedmoe.report.atomic import write_json
 from fedmoe.section import section
 from fedmoe.training.router_losses import RouterLosses
@@ -77,8 +77,8 @@ class Pretrain:
     decay_share: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Last part of the run in which the learning rate falls to zero."""
     gating: Gating = TopKGating()
-    """How tokens and experts choose each other. The finished model has its router; a run that is
-    to choose as here names the same gating."""
+    """How tokens and experts choose each other. The finished model has its router, and `fedmoe
+    generate` chooses as here; a run that is to do so names the same gating."""
     losses: RouterLosses = RouterLosses(load_balance=0.04, z=0.001)
     """Losses on routing, as in a run."""
 
@@ -122,6 +122,27 @@ def claim(recipe: Pretrain) -> None:
         )
     work.mkdir(parents=True, exist_ok=True)
     write_json(path, asked)
+
+
+def gating_of(folder: Path) -> Rule:
+    """How a model that was pretrained here chooses experts outside training.
+
+    The model's own top-k where nobody says otherwise, or for what chose in training alone.
+
+    Raises:
+        FedMoEError: its `pretraining.json` is damaged.
+    """
+    path, said = folder / "pretraining.json", None
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))["recipe"].get("gating")
+        # As JSON: a strict reader takes no mapping for a section.
+        found = TypeAdapter(Gating).validate_json(json.dumps(said)) if said else TopKGating()
+    except FileNotFoundError:
+        return TopKGating()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"recipe.gating is {said!r}" if said else f"{error!r}"
+        raise FedMoEError(f"{path} does not say how its model chooses experts: {what}") from error
+    return found if found.serves else TopKGating()
 
 
 def check_tokens(recipe: Pretrain) -> None:

@@ -1,11 +1,17 @@
 """`fedmoe pretrain`: what is mistyped is said at once, and a work folder is of one recipe."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
+from family_models import save, tiny_family
 
 from fedmoe.errors import FedMoEError
-from fedmoe.pretraining.recipe import HELD_OUT, Pretrain, check_tokens, claim
+from fedmoe.models.families import FAMILIES
+from fedmoe.pretraining.recipe import HELD_OUT, Pretrain, check_tokens, claim, gating_of
 from simulations.cli import main
+from simulations.generate import Generator
 
 PLACES = "sources: s\nwork: w\nout: o\n"
 
@@ -60,6 +66,35 @@ def test_a_work_folder_of_which_nothing_is_known_is_not_taken_up(tmp_path):
     (tmp_path / "recipe.json").write_text('{"seed": ')
     with pytest.raises(FedMoEError, match="is not JSON"):
         claim(recipe)
+
+
+def test_a_pretrained_model_says_how_it_chooses(tmp_path):
+    path = tmp_path / "pretraining.json"
+    assert gating_of(tmp_path).name == "top_k"
+    for said, expected in (
+        ({}, "top_k"),
+        ({"gating": {"name": "top_1"}}, "top_1"),
+        ({"gating": {"name": "hierarchical", "num_groups": 2}}, "hierarchical"),
+        ({"gating": {"name": "expert_choice"}}, "top_k"),  # not outside training
+    ):
+        path.write_text(json.dumps({"recipe": said}))
+        assert gating_of(tmp_path).name == expected
+    for damaged in ("{", "[]", '{"recipe": {"gating": {"name": "top_9"}}}', '{"recipe": 3}'):
+        path.write_text(damaged)
+        with pytest.raises(FedMoEError, match="does not say how its model chooses"):
+            gating_of(tmp_path)
+
+
+def test_answers_are_chosen_as_the_model_was_pretrained(tmp_path):
+    folder = save(tiny_family(FAMILIES["olmoe"], vocab_size=4096), tmp_path / "model")
+    given = dict(run=None, model=str(folder), which="best", tier=None, top_k=2)
+    assert Generator.of(**given).model.gates.gating.name == "top_k"
+    (folder / "pretraining.json").write_text('{"recipe": {"gating": {"name": "top_1"}}}')
+    model = Generator.of(**given).model
+    ids = torch.arange(2, 22).view(1, 20)
+    with model.counting() as counts, torch.no_grad():
+        model.hidden(ids, torch.ones_like(ids, dtype=torch.bool))
+    assert counts.sum(1).tolist() == [20] * len(model.layers)
 
 
 def test_too_little_text_is_said_before_training(tmp_path):
