@@ -201,12 +201,12 @@ def _among_kept(
     among = logits.masked_fill(state.left_out[:-1], -torch.inf)
     # By logits, not by their softmax: of an expert kept that may underflow to 0 as well.
     best = among.topk(int(router.top_k), dim=-1)  # pyright: ignore[reportArgumentType]
-    if family.scores == "softmax":
-        chosen = torch.softmax(among, dim=-1, dtype=torch.float).gather(-1, best.indices)
-        if family.normalised == "always" or getattr(router, "norm_topk_prob", False):
-            chosen = chosen / chosen.sum(-1, keepdim=True)
-    elif family.scores == "softmax of the chosen":
+    if family.scores == "softmax of the chosen":
         chosen = torch.softmax(best.values, dim=-1, dtype=torch.float)
     else:
-        chosen = torch.sigmoid(best.values.float())
+        score = partial(torch.softmax, dim=-1) if family.scores == "softmax" else torch.sigmoid
+        chosen = score(among.float()).gather(-1, best.indices)
+        asked = family.normalised == "config" and getattr(router, "norm_topk_prob", False)
+        if family.normalised == "always" or asked:
+            chosen = chosen / chosen.sum(-1, keepdim=True)
     return among, chosen.to(weights.dtype), best.indices

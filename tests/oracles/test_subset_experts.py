@@ -23,7 +23,7 @@ MERGE = Subset(keep=3, left_out="merge")
 CAUSAL = {kind: family for kind, family in FAMILIES.items() if family.task == "causal"}
 DROPPED = [k for k, f in CAUSAL.items() if not (f.corrected or f.groups or f.scaled)]
 DROPPED.remove("phimoe")
-FAST = ("olmoe", "mixtral", "gpt_oss", "llama4_text", "jamba", "granitemoe", "dbrx")
+FAST = ("flint", "olmoe", "mixtral", "gpt_oss", "llama4_text", "jamba", "granitemoe", "dbrx")
 """Those of unlike rules; the others are looked at with `slow`."""
 
 
