@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedmoe.training.router_losses import RouterLosses
+
 LICENCES = {
     "wordnet": ("WordNet 3.0 glosses and examples (Debian `wordnet-base`)", "WordNet licence"),
     "jane_austen": ("six novels (Debian `r-cran-janeaustenr`)", "public domain"),
@@ -62,8 +64,7 @@ def card(facts: dict[str, Any], log: Sequence[dict[str, Any]]) -> str:
 
 def _routing(recipe: dict[str, Any]) -> str:
     """Gating and losses, as a run names them."""
-    names = ("load_balance", "importance", "load", "z", "similarity")
-    losses = [f"{name} {w:g}" for name in names if (w := recipe["losses"].get(name))]
+    losses = [f"{name} {w:g}" for name, w in RouterLosses(**recipe["losses"]).asked.items()]
     said = f" with losses on routing ({', '.join(losses)})" if losses else ""
     gating = recipe["gating"]["name"]
     if gating == "top_k":

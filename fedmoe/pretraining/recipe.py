@@ -112,9 +112,9 @@ def claim(recipe: Pretrain) -> None:
     path, asked = work / "recipe.json", _lasting(recipe)
     try:
         begun = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise FedMoEError(f"{path} is not JSON: {error}; delete {work} to begin anew") from error
-    differ = [name for name in asked if begun.get(name) != asked[name]]
+        differ = [name for name in asked if begun.get(name) != asked[name]]
+    except (ValueError, AttributeError) as error:
+        raise FedMoEError(f"{path} is no recipe: {error}; delete {work} to begin anew") from error
     if differ and any((work / done).exists() for done in ("tokens.npy", "checkpoint.safetensors")):
         raise FedMoEError(
             f"{work} holds work on another recipe ({', '.join(differ)}); give `work` another "
@@ -157,6 +157,6 @@ def check_tokens(recipe: Pretrain) -> None:
 
 
 def _lasting(recipe: Pretrain) -> dict[str, Any]:
-    """The settings that a model depends on from its first step on, by dotted name."""
+    """The settings that a model depends on from its first step on, as JSON has them."""
     said = json.loads(json.dumps(asdict(recipe)))
     return {name: value for name, value in said.items() if name not in (*PATHS, *LATE)}

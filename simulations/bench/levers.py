@@ -151,10 +151,8 @@ def table(shown: dict[str, list[Line]]) -> str:
             "score with all in full", "loss"]  # fmt: skip
     lines = []
     for name, group in shown.items():
-        share, against = (
-            group[0]["bytes"] / group[0]["full_bytes"],
-            gained(group, shown.get(FULL, [])),
-        )
+        share = group[0]["bytes"] / group[0]["full_bytes"]
+        against = gained(group, shown.get(FULL, []))
         lines.append(
             [
                 name, str(len(group)), f"{group[0]['bytes'] / 1e6:.2f}", f"{1 - share:.0%}",

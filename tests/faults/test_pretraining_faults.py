@@ -63,9 +63,10 @@ def test_a_work_folder_of_which_nothing_is_known_is_not_taken_up(tmp_path):
     (tmp_path / "checkpoint.safetensors").touch()
     with pytest.raises(FedMoEError, match="another recipe"):
         claim(recipe)
-    (tmp_path / "recipe.json").write_text('{"seed": ')
-    with pytest.raises(FedMoEError, match="is not JSON"):
-        claim(recipe)
+    for damaged in ('{"seed": ', "[]"):
+        (tmp_path / "recipe.json").write_text(damaged)
+        with pytest.raises(FedMoEError, match="is no recipe"):
+            claim(recipe)
 
 
 def test_a_pretrained_model_says_how_it_chooses(tmp_path):

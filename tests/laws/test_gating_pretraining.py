@@ -1,6 +1,7 @@
 """A router can be trained from the start under any gating, with any loss on routing."""
 
 import json
+from dataclasses import asdict
 from typing import get_args
 
 import numpy as np
@@ -10,6 +11,7 @@ from transformers.models.olmoe.modeling_olmoe import load_balancing_loss_func
 
 from fedmoe.models.gating import CompetitionGating, Gating, NoisyTopKGating, Top1Gating
 from fedmoe.pretraining import train
+from fedmoe.pretraining.card import card
 from fedmoe.pretraining.recipe import ModelShape, Pretrain
 from fedmoe.pretraining.train import Trainer
 from fedmoe.training.router_losses import RouterLosses, RouterTraining
@@ -127,6 +129,19 @@ def test_the_load_that_is_logged_is_what_the_gating_chose(trainer_for):
     assert [round(sum(layer), 6) for layer in load] == [1.0, 1.0]
     single = json.dumps(load)
     assert json.dumps(trainer_for().validate()["expert_load"]) != single
+
+
+def test_the_card_names_gating_and_losses(trainer_for):
+    facts = {
+        "parameters": 1, "tokens_seen": 1, "seconds": 1, "sources": {}, "validation_loss": 1.0,
+        "expert_load": [[0.5, 0.5]],
+    }  # fmt: skip
+    usual, other = (
+        card(facts | {"recipe": asdict(trainer_for(**given).recipe)}, [])
+        for given in ({}, {"gating": Top1Gating(), "losses": RouterLosses()})
+    )
+    assert "loss with losses on routing (load_balance 0.04, z 0.001)." in usual
+    assert "next-token loss, under the gating `top_1`" in other
 
 
 def test_a_recipe_refuses_losses_that_have_no_meaning(trainer_for):
