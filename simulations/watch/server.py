@@ -8,11 +8,14 @@ own that it points at this machine (DNS rebinding).
 from __future__ import annotations
 
 import errno
+import hashlib
 import re
 import sys
 import threading
+from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from fedmoe.errors import FedMoEError
@@ -149,13 +152,20 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def stamp_of(now: PlaceNow | RunNow | Unreadable) -> str:
-    """A text that changes when a page would say anything new but the time."""
+    """A text that changes when a page would say anything new but the time.
+
+    It is a digest of what is said, since a file's time is too coarse to tell two lines apart.
+    """
     match now:
         case RunNow():
-            return f"{now.last_line:.3f} {now.phase} {now.num_finished}"
-        case Unreadable():
-            return now.error
-    return "; ".join(f"{run.run} {stamp_of(run)}" for run in now.runs)
+            now = replace(now, quiet_seconds=0.0, seconds_left=None)
+        case PlaceNow():
+            return _digest({"runs": [stamp_of(run) for run in now.runs], "of": now.num_known})
+    return _digest(now.as_json())
+
+
+def _digest(said: dict[str, Any]) -> str:
+    return hashlib.blake2b(json_text(said).encode(), digest_size=12).hexdigest()
 
 
 def _page(now: PlaceNow | RunNow | Unreadable, parent: str | None) -> str:
