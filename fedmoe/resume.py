@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +75,7 @@ def find(prepared: Prepared, resume: Resume) -> Iterator[Found]:
         if checkpoint is not None:
             _check_fits(folder, prepared, checkpoint)
         for fault in faults:
-            print(f"fedmoe: warning: {fault}; going on from an older one", flush=True)
+            print(f"fedmoe: warning: {fault}; going on from an older one", file=sys.stderr)
         if ended:
             remove_checkpoints(folder)  # it may have been killed before it did
         elif checkpoint is None:

@@ -6,6 +6,7 @@ and `server` bring their own.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,8 +23,10 @@ from fedmoe.crew import Crew, Watch
 from fedmoe.errors import FedMoEError
 from fedmoe.evaluation.evaluate import Evaluation, by_tier, evaluate
 from fedmoe.injection import Faulty, ServerKiller
+from fedmoe.models.build import model_folder
 from fedmoe.prepare import prepare
 from fedmoe.prepared import Prepared
+from fedmoe.pretraining.recipe import unlike_gating
 from fedmoe.record import Recorder
 from fedmoe.report import write_report
 from fedmoe.resume import Found, Resume, find
@@ -80,6 +83,8 @@ def run(
     started, phases = time.monotonic(), Phases()
     with phases("load"):
         prepared = prepare(experiment, on_nodes=nodes_code is not None)
+        if said := unlike_gating(experiment.gating, Path(model_folder(experiment.model.path))):
+            print(f"fedmoe: warning: {said}", file=sys.stderr, flush=True)
         prepared = replace(prepared, nodes_code=nodes_code)
     with find(prepared, resume) as found:
         if not found.ended:

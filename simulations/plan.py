@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from fedmoe.data import manifest_table
 from fedmoe.expected import expected_flops, expected_time
+from fedmoe.models.build import model_folder
 from fedmoe.prepared import Prepared
+from fedmoe.pretraining.recipe import unlike_gating
 from fedmoe.record import tier_costs
 from fedmoe.report.units import bytes_text
 
@@ -32,7 +36,10 @@ def show_plan(prepared: Prepared, console: Console) -> None:
     console.print(tiers_table(prepared))
     if e.devices:
         console.print(devices_table(prepared))
-    for warning in memory_warnings(prepared):
+    warnings = memory_warnings(prepared)
+    if said := unlike_gating(e.gating, Path(model_folder(e.model.path))):
+        warnings.append(said)
+    for warning in warnings:
         console.print(f"[bold]warning:[/] {warning}", soft_wrap=True, highlight=False)
     console.print(manifest_table(prepared.manifest), soft_wrap=True)
 

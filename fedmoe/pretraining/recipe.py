@@ -124,7 +124,7 @@ def claim(recipe: Pretrain) -> None:
     write_json(path, asked)
 
 
-def gating_of(folder: Path) -> Rule:
+def gating_of(folder: Path) -> Gating:
     """How a model that was pretrained here chooses experts outside training.
 
     The model's own top-k where nobody says otherwise, or for what chose in training alone.
@@ -143,6 +143,23 @@ def gating_of(folder: Path) -> Rule:
         what = f"recipe.gating is {said!r}" if said else f"{error!r}"
         raise FedMoEError(f"{path} does not say how its model chooses experts: {what}") from error
     return found if found.serves else TopKGating()
+
+
+def unlike_gating(gating: Rule, folder: Path) -> str | None:
+    """A warning, where a model pretrained here under a gating is to answer under another.
+
+    Raises:
+        FedMoEError: its `pretraining.json` is damaged.
+    """
+    before = gating_of(folder)
+    now = gating if gating.serves else TopKGating()
+    if before.own or now == before:
+        return None
+    learned = TypeAdapter(Gating).dump_json(before).decode()
+    return (
+        f"{folder} was pretrained under the gating {learned}, and this run chooses experts by "
+        f"{now.name!r}; give `gating` the same settings, unless the change is what is asked"
+    )
 
 
 def check_tokens(recipe: Pretrain) -> None:

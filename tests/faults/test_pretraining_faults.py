@@ -1,18 +1,31 @@
 """`fedmoe pretrain`: what is mistyped is said at once, and a work folder is of one recipe."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from family_models import save, tiny_family
+from pydantic import TypeAdapter
 
 from fedmoe.errors import FedMoEError
+from fedmoe.models.build import model_folder
 from fedmoe.models.families import FAMILIES
-from fedmoe.pretraining.recipe import HELD_OUT, Pretrain, check_tokens, claim, gating_of
+from fedmoe.models.gating import Gating
+from fedmoe.pretraining.recipe import (
+    HELD_OUT,
+    Pretrain,
+    check_tokens,
+    claim,
+    gating_of,
+    unlike_gating,
+)
 from simulations.cli import main
 from simulations.generate import Generator
 
+QUICKSTART = str(Path(__file__).parents[2] / "configs/quickstart.yaml")
 PLACES = "sources: s\nwork: w\nout: o\n"
 
 
@@ -84,6 +97,38 @@ def test_a_pretrained_model_says_how_it_chooses(tmp_path):
         path.write_text(damaged)
         with pytest.raises(FedMoEError, match="does not say how its model chooses"):
             gating_of(tmp_path)
+
+
+def test_another_gating_than_in_pretraining_is_said(tmp_path):
+    def said(gating):
+        return unlike_gating(TypeAdapter(Gating).validate_json(json.dumps(gating)), tmp_path)
+
+    assert said({"name": "top_1"}) is None  # nothing is known of the model
+    groups = {"name": "hierarchical", "num_groups": 2}
+    (tmp_path / "pretraining.json").write_text(json.dumps({"recipe": {"gating": groups}}))
+    assert said(groups) is None
+    for other in ({"name": "top_k"}, {"name": "noisy_top_k"}, {**groups, "num_groups": 4}):
+        assert '"num_groups":2' in (said(other) or "")
+    (tmp_path / "pretraining.json").write_text('{"recipe": {"gating": {"name": "noisy_top_k"}}}')
+    assert said({"name": "top_k"}) is None  # there is no noise in answers
+
+
+def test_a_run_and_its_check_warn_of_another_gating(tmp_path, capsys):
+    model = shutil.copytree(model_folder("mini"), tmp_path / "model")
+    about = json.loads((model / "pretraining.json").read_text())
+    about["recipe"]["gating"] = {"name": "top_1"}
+    (model / "pretraining.json").write_text(json.dumps(about))
+    settings = [
+        f"model.path={model}", f"simulation.folder={tmp_path}", "rounds=1", "data.per_domain=20",
+        "clients_per_round=1", "training.steps=1", "evaluation.validation_examples=4",
+        "evaluation.test_examples=4", "evaluation.max_new_tokens=2",
+    ]  # fmt: skip
+    assert main(["check", QUICKSTART, *settings]) == 0
+    assert 'pretrained under the gating {"name":"top_1"}' in capsys.readouterr().out
+    assert main(["run", QUICKSTART, *settings, "--json"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"fedmoe: warning: {model} was pretrained under")
+    assert [json.loads(line) for line in shown.out.splitlines()]
 
 
 def test_answers_are_chosen_as_the_model_was_pretrained(tmp_path):

@@ -188,7 +188,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(config, tmp_path, damage, 
     newer = max(run.glob("checkpoint-*"), key=lambda p: int(p.stem.rpartition("-")[2]))
     newer.write_bytes(damage(newer.read_bytes()))
     assert in_child(play, config, tmp_path / "hurt", [], "auto") == 0
-    assert said in capfd.readouterr().out
+    assert said in capfd.readouterr().err
     assert result(tmp_path / "hurt") == result(tmp_path / "whole")
 
 
@@ -217,7 +217,7 @@ def test_a_ledger_that_is_shorter_than_its_checkpoint_says_sends_it_to_the_one_b
     needed = checkpoint_about(newest_file(run))["about"]["ledger_bytes"]
     os.truncate(run / "ledger.jsonl", needed - 10)  # as a disk may that lost its power
     assert in_child(play, config, tmp_path / "hurt", [], "auto") == 0
-    assert f"it goes on after {needed} bytes" in capfd.readouterr().out
+    assert f"it goes on after {needed} bytes" in capfd.readouterr().err
     assert result(tmp_path / "hurt") == result(tmp_path / "whole")
 
 
