@@ -218,6 +218,8 @@ class Prepared:
         e, limits = self.experiment, self.limits(task)
         if not e.gating.exact_counts:
             limits = replace(limits, per_token=e.gating.per_token)
+        elif self.model.family.capacity:
+            limits = replace(limits, per_token=lambda top_k: (0.0, float(top_k)))
         if len(stacks := Counter(self.model.stacks)) > 1:
             limits = replace(limits, stacks=tuple(stacks.values()))
         if subset := self.subset(task.tier):

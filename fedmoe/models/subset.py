@@ -145,7 +145,13 @@ def drop_fault(family: Family, layers: Sequence[MoELayer]) -> str | None:
     A router is known that takes a softmax of its logits, over all experts or over the chosen, or a
     sigmoid of each, and chooses by that alone.
     """
-    odd = family.groups or family.corrected or bool(family.scaled) or not family.listed
+    odd = (
+        family.groups
+        or family.corrected
+        or family.capacity
+        or bool(family.scaled)
+        or not family.listed
+    )
     # Of DBRX, whose weights are divided by a norm that its config names.
     norms = {getattr(layer.router, "norm", 1.0) for layer in layers}
     if odd or family.scores == "sparsemixer" or norms != {1.0}:

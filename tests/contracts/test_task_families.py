@@ -20,6 +20,7 @@ from fedmoe.models.families.parameters import parameters_of
 from fedmoe.models.families.ungated import UngatedBlock
 from fedmoe.models.peft_export import _each_linear, export, to_peft
 from fedmoe.models.rescaling import NoRescaling
+from fedmoe.models.subset import drop_fault
 from fedmoe.models.tasks import TASKS
 from fedmoe.training.client import response_loss, row_losses
 
@@ -137,6 +138,23 @@ def test_every_k_is_computed_and_counted_exactly(kind, random_adapter):
         assert error(results[1], results[full]) > 1e-3
     stacks = {stack: int(v.sum()) for stack, v in zip(model.stacks, valid, strict=True)}
     assert model.num_tokens(batch) == sum(stacks.values())
+
+
+def test_an_expert_of_a_switch_takes_the_first_tokens_of_a_sequence_alone(random_adapter):
+    family = FAMILIES["switch_transformers"]
+    base, roomy = (tiny_family(family, expert_capacity=n) for n in (1, 64))
+    model = AdaptedModel(tiny_family(family, expert_capacity=1), SETTINGS, NoRescaling())
+    batch = collate(rows_of(family.model_type), 0)
+    with model.counting() as counts, torch.no_grad():
+        ours, theirs = model.target_logits(batch), alone(family.model_type, base)
+    assert error(ours, theirs) < 1e-6
+    assert error(theirs, alone(family.model_type, roomy)) > 1e-3
+    assert 1 < counts.max() <= 3  # at most one of each row
+    assert (counts.sum(1) < torch.tensor([v.sum() for v in model.routed(batch)])).all()
+    assert "choose by more than their logits" in (drop_fault(family, model.layers) or "")
+    model.load(random_adapter(model.layout))
+    wrapped = to_peft(model.read(), base)
+    assert error(model.target_logits(batch), model.form.own_logits(wrapped, batch)) < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["switch_transformers", "nllb-moe"])

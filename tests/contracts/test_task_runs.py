@@ -24,6 +24,7 @@ from fedmoe.models.rescaling import NoRescaling
 from fedmoe.prepare import prepare
 from fedmoe.rounds import run_rounds
 from fedmoe.training.settings import Training
+from fedmoe.wire import Task
 from simulations.cli import main
 from simulations.transports import InProcess
 
@@ -110,6 +111,15 @@ def test_the_command_line_runs_exports_and_answers(experiment, tmp_path, capsys)
     assert capsys.readouterr().out.strip()
     assert main([*answer, "--top-k", "2", "say 1"]) == 2
     assert "a second has no meaning" in capsys.readouterr().err
+
+
+def test_a_run_accepts_tokens_that_met_no_expert_since_theirs_was_full(experiment, tmp_path):
+    folder = tmp_path / "crowded"
+    save(tiny_family(FAMILIES["switch_transformers"], vocab_size=4096, expert_capacity=1), folder)
+    prepared = prepare(experiment("switch_transformers", model=ModelSettings(path=str(folder))))
+    task = Task(1, 0, "high", 1, torch.ones(prepared.model.layout.num_layers), prepared.initial)
+    update = prepared.read(prepared.answer(task), task)
+    assert 0 < update.counts.sum(1).max() < update.tokens
 
 
 def test_two_experts_of_a_switch_are_refused_before_any_training(experiment):

@@ -80,6 +80,8 @@ class Family:
     """Whether a bias per expert, which is no part of its weight, is added to choose."""
     groups: bool = False
     """Whether experts are chosen within the best groups of experts."""
+    capacity: bool = False
+    """Whether an expert takes so many tokens of a sequence and no more: others meet none."""
     shared: bool = False
     """Whether every token also meets a shared expert."""
     form: Form = field(default_factory=Form)
@@ -118,6 +120,7 @@ class Family:
         normal = {"always": ", normalised", "never": "", "config": ", normalised if configured"}
         parts = [self.scores + ("" if "chosen" in self.scores else normal[self.normalised])]
         parts += ["groups"] * self.groups + ["bias to choose"] * self.corrected
+        parts += ["capacity"] * self.capacity
         return "; ".join(parts + ["scaled"] * bool(self.scaled))
 
 

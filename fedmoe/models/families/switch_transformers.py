@@ -1,8 +1,9 @@
 """Switch Transformer (arXiv:2101.03961): encoder-decoder, top-1, experts without a gate.
 
-A token's expert is the one its router likes best, whatever else is in the batch: the capacity past
-which the class drops tokens is left out. Where no expert is over it, that is the class to the bit
-of the choice; the class counts it per sequence (64 tokens by default).
+A token's expert is the one its router likes best. An expert takes `expert_capacity` tokens of a
+sequence (64 by default), the first ones; those after them meet no expert, as in the class. Other
+sequences of a batch and padding, which comes last, have no say. Decoding with a cache the class
+sees one token at a time, so that none is over the capacity there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fedmoe.errors import ModelError
@@ -20,8 +20,8 @@ from fedmoe.models.families.ungated import stack_experts
 LINEARS = ("wi", "wo")
 
 
-def _dropless(router: nn.Module, _block: nn.Module) -> None:
-    """Let the router return logits, weight and index (tokens, 1), before any capacity."""
+def _prepare(router: nn.Module, _block: nn.Module) -> None:
+    """Let the router return logits, weight and index (tokens, 1) of (batch, length, hidden)."""
     router.top_k = 1  # pyright: ignore[reportArgumentType]
     router.register_forward_hook(_choice)
 
@@ -33,10 +33,10 @@ def _choice(router: nn.Module, _inputs: object, output: tuple[Tensor, Tensor, Te
             "expert per token, whose weight is its share of all; a second has no meaning. Let "
             "budgets differ in rank, steps or the form of frozen experts instead"
         )
-    _, best, logits = output
-    shares = torch.softmax(logits, dim=-1, dtype=router.dtype).to(best.dtype)  # pyright: ignore
-    index = shares.argmax(dim=-1, keepdim=True)
-    return logits, shares.gather(-1, index), index
+    taken, weights, logits = (x.flatten(0, -2) for x in output)
+    none = taken.sum(-1, keepdim=True) == 0  # its expert was full
+    index = taken.argmax(dim=-1, keepdim=True).masked_fill(none, taken.shape[-1])
+    return logits, weights.masked_fill(none, 0), index
 
 
 def scale_logits(config: Any, logits: Tensor) -> Tensor:
@@ -51,12 +51,16 @@ FAMILY = Family(
     router="router",
     attention=("q", "k", "v", "o"),
     normalised="never",
+    capacity=True,
     form=Form(gated=False),
     linears=LINEARS,
-    install=partial(stack_experts, linears=LINEARS, act="act", prepare=_dropless),
+    install=partial(
+        stack_experts, linears=LINEARS, act="act", prepare=_prepare, by_sequence=True
+    ),
     scale_logits=scale_logits,
-    notes="prompts to the encoder, responses from the decoder; k is 1; no capacity: no token is "
-    "dropped; FLOPs count a token in both stacks, of which it passes one",
+    notes="prompts to the encoder, responses from the decoder; k is 1; an expert takes "
+    "expert_capacity tokens of a sequence, those after them meet none; FLOPs count a token in both "
+    "stacks, of which it passes one",
     tiny={
         "d_model": 32, "d_ff": 16, "d_kv": 8, "num_heads": 4, "num_layers": 2, "num_experts": 8,
         "num_decoder_layers": 2, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1,

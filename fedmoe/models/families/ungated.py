@@ -38,18 +38,18 @@ def _stacked(tensors: list[Any]) -> nn.Parameter:
 
 
 class UngatedBlock(nn.Module):
-    """A sparse block of which tokens meet the chosen experts alone, without a capacity.
+    """A sparse block of which tokens meet the experts that the router's choice names.
 
     What else transformers hands a block, a mask of padding, is `ExpertState.valid`'s affair.
     """
 
-    def __init__(self, router: nn.Module, experts: StackedExperts) -> None:
+    def __init__(self, router: nn.Module, experts: StackedExperts, by_sequence: bool) -> None:
         super().__init__()
-        self.router, self.experts = router, experts
+        self.router, self.experts, self.by_sequence = router, experts, by_sequence
 
     def forward(self, hidden: Tensor, *_: object) -> Tensor:
         rows = hidden.reshape(-1, hidden.shape[-1])
-        _, weights, index = self.router(rows)
+        _, weights, index = self.router(hidden if self.by_sequence else rows)
         return self.experts(rows, index, weights).view(hidden.shape)
 
 
@@ -61,6 +61,7 @@ def each_expert(experts: nn.Module, linears: tuple[str, str]) -> dict[str, nn.Mo
 def stack_experts(
     model: nn.Module, linears: tuple[str, str], act: str,
     prepare: Callable[[nn.Module, nn.Module], None] = lambda _router, _block: None,
+    by_sequence: bool = False,
 ) -> None:  # fmt: skip
     """Replace every block that keeps its experts one by one; one layer exists twice at a time.
 
@@ -69,6 +70,7 @@ def stack_experts(
         linears: names of an expert's two linear layers.
         act: name of its activation.
         prepare: makes a block's router return logits, weights and index.
+        by_sequence: whether routers are handed (batch, length, hidden) rather than all rows.
     """
     for path, block in list(model.named_modules()):
         children = getattr(block, "experts", None)
@@ -79,4 +81,4 @@ def stack_experts(
             router = block.get_submodule("router")
             prepare(router, block)
             parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, UngatedBlock(router, stacked))
+            setattr(model.get_submodule(parent), name, UngatedBlock(router, stacked, by_sequence))
