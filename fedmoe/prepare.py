@@ -209,11 +209,12 @@ def _check_strategy(experiment: Experiment) -> None:
 def _check_routers(experiment: Experiment, model: AdaptedModel) -> None:
     """Refuse what needs routers that take a softmax, where the model's do something else."""
     kind, e = model.family.model_type, experiment
-    if kind in SOFTMAX:
+    if kind in SOFTMAX and all(model.family.is_plain(layer.router) for layer in model.layers):
         return
+    own = "this model's config asks for another rule" if kind in SOFTMAX else model.family.rule
     said = (
-        f"needs routers that take a softmax of all their logits; those of {kind!r} models do not "
-        f"({model.family.rule}); model types that do: {', '.join(SOFTMAX)}"
+        f"needs routers that take a softmax of their logits; those of {kind!r} models do not "
+        f"({own}); model types that do: {', '.join(SOFTMAX)}"
     )
     faults = [
         Fault(f"losses.{name}", f"{weight} {said}; use 0")

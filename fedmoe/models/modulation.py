@@ -5,6 +5,7 @@ Source: UB-SMoE (arXiv:2605.16690), see `aggregation.ub_smoe`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,25 @@ from fedmoe.errors import ModelError
 from fedmoe.models.families import FAMILIES
 
 SOFTMAX = tuple(kind for kind, family in FAMILIES.items() if family.plain_softmax)
-"""Model types whose routers take a softmax over all experts and then the k largest."""
+"""Model types whose routers take the k largest logits, weighed by their softmax."""
+
+
+def require_softmax(routers: Iterable[nn.Module], model_type: str, what: str) -> None:
+    """Refuse `what` where a router's weights are not such a softmax.
+
+    Raises:
+        ModelError: the model's type is none of `SOFTMAX`, or its config asks for another rule.
+    """
+    if model_type not in SOFTMAX:
+        raise ModelError(
+            f"{what} needs routers that take a softmax of their logits; those of {model_type!r} "
+            f"models are not known to; expected one of {', '.join(SOFTMAX)}"
+        )
+    if not all(FAMILIES[model_type].is_plain(router) for router in routers):
+        raise ModelError(
+            f"{what} needs routers that take a softmax of their logits; this {model_type!r} "
+            "model's config asks for another rule (a norm, or a function, of its own)"
+        )
 
 
 @dataclass(eq=False)
@@ -30,22 +49,23 @@ def modulate(router: nn.Module, model_type: str, full_top_k: int) -> Modulation:
     The weights of the chosen are those that the router's own rule gives for the changed
     affinities; with phi = 0 they and the choice are the router's, to the bit.
 
+    (A router that takes the softmax of the chosen alone: within rounding.) Where k is over 2 K
+    there are k candidates.
+
     Raises:
-        ModelError: the rule of this model type's router is not known.
+        ModelError: the router's rule is another.
     """
-    if model_type not in SOFTMAX:
-        raise ModelError(
-            f"routers of {model_type!r} models cannot be modulated; expected one of "
-            f"{', '.join(SOFTMAX)}"
-        )
+    require_softmax([router], model_type, "a modulation")
     modulation = Modulation()
-    renormalise = bool(getattr(router, "norm_topk_prob", True))
+    renormalise = FAMILIES[model_type].renormalises(router)
 
     def choose(module: nn.Module, _inputs: object, output: tuple[Tensor, Tensor, Tensor]):
         if modulation.phi is None:
             return output
         logits, weights, _ = output
-        candidates = logits.topk(min(2 * full_top_k, logits.shape[-1]), dim=-1).indices
+        top_k = int(module.top_k)  # pyright: ignore[reportArgumentType]
+        number = min(max(2 * full_top_k, top_k), logits.shape[-1])
+        candidates = logits.topk(number, dim=-1).indices
         changed = logits + torch.zeros_like(logits).scatter(
             -1, candidates, modulation.phi.to(logits.dtype).expand_as(logits).gather(-1, candidates)
         )
@@ -53,7 +73,7 @@ def modulate(router: nn.Module, model_type: str, full_top_k: int) -> Modulation:
         among = torch.full_like(shares, -1.0).scatter(
             -1, candidates, shares.detach().gather(-1, candidates)
         )
-        index = among.topk(int(module.top_k), dim=-1).indices  # pyright: ignore
+        index = among.topk(top_k, dim=-1).indices
         chosen = shares.gather(-1, index)
         if renormalise:
             chosen = chosen / chosen.sum(-1, keepdim=True)

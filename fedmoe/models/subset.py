@@ -152,9 +152,9 @@ def drop_fault(family: Family, layers: Sequence[MoELayer]) -> str | None:
         or bool(family.scaled)
         or not family.listed
     )
-    # Of DBRX, whose weights are divided by a norm that its config names.
-    norms = {getattr(layer.router, "norm", 1.0) for layer in layers}
-    if odd or family.scores == "sparsemixer" or norms != {1.0}:
+    softmax = family.scores.startswith("softmax")
+    plain = all(family.is_plain(layer.router) for layer in layers) or not softmax
+    if odd or family.scores == "sparsemixer" or not plain:
         return (
             f"routers of {family.name} models choose by more than their logits ({family.rule}), so "
             "that no expert can be kept from being chosen exactly; use left_out: merge, which "
@@ -212,7 +212,6 @@ def _among_kept(
     else:
         score = partial(torch.softmax, dim=-1) if family.scores == "softmax" else torch.sigmoid
         chosen = score(among.float()).gather(-1, best.indices)
-        asked = family.normalised == "config" and getattr(router, "norm_topk_prob", False)
-        if family.normalised == "always" or asked:
+        if family.renormalises(router):
             chosen = chosen / chosen.sum(-1, keepdim=True)
     return among, chosen.to(weights.dtype), best.indices

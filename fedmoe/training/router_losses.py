@@ -141,17 +141,27 @@ def similarity(routed: Routed, experts: torch.nn.Module, pairs: int, tokens: int
     return torch.stack(found).mean() if found else routed.logits.sum() * 0.0
 
 
-def alignment(routed: Routed, anchor: Tensor) -> Tensor:
+Anchor = tuple[Tensor, Tensor | None]
+"""A router's weight (experts, hidden), and its bias (experts,) where it has one."""
+
+
+def anchor_of(scorer: torch.nn.Module) -> Anchor:
+    """A copy of what a router's logits are made with, without a gradient."""
+    bias = getattr(scorer, "bias", None)
+    return scorer.weight.detach().clone(), bias if bias is None else bias.detach().clone()  # pyright: ignore
+
+
+def alignment(routed: Routed, anchor: Anchor) -> Tensor:
     r"""$\frac{1}{T} \sum_t \mathrm{KL}(p^{global}_t \Vert p^{local}_t)$ of a layer, a scalar.
 
     Both are softmaxes over all experts for the same hidden states: of the router that the round
-    began with, `anchor` (experts, hidden), which gets no gradient, and of the present one.
+    began with, `anchor`, which gets no gradient, and of the present one.
 
     Source: after FedAlign-MoE's alignment of routing distributions (arXiv:2603.21276), from
     second-hand notes; the divergence and its direction are our choice.
     """
     with torch.no_grad():
-        goal = F.log_softmax(F.linear(routed.hidden, anchor).float(), dim=-1)
+        goal = F.log_softmax(F.linear(routed.hidden, *anchor).float(), dim=-1)
     now = F.log_softmax(routed.clean.float(), dim=-1)
     return F.kl_div(now, goal, reduction="batchmean", log_target=True)
 
@@ -232,7 +242,7 @@ def _terms(gates: Gates, losses: RouterLosses) -> Iterator[tuple[float, list[Ter
         sizes = {"pairs": losses.similarity_pairs, "tokens": losses.similarity_tokens}
         yield losses.similarity, [partial(similarity, experts=x.experts, **sizes) for x in layers]
     if losses.alignment:
-        anchors = [layer.scorer.weight.detach().clone() for layer in layers]  # pyright: ignore
+        anchors = [anchor_of(layer.scorer) for layer in layers]
         yield losses.alignment, [partial(alignment, anchor=anchor) for anchor in anchors]
     if isinstance(gating, CompetitionGating) and gating.distil:
         yield gating.distil, [partial(distillation, winners=gating.winners)] * len(layers)

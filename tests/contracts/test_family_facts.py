@@ -24,8 +24,10 @@ from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.families import FAMILIES, REFUSED, check_family, install, moe_layers
 from fedmoe.models.families.parameters import parameters_of
+from fedmoe.models.gating import Gates, Top1Gating
 from fedmoe.models.modulation import SOFTMAX, modulate
 from fedmoe.models.rescaling import NoRescaling
+from fedmoe.models.subset import drop_fault
 
 
 @every_family
@@ -79,7 +81,31 @@ def test_an_unmodulated_softmax_router_stays_as_it_is_to_the_bit(kind):
     layer, x = moe_layers(base)[0], random_rows(20, 32)
     before = layer.router(x)
     modulate(layer.router, kind, layer.top_k).phi = torch.zeros(8)
-    assert all(torch.equal(a, b) for a, b in zip(before, layer.router(x), strict=True))
+    logits, weights, index = layer.router(x)
+    assert torch.equal(logits, before[0])
+    assert torch.equal(index, before[2])
+    if FAMILIES[kind].scores == "softmax":
+        assert torch.equal(weights, before[1])
+    torch.testing.assert_close(weights, before[1], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("dbrx", {"norm": 2.0}), ("dbrx", {"norm": None}),
+     ("cohere2_moe", {"expert_selection_fn": "sigmoid"})],
+)  # fmt: skip
+def test_a_config_that_asks_for_another_rule_than_its_familys_is_refused(kind, changes):
+    base = tiny_family(FAMILIES[kind])
+    install(base)
+    layers = moe_layers(base)
+    assert drop_fault(FAMILIES[kind], layers) is None
+    for name, value in changes.items():
+        setattr(layers[1].router, name, value)
+    with pytest.raises(ModelError, match="config asks for another rule"):
+        Gates(layers, Top1Gating(), kind, 4)
+    with pytest.raises(ModelError, match="config asks for another rule"):
+        modulate(layers[1].router, kind, 4)
+    assert "use left_out: merge" in (drop_fault(FAMILIES[kind], layers) or "")
 
 
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: refused.name)

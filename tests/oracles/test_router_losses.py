@@ -113,9 +113,9 @@ def test_alignment_is_the_mean_divergence_from_the_anchor():
         p = torch.softmax(weight @ r.hidden[t], 0)
         q = torch.softmax(r.choice.clean[t], 0)
         total += sum(float(p[e]) * math.log(float(p[e]) / float(q[e])) for e in range(E))
-    assert float(losses.alignment(r, weight)) == pytest.approx(total / T, rel=1e-5)
+    assert float(losses.alignment(r, (weight, None))) == pytest.approx(total / T, rel=1e-5)
     own = Routed(r.hidden, r.hidden @ weight.T, r.weights, r.index)
-    assert float(losses.alignment(own, weight)) == pytest.approx(0.0, abs=1e-6)
+    assert float(losses.alignment(own, (weight, None))) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_distillation_weighs_winners_extra():

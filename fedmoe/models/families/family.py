@@ -110,9 +110,19 @@ class Family:
 
     @property
     def plain_softmax(self) -> bool:
-        """Whether routers take a softmax of their logits, then the k largest, and no more."""
-        odd = self.corrected or self.groups or self.scaled or self.normalised == "never"
-        return self.scores == "softmax" and not odd
+        """Whether routers take the k largest logits, weighed by their softmax, and no more."""
+        odd = self.corrected or self.groups or self.scaled or self.capacity
+        return self.scores.startswith("softmax") and not odd
+
+    def is_plain(self, router: nn.Module) -> bool:
+        """Whether this router does: configs of DBRX and Command A+ may say otherwise."""
+        rule = getattr(router, "norm", 1.0), getattr(router, "expert_selection_fn", "softmax")
+        return self.plain_softmax and rule == (1.0, "softmax")
+
+    def renormalises(self, router: nn.Module) -> bool:
+        """Whether the weights of the chosen are divided by their sum."""
+        asked = self.normalised == "config" and bool(getattr(router, "norm_topk_prob", False))
+        return self.normalised == "always" or asked
 
     @property
     def rule(self) -> str:

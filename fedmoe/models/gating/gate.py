@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from fedmoe.errors import ModelError
 from fedmoe.models.experts import STATE
-from fedmoe.models.families import MoELayer
+from fedmoe.models.families import FAMILIES, MoELayer
 from fedmoe.models.gating.outputs import responses
 from fedmoe.models.gating.rule import Call, Choice, Rule, Turn, weigh
-from fedmoe.models.modulation import SOFTMAX
+from fedmoe.models.modulation import require_softmax
 
 Output = tuple[Tensor, Tensor, Tensor]
 """Of a router: logits (tokens, experts), weights and index (tokens, slots)."""
@@ -71,11 +71,7 @@ class Gates:
 
     def require_softmax(self, what: str) -> None:
         """Refuse `what` where a router's weights are no softmax of its logits."""
-        if self.model_type not in SOFTMAX:
-            raise ModelError(
-                f"{what} needs routers that take a softmax of their logits; those of "
-                f"{self.model_type!r} models are not known to; expected one of {', '.join(SOFTMAX)}"
-            )
+        require_softmax((layer.router for layer in self.layers), self.model_type, what)
 
     def tensors(self) -> list[tuple[str, tuple[int, ...], int | None]]:
         """What the gating trains beside the routers, as entries of an adapter's layout.
@@ -141,7 +137,7 @@ class Gates:
         self.choices[i] = choice if self.turn else None
         if choice is None:
             return output
-        renormalise = bool(getattr(module, "norm_topk_prob", True))
+        renormalise = FAMILIES[self.model_type].renormalises(module)
         return choice.logits, weigh(choice, renormalise).to(weights.dtype), choice.index
 
 
