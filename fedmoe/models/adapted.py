@@ -19,7 +19,7 @@ from fedmoe.models.families import MoELayer, check_top_k, install, moe_layers, s
 from fedmoe.models.frozen import FrozenExperts
 from fedmoe.models.gating import Gates, Rule, TopKGating
 from fedmoe.models.modulation import Modulation, modulate
-from fedmoe.models.rescaling import Rescaling, StaticRescaling, keep_mass
+from fedmoe.models.rescaling import Rescaling, StaticRescaling, check_mass, keep_mass
 from fedmoe.models.saved import Saved, saved_outside
 from fedmoe.models.subset import KeptExperts
 from fedmoe.models.tasks import TASKS, Asked
@@ -101,7 +101,9 @@ class AdaptedModel:
         self._install(settings, adapted)
         self.bound = self.layout
         self.bind(self.layout)
-        if isinstance(rescaling, StaticRescaling) and rescaling.by == "mass":
+        self.keeps_mass = isinstance(rescaling, StaticRescaling) and rescaling.by == "mass"
+        if self.keeps_mass:
+            check_mass(self.family)
             for layer in self.layers:
                 keep_mass(layer.router, self.full_top_k)
 
@@ -171,8 +173,14 @@ class AdaptedModel:
 
         Raises:
             ModelError: a router chose another number of experts than it was asked for, or a family
-                that is not listed does more to its logits than we know.
+                that is not listed does more to its logits than we know; or one is over the model's
+                own K where weights are those of K experts.
         """
+        if self.keeps_mass and max(top_ks) > self.full_top_k:
+            raise ModelError(
+                f"top_k {max(top_ks)} is over the model's {self.full_top_k}, whose weights "
+                "rescaling.by 'mass' shares out"
+            )
         check_top_k(self.layers, top_ks)
         if not self.family.listed:
             self._check_logits()

@@ -12,6 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from fedmoe.errors import ModelError
+from fedmoe.models.families import Family
 from fedmoe.section import section
 
 
@@ -53,6 +55,20 @@ class LearnedRescaling:
 
 
 Rescaling = Annotated[NoRescaling | StaticRescaling | LearnedRescaling, Field(discriminator="name")]
+
+
+def check_mass(family: Family) -> None:
+    """Refuse to keep the mass of routers that do not choose by weight.
+
+    Raises:
+        ModelError: with the likely fix.
+    """
+    if family.corrected or family.scores == "sparsemixer":
+        raise ModelError(
+            f"rescaling.by 'mass' takes the largest k of K weights, and routers of {family.name} "
+            f"models choose by more than that ({family.rule}); use 'ratio', or rescaling.name "
+            "'none': where weights are normalised they keep their sum by themselves"
+        )
 
 
 def keep_mass(router: nn.Module, full_top_k: int) -> None:

@@ -18,7 +18,7 @@ from fedmoe.models.gating.outputs import expert_output
 from fedmoe.section import section
 from fedmoe.training.similarity import co_activated, linear_cka
 
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
 @section
@@ -33,7 +33,8 @@ class RouterLosses:
     load_balance: Weight = 0.0
     """Switch: the number of experts times the sum of load times mean probability; 1 when even."""
     importance: Weight = 0.0
-    """Shazeer: the squared variation of experts' summed weights."""
+    """Shazeer: the squared variation of experts' summed weights; without effect at k = 1 on routers
+    that normalise, whose one weight is always 1."""
     load: Weight = 0.0
     """Shazeer: that of a smooth estimate of their loads; asks for `gating.name: noisy_top_k`."""
     z: Weight = 0.0
@@ -61,7 +62,8 @@ NO_LOSSES = RouterLosses()
 def load_balance(routed: Routed) -> Tensor:
     r"""$E \sum_i f_i P_i$ of a layer, a scalar: 1 where loads or probabilities are even.
 
-    $f_i$ is expert i's share of all routed rows, $P_i$ the mean of softmax(logits). With one expert
+    $f_i$ is expert i's share of all routed rows, $P_i$ the mean of softmax(logits), E the number of
+    experts that can be chosen. With one expert
     per token it is the source's; with k it is its value over k, so that one weight serves any k.
 
     Source: Switch Transformer (arXiv:2101.03961, eq. 4-6).
@@ -69,17 +71,31 @@ def load_balance(routed: Routed) -> Tensor:
     number = routed.logits.shape[-1]
     load = torch.bincount(routed.index.flatten(), minlength=number + 1)[:number]
     share = load / load.sum().clamp_min(1)
-    return number * (share * torch.softmax(routed.logits.float(), -1).mean(0)).sum()
+    return there(routed).sum() * (share * torch.softmax(routed.logits.float(), -1).mean(0)).sum()
 
 
-def squared_variation(x: Tensor) -> Tensor:
-    r"""$\mathrm{CV}(x)^2 = \mathrm{Var}(x) / \mathrm{Mean}(x)^2$ of a vector, not below 0."""
-    mean = x.mean()
-    return (x - mean).square().mean() / mean.square().clamp_min(1e-10)
+def there(routed: Routed) -> Tensor:
+    """bool (experts,): those that any token could choose; a subset's others have no logits."""
+    return routed.logits.detach().isneginf().all(0).logical_not()
+
+
+def squared_variation(x: Tensor, there: Tensor | None = None) -> Tensor:
+    r"""$\mathrm{CV}(x)^2 = \mathrm{Var}(x) / \mathrm{Mean}(x)^2$ of a vector, not below 0.
+
+    Over those members alone that are `there`, bool, where given.
+    """
+    there = torch.ones_like(x, dtype=torch.bool) if there is None else there
+    number = there.sum().clamp_min(1)
+    mean = (x * there).sum() / number
+    variance = ((x - mean).square() * there).sum() / number
+    return variance / mean.square().clamp_min(1e-10)
 
 
 def importance(routed: Routed) -> Tensor:
     r"""$\mathrm{CV}(\sum_x G(x))^2$ of a layer, a scalar; $G_i(x)$ is expert i's weight or 0.
+
+    Over the experts that can be chosen. Where a router normalises its weights and k is 1 they are
+    all 1, whatever its logits: then it teaches nothing.
 
     Source: Shazeer et al. 2017 (arXiv:1701.06538, eq. 6-7).
     """
@@ -87,7 +103,7 @@ def importance(routed: Routed) -> Tensor:
     # Not index_add: on a GPU it adds in any order. Only "no expert" can be there twice in a row.
     spread = routed.weights.new_zeros(len(routed.index), number + 1, dtype=torch.float)
     spread = spread.scatter(1, routed.index, routed.weights.float())
-    return squared_variation(spread.sum(0)[:number])
+    return squared_variation(spread.sum(0)[:number], there(routed))
 
 
 def load(routed: Routed) -> Tensor:

@@ -8,11 +8,11 @@ from family_models import tiny_family
 from fedmoe.data.text import Tokens, collate
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.families import FAMILIES
-from fedmoe.models.gating import HierarchicalGating
+from fedmoe.models.gating import HierarchicalGating, Routed
 from fedmoe.models.gating.outputs import expert_output
 from fedmoe.models.modulation import SOFTMAX
 from fedmoe.models.rescaling import NoRescaling
-from fedmoe.training.router_losses import RouterLosses, router_training
+from fedmoe.training.router_losses import RouterLosses, importance, load_balance, router_training
 
 KINDS = [kind for kind in SOFTMAX if FAMILIES[kind].task == "causal"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -69,3 +69,19 @@ def test_losses_see_the_routers_own_logits_and_experts(kind, random_adapter):
             for e in range(8)
         )
         assert error(one_by_one, experts(hidden, index, weights)) < 1e-5
+
+
+@pytest.mark.parametrize("loss", [load_balance, importance])
+def test_losses_on_even_loads_are_of_the_experts_that_can_be_chosen(loss):
+    """Where a subset drops the others the value is that of a model that has the few alone."""
+    g = torch.Generator().manual_seed(0)
+    few = torch.randn(50, 4, generator=g)
+    many = torch.full((50, 16), -torch.inf)
+    many[:, 3:7] = few
+    found = []
+    for logits in (few, many):
+        best = torch.softmax(logits, -1).topk(2, dim=-1)
+        routed = Routed(torch.zeros(50, 8), logits, best.values, best.indices)
+        found.append(float(loss(routed)))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert found[0] > 1e-4

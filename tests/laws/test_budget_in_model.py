@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from family_models import tiny_family
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -12,8 +13,9 @@ from fedmoe.errors import ModelError
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.decode import greedy
+from fedmoe.models.families import FAMILIES as KNOWN
 from fedmoe.models.families import moe_layers
-from fedmoe.models.rescaling import LearnedRescaling, NoRescaling, StaticRescaling
+from fedmoe.models.rescaling import LearnedRescaling, NoRescaling, StaticRescaling, check_mass
 from fedmoe.training.client import mean_loss, response_loss
 
 FAMILIES = ["olmoe", "mixtral", "qwen3_moe"]
@@ -193,6 +195,29 @@ def test_mass_keeps_the_k_largest_and_the_sum_of_all_weights(tiny_base, tiny_mod
             assert torch.equal(weights, full_weights)
             assert torch.equal(index, full_index)
     model.check_top_ks({1, 2, 4})
+    with pytest.raises(ModelError, match=r"top_k 5 is over the model's 4, whose weights rescaling"):
+        model.check_top_ks({1, 5})
+
+
+@pytest.mark.parametrize("kind", [k for k, family in KNOWN.items() if family.task == "causal"])
+def test_mass_changes_no_choice_or_is_refused(kind):
+    """Routers with a bias to choose by do not take the largest weights; nor does a sparse mixer."""
+    family = KNOWN[kind]
+    if family.corrected or family.scores == "sparsemixer":
+        with pytest.raises(ModelError, match=r"choose by more than that .*; use 'ratio'"):
+            check_mass(family)
+        return
+    keeping, plain = (
+        AdaptedModel(tiny_family(family), AdapterSettings(rank=2), rescaling)
+        for rescaling in (StaticRescaling(by="mass"), NoRescaling())
+    )
+    x = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
+    for k in range(1, plain.full_top_k + 1):
+        keeping.set_budget(k)
+        plain.set_budget(k)
+        for ours, theirs in zip(keeping.layers, plain.layers, strict=True):
+            (_, _, index), (_, _, own) = ours.router(x), theirs.router(x)
+            assert torch.equal(index.sort(-1).values, own.sort(-1).values)
 
 
 def test_a_rescaler_multiplies_each_layers_output(tiny_model):

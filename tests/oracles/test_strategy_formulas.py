@@ -280,10 +280,15 @@ def test_modulation_stays_among_a_tokens_best(tiny_base):
     among_two = (order[:, :2] == 7).any(-1)
     assert torch.equal(chosen == 7, among_two)
     assert torch.equal(chosen[~among_two], order[~among_two, 0])
+    for k in (3, 5, 8):  # over 2 K, as an answer may be asked for
+        router.top_k = k
+        index = router(hidden)[2]
+        assert ((index == 7).any(-1) == (order[:, :k] == 7).any(-1)).all()
+        assert torch.equal(index.sort(-1).values, order[:, :k].sort(-1).values)
 
 
 def test_a_router_whose_rule_is_not_known_is_refused(tiny_base):
-    with pytest.raises(ModelError, match="'deepseek_v3' models cannot be modulated; expected one"):
+    with pytest.raises(ModelError, match="'deepseek_v3' models are not known to; expected one"):
         modulate(tiny_base().model.layers[0].mlp.gate, "deepseek_v3", 4)
 
 

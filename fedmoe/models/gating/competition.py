@@ -46,9 +46,9 @@ class CompetitionGating(Rule):
     """Share of competing steps at the start."""
     last: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of competing steps at the end, or the least of `learned`."""
-    distil: Annotated[float, Field(ge=0)] = 1.0
+    distil: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     """Weight of the loss by which the router learns the outcome."""
-    winners: Annotated[float, Field(ge=0)] = 1.0
+    winners: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     """The alpha: extra weight of the winners in it."""
 
     @property

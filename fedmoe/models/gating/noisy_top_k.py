@@ -31,7 +31,7 @@ class NoisyTopKGating(Rule):
     serves: ClassVar[bool] = False
     learned: bool = True
     """Train how much noise each expert gets from what the token is."""
-    scale: Annotated[float, Field(gt=0)] = 1.0
+    scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """The sigma: a factor on all noise, in units of a logit."""
 
     @property

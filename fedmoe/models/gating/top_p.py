@@ -33,5 +33,6 @@ class TopPGating(Rule):
     def choose(self, call: Call) -> Choice | None:
         best = call.shares().topk(call.top_k, dim=-1)
         before = best.values.cumsum(-1) - best.values
+        before[..., 0] = -1.0  # the best one always: a tiny threshold is 0 in float32
         kept = (before < self.threshold) | (self.threshold == 1)  # sure routers' sums round to 1
         return Choice(call.logits, keep_first(best.indices, kept, call.num_experts))
