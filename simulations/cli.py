@@ -177,6 +177,7 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("out", type=Path, help="the folder to make")
+    parser.add_argument("--without-rescaling", action="store_true", help="drop learned factors")
     _with_which(parser)
 
 
@@ -203,9 +204,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _with_which(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--which", choices=("last", "best"), default="last", help="which round's adapter"
-    )
+    parser.add_argument("--which", choices=("last", "best"), default="last", help="which adapter")
 
 
 # Each command imports what it needs: `fedmoe --help` must not wait for torch.
@@ -312,7 +311,8 @@ def _export(arguments: argparse.Namespace) -> None:
     """Write a run's adapter as a PEFT folder, and refuse unless PEFT computes the same."""
     from simulations.saved import SavedRun
 
-    difference = SavedRun.open(arguments.run, arguments.which).export(arguments.out)
+    saved = SavedRun.open(arguments.run, arguments.which)
+    difference = saved.export(arguments.out, without_rescaling=arguments.without_rescaling)
     print(f"{arguments.out}: PEFT's logits agree within {difference:.1e}")
 
 

@@ -56,7 +56,7 @@ class Generator:
                 )
             top_k = top_k or (tiers[tier].top_k if tier else None)
             adapted.frozen.hold({tiers[tier].frozen if tier else "full": False})
-            rescaler = saved.rescalers.get(tier or _tier_of(tiers, top_k or adapted.full_top_k))
+            rescaler = saved.rescalers.get(tier or saved.tier_of(top_k or adapted.full_top_k))
         top_k = adapted.full_top_k if top_k is None else top_k
         if not 1 <= top_k <= adapted.layout.num_experts:
             raise FedMoEError(f"--top-k {top_k}: expected 1 to {adapted.layout.num_experts}")
@@ -73,8 +73,3 @@ class Generator:
         yield from greedy_stream(
             self.model.model, torch.tensor([ids]), max_new_tokens, self.tokenizer
         )
-
-
-def _tier_of(tiers: dict, top_k: int) -> str:
-    """The tier that has this `top_k`, if any: its rescaler fits."""
-    return next((name for name, tier in tiers.items() if tier.top_k == top_k), "")

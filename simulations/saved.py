@@ -73,10 +73,27 @@ class SavedRun:
         layouts = strategy.layouts(plain, self.round + 1)
         return strategy.local(task, layouts, _initial(self.experiment, self.model)).start
 
-    def export(self, out: Path) -> float:
-        """Write a PEFT folder; see `models.peft_export.export`."""
+    def tier_of(self, top_k: int) -> str:
+        """The first tier that has this `top_k`, whose rescaler fits; empty if none has."""
+        tiers = self.experiment.budget.resolved(self.model.full_top_k)
+        return next((name for name, tier in tiers.items() if tier.top_k == top_k), "")
+
+    def export(self, out: Path, *, without_rescaling: bool = False) -> float:
+        """Write a PEFT folder; see `models.peft_export.export`.
+
+        Raises:
+            FedMoEError: `out` exists; or the run learned factors at full k and is to be exported
+                with them.
+        """
         if out.exists():
             raise FedMoEError(f"{out} exists already; name a folder that does not")
+        factors = self.rescalers.get(self.tier_of(self.model.full_top_k), torch.ones(1))
+        if bool((factors != 1).any()) and not without_rescaling:
+            raise FedMoEError(
+                f"the run was scored with factors on its layers' outputs, {factors.min():.3g} to "
+                f"{factors.max():.3g} at full k (rescaling.name: learned), for which PEFT has no "
+                "form; --without-rescaling exports the adapter alone, which computes without them"
+            )
         e = self.experiment
         exact = ModelSettings(path=e.model.path, dtype="float32", device="cpu")
         # A run in bfloat16 has rounded weights, whose logits are not PEFT's.

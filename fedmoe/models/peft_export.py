@@ -49,11 +49,11 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
             f"{model.gates.gating.name!r}: only 'top_k', and gatings that choose in training "
             "alone, export"
         )
-    if any(entry.rank_axis is None for entry in adapter.layout.entries):
+    lora = _without_noise(adapter, model)
+    if any(entry.rank_axis is None for entry in lora.layout.entries):
         raise ModelError(
-            "PEFT has no form for trained or modulated routers (adapter.router: true, "
-            "aggregation.name: ub_smoe, or learned noise of gating.name: noisy_top_k): only LoRA "
-            "exports"
+            "PEFT has no form for trained or modulated routers (adapter.router: true, or "
+            "aggregation.name: ub_smoe): only LoRA exports"
         )
     exact = settings.__class__(path=settings.path, dtype="float32", device="cpu")
     unfinished = out.with_name(out.name + ".unfinished")
@@ -62,7 +62,7 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
             # PEFT 0.21 reads a name that transformers 5.23 deprecates: not the user's affair.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
             base, _ = load_base(exact, fast=False)
-            to_peft(adapter, base).save_pretrained(str(unfinished))
+            to_peft(lora, base).save_pretrained(str(unfinished))
             difference = largest_difference(adapter, model, exact, unfinished)
         if not difference < TOLERANCE:
             raise ModelError(
@@ -72,6 +72,16 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return difference
+
+
+def _without_noise(adapter: Adapter, model: AdaptedModel) -> Adapter:
+    """All but what a gating trains for noise, which there is in training alone."""
+    noise, layout = {name for name, *_ in model.gates.tensors()}, adapter.layout
+    kept = [entry for entry in layout.entries if entry.name not in noise]
+    flat = torch.cat([adapter.flat[entry.start : entry.stop] for entry in kept])
+    tensors = [(entry.name, entry.shape, entry.layer) for entry in kept]
+    sizes = layout.num_layers, layout.num_experts, layout.rank, layout.alpha
+    return Adapter(Layout.of(tensors, *sizes), flat)
 
 
 def peft_config(layout: Layout, family: Family, base: nn.Module) -> LoraConfig:

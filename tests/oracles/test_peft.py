@@ -9,13 +9,15 @@ from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 
 from fedmoe.adapter import initial_adapter
+from fedmoe.budget.levels import Levels, Tier
 from fedmoe.config import Experiment
-from fedmoe.errors import ModelError
+from fedmoe.errors import FedMoEError, ModelError
 from fedmoe.models import peft_export
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings, build_model, load_base
+from fedmoe.models.gating import NoisyTopKGating
 from fedmoe.models.peft_export import export, largest_difference, to_peft
-from fedmoe.models.rescaling import NoRescaling
+from fedmoe.models.rescaling import LearnedRescaling, NoRescaling
 from simulations.saved import SavedRun
 
 # PEFT 0.21.2 reads a property that transformers 5.23 deprecates.
@@ -166,6 +168,32 @@ def test_an_adapter_with_trained_routers_is_refused(tiny_model, random_adapter, 
     with pytest.raises(ModelError, match="PEFT has no form for trained or modulated routers"):
         export(adapter, model, ModelSettings(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_noise_that_there_is_in_training_alone_is_left_out(saved, tmp_path, random_adapter):
+    settings, _, _ = saved
+    model, _ = build_model(settings, SETTINGS, NoRescaling(), NoisyTopKGating())
+    adapter = random_adapter(model.layout)
+    assert any(entry.name.endswith("noise.shift") for entry in adapter.layout.entries)
+    assert export(adapter, model, settings, tmp_path / "out") < 1e-4
+
+
+def test_learned_factors_at_full_k_are_not_left_out_unsaid(tiny_folder, random_adapter, tmp_path):
+    settings = ModelSettings(path=str(tiny_folder))
+    e = Experiment(
+        model=settings, adapter=SETTINGS, rescaling=LearnedRescaling(),
+        budget=Levels(tiers={"low": Tier(top_k=1), "high": Tier(top_k=4)}),
+    )  # fmt: skip
+    model, tokenizer = build_model(settings, SETTINGS, e.rescaling)
+    state = random_adapter(model.layout)
+    factors = {"low": torch.tensor([1.3, 0.8]), "high": torch.ones(2)}
+    assert SavedRun(e, model, tokenizer, state, factors, 1).export(tmp_path / "even") < 1e-4
+    factors["high"] = torch.tensor([1.25, 0.875])
+    run = SavedRun(e, model, tokenizer, state, factors, 1)
+    with pytest.raises(FedMoEError, match=r"0\.875 to 1\.25 at full k .*; --without-rescaling"):
+        run.export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert run.export(tmp_path / "out", without_rescaling=True) < 1e-4
 
 
 def test_a_run_in_bfloat16_is_exported_from_exact_weights(tiny_folder, random_adapter, tmp_path):
