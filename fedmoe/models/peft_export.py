@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from fedmoe.adapter import Adapter, Layout
+from fedmoe.adapter import RANK_AXES, Adapter, Layout
 from fedmoe.errors import ModelError
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, load_base
@@ -26,7 +27,7 @@ from fedmoe.models.families.family import through_interface
 from fedmoe.models.families.ungated import each_expert
 from fedmoe.models.tasks import TASKS
 
-NAME = "default"
+NAME, SHIFT = "default", "shift"
 TOLERANCE = 1e-4
 
 
@@ -37,9 +38,9 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
     in float32, at the model's full `top_k`.
 
     Raises:
-        ModelError: PEFT has no form for the family's experts; the adapter changes routers, or a
-            gating what they choose; or the logits differ by 1e-4 or more: then nothing is left in
-            `out`.
+        ModelError: PEFT has no form for the family's experts; the adapter modulates routers, or a
+            gating changes what they choose; or the logits differ by 1e-4 or more: then nothing is
+            left in `out`.
     """
     if model.family.no_peft:
         raise ModelError(f"no export for PEFT: {model.family.no_peft}")
@@ -50,10 +51,10 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
             "alone, export"
         )
     lora = _without_noise(adapter, model)
-    if any(entry.rank_axis is None for entry in lora.layout.entries):
+    if not {entry.kind for entry in lora.layout.entries} <= {*RANK_AXES, SHIFT}:
         raise ModelError(
-            "PEFT has no form for trained or modulated routers (adapter.router: true, or "
-            "aggregation.name: ub_smoe): only LoRA exports"
+            "PEFT has no form for modulated routers (aggregation.name: ub_smoe): only LoRA and "
+            "trained routers export"
         )
     exact = settings.__class__(path=settings.path, dtype="float32", device="cpu")
     unfinished = out.with_name(out.name + ".unfinished")
@@ -85,7 +86,11 @@ def _without_noise(adapter: Adapter, model: AdaptedModel) -> Adapter:
 
 
 def peft_config(layout: Layout, family: Family, base: nn.Module) -> LoraConfig:
-    """The LoRA configuration that reaches the same weights of `base`."""
+    """The LoRA configuration that reaches the same weights of `base`.
+
+    Trained routers are saved whole, as PEFT's `modules_to_save`.
+    """
+    routers = [entry.name.rpartition(".")[0] for entry in layout.entries if entry.kind == SHIFT]
     dense = {entry.name.rpartition(".")[0] for entry in layout.entries if entry.layer is None}
     linears = [n for n in family.attention if any(path.endswith(f".{n}") for path in dense)]
     experts = [entry.name for entry in layout.entries if entry.layer is not None]
@@ -96,7 +101,7 @@ def peft_config(layout: Layout, family: Family, base: nn.Module) -> LoraConfig:
     alpha = int(layout.alpha) if layout.alpha == int(layout.alpha) else layout.alpha
     return LoraConfig(
         r=layout.rank, lora_alpha=alpha,  # pyright: ignore[reportArgumentType]
-        target_modules=linears, target_parameters=fused or None,
+        target_modules=linears, target_parameters=fused or None, modules_to_save=routers or None,
         lora_dropout=0.0, bias="none", task_type=TASKS[family.task].peft,  # pyright: ignore
     )  # fmt: skip
 
@@ -145,9 +150,18 @@ def to_peft(adapter: Adapter, base: nn.Module) -> PeftModel:
                 a, b = b.mT, a.mT  # the delta of W^T is A^T B^T
             layer.lora_A[NAME].weight.data.copy_(_peft_a(a))  # pyright: ignore
             layer.lora_B[NAME].weight.data.copy_(_peft_b(b))  # pyright: ignore
+        elif isinstance(layer, ModulesToSaveWrapper):
+            _shift(layer.modules_to_save[NAME], values.pop(f"{path}.{SHIFT}"))
     if values:
         raise ModelError(f"PEFT reaches no weight for {', '.join(sorted(values))}")
     return wrapped  # pyright: ignore[reportReturnType]
+
+
+@torch.no_grad()
+def _shift(router: nn.Module, shift: Tensor) -> None:
+    """Add what was trained to a router's one weight of this shape."""
+    (weight,) = (p for p in router.parameters() if p.shape == shift.shape)
+    weight += shift
 
 
 def _target(path: str, layer: LoraLayer) -> str:

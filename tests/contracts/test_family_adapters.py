@@ -72,6 +72,23 @@ def test_logits_and_every_gradient_match_pefts_and_no_other_weight_has_one(kind,
     assert error(ours.detach(), merged) < 1e-5
 
 
+@pytest.mark.parametrize("kind", slow_but(FIRST, EXPORTED))
+@torch.no_grad()
+def test_trained_routers_go_to_peft_and_merge(kind, random_adapter):
+    """Relative errors below 1e-5, and far from what it is without them."""
+    settings, family = replace(SETTINGS, router=True), FAMILIES[kind]
+    model = AdaptedModel(tiny_family(family), settings, NoRescaling())
+    adapter = random_adapter(model.layout)
+    model.load(adapter)
+    ours, wrapped = logits_of(model), to_peft(adapter, tiny_family(family))
+    assert error(ours, wrapped(input_ids=IDS).logits) < 1e-5
+    assert error(ours, wrapped.merge_and_unload()(input_ids=IDS).logits) < 1e-5
+    for entry, view in model.layout.views(model.flat):
+        if entry.kind == "shift":
+            view.zero_()
+    assert error(ours, logits_of(model)) > 1e-3
+
+
 @every_family
 def test_every_factor_is_reached_and_an_expert_without_tokens_is_not(kind, random_adapter):
     model = trained(kind, random_adapter)

@@ -1,5 +1,6 @@
 """The contract of families that are no causal language models, on tiny random models."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -265,6 +266,18 @@ def test_an_export_is_loaded_merged_and_saved_again(kind, random_adapter, tmp_pa
     theirs = form.own_logits(loaded(tmp_path / "merged"), batch)
     assert error(model.target_logits(batch), theirs) < 1e-5
     assert error(without, theirs) > 1e-2  # else nothing was merged and nothing is shown
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+@torch.no_grad()
+def test_trained_routers_go_to_peft(kind, random_adapter):
+    settings = replace(SETTINGS, router=True)
+    model = AdaptedModel(tiny_family(FAMILIES[kind]), settings, NoRescaling())
+    adapter, batch = random_adapter(model.layout), collate(rows_of(kind), 0)
+    model.load(adapter)
+    ours = model.target_logits(batch)
+    theirs = model.form.own_logits(to_peft(adapter, tiny_family(FAMILIES[kind])), batch)
+    assert error(ours, theirs) < 1e-5
 
 
 def test_nllb_refuses_an_export_as_transformers_serves_another_model(tmp_path, random_adapter):

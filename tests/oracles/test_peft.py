@@ -1,5 +1,6 @@
 """AdaptedModel against PEFT's own wrapper: values, gradients of every factor, and the export."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -162,12 +163,26 @@ def test_the_proof_sees_one_wrong_expert(saved, tmp_path):
     assert largest_difference(adapter, model, settings, tmp_path / "wrong") > 1e-3
 
 
-def test_an_adapter_with_trained_routers_is_refused(tiny_model, random_adapter, tmp_path):
-    model = tiny_model("olmoe", AdapterSettings(rank=4, router=True))
-    adapter = random_adapter(model.layout)
-    with pytest.raises(ModelError, match="PEFT has no form for trained or modulated routers"):
-        export(adapter, model, ModelSettings(), tmp_path / "out")
+def test_modulated_routers_are_refused(tiny_model, random_adapter, tmp_path):
+    model = tiny_model("olmoe")
+    layout = model.layout.plus([("model.layers.0.mlp.experts.phi", (8,), None)])
+    with pytest.raises(ModelError, match="PEFT has no form for modulated routers"):
+        export(random_adapter(layout), model, ModelSettings(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trained_router_is_saved_whole_and_a_missing_one_is_seen(
+    tiny_folder, random_adapter, tmp_path
+):
+    settings = ModelSettings(path=str(tiny_folder))
+    trained = AdapterSettings(rank=4, alpha=8.0, router=True)
+    model, _ = build_model(settings, trained, NoRescaling())
+    adapter = random_adapter(model.layout)
+    assert export(adapter, model, settings, tmp_path / "out") < 1e-4
+    about = json.loads((tmp_path / "out/adapter_config.json").read_text(encoding="utf-8"))
+    assert about["modules_to_save"] == [layer.router_path for layer in model.layers]
+    adapter[f"{model.layers[0].router_path}.shift"][3] += 1.0  # of one expert, after the export
+    assert largest_difference(adapter, model, settings, tmp_path / "out") > 1e-3
 
 
 def test_noise_that_there_is_in_training_alone_is_left_out(saved, tmp_path, random_adapter):
