@@ -9,6 +9,7 @@
 - `held`, `frozen`, `offload`: other forms and places of frozen experts; `subset`: some of them
 - `gating`: how tokens and experts choose each other within a budget of k
 - `rescaling`: none, static or learned factors on a sparse layer's output
+- `folder`: a model's folder, which appears whole or not at all
 - `build`: load the built-in base, a folder or a Hub id
 - `decode`: greedy answers
 - `peft_export`: our adapter as a PEFT folder, and the proof that it is the same

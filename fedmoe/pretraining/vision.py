@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from fedmoe.data.digits import of_pretraining
 from fedmoe.data.examples import Example
+from fedmoe.models.folder import whole_folder
 from fedmoe.models.tasks.image import Pixels, as_images
 from fedmoe.models.vit import SparseViT, upcycled
 from fedmoe.seeds import generator
@@ -50,7 +51,8 @@ def make_base(out: Path, base: Base = Base()) -> SparseViT:
     dense = trained_dense(of_pretraining(), base)
     routers = generator(base.seed, "vision", "routers")
     sparse = upcycled(dense, base.num_experts, base.top_k, base.sparse_step, routers)
-    sparse.save_pretrained(out)
+    with whole_folder(out, lambda _: None) as folder:
+        sparse.save_pretrained(folder)
     return sparse
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +16,7 @@ from fedmoe.data.text import Tokens, tokenize
 from fedmoe.errors import DataError, ModelError
 from fedmoe.models.build import DTYPES, ModelSettings, load_base
 from fedmoe.models.families import check_top_k, moe_layers, set_top_k
+from fedmoe.models.folder import whole_folder, writing
 from fedmoe.seeds import numpy_rng
 from fedmoe.upcycling import observe
 from fedmoe.upcycling.convert import check_method, convert
@@ -64,13 +62,21 @@ def upcycle(recipe: Upcycle, progress: Progress = lambda *_: None) -> Upcycled:
     and the losses.
 
     Raises:
-        ModelError: `out` exists; the source cannot be used (see `load_dense`, `check_method`); the
-            written model does not reproduce the dense one.
+        ModelError: `out` exists, cannot be made, or is being made by another process; the source
+            cannot be used (see `load_dense`, `check_method`); the written model does not reproduce
+            the dense one.
         DataError: the text cannot be read, or none of it is short enough.
     """
-    out = Path(recipe.out)
+    with whole_folder(Path(recipe.out), _check_new) as folder:
+        return _make(recipe, folder, progress)
+
+
+def _check_new(out: Path) -> None:
     if out.exists():
-        raise ModelError(f"out {recipe.out!r} exists already; name a new folder, or remove it")
+        raise ModelError(f"out {str(out)!r} exists already; name a new folder, or remove it")
+
+
+def _make(recipe: Upcycle, folder: Path, progress: Progress) -> Upcycled:
     progress("loading the dense model", 0, 1)
     dense, tokenizer = load_dense(recipe.source, DTYPES[recipe.dtype])
     progress("loading the dense model", 1, 1)
@@ -82,12 +88,13 @@ def upcycle(recipe: Upcycle, progress: Progress = lambda *_: None) -> Upcycled:
         inputs = observe.layer_inputs(dense, fit, recipe.batch_size, _pad(tokenizer), tick)
     tick = partial(progress, "converting layers")
     sparse = convert(recipe.method, dense, inputs, recipe.seed, tick)
-    with whole_folder(out) as folder:
+    with writing(recipe.out):
         sparse.to(DTYPES[recipe.dtype]).save_pretrained(folder)  # pyright: ignore
         tokenizer.save_pretrained(folder)
-        del sparse, inputs
-        result = _prove(recipe, dense, folder, held_out, _pad(tokenizer), progress)
-        facts = {"recipe": asdict(recipe), **asdict(result)}
+    del sparse, inputs
+    result = _prove(recipe, dense, folder, held_out, _pad(tokenizer), progress)
+    facts = {"recipe": asdict(recipe), **asdict(result)}
+    with writing(recipe.out):
         (folder / "upcycling.json").write_text(json.dumps(facts, indent=2) + "\n")
     return result
 
@@ -109,19 +116,6 @@ def _text(recipe: Upcycle, tokenizer: Any) -> tuple[list[Tokens], list[Tokens]]:
                 f"{recipe.text.max_length} tokens"
             )
     return observe.enough(rows[0], recipe.fit_tokens), rows[1][: recipe.held_out_examples]
-
-
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when the block ends well, and else is removed."""
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        temporary.rename(out)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
 
 
 def _prove(

@@ -5,6 +5,8 @@ from zipfile import ZipFile
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
 from upcycled import dense_folder
 
 from fedmoe.config.load import load
@@ -91,10 +93,36 @@ def test_what_exists_is_not_written_over(recipe, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_where_no_folder_can_be_is_said_before_any_work(recipe, tmp_path):
+    for out in (tmp_path / "rows.jsonl/out", "/proc/none/out"):
+        with pytest.raises(ModelError, match=f"out '{out}' cannot be made"):
+            module.upcycle(recipe(f"out={out}"), lambda *_: pytest.fail("it began"))
+
+
+def test_what_a_killed_command_left_is_removed(recipe, tmp_path):
+    left = tmp_path / ".out.unfinished/model"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").touch()
+    (left.parent / "lock").touch()
+    module.upcycle(recipe())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "recipe.yaml", "rows.jsonl"]
+
+
+def test_a_full_disk_is_told_as_one(recipe, tmp_path, monkeypatch):
+    def full(self, folder):
+        raise SafetensorError("Error while serializing: I/O error: No space (os error 28)")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        module.upcycle(recipe())
+    assert caught.value.filename == str(tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["recipe.yaml", "rows.jsonl"]
+
+
 def test_an_interrupted_command_leaves_no_folder(recipe, tmp_path):
     def interrupt(what, done, total):
         if what == "measuring losses":
-            assert len([p for p in tmp_path.iterdir() if p.name.startswith(".out.")]) == 1
+            assert (tmp_path / ".out.unfinished/model/config.json").is_file()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
