@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from fedmoe.errors import DataError
 from fedmoe.pretraining import sources
 from fedmoe.pretraining.exercises import exercises
+from fedmoe.pretraining.work import AGAIN, TOKENS, damaged
 from fedmoe.seeds import numpy_rng
 
 PAD, END = "<pad>", "<eos>"
@@ -78,7 +79,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
 
 def build(root: Path, work: Path, vocab_size: int, num_exercises: int, seed: int) -> None:
     """Write the tokenizer, the tokens and a summary per source into `work`, once."""
-    if (work / "tokens.npy").exists():
+    if (work / TOKENS).exists():
         return
     work.mkdir(parents=True, exist_ok=True)
     documents = collect(root, num_exercises, seed)
@@ -95,7 +96,22 @@ def build(root: Path, work: Path, vocab_size: int, num_exercises: int, seed: int
     (work / "sources.json").write_text(json.dumps(summary, indent=2) + "\n")
     tokens = np.fromiter(chain.from_iterable([*ids, end] for ids in encoded), dtype=np.uint16)
     np.save(work / "tokens.tmp.npy", tokens)
-    (work / "tokens.tmp.npy").replace(work / "tokens.npy")
+    (work / "tokens.tmp.npy").replace(work / TOKENS)
+
+
+def tokenizer_of(work: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that `build` has made.
+
+    Raises:
+        FedMoEError: it is damaged, or missing.
+    """
+    path = work / "tokenizer"
+    try:
+        if not path.is_dir():  # transformers would ask the Hub
+            raise FileNotFoundError("no such folder")
+        return PreTrainedTokenizerFast.from_pretrained(path)
+    except Exception as error:  # tokenizers 0.23 raises nothing more special
+        raise damaged(path, error, AGAIN) from error
 
 
 def blocks(tokens: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarray:

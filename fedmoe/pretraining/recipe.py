@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field, TypeAdapter
 
-from fedmoe.errors import FedMoEError
+from fedmoe.errors import FedMoEError, ModelError
 from fedmoe.models.gating import Gating, Rule, TopKGating
+from fedmoe.pretraining import work as works
 from fedmoe.report.atomic import write_json
 from fedmoe.section import section
 from fedmoe.training.router_losses import RouterLosses
@@ -24,6 +24,8 @@ MOST_BLOCK = 512
 """Positions that a model has."""
 HELD_OUT = 64
 """Blocks of tokens to validate on."""
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "README.md", "loss.png")
+"""What a finished model would be written over."""
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -106,7 +108,7 @@ def claim(recipe: Pretrain) -> None:
     """Write into the work folder what it is for.
 
     Raises:
-        FedMoEError: what is there was begun with other settings.
+        FedMoEError: what is there was begun with other settings; the folder cannot be made.
     """
     work = Path(recipe.work)
     path, asked = work / "recipe.json", _lasting(recipe)
@@ -120,8 +122,37 @@ def claim(recipe: Pretrain) -> None:
             f"{work} holds work on another recipe ({', '.join(differ)}); give `work` another "
             f"folder, or delete it to begin anew. Only {' and '.join(LATE)} may change on the way"
         )
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(path, asked)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(path, asked)
+    except OSError as error:
+        raise FedMoEError(f"work {recipe.work!r} cannot be written: {error.strerror}") from error
+
+
+def check_out(recipe: Pretrain, out: Path) -> None:
+    """Refuse to write over what is no model of this recipe.
+
+    Raises:
+        ModelError: a file; a folder with another recipe's model, or with one nobody knows.
+    """
+    cure = "name another folder, or remove it"
+    if out.exists() and not out.is_dir():
+        raise ModelError(f"out {recipe.out!r} is a file; {cure}")
+    path, asked = out / "pretraining.json", _lasting(recipe)
+    if path.exists():
+        try:
+            said = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+            differ = [name for name in asked if said.get(name) != asked[name]]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"out {recipe.out!r}: {path.name} is damaged; {cure}") from error
+        if differ:
+            raise ModelError(
+                f"out {recipe.out!r} holds a model of another recipe ({', '.join(differ)}); {cure}"
+            )
+    elif found := [name for name in FILES if (out / name).exists()]:
+        raise ModelError(
+            f"out {recipe.out!r} holds {found[0]}, and no {path.name} to say of what recipe; {cure}"
+        )
 
 
 def gating_of(folder: Path) -> Gating:
@@ -163,8 +194,12 @@ def unlike_gating(gating: Rule, folder: Path) -> str | None:
 
 
 def check_tokens(recipe: Pretrain) -> None:
-    """Refuse a corpus that does not fill one step."""
-    found = len(np.load(Path(recipe.work) / "tokens.npy", mmap_mode="r"))
+    """Refuse a corpus that does not fill one step.
+
+    Raises:
+        FedMoEError: too few tokens, or a damaged file.
+    """
+    found = len(works.tokens(Path(recipe.work)))
     least = (HELD_OUT + recipe.batch_size + 3) * recipe.block
     if found < least:
         raise FedMoEError(

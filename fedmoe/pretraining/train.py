@@ -11,22 +11,28 @@ import math
 import os
 import time
 from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.elastic.utils.distributed import get_free_port
-from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+from transformers import OlmoeConfig, OlmoeForCausalLM
 from transformers.integrations.moe import ExpertsInterface
 
+from fedmoe.errors import FedMoEError
 from fedmoe.models.experts import experts_forward
 from fedmoe.models.families import moe_layers
+from fedmoe.models.folder import whole_folder, writing
 from fedmoe.models.gating import Gates
 from fedmoe.pretraining import corpus
+from fedmoe.pretraining import work as works
 from fedmoe.pretraining.card import write_card
 from fedmoe.pretraining.recipe import (
     HELD_OUT,
@@ -34,6 +40,7 @@ from fedmoe.pretraining.recipe import (
     PATHS,
     ModelShape,
     Pretrain,
+    check_out,
     check_tokens,
     claim,
 )  # fmt: skip
@@ -46,26 +53,61 @@ VALIDATION_STEPS = 250
 
 
 def pretrain(recipe: Pretrain) -> None:
-    """Build the corpus if it is missing, then train to the end from the latest checkpoint."""
-    claim(recipe)
-    corpus.build(
-        Path(recipe.sources), Path(recipe.work), recipe.model.vocab_size, recipe.num_exercises,
-        recipe.seed,
-    )  # fmt: skip
-    check_tokens(recipe)
+    """Build the corpus if it is missing, then train to the end from the latest checkpoint.
+
+    `out` appears, or is replaced, at the end. Whatever can be is checked before training.
+
+    Raises:
+        ModelError: `out` cannot be written, or holds what is no model of this recipe.
+        FedMoEError: the work folder is of another recipe, or damaged.
+        DataError: sources are missing.
+        OSError: a disk is full, or forbids; it names what could not be written.
+    """
+    work = Path(recipe.work)
+    with whole_folder(Path(recipe.out), partial(check_out, recipe)) as folder:
+        claim(recipe)
+        with writing(work):
+            corpus.build(
+                Path(recipe.sources), work, recipe.model.vocab_size, recipe.num_exercises,
+                recipe.seed,
+            )  # fmt: skip
+        check_tokens(recipe)
+        corpus.tokenizer_of(work)
+        works.sources(work)
+        works.forget_after(works.steps_done(work), work)
+        _spawn(recipe, folder)
+
+
+def _spawn(recipe: Pretrain, folder: Path) -> None:
+    """Train in processes of their own; what a user can mend is raised here as it was there."""
     port = str(get_free_port())
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, OMP_NUM_THREADS="1")
-    torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
-        _worker, (recipe,), nprocs=recipe.workers
-    )
+    told = get_context("spawn").SimpleQueue()
+    try:
+        torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
+            _worker, (recipe, folder, told), nprocs=recipe.workers
+        )
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        if told.empty():
+            raise
+        raise told.get() from error
 
 
-def _worker(rank: int, recipe: Pretrain) -> None:
+def _worker(rank: int, recipe: Pretrain, folder: Path, told: SimpleQueue[Exception]) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    dist.init_process_group("gloo", rank=rank, world_size=recipe.workers)
-    Trainer(recipe, rank).run()
-    dist.destroy_process_group()
+    try:
+        dist.init_process_group("gloo", rank=rank, world_size=recipe.workers)
+        trainer = Trainer(recipe, rank)
+        with writing(recipe.work):
+            trainer.run()
+        if rank == 0:
+            with writing(recipe.out):
+                trainer.finish(folder)
+        dist.destroy_process_group()
+    except (FedMoEError, OSError) as error:
+        told.put(error)  # torch hands on the text of a traceback alone
+        raise
 
 
 def new_model(shape: ModelShape, seed: int) -> OlmoeForCausalLM:
@@ -114,7 +156,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True
         )
-        tokens = np.load(self.work / "tokens.npy", mmap_mode="r")
+        tokens = works.tokens(self.work)
         held_out = HELD_OUT * recipe.block
         self.validation, self.tokens = tokens[: held_out + 1], tokens[held_out + 1 :]
         self._restore()
@@ -126,7 +168,8 @@ class Trainer:
             losses = self._train_step(self._batch())
             self.step += 1
             self.seconds = before + time.monotonic() - began
-            if self.rank == 0 and self.step % LOG_STEPS == 0:
+            last = self.step == self.recipe.steps
+            if self.rank == 0 and (last or self.step % LOG_STEPS == 0):
                 self._log(losses)
             # Every worker must reach the barrier of a checkpoint at the same step.
             due = torch.tensor(float(time.monotonic() - saved > CHECKPOINT_SECONDS))
@@ -135,8 +178,6 @@ class Trainer:
                 self._save()
                 saved = time.monotonic()
         self._save()
-        if self.rank == 0:
-            self._finish()
 
     def _batch(self) -> Tensor:
         """This worker's (sequences, block + 1) tokens of the current step."""
@@ -210,7 +251,7 @@ class Trainer:
         line |= {"seconds": round(self.seconds), "learning_rate": self._learning_rate(), **losses}
         if self.step % VALIDATION_STEPS == 0:
             line |= self.validate()
-        with (self.work / "log.jsonl").open("a") as file:
+        with (self.work / works.LOG).open("a") as file:
             file.write(json.dumps(line) + "\n")
         print({k: round(v, 4) for k, v in line.items() if isinstance(v, (int, float))}, flush=True)
 
@@ -225,15 +266,13 @@ class Trainer:
                 moments = self.optimizer.state[p]
                 state |= {f"{m}.{i}": moments[m] for m in ("exp_avg", "exp_avg_sq", "step")}
             state["progress"] = torch.tensor([self.step, self.seconds], dtype=torch.float64)
-            save_file(state, self.work / "checkpoint.tmp")
-            (self.work / "checkpoint.tmp").replace(self.work / "checkpoint.safetensors")
+            works.save_checkpoint(self.work, state)
         dist.barrier()
 
     def _restore(self) -> None:
-        path = self.work / "checkpoint.safetensors"
-        if not path.exists():
+        state = works.load_checkpoint(self.work)
+        if not state:
             return
-        state = load_file(path)
         for i, p in enumerate(self.parameters):
             p.data.copy_(state[f"model.{i}"])
             self.optimizer.state[p] = {
@@ -243,17 +282,16 @@ class Trainer:
         mine = float(state["agreements"][self.rank])
         self.agreement = None if math.isnan(mine) else mine
 
-    def _finish(self) -> None:
+    def finish(self, folder: Path) -> None:
         """Write the model (bf16), its tokenizer and its card."""
-        out, recipe = Path(self.recipe.out), self.recipe
-        log = [json.loads(line) for line in (self.work / "log.jsonl").read_text().splitlines()]
+        recipe = self.recipe
         facts = self.validate() | {
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "tokens_seen": self.step * recipe.batch_size * recipe.block,
             "seconds": round(self.seconds),
             "recipe": {k: v for k, v in asdict(recipe).items() if k not in PATHS},
-            "sources": json.loads((self.work / "sources.json").read_text()),
+            "sources": works.sources(self.work),
         }
-        self.model.bfloat16().save_pretrained(out)
-        PreTrainedTokenizerFast.from_pretrained(self.work / "tokenizer").save_pretrained(out)
-        write_card(out, facts, log)
+        self.model.bfloat16().save_pretrained(folder)
+        corpus.tokenizer_of(self.work).save_pretrained(folder)
+        write_card(folder, facts, works.read_log(self.work))
