@@ -62,7 +62,8 @@ class Pretrain:
     work: str
     """Folder for tokens and checkpoints, of one recipe; delete it to begin anew."""
     out: str
-    """Folder that receives the finished model, its tokenizer and its model card."""
+    """Folder that receives the finished model, its tokenizer and its model card. It may hold an
+    earlier model of this recipe."""
     seed: int = 0
     model: ModelShape = ModelShape()
     num_exercises: Annotated[int, Field(ge=0)] = 200_000

@@ -79,7 +79,11 @@ def read_log(work: Path) -> list[dict[str, Any]]:
 
 
 def forget_after(step: int, work: Path) -> None:
-    """Drop from the log the steps that will be taken, and logged, again."""
+    """Drop from the log the steps that will be taken, and logged, again.
+
+    Raises:
+        FedMoEError: the log is damaged.
+    """
     if (work / LOG).exists():
         rows = [row for row in read_log(work) if row["step"] <= step]
         write_text(work / LOG, "".join(json.dumps(row) + "\n" for row in rows))

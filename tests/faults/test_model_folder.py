@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
 from fedmoe.errors import ModelError
-from fedmoe.models.folder import whole_folder, writing
+from fedmoe.models.folder import _check_filled, whole_folder, writing
 
 
 def anything(_):
@@ -119,6 +120,14 @@ def test_where_no_folder_can_be_is_said_at_once(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="moe' cannot be written: no permission"):
         whole_folder(tmp_path / "moe", anything).__enter__()
     assert everything(tmp_path) == ["file", "moe"]
+
+
+def test_a_folder_that_files_cannot_be_moved_into_is_said(tmp_path):
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system at /dev/shm")
+    with pytest.raises(ModelError, match="out 'o' is where a file system begins"):
+        _check_filled(other, tmp_path, "o")
 
 
 @pytest.mark.parametrize(
