@@ -54,7 +54,7 @@ TRACK_EXAMPLES = """\
   fedmoe track runs/quickstart
   fedmoe track runs/compare_flame/*-seed0 --to mlflow
   fedmoe track runs/quickstart --follow      (beside a run that is at work)"""
-INTERRUPTED = "fedmoe: interrupted; what was finished is in the run's folder; --resume auto goes on"
+INTERRUPTED = "fedmoe: interrupted; what was finished is kept; a run goes on with --resume auto"
 OVERRIDES = "settings in place of the file's, as dotted paths: rounds=5 training.learning_rate=1e-3"
 
 
