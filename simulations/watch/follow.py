@@ -52,12 +52,12 @@ def follow(
                 if _ended(now):
                     return
                 sleep(SECONDS)
-    said: dict[str, float] = {}
+    said: dict[str, RunNow] = {}
     while True:
         now = _look(place, prometheus)
         for run in now.runs:
-            if isinstance(run, RunNow) and said.get(run.run) != run.last_line:
-                said[run.run] = run.last_line
+            if isinstance(run, RunNow) and said.get(run.run) != run.timeless:
+                said[run.run] = run.timeless
                 _line(console, json_text(run.as_json()) if json else one_line(run))
         if _ended(now):
             return

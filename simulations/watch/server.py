@@ -12,7 +12,6 @@ import hashlib
 import re
 import sys
 import threading
-from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -152,13 +151,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def stamp_of(now: PlaceNow | RunNow | Unreadable) -> str:
-    """A text that changes when a page would say anything new but the time.
-
-    It is a digest of what is said, since a file's time is too coarse to tell two lines apart.
-    """
+    """A text that changes when a page would say anything new but the time."""
     match now:
         case RunNow():
-            now = replace(now, quiet_seconds=0.0, seconds_left=None)
+            now = now.timeless
         case PlaceNow():
             return _digest({"runs": [stamp_of(run) for run in now.runs], "of": now.num_known})
     return _digest(now.as_json())

@@ -255,6 +255,24 @@ def test_following_shows_each_change_and_ends_with_the_run(tmp_path, terminal):
         assert rounds == [f"{folder.name}: round {n}/2" for n in (1, 2, 2)]
 
 
+def test_following_tells_lines_of_one_tick_of_the_files_clock_and_the_end(tmp_path):
+    lines = [header(2), *whole_round(1)]
+    folder, more = write(tmp_path / "run", *lines), [whole_round(2), [end()], []]
+
+    def sleep(_):
+        lines.extend(more.pop(0))
+        write(folder, *lines)
+
+    console = Console(width=100)
+    with console.capture() as shown:
+        follow(Place(folder, None, lambda: 1000.0), console, json=True, sleep=sleep)
+    told = [json.loads(line) for line in shown.get().splitlines()]
+    assert len({run["last_line"] for run in told}) == 1
+    assert [(run["num_finished"], run["phase"]) for run in told] == [
+        (1, "running"), (2, "running"), (2, "finished"),
+    ]  # fmt: skip
+
+
 def test_metrics_that_cannot_be_written_say_where(tmp_path):
     folder = write(tmp_path / "run", header(), *whole_round(1))
     with pytest.raises(FedMoEError, match=r"folder must exist.*\.prom"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 from fedmoe.report.headline import headline
 from fedmoe.report.live.pace import Phase, activity, phase, seconds_left
@@ -69,6 +69,15 @@ class RunNow:
     def as_json(self) -> dict[str, Any]:
         """All of it, for `json_text`."""
         return {"kind": "run", **asdict(self)}
+
+    @property
+    def timeless(self) -> Self:
+        """All but what goes on by itself: equal for two looks between which nothing happened.
+
+        By the ledger's time alone nobody can say: two lines within one tick of the file's clock
+        have the same.
+        """
+        return replace(self, quiet_seconds=0.0, seconds_left=None)
 
     @property
     def pace(self) -> str:
