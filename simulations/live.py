@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -25,9 +25,12 @@ MOST_ROWS = 20
 STYLES = {"waiting": "dim", "training": "cyan", "done": "green", "failed": "bold red"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Progress:
-    """What is known so far of the run, for whoever draws it."""
+    """What is known so far of the run, for whoever draws it: rich does so on a thread of its own.
+
+    So it never changes; what is new is in another one.
+    """
 
     num_rounds: int
     workers: int
@@ -38,9 +41,9 @@ class Progress:
     finished: int = 0
     """Rounds finished in this process."""
     tasks: Sequence[Task] = ()
-    answers: dict[int, Update | Failure] = field(default_factory=dict)
+    answers: Mapping[int, Update | Failure] = field(default_factory=dict)
     """By client, for the current round."""
-    scores: dict[str, Evaluation] = field(default_factory=dict)
+    scores: Mapping[str, Evaluation] = field(default_factory=dict)
     """The last evaluation of each tier."""
 
     @property
@@ -99,18 +102,18 @@ class LiveTable:
         trace: TracebackType | None,
     ) -> None:
         if self.live:
-            self.progress.phase = "interrupted" if error else "finished"
+            self._now(phase="interrupted" if error else "finished")
             self.live.stop()
 
     def planned(self, tasks: Sequence[Task]) -> None:
         p = self.progress
-        p.started = p.started if p.tasks or p.finished else p.clock()
-        p.phase, p.answers, p.tasks = "training", {}, tasks
+        started = p.started if p.tasks or p.finished else p.clock()
+        self._now(phase="training", started=started, tasks=tasks, answers={})
         if tasks:  # else nobody was reachable; the round's line says so
             self._event("planned", round=tasks[0].round, clients=[t.client for t in tasks])
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
-        self.progress.answers[task.client] = answer
+        self._now(answers={**self.progress.answers, task.client: answer})
         who = {"round": task.round, "client": task.client, "tier": task.tier, "top_k": task.top_k}
         if isinstance(answer, Failure):
             self._event("client", **who, status="failed", reason=answer.reason)
@@ -128,9 +131,7 @@ class LiveTable:
         self._event("client", **who, status="ok", **{n: getattr(answer, n) for n in names})
 
     def finished(self, state: ServerState) -> None:
-        p = self.progress
-        p.finished += 1
-        p.phase = "evaluating"
+        p = self._now(finished=self.progress.finished + 1, phase="evaluating")
         ok = [a for a in p.answers.values() if isinstance(a, Update)]
         failed = len(p.answers) - len(ok)
         self._event("round", round=state.round, clients=len(p.tasks), failed=failed)
@@ -143,7 +144,7 @@ class LiveTable:
 
     def evaluated(self, evaluations: Sequence[Evaluation]) -> None:
         """Show the scores of the global adapter at every tier."""
-        self.progress.scores |= {e.tier: e for e in evaluations}
+        self._now(scores={**self.progress.scores, **{e.tier: e for e in evaluations}})
         for e in evaluations:
             self._event("evaluation", **asdict(e))
         if evaluations and not (self.quiet or self.json or self.live):
@@ -170,6 +171,10 @@ class LiveTable:
                 f"round {event.round}: client {event.client}: {event.fault} on purpose: "
                 f"{event.outcome}"
             )
+
+    def _now(self, **changes: Any) -> Progress:
+        self.progress = replace(self.progress, **changes)
+        return self.progress
 
     def _event(self, kind: str, **values: object) -> None:
         if self.json:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -28,20 +29,20 @@ Key = tuple[str, str]
 """Case and variant."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Row:
     """What is known of a variant in a case."""
 
     num_runs: int = 0
-    scores: list[float] = field(default_factory=list)
+    scores: tuple[float, ...] = ()
     """Of runs that are done."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Standing:
-    """What is known of a whole comparison, for whoever draws it."""
+    """What is known of a whole comparison, for whoever draws it; as `live.Progress`."""
 
-    rows: dict[Key, Row]
+    rows: Mapping[Key, Row]
     rounds_left: int
     """In runs that have not begun."""
     clock: Callable[[], float]
@@ -87,9 +88,8 @@ class Board:
         self, runs: Sequence[Planned], *, quiet: bool, console: Console,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        rows: dict[Key, Row] = {}
-        for run in runs:
-            rows.setdefault((run.case, run.variant), Row()).num_runs += 1
+        counts = Counter((run.case, run.variant) for run in runs)
+        rows = {key: Row(count) for key, count in counts.items()}
         total = sum(run.experiment.rounds for run in runs)
         self.standing = Standing(rows, total, clock)
         self.console, self.quiet = console, quiet
@@ -111,14 +111,15 @@ class Board:
         trace: TracebackType | None,
     ) -> None:
         if self.live:
-            self.standing.phase = "interrupted" if error else "finished"
+            self.now(phase="interrupted" if error else "finished")
             self.live.stop()
 
     def begins(self, run: Planned) -> session.Display:
         """Take note that a run begins; what shows it while it runs."""
-        s = self.standing
-        s.current, s.round, s.phase, s.started = run, 0, "loading", s.clock()
-        s.rounds_left -= run.experiment.rounds
+        s = self.now(
+            current=run, round=0, phase="loading", started=self.standing.clock(),
+            rounds_left=self.standing.rounds_left - run.experiment.rounds,
+        )  # fmt: skip
         self._say(f"{s.num_done + 1} of {s.num_runs}: {_name(run)}{_left(s)}")
         if self.live:
             return Watcher(self)
@@ -130,16 +131,21 @@ class Board:
 
     def ended(self, run: Planned, score: float, seconds: float, *, before: bool) -> None:
         """Take note of a finished run; `before` if it had ended before this comparison."""
-        s = self.standing
-        if before:
-            s.rounds_left -= run.experiment.rounds
-        s.current, s.phase = None, "reporting"
-        s.timed_seconds += seconds
-        s.timed_rounds += run.experiment.rounds
-        s.rows[run.case, run.variant].scores.append(score)
+        s, key, rounds = self.standing, (run.case, run.variant), run.experiment.rounds
+        row = replace(s.rows[key], scores=(*s.rows[key].scores, score))
+        s = self.now(
+            current=None, phase="reporting", rows={**s.rows, key: row},
+            rounds_left=s.rounds_left - (rounds if before else 0),
+            timed_seconds=s.timed_seconds + seconds, timed_rounds=s.timed_rounds + rounds,
+        )  # fmt: skip
         said = "had ended before" if before else f"took {seconds_text(seconds)}"
         number = f"{s.num_done} of {s.num_runs}: " if before else ""
         self._say(f"{number}{_name(run)} {said}, mean of tiers {percent_text(score)}")
+
+    def now(self, **changes: Any) -> Standing:
+        """Take note of what has changed; how everything stands now."""
+        self.standing = replace(self.standing, **changes)
+        return self.standing
 
     def tell(self, text: str) -> None:
         """A line that stays above the table."""
@@ -163,17 +169,17 @@ class Watcher:
     """The display of one run whose progress the board shows."""
 
     def __init__(self, board: Board) -> None:
-        self.board, self.standing = board, board.standing
+        self.board = board
 
     def planned(self, tasks: Sequence[Task]) -> None:
-        self.standing.phase = "training"
+        self.board.now(phase="training")
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
         if isinstance(answer, Failure):
             self.board.tell(f"round {task.round}: client {task.client} failed: {answer.reason}")
 
     def finished(self, state: ServerState) -> None:
-        self.standing.round, self.standing.phase = state.round, "evaluating"
+        self.board.now(round=state.round, phase="evaluating")
 
     def evaluated(self, evaluations: Sequence[Evaluation]) -> None: ...
     def scheduled(self, schedule: Schedule) -> None: ...

@@ -75,6 +75,31 @@ def test_a_terminal_has_one_table_of_all():
     assert "waiting" in rows["many", "base"]
 
 
+def test_a_run_that_ends_while_the_table_is_drawn_is_in_the_next_one():
+    """rich draws on a thread of its own; here the clock, asked meanwhile, stands for the other."""
+    run = runs()[0]
+
+    class Busy(Clock):
+        def __call__(self):
+            if shown.standing.current and shown.standing.phase == "training":
+                shown.ended(run, 0.25, 40.0, before=False)
+            return self.now
+
+    shown, out = board(terminal=True, clock=Busy(), quiet=False)
+    shown.begins(run).planned([])
+    shown.console.print(shown._render())
+    first = out.getvalue()
+    assert "0 of 8 runs" in first
+    assert "round 0/4" in first
+    assert "running" in first
+    assert "25.0" not in first
+    shown.console.print(shown._render())
+    later = out.getvalue().removeprefix(first)
+    assert "1 of 8 runs" in later
+    assert "running" not in later
+    assert "25.0" in later
+
+
 def test_many_variants_show_the_rows_around_the_one_that_runs():
     planned = [Planned("", f"variant {i:02}", Experiment(rounds=1)) for i in range(50)]
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=16)

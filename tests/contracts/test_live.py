@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -138,6 +139,25 @@ def test_the_table_shows_each_clients_state_and_measurements():
     assert rows["tiny"][1:] == ["1", "validation", "0", "25.0%", "1.500"]
 
 
+def test_what_happens_while_the_table_is_drawn_is_in_the_next_one():
+    """rich draws on a thread of its own; here the clock, asked meanwhile, stands for the other."""
+    live, tasks = on_a_terminal(3), tasks_of(1, 3)
+
+    class Busy(Clock):
+        def __call__(self):
+            if not live.progress.answers:
+                live.evaluated(scores_at(0))
+                for task in tasks:
+                    live.answered(task, update_for(task))
+            return self.now
+
+    live._now(clock=Busy())
+    for states, tables in ((["training", "waiting", "waiting"], 1), (["done"] * 3, 2)):
+        lines = [line.split() for line in screen(live).splitlines()]
+        assert [cells[3] for cells in lines if cells and cells[0] in "012"] == states
+        assert sum("tier" in cells for cells in lines) == tables
+
+
 def test_of_many_clients_the_latest_are_shown_with_a_count():
     live = on_a_terminal(200)
     for task in tasks_of(1, 200)[:120]:
@@ -171,12 +191,12 @@ def test_an_error_is_not_called_finished():
 def test_the_time_left_follows_the_pace_of_this_process():
     clock = Clock()
     progress = Progress(num_rounds=10, workers=1, clock=clock, phase="training", started=100.0)
-    progress.tasks = tasks_of(6)  # resumed after round 5
+    progress = replace(progress, tasks=tasks_of(6))  # resumed after round 5
     assert progress.seconds_left is None
     clock.now += 10
-    progress.answers = {t.client: update_for(t) for t in progress.tasks[:2]}
+    answers = {t.client: update_for(t) for t in progress.tasks}
+    progress = replace(progress, answers={client: answers[client] for client in (0, 1)})
     assert progress.seconds_left == pytest.approx(90)  # half a round took 10; 4.5 are left
-    progress.phase, progress.finished = "evaluating", 1
-    progress.answers = {t.client: update_for(t) for t in progress.tasks}
+    progress = replace(progress, phase="evaluating", finished=1, answers=answers)
     clock.now += 10
     assert progress.seconds_left == pytest.approx(80)  # one round took 20; 4 are left

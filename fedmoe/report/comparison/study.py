@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedmoe.report.comparison.fairness import jain_index, worst_tenth
@@ -153,7 +153,7 @@ def spent_to_reach(result: Result, score: float) -> Spent | None:
     return next((point.spent for point in result.points if point.score >= score), None)
 
 
-def spread(values: list[float], text: Callable[[float], str]) -> str:
+def spread(values: Sequence[float], text: Callable[[float], str]) -> str:
     """Mean ± standard deviation; of one value just that; a dash of none."""
     if not values:
         return "\u2013"
