@@ -36,6 +36,8 @@ from fedmoe.errors import FedMoEError
 
 TICK_SECONDS = 0.5
 """Between two looks at whether its node still runs."""
+FIRST_SECONDS = 60.0
+"""For its first caller: it calls at once, but on a busy machine threads, too, take their time."""
 STALL_SECONDS = 60.0
 """A caller that stays silent for so long in the middle of a frame is given up."""
 
@@ -61,8 +63,8 @@ class Worker:
         self.home = Home()
         self.code = code_digest(Path(__file__).parent)
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self.rested = time.monotonic()
-        """When it last had something to do."""
+        self.rested = time.monotonic() + FIRST_SECONDS
+        """When it last had something to do, or will have had for the first time."""
         self.key: tuple[str, str] | None = None
         """What its model was loaded for."""
         self.loads = 0
@@ -119,12 +121,12 @@ class Worker:
     def _accept(self) -> None:
         while True:
             connection, _ = self.listener.accept()
+            self.callers.append(connection)  # not in its thread, which may come to run too late
             Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket) -> None:
         """Hear one caller out; whatever it sends, nothing but its own connection suffers."""
         connection.settimeout(STALL_SECONDS)
-        self.callers.append(connection)
         try:
             self._hear_out(connection)
         finally:
@@ -160,7 +162,8 @@ class Worker:
         sys.stdout.flush()
         sys.stderr.flush()
         try:
-            self.home.leave(self.node.name, self.seat)
+            with self.home.locked():  # between a look and a removal nobody else must take the place
+                self.home.leave(self.node.name, self.seat)
         finally:
             os._exit(0)  # the other threads wait for callers without end
 
