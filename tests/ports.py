@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 def free_ports(count):
     """Consecutive ports that are free now, below those that the system gives out by itself."""
-    for first in random.sample(range(15000, 30000), 100):
+    for first in random.SystemRandom().sample(range(15000, 30000), 100):
         with ExitStack() as stack:
             try:
                 for port in range(first, first + count):

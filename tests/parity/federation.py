@@ -1,20 +1,25 @@
 """Flower in processes of its own, shut off from this machine's other Flower, and ended for sure."""
 
+import errno
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
+
+from ports import free_ports
 
 from fedmoe.report.ledger import read_ledger
 
 PROJECT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
+SUPERLINK_SECONDS, RUN_SECONDS = 300, 1800
+"""Far more than it takes, on a machine that has much else to do, too."""
+MOST_PORTS = 5
+TAKEN = f"[Errno {errno.EADDRINUSE}]"
 GONE = (ProcessLookupError, PermissionError, FileNotFoundError)
 """A process may end, or turn out to be another user's, while it is looked at."""
 
@@ -29,7 +34,8 @@ class Federation:
         for path in (self.home, self.neutral):
             path.mkdir()
         self.started = []
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = ""
+        """The SuperLink's, once there is one."""
         self.environment = os.environ | {
             "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
             "FLWR_HOME": str(self.home),
@@ -53,24 +59,36 @@ class Federation:
         self.started.append(process)
         return process
 
-    def superlink(self, *options, seconds):
+    def superlink(self, *options):
         """A SuperLink on loopback that `flwr run` finds under the name `loopback`.
 
         The one that `flwr run` starts by itself is given up after 15 s: too few on a busy machine.
         """
+        for taken in range(MOST_PORTS):
+            self.address = f"127.0.0.1:{free_port()}"
+            if self._listens(*options):
+                break
+            # A port that was free may be another's by now.
+            assert self.log("flower-superlink").count(TAKEN) > taken, self.log("flower-superlink")
+        else:
+            raise AssertionError(self.log("flower-superlink"))
         text = f'[superlink.loopback]\naddress = "{self.address}"\ninsecure = true\n'
         (self.home / "config.toml").write_text(text)
-        host, port = self.address.split(":")
-        self.start("flower-superlink", "--insecure", "--host", host, "--port", port, *options)
-        end = time.monotonic() + seconds
-        while True:
-            try:
-                return urllib.request.urlopen(f"http://{self.address}/health", timeout=5).close()
-            except OSError:
-                assert time.monotonic() < end, self.log("flower-superlink")
-                time.sleep(0.2)
 
-    def flwr_run(self, *options, config, seconds, **run_config):
+    def _listens(self, *options):
+        """Whether a SuperLink that is started at our address gets to listen there, or ends."""
+        host, port = self.address.split(":")
+        command = ("flower-superlink", "--insecure", "--host", host, "--port", port, *options)
+        process, end = self.start(*command), time.monotonic() + SUPERLINK_SECONDS
+        # Its own words: at an address anybody may answer.
+        while f"running on http://{self.address}" not in self.log("flower-superlink"):
+            if process.poll() is not None:
+                return False
+            assert time.monotonic() < end, self.log("flower-superlink")
+            time.sleep(0.2)
+        return True
+
+    def flwr_run(self, *options, config, seconds=RUN_SECONDS, **run_config):
         """`flwr run` to its end; the run's ledger."""
         runs = self.folder / "runs"
         run_config |= {"config": f'"{config}"', "overrides": f'"simulation.folder={runs}"'}
@@ -86,7 +104,7 @@ class Federation:
         assert records[-1]["kind"] == "end", self.log("flwr") + self.log("flower-superlink")
         return records
 
-    def outcome(self, *options, config, seconds, **run_config):
+    def outcome(self, *options, config, seconds=RUN_SECONDS, **run_config):
         """What Flower says of a `flwr run` that has ended, such as `finished:completed`."""
         run_config |= {"config": f'"{config}"'}
         text = " ".join(f"{key}={value}" for key, value in run_config.items())
@@ -98,7 +116,7 @@ class Federation:
         return found[-1]
 
     def log(self, command):
-        return (self.folder / f"{command}.log").read_text()
+        return (self.folder / f"{command}.log").read_text(encoding="utf-8", errors="replace")
 
     def stop(self):
         """End every process that was started from here, detached ones and Ray's included."""
@@ -132,6 +150,4 @@ def _is_zombie(pid):
 
 def free_port():
     """A port that nobody listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    return free_ports(1)[0]

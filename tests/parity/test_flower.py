@@ -18,11 +18,11 @@ def federation(tmp_path):
 def test_the_simulation_engine_gives_the_plain_loops_adapter(
     federation, experiment_file, plain_digest
 ):
-    federation.superlink("--simulation", seconds=60)
+    federation.superlink("--simulation")
     # One Ray actor, which serves all three nodes: most of the time goes into starting actors.
     records = federation.flwr_run(
         "--federation-config", "num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=1",
-        config=experiment_file, seconds=600, node_seconds=300,
+        config=experiment_file, node_seconds=300,
     )  # fmt: skip
     assert statuses(records) == ["ok"] * 8
     assert records[-1]["adapter_sha256"] == plain_digest
@@ -32,28 +32,25 @@ def test_the_simulation_engine_gives_the_plain_loops_adapter(
 def test_a_superlink_with_two_supernodes_gives_the_plain_loops_adapter(
     federation, experiment_file, plain_digest
 ):
-    federation.superlink(seconds=60)
+    federation.superlink()
     for number in range(2):
         federation.start(
             "flower-supernode", "--insecure", "--superlink", federation.address,
             "--port", str(free_port()), "--node-config", f"partition-id={number} num-partitions=2",
             home=federation.home / f"node-{number}",
         )  # fmt: skip
-    records = federation.flwr_run(
-        config=experiment_file, seconds=900, num_nodes=2, node_seconds=300
-    )
+    records = federation.flwr_run(config=experiment_file, num_nodes=2, node_seconds=300)
     assert statuses(records) == ["ok"] * 8
     assert records[-1]["adapter_sha256"] == plain_digest
 
 
 @pytest.mark.slow
 def test_a_run_without_nodes_ends_as_failed_and_says_why(federation, experiment_file):
-    federation.superlink(seconds=60)
+    federation.superlink()
     runs = federation.folder / "runs"
     outcome = federation.outcome(
-        config=experiment_file, seconds=600, node_seconds=1,
-        overrides=f'"simulation.folder={runs}"',
-    )  # fmt: skip
+        config=experiment_file, node_seconds=1, overrides=f'"simulation.folder={runs}"'
+    )
     assert outcome == "finished:failed"
     assert "0 usable node(s) after 1 s" in federation.log("flwr")
 

@@ -70,12 +70,12 @@ def test_a_supernode_loads_its_model_once_and_takes_its_worker_along(
     (tmp_path / "flower").mkdir()
     federation = Federation(tmp_path / "flower")
     try:
-        federation.superlink(seconds=60)
+        federation.superlink()
         node = federation.start(
             "flower-supernode", "--insecure", "--superlink", federation.address,
             "--port", str(free_port()),
         )  # fmt: skip
-        records = federation.flwr_run(config=experiment_file, seconds=900, node_seconds=300)
+        records = federation.flwr_run(config=experiment_file, node_seconds=300)
         assert records[-1]["adapter_sha256"] == plain_digest
         (path,) = (tmp_path / "fedmoe").glob("*.sock")
         found = NodeWorker(Node(*map(int, path.stem.split("-")))).look()
