@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+from functools import partial
 from pathlib import Path
 
 # Before transformers is imported: no test may reach for a network.
@@ -12,12 +14,20 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+# Before rich and typer are imported: what tests look at is as wide, and as plain, in any terminal.
+for _name in ("COLUMNS", "LINES", "TERM", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE",
+              "TTY_INTERACTIVE"):  # fmt: skip
+    os.environ.pop(_name, None)
+
 # Before fedmoe is imported: the shapes and dtypes its signatures promise are checked.
 install_import_hook(["fedmoe.adapter", "fedmoe.aggregation"], "beartype.beartype")
 
 settings.register_profile("fedmoe", deadline=None, derandomize=True, database=None)
 settings.load_profile("fedmoe")
 torch.set_num_threads(1)
+
+# What a test forks ends at once, as anywhere else; see `_end`.
+os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 TINY = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2,
@@ -30,6 +40,21 @@ FAMILIES = {
     "qwen2_moe": {"num_experts": 8, "moe_intermediate_size": 16},
     "qwen3_moe": {"num_experts": 8, "moe_intermediate_size": 16, "head_dim": 8},
 }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Ended by SIGTERM, as by `timeout`, the tests take along what their fixtures have started.
+
+    Anew for every test: some commands that tests call have SIGTERM do what Ctrl-C does.
+    """
+    signal.signal(signal.SIGTERM, partial(_end, item.session))
+
+
+def _end(session, number, _):
+    signal.signal(number, signal.SIG_IGN)  # `timeout` says it twice
+    session.shouldstop = "ended by SIGTERM"
+    raise SystemExit(128 + number)
 
 
 @pytest.fixture(scope="session")
