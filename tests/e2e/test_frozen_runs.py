@@ -1,6 +1,7 @@
 """Whole runs in which no client holds the experts in full: report, resume, export, generation."""
 
 import json
+from pathlib import Path
 
 import pytest
 from family_models import tiny_family
@@ -12,6 +13,7 @@ from fedmoe.prepare import prepare
 from fedmoe.report.ledger import read_ledger
 from simulations.cli import main
 
+QUICKSTART = Path(__file__).parents[2] / "configs/quickstart.yaml"
 FORMS = {
     "int8": "frozen: int8",
     "offloaded": "offload: true",
@@ -54,9 +56,7 @@ simulation: {{folder: {tmp_path / "runs"}}}
 def test_the_digest_of_the_model_does_not_depend_on_what_is_held_of_it(tiny_folder, tiny_base):
     def made(form):
         overrides = [f"budget.tiers={{all: {{top_k: 2, frozen: {form}}}}}", "data.per_domain=20"]
-        config = load_experiment(
-            "configs/quickstart.yaml", [f"model.path={tiny_folder}", *overrides]
-        )
+        config = load_experiment(QUICKSTART, [f"model.path={tiny_folder}", *overrides])
         return prepare(config)
 
     full = made("full")

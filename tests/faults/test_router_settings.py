@@ -1,11 +1,14 @@
 """What asks for softmax routers is refused before anything is trained, by name."""
 
+from pathlib import Path
+
 import pytest
 from family_models import save, tiny_family
 
 from fedmoe.models.families import FAMILIES
 from simulations.cli import main
 
+QUICKSTART = str(Path(__file__).parents[2] / "configs/quickstart.yaml")
 SMALL = ["data.per_domain=20", "evaluation.validation_examples=2", "evaluation.test_examples=2"]
 
 
@@ -18,7 +21,7 @@ def folder(tmp_path_factory):
 
 def checked(capsys, folder, *overrides):
     """The exit code of `fedmoe check`, and what it said."""
-    code = main(["check", "configs/quickstart.yaml", f"model.path={folder}", *SMALL, *overrides])
+    code = main(["check", QUICKSTART, f"model.path={folder}", *SMALL, *overrides])
     captured = capsys.readouterr()
     return code, " ".join((captured.out + captured.err).split())
 

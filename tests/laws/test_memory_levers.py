@@ -1,5 +1,7 @@
 """Laws of memory levers in a run: each tier has its own form of the experts; full is as ever."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -20,6 +22,7 @@ from fedmoe.prepare import prepare
 from fedmoe.session import _evaluate
 from fedmoe.wire import Task, pack_task
 
+QUICKSTART = Path(__file__).parents[2] / "configs/quickstart.yaml"
 IDS = torch.randint(2, 64, (3, 10), generator=torch.Generator().manual_seed(0))
 VALID = torch.ones_like(IDS, dtype=torch.bool)
 SMALL = ["data.per_domain=20", "evaluation.validation_examples=2", "evaluation.test_examples=4",
@@ -99,7 +102,7 @@ def test_each_tier_trains_and_is_evaluated_with_its_own_experts(tiny_folder):
     tiers = [f"budget.tiers.{tier}.frozen={form}" for tier, form in forms.items()]
     tiers += [f"budget.tiers.{tier}.top_k=2" for tier in ("high", "medium", "low", "lowest")]
     overrides = [f"model.path={tiny_folder}", *SMALL, *tiers]
-    run = prepare(load_experiment("configs/quickstart.yaml", overrides))
+    run = prepare(load_experiment(QUICKSTART, overrides))
     assert set(run.model.frozen.forms) == {"full", "int8", "int4"}
     tasks = {tier: Task(1, 0, tier, 2, run.rescaler(2), run.initial) for tier in forms}
     deltas, losses = [], []
@@ -114,7 +117,7 @@ def test_each_tier_trains_and_is_evaluated_with_its_own_experts(tiny_folder):
 
 def test_a_form_that_does_not_exist_is_a_fault_of_the_config():
     with pytest.raises(ConfigError) as caught:
-        load_experiment("configs/quickstart.yaml", ["budget.tiers.low.frozen=int2"])
+        load_experiment(QUICKSTART, ["budget.tiers.low.frozen=int2"])
     assert "budget.tiers.low.frozen" in str(caught.value)
     assert "'full', 'int8'" in str(caught.value).replace('"', "'")
 

@@ -1,6 +1,7 @@
 """Laws of subsets of experts in a run: what is left out is silent, and the door counts it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from fedmoe.session import _evaluate
 from fedmoe.wire import Task, Update, pack_task, pack_update
 from simulations.transports import InProcess, Pool
 
+QUICKSTART = Path(__file__).parents[2] / "configs/quickstart.yaml"
 SMALL = ["data.per_domain=20", "evaluation.validation_examples=2", "evaluation.test_examples=4",
          "training.steps=2", "training.batch_size=2", "evaluation.max_new_tokens=2",
          "clients_per_round=8", "training.probe_examples=2"]  # fmt: skip
@@ -34,7 +36,7 @@ def made(folder, tiers=None, *more):
         for name, tier in (tiers or TIERS).items()
     ]
     overrides = [f"model.path={folder}", *SMALL, *asked, *more]
-    return prepare(load_experiment("configs/quickstart.yaml", overrides))
+    return prepare(load_experiment(QUICKSTART, overrides))
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +177,7 @@ def test_more_experts_than_a_client_keeps_are_refused():
 def test_fewer_than_top_k_is_a_fault_of_the_config():
     tier = "budget.tiers.low={top_k: 4, subset: {keep: 3}}"
     with pytest.raises(ConfigError, match="fewer than the top_k of 4"):
-        load_experiment("configs/quickstart.yaml", [tier])
+        load_experiment(QUICKSTART, [tier])
     Tier(top_k=4, subset=Subset(keep=4))
 
 
@@ -189,7 +191,7 @@ def test_fewer_than_top_k_is_a_fault_of_the_config():
 )  # fmt: skip
 def test_broken_yaml_is_said_in_the_users_words(value, said):
     with pytest.raises(ConfigError) as caught:
-        load_experiment("configs/quickstart.yaml", [f"budget.tiers.low.subset={value}"])
+        load_experiment(QUICKSTART, [f"budget.tiers.low.subset={value}"])
     assert "budget.tiers.low.subset" in str(caught.value)
     assert said in str(caught.value).replace('"', "'")
 
