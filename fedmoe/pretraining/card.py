@@ -34,7 +34,7 @@ None of the fine-tuning data (`home-assistant-intents`), nor its templates, was 
 def write_card(out: Path, facts: dict[str, Any], log: Sequence[dict[str, Any]]) -> None:
     """Write `README.md` and `loss.png` beside the weights in `out`."""
     plot_loss(out / "loss.png", log)
-    (out / "README.md").write_text(card(facts, log))
+    (out / "README.md").write_text(card(facts, log), encoding="utf-8")
     (out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 

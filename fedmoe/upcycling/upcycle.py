@@ -95,7 +95,7 @@ def _make(recipe: Upcycle, folder: Path, progress: Progress) -> Upcycled:
     result = _prove(recipe, dense, folder, held_out, _pad(tokenizer), progress)
     facts = {"recipe": asdict(recipe), **asdict(result)}
     with writing(recipe.out):
-        (folder / "upcycling.json").write_text(json.dumps(facts, indent=2) + "\n")
+        (folder / "upcycling.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return result
 
 

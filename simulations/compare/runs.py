@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fedmoe import session
 from fedmoe.code import code_digest
@@ -97,8 +98,7 @@ def _named(result: Result) -> str:
 
 
 def _of_this_code(folder: Path) -> bool:
-    about = folder / "environment.json"
-    return about.exists() and json.loads(about.read_text()).get("code") == code_digest()
+    return _said(folder / "environment.json").get("code") == code_digest()
 
 
 def _same(config: Path, about: Path, experiment: Experiment) -> bool:
@@ -106,11 +106,15 @@ def _same(config: Path, about: Path, experiment: Experiment) -> bool:
 
     Its config may say more: there an automatic budget is planned.
     """
-    asked = json.loads(about.read_text()).get("asked") if about.exists() else None
-    if asked is not None:
+    if (asked := _said(about).get("asked")) is not None:
         return asked == settings_digest(experiment)
     try:
         other = load_experiment(config)
     except ConfigError:
         return False
     return replace(other, simulation=experiment.simulation) == experiment
+
+
+def _said(about: Path) -> dict[str, Any]:
+    """What a run says of itself; nothing where it does not."""
+    return json.loads(about.read_text(encoding="utf-8")) if about.exists() else {}

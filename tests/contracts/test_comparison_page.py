@@ -101,7 +101,7 @@ def test_an_older_runs_folder_is_read_as_far_as_it_goes(tmp_path):
 def test_a_run_without_its_end_has_no_result(tmp_path):
     write_run(tmp_path / "a")
     ledger = tmp_path / "a/ledger.jsonl"
-    lines = ledger.read_text().splitlines(keepends=True)
+    lines = ledger.read_text(encoding="utf-8").splitlines(keepends=True)
     ledger.write_text("".join(lines[:-1]))
     assert read_result("v", 0, tmp_path / "a") is None
     ledger.unlink()
@@ -126,7 +126,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(tmp_path):
     made = study(tmp_path)
     write_numbers(made, tmp_path)
     write_pages(made, tmp_path)
-    page = (tmp_path / "comparison.html").read_text()
+    page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert not re.search(r"<script|<link|@import|https?://", page)
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "<b>" not in page
@@ -138,7 +138,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(tmp_path):
         assert title in page, title
     assert page.count("data:image/png") == len([*(tmp_path / "plots").glob("*.png")]) == 8
     assert "Finished" in page
-    text = (tmp_path / "comparison.md").read_text()
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "<b>" not in text
     assert re.search(r'name="viewport"', page)
     assert "@media print" in page

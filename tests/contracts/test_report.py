@@ -62,7 +62,7 @@ def test_a_finished_run_has_every_plot_small_enough_to_mail(finished):
 
 
 def test_the_page_needs_no_other_file(finished):
-    text = (finished / "report.html").read_text()
+    text = (finished / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert len(page.links) == len(PLOTS)
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
@@ -72,7 +72,7 @@ def test_the_page_needs_no_other_file(finished):
 
 
 def test_the_page_shows_what_happened(finished):
-    texts = Page((finished / "report.html").read_text()).texts
+    texts = Page((finished / "report.html").read_text(encoding="utf-8")).texts
     for expected in (
         "Finished",
         "12 of 12",
@@ -87,19 +87,19 @@ def test_the_page_shows_what_happened(finished):
 
 
 def test_text_of_the_run_is_escaped(finished):
-    page = Page((finished / "report.html").read_text())
+    page = Page((finished / "report.html").read_text(encoding="utf-8"))
     assert not {"federated", "inf"} & set(page.tags)
     assert "home <federated> & friends" in page.texts
     assert "delta has a value of <inf> & more" in page.texts
-    assert "<federated>" not in (finished / "summary.md").read_text()
+    assert "<federated>" not in (finished / "summary.md").read_text(encoding="utf-8")
 
 
 def test_the_headline_is_the_mean_over_tiers(finished):
     tests = [r for r in ledger_lines(finished) if r.get("split") == "test"]
     before, after = (sum(r["score"] for r in half) / 4 for half in (tests[:4], tests[4:]))
     expected = f"from {100 * before:.1f}% without an adapter to {100 * after:.1f}% after round 12"
-    assert expected in (finished / "report.html").read_text()
-    assert expected in (finished / "summary.md").read_text()
+    assert expected in (finished / "report.html").read_text(encoding="utf-8")
+    assert expected in (finished / "summary.md").read_text(encoding="utf-8")
 
 
 def test_a_report_is_the_same_when_written_again(finished):
@@ -134,7 +134,7 @@ def test_failures_are_listed_with_their_reason(finished):
 def test_the_schedule_says_how_far_from_ideal_it_was(finished, tmp_path):
     run = read_run(finished)
     assert schedule(run).rows[1] == ["2", "10", "2", "25.0 s", "12.5 s", "13.8 s", "10.0%"]
-    texts = Page((finished / "report.html").read_text()).texts
+    texts = Page((finished / "report.html").read_text(encoding="utf-8")).texts
     assert texts[texts.index("Over the ideal schedule") + 1] == "10.0%"
     assert "Workers replaced" not in texts
     folder = make_run(tmp_path / "replaced", finished=1)
@@ -158,8 +158,8 @@ def test_the_schedule_says_how_far_from_ideal_it_was(finished, tmp_path):
 def test_an_interrupted_run_says_so(tmp_path, rounds, status, absent):
     folder = make_run(tmp_path / "cut", finished=rounds)
     write_report(folder)
-    assert status.capitalize() in Page((folder / "report.html").read_text()).texts
-    assert f"Status: {status}." in (folder / "summary.md").read_text()
+    assert status.capitalize() in Page((folder / "report.html").read_text(encoding="utf-8")).texts
+    assert f"Status: {status}." in (folder / "summary.md").read_text(encoding="utf-8")
     drawn = {path.stem for path in (folder / "plots").iterdir()}
     assert drawn == {plot.name for plot in PLOTS} - absent
 
@@ -191,9 +191,12 @@ def test_losses_that_are_not_finite_leave_a_gap(tmp_path):
         for record in records:
             losses = {key: float("nan") for key in record if key.startswith("loss")}
             ledger.append(record | losses)
-    assert json.loads((folder / "ledger.jsonl").read_text().splitlines()[1])["loss"] is None
+    assert (
+        json.loads((folder / "ledger.jsonl").read_text(encoding="utf-8").splitlines()[1])["loss"]
+        is None
+    )
     write_report(folder)
-    assert "nan" not in (folder / "summary.md").read_text()
+    assert "nan" not in (folder / "summary.md").read_text(encoding="utf-8")
 
 
 def test_of_a_round_done_again_the_later_records_count(tmp_path):

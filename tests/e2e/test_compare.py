@@ -1,15 +1,23 @@
 """`fedmoe compare` as a user types it, on the built-in model and data, kept small."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from watched import end, header, write
 
+from fedmoe.config import Experiment
 from fedmoe.config.load import load
+from fedmoe.config.schema import Simulation
+from fedmoe.errors import FedMoEError
+from fedmoe.identity import settings_digest
+from fedmoe.report.atomic import write_json
 from fedmoe.report.comparison import Trial
 from simulations.cli import main
 from simulations.compare.config import Comparison
 from simulations.compare.plan import results_of, search_of
+from simulations.compare.runs import ended
 from simulations.compare.search import choose
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +107,18 @@ def test_the_best_point_of_a_search_is_used_for_the_results(tmp_path, capsys):
     assert page.count('<h2 class="case">') == 1
     assert "Search for hyper-parameters" in page
     assert "seed 7" in page
+
+
+def test_what_a_run_says_of_itself_is_read_where_text_is_ascii(tmp_path, monkeypatch):
+    """As in the C locale, where Python is told not to take UTF-8 all the same."""
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or "ascii")
+    experiment = Experiment(name="run", simulation=Simulation(folder=str(tmp_path)))
+    folder = write(tmp_path / "run", header(), end())
+    said = {"asked": settings_digest(experiment), "machine": "Zürich", "code": "another"}
+    write_json(folder / "environment.json", said)
+    (folder / "config.yaml").touch()
+    with pytest.raises(FedMoEError, match="holds a run of other code"):
+        ended(experiment)
 
 
 def test_every_variant_has_the_same_points_seeds_and_cases(tmp_path):

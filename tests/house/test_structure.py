@@ -16,7 +16,9 @@ def test_every_package_is_looked_at():
 
 
 def test_files_are_short():
-    sizes = {str(path): len((ROOT / path).read_text().splitlines()) for path in TREES}
+    sizes = {
+        str(path): len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in TREES
+    }
     assert {path: size for path, size in sizes.items() if size > MOST_FILE_LINES} == {}
 
 
