@@ -198,12 +198,15 @@ def test_an_interrupted_run_leaves_a_readable_folder(tmp_path):
     )  # fmt: skip
     folder = tmp_path / "quickstart"
     deadline = time.monotonic() + 240
-    while not (folder / "adapter-last.safetensors").exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, shlex.join(command)
-        time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=120)
+    try:
+        while not (folder / "adapter-last.safetensors").exists():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline, shlex.join(command)
+            time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130, error
     assert "Traceback" not in error
     assert "interrupted" in (folder / "report.html").read_text().lower()

@@ -101,7 +101,7 @@ def test_on_a_full_disk_it_ends_with_the_files_name_and_goes_on_when_there_is_ro
 
     def full(fd):
         # Where a file system gives out its blocks late, it is here that it says so.
-        if name in os.readlink(f"/proc/self/fd/{fd}"):
+        if name in Path(os.readlink(f"/proc/self/fd/{fd}")).name:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(fd)
 
