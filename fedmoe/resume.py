@@ -126,7 +126,8 @@ def _locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of a run's folder; the lock goes with the process."""
     with (folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not flock: what the process has forked would keep that after its death.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise FedMoEError(f"another process is at work in {folder}") from None
         yield

@@ -38,7 +38,7 @@ def compare(config: Path, overrides: list[str], quiet: bool, console: Console) -
     parent.mkdir(parents=True, exist_ok=True)
     with (parent / ".lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as a run's: see `fedmoe.resume`
         except OSError:
             raise FedMoEError(f"another comparison is at work in {parent}") from None
         trials = _search(searches, quiet, console)

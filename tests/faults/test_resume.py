@@ -320,6 +320,34 @@ def test_two_processes_cannot_work_in_one_folder(config, tmp_path):
 
     prepared = prepare(load_experiment(config, [f"simulation.folder={tmp_path}"]))
     interrupted(config, tmp_path)
-    said = "another process is at work"
-    with find(prepared, "auto"), pytest.raises(FedMoEError, match=said), find(prepared, "auto"):
-        pass
+
+    def refused():
+        said = "another process is at work"
+        with pytest.raises(FedMoEError, match=said), find(prepared, "auto"):
+            pass
+
+    with find(prepared, "auto"):
+        assert in_child(refused) == 0
+
+
+def test_what_a_killed_run_has_forked_does_not_keep_its_folder(config, tmp_path):
+    prepared = prepare(load_experiment(config, [f"simulation.folder={tmp_path}"]))
+    hears, tells = os.pipe()
+    if (run := os.fork()) == 0:
+        try:
+            with find(prepared, "auto"):
+                if worker := os.fork():
+                    os.write(tells, b"%d" % worker)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                signal.pause()
+        finally:
+            os._exit(1)
+    os.waitpid(run, 0)
+    os.close(tells)
+    worker = int(os.read(hears, 20))
+    os.close(hears)
+    try:
+        with find(prepared, "auto") as found:
+            assert found.folder == tmp_path / "run"
+    finally:
+        os.kill(worker, signal.SIGKILL)
