@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
+from clients.worker_home import node_of
 from fedmoe.crew import Replaced, Watch
 from fedmoe.errors import FedMoEError
 from fedmoe.prepared import Prepared
@@ -133,8 +134,8 @@ class Pool:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes left that were killed."""
+    """Remove what processes left that were killed, also those of which nobody took leave yet."""
     for left in folder.glob(f"{WAITING}*-*"):
         pid = left.name.removeprefix(WAITING).partition("-")[0]
-        if not Path("/proc", pid).exists():
+        if pid.isdecimal() and node_of(int(pid)) is None:
             shutil.rmtree(left, ignore_errors=True)

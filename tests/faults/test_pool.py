@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,7 +29,7 @@ from fedmoe.prepared import Prepared
 from fedmoe.rounds import finish_round, plan_round, run_rounds
 from fedmoe.training.settings import Training
 from fedmoe.wire import Failure, Update
-from simulations.pool import Pool
+from simulations.pool import WAITING, Pool
 from simulations.schedule import expected_work
 from simulations.transports import InProcess
 
@@ -162,6 +163,25 @@ def test_a_worker_killed_in_the_middle_of_its_client_is_replaced(
         f"client {client} of round {number}" for client in (0, 2) for number in (1, 2)
     }
     assert not {event.pid for event in told.replacements} & set(pids(pool))
+
+
+def test_what_a_killed_process_left_waiting_is_removed(hire, tmp_path):
+    """Also of one that nobody has waited for."""
+    child = subprocess.Popen(["sleep", "600"])
+    mine, another = (tmp_path / "waiting" / f"{WAITING}{pid}-a" for pid in (os.getpid(), child.pid))
+    for folder in (mine, another):
+        folder.mkdir(parents=True)
+    try:
+        hire()
+        assert another.exists()
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays in /proc
+        hire()
+        assert (mine.exists(), another.exists()) == (True, False)
+    finally:
+        child.kill()
+        child.wait()
+    mine.rmdir()
 
 
 def test_a_client_that_always_kills_its_worker_fails_and_the_round_goes_on(prepared, hire):
