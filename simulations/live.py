@@ -26,6 +26,21 @@ STYLES = {"waiting": "dim", "training": "cyan", "done": "green", "failed": "bold
 
 
 @dataclass(frozen=True)
+class Done:
+    """What is shown of a client that trained; its update is as large as the adapter."""
+
+    tokens: int
+    loss_before: float
+    loss_after: float
+    seconds: float
+
+    @classmethod
+    def of(cls, update: Update) -> Self:
+        """Of an update, which is not kept."""
+        return cls(update.tokens, update.loss_before, update.loss_after, update.seconds)
+
+
+@dataclass(frozen=True)
 class Progress:
     """What is known so far of the run, for whoever draws it: rich does so on a thread of its own.
 
@@ -41,7 +56,7 @@ class Progress:
     finished: int = 0
     """Rounds finished in this process."""
     tasks: Sequence[Task] = ()
-    answers: Mapping[int, Update | Failure] = field(default_factory=dict)
+    answers: Mapping[int, Done | Failure] = field(default_factory=dict)
     """By client, for the current round."""
     scores: Mapping[str, Evaluation] = field(default_factory=dict)
     """The last evaluation of each tier."""
@@ -113,7 +128,8 @@ class LiveTable:
             self._event("planned", round=tasks[0].round, clients=[t.client for t in tasks])
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
-        self._now(answers={**self.progress.answers, task.client: answer})
+        shown = answer if isinstance(answer, Failure) else Done.of(answer)
+        self._now(answers={**self.progress.answers, task.client: shown})
         who = {"round": task.round, "client": task.client, "tier": task.tier, "top_k": task.top_k}
         if isinstance(answer, Failure):
             self._event("client", **who, status="failed", reason=answer.reason)
@@ -132,7 +148,7 @@ class LiveTable:
 
     def finished(self, state: ServerState) -> None:
         p = self._now(finished=self.progress.finished + 1, phase="evaluating")
-        ok = [a for a in p.answers.values() if isinstance(a, Update)]
+        ok = [a for a in p.answers.values() if isinstance(a, Done)]
         failed = len(p.answers) - len(ok)
         self._event("round", round=state.round, clients=len(p.tasks), failed=failed)
         if not (self.quiet or self.json or self.live):
@@ -232,7 +248,7 @@ def _clients(p: Progress, most: int) -> list[Text | Table]:
     return [table, Text(count, "dim")]
 
 
-def _measured(answer: Update | Failure | None) -> list[str]:
+def _measured(answer: Done | Failure | None) -> list[str]:
     # A failure's reason has its line above the table: here it would squeeze the other columns.
     if answer is None or isinstance(answer, Failure):
         return []
@@ -254,7 +270,7 @@ def _scores(p: Progress) -> Table:
     return table
 
 
-def _mean_losses(updates: Sequence[Update]) -> str:
+def _mean_losses(updates: Sequence[Done]) -> str:
     if not updates:
         return "unknown"
     before = sum(u.loss_before for u in updates) / len(updates)

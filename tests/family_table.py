@@ -30,7 +30,9 @@ COLUMNS: Mapping[str, Sequence[str]] = {
                   "test_no_other_weight_has_a_gradient_and_an_expert_without_tokens_has_none",
                   "test_logits_and_every_gradient_match_pefts"],
     "PEFT and back": ["test_an_export_is_loaded_and_merged_by_peft",
-                      "test_an_export_is_loaded_merged_and_saved_again"],
+                      "test_an_export_is_loaded_merged_and_saved_again",
+                      "test_trained_routers_go_to_peft_and_merge",
+                      "test_trained_routers_go_to_peft"],
     "two rounds": ["test_a_federated_run_of_two_rounds_lowers_the_loss",
                    "test_a_federated_run_of_two_rounds_lowers_the_loss_and_is_scored"],
     "memory": ["test_what_a_family_keeps_is_told_within_a_tenth"],
@@ -46,7 +48,8 @@ EXPLAINED = """\
   on its own experts; *k below K*: the original with that k; *counts*: exact for three k
 - *padding*: changes no bit of loss, counts, gradients; answers in a batch are those alone
 - *gradients*: every factor's is PEFT's, experts without tokens and frozen weights have none;
-  *PEFT and back*: exported, loaded and merged by PEFT to the same logits
+  *PEFT and back*: exported, loaded and merged by PEFT to the same logits, with trained
+  routers, too
 - *two rounds*: of a federated run lower every client's loss; *memory*: what backward keeps is
   predicted within a tenth; *router*: weighs as its file says; *sizes*: parameters per k are those
   of the tensors, and those that makers state of published models

@@ -1,7 +1,9 @@
 """What a run shows while it runs: on a terminal, in a pipe, as JSON and when quiet."""
 
+import gc
 import io
 import json
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -12,7 +14,7 @@ from fedmoe.adapter import Adapter
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.rounds import ServerState
 from fedmoe.wire import Failure, Task, Update
-from simulations.live import LiveTable, Progress
+from simulations.live import Done, LiveTable, Progress
 
 NO_ADAPTER: Adapter = None  # type: ignore[assignment]  # the table never looks at it
 TIERS = {"tiny": 1, "large": 8}
@@ -194,9 +196,25 @@ def test_the_time_left_follows_the_pace_of_this_process():
     progress = replace(progress, tasks=tasks_of(6))  # resumed after round 5
     assert progress.seconds_left is None
     clock.now += 10
-    answers = {t.client: update_for(t) for t in progress.tasks}
+    answers = {t.client: Done.of(update_for(t)) for t in progress.tasks}
     progress = replace(progress, answers={client: answers[client] for client in (0, 1)})
     assert progress.seconds_left == pytest.approx(90)  # half a round took 10; 4.5 are left
     progress = replace(progress, phase="evaluating", finished=1, answers=answers)
     clock.now += 10
     assert progress.seconds_left == pytest.approx(80)  # one round took 20; 4 are left
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_update_is_kept_when_it_has_been_shown(terminal):
+    """A round of many clients must not hold all their updates at once."""
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    live = LiveTable(num_rounds=1, console=console)
+    task = tasks_of(1)[0]
+    live.planned([task])
+    update = update_for(task)
+    seen = weakref.ref(update)
+    live.answered(task, update)
+    del update
+    gc.collect()
+    assert seen() is None
+    assert task.client in live.progress.answers
