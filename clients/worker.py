@@ -122,7 +122,11 @@ class Worker:
         while True:
             connection, _ = self.listener.accept()
             self.callers.append(connection)  # not in its thread, which may come to run too late
-            Thread(target=self._serve, args=(connection,), daemon=True).start()
+            try:
+                Thread(target=self._serve, args=(connection,), daemon=True).start()
+            except RuntimeError:  # no thread to be had: it may call again
+                self.callers.remove(connection)
+                connection.close()
 
     def _serve(self, connection: socket) -> None:
         """Hear one caller out; whatever it sends, nothing but its own connection suffers."""

@@ -211,11 +211,12 @@ def _check_routers(experiment: Experiment, model: AdaptedModel) -> None:
     kind, e = model.family.model_type, experiment
     if kind in SOFTMAX and all(model.family.is_plain(layer.router) for layer in model.layers):
         return
-    own = "this model's config asks for another rule" if kind in SOFTMAX else model.family.rule
-    said = (
-        f"needs routers that take a softmax of their logits; those of {kind!r} models do not "
-        f"({own}); model types that do: {', '.join(SOFTMAX)}"
-    )
+    said = "needs routers that take a softmax of their logits; "
+    if kind in SOFTMAX:
+        said += f"this {kind!r} model's config asks for another rule (a norm, or a function)"
+    else:
+        said += f"those of {kind!r} models do not ({model.family.rule}); model types that do: "
+        said += ", ".join(SOFTMAX)
     faults = [
         Fault(f"losses.{name}", f"{weight} {said}; use 0")
         for name, weight in e.losses.asked.items()

@@ -58,7 +58,7 @@ def find(prepared: Prepared, resume: Resume) -> Iterator[Found]:
     if folder is not None and not _is_a_run(folder):
         folder = None
     made = folder or new_folder(parent, name)
-    with _locked(made):
+    with alone_in(made):
         records = read_ledger(folder / LEDGER) if folder and (folder / LEDGER).exists() else []
         if folder is None or not records:
             _clear(made)
@@ -121,16 +121,32 @@ def new_folder(parent: Path, name: str) -> Path:
             return folder
 
 
+HELD: set[Path] = set()
+"""Folders that this process works in."""
+
+
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder; the lock goes with the process."""
+def alone_in(folder: Path, who: str = "process") -> Iterator[None]:
+    """Keep others out of a folder; the lock goes with the process.
+
+    Raises:
+        FedMoEError: another one is at work there, by the word for `who`, in this process or not.
+    """
+    real = folder.resolve()
+    refusal = FedMoEError(f"another {who} is at work in {folder}")
+    if real in HELD:  # lockf is blind to that; it would let go of both at the end of the second
+        raise refusal
     with (folder / ".lock").open("w") as file:
         try:
             # Not flock: what the process has forked would keep that after its death.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise FedMoEError(f"another process is at work in {folder}") from None
-        yield
+            raise refusal from None
+        HELD.add(real)
+        try:
+            yield
+        finally:
+            HELD.remove(real)
 
 
 def _check_same(

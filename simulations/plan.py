@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedmoe.data import manifest_table
@@ -40,7 +41,7 @@ def show_plan(prepared: Prepared, console: Console) -> None:
     if said := unlike_gating(e.gating, Path(model_folder(e.model.path))):
         warnings.append(said)
     for warning in warnings:
-        console.print(f"[bold]warning:[/] {warning}", soft_wrap=True, highlight=False)
+        console.print(f"[bold]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
     console.print(manifest_table(prepared.manifest), soft_wrap=True)
 
 

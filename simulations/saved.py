@@ -14,7 +14,7 @@ from fedmoe.config import Experiment, load_experiment
 from fedmoe.errors import CheckpointError, FedMoEError
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, build_model
-from fedmoe.models.peft_export import export
+from fedmoe.models.peft_export import check_export, export
 from fedmoe.seeds import generator
 from fedmoe.wire import Task
 
@@ -83,11 +83,15 @@ class SavedRun:
 
         Raises:
             FedMoEError: `out` exists; or the run learned factors at full k and is to be exported
-                with them.
+                with them; or see there.
         """
         if out.exists():
             raise FedMoEError(f"{out} exists already; name a folder that does not")
-        factors = self.rescalers.get(self.tier_of(self.model.full_top_k), torch.ones(1))
+        adapter, full = self.adapter(), self.model.full_top_k
+        check_export(adapter, self.model)
+        tiers = self.experiment.budget.resolved(full)
+        found = [f for name, f in self.rescalers.items() if tiers[name].top_k == full]
+        factors = torch.cat([torch.ones(1), *found])
         if bool((factors != 1).any()) and not without_rescaling:
             raise FedMoEError(
                 f"the run was scored with factors on its layers' outputs, {factors.min():.3g} to "
@@ -99,7 +103,7 @@ class SavedRun:
         # A run in bfloat16 has rounded weights, whose logits are not PEFT's.
         same = e.model.dtype == "float32" and self.model.device.type == "cpu"
         model = self.model if same else build_model(exact, e.adapter, e.rescaling, e.gating)[0]
-        return export(self.adapter(), model, exact, out)
+        return export(adapter, model, exact, out)
 
 
 def _initial(experiment: Experiment, model: AdaptedModel) -> Adapter:

@@ -37,8 +37,9 @@ def whole_folder(out: Path, check: Callable[[Path], None]) -> Iterator[Path]:
         absent = [parent for parent in shop.parents if not parent.exists()]
         shop.mkdir(parents=True, exist_ok=True)
         lock = (shop / "lock").open("w")
-    except OSError as error:
-        raise ModelError(f"out {said!r} cannot be made: {error.strerror}") from error
+    except (OSError, RuntimeError, ValueError) as error:  # of a loop of links; of no name
+        why = getattr(error, "strerror", None) or error
+        raise ModelError(f"out {said!r} cannot be made: {why}") from error
     with lock:
         _alone(lock, said)
         try:
@@ -72,6 +73,8 @@ def _check_filled(out: Path, shop: Path, said: str) -> None:
     """Refuse a folder that is there and that nothing can be moved into."""
     if not out.exists():
         return
+    if not out.is_dir():
+        raise ModelError(f"out {said!r} is a file; expected a folder, or none yet")
     if not os.access(out, os.W_OK | os.X_OK):
         raise ModelError(f"out {said!r} cannot be written: no permission")
     if out.stat().st_dev != shop.stat().st_dev:

@@ -38,24 +38,11 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
     in float32, at the model's full `top_k`.
 
     Raises:
-        ModelError: PEFT has no form for the family's experts; the adapter modulates routers, or a
-            gating changes what they choose; or the logits differ by 1e-4 or more: then nothing is
-            left in `out`.
+        ModelError: see `check_export`; or the logits differ by 1e-4 or more: then nothing is left
+            in `out`.
     """
-    if model.family.no_peft:
-        raise ModelError(f"no export for PEFT: {model.family.no_peft}")
-    if not model.gates.gating.own and model.gates.gating.serves:
-        raise ModelError(
-            f"PEFT would route by the model's own top-k, not by gating.name "
-            f"{model.gates.gating.name!r}: only 'top_k', and gatings that choose in training "
-            "alone, export"
-        )
+    check_export(adapter, model)
     lora = _without_noise(adapter, model)
-    if not {entry.kind for entry in lora.layout.entries} <= {*RANK_AXES, SHIFT}:
-        raise ModelError(
-            "PEFT has no form for modulated routers (aggregation.name: ub_smoe): only LoRA and "
-            "trained routers export"
-        )
     exact = settings.__class__(path=settings.path, dtype="float32", device="cpu")
     unfinished = out.with_name(out.name + ".unfinished")
     try:
@@ -73,6 +60,31 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return difference
+
+
+def check_export(adapter: Adapter, model: AdaptedModel) -> None:
+    """Refuse what PEFT cannot compute.
+
+    Raises:
+        ModelError: it has no form for the family's experts; the adapter modulates routers, or a
+            gating changes what they choose.
+    """
+    if model.family.no_peft:
+        raise ModelError(f"no export for PEFT: {model.family.no_peft}")
+    if not model.gates.gating.own and model.gates.gating.serves:
+        raise ModelError(
+            f"PEFT would route by the model's own top-k, not by gating.name "
+            f"{model.gates.gating.name!r}: only 'top_k', and gatings that choose in training "
+            "alone, export"
+        )
+    if not {entry.kind for entry in _without_noise(adapter, model).layout.entries} <= {
+        *RANK_AXES,
+        SHIFT,
+    }:
+        raise ModelError(
+            "PEFT has no form for modulated routers (aggregation.name: ub_smoe): only LoRA and "
+            "trained routers export"
+        )
 
 
 def _without_noise(adapter: Adapter, model: AdaptedModel) -> Adapter:

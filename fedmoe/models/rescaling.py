@@ -86,7 +86,7 @@ def keep_mass(router: nn.Module, full_top_k: int) -> None:
         module.top_k = k = int(module.wanted_top_k)  # pyright: ignore
         logits, weights, index = output
         top, where = weights.topk(k, dim=-1)
-        scale = weights.sum(-1, keepdim=True) / top.sum(-1, keepdim=True)
+        scale = weights.sum(-1, keepdim=True) / top.sum(-1, keepdim=True).clamp_min(1e-20)
         return logits, top * scale, index.gather(-1, where)
 
     router.register_forward_pre_hook(choose_all)

@@ -139,6 +139,8 @@ def check_out(recipe: Pretrain, out: Path) -> None:
     cure = "name another folder, or remove it"
     if out.exists() and not out.is_dir():
         raise ModelError(f"out {recipe.out!r} is a file; {cure}")
+    if found := [name for name in FILES if (out / name).is_dir()]:
+        raise ModelError(f"out {recipe.out!r} holds a folder called {found[0]}; {cure}")
     path, asked = out / "pretraining.json", _lasting(recipe)
     if path.exists():
         try:
@@ -169,7 +171,7 @@ def gating_of(folder: Path) -> Gating:
         said = json.loads(path.read_text(encoding="utf-8"))["recipe"].get("gating")
         # As JSON: a strict reader takes no mapping for a section.
         found = TypeAdapter(Gating).validate_json(json.dumps(said)) if said else TopKGating()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return TopKGating()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"recipe.gating is {said!r}" if said else f"{error!r}"
@@ -180,17 +182,19 @@ def gating_of(folder: Path) -> Gating:
 def unlike_gating(gating: Rule, folder: Path) -> str | None:
     """A warning, where a model pretrained here under a gating is to answer under another.
 
-    Raises:
-        FedMoEError: its `pretraining.json` is damaged.
+    Also where its `pretraining.json` does not say which: a file of that name may be anyone's.
     """
-    before = gating_of(folder)
+    try:
+        before = gating_of(folder)
+    except FedMoEError as error:
+        return str(error)
     now = gating if gating.serves else TopKGating()
     if before.own or now == before:
         return None
     learned = TypeAdapter(Gating).dump_json(before).decode()
     return (
-        f"{folder} was pretrained under the gating {learned}, and this run chooses experts by "
-        f"{now.name!r}; give `gating` the same settings, unless the change is what is asked"
+        f"{folder} was pretrained under the gating {learned}, and outside training this run "
+        f"chooses experts by {now.name!r}; give `gating` the same settings, unless the change is what is asked"
     )
 
 

@@ -48,10 +48,10 @@ def make_base(out: Path, base: Base = Base()) -> SparseViT:
     Every expert is a copy, so that at any k the sparse model computes the dense one.
     """
     disable_progress_bar()
-    dense = trained_dense(of_pretraining(), base)
-    routers = generator(base.seed, "vision", "routers")
-    sparse = upcycled(dense, base.num_experts, base.top_k, base.sparse_step, routers)
     with whole_folder(out, lambda _: None) as folder:
+        dense = trained_dense(of_pretraining(), base)
+        routers = generator(base.seed, "vision", "routers")
+        sparse = upcycled(dense, base.num_experts, base.top_k, base.sparse_step, routers)
         sparse.save_pretrained(folder)
     return sparse
 

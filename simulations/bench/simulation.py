@@ -27,6 +27,7 @@ from fedmoe.budget import Levels, Tier
 from fedmoe.config import Experiment
 from fedmoe.data import HomeAssistant
 from fedmoe.data.partition import Iid
+from fedmoe.models.families import FAMILIES, Family
 from fedmoe.prepare import prepare
 from fedmoe.prepared import Prepared
 from fedmoe.record import tier_costs
@@ -74,6 +75,7 @@ class Shape:
 
     layout: Layout
     full_top_k: int = TOP_K
+    family: Family = FAMILIES["olmoe"]
     stacks: tuple[str, ...] = ()
 
 

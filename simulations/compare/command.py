@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import inspect
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,10 +11,10 @@ from rich.console import Console
 
 from fedmoe.config import Experiment
 from fedmoe.config.load import load
-from fedmoe.errors import FedMoEError
 from fedmoe.report.comparison import MEAN, Case, Result, Study, Trial, Variant, read_result
 from fedmoe.report.comparison.files import write_numbers, write_pages
 from fedmoe.report.comparison.markdown import render_markdown
+from fedmoe.resume import alone_in
 from simulations.compare.board import Board
 from simulations.compare.config import Comparison
 from simulations.compare.plan import Planned, folder_of, planned, results_of, search_of
@@ -36,11 +35,7 @@ def compare(config: Path, overrides: list[str], quiet: bool, console: Console) -
     searches = search_of(comparison, config)
     parent = folder_of(comparison)
     parent.mkdir(parents=True, exist_ok=True)
-    with (parent / ".lock").open("w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as a run's: see `fedmoe.resume`
-        except OSError:
-            raise FedMoEError(f"another comparison is at work in {parent}") from None
+    with alone_in(parent, "comparison"):
         trials = _search(searches, quiet, console)
         runs = results_of(comparison, config, chosen_settings(trials))
         study = _results(comparison, runs, trials, quiet, console)

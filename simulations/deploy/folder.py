@@ -92,6 +92,7 @@ def _texts(fleet: Fleet, experiment: Experiment) -> dict[str, bytes]:
     host = fleet.host if fleet.loopback else "127.0.0.1"
     values = {
         "fleet": fleet, "proxied": not fleet.loopback, "run_name": experiment.name,
+        "learns_factors": experiment.rescaling.name == "learned",
         "gpu": experiment.model.device == "cuda", "cpu_only": experiment.model.device == "cpu",
         "server_days": SERVER_DAYS,
         "deadline": getattr(experiment.budget, "deadline_seconds", None),

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from fedmoe.errors import FedMoEError
 from fedmoe.models.build import model_folder
 from fedmoe.models.families import FAMILIES
-from fedmoe.models.gating import Gating
+from fedmoe.models.gating import Gating, TopKGating
 from fedmoe.pretraining.recipe import (
     HELD_OUT,
     Pretrain,
@@ -111,6 +111,9 @@ def test_another_gating_than_in_pretraining_is_said(tmp_path):
         assert '"num_groups":2' in (said(other) or "")
     (tmp_path / "pretraining.json").write_text('{"recipe": {"gating": {"name": "noisy_top_k"}}}')
     assert said({"name": "top_k"}) is None  # there is no noise in answers
+    (tmp_path / "pretraining.json").write_text('{"steps": 5}')  # of another program
+    assert "does not say how its model chooses" in (said({"name": "top_k"}) or "")
+    assert unlike_gating(TopKGating(), tmp_path / "pretraining.json") is None  # a file's name
 
 
 def test_a_run_and_its_check_warn_of_another_gating(tmp_path, capsys):

@@ -327,7 +327,10 @@ def test_two_processes_cannot_work_in_one_folder(config, tmp_path):
             pass
 
     with find(prepared, "auto"):
+        refused()  # nor can one process in two places
         assert in_child(refused) == 0
+    with find(prepared, "auto"):
+        pass
 
 
 def test_what_a_killed_run_has_forked_does_not_keep_its_folder(config, tmp_path):

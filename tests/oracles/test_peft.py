@@ -197,11 +197,11 @@ def test_learned_factors_at_full_k_are_not_left_out_unsaid(tiny_folder, random_a
     settings = ModelSettings(path=str(tiny_folder))
     e = Experiment(
         model=settings, adapter=SETTINGS, rescaling=LearnedRescaling(),
-        budget=Levels(tiers={"low": Tier(top_k=1), "high": Tier(top_k=4)}),
+        budget=Levels(tiers={"low": Tier(top_k=1), "full": Tier(top_k=4), "high": Tier(top_k=4)}),
     )  # fmt: skip
     model, tokenizer = build_model(settings, SETTINGS, e.rescaling)
     state = random_adapter(model.layout)
-    factors = {"low": torch.tensor([1.3, 0.8]), "high": torch.ones(2)}
+    factors = {"low": torch.tensor([1.3, 0.8]), "full": torch.ones(2), "high": torch.ones(2)}
     assert SavedRun(e, model, tokenizer, state, factors, 1).export(tmp_path / "even") < 1e-4
     factors["high"] = torch.tensor([1.25, 0.875])
     run = SavedRun(e, model, tokenizer, state, factors, 1)
