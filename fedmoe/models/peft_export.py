@@ -77,10 +77,8 @@ def check_export(adapter: Adapter, model: AdaptedModel) -> None:
             f"{model.gates.gating.name!r}: only 'top_k', and gatings that choose in training "
             "alone, export"
         )
-    if not {entry.kind for entry in _without_noise(adapter, model).layout.entries} <= {
-        *RANK_AXES,
-        SHIFT,
-    }:
+    kinds = {entry.kind for entry in _without_noise(adapter, model).layout.entries}
+    if not kinds <= {*RANK_AXES, SHIFT}:
         raise ModelError(
             "PEFT has no form for modulated routers (aggregation.name: ub_smoe): only LoRA and "
             "trained routers export"

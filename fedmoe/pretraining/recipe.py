@@ -194,7 +194,8 @@ def unlike_gating(gating: Rule, folder: Path) -> str | None:
     learned = TypeAdapter(Gating).dump_json(before).decode()
     return (
         f"{folder} was pretrained under the gating {learned}, and outside training this run "
-        f"chooses experts by {now.name!r}; give `gating` the same settings, unless the change is what is asked"
+        f"chooses experts by {now.name!r}; give `gating` the same settings, unless the change is "
+        "what is asked"
     )
 
 
