@@ -12,14 +12,14 @@ from safetensors import safe_open
 
 from fedmoe import session
 from fedmoe.config import load_experiment
-from fedmoe.errors import CheckpointError, FedMoEError
+from fedmoe.errors import CheckpointError
 from fedmoe.identity import identity
 from fedmoe.prepare import prepare
 from fedmoe.prepared import Prepared
 from fedmoe.report import atomic
 from fedmoe.report.ledger import Ledger, read_ledger
 from fedmoe.report.run import read_run
-from fedmoe.resume import find, latest
+from fedmoe.resume import latest
 from simulations.live import LiveTable
 from simulations.transports import make_transport
 
@@ -314,43 +314,3 @@ def test_a_config_of_ones_own_in_a_folder_of_that_name_is_left_alone(config, tmp
     (tmp_path / "run" / "config.yaml").write_text("mine")
     assert in_child(play, config, tmp_path, [], "auto") == 0
     assert (tmp_path / "run" / "config.yaml").read_text() == "mine"
-
-
-def test_two_processes_cannot_work_in_one_folder(config, tmp_path):
-
-    prepared = prepare(load_experiment(config, [f"simulation.folder={tmp_path}"]))
-    interrupted(config, tmp_path)
-
-    def refused():
-        said = "another process is at work"
-        with pytest.raises(FedMoEError, match=said), find(prepared, "auto"):
-            pass
-
-    with find(prepared, "auto"):
-        refused()  # nor can one process in two places
-        assert in_child(refused) == 0
-    with find(prepared, "auto"):
-        pass
-
-
-def test_what_a_killed_run_has_forked_does_not_keep_its_folder(config, tmp_path):
-    prepared = prepare(load_experiment(config, [f"simulation.folder={tmp_path}"]))
-    hears, tells = os.pipe()
-    if (run := os.fork()) == 0:
-        try:
-            with find(prepared, "auto"):
-                if worker := os.fork():
-                    os.write(tells, b"%d" % worker)
-                    os.kill(os.getpid(), signal.SIGKILL)
-                signal.pause()
-        finally:
-            os._exit(1)
-    os.waitpid(run, 0)
-    os.close(tells)
-    worker = int(os.read(hears, 20))
-    os.close(hears)
-    try:
-        with find(prepared, "auto") as found:
-            assert found.folder == tmp_path / "run"
-    finally:
-        os.kill(worker, signal.SIGKILL)
