@@ -12,14 +12,14 @@ from safetensors import safe_open
 
 from fedmoe import session
 from fedmoe.config import load_experiment
-from fedmoe.errors import CheckpointError
+from fedmoe.errors import CheckpointError, FedMoEError
 from fedmoe.identity import identity
 from fedmoe.prepare import prepare
 from fedmoe.prepared import Prepared
 from fedmoe.report import atomic
 from fedmoe.report.ledger import Ledger, read_ledger
 from fedmoe.report.run import read_run
-from fedmoe.resume import latest
+from fedmoe.resume import alone_in, find, latest
 from simulations.live import LiveTable
 from simulations.transports import make_transport
 
@@ -314,3 +314,15 @@ def test_a_config_of_ones_own_in_a_folder_of_that_name_is_left_alone(config, tmp
     (tmp_path / "run" / "config.yaml").write_text("mine")
     assert in_child(play, config, tmp_path, [], "auto") == 0
     assert (tmp_path / "run" / "config.yaml").read_text() == "mine"
+
+
+def test_a_folder_in_which_another_process_works_is_left_to_it(config, tmp_path):
+    interrupted(config, tmp_path)
+    prepared = prepare(load_experiment(config, [f"simulation.folder={tmp_path}"]))
+    said = "another process is at work"
+    with (
+        alone_in(tmp_path / "run"),
+        pytest.raises(FedMoEError, match=said),
+        find(prepared, "auto"),
+    ):
+        pass
