@@ -23,7 +23,6 @@ from fedmoe.crew import Crew, Watch
 from fedmoe.errors import FedMoEError
 from fedmoe.evaluation.evaluate import Evaluation, by_tier, evaluate
 from fedmoe.injection import Faulty, ServerKiller
-from fedmoe.models.build import model_folder
 from fedmoe.prepare import prepare
 from fedmoe.prepared import Prepared
 from fedmoe.pretraining.recipe import unlike_gating
@@ -83,7 +82,7 @@ def run(
     started, phases = time.monotonic(), Phases()
     with phases("load"):
         prepared = prepare(experiment, on_nodes=nodes_code is not None)
-        if said := unlike_gating(experiment.gating, Path(model_folder(experiment.model.path))):
+        if said := unlike_gating(experiment.gating, experiment.model.path):
             print(f"fedmoe: warning: {said}", file=sys.stderr, flush=True)
         prepared = replace(prepared, nodes_code=nodes_code)
     with find(prepared, resume) as found:

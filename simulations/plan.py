@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
@@ -11,7 +9,6 @@ from rich.table import Table
 
 from fedmoe.data import manifest_table
 from fedmoe.expected import expected_flops, expected_time
-from fedmoe.models.build import model_folder
 from fedmoe.prepared import Prepared
 from fedmoe.pretraining.recipe import unlike_gating
 from fedmoe.record import tier_costs
@@ -38,7 +35,7 @@ def show_plan(prepared: Prepared, console: Console) -> None:
     if e.devices:
         console.print(devices_table(prepared))
     warnings = memory_warnings(prepared)
-    if said := unlike_gating(e.gating, Path(model_folder(e.model.path))):
+    if said := unlike_gating(e.gating, e.model.path):
         warnings.append(said)
     for warning in warnings:
         console.print(f"[bold]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)

@@ -18,7 +18,7 @@ from peft.tuners.lora.layer import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from fedmoe.adapter import RANK_AXES, Adapter, Layout
+from fedmoe.adapter import RANK_AXES, Adapter, Entry, Layout
 from fedmoe.errors import ModelError
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, load_base
@@ -77,18 +77,21 @@ def check_export(adapter: Adapter, model: AdaptedModel) -> None:
             f"{model.gates.gating.name!r}: only 'top_k', and gatings that choose in training "
             "alone, export"
         )
-    kinds = {entry.kind for entry in _without_noise(adapter, model).layout.entries}
-    if not kinds <= {*RANK_AXES, SHIFT}:
+    if not {entry.kind for entry in _served(adapter, model)} <= {*RANK_AXES, SHIFT}:
         raise ModelError(
             "PEFT has no form for modulated routers (aggregation.name: ub_smoe): only LoRA and "
             "trained routers export"
         )
 
 
+def _served(adapter: Adapter, model: AdaptedModel) -> list[Entry]:
+    """All entries but those that a gating trains for noise, which there is in training alone."""
+    noise = {name for name, *_ in model.gates.tensors()}
+    return [entry for entry in adapter.layout.entries if entry.name not in noise]
+
+
 def _without_noise(adapter: Adapter, model: AdaptedModel) -> Adapter:
-    """All but what a gating trains for noise, which there is in training alone."""
-    noise, layout = {name for name, *_ in model.gates.tensors()}, adapter.layout
-    kept = [entry for entry in layout.entries if entry.name not in noise]
+    kept, layout = _served(adapter, model), adapter.layout
     flat = torch.cat([adapter.flat[entry.start : entry.stop] for entry in kept])
     tensors = [(entry.name, entry.shape, entry.layer) for entry in kept]
     sizes = layout.num_layers, layout.num_experts, layout.rank, layout.alpha

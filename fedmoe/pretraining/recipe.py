@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from fedmoe.errors import FedMoEError, ModelError
+from fedmoe.models.build import model_folder
 from fedmoe.models.gating import Gating, Rule, TopKGating
 from fedmoe.pretraining import work as works
 from fedmoe.report.atomic import write_json
@@ -179,11 +180,13 @@ def gating_of(folder: Path) -> Gating:
     return found if found.serves else TopKGating()
 
 
-def unlike_gating(gating: Rule, folder: Path) -> str | None:
+def unlike_gating(gating: Rule, model: str) -> str | None:
     """A warning, where a model pretrained here under a gating is to answer under another.
 
-    Also where its `pretraining.json` does not say which: a file of that name may be anyone's.
+    `model` is as in a config: a folder, a Hub id, or the built-in one. A warning also where its
+    `pretraining.json` does not say which: a file of that name may be anyone's.
     """
+    folder = Path(model_folder(model))
     try:
         before = gating_of(folder)
     except FedMoEError as error:

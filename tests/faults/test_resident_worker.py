@@ -1,6 +1,5 @@
 """A node's worker: it keeps its model, is replaced when it dies, and ends with its node."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -19,9 +18,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("workers need Linux", allow_module_level=True)
 
-import clients.worker
 import clients.worker_calls
-from clients.worker import Worker
 from clients.worker_calls import BUNDLE, NodeWorker, WorkerError, answer, idle_seconds_of
 from clients.worker_frames import HEAD, MAGIC, Order, receive
 from clients.worker_home import Home, node_here, node_of
@@ -276,52 +273,6 @@ def test_an_idle_worker_ends_and_leaves_nothing(stage):
     pid, _ = ask(stage.worker(idle_seconds=0.1))
     until(lambda: gone(pid))
     assert stage.files() == set()
-
-
-@pytest.fixture
-def unborn(stage):
-    """A worker in this process that may not idle at all, and its first caller."""
-    node = node_of(stage.process.pid)
-    with Home() as home, home.listen(node.name) as listener:
-        worker = Worker(listener, home.seat(node.name), node, idle_seconds=0.0)
-        with worker.home, home.connect(node.name, 60.0) as caller:
-            yield worker, caller
-
-
-def test_a_worker_waits_for_its_first_caller_however_soon_it_may_idle(unborn, monkeypatch):
-    worker, caller = unborn
-    assert worker._wanted()
-    threads = []
-
-    def thread(target, args, daemon):
-        return SimpleNamespace(start=lambda: threads.append((target, args)))
-
-    once = iter([worker.listener.accept()])
-    monkeypatch.setattr(clients.worker, "Thread", thread)
-    monkeypatch.setattr(worker, "listener", SimpleNamespace(accept=once.__next__))
-    with pytest.raises(StopIteration):
-        worker._accept()
-    worker.rested = 0.0
-    assert worker._wanted(), "its caller's thread is yet to run"
-    caller.close()
-    ((serve, arguments),) = threads
-    serve(*arguments)
-    assert not worker._wanted()
-
-
-def test_a_worker_leaves_while_nobody_else_may_take_its_place(unborn, monkeypatch):
-    worker, _ = unborn
-    left = []
-
-    def leave(_, *place):
-        with Home() as another, pytest.raises(BlockingIOError):
-            fcntl.flock(another.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        left.append(place)
-
-    monkeypatch.setattr(Home, "leave", leave)
-    monkeypatch.setattr(os, "_exit", left.append)
-    worker._end()
-    assert left == [(worker.node.name, worker.seat), 0]
 
 
 def test_a_worker_ends_with_its_node_in_the_middle_of_a_task(stage, worker):
