@@ -6,7 +6,7 @@ In reading order:
     resident.py   the model and data of a run, built once per process and kept
     worker_calls.py, worker.py    the process that keeps them on a SuperNode, and the way to it
     worker_frames.py, worker_home.py    what the two say to each other, and where they meet
-    messages.py   Flower's records <-> the messages of `fedmoe/wire.py`
+    messages.py   Flower's records <-> the messages of `fedmoe/messages/codec.py`
 
 The way of one task: the server packs a `Task` into JSON scalars and one flat buffer; Flower
 carries them as a `ConfigRecord` and an `ArrayRecord` of one array of raw bytes; `train` checks

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fedmoe.code import code_digest
 from fedmoe.errors import FedMoEError
+from fedmoe.system.digests import code_digest
 
 LIBRARIES = ("fedmoe", "flwr", "torch", "transformers")
 GPU_SECONDS = 10
@@ -33,10 +33,12 @@ def about(node_config: Mapping[str, object]) -> dict[str, str | int]:
         "name": str(node_config.get("name", "")),
         "clients": ",".join(map(str, own_clients(node_config))),
         "code": code_digest(Path(__file__).parent),
-        "device": device, "memory_bytes": memory_bytes, "threads": num_threads(),
+        "device": device,
+        "memory_bytes": memory_bytes,
+        "threads": num_threads(),
         "python": platform.python_version(),
         **{library: version_of(library) for library in LIBRARIES},
-    }  # fmt: skip
+    }
 
 
 def own_clients(node_config: Mapping[str, object]) -> list[int]:

@@ -12,8 +12,8 @@ from clients.about import about, own_clients
 from clients.messages import buffer, crc32, text, update_content, words
 from clients.worker_calls import answer, idle_seconds_of
 from clients.worker_frames import Order
-from fedmoe.code import code_digest
 from fedmoe.errors import FedMoEError
+from fedmoe.system.digests import code_digest
 
 app = ClientApp()
 
@@ -57,10 +57,12 @@ def carry_out(content: RecordDict, context: Context, ttl: float) -> RecordDict:
     order = Order(
         experiment=text(content, "experiment"),
         overrides=str(context.node_config.get("overrides", "")),
-        scalars=text(content, "scalars"), crc32=crc32(content),
-        own=own_clients(context.node_config), state=str(folder.absolute()) if folder else "",
+        scalars=text(content, "scalars"),
+        crc32=crc32(content),
+        own=own_clients(context.node_config),
+        state=str(folder.absolute()) if folder else "",
         deadline_seconds=ttl,
-    )  # fmt: skip
+    )
     idle_seconds = idle_seconds_of(context.node_config)
     task_seconds = float(context.run_config.get("task_seconds", 3600))
     return update_content(answer(order, buffer(content), idle_seconds, task_seconds))

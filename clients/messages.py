@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 if TYPE_CHECKING:
     # It imports torch, and who is asked only for its name should answer at once.
-    from fedmoe.wire import Message
+    from fedmoe.messages.codec import Message
 
 
 def text(content: RecordDict, name: str) -> str:

@@ -8,14 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from clients.budget import OwnBudget, planned_here
 from clients.worker_frames import Order
 from fedmoe.budget import Auto
 from fedmoe.config import load_experiment
 from fedmoe.errors import FedMoEError
-from fedmoe.prepare import prepare
-from fedmoe.prepared import Prepared
-from fedmoe.wire import Message, sealed
+from fedmoe.messages.codec import Message, sealed
+from fedmoe.runs.node_budget import OwnBudget, planned_here
+from fedmoe.runs.prepare import prepare
+from fedmoe.runs.prepared import Prepared
 
 
 def carry_out(order: Order, buffer: memoryview) -> Message:

@@ -29,10 +29,10 @@ from clients.worker_frames import (
     read_header,
     receive,
     send,
-)  # fmt: skip
+)
 from clients.worker_home import Home, Node, is_ours
-from fedmoe.code import code_digest
 from fedmoe.errors import FedMoEError
+from fedmoe.system.digests import code_digest
 
 TICK_SECONDS = 0.5
 """Between two looks at whether its node still runs."""

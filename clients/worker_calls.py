@@ -26,15 +26,15 @@ from clients.worker_frames import (
     read_header,
     receive,
     send,
-)  # fmt: skip
+)
 from clients.worker_home import Home, Node, node_here
-from fedmoe.cgroups import oom_events, oom_kills
-from fedmoe.code import code_digest
 from fedmoe.errors import FedMoEError, WireError
+from fedmoe.system.control_groups import oom_events, oom_kills
+from fedmoe.system.digests import code_digest
 
 if TYPE_CHECKING:
     # It imports torch: seconds of every message that only passes a task on.
-    from fedmoe.wire import Message
+    from fedmoe.messages.codec import Message
 
 LOG = logging.getLogger(__name__)
 BUNDLE = Path(__file__).parents[1]
@@ -62,7 +62,7 @@ class WorkerError(Exception):
 
 @dataclass(frozen=True)
 class Packed:
-    """The fields of a `fedmoe.wire.Message`, for a process without torch."""
+    """The fields of a `fedmoe.messages.codec.Message`, for a process without torch."""
 
     scalars: str
     buffer: memoryview
@@ -191,10 +191,14 @@ class NodeWorker:
         paths = [str(self.bundle), *filter(None, [os.environ.get("PYTHONPATH")])]
         with listener, home.log(self.node.name) as log:
             process = Popen(
-                list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                list(map(str, command)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-                pass_fds=[listener.fileno()], start_new_session=True,
-            )  # fmt: skip
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+            )
         # It outlives this process; if it does not, somebody must take leave of it.
         Thread(target=process.wait, daemon=True).start()
         return process

@@ -43,7 +43,7 @@ class Hello:
     """Who answers: a worker, before it is asked anything."""
 
     code: str
-    """A digest of what it runs; see `fedmoe/code.py`."""
+    """A digest of what it runs; see `fedmoe/system/digests.py`."""
     pid: int
     loads: int
     """How often it has loaded a model."""
@@ -76,10 +76,18 @@ KINDS: dict[type, tuple[str, dict[str, Any]]] = {
     Hello: ("hello", {"code": str, "pid": int, "loads": int}),
     Order: (
         "task",
-        {"experiment": str, "overrides": str, "scalars": str, "crc32": int | None,
-         "own": list, "state": str, "deadline_seconds": float | int | None, "fewer": int},
+        {
+            "experiment": str,
+            "overrides": str,
+            "scalars": str,
+            "crc32": int | None,
+            "own": list,
+            "state": str,
+            "deadline_seconds": float | int | None,
+            "fewer": int,
+        },
     ),
-}  # fmt: skip
+}
 
 
 def header_of(record: Hello | Order) -> dict[str, Any]:
@@ -140,8 +148,9 @@ def receive(connection: socket) -> tuple[dict[str, Any], memoryview]:
 
 def _check_sizes(header_bytes: int, buffer_bytes: int) -> None:
     for what, size, most in (
-        ("header", header_bytes, MOST_HEADER_BYTES), ("buffer", buffer_bytes, MOST_BUFFER_BYTES),
-    ):  # fmt: skip
+        ("header", header_bytes, MOST_HEADER_BYTES),
+        ("buffer", buffer_bytes, MOST_BUFFER_BYTES),
+    ):
         if size > most:
             raise FrameError(f"a {what} of {size:,} bytes; at most {most:,}")
 

@@ -13,45 +13,16 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from fedmoe.errors import FedMoEError
+from fedmoe.system.processes import Node, node_of
 
 BACKLOG = 128
 SWEEP_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Node:
-    """The process that a worker lives and dies with."""
-
-    pid: int
-    started: int
-    """Clock ticks from the machine's start: process numbers come again."""
-
-    @property
-    def name(self) -> str:
-        """What its worker's files are called."""
-        return f"{self.pid}-{self.started}"
-
-    def alive(self) -> bool:
-        """Whether it still runs; one that has ended and waits for its parent does not."""
-        return node_of(self.pid) == self
-
-
-def node_of(pid: int) -> Node | None:
-    """The running process of this number."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    # The name, in brackets, may hold anything; what follows is counted from its end.
-    state, *numbers = text.rpartition(")")[2].split()
-    return None if state in "ZX" else Node(pid, int(numbers[18]))
 
 
 def node_here() -> Node | None:

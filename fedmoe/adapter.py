@@ -58,9 +58,13 @@ class Layout:
 
     @classmethod
     def of(
-        cls, tensors: list[tuple[str, tuple[int, ...], int | None]],
-        num_layers: int, num_experts: int, rank: int, alpha: float,
-    ) -> Layout:  # fmt: skip
+        cls,
+        tensors: list[tuple[str, tuple[int, ...], int | None]],
+        num_layers: int,
+        num_experts: int,
+        rank: int,
+        alpha: float,
+    ) -> Layout:
         """Lay out (name, shape, layer) one after another."""
         entries, start = [], 0
         for name, shape, layer in tensors:

@@ -21,8 +21,8 @@ from fedmoe.aggregation import NoOptimizer, ServerOptimizer
 from fedmoe.aggregation.mean import again
 from fedmoe.aggregation.server_optimizer import Memory, Rule
 from fedmoe.errors import FedMoEError
+from fedmoe.messages.codec import Failure, Task, Update
 from fedmoe.seeds import numpy_rng
-from fedmoe.wire import Failure, Task, Update
 
 
 class Aggregator(Protocol):
@@ -87,9 +87,12 @@ def whole_state(state: Adapter, member: Member) -> Adapter:
 
 
 def plan_round(
-    state: ServerState, members: Sequence[Member], clients_per_round: int, seed: int,
+    state: ServerState,
+    members: Sequence[Member],
+    clients_per_round: int,
+    seed: int,
     send: Send = whole_state,
-) -> list[Task]:  # fmt: skip
+) -> list[Task]:
     """The next round's tasks, by client id; who takes part depends on `(seed, round)` alone."""
     number = state.round + 1
     # Drawn for all, from a stream of its own: where everyone is reachable the samples stay as ever.
@@ -105,17 +108,24 @@ def plan_round(
     adapters = {tier: send(state.adapter, member) for tier, member in sent.items()}
     return [
         Task(
-            round=number, client=m.client, tier=m.tier, top_k=m.top_k,
-            rescaler=state.rescalers[m.tier], adapter=adapters[m.tier],
+            round=number,
+            client=m.client,
+            tier=m.tier,
+            top_k=m.top_k,
+            rescaler=state.rescalers[m.tier],
+            adapter=adapters[m.tier],
         )
         for m in taking_part
-    ]  # fmt: skip
+    ]
 
 
 def finish_round(
-    state: ServerState, strategy: Aggregator, updates: Iterable[Update],
-    optimizer: ServerOptimizer = NO_OPTIMIZER, num_clients: int = 0,
-) -> ServerState:  # fmt: skip
+    state: ServerState,
+    strategy: Aggregator,
+    updates: Iterable[Update],
+    optimizer: ServerOptimizer = NO_OPTIMIZER,
+    num_clients: int = 0,
+) -> ServerState:
     """The state after the updates of one round; they are taken one at a time.
 
     A round in which no update arrived keeps the adapter.
@@ -134,11 +144,20 @@ def finish_round(
 
 
 def run_rounds(
-    state: ServerState, members: Sequence[Member], strategy: Aggregator, transport: Transport,
-    observers: Sequence[Observer], *, num_rounds: int, clients_per_round: int, seed: int,
-    optimizer: ServerOptimizer = NO_OPTIMIZER, send: Send = whole_state, plan: Plan | None = None,
+    state: ServerState,
+    members: Sequence[Member],
+    strategy: Aggregator,
+    transport: Transport,
+    observers: Sequence[Observer],
+    *,
+    num_rounds: int,
+    clients_per_round: int,
+    seed: int,
+    optimizer: ServerOptimizer = NO_OPTIMIZER,
+    send: Send = whole_state,
+    plan: Plan | None = None,
     quorum: float = 0.0,
-) -> ServerState:  # fmt: skip
+) -> ServerState:
     """Run the rounds that are left and return the last state.
 
     A round of fewer updates than `quorum`, a share of its tasks, is not finished: nothing of it
@@ -180,9 +199,11 @@ def check_quorum(number: int, num_tasks: int, failures: Sequence[Failure], quoru
 
 
 def _heard(
-    tasks: Sequence[Task], answers: Iterator[Update | Failure], observers: Sequence[Observer],
+    tasks: Sequence[Task],
+    answers: Iterator[Update | Failure],
+    observers: Sequence[Observer],
     failures: list[Failure],
-) -> Iterator[Update]:  # fmt: skip
+) -> Iterator[Update]:
     """Pass updates on, show every answer to the observers, and keep the failures."""
     for task, answer in zip(tasks, answers, strict=True):
         assert answer.client == task.client, (answer.client, task.client)

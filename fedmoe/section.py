@@ -18,9 +18,7 @@ SECTION = pydantic.ConfigDict(
 
 
 @dataclass_transform(
-    frozen_default=True,
-    kw_only_default=True,
-    field_specifiers=(dataclasses.field, pydantic.Field),
+    frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, pydantic.Field)
 )
 def section(cls: type[T]) -> type[T]:
     """Return `cls` as a frozen, keyword-only dataclass that checks its values and refuses others.

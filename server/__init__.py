@@ -9,7 +9,7 @@ In reading order:
     round.py      one round: which task is where, what came back, what is late
     post.py       messages that are out: each comes back as a reply or as a reason
     pulls.py      replies fetched, so that a slow upload holds up nothing but itself
-    messages.py   the messages of `fedmoe/wire.py` <-> Flower's records
+    messages.py   the messages of `fedmoe/messages/codec.py` <-> Flower's records
     log.py        the run as lines of Flower's log
 
 The way of one task: `pack_task` makes JSON scalars and one flat buffer of it; they travel as a

@@ -15,11 +15,11 @@ from flwr.supercore import log
 from fedmoe.aggregation import FedBuff
 from fedmoe.config import load_experiment
 from fedmoe.config.words import not_one_of
-from fedmoe.crew import Watch
 from fedmoe.errors import ConfigError, Fault
-from fedmoe.prepared import Prepared
-from fedmoe.resume import Resume
-from fedmoe.session import run
+from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.resume import Resume
+from fedmoe.runs.session import run
+from fedmoe.runs.workers import Watch
 from server.log import LogLines
 from server.settings import read_settings
 from server.transport import GridTransport
@@ -46,9 +46,14 @@ def main(grid: Grid, context: Context) -> None:
     if experiment.aggregation.personal:
         raise ConfigError(
             "run config",
-            [Fault("aggregation.name", f"{experiment.aggregation.name!r} is scored with the part "
-                   "that every client keeps to itself; run it with `fedmoe run`")],
-        )  # fmt: skip
+            [
+                Fault(
+                    "aggregation.name",
+                    f"{experiment.aggregation.name!r} is scored with the part "
+                    "that every client keeps to itself; run it with `fedmoe run`",
+                )
+            ],
+        )
 
     settings, places = read_settings(given), dict[int, str]()
 

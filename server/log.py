@@ -9,10 +9,10 @@ from typing import Self
 
 from flwr.supercore import log
 
-from fedmoe.crew import Injected, Replaced, Schedule
 from fedmoe.evaluation.evaluate import Evaluation
+from fedmoe.messages.codec import Failure, Task, Update
 from fedmoe.rounds import ServerState
-from fedmoe.wire import Failure, Task, Update
+from fedmoe.runs.workers import Injected, Replaced, Schedule
 
 
 class LogLines:
@@ -36,9 +36,14 @@ class LogLines:
             log(WARNING, "%s failed: %s", who, answer.reason)
             return
         log(
-            INFO, "%s: %d tokens, loss %.3f -> %.3f, %.1f s", who, answer.tokens,
-            answer.loss_before, answer.loss_after, answer.seconds,
-        )  # fmt: skip
+            INFO,
+            "%s: %d tokens, loss %.3f -> %.3f, %.1f s",
+            who,
+            answer.tokens,
+            answer.loss_before,
+            answer.loss_after,
+            answer.seconds,
+        )
 
     def finished(self, state: ServerState) -> None: ...
     def scheduled(self, schedule: Schedule) -> None: ...
@@ -51,9 +56,15 @@ class LogLines:
     def evaluated(self, evaluations: Sequence[Evaluation]) -> None:
         for e in evaluations:
             log(
-                INFO, "round %d: %s %s (k=%d): loss %.3f, score %.1f%%", e.round, e.split, e.tier,
-                e.top_k, e.loss, 100 * e.score,
-            )  # fmt: skip
+                INFO,
+                "round %d: %s %s (k=%d): loss %.3f, score %.1f%%",
+                e.round,
+                e.split,
+                e.tier,
+                e.top_k,
+                e.loss,
+                100 * e.score,
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from fedmoe.errors import WireError
-from fedmoe.wire import Message, sealed
+from fedmoe.messages.codec import Message, sealed
 
 LONGEST_REASON = 500
 """Characters of a node's reason that are kept."""
@@ -30,10 +30,13 @@ def task_content(message: Message, experiment: str, code: str, run: str) -> Reco
     array = Array("uint8", (len(message.buffer),), "bytes", bytes(message.buffer))
     config = ConfigRecord(
         {
-            "code": code, "experiment": experiment, "run": run, "scalars": message.scalars,
+            "code": code,
+            "experiment": experiment,
+            "run": run,
+            "scalars": message.scalars,
             "crc32": message.crc32 or 0,
         }
-    )  # fmt: skip
+    )
     return RecordDict({"config": config, "arrays": ArrayRecord({"buffer": array})})
 
 
@@ -54,8 +57,9 @@ def check_nonce(content: RecordDict, nonce: str) -> None:
     if found != nonce:
         raise WireError(
             f"the reply's nonce is {found[:40]!r}; the request's is {nonce!r}: it is an answer to "
-            "another request", "replay",
-        )  # fmt: skip
+            "another request",
+            "replay",
+        )
 
 
 def read_about(content: RecordDict) -> dict[str, Any]:

@@ -76,9 +76,10 @@ class Nodes:
             if over and not told:
                 told = True
                 log(
-                    INFO, "waiting for %s, which may be at work on an older task",
+                    INFO,
+                    "waiting for %s, which may be at work on an older task",
                     " and ".join(map(self.label, silent)),
-                )  # fmt: skip
+                )
 
     def look(self) -> list[Arrived]:
         """The answers to open tasks that came since the last look; all else is dealt with here."""
@@ -207,9 +208,12 @@ class Nodes:
             self._forget(node, answer.reason)
         elif not (isinstance(answer, Lost) and answer.code == "late"):
             log(
-                WARNING, "dropped the answer of %s to %s: it came %.1f s too late",
-                self.label(node), item.letter.about, seconds,
-            )  # fmt: skip
+                WARNING,
+                "dropped the answer of %s to %s: it came %.1f s too late",
+                self.label(node),
+                item.letter.about,
+                seconds,
+            )
             # A late word on who it is may be of a time before the node was made busy.
             if item.letter.client is not None and node in self.known:
                 self.busy.pop(node, None)

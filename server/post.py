@@ -34,8 +34,9 @@ EXPIRED = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
 """Flower's words for a message whose time was over."""
 
 CODES: dict[int, Literal["gone", "crashed"]] = {
-    ErrorCode.NODE_UNAVAILABLE: "gone", ErrorCode.CLIENT_APP_CRASHED: "crashed",
-}  # fmt: skip
+    ErrorCode.NODE_UNAVAILABLE: "gone",
+    ErrorCode.CLIENT_APP_CRASHED: "crashed",
+}
 REFUSED = "Flower did not accept the message; it may be too large, or the node have left"
 
 
@@ -99,9 +100,14 @@ class Post:
         self.numbers = count(1)
 
     def send(
-        self, node: int, kind: str, content: RecordDict, about: str, seconds: float,
+        self,
+        node: int,
+        kind: str,
+        content: RecordDict,
+        about: str,
+        seconds: float,
         client: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Send `content` to a node; Flower drops it there, too, after `seconds`."""
         nonce = secrets.token_hex(16)
         request_config(content)["nonce"] = nonce
@@ -136,10 +142,12 @@ class Post:
         A SuperNode takes one message at a time, in the order in which they were sent.
         """
         over = {
-            number: letter for number, letter in self.out.items()
-            if letter.node == question.node and letter.client is not None
+            number: letter
+            for number, letter in self.out.items()
+            if letter.node == question.node
+            and letter.client is not None
             and letter.number < question.number
-        }  # fmt: skip
+        }
         for number in over:
             self.late[number] = self.out.pop(number)
         lost = Lost("its node was started again, and has forgotten it", "gone")

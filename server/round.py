@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from flwr.app import MessageType, RecordDict
 
 from fedmoe.errors import WireError
-from fedmoe.prepared import Prepared
-from fedmoe.wire import Failure, Task, Update
+from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.runs.prepared import Prepared
 from server.messages import read_update
 from server.nodes import Nodes
 from server.post import Arrived
@@ -28,9 +28,14 @@ class Round:
     """One task at a time on each node, until all are answered or the round's time is over."""
 
     def __init__(
-        self, tasks: Sequence[Task], nodes: Nodes, prepared: Prepared, settings: Settings,
-        content: Callable[[Task], RecordDict], places: dict[int, str],
-    ) -> None:  # fmt: skip
+        self,
+        tasks: Sequence[Task],
+        nodes: Nodes,
+        prepared: Prepared,
+        settings: Settings,
+        content: Callable[[Task], RecordDict],
+        places: dict[int, str],
+    ) -> None:
         """Begin the round's time.
 
         Args:

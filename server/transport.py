@@ -10,10 +10,10 @@ from typing import TypeVar
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from fedmoe.code import code_digest
 from fedmoe.config.load import to_yaml
-from fedmoe.prepared import Prepared
-from fedmoe.wire import Failure, Task, Update, pack_task
+from fedmoe.messages.codec import Failure, Task, Update, pack_task
+from fedmoe.runs.prepared import Prepared
+from fedmoe.system.digests import code_digest
 from server.about import Expected
 from server.messages import task_content
 from server.nodes import Nodes
@@ -29,9 +29,13 @@ class GridTransport:
     """Clients on Flower's nodes; see `rounds.Transport`."""
 
     def __init__(
-        self, grid: Grid, prepared: Prepared, settings: Settings, clock: Clock = time,
+        self,
+        grid: Grid,
+        prepared: Prepared,
+        settings: Settings,
+        clock: Clock = time,
         places: dict[int, str] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Nothing is sent yet.
 
         Args:

@@ -17,11 +17,11 @@ import torch
 
 from fedmoe.adapter import Adapter, Layout, initial_adapter
 from fedmoe.aggregation import Flame
-from fedmoe.door import Limits
 from fedmoe.errors import WireError
+from fedmoe.messages.codec import Message, Task, Update, pack_update, sealed, unpack_update
+from fedmoe.messages.validation import Limits
 from fedmoe.rounds import ServerState, finish_round
 from fedmoe.seeds import generator, numpy_rng
-from fedmoe.wire import Message, Task, Update, pack_update, sealed, unpack_update
 
 LAYERS, EXPERTS, TOKENS, TOP_K = 2, 4, 60, 2
 LIMITS = Limits(examples=1000, delta=0.1, why="ten times what 5 steps of AdamW can move")
@@ -59,9 +59,21 @@ def honest() -> tuple[Task, Message]:
     for entry, view in layout.views(flat):
         view[counts[entry.layer] == 0] = 0
     update = Update(
-        1, 3, "low", TOP_K, task.rescaler, Adapter(layout, flat), counts, 100, TOKENS, 5, 2.0, 1.5,
-        3.2, 10**8,
-    )  # fmt: skip
+        1,
+        3,
+        "low",
+        TOP_K,
+        task.rescaler,
+        Adapter(layout, flat),
+        counts,
+        100,
+        TOKENS,
+        5,
+        2.0,
+        1.5,
+        3.2,
+        10**8,
+    )
     return task, sealed(pack_update(update))
 
 
@@ -86,14 +98,19 @@ def bad() -> Iterator[tuple[str, Change]]:
     yield "a negative count", lambda m: count_of(m, 0, -40)
     yield "a count of 2^62", lambda m: count_of(m, 0, 2**62)
     for what, values in (
-        ("another round's update, sent again", {"round": 7}), ("another client's", {"client": 4}),
-        ("of another tier", {"tier": "high"}), ("of more experts than asked for", {"top_k": 4}),
+        ("another round's update, sent again", {"round": 7}),
+        ("another client's", {"client": 4}),
+        ("of another tier", {"tier": "high"}),
+        ("of more experts than asked for", {"top_k": 4}),
         ("of another model or rank", {"layout": "0" * 16}),
         ("a claim of 10 million examples", {"examples": 10**7}),
-        ("a claim of -1 examples", {"examples": -1}), ("a claim of 0 tokens", {"tokens": 0}),
-        ("a claim of 10^30 steps", {"steps": 10**30}), ("seconds of -1", {"seconds": -1.0}),
-        ("a loss that is text", {"loss_after": "low"}), ("a field too many", {"admin": True}),
-    ):  # fmt: skip
+        ("a claim of -1 examples", {"examples": -1}),
+        ("a claim of 0 tokens", {"tokens": 0}),
+        ("a claim of 10^30 steps", {"steps": 10**30}),
+        ("seconds of -1", {"seconds": -1.0}),
+        ("a loss that is text", {"loss_after": "low"}),
+        ("a field too many", {"admin": True}),
+    ):
         yield what, lambda m, values=values: scalars_of(m, values)
 
 

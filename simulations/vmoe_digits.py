@@ -3,7 +3,8 @@
     python -m simulations.vmoe_digits                  (configs/vmoe_digits.yaml)
     python -m simulations.vmoe_digits seed=1 partition.alpha=0.1
 
-The base (see `fedmoe.pretraining.vision`) is made where `model.path` says, unless it is there.
+The base (see `fedmoe.base_models.pretraining.vision`) is made where `model.path` says, unless it
+is there.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from fedmoe.cli.main import main
 from fedmoe.config import load_experiment
 from fedmoe.errors import FedMoEError
-from simulations.cli import main
 
 CONFIG = Path(__file__).parents[1] / "configs/vmoe_digits.yaml"
 
@@ -23,7 +24,7 @@ def run(overrides: list[str]) -> int:
     try:
         folder = Path(load_experiment(CONFIG, overrides).model.path)
         if not folder.exists():
-            from fedmoe.pretraining.vision import make_base
+            from fedmoe.base_models.pretraining.vision import make_base
 
             print(f"making the base, {folder}: about half a minute", flush=True)
             make_base(folder)

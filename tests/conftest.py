@@ -15,8 +15,15 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Before rich and typer are imported: what tests look at is as wide, and as plain, in any terminal.
-for _name in ("COLUMNS", "LINES", "TERM", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE",
-              "TTY_INTERACTIVE"):  # fmt: skip
+for _name in (
+    "COLUMNS",
+    "LINES",
+    "TERM",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "TTY_COMPATIBLE",
+    "TTY_INTERACTIVE",
+):
     os.environ.pop(_name, None)
 
 # Before fedmoe is imported: the shapes and dtypes its signatures promise are checked.
@@ -30,10 +37,18 @@ torch.set_num_threads(1)
 os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 TINY = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 4, "num_experts_per_tok": 4,
-    "max_position_embeddings": 512, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None,
-}  # fmt: skip
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "num_experts_per_tok": 4,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+}
 FAMILIES = {
     "olmoe": {"num_experts": 8},
     "mixtral": {"num_local_experts": 8},

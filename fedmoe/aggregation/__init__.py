@@ -15,7 +15,7 @@ One strategy a file, its paper's formula in the docstring; in reading order:
 
 To add one: a file with a `@section` that derives from `Strategy` or `Mean` and overrides the hooks
 in which it differs, and its name in the union. It then is a choice in YAML, and is held to the
-contract of `tests/conformance.py`.
+contract of `tests/support/conformance.py`.
 """
 
 from typing import Annotated, get_args
@@ -46,10 +46,30 @@ from fedmoe.aggregation.strategy import Strategy
 from fedmoe.aggregation.ub_smoe import UBSMoE
 
 Strategies = (
-    FedAvg | Flame | A3SMoE | UBSMoE | FedProx | Scaffold | FFALoRA | RoLoRA | FedExLoRA | FedSB
-    | FedSALoRA | HetLoRA | FlexLoRA | FLoRA | FLoRIST | Replication | RaFLoRA | LoRAFair
-    | FedBuff | ZeroRound | LocalOnly | Centralized | FullBudget
-)  # fmt: skip
+    FedAvg
+    | Flame
+    | A3SMoE
+    | UBSMoE
+    | FedProx
+    | Scaffold
+    | FFALoRA
+    | RoLoRA
+    | FedExLoRA
+    | FedSB
+    | FedSALoRA
+    | HetLoRA
+    | FlexLoRA
+    | FLoRA
+    | FLoRIST
+    | Replication
+    | RaFLoRA
+    | LoRAFair
+    | FedBuff
+    | ZeroRound
+    | LocalOnly
+    | Centralized
+    | FullBudget
+)
 Aggregation = Annotated[Strategies, Field(discriminator="name")]
 _MEMBERS = get_args(Strategies)
 STRATEGIES: tuple[type[Strategy], ...] = _MEMBERS

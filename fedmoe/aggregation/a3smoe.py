@@ -6,8 +6,8 @@ from typing import Literal
 
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.streaming import Weights
+from fedmoe.messages.codec import Update
 from fedmoe.section import section
-from fedmoe.wire import Update
 
 
 @section

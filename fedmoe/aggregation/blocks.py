@@ -40,8 +40,9 @@ class Blocks:
             for row, height, size in _pieces(num_rows, width, block_values):
                 sizes.append(size)
                 heights.append(height)
-                owners += range(layer * layout.num_experts + row,
-                                layer * layout.num_experts + row + height)  # fmt: skip
+                owners += range(
+                    layer * layout.num_experts + row, layer * layout.num_experts + row + height
+                )
         return cls(sizes, *(torch.tensor(x, dtype=torch.int64) for x in (heights, owners)))
 
     def cut(self, flat: Tensor) -> list[Tensor]:

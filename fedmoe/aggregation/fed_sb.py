@@ -11,9 +11,9 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Entry, Layout
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.strategy import Layouts, Local
+from fedmoe.messages.codec import Task
 from fedmoe.section import section
 from fedmoe.seeds import generator
-from fedmoe.wire import Task
 
 
 @section

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.mean import Mean
+from fedmoe.messages.codec import Update
 from fedmoe.section import section
-from fedmoe.wire import Update
 
 
 @section

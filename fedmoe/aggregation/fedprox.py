@@ -10,8 +10,8 @@ from torch import Tensor
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.strategy import Layouts, Local
+from fedmoe.messages.codec import Task
 from fedmoe.section import section
-from fedmoe.wire import Task
 
 
 @section

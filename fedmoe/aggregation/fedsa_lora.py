@@ -9,8 +9,8 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout, cut, keep_untouched
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.strategy import Layouts, Local, over
+from fedmoe.messages.codec import Task
 from fedmoe.section import section
-from fedmoe.wire import Task
 
 SHARED = "A", "shift"
 

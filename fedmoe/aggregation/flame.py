@@ -8,8 +8,8 @@ from pydantic import Field
 
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.streaming import Weights
+from fedmoe.messages.codec import Update
 from fedmoe.section import section
-from fedmoe.wire import Update
 
 
 @section

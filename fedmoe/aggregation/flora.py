@@ -20,8 +20,8 @@ from fedmoe.aggregation.products import (
     reached,
     trained,
 )
+from fedmoe.messages.codec import Update
 from fedmoe.section import section
-from fedmoe.wire import Update
 
 
 @section

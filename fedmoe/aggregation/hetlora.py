@@ -14,8 +14,8 @@ from fedmoe.adapter import Adapter, Layout, components, cut, resized
 from fedmoe.aggregation.products import pairs
 from fedmoe.aggregation.strategy import Layouts, Local, Strategy
 from fedmoe.aggregation.streaming import Weights, weighted_mean
+from fedmoe.messages.codec import Task, Update
 from fedmoe.section import section
-from fedmoe.wire import Task, Update
 
 
 @section
@@ -98,8 +98,9 @@ class Tail(Local):
         if self.kept == self.rank or not self.strength:
             return
         for (grad_a, grad_b), (a, b) in zip(self.tail(grad), self.tail(theta), strict=True):
-            norm_a, norm_b = (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
-                              for x in (a, b))  # fmt: skip
+            norm_a, norm_b = (
+                torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) for x in (a, b)
+            )
             grad_a += self.strength * norm_b / norm_a.clamp(min=1e-12) * a
             grad_b += self.strength * norm_a / norm_b.clamp(min=1e-12) * b
 

@@ -11,8 +11,8 @@ from pydantic import Field
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.products import mean_of, others, pairs, reached, shares, trained
+from fedmoe.messages.codec import Update
 from fedmoe.section import section
-from fedmoe.wire import Update
 
 
 @section

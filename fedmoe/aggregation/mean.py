@@ -11,8 +11,8 @@ import torch
 from fedmoe.adapter import Adapter, Layout, cut
 from fedmoe.aggregation.strategy import Strategy, over
 from fedmoe.aggregation.streaming import Weights, weighted_mean
+from fedmoe.messages.codec import Update
 from fedmoe.section import section
-from fedmoe.wire import Update
 
 
 @section

@@ -137,9 +137,13 @@ def kernels() -> Kernels | None:
 
 @no_type_check
 def _subtract_rows(
-    first: int, last: int, starts: np.ndarray, total: np.ndarray,
-    deltas: Sequence[np.ndarray], weights: np.ndarray,
-) -> None:  # fmt: skip
+    first: int,
+    last: int,
+    starts: np.ndarray,
+    total: np.ndarray,
+    deltas: Sequence[np.ndarray],
+    weights: np.ndarray,
+) -> None:
     for row in range(first, last):
         start, stop = starts[row], starts[row + 1]
         into, (a, b, c, d) = total[start:stop], deltas
@@ -161,9 +165,14 @@ def _subtract_rows(
 
 @no_type_check
 def _descend_rows(
-    first: int, last: int, starts: np.ndarray, made: np.ndarray, old: np.ndarray,
-    total: np.ndarray, weights: np.ndarray,
-) -> None:  # fmt: skip
+    first: int,
+    last: int,
+    starts: np.ndarray,
+    made: np.ndarray,
+    old: np.ndarray,
+    total: np.ndarray,
+    weights: np.ndarray,
+) -> None:
     for row in range(first, last):
         start, stop, weight = starts[row], starts[row + 1], weights[row]
         into, before, summed = made[start:stop], old[start:stop], total[start:stop]

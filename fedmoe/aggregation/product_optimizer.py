@@ -56,9 +56,14 @@ def _views(of: Adapter, flat: Tensor) -> Views:
 
 
 def _step_pair(
-    rule: Rule, pair: Pair, was: Views, told: Views, ends: Views,
-    kept: dict[str, tuple[Views, Views]], free: int,
-) -> None:  # fmt: skip
+    rule: Rule,
+    pair: Pair,
+    was: Views,
+    told: Views,
+    ends: Views,
+    kept: dict[str, tuple[Views, Views]],
+    free: int,
+) -> None:
     """Write the new factors of one pair over `ends`, and its memory over the second of `kept`."""
     (m, new_m), (v, new_v) = kept["m"], kept["v"]
     old, proposed, momentum = ((x[pair.B], x[pair.A]) for x in (was, told, m))

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Entry, Layout
 from fedmoe.aggregation.factored import Factored, best_factors
 from fedmoe.errors import AggregationError
-from fedmoe.wire import Update
+from fedmoe.messages.codec import Update
 
 
 class Pair(NamedTuple):
@@ -92,9 +92,12 @@ def reached(clients: Sequence[Trained], pair: Pair) -> Tensor:
 
 
 def nearest(
-    clients: Sequence[Trained], pair: Pair, state: Adapter, rank: int,
+    clients: Sequence[Trained],
+    pair: Pair,
+    state: Adapter,
+    rank: int,
     also: Sequence[tuple[float, Tensor, Tensor]] = (),
-) -> Factored:  # fmt: skip
+) -> Factored:
     """The best factors of rank `rank`, at the state's scale, of the clients' mean product.
 
     `also` are further products (weight, B, A) at the state's scale that go into the sum.

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.slices import slice_mean
+from fedmoe.messages.codec import Update
 from fedmoe.section import section
-from fedmoe.wire import Update
 
 
 @section

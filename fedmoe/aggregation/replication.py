@@ -11,8 +11,8 @@ from fedmoe.adapter import Adapter
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.slices import SliceSums
 from fedmoe.errors import AggregationError
+from fedmoe.messages.codec import Update
 from fedmoe.section import section
-from fedmoe.wire import Update
 
 
 @section

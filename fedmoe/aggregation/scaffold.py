@@ -13,8 +13,8 @@ from fedmoe.adapter import Adapter, Layout, cut, keep_untouched
 from fedmoe.aggregation.mean import Mean, peek
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.aggregation.streaming import weighted_mean
+from fedmoe.messages.codec import Task, Update
 from fedmoe.section import section
-from fedmoe.wire import Task, Update
 
 PREFIX = "control."
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Entry, resized
 from fedmoe.aggregation.streaming import Weights
 from fedmoe.errors import AggregationError
-from fedmoe.wire import Update
+from fedmoe.messages.codec import Update
 
 
 class SliceSums:

@@ -15,15 +15,15 @@ from fedmoe.budget.plan import SHARE, Plan, plan_for
 from fedmoe.budget.probe import Machine
 from fedmoe.budget.shape import shape_of
 from fedmoe.budget.work import HowTrained, work_on
-from fedmoe.compression import Compression
 from fedmoe.data.text import Tokens
 from fedmoe.devices import Device
 from fedmoe.errors import ConfigError, Fault
+from fedmoe.messages.codec import most_bytes
+from fedmoe.messages.compression import Compression
 from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.held import Frozen
-from fedmoe.models.subset import LeftOut
+from fedmoe.models.memory.held import Frozen
+from fedmoe.models.memory.subset import LeftOut
 from fedmoe.section import section
-from fedmoe.wire import most_bytes
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -81,11 +81,14 @@ class Auto:
         """The tiers before they are planned: each with the most that it is allowed."""
         return {
             name: Tier(
-                top_k=min(tier.most_top_k or full_top_k, full_top_k), rank=tier.rank,
-                steps=tier.steps, share=tier.share, clients=tier.clients,
+                top_k=min(tier.most_top_k or full_top_k, full_top_k),
+                rank=tier.rank,
+                steps=tier.steps,
+                share=tier.share,
+                clients=tier.clients,
             )
             for name, tier in (self.tiers or {"full": AutoTier(share=1.0)}).items()
-        }  # fmt: skip
+        }
 
     def assign(self, num_clients: int, full_top_k: int, seed: int) -> tuple[str, ...]:
         """The tier of each client; see `Levels.assign`."""
@@ -104,11 +107,19 @@ class Auto:
             plan = plans[name]
             work = (plan.choice or plan.options[0]).work
             tiers[name] = Tier(
-                top_k=plan.top_k or 1, rank=tier.rank, steps=tier.steps, share=tier.share,
-                clients=tier.clients, batch_size=work.batch_size, accumulation=work.accumulation,
-                recompute=work.recompute, frozen=work.frozen, offload=work.offload,
-                subset=work.subset, sits_out=not plan.top_k,
-            )  # fmt: skip
+                top_k=plan.top_k or 1,
+                rank=tier.rank,
+                steps=tier.steps,
+                share=tier.share,
+                clients=tier.clients,
+                batch_size=work.batch_size,
+                accumulation=work.accumulation,
+                recompute=work.recompute,
+                frozen=work.frozen,
+                offload=work.offload,
+                subset=work.subset,
+                sits_out=not plan.top_k,
+            )
         if all(tier.sits_out for tier in tiers.values()):
             faults = [Fault(f"budget.tiers.{n}", " ".join(plans[n].reasons)) for n in tiers]
             raise ConfigError("budget", faults)
@@ -129,11 +140,13 @@ def analytic(machine: Machine, num_layers: int) -> Constants:
     bare, restore = (GPU, GPU_RESTORE_FLOPS) if machine.on_gpu else (CPU, RESTORE_FLOPS)
     each = 1 / machine.flops
     return Constants(
-        fixed_bytes=bare.fixed_bytes, slack=bare.slack, seconds_per_flop=each,
+        fixed_bytes=bare.fixed_bytes,
+        slack=bare.slack,
+        seconds_per_flop=each,
         seconds_per_step=num_layers * GPU_LAYER_SECONDS * machine.on_gpu,
         seconds_per_offloaded_byte=offload_rate(machine),
         seconds_per_restored={frozen: flops * each for frozen, flops in restore.items()},
-    )  # fmt: skip
+    )
 
 
 def offload_rate(machine: Machine) -> float:
@@ -142,10 +155,15 @@ def offload_rate(machine: Machine) -> float:
 
 
 def tier_plans(
-    budget: Auto, model: AdaptedModel, rows: Sequence[Tokens], training: HowTrained,
-    devices: Mapping[str, Device], strategy: Strategy, upload: Compression,
+    budget: Auto,
+    model: AdaptedModel,
+    rows: Sequence[Tokens],
+    training: HowTrained,
+    devices: Mapping[str, Device],
+    strategy: Strategy,
+    upload: Compression,
     outcomes: tuple[LeftOut, ...] = ("merge", "drop"),
-) -> dict[str, Plan]:  # fmt: skip
+) -> dict[str, Plan]:
     """The plan of every tier's device, by arithmetic alone: the same on every machine.
 
     Args:
@@ -156,10 +174,16 @@ def tier_plans(
         ConfigError: there are no devices to plan for.
     """
     if not devices:
-        raise ConfigError("budget", [Fault(
-            "devices", "missing: budget.name 'auto' plans for devices; give every tier one, as "
-            "configs/auto_budget.yaml does",
-        )])  # fmt: skip
+        raise ConfigError(
+            "budget",
+            [
+                Fault(
+                    "devices",
+                    "missing: budget.name 'auto' plans for devices; give every tier one, as "
+                    "configs/auto_budget.yaml does",
+                )
+            ],
+        )
     plans = {}
     for name, tier in budget.resolved(model.full_top_k).items():
         layouts = strategy.layouts(model.layout.with_rank(tier.rank or model.layout.rank), 1)
@@ -167,9 +191,13 @@ def tier_plans(
         sizes = most_bytes(layouts.task, layouts.update, upload)
         work = replace(work_on(rows, training, *sizes), steps=tier.steps or training.steps)
         plans[name] = plan_for(
-            shape_of(model, layouts.model, on_gpu=machine.on_gpu), work, machine,
+            shape_of(model, layouts.model, on_gpu=machine.on_gpu),
+            work,
+            machine,
             analytic(machine, model.layout.num_layers),
             deadline_seconds=budget.deadline_seconds,
-            share=budget.memory_share, most_top_k=tier.top_k, outcomes=outcomes,
-        )  # fmt: skip
+            share=budget.memory_share,
+            most_top_k=tier.top_k,
+            outcomes=outcomes,
+        )
     return plans

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from fedmoe.aggregation.strategy import Layouts
 from fedmoe.budget.model import kept_bytes, saved_bytes
 from fedmoe.budget.shape import Setting, frozen_per_token, low_rank_per_token, shape_of
-from fedmoe.compression import Compression
+from fedmoe.messages.codec import most_bytes
+from fedmoe.messages.compression import Compression
 from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.held import Frozen
-from fedmoe.models.subset import Subset
-from fedmoe.wire import most_bytes
+from fedmoe.models.memory.held import Frozen
+from fedmoe.models.memory.subset import Subset
 
 FLOAT_BYTES = 4
 OPTIMISER_COPIES = 4
@@ -39,9 +39,15 @@ class Cost:
 
 
 def cost(
-    model: AdaptedModel, layouts: Layouts, top_k: int, batch_tokens: int, upload: Compression,
-    frozen: Frozen = "full", offload: bool = False, subset: Subset | None = None,
-) -> Cost:  # fmt: skip
+    model: AdaptedModel,
+    layouts: Layouts,
+    top_k: int,
+    batch_tokens: int,
+    upload: Compression,
+    frozen: Frozen = "full",
+    offload: bool = False,
+    subset: Subset | None = None,
+) -> Cost:
     """The cost of training with `top_k` experts on batches of `batch_tokens` tokens.
 
     A product of a (m, n) weight counts 2 m n FLOPs per token; norms, softmax and attention scores

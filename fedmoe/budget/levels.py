@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedmoe.errors import ConfigError, Fault
-from fedmoe.models.held import Frozen
-from fedmoe.models.subset import Subset
+from fedmoe.models.memory.held import Frozen
+from fedmoe.models.memory.subset import Subset
 from fedmoe.section import section
 from fedmoe.seeds import numpy_rng
 

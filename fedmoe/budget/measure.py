@@ -19,7 +19,7 @@ from torch import Tensor
 from fedmoe.budget.replan import ran_out_of_memory
 from fedmoe.budget.shape import Setting
 from fedmoe.errors import ModelError
-from fedmoe.models.held import Frozen, quantised
+from fedmoe.models.memory.held import Frozen, quantised
 
 Step = Callable[[Setting], Callable[[], object]]
 """Prepares training at a setting; the result makes one step, optimiser included."""
@@ -88,9 +88,11 @@ def measure(
 
 
 def measure_in_turns(
-    take: Callable[[Setting], Sample], settings: Sequence[Setting], turns: int = TURNS,
+    take: Callable[[Setting], Sample],
+    settings: Sequence[Setting],
+    turns: int = TURNS,
     seconds: float = TURNS_SECONDS,
-) -> list[Sample]:  # fmt: skip
+) -> list[Sample]:
     """One sample per setting, the medians over turns in which `take` measures each of them once.
 
     A machine changes its speed by the minute: in turns all settings see the same of it. A turn

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedmoe.budget.shape import Setting, Shape, num_held
-from fedmoe.models.held import Frozen
+from fedmoe.models.memory.held import Frozen
 
 FLOAT = 4
 """Bytes of a float32: adapter, norms, router probabilities and losses, whatever the weights are."""
@@ -171,9 +171,11 @@ def _layer_bytes(shape: Shape, setting: Setting) -> float:
     rows = rows if s.on_gpu else min(rows, BLOCK_ROWS)
     factors = s.expert_lora * s.num_experts // s.num_layers
     return (
-        e * rows * (4 * s.hidden + 3 * s.up + 2 * s.width) + 6 * e * setting.tokens * s.hidden
-        + factors * (e + (FLOAT if e != FLOAT else 0)) + _restored_bytes(shape, setting)
-    )  # fmt: skip
+        e * rows * (4 * s.hidden + 3 * s.up + 2 * s.width)
+        + 6 * e * setting.tokens * s.hidden
+        + factors * (e + (FLOAT if e != FLOAT else 0))
+        + _restored_bytes(shape, setting)
+    )
 
 
 def forward_flops(shape: Shape, setting: Setting) -> float:

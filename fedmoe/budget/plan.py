@@ -9,8 +9,8 @@ from fedmoe.budget.model import Constants, Memory, forward_flops, kept_bytes, me
 from fedmoe.budget.probe import Machine
 from fedmoe.budget.shape import Shape
 from fedmoe.budget.work import Work
-from fedmoe.models.held import Frozen, can_quantise
-from fedmoe.models.subset import LeftOut, Subset
+from fedmoe.models.memory.held import Frozen, can_quantise
+from fedmoe.models.memory.subset import LeftOut, Subset
 
 UNCOUNTED = (
     "What models of this type keep for backward outside their experts could not be told by a dry "
@@ -76,11 +76,18 @@ def _option(shape: Shape, work: Work, machine: Machine, constants: Constants, k:
 
 
 def plan_for(
-    shape: Shape, work: Work, machine: Machine, constants: Constants, *,
-    deadline_seconds: float | None = None, share: float = SHARE, most_top_k: int | None = None,
-    loaded: bool = False, settled: bool = False,
+    shape: Shape,
+    work: Work,
+    machine: Machine,
+    constants: Constants,
+    *,
+    deadline_seconds: float | None = None,
+    share: float = SHARE,
+    most_top_k: int | None = None,
+    loaded: bool = False,
+    settled: bool = False,
     outcomes: tuple[LeftOut, ...] = ("merge", "drop"),
-) -> Plan:  # fmt: skip
+) -> Plan:
     """The largest k whose round fits `share` of the free memory and ends by the deadline.
 
     When k = 1 does not fit: a smaller micro-batch (with more of them, so that a step stays what it
@@ -171,9 +178,13 @@ def subsets(shape: Shape, outcomes: tuple[LeftOut, ...]) -> Iterator[Subset]:
 
 
 def _by_time(
-    found: tuple[Option, ...], need: list[float], most: float, deadline: float | None,
-    most_top_k: int | None, reasons: tuple[str, ...],
-) -> Plan:  # fmt: skip
+    found: tuple[Option, ...],
+    need: list[float],
+    most: float,
+    deadline: float | None,
+    most_top_k: int | None,
+    reasons: tuple[str, ...],
+) -> Plan:
     """Of the options, of which the first fits into memory, the largest that is in time."""
     top = min(most_top_k or len(found), len(found))
     fits = max(k for k, needed in enumerate(need, 1) if needed <= most)
@@ -181,10 +192,19 @@ def _by_time(
     k = min(top, fits, max(in_time, default=0))
     if not k:
         first = found[0]
-        return Plan(found, None, most, (*reasons, (
-            f"It sits out: with k = 1 a round takes {first.seconds:.3g} s ({first.link_seconds:.3g}"
-            f" s of it for messages), over the deadline of {deadline:.3g} s."
-        )))  # fmt: skip
+        return Plan(
+            found,
+            None,
+            most,
+            (
+                *reasons,
+                (
+                    f"It sits out: with k = 1 a round takes {first.seconds:.3g} s "
+                    f"({first.link_seconds:.3g} s of it for messages), over the deadline of "
+                    f"{deadline:.3g} s."
+                ),
+            ),
+        )
     if k == len(found):
         why = f"k = {k}, which is all: it needs {_gb(need[k - 1])} of {_gb(most)}."
     elif k == top:

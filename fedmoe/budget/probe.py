@@ -10,8 +10,8 @@ from tempfile import gettempdir
 
 import torch
 
-from fedmoe.cgroups import ROOT, digits, folders, number, table, text
 from fedmoe.devices import Device
+from fedmoe.system.control_groups import ROOT, digits, folders, number, table, text
 
 HOST = "this machine"
 GPU_RUNTIME_BYTES = 650 * 10**6
@@ -63,12 +63,18 @@ class Machine:
         on_gpu = device.peak_flops > 1e13
         own = GPU_RUNTIME_BYTES if on_gpu else PROCESS_BYTES
         return cls(
-            label=device.label or "device", free_bytes=max(0, device.memory_bytes - own),
-            total_bytes=device.memory_bytes, on_gpu=on_gpu, threads=1,
-            link=Link(device.downlink_bytes_per_second, device.uplink_bytes_per_second,
-                      device.latency_seconds),
+            label=device.label or "device",
+            free_bytes=max(0, device.memory_bytes - own),
+            total_bytes=device.memory_bytes,
+            on_gpu=on_gpu,
+            threads=1,
+            link=Link(
+                device.downlink_bytes_per_second,
+                device.uplink_bytes_per_second,
+                device.latency_seconds,
+            ),
             flops=device.effective_flops,
-        )  # fmt: skip
+        )
 
 
 def probe(

@@ -9,9 +9,9 @@ from torch import nn
 
 from fedmoe.adapter import Layout
 from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.held import Frozen, held_bytes
-from fedmoe.models.saved import Saved
-from fedmoe.models.subset import Subset
+from fedmoe.models.memory.held import Frozen, held_bytes
+from fedmoe.models.memory.saved import Saved
+from fedmoe.models.memory.subset import Subset
 
 COUNTED = ("olmoe", "mixtral", "qwen3_moe", "granitemoe")
 """Types whose layers are what `budget.model` counts, within 5 %; of others a dry run tells."""
@@ -139,18 +139,33 @@ def shape_of(model: AdaptedModel, layout: Layout | None = None, *, on_gpu: bool 
     formula = model.family.model_type in COUNTED
     saved = None if formula else model.saved
     return Shape(
-        num_layers=len(model.layers), num_experts=num_experts, top_k=model.full_top_k,
-        hidden=hidden, width=width, vocabulary=head.shape[0], rank=layout.rank,
-        query=query, key=key,
+        num_layers=len(model.layers),
+        num_experts=num_experts,
+        top_k=model.full_top_k,
+        hidden=hidden,
+        width=width,
+        vocabulary=head.shape[0],
+        rank=layout.rank,
+        query=query,
+        key=key,
         norms_queries=any(name.endswith("q_norm") for name, _ in model.model.named_modules()),
-        adapts_attention=bool(model.linears), element_bytes=head.element_size(),
-        weight_bytes=frozen_bytes(model), adapter=layout.size,
-        dense=dense - head.numel(), head=head.numel(), expert=expert, dense_lora=dense_lora,
-        expert_lora=expert_lora, on_gpu=on_gpu or model.device.type == "cuda",
-        saved=saved, num_linears=len(model.linears), counted=formula or saved is not None,
-        transposed=model.family.form.transposed, weighs_input=model.family.form.weighs_input,
+        adapts_attention=bool(model.linears),
+        element_bytes=head.element_size(),
+        weight_bytes=frozen_bytes(model),
+        adapter=layout.size,
+        dense=dense - head.numel(),
+        head=head.numel(),
+        expert=expert,
+        dense_lora=dense_lora,
+        expert_lora=expert_lora,
+        on_gpu=on_gpu or model.device.type == "cuda",
+        saved=saved,
+        num_linears=len(model.linears),
+        counted=formula or saved is not None,
+        transposed=model.family.form.transposed,
+        weighs_input=model.family.form.weighs_input,
         gated=model.family.form.gated,
-    )  # fmt: skip
+    )
 
 
 def frozen_bytes(model: AdaptedModel) -> int:

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from fedmoe.budget.shape import Setting
 from fedmoe.data.text import Tokens
-from fedmoe.models.held import Frozen
-from fedmoe.models.subset import Subset
+from fedmoe.models.memory.held import Frozen
+from fedmoe.models.memory.subset import Subset
 
 
 class HowTrained(Protocol):
@@ -56,9 +56,15 @@ class Work:
         length = self.longest if longest else self.mean_length
         targets = self.longest_targets if longest else self.mean_targets
         return Setting(
-            top_k, self.batch_size, length, targets, self.recompute, self.frozen, self.offload,
+            top_k,
+            self.batch_size,
+            length,
+            targets,
+            self.recompute,
+            self.frozen,
+            self.offload,
             self.subset,
-        )  # fmt: skip
+        )
 
     def with_batch(self, batch_size: int) -> Work:
         """The same steps in smaller micro-batches, and so in more of them."""
@@ -78,16 +84,32 @@ def work_on(
     lengths = [len(row.ids) - 1 for row in rows]
     targets = [len(row.ids) - row.prompt_length for row in rows]
     return Work(
-        training.steps, training.batch_size, training.accumulation, training.recompute,
-        min(training.probe_examples, len(rows)), max(lengths), max(targets),
-        math.ceil(sum(lengths) / len(rows)), math.ceil(sum(targets) / len(rows)),
-        bytes_down, bytes_up,
-    )  # fmt: skip
+        training.steps,
+        training.batch_size,
+        training.accumulation,
+        training.recompute,
+        min(training.probe_examples, len(rows)),
+        max(lengths),
+        max(targets),
+        math.ceil(sum(lengths) / len(rows)),
+        math.ceil(sum(targets) / len(rows)),
+        bytes_down,
+        bytes_up,
+    )
 
 
 def work_at_most(length: int, training: HowTrained, bytes_down: int = 0, bytes_up: int = 0) -> Work:
     """A round on examples that all have `length` tokens, every one of them of a response."""
     return Work(
-        training.steps, training.batch_size, training.accumulation, training.recompute,
-        training.probe_examples, length, length, length, length, bytes_down, bytes_up,
-    )  # fmt: skip
+        training.steps,
+        training.batch_size,
+        training.accumulation,
+        training.recompute,
+        training.probe_examples,
+        length,
+        length,
+        length,
+        length,
+        bytes_down,
+        bytes_up,
+    )

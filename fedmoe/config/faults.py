@@ -20,10 +20,13 @@ Strike = Literal["kill-client", "drop", "corrupt", "nan", "slow"]
 """What can happen to one client in one round; the first two leave nothing for the others."""
 RATE = "a probability from 0 to 1, such as .1"
 ALLOWED = {
-    "drop": RATE, "corrupt": RATE, "nan": RATE, "kill-client": RATE,
+    "drop": RATE,
+    "corrupt": RATE,
+    "nan": RATE,
+    "kill-client": RATE,
     "slow": "a factor of 1 or more for everyone (3x), or for a share of client rounds (3x@.2)",
     "kill-server": "kill-server@N, N the round after which the server dies",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,12 @@ class Faults:
         A rate that is changed changes nothing about the others: each kind has a draw of its own.
         """
         rates: dict[Strike, float] = {
-            "kill-client": self.kill_client, "drop": self.drop, "corrupt": self.corrupt,
-            "nan": self.nan, "slow": self.slow_share if self.slow > 1 else 0.0,
-        }  # fmt: skip
+            "kill-client": self.kill_client,
+            "drop": self.drop,
+            "corrupt": self.corrupt,
+            "nan": self.nan,
+            "slow": self.slow_share if self.slow > 1 else 0.0,
+        }
         draws = numpy_rng(seed, "faults", round, client).random(len(rates))
         drawn = zip(rates.items(), draws, strict=True)
         struck: list[Strike] = [name for (name, rate), u in drawn if u < rate]

@@ -53,10 +53,11 @@ def _read(
     if isinstance(tree, dict | list):
         items = tree.items() if isinstance(tree, dict) else enumerate(tree)
         read = {
-            key: _read(value, place.child(key, tree), folder, final, f"{path}.{key}".strip("."),
-                       faults)
+            key: _read(
+                value, place.child(key, tree), folder, final, f"{path}.{key}".strip("."), faults
+            )
             for key, value in items
-        }  # fmt: skip
+        }
         return read if isinstance(tree, dict) else [*read.values()]
     return tree
 

@@ -12,9 +12,12 @@ from fedmoe.training.router_losses import RouterLosses
 
 
 def routing_faults(
-    gating: Rule, losses: RouterLosses, adapter: AdapterSettings, rescaling: Rescaling,
+    gating: Rule,
+    losses: RouterLosses,
+    adapter: AdapterSettings,
+    rescaling: Rescaling,
     aggregation: Aggregation,
-) -> Iterator[str]:  # fmt: skip
+) -> Iterator[str]:
     """What of these cannot be honoured together, each with its place and the likely fix."""
     named = f"gating.name {gating.name!r}"
     if gating.trains_router and not adapter.router:

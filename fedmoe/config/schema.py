@@ -8,7 +8,6 @@ from pydantic import Field
 
 from fedmoe.aggregation import Aggregation, Flame, NoOptimizer, ServerOptimizer
 from fedmoe.budget import Budget, Levels
-from fedmoe.compression import Compression, NoCompression
 from fedmoe.config.faults import parse_faults
 from fedmoe.config.files import OwnFile
 from fedmoe.config.routing import routing_faults
@@ -19,6 +18,7 @@ from fedmoe.data.text import TextSettings
 from fedmoe.devices import Device
 from fedmoe.errors import ConfigError
 from fedmoe.evaluation.evaluate import EvaluationSettings
+from fedmoe.messages.compression import Compression, NoCompression
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.gating import Gating, TopKGating

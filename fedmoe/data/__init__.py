@@ -17,7 +17,7 @@ and `score(example, answer) -> float`, and name it in `Dataset`. A partitioner i
 from fedmoe.data.digits import Digits
 from fedmoe.data.examples import Example, Splits, check_disjoint
 from fedmoe.data.files import LocalFiles
-from fedmoe.data.home_assistant import HomeAssistant
+from fedmoe.data.home_assistant.dataset import HomeAssistant
 from fedmoe.data.hub import HuggingFace
 from fedmoe.data.manifest import manifest, manifest_table
 from fedmoe.data.partition import Partition, partition

@@ -112,9 +112,7 @@ def image_and_label(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]
     ]
 
 
-FRAMES: dict[str, Frame] = {
-    "causal": one_text, "seq2seq": pair_of_texts, "image": image_and_label,
-}  # fmt: skip
+FRAMES: dict[str, Frame] = {"causal": one_text, "seq2seq": pair_of_texts, "image": image_and_label}
 """By a family's form of task."""
 
 

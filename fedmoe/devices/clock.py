@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedmoe.devices.device import Device
-from fedmoe.wire import UPDATE_SCALARS, Update
+from fedmoe.messages.codec import UPDATE_SCALARS, Update
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,13 @@ class Arrival:
 
 
 def timeline(
-    choose: Choose, duration: Callable[[Job], float], *, concurrency: int, buffer_size: int,
+    choose: Choose,
+    duration: Callable[[Job], float],
+    *,
+    concurrency: int,
+    buffer_size: int,
     num_updates: int,
-) -> Iterator[Arrival]:  # fmt: skip
+) -> Iterator[Arrival]:
     r"""Yield arrivals in the order of virtual time, until the server has made `num_updates`.
 
     `concurrency` jobs are at work at any time. When one arrives, its update goes into the buffer;

@@ -68,9 +68,14 @@ class Evaluation:
 
 
 def evaluate(
-    model: AdaptedModel, tokenizer: Tokenizer, data: EvaluationSet, adapter: Adapter,
-    tiers: Mapping[str, tuple[int, Tensor]], settings: EvaluationSettings, round: int,
-) -> list[Evaluation]:  # fmt: skip
+    model: AdaptedModel,
+    tokenizer: Tokenizer,
+    data: EvaluationSet,
+    adapter: Adapter,
+    tiers: Mapping[str, tuple[int, Tensor]],
+    settings: EvaluationSettings,
+    round: int,
+) -> list[Evaluation]:
     """Measure `adapter` at every tier's `(top_k, rescaler)`, one after another."""
     model.load(adapter)
     results = []
@@ -117,8 +122,9 @@ def by_tier(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
 
 
 def _mean_of(group: list[Evaluation]) -> Evaluation:
-    means = {name: _mean([getattr(e, name) for e in group])
-             for name in ("loss", "score", "exact_match")}  # fmt: skip
+    means = {
+        name: _mean([getattr(e, name) for e in group]) for name in ("loss", "score", "exact_match")
+    }
     labels = {label: _mean([e.by_label[label] for e in group]) for label in group[0].by_label}
     clients = {client: found for e in group for client, found in e.by_client.items()}
     seconds = sum(e.seconds for e in group)
@@ -135,9 +141,12 @@ def answer_all(
     for start in range(0, len(order), settings.batch_size):
         part = order[start : start + settings.batch_size]
         outputs = greedy(
-            model.model, [rows[i].prompt for i in part], settings.max_new_tokens,
-            tokenizer.pad_token_id, tokenizer.eos_token_id,
-        )  # fmt: skip
+            model.model,
+            [rows[i].prompt for i in part],
+            settings.max_new_tokens,
+            tokenizer.pad_token_id,
+            tokenizer.eos_token_id,
+        )
         for i, ids in zip(part, outputs, strict=True):
             answers[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
     return answers

@@ -16,12 +16,12 @@ from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import ModelError
 from fedmoe.models import experts
 from fedmoe.models.families import MoELayer, check_top_k, install, moe_layers, set_top_k
-from fedmoe.models.frozen import FrozenExperts
 from fedmoe.models.gating import Gates, Rule, TopKGating
+from fedmoe.models.memory.frozen import FrozenExperts
+from fedmoe.models.memory.saved import Saved, saved_outside
+from fedmoe.models.memory.subset import KeptExperts
 from fedmoe.models.modulation import Modulation, modulate
 from fedmoe.models.rescaling import Rescaling, StaticRescaling, check_mass, keep_mass
-from fedmoe.models.saved import Saved, saved_outside
-from fedmoe.models.subset import KeptExperts
 from fedmoe.models.tasks import TASKS, Asked
 from fedmoe.models.tasks.causal import all_states, body_of
 from fedmoe.section import section
@@ -76,9 +76,12 @@ class AdaptedModel:
     """
 
     def __init__(
-        self, model: nn.Module, settings: AdapterSettings, rescaling: Rescaling,
+        self,
+        model: nn.Module,
+        settings: AdapterSettings,
+        rescaling: Rescaling,
         gating: Rule = TOP_K,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.model = model.requires_grad_(False).eval()
         self.family = install(model)
         self.form = TASKS[self.family.task]

@@ -16,8 +16,8 @@ from transformers.utils.logging import disable_progress_bar
 from fedmoe.errors import ModelError
 from fedmoe.models.adapted import TOP_K, AdaptedModel, AdapterSettings
 from fedmoe.models.families import check_family, install, moe_layers
-from fedmoe.models.frozen import weights_of
 from fedmoe.models.gating import Rule
+from fedmoe.models.memory.frozen import weights_of
 from fedmoe.models.rescaling import Rescaling
 from fedmoe.models.tasks import TASKS, task_of
 from fedmoe.section import section
@@ -107,9 +107,13 @@ def _cannot_load(path: str, kind: str, error: Exception) -> str:
 
 
 def build_model(
-    settings: ModelSettings, adapter: AdapterSettings, rescaling: Rescaling,
-    gating: Rule = TOP_K, *, experts_stay: bool = False,
-) -> tuple[AdaptedModel, Any]:  # fmt: skip
+    settings: ModelSettings,
+    adapter: AdapterSettings,
+    rescaling: Rescaling,
+    gating: Rule = TOP_K,
+    *,
+    experts_stay: bool = False,
+) -> tuple[AdaptedModel, Any]:
     """The resident model of a run and its tokenizer; see `load_base` for the errors.
 
     With `experts_stay`, `model.frozen.hold` must bring the experts to the device, in some form.

@@ -39,10 +39,14 @@ def greedy_stream(
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ids = ids.to(next(model.parameters()).device)
     options = {
-        "input_ids": ids, "attention_mask": torch.ones_like(ids), "do_sample": False,
-        "max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id, "streamer": streamer,
-    }  # fmt: skip
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "do_sample": False,
+        "max_new_tokens": max_new_tokens,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "streamer": streamer,
+    }
     thread = Thread(target=model.generate, kwargs=options, daemon=True)  # pyright: ignore
     thread.start()
     yield from streamer

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedmoe.models.held import Held
+from fedmoe.models.memory.held import Held
 
 
 class ExpertLoRA(NamedTuple):

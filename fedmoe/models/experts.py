@@ -95,11 +95,22 @@ class SparseExperts(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weights: Tensor, w1: Tensor, w2: Tensor, a1: Tensor, b1: Tensor,
-        a2: Tensor, b2: Tensor, scale: float, routing: Routing, act: Gate,
-        recompute: bool = False, held: tuple[Stacked, Stacked] | None = None,
+        ctx: Any,
+        x: Tensor,
+        weights: Tensor,
+        w1: Tensor,
+        w2: Tensor,
+        a1: Tensor,
+        b1: Tensor,
+        a2: Tensor,
+        b2: Tensor,
+        scale: float,
+        routing: Routing,
+        act: Gate,
+        recompute: bool = False,
+        held: tuple[Stacked, Stacked] | None = None,
         biases: Biases | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         read1, read2 = held or (w1, w2)
         first, second = Adapted(read1, a1, b1, scale), Adapted(read2, a2, b2, scale)
         grouped = can_group(x, w1.shape[2], w2.shape[2], *([a1.shape[1]] if a1.shape[1] else []))
@@ -259,9 +270,14 @@ def _mixed(
 
 
 def _computed(
-    module: nn.Module, state: ExpertState, hidden: Tensor, weights: Tensor, routing: Routing,
-    stacks: Stacks, lora: ExpertLoRA | None,
-) -> Tensor:  # fmt: skip
+    module: nn.Module,
+    state: ExpertState,
+    hidden: Tensor,
+    weights: Tensor,
+    routing: Routing,
+    stacks: Stacks,
+    lora: ExpertLoRA | None,
+) -> Tensor:
     """What experts of these weights make of routed tokens."""
     gate_up, down, held, biases = stacks
     if getattr(module, "is_transposed", False):
@@ -272,9 +288,18 @@ def _computed(
     if hidden.is_cuda:
         factors = groupable(factors)
     out = SparseExperts.apply(
-        hidden, weights.to(hidden.dtype), gate_up, down, *factors,
-        lora.scale, routing, _gate_of(module), state.recompute, held, biases,
-    )  # fmt: skip
+        hidden,
+        weights.to(hidden.dtype),
+        gate_up,
+        down,
+        *factors,
+        lora.scale,
+        routing,
+        _gate_of(module),
+        state.recompute,
+        held,
+        biases,
+    )
     assert isinstance(out, Tensor)
     return out
 

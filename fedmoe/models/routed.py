@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedmoe.models.held import Held, Transposed
+from fedmoe.models.memory.held import Held, Transposed
 
 BLOCK_ROWS = 1024
 """Rows that are in work at one time on a CPU: temporaries stay small, and in its cache."""

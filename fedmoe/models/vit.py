@@ -67,9 +67,13 @@ class SparseViT(ViTForImageClassification):
 
 
 def upcycled(
-    dense: ViTForImageClassification, num_experts: int, top_k: int, sparse_step: int,
-    generator: torch.Generator, router_std: float = 0.02,
-) -> SparseViT:  # fmt: skip
+    dense: ViTForImageClassification,
+    num_experts: int,
+    top_k: int,
+    sparse_step: int,
+    generator: torch.Generator,
+    router_std: float = 0.02,
+) -> SparseViT:
     """A sparse model that computes `dense`, at any k: every expert is a copy, routers are random.
 
     Args:

@@ -33,11 +33,11 @@ def write_report(folder: Path) -> None:
         FedMoEError: no ledger, or a damaged one.
     """
     # Only a report needs matplotlib and numpy; a run that writes its ledger does not.
-    from fedmoe.report.atomic import write_bytes, write_text
     from fedmoe.report.page import render_page
     from fedmoe.report.plots import draw_plots
     from fedmoe.report.run import read_run
     from fedmoe.report.summary import render_summary
+    from fedmoe.system.files import write_bytes, write_text
 
     run = read_run(folder)
     pictures = draw_plots(run)

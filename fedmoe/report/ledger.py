@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 from fedmoe.errors import FedMoEError
-from fedmoe.report.json_text import json_text
+from fedmoe.system.json_text import json_text
 
 Kind = Literal["run", "client", "worker", "fault", "evaluation", "round", "resumed", "end"]
 

@@ -17,10 +17,14 @@ def levers(run: Run) -> Table:
         saved = 1 - tier.expert_bytes / tier.full_expert_bytes if tier.full_expert_bytes else None
         rows.append(
             [
-                tier.name, tier.levers or DASH, count_text(tier.top_k),
-                bytes_text(tier.expert_bytes), percent_text(saved), percent_text(score),
+                tier.name,
+                tier.levers or DASH,
+                count_text(tier.top_k),
+                bytes_text(tier.expert_bytes),
+                percent_text(saved),
+                percent_text(score),
             ]
-        )  # fmt: skip
+        )
     columns = ["tier", "frozen experts", "k", "bytes on the client", "saved", run.score_name]
     note = (
         "Bytes: planned, of frozen experts alone. Score: of the test, with the experts that the "

@@ -31,9 +31,14 @@ def tier_costs(run: Run) -> Figure:
         axes.barh(range(len(widths)), widths, color=colours, height=0.62)
         for y, value in enumerate(values):
             axes.annotate(
-                DASH if value is None else text(value), (value or 0.0, y), xytext=(3, 0),
-                textcoords="offset points", va="center", fontsize=8.5, color=INK,
-            )  # fmt: skip
+                DASH if value is None else text(value),
+                (value or 0.0, y),
+                xytext=(3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+                color=INK,
+            )
         axes.set_xlim(0, 1.65 * max(widths) or 1.0)
         axes.set_xticks([])
         axes.set_yticks(range(len(widths)), [f"{t.name} k={t.top_k}" for t in run.tiers])

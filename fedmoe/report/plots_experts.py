@@ -110,9 +110,14 @@ def _write_numbers(axes: Axes, load: np.ndarray) -> None:
         if np.isfinite(value):
             strong = abs(value - 1) > 0.6 * (1 if value < 1 else highest - 1)
             axes.text(
-                expert, layer, f"{value:.1f}", ha="center", va="center", fontsize=7.5,
+                expert,
+                layer,
+                f"{value:.1f}",
+                ha="center",
+                va="center",
+                fontsize=7.5,
                 color="white" if strong else INK,
-            )  # fmt: skip
+            )
 
 
 def colour_bar(figure: Figure, image: Any, axes: list[Axes]) -> None:

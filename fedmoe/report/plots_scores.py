@@ -65,9 +65,14 @@ def _per_round(
         axes.plot(
             [run.virtual_clock[r] / length for r in rounds] if virtual else rounds,
             [_number(p[value]) for p in points],
-            color=colours[tier.name], marker=MARKERS[i % len(MARKERS)], markersize=5.5,
-            linewidth=1.8, markeredgecolor="white", markeredgewidth=0.6, clip_on=False,
-        )  # fmt: skip
+            color=colours[tier.name],
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=5.5,
+            linewidth=1.8,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            clip_on=False,
+        )
     axes.set_xlabel(f"virtual {unit}" if virtual else "round")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=not virtual, min_n_ticks=1))
     if virtual:
@@ -93,10 +98,16 @@ def _label_ends(axes: Axes, run: Run, value: str) -> None:
     colours = tier_colours(run.tiers)
     for (name, (text, _)), height in zip(ends.items(), heights, strict=True):
         axes.annotate(
-            text, xy=(1, height), xycoords=("axes fraction", "data"), xytext=(8, 0),
-            textcoords="offset points", va="center", fontsize=9,
-            color=text_colour(colours[name]), annotation_clip=False,
-        )  # fmt: skip
+            text,
+            xy=(1, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=text_colour(colours[name]),
+            annotation_clip=False,
+        )
 
 
 def test_scores(run: Run) -> Figure | None:
@@ -114,13 +125,20 @@ def test_scores(run: Run) -> Figure | None:
             base = point["round"] == 0
             height = _number(point["score"])
             axes.bar(
-                x + (-0.2 if base else 0.2), height, width=0.38,
+                x + (-0.2 if base else 0.2),
+                height,
+                width=0.38,
                 color=FAINT if base else colours[tier.name],
-            )  # fmt: skip
+            )
             axes.annotate(
-                f"{100 * height:.1f}", (x + (-0.2 if base else 0.2), height), xytext=(0, 3),
-                textcoords="offset points", ha="center", fontsize=9, color=MUTED if base else INK,
-            )  # fmt: skip
+                f"{100 * height:.1f}",
+                (x + (-0.2 if base else 0.2), height),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+                color=MUTED if base else INK,
+            )
     axes.set_xticks(range(len(pairs)), [f"{tier.name}\nk = {tier.top_k}" for tier in pairs])
     axes.set_xlim(-0.6, len(pairs) - 0.4)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))

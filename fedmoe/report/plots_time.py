@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from fedmoe.report.run import Run, TierCost
 
 PARTS = {
-    "latency": MUTED, "down": "#9ecae1", "compute": "#08306b", "up": "#4292c6", "waiting": FAINT,
-}  # fmt: skip
+    "latency": MUTED,
+    "down": "#9ecae1",
+    "compute": "#08306b",
+    "up": "#4292c6",
+    "waiting": FAINT,
+}
 """What a client's time goes into, in its order, and the colour of each."""
 
 
@@ -37,9 +41,14 @@ def virtual_time(run: Run) -> Figure | None:
     for y, means in enumerate(split.values()):
         busy = sum(means.values()) - means["waiting"]
         axes.annotate(
-            seconds_text(busy), (busy / length, y), xytext=(4, 0),
-            textcoords="offset points", va="center", fontsize=8.5, color=INK,
-        )  # fmt: skip
+            seconds_text(busy),
+            (busy / length, y),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            color=INK,
+        )
     axes.set_xlim(0, 1.15 * longest / length)
     labels = [f"{t.name} · {t.device.label}" if t.device else t.name for t in split]
     axes.set_yticks(range(len(split)), labels)
@@ -48,9 +57,14 @@ def virtual_time(run: Run) -> Figure | None:
     dress(axes, grid="x")
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower left", ncols=len(PARTS),
-        frameon=False, fontsize=8.5, handlelength=1.2, columnspacing=1.4,
-    )  # fmt: skip
+        *axes.get_legend_handles_labels(),
+        loc="outside lower left",
+        ncols=len(PARTS),
+        frameon=False,
+        fontsize=8.5,
+        handlelength=1.2,
+        columnspacing=1.4,
+    )
     return figure
 
 

@@ -151,13 +151,14 @@ def _tiers(header: Record) -> list[TierCost]:
     names = [field.name for field in fields(TierCost) if field.name not in other]
     tiers = [
         TierCost(
-            name=name, clients=tuple(values["clients"]),
+            name=name,
+            clients=tuple(values["clients"]),
             availability=values.get("availability", 1.0),
             device=Device(**values["device"]) if "device" in values else None,
             **{k: values[k] for k in names if k not in later or k in values},
         )
         for name, values in header["tiers"].items()
-    ]  # fmt: skip
+    ]
     return sorted(tiers, key=lambda tier: (tier.top_k, tier.name))
 
 

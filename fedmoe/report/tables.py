@@ -37,14 +37,18 @@ def test_scores(run: Run) -> Table:
         after = points[max(points)] if points else {}
         rows.append(
             [
-                tier.name, count_text(tier.top_k),
-                percent_text(before.get("score")), percent_text(after.get("score")),
-                _difference(before.get("score"), after.get("score")), _interval(after),
+                tier.name,
+                count_text(tier.top_k),
+                percent_text(before.get("score")),
+                percent_text(after.get("score")),
+                _difference(before.get("score"), after.get("score")),
+                _interval(after),
                 percent_text(after.get("exact_match")),
-                number_text(before.get("loss")), number_text(after.get("loss")),
+                number_text(before.get("loss")),
+                number_text(after.get("loss")),
                 count_text((after or before).get("examples")),
             ]
-        )  # fmt: skip
+        )
     columns = ["tier", "k", f"{run.score_name} before", "after", "points", "95% interval"]
     columns += ["exact match", "loss before", "after", "examples"]
     note = "Before: without an adapter. Interval: of the score after. k: experts per token."
@@ -72,12 +76,18 @@ def tier_costs(run: Run) -> Table:
         seconds = sum(c["seconds"] for c in done) / len(done) if done else None
         rows.append(
             [
-                tier.name, count_text(tier.top_k), count_text(len(tier.clients)),
-                count_text(tier.parameters), flops_text(tier.train_flops_per_token),
-                bytes_text(tier.bytes_down), bytes_text(tier.bytes_up),
-                bytes_text(tier.memory_bytes), bytes_text(_largest(done)), seconds_text(seconds),
+                tier.name,
+                count_text(tier.top_k),
+                count_text(len(tier.clients)),
+                count_text(tier.parameters),
+                flops_text(tier.train_flops_per_token),
+                bytes_text(tier.bytes_down),
+                bytes_text(tier.bytes_up),
+                bytes_text(tier.memory_bytes),
+                bytes_text(_largest(done)),
+                seconds_text(seconds),
             ]
-        )  # fmt: skip
+        )
     columns = ["tier", "k", "clients", "trainable parameters", "work per token", "down", "up"]
     columns += ["memory, estimated", "memory, measured", "time per round"]
     note = (
@@ -103,14 +113,21 @@ def _client_row(run: Run, client: int) -> list[str]:
     tokens, seconds = sum(c["tokens"] for c in done), sum(c["seconds"] for c in done)
     examples = run.num_examples.get(client, done[-1]["examples"] if done else None)
     return [
-        str(client), tier.name, _mostly(run.labels.get(client, {})), count_text(tier.top_k),
-        count_text(examples), count_text(len(done)), count_text(failed) if failed else DASH,
-        count_text(tokens), seconds_text(seconds),
+        str(client),
+        tier.name,
+        _mostly(run.labels.get(client, {})),
+        count_text(tier.top_k),
+        count_text(examples),
+        count_text(len(done)),
+        count_text(failed) if failed else DASH,
+        count_text(tokens),
+        seconds_text(seconds),
         count_text(tokens / seconds if seconds else None),
-        bytes_text(sum(c["bytes_down"] + c["bytes_up"] for c in done)), bytes_text(_largest(done)),
+        bytes_text(sum(c["bytes_down"] + c["bytes_up"] for c in done)),
+        bytes_text(_largest(done)),
         number_text(done[0]["loss_before"] if done else None),
         number_text(done[-1]["loss_after"] if done else None),
-    ]  # fmt: skip
+    ]
 
 
 def faults(run: Run) -> Table:
@@ -157,11 +174,16 @@ def schedule(run: Run) -> Table:
     """Per round, how its training filled the workers; empty where nobody measured it."""
     names = ("busy_seconds", "ideal_seconds", "makespan_seconds")
     rows = [
-        [str(r["round"]), count_text(r["clients"] - r["failed"]), count_text(r["workers"]),
-         *(seconds_text(r[name]) for name in names), gap_text([r])]
+        [
+            str(r["round"]),
+            count_text(r["clients"] - r["failed"]),
+            count_text(r["workers"]),
+            *(seconds_text(r[name]) for name in names),
+            gap_text([r]),
+        ]
         for r in run.rounds
         if "makespan_seconds" in r
-    ]  # fmt: skip
+    ]
     columns = ["round", "clients", "workers", "sum of clients", "ideal", "measured", "gap"]
     note = "Ideal: the longest client, or the sum of all shared by the workers, if that is longer."
     return Table("Schedule of training", columns, rows, note=note)

@@ -101,8 +101,11 @@ class WandB:
 
 
 TRACKERS: dict[str, Callable[[Path, str, Mapping[str, str]], Tracker]] = {
-    "tensorboard": TensorBoard, "trackio": Trackio, "mlflow": MLflow, "wandb": WandB,
-}  # fmt: skip
+    "tensorboard": TensorBoard,
+    "trackio": Trackio,
+    "mlflow": MLflow,
+    "wandb": WandB,
+}
 
 
 def track(folder: Path, name: TrackerName, *, follow: bool = False) -> int:

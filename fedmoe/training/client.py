@@ -20,27 +20,28 @@ from fedmoe.adapter import Adapter, keep_untouched
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.data.text import Batch, Tokens, evaluation_batches, training_batches
 from fedmoe.errors import DataError
+from fedmoe.messages.codec import Task, Update
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.seeds import generator, numpy_rng
-from fedmoe.training.router_losses import (
-    NO_LOSSES,
-    RouterLosses,
-    RouterTraining,
-    router_training,
-)  # fmt: skip
+from fedmoe.training.router_losses import NO_LOSSES, RouterLosses, RouterTraining, router_training
 from fedmoe.training.settings import Training
-from fedmoe.wire import Task, Update
 
 NORM_VALUES = 2**24
 """Values of a gradient that are widened to float64 at one time: a GPU makes a copy of them."""
 
 
 def train_client(
-    model: AdaptedModel, rows: Sequence[Tokens], pad: int, task: Task, settings: Training,
-    num_rounds: int, seed: int, local: Local | None = None,
+    model: AdaptedModel,
+    rows: Sequence[Tokens],
+    pad: int,
+    task: Task,
+    settings: Training,
+    num_rounds: int,
+    seed: int,
+    local: Local | None = None,
     losses: RouterLosses = NO_LOSSES,
-) -> Update:  # fmt: skip
+) -> Update:
     """Train on the client's `rows` with `task.top_k` experts per token.
 
     What training starts from, what it moves and what is sent are `local`'s affair; without it, all
@@ -73,11 +74,22 @@ def train_client(
     delta = keep_untouched(local.finish(after, counts), counts)
     merged = model.kept.counts.cpu() if model.kept.merges else None
     return Update(
-        round=task.round, client=task.client, tier=task.tier, top_k=task.top_k, rescaler=rescaler,
-        delta=delta, counts=counts, examples=len(rows), tokens=tokens, steps=settings.steps,
-        loss_before=loss_before, loss_after=mean_loss(model, probe, settings.batch_size, pad),
-        seconds=time.monotonic() - started, peak_bytes=peak_bytes(model.device), merged=merged,
-    )  # fmt: skip
+        round=task.round,
+        client=task.client,
+        tier=task.tier,
+        top_k=task.top_k,
+        rescaler=rescaler,
+        delta=delta,
+        counts=counts,
+        examples=len(rows),
+        tokens=tokens,
+        steps=settings.steps,
+        loss_before=loss_before,
+        loss_after=mean_loss(model, probe, settings.batch_size, pad),
+        seconds=time.monotonic() - started,
+        peak_bytes=peak_bytes(model.device),
+        merged=merged,
+    )
 
 
 def response_loss(model: AdaptedModel, batch: Batch) -> Tensor:
@@ -116,9 +128,15 @@ def row_losses(
 
 
 def _optimise(
-    model: AdaptedModel, batches: Iterator[Batch], task: Task, settings: Training, num_rounds: int,
-    local: Local, counts: Tensor, routers: RouterTraining,
-) -> tuple[Adapter, int, Tensor]:  # fmt: skip
+    model: AdaptedModel,
+    batches: Iterator[Batch],
+    task: Task,
+    settings: Training,
+    num_rounds: int,
+    local: Local,
+    counts: Tensor,
+    routers: RouterTraining,
+) -> tuple[Adapter, int, Tensor]:
     """Run the round's steps on the model in place; what was trained, the tokens, the rescaler."""
     layout, device = local.layouts.trained, model.device
     whole = Adapter(model.bound, model.flat), Adapter(model.bound, model.grad)

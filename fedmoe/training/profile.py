@@ -15,9 +15,13 @@ from fedmoe.training.client import mean_loss
 
 
 def profile(
-    model: AdaptedModel, rows: Sequence[Tokens], examples: int, batch_size: int, pad: int,
+    model: AdaptedModel,
+    rows: Sequence[Tokens],
+    examples: int,
+    batch_size: int,
+    pad: int,
     rng: np.random.Generator,
-) -> Int64[Tensor, "layers experts"]:  # fmt: skip
+) -> Int64[Tensor, "layers experts"]:
     """Tokens that each expert of each layer is given, on `examples` of `rows` at most.
 
     The model computes as it stands: its adapter, its k and the form of its frozen experts. Which

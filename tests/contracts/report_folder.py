@@ -9,17 +9,21 @@ import numpy as np
 from fedmoe.devices import Device
 from fedmoe.devices.clock import client_time
 from fedmoe.report import Ledger
-from fedmoe.report.atomic import write_json, write_text
+from fedmoe.system.files import write_json, write_text
 
 TIERS = {"large": 8, "tiny": 1, "medium": 4, "small": 2}
 """Not by `top_k`: a report must put them in order itself."""
 DEVICES = {
     tier: Device(
-        label=f"board {k}", peak_flops=1e11 * k, memory_bytes=10**9, latency_seconds=0.1,
-        downlink_bytes_per_second=1e7, uplink_bytes_per_second=1e6,
+        label=f"board {k}",
+        peak_flops=1e11 * k,
+        memory_bytes=10**9,
+        latency_seconds=0.1,
+        downlink_bytes_per_second=1e7,
+        uplink_bytes_per_second=1e6,
     )
     for tier, k in TIERS.items()
-}  # fmt: skip
+}
 LAYERS, EXPERTS, LABELS = 4, 16, ("HassTurnOn", "HassTurnOff", "HassLightSet", "HassGetState")
 
 
@@ -41,10 +45,20 @@ def make_run(
             for tier, k in TIERS.items():
                 ledger.append(_evaluation(rng, number, "validation", tier, k, num_rounds))
             ledger.append(
-                {"kind": "round", "round": number, "seconds": 14.2, "clients": 10, "failed": 0,
-                 "tokens": 40_000, "workers": 2, "busy_seconds": 25.0, "ideal_seconds": 12.5,
-                 "makespan_seconds": 13.75, **virtual}
-            )  # fmt: skip
+                {
+                    "kind": "round",
+                    "round": number,
+                    "seconds": 14.2,
+                    "clients": 10,
+                    "failed": 0,
+                    "tokens": 40_000,
+                    "workers": 2,
+                    "busy_seconds": 25.0,
+                    "ideal_seconds": 12.5,
+                    "makespan_seconds": 13.75,
+                    **virtual,
+                }
+            )
         if finished is None:
             for tier, k in TIERS.items():
                 ledger.append(_evaluation(rng, num_rounds, "test", tier, k, num_rounds))
@@ -81,18 +95,30 @@ def _tier_of(client: int) -> str:
 def _header(num_clients: int, num_rounds: int) -> dict:
     tiers = {
         name: {
-            "top_k": k, "clients": [c for c in range(num_clients) if _tier_of(c) == name],
-            "parameters": 8_000_000 + 900_000 * k, "bytes_down": 3_150_000, "bytes_up": 3_152_000,
-            "train_flops_per_token": 2.1e7 + 0.9e7 * k, "memory_bytes": 300_000_000 * k,
+            "top_k": k,
+            "clients": [c for c in range(num_clients) if _tier_of(c) == name],
+            "parameters": 8_000_000 + 900_000 * k,
+            "bytes_down": 3_150_000,
+            "bytes_up": 3_152_000,
+            "train_flops_per_token": 2.1e7 + 0.9e7 * k,
+            "memory_bytes": 300_000_000 * k,
             "device": asdict(DEVICES[name]),
         }
         for name, k in TIERS.items()
-    }  # fmt: skip
+    }
     return {
-        "kind": "run", "name": "home <federated> & friends", "seed": 7, "num_rounds": num_rounds,
-        "num_clients": num_clients, "clients_per_round": num_clients, "model": "builtin:small-moe",
-        "strategy": "flame", "rescaling": "learned", "full_top_k": 8, "tiers": tiers,
-    }  # fmt: skip
+        "kind": "run",
+        "name": "home <federated> & friends",
+        "seed": 7,
+        "num_rounds": num_rounds,
+        "num_clients": num_clients,
+        "clients_per_round": num_clients,
+        "model": "builtin:small-moe",
+        "strategy": "flame",
+        "rescaling": "learned",
+        "full_top_k": 8,
+        "tiers": tiers,
+    }
 
 
 def _client(rng: np.random.Generator, number: int, client: int) -> dict:
@@ -104,12 +130,20 @@ def _client(rng: np.random.Generator, number: int, client: int) -> dict:
     tokens = int(rng.integers(3000, 5000))
     before = 2.4 * np.exp(-number / 5) + 0.4 + 0.3 / k + rng.normal(0, 0.05)
     line |= {
-        "status": "ok", "examples": 500, "tokens": tokens, "steps": 32,
-        "loss_before": float(before), "loss_after": float(before * 0.8),
-        "seconds": tokens * (2e-4 + 3e-5 * k), "peak_bytes": 410_000_000 + 21_000_000 * k,
-        "bytes_down": 3_150_000, "bytes_up": 3_152_000, "flops": tokens * (2.1e7 + 0.9e7 * k),
-        "probe_flops": 1e9, "virtual_bytes_up": 3_151_900,
-    }  # fmt: skip
+        "status": "ok",
+        "examples": 500,
+        "tokens": tokens,
+        "steps": 32,
+        "loss_before": float(before),
+        "loss_after": float(before * 0.8),
+        "seconds": tokens * (2e-4 + 3e-5 * k),
+        "peak_bytes": 410_000_000 + 21_000_000 * k,
+        "bytes_down": 3_150_000,
+        "bytes_up": 3_152_000,
+        "flops": tokens * (2.1e7 + 0.9e7 * k),
+        "probe_flops": 1e9,
+        "virtual_bytes_up": 3_151_900,
+    }
     return line | {"virtual_seconds": client_time(DEVICES[tier], line).seconds}
 
 
@@ -119,18 +153,29 @@ def _evaluation(
     reached = 1 - np.exp(-3.0 * number / num_rounds)
     score = float(np.clip(0.02 + (0.7 + 0.03 * k) * reached + rng.normal(0, 0.01), 0, 1))
     return {
-        "kind": "evaluation", "round": number, "split": split, "tier": tier, "top_k": k,
-        "loss": 2.9 * (1 - reached) + 0.5 + 0.3 / k, "score": score, "exact_match": score,
-        "examples": 400, "seconds": 3.0, "by_label": dict.fromkeys(LABELS, score),
-    }  # fmt: skip
+        "kind": "evaluation",
+        "round": number,
+        "split": split,
+        "tier": tier,
+        "top_k": k,
+        "loss": 2.9 * (1 - reached) + 0.5 + 0.3 / k,
+        "score": score,
+        "exact_match": score,
+        "examples": 400,
+        "seconds": 3.0,
+        "by_label": dict.fromkeys(LABELS, score),
+    }
 
 
 def _end() -> dict:
     phases = {"load": 4.1, "training": 170.3, "evaluation": 31.0, "report": 2.2}
     return {
-        "kind": "end", "seconds": 209.9, "phases": phases, "training_share": 170.3 / 209.9,
+        "kind": "end",
+        "seconds": 209.9,
+        "phases": phases,
+        "training_share": 170.3 / 209.9,
         "adapter_sha256": "9f2c" * 16,
-    }  # fmt: skip
+    }
 
 
 def ledger_lines(folder: Path) -> list[dict]:

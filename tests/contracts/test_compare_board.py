@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
+from fedmoe.comparison.board import Board, Watcher
+from fedmoe.comparison.plan import Planned
 from fedmoe.config import Experiment
-from simulations.compare.board import Board, Watcher
-from simulations.compare.plan import Planned
-from simulations.live import LiveTable
+from fedmoe.progress.table import LiveTable
 
 
 class Clock:

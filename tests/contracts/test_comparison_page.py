@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedmoe.comparison.report import MEAN, Case, Study, Trial, Variant, read_result
+from fedmoe.comparison.report.files import write_numbers, write_pages
+from fedmoe.comparison.report.page import headline, render_page
+from fedmoe.comparison.report.result import last_validation
 from fedmoe.errors import FedMoEError
 from fedmoe.report import Ledger
-from fedmoe.report.comparison import MEAN, Case, Study, Trial, Variant, read_result
-from fedmoe.report.comparison.files import write_numbers, write_pages
-from fedmoe.report.comparison.page import headline, render_page
-from fedmoe.report.comparison.result import last_validation
 from fedmoe.report.run import read_run
 
 LABELS = [{"lights": 3, "timers": 1}, {"timers": 4}]
@@ -21,34 +21,68 @@ LABELS = [{"lights": 3, "timers": 1}, {"timers": 4}]
 
 def evaluation(round, split, tier, score):
     return {
-        "kind": "evaluation", "round": round, "split": split, "tier": tier, "top_k": 1,
-        "loss": 2 - score, "score": score, "exact_match": score, "examples": 4, "seconds": 0.1,
+        "kind": "evaluation",
+        "round": round,
+        "split": split,
+        "tier": tier,
+        "top_k": 1,
+        "loss": 2 - score,
+        "score": score,
+        "exact_match": score,
+        "examples": 4,
+        "seconds": 0.1,
         "by_label": {"lights": score, "timers": score / 2},
-    }  # fmt: skip
+    }
 
 
 def client(round, number, tier, status="ok"):
     return {
-        "kind": "client", "round": round, "client": number, "tier": tier, "top_k": 1,
-        "status": status, "examples": 4, "tokens": 10, "steps": 1, "loss_before": 2.0,
-        "loss_after": 1.0, "seconds": 2.0, "peak_bytes": 1, "bytes_up": 100, "bytes_down": 10,
-        "flops": 1e6, "reason": "gone",
-    }  # fmt: skip
+        "kind": "client",
+        "round": round,
+        "client": number,
+        "tier": tier,
+        "top_k": 1,
+        "status": status,
+        "examples": 4,
+        "tokens": 10,
+        "steps": 1,
+        "loss_before": 2.0,
+        "loss_after": 1.0,
+        "seconds": 2.0,
+        "peak_bytes": 1,
+        "bytes_up": 100,
+        "bytes_down": 10,
+        "flops": 1e6,
+        "reason": "gone",
+    }
 
 
 def write_run(folder, gain=0.0, virtual=True):
     """A run of two clients in two tiers and two rounds; in the second one client fails."""
     folder.mkdir(parents=True)
     tier = {
-        "top_k": 1, "parameters": 1, "bytes_down": 10, "bytes_up": 100,
-        "train_flops_per_token": 1.0, "memory_bytes": 1,
-    }  # fmt: skip
+        "top_k": 1,
+        "parameters": 1,
+        "bytes_down": 10,
+        "bytes_up": 100,
+        "train_flops_per_token": 1.0,
+        "memory_bytes": 1,
+    }
     tiers = {"low": tier | {"clients": [0]}, "high": tier | {"top_k": 2, "clients": [1]}}
     head = {
-        "kind": "run", "name": "x", "seed": 0, "num_rounds": 2, "num_clients": 2,
-        "clients_per_round": 2, "model": "mini", "strategy": "flame", "rescaling": "none",
-        "upload": "none", "full_top_k": 2, "tiers": tiers,
-    }  # fmt: skip
+        "kind": "run",
+        "name": "x",
+        "seed": 0,
+        "num_rounds": 2,
+        "num_clients": 2,
+        "clients_per_round": 2,
+        "model": "mini",
+        "strategy": "flame",
+        "rescaling": "none",
+        "upload": "none",
+        "full_top_k": 2,
+        "tiers": tiers,
+    }
     ended = {"seconds": 1.5} | ({"virtual_seconds": 30.0} if virtual else {})
     with Ledger(folder / "ledger.jsonl") as ledger:
         ledger.append(head)
@@ -132,9 +166,15 @@ def test_the_page_needs_nothing_else_and_escapes_names(tmp_path):
     assert "<b>" not in page
     assert "&lt;b&gt;ours" in page
     for title in (
-        "Scores", "Differences to base", "Clients", "Costs", "Cost of a target score",
-        "Starved and captured experts", "What is compared", "Settings of all runs",
-    ):  # fmt: skip
+        "Scores",
+        "Differences to base",
+        "Clients",
+        "Costs",
+        "Cost of a target score",
+        "Starved and captured experts",
+        "What is compared",
+        "Settings of all runs",
+    ):
         assert title in page, title
     assert page.count("data:image/png") == len([*(tmp_path / "plots").glob("*.png")]) == 8
     assert "Finished" in page

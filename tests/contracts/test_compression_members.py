@@ -14,12 +14,12 @@ from uploads import LAYOUT, UPDATES, deltas_of, task_for, update_of
 
 from fedmoe.adapter import Layout, initial_adapter
 from fedmoe.aggregation import FedAvg, Flame
-from fedmoe.compression import Compression, TopK
 from fedmoe.config import load_experiment
 from fedmoe.config.load import json_schema, to_yaml
 from fedmoe.config.schema import Experiment
 from fedmoe.errors import WireError
-from fedmoe.wire import most_bytes, pack_update, unpack_update
+from fedmoe.messages.codec import most_bytes, pack_update, unpack_update
+from fedmoe.messages.compression import Compression, TopK
 
 MEMBERS = get_args(get_args(Compression)[0])
 SETTINGS = [*(member() for member in MEMBERS), TopK(share=1.0), TopK(share=0.01)]
@@ -94,9 +94,11 @@ def test_counts_that_claim_more_experts_than_were_sent_are_refused(upload):
     # With one value in a hundred the sizes can agree; then the positions do not.
     with pytest.raises(WireError, match=r"(bytes|positions); expected \d+"):
         unpack_update(
-            replace(message, buffer=lie + bytes(message.buffer[len(lie) :])), LAYOUT,
-            task_for(update), upload,
-        )  # fmt: skip
+            replace(message, buffer=lie + bytes(message.buffer[len(lie) :])),
+            LAYOUT,
+            task_for(update),
+            upload,
+        )
 
 
 @every_setting

@@ -21,10 +21,10 @@ from peft.tuners.lora.layer import LoraLayer
 
 from fedmoe.adapter import Adapter
 from fedmoe.errors import ModelError
+from fedmoe.export.peft import _target, export, to_peft
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.families import FAMILIES
-from fedmoe.models.peft_export import _target, export, to_peft
 from fedmoe.models.rescaling import NoRescaling
 
 # PEFT 0.21.2 reads a property that transformers 5.23 deprecates.

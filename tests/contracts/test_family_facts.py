@@ -8,13 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from family_contract import (
-    SETTINGS,
-    adapted,
-    every_family,
-    original,
-    random_rows,
-)
+from family_contract import SETTINGS, adapted, every_family, original, random_rows
 from family_models import tiny_family
 from transformers.models.auto import modeling_auto as auto
 from transformers.models.auto.configuration_auto import model_type_to_module_name
@@ -25,9 +19,9 @@ from fedmoe.models.build import ModelSettings
 from fedmoe.models.families import FAMILIES, REFUSED, check_family, install, moe_layers
 from fedmoe.models.families.parameters import parameters_of
 from fedmoe.models.gating import Gates, Top1Gating
+from fedmoe.models.memory.subset import drop_fault
 from fedmoe.models.modulation import SOFTMAX, modulate
 from fedmoe.models.rescaling import NoRescaling
-from fedmoe.models.subset import drop_fault
 
 
 @every_family
@@ -91,9 +85,12 @@ def test_an_unmodulated_softmax_router_stays_as_it_is_to_the_bit(kind):
 
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [("dbrx", {"norm": 2.0}), ("dbrx", {"norm": None}),
-     ("cohere2_moe", {"expert_selection_fn": "sigmoid"})],
-)  # fmt: skip
+    [
+        ("dbrx", {"norm": 2.0}),
+        ("dbrx", {"norm": None}),
+        ("cohere2_moe", {"expert_selection_fn": "sigmoid"}),
+    ],
+)
 def test_a_config_that_asks_for_another_rule_than_its_familys_is_refused(kind, changes):
     base = tiny_family(FAMILIES[kind])
     install(base)
@@ -126,8 +123,11 @@ SPARSE = re.compile(
 def sparse_types():
     """transformers' sparse model types that write text, by their sources."""
     root = Path(transformers.__file__).parent / "models"
-    writing = {*auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
-               *auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES}  # fmt: skip
+    writing = {
+        *auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        *auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+        *auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    }
     for kind in sorted(writing):
         folder = root / model_type_to_module_name(kind)
         if any(SPARSE.search(path.read_text()) for path in folder.glob("modeling_*.py")):
@@ -147,7 +147,7 @@ def test_a_refused_family_is_refused_before_it_is_loaded(tmp_path):
     from transformers import AutoConfig
 
     from fedmoe.models.build import build_model
-    from fedmoe.models.meta import meta_model
+    from fedmoe.models.memory.meta import meta_model
 
     AutoConfig.for_model("jetmoe").save_pretrained(tmp_path)
     settings = ModelSettings(path=str(tmp_path))

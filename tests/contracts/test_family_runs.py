@@ -8,6 +8,7 @@ from family_contract import KINDS, slow_but
 from family_models import save, tiny_family
 
 from fedmoe.budget.levels import Levels, Tier
+from fedmoe.cli.main import main
 from fedmoe.config import Experiment
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
@@ -15,11 +16,10 @@ from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.families import FAMILIES, REFUSED, TINY
 from fedmoe.models.families.parameters import rounded
-from fedmoe.prepare import prepare
 from fedmoe.rounds import run_rounds
+from fedmoe.runs.local.in_process import InProcess
+from fedmoe.runs.prepare import prepare
 from fedmoe.training.settings import Training
-from simulations.cli import main
-from simulations.transports import InProcess
 
 RUN_BY_DEFAULT = ["deepseek_v3", "gpt_oss"]
 LISTED_BY_DEFAULT = ["mixtral", "gpt_oss"]
@@ -34,13 +34,19 @@ def test_a_federated_run_of_two_rounds_lowers_the_loss(kind, tmp_path):
     folder = save(tiny_family(family, **sizes), tmp_path / "base")
     rows = [{"prompt": f"say {i}", "response": f"ok {i % 3}"} for i in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    prepared = prepare(Experiment(
-        seed=3, rounds=2, clients_per_round=4, model=ModelSettings(path=str(folder)),
-        adapter=AdapterSettings(rank=4), data=LocalFiles(path=str(tmp_path / "rows.jsonl")),
-        partition=Iid(num_clients=4),
-        budget=Levels(tiers={"high": Tier(top_k=2), "low": Tier(top_k=1)}),
-        training=Training(steps=4, batch_size=4, learning_rate=1e-2),
-    ))  # fmt: skip
+    prepared = prepare(
+        Experiment(
+            seed=3,
+            rounds=2,
+            clients_per_round=4,
+            model=ModelSettings(path=str(folder)),
+            adapter=AdapterSettings(rank=4),
+            data=LocalFiles(path=str(tmp_path / "rows.jsonl")),
+            partition=Iid(num_clients=4),
+            budget=Levels(tiers={"high": Tier(top_k=2), "low": Tier(top_k=1)}),
+            training=Training(steps=4, batch_size=4, learning_rate=1e-2),
+        )
+    )
     transport, answers = InProcess(prepared), []
 
     def kept(tasks):
@@ -49,9 +55,15 @@ def test_a_federated_run_of_two_rounds_lowers_the_loss(kind, tmp_path):
             yield answer
 
     run_rounds(
-        prepared.first_state(), prepared.members, prepared.experiment.aggregation, kept, [],
-        num_rounds=2, clients_per_round=4, seed=3,
-    )  # fmt: skip
+        prepared.first_state(),
+        prepared.members,
+        prepared.experiment.aggregation,
+        kept,
+        [],
+        num_rounds=2,
+        clients_per_round=4,
+        seed=3,
+    )
     assert len(answers) == 8
     for first, second in zip(answers[:4], answers[4:], strict=True):
         assert first.client == second.client

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from fedmoe.adapter import Adapter
 from fedmoe.evaluation.evaluate import Evaluation
+from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.progress.table import Done, LiveTable, Progress
 from fedmoe.rounds import ServerState
-from fedmoe.wire import Failure, Task, Update
-from simulations.live import Done, LiveTable, Progress
 
 NO_ADAPTER: Adapter = None  # type: ignore[assignment]  # the table never looks at it
 TIERS = {"tiny": 1, "large": 8}
@@ -39,10 +39,21 @@ def tasks_of(round_, num_clients=4):
 
 def update_for(task):
     return Update(
-        task.round, task.client, task.tier, task.top_k, task.rescaler, NO_ADAPTER,
-        torch.zeros(2, 4), examples=50, tokens=4000, steps=8, loss_before=2.5, loss_after=1.25,
-        seconds=2.0, peak_bytes=1,
-    )  # fmt: skip
+        task.round,
+        task.client,
+        task.tier,
+        task.top_k,
+        task.rescaler,
+        NO_ADAPTER,
+        torch.zeros(2, 4),
+        examples=50,
+        tokens=4000,
+        steps=8,
+        loss_before=2.5,
+        loss_after=1.25,
+        seconds=2.0,
+        peak_bytes=1,
+    )
 
 
 def scores_at(round_, score=0.5):

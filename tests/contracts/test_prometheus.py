@@ -6,9 +6,9 @@ import re
 import pytest
 from watched import answered, end, ended_round, failed, header, scored, whole_round, write
 
-from fedmoe.report.live.place import Place
-from fedmoe.report.prometheus import CONTENT_TYPE, render_metrics
-from simulations.cli import main
+from fedmoe.cli.main import main
+from fedmoe.watch.live.place import Place
+from fedmoe.watch.prometheus import CONTENT_TYPE, render_metrics
 
 NAME, LABEL = r"[a-zA-Z_:][a-zA-Z0-9_:]*", r'([a-zA-Z_]\w*)="((?:[^"\\\n]|\\["\\n])*)"'
 SAMPLE = re.compile(rf"({NAME})\{{({LABEL}(?:,{LABEL})*)\}} (\S+)")
@@ -76,8 +76,11 @@ def test_all_that_is_counted_comes_back(folder):
     assert value("last_line_timestamp_seconds", run="a") == 996
     assert value("remaining_seconds", run="b") == 0
     assert value("unreadable", run="c") == 1
-    (named,) = [dict(labels)["name"] for name, labels in samples
-                if name == "fedmoe_run_info" and dict(labels)["run"] == "b"]  # fmt: skip
+    (named,) = [
+        dict(labels)["name"]
+        for name, labels in samples
+        if name == "fedmoe_run_info" and dict(labels)["run"] == "b"
+    ]
     assert named == 'odd "name" \\ of\ntwo lines'
     assert types["fedmoe_rounds_finished_total"] == "counter"
 

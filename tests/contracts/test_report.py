@@ -111,8 +111,11 @@ def test_a_report_is_the_same_when_written_again(finished):
 def test_tiers_are_ordered_by_top_k_and_clients_with_them(finished):
     run = read_run(finished)
     assert [row[:2] for row in test_scores(run).rows] == [
-        ["tiny", "1"], ["small", "2"], ["medium", "4"], ["large", "8"],
-    ]  # fmt: skip
+        ["tiny", "1"],
+        ["small", "2"],
+        ["medium", "4"],
+        ["large", "8"],
+    ]
     assert [row[0] for row in clients(run).rows] == [*"1593726048"]
 
 
@@ -151,10 +154,13 @@ def test_the_schedule_says_how_far_from_ideal_it_was(finished, tmp_path):
     ("rounds", "status", "absent"),
     [
         (5, "interrupted after round 5 of 12", {"test-scores"}),
-        (0, "interrupted before round 1 of 12 was finished",
-         {plot.name for plot in PLOTS} - {"tier-costs"}),
+        (
+            0,
+            "interrupted before round 1 of 12 was finished",
+            {plot.name for plot in PLOTS} - {"tier-costs"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_interrupted_run_says_so(tmp_path, rounds, status, absent):
     folder = make_run(tmp_path / "cut", finished=rounds)
     write_report(folder)

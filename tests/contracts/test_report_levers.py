@@ -9,8 +9,8 @@ from report_folder import make_run
 from fedmoe.config import load_experiment
 from fedmoe.report.levers import levers
 from fedmoe.report.run import read_run
-from simulations.bench import book, routers
-from simulations.bench.levers import VARIANTS, asked, curve, kept, table
+from simulations.benchmarks import book, routers
+from simulations.benchmarks.levers import VARIANTS, asked, curve, kept, table
 
 
 def test_a_run_with_levers_shows_each_tiers_bytes_and_score(tmp_path):
@@ -28,9 +28,16 @@ def test_a_run_with_levers_shows_each_tiers_bytes_and_score(tmp_path):
 
 def a_line(variant, seed, score, size):
     return {
-        "variant": variant, "seed": seed, "settings": "x", "score": score, "loss": 1.0,
-        "whole_score": score, "whole_loss": 1.0, "bytes": size, "full_bytes": 100,
-    }  # fmt: skip
+        "variant": variant,
+        "seed": seed,
+        "settings": "x",
+        "score": score,
+        "loss": 1.0,
+        "whole_score": score,
+        "whole_loss": 1.0,
+        "bytes": size,
+        "full_bytes": 100,
+    }
 
 
 def test_a_lever_is_held_against_full_seed_by_seed(tmp_path):

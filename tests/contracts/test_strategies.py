@@ -8,20 +8,20 @@ import torch
 
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation import MIXED_RANKS, STRATEGIES
-from fedmoe.compression import Int8, NoCompression
-from fedmoe.compression.parts import carried
 from fedmoe.errors import AggregationError
-from fedmoe.record import adapter_bytes
-from fedmoe.rounds import ServerState, plan_round
-from fedmoe.wire import (
+from fedmoe.export.saved import read_adapter
+from fedmoe.messages.codec import (
     most_bytes,
     pack_task,
     pack_update,
     task_num_bytes,
     unpack_task,
     unpack_update,
-)  # fmt: skip
-from simulations.saved import read_adapter
+)
+from fedmoe.messages.compression import Int8, NoCompression
+from fedmoe.messages.compression.parts import carried
+from fedmoe.rounds import ServerState, plan_round
+from fedmoe.runs.recorder import adapter_bytes
 
 NAMES = [kind().name for kind in STRATEGIES]
 COMBINING = [k for k in STRATEGIES if k().name not in ("zero_round", "local_only")]

@@ -13,15 +13,15 @@ from peft.tuners.lora.layer import LoraLayer
 from fedmoe.adapter import initial_adapter
 from fedmoe.data.text import Tokens, collate
 from fedmoe.errors import ModelError
+from fedmoe.export.peft import _each_linear, export, to_peft
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.decode import greedy
 from fedmoe.models.families import FAMILIES
 from fedmoe.models.families.parameters import parameters_of
 from fedmoe.models.families.ungated import UngatedBlock
-from fedmoe.models.peft_export import _each_linear, export, to_peft
+from fedmoe.models.memory.subset import drop_fault
 from fedmoe.models.rescaling import NoRescaling
-from fedmoe.models.subset import drop_fault
 from fedmoe.models.tasks import TASKS
 from fedmoe.training.client import response_loss, row_losses
 

@@ -9,24 +9,24 @@ from family_models import save, tiny_family
 
 from fedmoe.budget import Auto
 from fedmoe.budget.levels import Levels, Tier
+from fedmoe.cli.main import main
 from fedmoe.config import Experiment
 from fedmoe.data.digits import Digits
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Dirichlet, Iid
 from fedmoe.devices import Device
-from fedmoe.door import Limits, check_counts
 from fedmoe.errors import ModelError, WireError
 from fedmoe.evaluation.evaluate import EvaluationSettings, evaluate
+from fedmoe.messages.codec import Task
+from fedmoe.messages.validation import Limits, check_counts
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.build import ModelSettings, build_model
 from fedmoe.models.families import FAMILIES
 from fedmoe.models.rescaling import NoRescaling
-from fedmoe.prepare import prepare
 from fedmoe.rounds import run_rounds
+from fedmoe.runs.local.in_process import InProcess
+from fedmoe.runs.prepare import prepare
 from fedmoe.training.settings import Training
-from fedmoe.wire import Task
-from simulations.cli import main
-from simulations.transports import InProcess
 
 KINDS = [kind for kind, family in FAMILIES.items() if family.task != "causal"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -46,15 +46,19 @@ def experiment(tmp_path):
             pytest.importorskip("sklearn", reason="the extra `vision` is not installed")
         top_k = {"switch_transformers": 1, "nllb-moe": 2, "vit": 4}[kind]
         settings = {
-            "seed": 3, "rounds": 2, "clients_per_round": 4,
-            "model": ModelSettings(path=str(folder)), "adapter": AdapterSettings(rank=4),
+            "seed": 3,
+            "rounds": 2,
+            "clients_per_round": 4,
+            "model": ModelSettings(path=str(folder)),
+            "adapter": AdapterSettings(rank=4),
             "data": Digits() if image else LocalFiles(path=str(tmp_path / "rows.jsonl")),
             "partition": Dirichlet(num_clients=4) if image else Iid(num_clients=4),
             "budget": Levels(tiers={"high": Tier(top_k=top_k), "low": Tier(top_k=1)}),
             "training": Training(steps=4, batch_size=4, learning_rate=1e-2),
-            "evaluation": EvaluationSettings(validation_examples=6, test_examples=6,
-                                             max_new_tokens=4),
-        }  # fmt: skip
+            "evaluation": EvaluationSettings(
+                validation_examples=6, test_examples=6, max_new_tokens=4
+            ),
+        }
         return Experiment(**(settings | changes))
 
     return make
@@ -72,9 +76,15 @@ def test_a_federated_run_of_two_rounds_lowers_the_loss_and_is_scored(kind, exper
             yield answer
 
     state = run_rounds(
-        prepared.first_state(), prepared.members, prepared.experiment.aggregation, kept, [],
-        num_rounds=2, clients_per_round=4, seed=3,
-    )  # fmt: skip
+        prepared.first_state(),
+        prepared.members,
+        prepared.experiment.aggregation,
+        kept,
+        [],
+        num_rounds=2,
+        clients_per_round=4,
+        seed=3,
+    )
     assert len(answers) == 8
     for first, second in zip(answers[:4], answers[4:], strict=True):
         assert first.client == second.client
@@ -83,9 +93,14 @@ def test_a_federated_run_of_two_rounds_lowers_the_loss_and_is_scored(kind, exper
         assert sum(stacks.values()) == first.tokens * first.top_k
     tiers = {tier: (k, state.rescalers[tier]) for tier, k in prepared.tiers.items()}
     found = evaluate(
-        prepared.model, prepared.tokenizer, prepared.sets["validation"], state.adapter, tiers,
-        prepared.experiment.evaluation, 2,
-    )  # fmt: skip
+        prepared.model,
+        prepared.tokenizer,
+        prepared.sets["validation"],
+        state.adapter,
+        tiers,
+        prepared.experiment.evaluation,
+        2,
+    )
     rows = prepared.sets["validation"].rows
     assert all(0 <= e.score <= 1 and e.loss > 0 and e.examples == len(rows) for e in found)
 
@@ -132,8 +147,12 @@ def test_two_experts_of_a_switch_are_refused_before_any_training(experiment):
 def test_plans_that_reckon_with_causal_models_are_refused(kind, experiment):
     with pytest.raises(ModelError, match=r"budget\.name 'auto' is for causal language models"):
         prepare(experiment(kind, budget=Auto()))
-    device = Device(peak_flops=1e12, memory_bytes=2**30, downlink_bytes_per_second=1e6,
-                    uplink_bytes_per_second=1e6)  # fmt: skip
+    device = Device(
+        peak_flops=1e12,
+        memory_bytes=2**30,
+        downlink_bytes_per_second=1e6,
+        uplink_bytes_per_second=1e6,
+    )
     devices = {"high": device, "low": device}
     with pytest.raises(ModelError, match=r"a virtual clock \(devices\) is for causal"):
         prepare(experiment(kind, devices=devices))

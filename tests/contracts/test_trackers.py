@@ -7,29 +7,48 @@ from typing import get_args
 
 import pytest
 
+from fedmoe.cli.main import main
 from fedmoe.errors import FedMoEError
 from fedmoe.report import Ledger, read_ledger
 from fedmoe.report.trackers import TRACKERS, TrackerName, metrics_of, track
-from simulations.cli import main
 
 HEAD = {"kind": "run", "name": "small", "num_clients": 2, "tiers": {}}
 CLIENT = {
-    "kind": "client", "round": 1, "client": 3, "status": "ok", "loss_before": 2.0,
-    "loss_after": 1.0, "seconds": 4.0, "tokens": 10, "bytes_up": 5, "tier": "high",
-}  # fmt: skip
+    "kind": "client",
+    "round": 1,
+    "client": 3,
+    "status": "ok",
+    "loss_before": 2.0,
+    "loss_after": 1.0,
+    "seconds": 4.0,
+    "tokens": 10,
+    "bytes_up": 5,
+    "tier": "high",
+}
 SCORE = {
-    "kind": "evaluation", "round": 0, "split": "test", "tier": "k=4, high", "loss": None,
-    "score": 0.5, "exact_match": 0.25, "by_label": {},
-}  # fmt: skip
+    "kind": "evaluation",
+    "round": 0,
+    "split": "test",
+    "tier": "k=4, high",
+    "loss": None,
+    "score": 0.5,
+    "exact_match": 0.25,
+    "by_label": {},
+}
 ROUND = {"kind": "round", "round": 1, "seconds": 9.5, "clients": 2, "failed": 0}
 END = {"kind": "end", "seconds": 20.0, "phases": {}, "training_share": 0.5, "adapter_sha256": "a"}
 TOLD = [
     (0, {"test/k_4_ high/score": 0.5, "test/k_4_ high/exact_match": 0.25}),
-    (1, {f"client/3/{n}": float(CLIENT[n]) for n in
-         ("loss_before", "loss_after", "seconds", "tokens", "bytes_up")}),
+    (
+        1,
+        {
+            f"client/3/{n}": float(CLIENT[n])
+            for n in ("loss_before", "loss_after", "seconds", "tokens", "bytes_up")
+        },
+    ),
     (1, {"round/seconds": 9.5, "round/clients": 2.0, "round/failed": 0.0}),
     (1, {"run/seconds": 20.0, "run/training_share": 0.5}),
-]  # fmt: skip
+]
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from functools import partial
 import pytest
 from watched import answered, end, failed, header, scored, whole_round, write
 
-from fedmoe.report.live.place import Place
-from simulations.cli import main
-from simulations.watch.server import Server
+from fedmoe.cli.main import main
+from fedmoe.watch.live.place import Place
+from fedmoe.watch.server import Server
 
 
 @contextmanager
@@ -100,10 +100,23 @@ def test_a_head_has_no_body_and_other_methods_are_refused(runs):
 
 @pytest.mark.parametrize(
     "target",
-    ["/../secret.txt", "/..%2fsecret.txt", "//etc/passwd", "/ledger.jsonl", "/a/ledger.jsonl",
-     "/?run=../secret.txt", "/state.json?run=/etc", "/?run=a%00", "/?run=..", "/?run=.",
-     "/state.json?run=a/../b", "/page", "/?run=" + "a" * 3000, "/favicon.ico"],
-)  # fmt: skip
+    [
+        "/../secret.txt",
+        "/..%2fsecret.txt",
+        "//etc/passwd",
+        "/ledger.jsonl",
+        "/a/ledger.jsonl",
+        "/?run=../secret.txt",
+        "/state.json?run=/etc",
+        "/?run=a%00",
+        "/?run=..",
+        "/?run=.",
+        "/state.json?run=a/../b",
+        "/page",
+        "/?run=" + "a" * 3000,
+        "/favicon.ico",
+    ],
+)
 def test_no_address_reaches_the_file_system(runs, target):
     with serving(runs) as server:
         status, _, text = ask(server, target)
@@ -111,9 +124,18 @@ def test_no_address_reaches_the_file_system(runs, target):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8765", "localhost.evil.example", "127.0.0.1.nip.io",
-             "evil.example@localhost", "0.0.0.0", "", None],
-)  # fmt: skip
+    "host",
+    [
+        "evil.example",
+        "evil.example:8765",
+        "localhost.evil.example",
+        "127.0.0.1.nip.io",
+        "evil.example@localhost",
+        "0.0.0.0",
+        "",
+        None,
+    ],
+)
 def test_a_name_that_is_not_this_machine_is_refused(runs, host):
     with serving(runs) as server:
         for target in ("/", "/state.json", "/metrics"):
@@ -178,7 +200,7 @@ def test_a_port_that_is_taken_is_an_error_one_can_fix(runs, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_cleanly_when_it_is_told_to(runs, number):
-    command = [sys.executable, "-m", "simulations.cli", "watch", str(runs), "--port", "0"]
+    command = [sys.executable, "-m", "fedmoe.cli.main", "watch", str(runs), "--port", "0"]
     # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
     usual = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(

@@ -10,14 +10,14 @@ from report_folder import make_run
 from rich.console import Console
 from watched import answered, end, ended_round, failed, header, scored, whole_round, write
 
+from fedmoe.cli.main import main
 from fedmoe.errors import FedMoEError
-from fedmoe.report.live.pace import seconds_left
-from fedmoe.report.live.place import Place
-from fedmoe.report.live.state import RunNow, Unreadable
 from fedmoe.report.run import read_run
-from simulations.cli import main
-from simulations.watch.follow import follow, show
-from simulations.watch.sample import sample_of
+from fedmoe.watch.follow import follow, show
+from fedmoe.watch.live.pace import seconds_left
+from fedmoe.watch.live.place import Place
+from fedmoe.watch.live.state import RunNow, Unreadable
+from fedmoe.watch.sample import sample_of
 
 
 def now_of(folder, sample=None, now=1000.0):
@@ -34,9 +34,11 @@ def test_a_finished_run_says_what_it_reached_and_asks_for_nothing(tmp_path):
     low, high = now.tiers
     assert (low.name, low.answers, low.bytes_up, low.tokens) == ("low", 4, 360, 200)
     assert [(s.split, s.round, s.score) for s in high.scores] == [
-        ("test", 0, 0.1), ("validation", 1, 0.6), ("validation", 2, 0.6),
+        ("test", 0, 0.1),
+        ("validation", 1, 0.6),
+        ("validation", 2, 0.6),
         ("test", 2, pytest.approx(0.8)),
-    ]  # fmt: skip
+    ]
 
 
 def test_clients_are_ok_failed_with_a_reason_or_not_heard_yet(tmp_path):
@@ -44,9 +46,11 @@ def test_clients_are_ok_failed_with_a_reason_or_not_heard_yet(tmp_path):
     now = now_of(write(tmp_path, *lines, age=3))
     assert (now.phase, now.round, now.activity) == ("running", 2, "training in round 2")
     assert [(c.client, c.tier, c.top_k, c.state, c.reason) for c in now.clients] == [
-        (0, "low", 1, "ok", None), (1, "high", 4, "failed", "no memory"),
-        (2, "high", 4, "awaited", None), (3, "low", 1, "awaited", None),
-    ]  # fmt: skip
+        (0, "low", 1, "ok", None),
+        (1, "high", 4, "failed", "no memory"),
+        (2, "high", 4, "awaited", None),
+        (3, "low", 1, "awaited", None),
+    ]
 
 
 def test_a_last_line_that_is_half_written_is_not_there_yet(tmp_path):
@@ -57,18 +61,27 @@ def test_a_last_line_that_is_half_written_is_not_there_yet(tmp_path):
 
 
 def test_failures_are_grouped_by_reason_whatever_their_numbers(tmp_path):
-    lines = [header(), failed(1, 0, "delta has a value of 1e9; expected at most 1e4"),
-             failed(1, 1, "timeout"), answered(1, 2), answered(1, 3), ended_round(1),
-             failed(2, 3, "delta has a value of -7.5; expected at most 1e4")]  # fmt: skip
+    lines = [
+        header(),
+        failed(1, 0, "delta has a value of 1e9; expected at most 1e4"),
+        failed(1, 1, "timeout"),
+        answered(1, 2),
+        answered(1, 3),
+        ended_round(1),
+        failed(2, 3, "delta has a value of -7.5; expected at most 1e4"),
+    ]
     found = now_of(write(tmp_path, *lines)).quarantine
     assert [(q.count, q.clients, q.last_round) for q in found] == [(2, (0, 3), 2), (1, (1,), 1)]
     assert found[0].reason == lines[-1]["reason"]
 
 
 def test_failures_of_one_code_are_told_apart_by_their_words(tmp_path):
-    lines = [failed(1, 0, "update for client 7", code="task"),
-             failed(1, 1, "update for client 8", code="task"),
-             failed(1, 2, "update for round 8", code="task"), failed(1, 3, "old")]  # fmt: skip
+    lines = [
+        failed(1, 0, "update for client 7", code="task"),
+        failed(1, 1, "update for client 8", code="task"),
+        failed(1, 2, "update for round 8", code="task"),
+        failed(1, 3, "old"),
+    ]
     found = now_of(write(tmp_path, header(), *lines)).quarantine
     assert [(q.code, q.count) for q in found] == [("task", 2), ("", 1), ("task", 1)]
 
@@ -77,8 +90,10 @@ def test_a_run_that_was_taken_up_again_goes_on(tmp_path):
     lines = [header(2), *whole_round(1), {"kind": "resumed", "round": 2}, answered(2, 0)]
     now = now_of(write(tmp_path, *lines, age=5))
     assert (now.phase, now.round, [c.state for c in now.clients][:2]) == (
-        "running", 2, ["ok", "awaited"],
-    )  # fmt: skip
+        "running",
+        2,
+        ["ok", "awaited"],
+    )
 
 
 def test_a_run_without_news_is_silent_only_after_its_patience_and_says_how_to_go_on(tmp_path):
@@ -163,8 +178,10 @@ def test_those_awaited_are_those_that_the_round_loop_samples(tmp_path):
     tiers["high"]["clients"], tiers["low"]["clients"] = [5, 1, 2], [0, 3, 4, 6, 7]
     run = read_run(write(tmp_path, header(10, num_clients=8, tiers=tiers), *scored(0, "test")))
     assert [sample_of(run, number) for number in (1, 2, 3)] == [
-        [1, 2, 4, 7], [2, 3, 5, 7], [0, 1, 4, 6],
-    ]  # fmt: skip
+        [1, 2, 4, 7],
+        [2, 3, 5, 7],
+        [0, 1, 4, 6],
+    ]
 
 
 def test_some_clients_of_a_sampled_round_are_awaited_by_name(tmp_path):
@@ -215,9 +232,10 @@ def test_a_comparison_says_how_many_runs_it_still_plans(tmp_path):
 def test_a_folder_without_a_run_is_an_error_one_can_fix(tmp_path, capsys, command):
     (tmp_path / "notes.txt").write_text("x")
     for path, words in (
-        (tmp_path, "holds no ledger.jsonl"), (tmp_path / "gone", "not there"),
+        (tmp_path, "holds no ledger.jsonl"),
+        (tmp_path / "gone", "not there"),
         (tmp_path / "notes.txt", "a file"),
-    ):  # fmt: skip
+    ):
         assert main([command, str(path)]) == 2
         assert words in capsys.readouterr().err
 
@@ -269,8 +287,10 @@ def test_following_tells_lines_of_one_tick_of_the_files_clock_and_the_end(tmp_pa
     told = [json.loads(line) for line in shown.get().splitlines()]
     assert len({run["last_line"] for run in told}) == 1
     assert [(run["num_finished"], run["phase"]) for run in told] == [
-        (1, "running"), (2, "running"), (2, "finished"),
-    ]  # fmt: skip
+        (1, "running"),
+        (2, "running"),
+        (2, "finished"),
+    ]
 
 
 def test_metrics_that_cannot_be_written_say_where(tmp_path):
@@ -293,7 +313,7 @@ def test_a_damaged_file_beside_a_ledger_does_not_hide_the_other_runs(tmp_path, n
 
 
 def test_an_address_that_is_none_is_refused_and_a_name_that_is_no_text_is_shown(tmp_path):
-    from simulations.watch.server import Pages
+    from fedmoe.watch.server import Pages
 
     write(tmp_path / os.fsdecode(b"run-\xff"), header(), *whole_round(1))
     pages = Pages(Place(tmp_path))

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from simulations.bench.measure import Options
-from simulations.bench.scaling import Curve, plot
-from simulations.bench.simulation import one_round, still_run, still_state
-from simulations.transports import InProcess
+from fedmoe.runs.local.in_process import InProcess
+from simulations.benchmarks.measure import Options
+from simulations.benchmarks.scaling import Curve, plot
+from simulations.benchmarks.simulation import one_round, still_run, still_state
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(None, 5), (2, 2)])

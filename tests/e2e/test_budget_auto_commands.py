@@ -11,23 +11,30 @@ from rich.console import Console
 from fedmoe.budget import Auto, Levels, Tier
 from fedmoe.budget.measure import Sample
 from fedmoe.budget.work import Work
+from fedmoe.cli import budget_plan
+from fedmoe.cli.budget_plan import held_out, roomiest
+from fedmoe.cli.main import main
 from fedmoe.config import load_experiment
 from fedmoe.config.load import to_yaml
 from fedmoe.errors import ConfigError, ModelError
-from fedmoe.prepare import prepare
 from fedmoe.rounds import plan_round
+from fedmoe.runs.prepare import prepare
 from fedmoe.training.trial import trial_steps
-from simulations import budget_plan
-from simulations.budget_plan import held_out, roomiest
-from simulations.cli import main
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/auto_budget.yaml")
 OLMOE = {
-    "model_type": "olmoe", "vocab_size": 50304, "hidden_size": 2048, "intermediate_size": 1024,
-    "num_hidden_layers": 16, "num_attention_heads": 16, "num_key_value_heads": 16,
-    "num_experts": 64, "num_experts_per_tok": 8, "tie_word_embeddings": False,
-}  # fmt: skip
+    "model_type": "olmoe",
+    "vocab_size": 50304,
+    "hidden_size": 2048,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "tie_word_embeddings": False,
+}
 SMALL = ["data.per_domain=40", "evaluation.validation_examples=2", "evaluation.test_examples=2"]
 
 

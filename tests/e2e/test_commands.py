@@ -15,15 +15,21 @@ import torch
 import yaml
 from safetensors import safe_open
 
+from fedmoe.cli.main import _parsed, main
 from fedmoe.report.ledger import read_ledger
-from simulations.cli import _parsed, main
+from simulations.benchmarks.__main__ import main as benchmarks
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
-    "rounds=2", "training.steps=2", "training.batch_size=4", "data.per_domain=40",
-    "evaluation.validation_examples=4", "evaluation.test_examples=4",
-    "evaluation.max_new_tokens=4", "training.probe_examples=4",
-]  # fmt: skip
+    "rounds=2",
+    "training.steps=2",
+    "training.batch_size=4",
+    "data.per_domain=40",
+    "evaluation.validation_examples=4",
+    "evaluation.test_examples=4",
+    "evaluation.max_new_tokens=4",
+    "training.probe_examples=4",
+]
 EXPERIMENTS = sorted(p.name for p in (ROOT / "configs").glob("*.yaml"))
 
 
@@ -39,10 +45,18 @@ def small_run(tmp_path_factory):
 def test_a_run_leaves_everything_a_reader_needs(small_run):
     names = {p.name for p in small_run.iterdir()}
     assert names >= {
-        "config.yaml", "environment.json", "manifest.json", "ledger.jsonl", "scores.json",
-        "adapter-last.safetensors", "adapter-best.safetensors", "activations.npz", "report.html",
-        "summary.md", "plots",
-    }  # fmt: skip
+        "config.yaml",
+        "environment.json",
+        "manifest.json",
+        "ledger.jsonl",
+        "scores.json",
+        "adapter-last.safetensors",
+        "adapter-best.safetensors",
+        "activations.npz",
+        "report.html",
+        "summary.md",
+        "plots",
+    }
     rows = read_ledger(small_run / "ledger.jsonl")
     assert rows[-1]["kind"] == "end"
     tested = [
@@ -104,19 +118,19 @@ def test_a_k_that_the_gating_of_a_run_cannot_choose_is_refused(small_run, tmp_pa
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_shipped_config_is_valid(name, tmp_path, capsys):
     if name == "pretrain_mini.yaml":
+        from fedmoe.base_models.pretraining.recipe import Pretrain
         from fedmoe.config.load import load
-        from fedmoe.pretraining.recipe import Pretrain
 
         assert load(Pretrain, ROOT / "configs" / name).steps > 0
         return
     if name == "upcycle_smollm2.yaml":
+        from fedmoe.base_models.upcycling.recipe import Upcycle
         from fedmoe.config.load import load
-        from fedmoe.upcycling.recipe import Upcycle
 
         assert load(Upcycle, ROOT / "configs" / name).source
         return
     if name.startswith("compare_"):
-        from simulations.compare import planned
+        from fedmoe.comparison import planned
 
         assert len(planned(ROOT / "configs" / name, [])) >= 4
         return
@@ -170,12 +184,12 @@ def test_a_gpu_that_is_not_there_is_said(capsys):
 
 @pytest.mark.parametrize("words", [["layr"], ["layer", "--repeats", "2"], ["--threads", "0"]])
 def test_a_benchmark_that_cannot_be_is_refused(words, capsys):
-    assert main(["bench", *words]) == 2
-    assert "fedmoe: error" in capsys.readouterr().err
+    assert benchmarks([*words]) == 2
+    assert "benchmarks: error" in capsys.readouterr().err
 
 
 def test_a_benchmark_prints_its_figures_as_json(capsys):
-    assert main(["bench", "layer", "--quick", "--json"]) == 0
+    assert benchmarks(["layer", "--quick", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {row["benchmark"] for row in rows} == {"layer"}
     assert all(row["figure"].endswith("x") for row in rows)
@@ -187,15 +201,20 @@ def test_an_interrupted_run_leaves_a_readable_folder(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "simulations.cli",
+        "fedmoe.cli.main",
         "run",
         str(ROOT / "configs/quickstart.yaml"),
     ]
     command += [*small, "rounds=500", f"simulation.folder={tmp_path}"]
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"}, start_new_session=True,
-    )  # fmt: skip
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        start_new_session=True,
+    )
     folder = tmp_path / "quickstart"
     deadline = time.monotonic() + 240
     try:
@@ -216,8 +235,11 @@ def test_an_interrupted_run_leaves_a_readable_folder(tmp_path):
 def test_settings_may_stand_on_both_sides_of_an_option(capsys):
     words = ["run", "run.yaml", "rounds=3", "--quiet", "seed=1", "data.name=x"]
     assert _parsed(words).overrides == ["rounds=3", "seed=1", "data.name=x"]
-    for wrong in (["run", "run.yaml", "--quiet", "seed"], ["run", "run.yaml", "--nosuch=1", "a=b"],
-                  ["export", "run", "out", "a=b"]):  # fmt: skip
+    for wrong in (
+        ["run", "run.yaml", "--quiet", "seed"],
+        ["run", "run.yaml", "--nosuch=1", "a=b"],
+        ["export", "run", "out", "a=b"],
+    ):
         with pytest.raises(SystemExit) as raised:
             _parsed(wrong)
         assert raised.value.code == 2

@@ -7,26 +7,33 @@ from pathlib import Path
 import pytest
 from watched import end, header, write
 
+from fedmoe.cli.main import main
+from fedmoe.comparison.config import Comparison
+from fedmoe.comparison.plan import results_of, search_of
+from fedmoe.comparison.report import Trial
+from fedmoe.comparison.runs import ended
+from fedmoe.comparison.search import choose
 from fedmoe.config import Experiment
 from fedmoe.config.load import load
 from fedmoe.config.schema import Simulation
 from fedmoe.errors import FedMoEError
-from fedmoe.identity import settings_digest
-from fedmoe.report.atomic import write_json
-from fedmoe.report.comparison import Trial
-from simulations.cli import main
-from simulations.compare.config import Comparison
-from simulations.compare.plan import results_of, search_of
-from simulations.compare.runs import ended
-from simulations.compare.search import choose
+from fedmoe.runs.identity import settings_digest
+from fedmoe.system.files import write_json
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
-    "rounds=1", "training.steps=2", "training.batch_size=4", "data.per_domain=40",
-    "evaluation.validation_examples=4", "evaluation.test_examples=4", "evaluation.every=0",
-    "evaluation.max_new_tokens=4", "training.probe_examples=4", "clients_per_round=2",
+    "rounds=1",
+    "training.steps=2",
+    "training.batch_size=4",
+    "data.per_domain=40",
+    "evaluation.validation_examples=4",
+    "evaluation.test_examples=4",
+    "evaluation.every=0",
+    "evaluation.max_new_tokens=4",
+    "training.probe_examples=4",
+    "clients_per_round=2",
     "simulation.workers=1",
-]  # fmt: skip
+]
 
 RANKS = "budget.tiers={high: {top_k: 4, rank: 8}, low: {top_k: 4, rank: 2}}"
 
@@ -34,10 +41,13 @@ RANKS = "budget.tiers={high: {top_k: 4, rank: 8}, low: {top_k: 4, rank: 2}}"
 def comparison(tmp_path, **changes):
     """A YAML file of two variants of the small run, one seed."""
     fields = {
-        "experiment": str(ROOT / "configs/quickstart.yaml"), "folder": str(tmp_path / "runs"),
-        "overrides": SMALL, "seeds": [3], "reference": "plain",
+        "experiment": str(ROOT / "configs/quickstart.yaml"),
+        "folder": str(tmp_path / "runs"),
+        "overrides": SMALL,
+        "seeds": [3],
+        "reference": "plain",
         "variants": {"plain": ["aggregation.name=fedavg"], "small": ["upload.name=int8"]},
-    }  # fmt: skip
+    }
     path = tmp_path / "two.yaml"
     path.write_text(json.dumps(fields | changes))  # JSON is YAML
     return str(path)
@@ -56,8 +66,9 @@ def test_a_comparison_runs_what_is_missing_and_refuses_other_settings(tmp_path, 
     more = [*SMALL[:-1], "simulation.workers=2"]
     assert main(["compare", comparison(tmp_path, overrides=more), "--quiet"]) == 0
     assert {path: path.stat().st_mtime_ns == before[path] for path in ledgers} == {
-        ledgers[0]: True, ledgers[1]: False,
-    }  # fmt: skip
+        ledgers[0]: True,
+        ledgers[1]: False,
+    }
     runs = json.loads((folder / "comparison.json").read_text())["cases"][0]["runs"]
     assert [run["variant"] for run in runs] == ["plain", "small"]
     assert runs[1]["bytes_up"] < 0.3 * runs[0]["bytes_up"]
@@ -86,10 +97,11 @@ def test_the_best_point_of_a_search_is_used_for_the_results(tmp_path, capsys):
         variants={"plain": ["aggregation.name=fedavg"]},
         cases={"many": ["clients_per_round=3"]},
         search={
-            "grid": {"training.learning_rate": [1e-9, 1e-2]}, "seed": 7,
+            "grid": {"training.learning_rate": [1e-9, 1e-2]},
+            "seed": 7,
             "overrides": ["evaluation.every=1", "training.steps=8", "evaluation.test_examples=1"],
         },
-    )  # fmt: skip
+    )
     assert main(["compare", config]) == 0
     out = capsys.readouterr().out
     assert "2 of 2: search, plain, training.learning_rate=0.01" in out

@@ -11,16 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cryptography.hazmat.primitives.serialization import (
-    load_ssh_private_key,
-    load_ssh_public_key,
-)
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from tls import handshake
 
+from fedmoe.cli.main import main
 from fedmoe.config import load_experiment
+from fedmoe.deploy import folder as folders
 from server.settings import read_settings
-from simulations.cli import main
-from simulations.deploy import folder as folders
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/deploy/rehearsal.yaml")
@@ -53,12 +50,25 @@ def local(tmp_path_factory):
 def test_every_machine_finds_its_part(remote):
     names = {str(p.relative_to(remote)) for p in remote.rglob("*") if p.is_file()}
     assert names >= {
-        "README.md", "compose.yaml", "Dockerfile", ".dockerignore", "ca/ca.key", "ca/ca.crt",
-        "server/superlink.sh", "server/flwr.sh", "server/nginx.conf", "server/server.crt",
-        "server/server.key", "server/ca.crt", "server/fedmoe-superlink.service",
-        "server/fedmoe-proxy.service", "server/app/pyproject.toml", "server/app/server/app.py",
-        "server/app/clients/app.py", "server/app/configs/experiment.yaml",
-    }  # fmt: skip
+        "README.md",
+        "compose.yaml",
+        "Dockerfile",
+        ".dockerignore",
+        "ca/ca.key",
+        "ca/ca.crt",
+        "server/superlink.sh",
+        "server/flwr.sh",
+        "server/nginx.conf",
+        "server/server.crt",
+        "server/server.key",
+        "server/ca.crt",
+        "server/fedmoe-superlink.service",
+        "server/fedmoe-proxy.service",
+        "server/app/pyproject.toml",
+        "server/app/server/app.py",
+        "server/app/clients/app.py",
+        "server/app/configs/experiment.yaml",
+    }
     for name in NAMES:
         part = {p.name for p in (remote / "clients" / name).iterdir()}
         service = f"fedmoe-{name}.service"
@@ -120,9 +130,11 @@ def test_the_app_has_this_projects_run_config_and_goes_on_after_a_crash(remote):
     app = tomllib.loads((remote / "server/app/pyproject.toml").read_text())["tool"]["flwr"]["app"]
     ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
     changed = {
-        "config": "configs/experiment.yaml", "num_nodes": 3, "resume": "auto",
+        "config": "configs/experiment.yaml",
+        "num_nodes": 3,
+        "resume": "auto",
         "nodes": "berlin=0; paris=1; rome=2",
-    }  # fmt: skip
+    }
     assert app["config"] == ours["config"] | changed
     assert app["components"] == ours["components"]
     assert app["fab-include"] == ours["fab-include"]
@@ -175,9 +187,15 @@ def test_services_are_no_root_and_come_back_after_a_crash(remote):
     assert len(units) == 2 + len(NAMES)
     for unit in units:
         lines = unit.read_text().splitlines()
-        for line in ("User=fedmoe", "Restart=on-failure", "NoNewPrivileges=yes",
-                     "ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes",
-                     "StartLimitIntervalSec=0"):  # fmt: skip
+        for line in (
+            "User=fedmoe",
+            "Restart=on-failure",
+            "NoNewPrivileges=yes",
+            "ProtectSystem=strict",
+            "ProtectHome=yes",
+            "PrivateTmp=yes",
+            "StartLimitIntervalSec=0",
+        ):
             assert lines.count(line) == 1, (unit.name, line)
 
 

@@ -13,16 +13,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import (
-    load_ssh_private_key,
-    load_ssh_public_key,
-)
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from ports import free_ports
 from tls import handshake
 
+from fedmoe.cli.main import main
 from fedmoe.report.ledger import read_ledger
-from simulations.cli import main
-from simulations.deploy.processes import Service
+from simulations.rehearsal.processes import Service
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/deploy/rehearsal.yaml")
@@ -47,9 +44,13 @@ def blocks(folder):
 def shell(folder, text, seconds):
     """A block of the README, as a person pastes it into a terminal."""
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", text], cwd=folder, env=environment(),
-        capture_output=True, text=True, timeout=seconds,
-    )  # fmt: skip
+        ["bash", "-euo", "pipefail", "-c", text],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
     assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -124,9 +125,13 @@ def wait_for(folder, num_online):
     end = time.monotonic() + 300
     while True:
         done = subprocess.run(
-            ["server/flwr.sh", "supernode", "list", "fleet"], cwd=folder, env=environment(),
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+            ["server/flwr.sh", "supernode", "list", "fleet"],
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         if done.returncode == 0 and done.stdout.count("online") >= num_online:
             return
         assert time.monotonic() < end, done.stdout + done.stderr + (folder / "log").read_text()
@@ -153,8 +158,14 @@ def test_the_proxy_lets_clients_in_and_nobody_else(tmp_path):
         shell(folder, "server/flwr.sh supernode register server/nodes/berlin.pub fleet", 120)
         started.append(background(folder, "clients/berlin/supernode.sh"))
         wait_for(folder, 1)
-        for path in ("/v1/control/list-nodes", "/docs", "/v1/fleet/../control/list-nodes",
-                     "/v1/fleet/..%2fcontrol/list-nodes", "/v1/runtime/x", "/health"):  # fmt: skip
+        for path in (
+            "/v1/control/list-nodes",
+            "/docs",
+            "/v1/fleet/../control/list-nodes",
+            "/v1/fleet/..%2fcontrol/list-nodes",
+            "/v1/runtime/x",
+            "/health",
+        ):
             assert status(folder, public, path) == 404, path
         assert status(folder, public, "/v1/fleet/activate-node") in (400, 401, 415, 422)
     finally:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from family_models import tiny_family
 
+from fedmoe.cli.main import main
 from fedmoe.config import load_experiment
 from fedmoe.models.families import FAMILIES
-from fedmoe.models.frozen import frozen_digest
-from fedmoe.prepare import prepare
+from fedmoe.models.memory.frozen import frozen_digest
 from fedmoe.report.ledger import read_ledger
-from simulations.cli import main
+from fedmoe.runs.prepare import prepare
 
 QUICKSTART = Path(__file__).parents[2] / "configs/quickstart.yaml"
 FORMS = {
@@ -24,8 +24,11 @@ FORMS = {
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_run_without_full_experts_ends_goes_on_and_is_exported(name, tiny_folder, tmp_path):
-    rows = [{"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
-            for a in range(6) for b in range(6)]  # fmt: skip
+    rows = [
+        {"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
+        for a in range(6)
+        for b in range(6)
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     config = tmp_path / "run.yaml"
     config.write_text(

@@ -6,16 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from fedmoe.cli.main import main
 from fedmoe.report.ledger import read_ledger
-from simulations.cli import main
 
 PROJECT = Path(__file__).parents[2]
 TINY = [
-    "model.dtype=float32", "model.device=cpu", "rounds=1", "clients_per_round=4",
-    "partition.num_clients=4", "adapter.rank=4", "training.steps=1", "training.batch_size=2",
-    "training.accumulation=1", "evaluation.test_examples=2", "evaluation.validation_examples=2",
+    "model.dtype=float32",
+    "model.device=cpu",
+    "rounds=1",
+    "clients_per_round=4",
+    "partition.num_clients=4",
+    "adapter.rank=4",
+    "training.steps=1",
+    "training.batch_size=2",
+    "training.accumulation=1",
+    "evaluation.test_examples=2",
+    "evaluation.validation_examples=2",
     "evaluation.max_new_tokens=2",
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +44,12 @@ def small_dense_split(tmp_path_factory, tiny_base):
     import fedmoe.models
 
     folder = tmp_path_factory.mktemp("split")
-    sizes = {"num_experts": 16, "num_experts_per_tok": 16, "moe_intermediate_size": 4,
-             "shared_expert_intermediate_size": 16}  # fmt: skip
+    sizes = {
+        "num_experts": 16,
+        "num_experts_per_tok": 16,
+        "moe_intermediate_size": 4,
+        "shared_expert_intermediate_size": 16,
+    }
     tiny_base("qwen2_moe", vocab_size=4096, **sizes).save_pretrained(folder)
     for source in (Path(fedmoe.models.__file__).parent / "mini").glob("tokenizer*"):
         shutil.copy(source, folder)
@@ -49,10 +61,15 @@ def rows(tmp_path_factory):
     """Rows with the columns of AlpaGasus and of Dolly."""
     path = tmp_path_factory.mktemp("rows") / "rows.json"
     made = [
-        {"instruction": f"Add {a} and {b}.", "input": "", "output": str(a + b),
-         "category": f"kind {b % 2}"}
-        for a in range(8) for b in range(8)
-    ]  # fmt: skip
+        {
+            "instruction": f"Add {a} and {b}.",
+            "input": "",
+            "output": str(a + b),
+            "category": f"kind {b % 2}",
+        }
+        for a in range(8)
+        for b in range(8)
+    ]
     path.write_text(json.dumps(made))
     return path
 
@@ -75,10 +92,17 @@ def test_the_config_is_valid_and_runs_dry(name, small_olmoe, rows, tmp_path, cap
 def test_the_config_of_the_real_base_is_valid_and_runs_dry(small_dense_split, rows, tmp_path):
     config = str(PROJECT / "configs" / "smollm2_dolly.yaml")
     overrides = [
-        f"model.path={small_dense_split}", f"data.path={rows}", f"simulation.folder={tmp_path}",
-        "simulation.workers=1", "rounds=1", "partition.num_clients=4", "adapter.rank=4",
-        "training.steps=1", "evaluation.test_examples=3", "evaluation.validation_examples=2",
-    ]  # fmt: skip
+        f"model.path={small_dense_split}",
+        f"data.path={rows}",
+        f"simulation.folder={tmp_path}",
+        "simulation.workers=1",
+        "rounds=1",
+        "partition.num_clients=4",
+        "adapter.rank=4",
+        "training.steps=1",
+        "evaluation.test_examples=3",
+        "evaluation.validation_examples=2",
+    ]
     assert main(["run", config, *overrides, "--quiet"]) == 0
     lines = read_ledger(tmp_path / "smollm2_dolly" / "ledger.jsonl")
     scores = [line["score"] for line in lines if line["kind"] == "evaluation"]

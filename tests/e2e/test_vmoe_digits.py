@@ -6,14 +6,18 @@ from fedmoe.report.ledger import read_ledger
 from simulations import vmoe_digits
 
 SMALL = [
-    "rounds=1", "training.steps=2", "training.batch_size=4", "evaluation.every=0",
-    "evaluation.test_examples=6", "adapter.rank=2",
-]  # fmt: skip
+    "rounds=1",
+    "training.steps=2",
+    "training.batch_size=4",
+    "evaluation.every=0",
+    "evaluation.test_examples=6",
+    "adapter.rank=2",
+]
 
 
 def test_one_command_makes_the_base_and_runs_on_it(tmp_path, monkeypatch, capsys):
     pytest.importorskip("sklearn", reason="the extra `vision` is not installed")
-    from fedmoe.pretraining import vision
+    from fedmoe.base_models.pretraining import vision
 
     quick = vision.Base(steps=2)
     make = vision.make_base

@@ -10,8 +10,8 @@ from html import unescape
 import pytest
 from watched import answered, ended_round, header, scored, whole_round, write
 
-from fedmoe.report.live.place import Place
-from simulations.watch.server import Server
+from fedmoe.watch.live.place import Place
+from fedmoe.watch.server import Server
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((path for name in NAMES if (path := shutil.which(name))), None)
@@ -43,12 +43,23 @@ def visit(folder, profile, *options, milliseconds=9000, before=None):
         thread.start()
         try:
             done = subprocess.run(
-                [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu",
-                 "--disable-dev-shm-usage",
-                 f"--user-data-dir={profile}", f"--virtual-time-budget={milliseconds}",
-                 *options, "--dump-dom", server.url],
-                capture_output=True, text=True, timeout=60, check=True,
-            )  # fmt: skip
+                [
+                    str(BROWSER),
+                    "--headless=new",
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--disable-dev-shm-usage",
+                    f"--user-data-dir={profile}",
+                    f"--virtual-time-budget={milliseconds}",
+                    *options,
+                    "--dump-dom",
+                    server.url,
+                ],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=True,
+            )
         finally:
             server.shutdown()
             thread.join()

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from fedmoe.adapter import Adapter, Layout
-from fedmoe.checkpoint import Checkpoint, newest, write_checkpoint
 from fedmoe.errors import CheckpointError
 from fedmoe.rounds import ServerState
+from fedmoe.runs.checkpoint import Checkpoint, newest, write_checkpoint
 
 PLENTY = 10**9
 """Bytes of a ledger, of which these checkpoints count on none."""

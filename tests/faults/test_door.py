@@ -10,14 +10,14 @@ from uploads import LAYOUT, counts_of, deltas_of, task_for, update_of
 
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation import FedAvg
-from fedmoe.compression import Bf16, Int4, Int8, NoCompression, TopK
-from fedmoe.door import Limits
 from fedmoe.errors import WireError
-from fedmoe.prepare import prepare
+from fedmoe.messages.codec import Failure, Message, pack_update, unpack_update
+from fedmoe.messages.compression import Bf16, Int4, Int8, NoCompression, TopK
+from fedmoe.messages.validation import Limits
 from fedmoe.rounds import ServerState, finish_round, plan_round
+from fedmoe.runs.local.answers import read
+from fedmoe.runs.prepare import prepare
 from fedmoe.training.settings import Training
-from fedmoe.wire import Failure, Message, pack_update, unpack_update
-from simulations.answers import read
 
 SETTINGS = [NoCompression(), Bf16(), Int8(), Int4(), TopK(share=0.2)]
 MESSAGES = 2_500
@@ -70,8 +70,17 @@ def test_no_damaged_message_crashes_the_server_or_gets_anything_absurd_in(upload
         assert after.adapter.flat.isfinite().all()
     assert state.adapter.digest() == before
     assert sum(refused.values()) > MESSAGES // 2
-    known = {"message", "layout", "size", "task", "scalars", "counts", "examples", "not_finite",
-             "too_large"}  # fmt: skip
+    known = {
+        "message",
+        "layout",
+        "size",
+        "task",
+        "scalars",
+        "counts",
+        "examples",
+        "not_finite",
+        "too_large",
+    }
     assert refused.keys() <= known
     assert {"size", "counts", "scalars", "task"} <= refused.keys()
 
@@ -136,11 +145,18 @@ def test_the_bound_is_far_above_what_training_does(experiment_of):
     assert bound / 200 < largest < bound / 5
 
 
-@pytest.mark.parametrize("overrides", [
-    ["aggregation={name: scaffold}"], ["aggregation={name: hetlora}"], ["upload.name=int4"],
-    ["upload.name=int8", "upload.error_feedback=true"], ["upload.name=top_k"],
-    ["training.weight_decay=0.1"], ["aggregation={name: fedsa_lora}", "training.weight_decay=0.1"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["aggregation={name: scaffold}"],
+        ["aggregation={name: hetlora}"],
+        ["upload.name=int4"],
+        ["upload.name=int8", "upload.error_feedback=true"],
+        ["upload.name=top_k"],
+        ["training.weight_decay=0.1"],
+        ["aggregation={name: fedsa_lora}", "training.weight_decay=0.1"],
+    ],
+)
 def test_whatever_is_sent_a_boosted_update_is_refused_and_an_honest_one_is_not(
     experiment_of, overrides, tmp_path
 ):
@@ -228,8 +244,11 @@ def experiment_of(tmp_path_factory, tiny_folder):
     from fedmoe.config import load_experiment
 
     home = tmp_path_factory.mktemp("door")
-    rows = [{"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
-            for a in range(8) for b in range(8)]  # fmt: skip
+    rows = [
+        {"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
+        for a in range(8)
+        for b in range(8)
+    ]
     (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (home / "door.yaml").write_text(
         f"""\

@@ -12,12 +12,12 @@ import pytest
 import torch
 from uploads import LAYOUT, counts_of, deltas_of, task_for, update_of
 
-from fedmoe.compression import Bf16, Int4, NoCompression
 from fedmoe.config.faults import Faults, parse_faults
 from fedmoe.errors import ConfigError, WireError
-from fedmoe.injection import Faulty, ServerKiller, flipped
-from fedmoe.wire import Failure, Update, pack_update, unpack_update
-from simulations.pool import Pool
+from fedmoe.messages.codec import Failure, Update, pack_update, unpack_update
+from fedmoe.messages.compression import Bf16, Int4, NoCompression
+from fedmoe.runs.injection import Faulty, ServerKiller, flipped
+from fedmoe.runs.local.pool import Pool
 
 ALL = "drop=.1,slow=3x,corrupt=.01,nan=.02,kill-client=.05,kill-server@3"
 
@@ -79,14 +79,25 @@ def test_all_faults_are_read_as_they_are_written():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("dorp=.1", "did you mean 'drop'"), ("drop", "a probability"), ("drop=", "a probability"),
-        ("drop=2", "from 0 to 1"), ("drop=-.1", "a probability"), ("nan=nan", "a probability"),
-        ("drop=1e-3", "a probability"), ("slow=3", "3x"), ("slow=.5x", "1 or more"),
-        ("slow=2x@3", "share"), ("slow=x", "factor"), ("kill-server=3", "kill-server@N"),
-        ("kill-server@0", "kill-server@N"), ("kill-client@3", "a probability"),
-        ("drop=.1,drop=.2", "twice"), ("=", "is not one of"), ("drop=\u0663", "a probability"),
+        ("dorp=.1", "did you mean 'drop'"),
+        ("drop", "a probability"),
+        ("drop=", "a probability"),
+        ("drop=2", "from 0 to 1"),
+        ("drop=-.1", "a probability"),
+        ("nan=nan", "a probability"),
+        ("drop=1e-3", "a probability"),
+        ("slow=3", "3x"),
+        ("slow=.5x", "1 or more"),
+        ("slow=2x@3", "share"),
+        ("slow=x", "factor"),
+        ("kill-server=3", "kill-server@N"),
+        ("kill-server@0", "kill-server@N"),
+        ("kill-client@3", "a probability"),
+        ("drop=.1,drop=.2", "twice"),
+        ("=", "is not one of"),
+        ("drop=\u0663", "a probability"),
     ],
-)  # fmt: skip
+)
 def test_a_fault_in_the_faults_is_said_with_what_is_allowed(text, words):
     with pytest.raises(ConfigError, match="--faults: 1 fault") as caught:
         parse_faults(text)

@@ -9,7 +9,7 @@ from uploads import LAYOUT, deltas_of
 
 from fedmoe.adapter import Adapter
 from fedmoe.errors import CheckpointError
-from fedmoe.kept import read_kept, write_kept
+from fedmoe.runs.client_state import read_kept, write_kept
 
 
 @pytest.fixture

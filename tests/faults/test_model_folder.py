@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
 from fedmoe.errors import ModelError
-from fedmoe.models.folder import _check_filled, whole_folder, writing
+from fedmoe.system.folders import _check_filled, whole_folder, writing
 
 
 def anything(_):
@@ -86,8 +86,10 @@ def test_a_folder_that_is_there_is_filled_at_the_end(tmp_path):
         (folder / "card").write_text("new")
         assert (out / "weights").read_text() == "old"
     assert {path.name: path.read_text() for path in out.iterdir()} == {
-        "weights": "new", "card": "new", "notes": "old",
-    }  # fmt: skip
+        "weights": "new",
+        "card": "new",
+        "notes": "old",
+    }
     assert everything(tmp_path) == ["moe", "moe/card", "moe/notes", "moe/weights"]
 
 

@@ -6,19 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from clients import budget as planning
-from clients.budget import OwnBudget, planned_here
 from clients.resident import carry_out, resident
 from clients.worker_frames import Order
-from fedmoe import prepared as preparing
 from fedmoe.budget import Auto
 from fedmoe.budget.measure import Sample
 from fedmoe.budget.model import Constants
 from fedmoe.budget.probe import Machine
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError, FedMoEError, ModelError
-from fedmoe.prepare import prepare
-from fedmoe.wire import Task, pack_task
+from fedmoe.messages.codec import Task, pack_task
+from fedmoe.runs import node_budget as planning
+from fedmoe.runs import prepared as preparing
+from fedmoe.runs.node_budget import OwnBudget, planned_here
+from fedmoe.runs.prepare import prepare
 
 PLENTY = 10**10
 
@@ -26,8 +26,11 @@ PLENTY = 10**10
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, tiny_folder):
     home = tmp_path_factory.mktemp("node")
-    rows = [{"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
-            for a in range(6) for b in range(6)]  # fmt: skip
+    rows = [
+        {"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
+        for a in range(6)
+        for b in range(6)
+    ]
     (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     path = home / "node.yaml"
     path.write_text(

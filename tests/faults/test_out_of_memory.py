@@ -8,25 +8,28 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedmoe import prepared as preparing
 from fedmoe.adapter import Adapter
 from fedmoe.budget.measure import measure
 from fedmoe.budget.shape import Setting
 from fedmoe.config import load_experiment
 from fedmoe.errors import ModelError, WireError
-from fedmoe.prepare import prepare
+from fedmoe.messages.codec import Task
+from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import read_ledger
-from fedmoe.session import run
-from fedmoe.wire import Task
-from simulations.live import LiveTable
-from simulations.transports import InProcess
+from fedmoe.runs import prepared as preparing
+from fedmoe.runs.local.in_process import InProcess
+from fedmoe.runs.prepare import prepare
+from fedmoe.runs.session import run
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory, tiny_folder):
     home = tmp_path_factory.mktemp("memory")
-    rows = [{"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
-            for a in range(6) for b in range(6)]  # fmt: skip
+    rows = [
+        {"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
+        for a in range(6)
+        for b in range(6)
+    ]
     (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     path = home / "memory.yaml"
     path.write_text(

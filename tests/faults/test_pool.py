@@ -21,17 +21,17 @@ from fedmoe.config import Experiment
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
 from fedmoe.errors import FedMoEError
+from fedmoe.messages.codec import Failure, Update
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.rescaling import LearnedRescaling
-from fedmoe.prepare import prepare
-from fedmoe.prepared import Prepared
 from fedmoe.rounds import finish_round, plan_round, run_rounds
+from fedmoe.runs.local.in_process import InProcess
+from fedmoe.runs.local.pool import WAITING, Pool
+from fedmoe.runs.local.schedule import expected_work
+from fedmoe.runs.prepare import prepare
+from fedmoe.runs.prepared import Prepared
 from fedmoe.training.settings import Training
-from fedmoe.wire import Failure, Update
-from simulations.pool import WAITING, Pool
-from simulations.schedule import expected_work
-from simulations.transports import InProcess
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="workers are forked"),
@@ -94,12 +94,16 @@ def prepared(tiny_folder, tmp_path_factory):
     rows = [{"prompt": f"say {'la ' * (i % 5)}{i}", "response": f"ok {i}"} for i in range(40)]
     path.write_text("\n".join(map(json.dumps, rows)))
     experiment = Experiment(
-        seed=3, rounds=2, model=ModelSettings(path=str(tiny_folder)),
-        adapter=AdapterSettings(rank=2), rescaling=LearnedRescaling(),
-        data=LocalFiles(path=str(path)), partition=Iid(num_clients=4),
+        seed=3,
+        rounds=2,
+        model=ModelSettings(path=str(tiny_folder)),
+        adapter=AdapterSettings(rank=2),
+        rescaling=LearnedRescaling(),
+        data=LocalFiles(path=str(path)),
+        partition=Iid(num_clients=4),
         budget=Levels(tiers={"high": Tier(top_k=4), "low": Tier(top_k=1)}),
         training=Training(steps=2, batch_size=3, probe_examples=3),
-    )  # fmt: skip
+    )
     return prepare(experiment)
 
 
@@ -134,9 +138,15 @@ def hire(prepared, tmp_path):
 
 def run(prepared, transport):
     return run_rounds(
-        prepared.first_state(), prepared.members, prepared.experiment.aggregation, transport, [],
-        num_rounds=2, clients_per_round=4, seed=prepared.experiment.seed,
-    )  # fmt: skip
+        prepared.first_state(),
+        prepared.members,
+        prepared.experiment.aggregation,
+        transport,
+        [],
+        num_rounds=2,
+        clients_per_round=4,
+        seed=prepared.experiment.seed,
+    )
 
 
 def fingerprint(state):

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from simulations.pool import Pool
-from simulations.workforce import Job, Workforce
+from fedmoe.runs.local.pool import Pool
+from fedmoe.runs.local.workforce import Job, Workforce
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="workers are forked"),

@@ -10,20 +10,14 @@ import torch
 from family_models import save, tiny_family
 from pydantic import TypeAdapter
 
+from fedmoe.base_models.pretraining.recipe import HELD_OUT, Pretrain, check_tokens, claim
+from fedmoe.cli.main import main
 from fedmoe.errors import FedMoEError
+from fedmoe.export.generate import Generator
 from fedmoe.models.build import model_folder
 from fedmoe.models.families import FAMILIES
 from fedmoe.models.gating import Gating, TopKGating
-from fedmoe.pretraining.recipe import (
-    HELD_OUT,
-    Pretrain,
-    check_tokens,
-    claim,
-    gating_of,
-    unlike_gating,
-)
-from simulations.cli import main
-from simulations.generate import Generator
+from fedmoe.models.pretrained_gating import gating_of, unlike_gating
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs/quickstart.yaml")
 PLACES = "sources: s\nwork: w\nout: o\n"
@@ -122,10 +116,16 @@ def test_a_run_and_its_check_warn_of_another_gating(tmp_path, capsys):
     about["recipe"]["gating"] = {"name": "top_1"}
     (model / "pretraining.json").write_text(json.dumps(about))
     settings = [
-        f"model.path={model}", f"simulation.folder={tmp_path}", "rounds=1", "data.per_domain=20",
-        "clients_per_round=1", "training.steps=1", "evaluation.validation_examples=4",
-        "evaluation.test_examples=4", "evaluation.max_new_tokens=2",
-    ]  # fmt: skip
+        f"model.path={model}",
+        f"simulation.folder={tmp_path}",
+        "rounds=1",
+        "data.per_domain=20",
+        "clients_per_round=1",
+        "training.steps=1",
+        "evaluation.validation_examples=4",
+        "evaluation.test_examples=4",
+        "evaluation.max_new_tokens=2",
+    ]
     assert main(["check", QUICKSTART, *settings]) == 0
     assert 'pretrained under the gating {"name":"top_1"}' in capsys.readouterr().out
     assert main(["run", QUICKSTART, *settings, "--json"]) == 0

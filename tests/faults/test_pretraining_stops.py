@@ -17,10 +17,10 @@ from pretrained import STEPS, tiny_recipe
 from safetensors.torch import load_file
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from fedmoe.base_models.pretraining import train, work
+from fedmoe.cli.main import main
 from fedmoe.errors import FedMoEError
 from fedmoe.models.build import ModelSettings, load_base
-from fedmoe.pretraining import train, work
-from simulations.cli import main
 
 
 class Killed(BaseException):
@@ -267,10 +267,12 @@ def test_an_error_for_the_user_in_a_worker_is_one_here(here, tmp_path, monkeypat
 def command(folder):
     """The command in processes of its own, two of them workers."""
     return subprocess.Popen(
-        [sys.executable, "-m", "simulations.cli", "pretrain", str(folder / "p.yaml")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "fedmoe.cli.main", "pretrain", str(folder / "p.yaml")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.slow

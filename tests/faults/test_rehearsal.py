@@ -10,12 +10,13 @@ from typing import Any, cast
 import pytest
 from ports import free_ports
 
+from fedmoe.cli.main import main
 from fedmoe.errors import FedMoEError
-from simulations.cli import main
-from simulations.deploy.kills import LADDER, Kill
-from simulations.deploy.processes import ROLES, Deployment, Service
-from simulations.deploy.rehearse import Table, _rows
-from simulations.deploy.watching import Outcome, trace
+from simulations.rehearsal.__main__ import main as rehearsal
+from simulations.rehearsal.kills import LADDER, Kill
+from simulations.rehearsal.processes import ROLES, Deployment, Service
+from simulations.rehearsal.rehearse import Table, _rows
+from simulations.rehearsal.watching import Outcome, trace
 
 CONFIG = str(Path(__file__).parents[2] / "configs/deploy/rehearsal.yaml")
 RUN = {"kind": "run", "num_rounds": 3}
@@ -29,8 +30,16 @@ class Nobody:
 
 
 def client(number, who, loss, status="ok"):
-    return {"kind": "client", "round": number, "client": who, "status": status,
-            "loss_before": loss, "loss_after": loss, "tokens": 5, "reason": "gone"}  # fmt: skip
+    return {
+        "kind": "client",
+        "round": number,
+        "client": who,
+        "status": status,
+        "loss_before": loss,
+        "loss_after": loss,
+        "tokens": 5,
+        "reason": "gone",
+    }
 
 
 def rounds(*losses):
@@ -75,8 +84,12 @@ def test_an_upload_is_hit_while_its_node_is_at_it(tmp_path):
         clients = {"a": Service(Path("none"), tmp_path)}  # noqa: RUF012
 
     kill, log, sending = Kill("SuperNode", "upload", 2), tmp_path / "log", cast(Any, Sending())
-    words = ["Sending: query message", "Sent successfully", "Sending: train message",
-             "Sent successfully"]  # fmt: skip
+    words = [
+        "Sending: query message",
+        "Sent successfully",
+        "Sending: train message",
+        "Sent successfully",
+    ]
     ledger, due = rounds(3.0), [kill.due(rounds(3.0), 3, sending)]
     for n in range(len(words)):
         log.write_text("\n".join(["x" * 5000, *words[: n + 1]]))
@@ -130,8 +143,13 @@ def test_a_table_goes_on_where_it_stopped_unless_it_is_of_another_run(tmp_path):
     table = Table.of(tmp_path / "kills.json", "one")
     table.reference = {"seconds": 60.0, "adapter_sha256": "a" * 64, "trace": {}}
     kill = LADDER[0][0]
-    table.rows[kill.key] = {"who": kill.who, "when": kill.when, "outcome": "went on by itself",
-                            "seconds": 7.4, "same": "yes"}  # fmt: skip
+    table.rows[kill.key] = {
+        "who": kill.who,
+        "when": kill.when,
+        "outcome": "went on by itself",
+        "seconds": 7.4,
+        "same": "yes",
+    }
     table.write()
     assert Table.of(tmp_path / "kills.json", "one") == table
     text = (tmp_path / "kills.md").read_text()
@@ -183,9 +201,9 @@ def name(pid):
 def test_a_folder_for_several_machines_is_refused(tmp_path, capsys):
     clients = ("--clients", "a=lowest,b=low,c=high", "--config", CONFIG)
     assert main(["deploy", "init", str(tmp_path / "f"), "--server", "h", *clients]) == 0
-    assert main(["deploy", "rehearse", str(tmp_path / "f")]) == 2
+    assert rehearsal([str(tmp_path / "f")]) == 2
     assert "for several machines" in capsys.readouterr().err
-    assert main(["deploy", "rehearse", str(tmp_path)]) == 2
+    assert rehearsal([str(tmp_path)]) == 2
     with pytest.raises(FedMoEError, match="no folder of `fedmoe deploy init`"):
         Deployment(tmp_path, tmp_path / "state")
 
@@ -197,6 +215,6 @@ def test_a_killed_server_app_costs_no_bit(tmp_path):
     options = (f"--server=127.0.0.1:{superlink}", f"--node-port={nodes[0]}")
     folder = tmp_path / "trial"
     assert main(["deploy", "init", str(folder), *options, *clients]) == 0
-    assert main(["deploy", "rehearse", str(folder), "--kills", "1"]) == 0
+    assert rehearsal([str(folder), "--kills", "1"]) == 0
     table = json.loads((folder / "rehearsal/kills.json").read_text())
     assert [row["same"] for row in table["rows"].values()] == ["yes"]

@@ -9,7 +9,7 @@ import pytest
 
 from fedmoe.errors import FedMoEError
 from fedmoe.report import Ledger, read_ledger
-from fedmoe.report.atomic import write_bytes, write_json, write_text
+from fedmoe.system.files import write_bytes, write_json, write_text
 
 
 @pytest.fixture

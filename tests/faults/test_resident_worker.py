@@ -21,9 +21,10 @@ if sys.platform != "linux":
 import clients.worker_calls
 from clients.worker_calls import BUNDLE, NodeWorker, WorkerError, answer, idle_seconds_of
 from clients.worker_frames import HEAD, MAGIC, Order, receive
-from clients.worker_home import Home, node_here, node_of
-from fedmoe.code import code_digest
+from clients.worker_home import Home, node_here
 from fedmoe.errors import FedMoEError, WireError
+from fedmoe.system.digests import code_digest
+from fedmoe.system.processes import node_of
 
 RESIDENT = '''
 """In the place of a model: the experiment in capitals. What to do with a task its scalars say."""

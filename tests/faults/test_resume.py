@@ -10,18 +10,18 @@ from dataclasses import replace
 import pytest
 from safetensors import safe_open
 
-from fedmoe import session
 from fedmoe.config import load_experiment
 from fedmoe.errors import CheckpointError, FedMoEError
-from fedmoe.identity import identity
-from fedmoe.prepare import prepare
-from fedmoe.prepared import Prepared
-from fedmoe.report import atomic
+from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import Ledger, read_ledger
 from fedmoe.report.run import read_run
-from fedmoe.resume import alone_in, find, latest
-from simulations.live import LiveTable
-from simulations.transports import make_transport
+from fedmoe.runs import session
+from fedmoe.runs.identity import identity
+from fedmoe.runs.local.in_process import make_transport
+from fedmoe.runs.prepare import prepare
+from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.resume import alone_in, find, latest
+from fedmoe.system import files as atomic
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="runs are forked"),
@@ -31,8 +31,16 @@ DEVICE = (
     "{peak_flops: 1e9, memory_bytes: 1000, downlink_bytes_per_second: 1e6, "
     "uplink_bytes_per_second: 1e6}"
 )
-WALL = {"seconds", "peak_bytes", "bytes_up", "busy_seconds", "makespan_seconds", "ideal_seconds",
-        "training_share", "phases"}  # fmt: skip
+WALL = {
+    "seconds",
+    "peak_bytes",
+    "bytes_up",
+    "busy_seconds",
+    "makespan_seconds",
+    "ideal_seconds",
+    "training_share",
+    "phases",
+}
 """What differs between two runs of the same bits: wall time, and the digits it is sent with."""
 
 
@@ -40,8 +48,11 @@ WALL = {"seconds", "peak_bytes", "bytes_up", "busy_seconds", "makespan_seconds",
 def config(tmp_path_factory, tiny_folder):
     """Three rounds of four clients, with server momentum and validation."""
     home = tmp_path_factory.mktemp("resume")
-    rows = [{"prompt": f"what is {a} plus {b}", "response": f"{a + b}", "kind": f"by {b % 3}"}
-            for a in range(8) for b in range(8)]  # fmt: skip
+    rows = [
+        {"prompt": f"what is {a} plus {b}", "response": f"{a + b}", "kind": f"by {b % 3}"}
+        for a in range(8)
+        for b in range(8)
+    ]
     (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     path = home / "resume.yaml"
     path.write_text(
@@ -63,13 +74,17 @@ evaluation: {{validation_examples: 2, test_examples: 2, max_new_tokens: 1}}
 
 KINDS = {
     "flame": [
-        "aggregation={name: flame}", "server_optimizer={name: momentum, beta: 0.5}",
-        "rescaling={name: learned}", "upload.name=int4",
+        "aggregation={name: flame}",
+        "server_optimizer={name: momentum, beta: 0.5}",
+        "rescaling={name: learned}",
+        "upload.name=int4",
     ],
     "scaffold": ["aggregation={name: scaffold}", "upload.name=int4"],
-    "fedbuff": ["aggregation={name: fedbuff, buffer_size: 2}",
-                f"devices={{high: {DEVICE}, low: {DEVICE}}}"],
-}  # fmt: skip
+    "fedbuff": [
+        "aggregation={name: fedbuff, buffer_size: 2}",
+        f"devices={{high: {DEVICE}, low: {DEVICE}}}",
+    ],
+}
 
 
 def in_child(job, *arguments):
@@ -117,8 +132,10 @@ def result(folder):
         import numpy as np
 
         counts = {k: v.tolist() for k, v in np.load(file).items()}
-    scores = [{k: v for k, v in s.items() if k not in WALL}
-              for s in json.loads((run / "scores.json").read_text())]  # fmt: skip
+    scores = [
+        {k: v for k, v in s.items() if k not in WALL}
+        for s in json.loads((run / "scores.json").read_text())
+    ]
     return told(run), counts, scores
 
 
@@ -264,8 +281,12 @@ def test_with_other_clients_or_tiers_it_cannot_go_on_even_if_told(config, tmp_pa
 @pytest.mark.parametrize("what", ["code", "model", "data", "libraries"])
 def test_changed_code_model_or_data_is_refused(config, tmp_path, what, monkeypatch):
     interrupted(config, tmp_path)
-    names = {"code": "identity.code_digest", "model": "prepare.frozen_digest",
-             "data": "identity._data", "libraries": "identity.version"}  # fmt: skip
+    names = {
+        "code": "identity.code_digest",
+        "model": "prepare.frozen_digest",
+        "data": "identity._data",
+        "libraries": "identity.version",
+    }
     monkeypatch.setattr(f"fedmoe.{names[what]}", lambda *_: "other")
     experiment = load_experiment(config, [f"simulation.folder={tmp_path}"])
     with pytest.raises(CheckpointError, match=f"changed since: .*{what}"):
@@ -286,7 +307,7 @@ def test_a_run_that_ended_with_another_model_is_not_taken_for_this_one(
     config, tmp_path, monkeypatch
 ):
     assert in_child(play, config, tmp_path, [], "auto") == 0
-    monkeypatch.setattr("fedmoe.prepare.frozen_digest", lambda *_: "other")
+    monkeypatch.setattr("fedmoe.runs.prepare.frozen_digest", lambda *_: "other")
     experiment = load_experiment(config, [f"simulation.folder={tmp_path}"])
     with pytest.raises(CheckpointError, match="changed since: model"):
         session.run(experiment, LiveTable(num_rounds=3, quiet=True), make_transport, "auto")
@@ -320,9 +341,5 @@ def test_a_folder_in_which_another_process_works_is_left_to_it(config, tmp_path)
     interrupted(config, tmp_path)
     prepared = prepare(load_experiment(config, [f"simulation.folder={tmp_path}"]))
     said = "another process is at work"
-    with (
-        alone_in(tmp_path / "run"),
-        pytest.raises(FedMoEError, match=said),
-        find(prepared, "auto"),
-    ):
+    with alone_in(tmp_path / "run"), pytest.raises(FedMoEError, match=said), find(prepared, "auto"):
         pass

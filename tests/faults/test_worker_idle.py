@@ -12,7 +12,8 @@ if sys.platform != "linux":
 
 import clients.worker
 from clients.worker import Worker
-from clients.worker_home import Home, node_of
+from clients.worker_home import Home
+from fedmoe.system.processes import node_of
 
 
 @pytest.fixture

@@ -16,10 +16,20 @@ def test_no_dependency_has_a_known_vulnerability():
     if audit is None:
         pytest.skip("NOT AUDITED: pip-audit is not installed; `pip install pip-audit`")
     done = subprocess.run(
-        [audit, "--format", "json", "--progress-spinner", "off", "--skip-editable",
-         "--path", next(p for p in sys.path if p.endswith("site-packages"))],
-        capture_output=True, text=True, timeout=SECONDS,
-    )  # fmt: skip
+        [
+            audit,
+            "--format",
+            "json",
+            "--progress-spinner",
+            "off",
+            "--skip-editable",
+            "--path",
+            next(p for p in sys.path if p.endswith("site-packages")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
     try:
         found = json.loads(done.stdout)["dependencies"]
     except ValueError:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import FedBuff
-from fedmoe.asynchronous import Buffered
+from fedmoe.messages.codec import Update
 from fedmoe.rounds import Member, ServerState, whole_state
-from fedmoe.wire import Update
+from fedmoe.runs.asynchronous import Buffered
 
 LAYOUT = Layout.of([("q.A", (1, 2), None), ("q.B", (2, 1), None)], 1, 1, 1, 1.0)
 
@@ -25,9 +25,14 @@ def state(version):
 def planner(seconds, concurrency, buffer_size, rounds, seed=0, availability=1.0):
     members = [Member(c, "t", 1, availability) for c in range(len(seconds))]
     return Buffered(
-        members, whole_state, lambda m, _: seconds[m.client], concurrency=concurrency,
-        buffer_size=buffer_size, num_rounds=rounds, seed=seed,
-    )  # fmt: skip
+        members,
+        whole_state,
+        lambda m, _: seconds[m.client],
+        concurrency=concurrency,
+        buffer_size=buffer_size,
+        num_rounds=rounds,
+        seed=seed,
+    )
 
 
 fleets = st.lists(st.integers(1, 50), min_size=2, max_size=8).flatmap(
@@ -94,8 +99,9 @@ def test_slow_clients_are_stale_and_rarely_reachable_ones_rarely_asked():
 @pytest.mark.parametrize(("staleness", "share"), [(0, 1.0), (3, 0.5)])
 def test_a_late_update_counts_less(staleness, share):
     delta = Adapter(LAYOUT, torch.ones(LAYOUT.size))
-    update = Update(1, 0, "t", 1, torch.ones(1), delta, torch.ones(1, 1).long(), 2, 1, 1, 1.0, 1.0,
-                    0.1, 0)  # fmt: skip
+    update = Update(
+        1, 0, "t", 1, torch.ones(1), delta, torch.ones(1, 1).long(), 2, 1, 1, 1.0, 1.0, 0.1, 0
+    )
     aged = FedBuff().aged(update, staleness)
     assert aged.delta.flat.eq(share).all()
     assert FedBuff(exponent=0).aged(update, staleness) is update

@@ -15,11 +15,26 @@ from fedmoe.budget.shape import Setting, Shape
 from fedmoe.budget.work import Work
 
 SHAPE = Shape(
-    num_layers=4, num_experts=16, top_k=4, hidden=256, width=128, vocabulary=4096, rank=8,
-    query=256, key=256, norms_queries=True, adapts_attention=True, element_bytes=4,
-    weight_bytes=33_899_520, adapter=524_288, dense=1_064_960, head=1_048_576, expert=393_216,
-    dense_lora=65_536, expert_lora=28_672,
-)  # fmt: skip
+    num_layers=4,
+    num_experts=16,
+    top_k=4,
+    hidden=256,
+    width=128,
+    vocabulary=4096,
+    rank=8,
+    query=256,
+    key=256,
+    norms_queries=True,
+    adapts_attention=True,
+    element_bytes=4,
+    weight_bytes=33_899_520,
+    adapter=524_288,
+    dense=1_064_960,
+    head=1_048_576,
+    expert=393_216,
+    dense_lora=65_536,
+    expert_lora=28_672,
+)
 WORK = Work(10, 8, 1, False, 4, 64, 16, 32, 8, bytes_down=10**6, bytes_up=10**6)
 CONSTANTS = Constants(fixed_bytes=4e7, slack=12.0, seconds_per_flop=3e-11, seconds_per_step=0.01)
 ROOM = Machine("m", 10**10, 10**10, False, 1, link=Link(1e6, 0.5e6, 0.1))
@@ -92,9 +107,16 @@ def test_then_by_int8_by_4_bits_by_offload_and_only_then_it_sits_out():
     assert (made.top_k, made.choice) == (0, None)
     said = [
         next(i for i, reason in enumerate(made.reasons) if reason.startswith(words))
-        for words in ("With k = 1", "A smaller", "Recomputation", "Frozen experts in int8, 0.01 GB",
-                      "Frozen experts in 4 bits", "Offload", "It sits out")
-    ]  # fmt: skip
+        for words in (
+            "With k = 1",
+            "A smaller",
+            "Recomputation",
+            "Frozen experts in int8, 0.01 GB",
+            "Frozen experts in 4 bits",
+            "Offload",
+            "It sits out",
+        )
+    ]
     assert said == sorted(said)
     assert "0.03 GB in place" not in made.reasons[said[3]]  # of 25 MB, int8 keeps 6.5
 
@@ -151,9 +173,8 @@ def test_loaded_weights_are_not_paid_twice_and_a_tier_may_cap_k():
 
 
 @given(
-    st.floats(0, 1e9), st.floats(0, 30), st.floats(0, 1), st.floats(1e-14, 1e-9),
-    st.integers(2, 32),
-)  # fmt: skip
+    st.floats(0, 1e9), st.floats(0, 30), st.floats(0, 1), st.floats(1e-14, 1e-9), st.integers(2, 32)
+)
 def test_calibration_finds_the_constants_that_made_the_samples(fixed, slack, each, rate, batch):
     truth = Constants(fixed, slack, rate, each)
     longest = Setting(4, batch, 64, 16)
@@ -197,7 +218,8 @@ def test_settings_are_measured_in_turns_and_the_medians_taken():
     found = measure_in_turns(take, settings, turns=3)
     assert calls == [1, 2, 1, 2, 1, 2]
     assert [(s.setting, s.peak_bytes, s.seconds) for s in found] == [
-        (settings[0], 20, 4.0), (settings[1], 40, 4.0),
-    ]  # fmt: skip
+        (settings[0], 20, 4.0),
+        (settings[1], 40, 4.0),
+    ]
     calls.clear()
     assert len(measure_in_turns(take, settings, turns=3, seconds=0.0)) == len(calls) == 2

@@ -33,33 +33,42 @@ def test_without_control_groups_the_kernel_decides(tree):
 
 def test_version_2_counts_idle_cache_as_free_and_takes_the_tightest_group(tree):
     top = "sys/fs/cgroup"
-    root = tree(**{
-        "proc/self/cgroup": "0::/slice/pod\n",
-        f"{top}/slice/memory.max": f"{2 * GB}\n", f"{top}/slice/memory.current": f"{1 * GB}\n",
-        f"{top}/slice/memory.stat": "anon 1\ninactive_file 200000000\n",
-        f"{top}/slice/pod/memory.max": "max\n", f"{top}/slice/pod/memory.current": "5\n",
-    })  # fmt: skip
+    root = tree(
+        **{
+            "proc/self/cgroup": "0::/slice/pod\n",
+            f"{top}/slice/memory.max": f"{2 * GB}\n",
+            f"{top}/slice/memory.current": f"{1 * GB}\n",
+            f"{top}/slice/memory.stat": "anon 1\ninactive_file 200000000\n",
+            f"{top}/slice/pod/memory.max": "max\n",
+            f"{top}/slice/pod/memory.current": "5\n",
+        }
+    )
     assert main_memory(root) == (1_200_000_000, 2 * GB)
 
 
 def test_inside_a_container_the_mount_is_the_group_itself(tree):
-    root = tree(**{
-        "proc/self/cgroup": "0::/host/path/that/is/not/here\n",
-        "sys/fs/cgroup/memory.max": f"{GB}\n", "sys/fs/cgroup/memory.current": f"{GB // 4}\n",
-    })  # fmt: skip
+    root = tree(
+        **{
+            "proc/self/cgroup": "0::/host/path/that/is/not/here\n",
+            "sys/fs/cgroup/memory.max": f"{GB}\n",
+            "sys/fs/cgroup/memory.current": f"{GB // 4}\n",
+        }
+    )
     assert main_memory(root) == (750_000_000, GB)
 
 
 def test_version_1_has_names_of_its_own_and_an_absent_limit_is_a_huge_number(tree):
     top = "sys/fs/cgroup/memory"
-    root = tree(**{
-        "proc/self/cgroup": "4:memory:/a\n1:cpu,cpuacct:/a\n",
-        f"{top}/memory.limit_in_bytes": "9223372036854771712\n",
-        f"{top}/memory.usage_in_bytes": "77\n",
-        f"{top}/a/memory.limit_in_bytes": f"{3 * GB}\n",
-        f"{top}/a/memory.usage_in_bytes": f"{4 * GB}\n",
-        f"{top}/a/memory.stat": "inactive_file 5\ntotal_inactive_file 500000000\n",
-    })  # fmt: skip
+    root = tree(
+        **{
+            "proc/self/cgroup": "4:memory:/a\n1:cpu,cpuacct:/a\n",
+            f"{top}/memory.limit_in_bytes": "9223372036854771712\n",
+            f"{top}/memory.usage_in_bytes": "77\n",
+            f"{top}/a/memory.limit_in_bytes": f"{3 * GB}\n",
+            f"{top}/a/memory.usage_in_bytes": f"{4 * GB}\n",
+            f"{top}/a/memory.stat": "inactive_file 5\ntotal_inactive_file 500000000\n",
+        }
+    )
     assert main_memory(root) == (0, 3 * GB)
 
 
@@ -69,11 +78,14 @@ def test_a_quota_of_processor_time_limits_threads(tree):
     assert num_threads(tree(**{"sys/fs/cgroup/cpu.max": "max 100000\n"})) == unlimited
     assert num_threads(tree(**{"sys/fs/cgroup/cpu.max": "100000 100000\n"})) == 1
     assert num_threads(tree(**{"sys/fs/cgroup/cpu.max": "50000 100000\n"})) == 1
-    root = tree(**{
-        "proc/self/cgroup": "1:cpu,cpuacct:/\n", "sys/fs/cgroup/cpu.max": "",
-        "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n",
-        "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
-    })  # fmt: skip
+    root = tree(
+        **{
+            "proc/self/cgroup": "1:cpu,cpuacct:/\n",
+            "sys/fs/cgroup/cpu.max": "",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        }
+    )
     assert num_threads(root) == 1
 
 
@@ -88,9 +100,11 @@ def test_this_machine_has_something(tmp_path):
 
 def test_a_gpu_is_asked_and_what_torch_holds_unused_counts_as_free(tmp_path, monkeypatch):
     for name, value in {
-        "mem_get_info": (10 * GB, 24 * GB), "memory_reserved": 3 * GB, "memory_allocated": 2 * GB,
+        "mem_get_info": (10 * GB, 24 * GB),
+        "memory_reserved": 3 * GB,
+        "memory_allocated": 2 * GB,
         "get_device_name": "card",
-    }.items():  # fmt: skip
+    }.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     machine = probe(torch.device("cuda"), folder=tmp_path)
     assert (machine.label, machine.free_bytes, machine.total_bytes) == ("card", 11 * GB, 24 * GB)

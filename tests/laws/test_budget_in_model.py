@@ -20,9 +20,12 @@ from fedmoe.training.client import mean_loss, response_loss
 
 FAMILIES = ["olmoe", "mixtral", "qwen3_moe"]
 RESCALINGS = [
-    NoRescaling(), StaticRescaling(), StaticRescaling(by="mass"), LearnedRescaling(),
+    NoRescaling(),
+    StaticRescaling(),
+    StaticRescaling(by="mass"),
+    LearnedRescaling(),
     LearnedRescaling(start="ratio"),
-]  # fmt: skip
+]
 IDS = torch.randint(2, 64, (3, 10), generator=torch.Generator().manual_seed(0))
 ALL = torch.ones_like(IDS, dtype=torch.bool)
 

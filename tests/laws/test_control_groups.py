@@ -9,15 +9,30 @@ from fedmoe.budget.plan import plan_for
 from fedmoe.budget.probe import Machine
 from fedmoe.budget.shape import Shape
 from fedmoe.budget.work import Work
-from fedmoe.cgroups import oom_events, oom_kills
+from fedmoe.system.control_groups import oom_events, oom_kills
 
 TOP = "sys/fs/cgroup"
 SHAPE = Shape(
-    num_layers=4, num_experts=16, top_k=4, hidden=256, width=128, vocabulary=4096, rank=8,
-    query=256, key=256, norms_queries=True, adapts_attention=True, element_bytes=4,
-    weight_bytes=33_899_520, adapter=524_288, dense=1_064_960, head=1_048_576, expert=393_216,
-    dense_lora=65_536, expert_lora=28_672,
-)  # fmt: skip
+    num_layers=4,
+    num_experts=16,
+    top_k=4,
+    hidden=256,
+    width=128,
+    vocabulary=4096,
+    rank=8,
+    query=256,
+    key=256,
+    norms_queries=True,
+    adapts_attention=True,
+    element_bytes=4,
+    weight_bytes=33_899_520,
+    adapter=524_288,
+    dense=1_064_960,
+    head=1_048_576,
+    expert=393_216,
+    dense_lora=65_536,
+    expert_lora=28_672,
+)
 WORK = Work(10, 8, 1, False, 4, 64, 16, 32, 8)
 
 
@@ -43,10 +58,13 @@ def tree(tmp_path):
     ],
 )
 def test_kills_are_counted_in_the_innermost_group_of_the_process(tree, group, path):
-    root = tree({
-        "proc/7/cgroup": group, "proc/8/cgroup": "0::/elsewhere\n",
-        path: "oom_kill_disable 0\nunder_oom 0\noom 9\noom_kill 3\n",
-    })  # fmt: skip
+    root = tree(
+        {
+            "proc/7/cgroup": group,
+            "proc/8/cgroup": "0::/elsewhere\n",
+            path: "oom_kill_disable 0\nunder_oom 0\noom 9\noom_kill 3\n",
+        }
+    )
     events = oom_events(7, root)
     assert events == root / path
     assert oom_kills(events) == 3

@@ -8,9 +8,9 @@ from typing import get_args
 import pytest
 
 from fedmoe.data.examples import Example, check_disjoint, prompt_key
-from fedmoe.data.home_assistant import HomeAssistant, read_response, write_response
-from fedmoe.data.home_domains import Domain
-from fedmoe.data.home_words import WORDS
+from fedmoe.data.home_assistant.dataset import HomeAssistant, read_response, write_response
+from fedmoe.data.home_assistant.domains import Domain
+from fedmoe.data.home_assistant.words import WORDS
 from fedmoe.errors import DataError
 
 WRITTEN_OTHERWISE = {"answer", "domain", "device_class", "state", "media_class", "fan_mode"}

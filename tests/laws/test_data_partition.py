@@ -9,15 +9,7 @@ from hypothesis import strategies as st
 
 from fedmoe.data.examples import Example
 from fedmoe.data.manifest import manifest, manifest_table
-from fedmoe.data.partition import (
-    Dirichlet,
-    Iid,
-    Natural,
-    Partition,
-    Quantity,
-    Shards,
-    partition,
-)
+from fedmoe.data.partition import Dirichlet, Iid, Natural, Partition, Quantity, Shards, partition
 from fedmoe.errors import DataError
 
 MEMBERS = Partition.__args__

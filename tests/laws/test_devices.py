@@ -14,32 +14,36 @@ from rich.console import Console
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import Flame
 from fedmoe.budget import Levels, Tier
+from fedmoe.cli.check_plan import memory_warnings
 from fedmoe.config import Experiment
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
 from fedmoe.devices import Device
 from fedmoe.devices.clock import client_time, probe_tokens, virtual_bytes_up, virtual_time
 from fedmoe.evaluation.evaluate import EvaluationSettings
-from fedmoe.expected import expected_time
+from fedmoe.messages.codec import Failure, Task, Update, pack_update, unpack_update
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
-from fedmoe.prepare import prepare
-from fedmoe.record import Recorder
+from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import read_ledger
 from fedmoe.rounds import Member, ServerState, plan_round, run_rounds
+from fedmoe.runs.expected import expected_time
+from fedmoe.runs.local.in_process import InProcess
+from fedmoe.runs.prepare import prepare
+from fedmoe.runs.recorder import Recorder
 from fedmoe.seeds import numpy_rng
 from fedmoe.training import client as training_client
 from fedmoe.training.settings import Training
-from fedmoe.wire import Failure, Task, Update, pack_update, unpack_update
-from simulations.live import LiveTable
-from simulations.plan import memory_warnings
-from simulations.transports import InProcess
 
 LAYOUT = Layout.of([("a.A", (2, 3), 0), ("q.A", (4,), None)], 1, 2, 1, 1.0)
 DEVICE = Device(
-    peak_flops=8e9, utilisation=0.5, memory_bytes=10**9, downlink_bytes_per_second=1e6,
-    uplink_bytes_per_second=2.5e5, latency_seconds=0.25,
-)  # fmt: skip
+    peak_flops=8e9,
+    utilisation=0.5,
+    memory_bytes=10**9,
+    downlink_bytes_per_second=1e6,
+    uplink_bytes_per_second=2.5e5,
+    latency_seconds=0.25,
+)
 amounts = st.floats(0, 1e15)
 
 
@@ -78,10 +82,21 @@ def test_how_long_the_simulation_took_does_not_reach_the_clock(seconds, loss, pe
     counts = torch.tensor([[4, 6]])
     task = Task(1, 0, "all", 1, torch.ones(1), first_state().adapter)
     plain = Update(
-        round=1, client=0, tier="all", top_k=1, rescaler=torch.ones(1), delta=task.adapter,
-        counts=counts, examples=2, tokens=10, steps=1, loss_before=1.0, loss_after=1.0, seconds=1.0,
+        round=1,
+        client=0,
+        tier="all",
+        top_k=1,
+        rescaler=torch.ones(1),
+        delta=task.adapter,
+        counts=counts,
+        examples=2,
+        tokens=10,
+        steps=1,
+        loss_before=1.0,
+        loss_after=1.0,
+        seconds=1.0,
         peak_bytes=1,
-    )  # fmt: skip
+    )
     other = replace(plain, seconds=seconds, loss_after=loss, peak_bytes=peak)
     sizes = [unpack_update(pack_update(u), LAYOUT, task) for u in (plain, other)]
     assert virtual_bytes_up(sizes[0]) == virtual_bytes_up(sizes[1])
@@ -127,9 +142,15 @@ def test_a_round_with_nobody_there_is_empty_and_the_run_goes_on():
         return iter([Failure(t.round, t.client, "off") for t in tasks])
 
     state = run_rounds(
-        first_state(), members_of(1e-9, 1e-9), Flame(), transport, [live], num_rounds=3,
-        clients_per_round=2, seed=0,
-    )  # fmt: skip
+        first_state(),
+        members_of(1e-9, 1e-9),
+        Flame(),
+        transport,
+        [live],
+        num_rounds=3,
+        clients_per_round=2,
+        seed=0,
+    )
     assert (state.round, heard) == (3, [0, 0, 0])
     assert "round 2/3: 0 of 0 clients" in shown.getvalue()
     assert state.adapter.digest() == first_state().adapter.digest()
@@ -143,12 +164,17 @@ def experiment(tiny_folder, tmp_path_factory):
     path.write_text("\n".join(map(json.dumps, rows)))
     slow = replace(DEVICE, peak_flops=1e8, label="slow")
     return Experiment(
-        seed=3, rounds=2, model=ModelSettings(path=str(tiny_folder)),
-        adapter=AdapterSettings(rank=2), data=LocalFiles(path=str(path)),
-        partition=Iid(num_clients=4), budget=Levels(tiers={"a": Tier(top_k=4), "b": Tier(top_k=1)}),
-        devices={"a": DEVICE, "b": slow}, evaluation=EvaluationSettings(every=0),
+        seed=3,
+        rounds=2,
+        model=ModelSettings(path=str(tiny_folder)),
+        adapter=AdapterSettings(rank=2),
+        data=LocalFiles(path=str(path)),
+        partition=Iid(num_clients=4),
+        budget=Levels(tiers={"a": Tier(top_k=4), "b": Tier(top_k=1)}),
+        devices={"a": DEVICE, "b": slow},
+        evaluation=EvaluationSettings(every=0),
         training=Training(steps=2, batch_size=3, probe_examples=4),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +186,15 @@ def ledger_of(prepared, folder):
     folder.mkdir()
     recorder = Recorder(folder, prepared)
     run_rounds(
-        prepared.first_state(), prepared.members, prepared.experiment.aggregation,
-        InProcess(prepared), [recorder], num_rounds=2, clients_per_round=4, seed=3,
-    )  # fmt: skip
+        prepared.first_state(),
+        prepared.members,
+        prepared.experiment.aggregation,
+        InProcess(prepared),
+        [recorder],
+        num_rounds=2,
+        clients_per_round=4,
+        seed=3,
+    )
     recorder.close()
     return read_ledger(folder / "ledger.jsonl")
 
@@ -232,7 +264,7 @@ def test_the_probes_are_counted_as_training_runs_them(prepared, monkeypatch):
 
 
 def test_the_plan_expects_what_a_run_then_takes(prepared, tmp_path):
-    from fedmoe.record import tier_costs
+    from fedmoe.runs.recorder import tier_costs
 
     lines = [x for x in ledger_of(prepared, tmp_path / "run") if x["kind"] == "client"]
     for tier, price in tier_costs(prepared).items():

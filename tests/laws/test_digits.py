@@ -7,6 +7,7 @@ import torch
 
 pytest.importorskip("sklearn", reason="the extra `vision` is not installed")
 
+from fedmoe.base_models.pretraining.vision import Base, accuracy, encoded, trained_dense
 from fedmoe.data.digits import Digits, all_digits, of_pretraining
 from fedmoe.data.text import TextSettings, tokenize
 from fedmoe.errors import DataError
@@ -14,7 +15,6 @@ from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.rescaling import NoRescaling
 from fedmoe.models.tasks.image import Pixels, as_images
 from fedmoe.models.vit import SparseMLP, SparseViT, upcycled
-from fedmoe.pretraining.vision import Base, accuracy, encoded, trained_dense
 
 QUICK = Base(steps=8, batch_size=16, num_experts=4, top_k=2)
 

@@ -12,9 +12,9 @@ from fedmoe.errors import ModelError
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.families import FAMILIES
-from fedmoe.models.frozen import weights_of
 from fedmoe.models.gating import NoisyTopKGating
-from fedmoe.models.meta import meta_model
+from fedmoe.models.memory.frozen import weights_of
+from fedmoe.models.memory.meta import meta_model
 from fedmoe.models.rescaling import NoRescaling
 
 

@@ -9,8 +9,10 @@ import torch
 
 from fedmoe.adapter import Adapter
 from fedmoe.data.text import Tokens
-from fedmoe.door import Limits, check_counts
 from fedmoe.errors import ModelError, WireError
+from fedmoe.export.peft import export
+from fedmoe.messages.codec import Task, pack_update, unpack_update
+from fedmoe.messages.validation import Limits, check_counts
 from fedmoe.models import experts
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.gating import (
@@ -26,11 +28,9 @@ from fedmoe.models.gating import (
 )
 from fedmoe.models.gating.outputs import responses
 from fedmoe.models.gating.rule import Call
-from fedmoe.models.peft_export import export
 from fedmoe.models.rescaling import NoRescaling
 from fedmoe.training.client import train_client
 from fedmoe.training.settings import Training
-from fedmoe.wire import Task, pack_update, unpack_update
 
 MEMBERS = get_args(get_args(Gating)[0])
 EXPERTS, FULL = 8, 4

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers.models.olmoe.modeling_olmoe import load_balancing_loss_func
 
+from fedmoe.base_models.pretraining import train
+from fedmoe.base_models.pretraining.card import card
+from fedmoe.base_models.pretraining.recipe import ModelShape, Pretrain
+from fedmoe.base_models.pretraining.train import Trainer
 from fedmoe.models.gating import CompetitionGating, Gating, NoisyTopKGating, Top1Gating
-from fedmoe.pretraining import train
-from fedmoe.pretraining.card import card
-from fedmoe.pretraining.recipe import ModelShape, Pretrain
-from fedmoe.pretraining.train import Trainer
 from fedmoe.training.router_losses import RouterLosses, RouterTraining
 
 MEMBERS = get_args(get_args(Gating)[0])
@@ -133,9 +133,13 @@ def test_the_load_that_is_logged_is_what_the_gating_chose(trainer_for):
 
 def test_the_card_names_gating_and_losses(trainer_for):
     facts = {
-        "parameters": 1, "tokens_seen": 1, "seconds": 1, "sources": {}, "validation_loss": 1.0,
+        "parameters": 1,
+        "tokens_seen": 1,
+        "seconds": 1,
+        "sources": {},
+        "validation_loss": 1.0,
         "expert_load": [[0.5, 0.5]],
-    }  # fmt: skip
+    }
     usual, other = (
         card(facts | {"recipe": asdict(trainer_for(**given).recipe)}, [])
         for given in ({}, {"gating": Top1Gating(), "losses": RouterLosses()})

@@ -15,18 +15,24 @@ from fedmoe.budget.work import Work
 from fedmoe.config import load_experiment
 from fedmoe.config.schema import Experiment
 from fedmoe.errors import ConfigError
-from fedmoe.models import frozen
-from fedmoe.models.frozen import forms_of
-from fedmoe.models.held import Elsewhere, Frozen
-from fedmoe.prepare import prepare
-from fedmoe.session import _evaluate
-from fedmoe.wire import Task, pack_task
+from fedmoe.messages.codec import Task, pack_task
+from fedmoe.models.memory import frozen
+from fedmoe.models.memory.frozen import forms_of
+from fedmoe.models.memory.held import Elsewhere, Frozen
+from fedmoe.runs.prepare import prepare
+from fedmoe.runs.session import _evaluate
 
 QUICKSTART = Path(__file__).parents[2] / "configs/quickstart.yaml"
 IDS = torch.randint(2, 64, (3, 10), generator=torch.Generator().manual_seed(0))
 VALID = torch.ones_like(IDS, dtype=torch.bool)
-SMALL = ["data.per_domain=20", "evaluation.validation_examples=2", "evaluation.test_examples=4",
-         "training.steps=1", "training.batch_size=2", "evaluation.max_new_tokens=2"]  # fmt: skip
+SMALL = [
+    "data.per_domain=20",
+    "evaluation.validation_examples=2",
+    "evaluation.test_examples=4",
+    "training.steps=1",
+    "training.batch_size=2",
+    "evaluation.max_new_tokens=2",
+]
 
 
 def logits_of(model):
@@ -128,9 +134,14 @@ def test_what_a_plan_settles_on_becomes_the_tiers_own(tiny_model):
     option = Option(2, work, memory(shape, work.setting(2, longest=True), Constants()), 1.0, 0.0)
     levels = Auto().fixed({"full": Plan((option,), option, 1e9, ())}, 4)
     assert levels.tiers["full"] == Tier(
-        top_k=2, share=1.0, batch_size=1, accumulation=1, recompute=True, frozen="int4",
+        top_k=2,
+        share=1.0,
+        batch_size=1,
+        accumulation=1,
+        recompute=True,
+        frozen="int4",
         offload=True,
-    )  # fmt: skip
+    )
 
 
 def test_what_a_tier_costs_goes_by_its_form(tiny_model):

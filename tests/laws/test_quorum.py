@@ -12,8 +12,8 @@ from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import Flame
 from fedmoe.config import Experiment
 from fedmoe.errors import FedMoEError
+from fedmoe.messages.codec import Failure, Update
 from fedmoe.rounds import Member, ServerState, check_quorum, run_rounds
-from fedmoe.wire import Failure, Update
 
 LAYOUT = Layout.of([("a.A", (2, 3), 0), ("q.A", (4,), None)], 1, 2, 1, 1.0)
 MEMBERS = [Member(client, "t", 1) for client in range(7)]
@@ -23,10 +23,21 @@ def update_for(task):
     generator = torch.Generator().manual_seed(100 * task.round + task.client)
     delta = Adapter(LAYOUT, torch.randn(LAYOUT.size, generator=generator))
     return Update(
-        round=task.round, client=task.client, tier="t", top_k=1, rescaler=task.rescaler,
-        delta=delta, counts=torch.tensor([[4, 6]]), examples=1, tokens=10, steps=1,
-        loss_before=1.0, loss_after=1.0, seconds=1.0, peak_bytes=1,
-    )  # fmt: skip
+        round=task.round,
+        client=task.client,
+        tier="t",
+        top_k=1,
+        rescaler=task.rescaler,
+        delta=delta,
+        counts=torch.tensor([[4, 6]]),
+        examples=1,
+        tokens=10,
+        steps=1,
+        loss_before=1.0,
+        loss_after=1.0,
+        seconds=1.0,
+        peak_bytes=1,
+    )
 
 
 class Listener:
@@ -53,9 +64,16 @@ def run(failing, quorum, listener=None, rounds=2):
 
     state = ServerState(0, Adapter(LAYOUT, torch.zeros(LAYOUT.size)), {"t": torch.ones(1)})
     return run_rounds(
-        state, MEMBERS, Flame(), transport, [listener] if listener else [], num_rounds=rounds,
-        clients_per_round=7, seed=0, quorum=quorum,
-    )  # fmt: skip
+        state,
+        MEMBERS,
+        Flame(),
+        transport,
+        [listener] if listener else [],
+        num_rounds=rounds,
+        clients_per_round=7,
+        seed=0,
+        quorum=quorum,
+    )
 
 
 @settings(max_examples=12, deadline=None)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from uploads import COUNTS, LAYOUT, counts_of, deltas_of, task_for, update_of
 
 from fedmoe.adapter import Adapter
-from fedmoe.compression import Bf16, Int4, Int8, TopK
 from fedmoe.errors import CheckpointError, WireError
-from fedmoe.kept import read_kept, write_kept
-from fedmoe.residuals import pack_with_residual
-from fedmoe.wire import unpack_update
+from fedmoe.messages.codec import unpack_update
+from fedmoe.messages.compression import Bf16, Int4, Int8, TopK
+from fedmoe.runs.client_state import read_kept, write_kept
+from fedmoe.runs.residuals import pack_with_residual
 
 SETTINGS = [Bf16(error_feedback=True), Int8(error_feedback=True), Int4(), TopK(share=0.2)]
 every_setting = pytest.mark.parametrize("upload", SETTINGS, ids=lambda upload: upload.name)

@@ -18,14 +18,14 @@ from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
 from fedmoe.data.text import TextSettings
 from fedmoe.errors import DataError, FedMoEError
+from fedmoe.messages.codec import Failure, Update
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.rescaling import LearnedRescaling
-from fedmoe.prepare import _evaluation_sets, prepare
 from fedmoe.rounds import Member, ServerState, finish_round, plan_round, run_rounds
+from fedmoe.runs.local.in_process import InProcess, Pool
+from fedmoe.runs.prepare import _evaluation_sets, prepare
 from fedmoe.training.settings import Training
-from fedmoe.wire import Failure, Update
-from simulations.transports import InProcess, Pool
 
 LAYOUT = Layout.of([("a.A", (2, 3), 0), ("q.A", (4,), None)], 1, 2, 1, 1.0)
 MEMBERS = [Member(client, "low" if client % 2 else "high", 1 + client % 2) for client in range(9)]
@@ -42,11 +42,21 @@ def update_for(task, **changes):
     delta = Adapter(LAYOUT, torch.randn(LAYOUT.size, generator=generator))
     counts = torch.tensor([[5, 7 - 2 * (task.top_k == 1)]])
     fields = {
-        "round": task.round, "client": task.client, "tier": task.tier, "top_k": task.top_k,
-        "rescaler": task.rescaler + task.client, "delta": delta, "counts": counts,
-        "examples": 1 + task.client, "tokens": 10, "steps": 1, "loss_before": 1.0,
-        "loss_after": 1.0, "seconds": 1.0, "peak_bytes": 1,
-    }  # fmt: skip
+        "round": task.round,
+        "client": task.client,
+        "tier": task.tier,
+        "top_k": task.top_k,
+        "rescaler": task.rescaler + task.client,
+        "delta": delta,
+        "counts": counts,
+        "examples": 1 + task.client,
+        "tokens": 10,
+        "steps": 1,
+        "loss_before": 1.0,
+        "loss_after": 1.0,
+        "seconds": 1.0,
+        "peak_bytes": 1,
+    }
     return Update(**(fields | changes))
 
 
@@ -68,9 +78,15 @@ class Listener:
 
 def loop(transport, *, num_rounds=2, clients_per_round=4, seed=0, state=None, observers=()):
     return run_rounds(
-        state or first_state(), MEMBERS, Flame(), transport, observers, num_rounds=num_rounds,
-        clients_per_round=clients_per_round, seed=seed,
-    )  # fmt: skip
+        state or first_state(),
+        MEMBERS,
+        Flame(),
+        transport,
+        observers,
+        num_rounds=num_rounds,
+        clients_per_round=clients_per_round,
+        seed=seed,
+    )
 
 
 @given(st.integers(0, 2**40), st.integers(0, 500), st.integers(1, 12), st.randoms())
@@ -171,19 +187,30 @@ def experiment(tiny_folder, tmp_path_factory):
     rows = [{"prompt": f"say {'la ' * (i % 5)}{i}", "response": f"ok {i}"} for i in range(40)]
     path.write_text("\n".join(map(json.dumps, rows)))
     return Experiment(
-        seed=3, rounds=2, clients_per_round=3, model=ModelSettings(path=str(tiny_folder)),
-        adapter=AdapterSettings(rank=2), rescaling=LearnedRescaling(),
-        data=LocalFiles(path=str(path)), partition=Iid(num_clients=4),
+        seed=3,
+        rounds=2,
+        clients_per_round=3,
+        model=ModelSettings(path=str(tiny_folder)),
+        adapter=AdapterSettings(rank=2),
+        rescaling=LearnedRescaling(),
+        data=LocalFiles(path=str(path)),
+        partition=Iid(num_clients=4),
         budget=Levels(tiers={"high": Tier(top_k=4), "low": Tier(top_k=1)}),
         training=Training(steps=2, batch_size=3, probe_examples=3),
-    )  # fmt: skip
+    )
 
 
 def run(prepared, transport):
     return run_rounds(
-        prepared.first_state(), prepared.members, prepared.experiment.aggregation, transport, [],
-        num_rounds=2, clients_per_round=3, seed=prepared.experiment.seed,
-    )  # fmt: skip
+        prepared.first_state(),
+        prepared.members,
+        prepared.experiment.aggregation,
+        transport,
+        [],
+        num_rounds=2,
+        clients_per_round=3,
+        seed=prepared.experiment.seed,
+    )
 
 
 def fingerprint(state):

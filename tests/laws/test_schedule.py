@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmoe.crew import Schedule
 from fedmoe.data.text import Tokens
-from fedmoe.expected import expected_tokens
+from fedmoe.runs.expected import expected_tokens
+from fedmoe.runs.local.schedule import TimeModel, longest_first
+from fedmoe.runs.workers import Schedule
 from fedmoe.training.settings import Training
-from simulations.schedule import TimeModel, longest_first
 
 SECONDS = st.lists(st.integers(1, 20), min_size=1, max_size=7)
 
@@ -27,10 +27,12 @@ def makespan(seconds, order, workers):
 def best_makespan(seconds, workers):
     """By trying every way to share the jobs out."""
     return min(
-        max(sum(s for s, w in zip(seconds, owners, strict=True) if w == worker)
-            for worker in range(workers))
+        max(
+            sum(s for s, w in zip(seconds, owners, strict=True) if w == worker)
+            for worker in range(workers)
+        )
         for owners in product(range(workers), repeat=len(seconds))
-    )  # fmt: skip
+    )
 
 
 @given(SECONDS, st.integers(1, 3))

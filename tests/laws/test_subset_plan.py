@@ -12,13 +12,13 @@ from fedmoe.budget.plan import options, plan_for, subsets
 from fedmoe.budget.probe import Machine
 from fedmoe.budget.shape import Setting, shape_of
 from fedmoe.budget.work import Work
+from fedmoe.cli.budget_show import _choice
 from fedmoe.config.schema import Experiment
 from fedmoe.data.text import Tokens
 from fedmoe.models.gating import TopPGating
-from fedmoe.models.subset import Subset
-from fedmoe.subsets import possible
+from fedmoe.models.memory.subset import Subset
+from fedmoe.runs.subsets import possible
 from fedmoe.training.trial import trial_steps
-from simulations.budget_show import _choice
 
 WORK = Work(10, 8, 1, True, 4, 64, 16, 32, 8)
 CONSTANTS = Constants(fixed_bytes=1e5, seconds_per_flop=3e-11, seconds_per_restored={"int4": 1e-9})
@@ -50,8 +50,13 @@ def test_subsets_come_after_4_bits_and_before_offload_the_larger_first(shape):
     int4 = replace(WORK, frozen="int4")
     tried = [*subsets(shape, ("merge", "drop"))]
     assert [(s.keep, s.left_out) for s in tried] == [
-        (6, "merge"), (6, "drop"), (4, "merge"), (4, "drop"), (2, "merge"), (2, "drop"),
-    ]  # fmt: skip
+        (6, "merge"),
+        (6, "drop"),
+        (4, "merge"),
+        (4, "drop"),
+        (2, "merge"),
+        (2, "drop"),
+    ]
     rungs = [int4, *(replace(int4, subset=s) for s in tried), replace(WORK, offload=True)]
     # At the smallest micro-batch, or a smaller one of the rung before would do.
     rungs = [replace(rung.with_batch(1), accumulation=8) for rung in rungs]
@@ -60,8 +65,10 @@ def test_subsets_come_after_4_bits_and_before_offload_the_larger_first(shape):
     for rung, needed in zip(rungs, needs, strict=True):
         chosen = plan(shape, needed / 0.9 + 2).choice.work
         assert (chosen.frozen, chosen.subset, chosen.offload) == (
-            rung.frozen, rung.subset, rung.offload,
-        )  # fmt: skip
+            rung.frozen,
+            rung.subset,
+            rung.offload,
+        )
     made = plan(shape, needs[4] / 0.9 + 2)
     said = [i for i, reason in enumerate(made.reasons) if reason.startswith("A subset of 6 of 8")]
     assert "the others merged into one" in made.reasons[said[0]]
@@ -100,9 +107,9 @@ def test_a_planned_subset_becomes_the_tiers_own(shape):
 def test_predicted_bytes_are_those_that_are_held(tiny_model, monkeypatch, form, subset):
     """On the path of a GPU, with a processor in its place and a copy in place of pinned memory."""
     made = tiny_model(hidden_size=64, intermediate_size=128, num_experts_per_tok=2)
-    monkeypatch.setattr("fedmoe.models.frozen.pinned", lambda w: w.detach().clone())
+    monkeypatch.setattr("fedmoe.models.memory.frozen.pinned", lambda w: w.detach().clone())
     monkeypatch.setattr(made.frozen, "on_gpu", True)
-    monkeypatch.setattr("fedmoe.models.held.Quantised.is_elsewhere", True)
+    monkeypatch.setattr("fedmoe.models.memory.held.Quantised.is_elsewhere", True)
     shape = shape_of(made)
     made.frozen.hold({form: True})
     made.kept.keep(COUNTS, subset)
@@ -141,8 +148,9 @@ def test_what_a_tier_costs_goes_by_its_subset(model, shape):
     full, some = cost(*args), cost(*args, subset=MERGE)
     assert full.memory_bytes - some.memory_bytes == shape.experts_bytes("full") // 8
     assert (some.expert_bytes, full.expert_bytes) == (
-        shape.experts_bytes("full", MERGE), shape.experts_bytes("full"),
-    )  # fmt: skip
+        shape.experts_bytes("full", MERGE),
+        shape.experts_bytes("full"),
+    )
     assert some.bytes_up - full.bytes_up == 8 * 2
     assert cost(*args, subset=DROP).bytes_up == full.bytes_up
 

@@ -9,25 +9,33 @@ import torch
 from fedmoe.adapter import initial_adapter
 from fedmoe.budget import Tier
 from fedmoe.config import load_experiment
-from fedmoe.door import Limits, check_counts
 from fedmoe.errors import ConfigError, WireError
-from fedmoe.models.subset import Subset
-from fedmoe.prepare import prepare
+from fedmoe.messages.codec import Task, Update, pack_task, pack_update
+from fedmoe.messages.validation import Limits, check_counts
+from fedmoe.models.memory.subset import Subset
 from fedmoe.rounds import finish_round, plan_round
+from fedmoe.runs.local.in_process import InProcess, Pool
+from fedmoe.runs.prepare import prepare
+from fedmoe.runs.session import _evaluate
 from fedmoe.seeds import generator
-from fedmoe.session import _evaluate
-from fedmoe.wire import Task, Update, pack_task, pack_update
-from simulations.transports import InProcess, Pool
 
 QUICKSTART = Path(__file__).parents[2] / "configs/quickstart.yaml"
-SMALL = ["data.per_domain=20", "evaluation.validation_examples=2", "evaluation.test_examples=4",
-         "training.steps=2", "training.batch_size=2", "evaluation.max_new_tokens=2",
-         "clients_per_round=8", "training.probe_examples=2"]  # fmt: skip
+SMALL = [
+    "data.per_domain=20",
+    "evaluation.validation_examples=2",
+    "evaluation.test_examples=4",
+    "training.steps=2",
+    "training.batch_size=2",
+    "evaluation.max_new_tokens=2",
+    "clients_per_round=8",
+    "training.probe_examples=2",
+]
 TIERS = {
-    "high": {}, "medium": {"subset": {"keep": 3}},
+    "high": {},
+    "medium": {"subset": {"keep": 3}},
     "low": {"subset": {"keep": 3, "left_out": "merge", "profile": "int8"}},
     "lowest": {"subset": {"keep": 2, "left_out": "merge"}, "frozen": "int8"},
-}  # fmt: skip
+}
 
 
 def made(folder, tiers=None, *more):
@@ -52,10 +60,15 @@ def task_of(run, tier, round=1, top_k=2):
 
 
 def test_a_subset_of_all_is_no_subset_to_the_bit(tiny_folder, run):
-    other = made(tiny_folder, {
-        "high": {}, "medium": {"subset": {"keep": 8}},
-        "low": {"subset": {"keep": 8, "left_out": "merge"}}, "lowest": {},
-    })  # fmt: skip
+    other = made(
+        tiny_folder,
+        {
+            "high": {},
+            "medium": {"subset": {"keep": 8}},
+            "low": {"subset": {"keep": 8, "left_out": "merge"}},
+            "lowest": {},
+        },
+    )
     task = task_of(run, "high")
     wanted = run.answer(task)
     for tier in ("high", "medium", "low"):
@@ -184,11 +197,14 @@ def test_fewer_than_top_k_is_a_fault_of_the_config():
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("{keep: 0}", "1 or more"), ("{}", "keep"), ("8", "subset"),
-        ("{keep: 8, left_out: forget}", "'drop'"), ("{keep: 8, profile: int2}", "'int8'"),
+        ("{keep: 0}", "1 or more"),
+        ("{}", "keep"),
+        ("8", "subset"),
+        ("{keep: 8, left_out: forget}", "'drop'"),
+        ("{keep: 8, profile: int2}", "'int8'"),
         ("{kep: 8}", "did you mean"),
     ],
-)  # fmt: skip
+)
 def test_broken_yaml_is_said_in_the_users_words(value, said):
     with pytest.raises(ConfigError) as caught:
         load_experiment(QUICKSTART, [f"budget.tiers.low.subset={value}"])
@@ -218,7 +234,11 @@ def test_what_cannot_be_honoured_is_refused_before_a_round(tiny_folder, subset, 
 
 
 def test_a_subset_of_a_tier_without_clients_has_nothing_to_score(tiny_folder):
-    tiers = {"high": {"share": 1.0}, "low": {"share": 0.0, "subset": {"keep": 3}},
-             "medium": {"share": 0.0}, "lowest": {"share": 0.0}}  # fmt: skip
+    tiers = {
+        "high": {"share": 1.0},
+        "low": {"share": 0.0, "subset": {"keep": 3}},
+        "medium": {"share": 0.0},
+        "lowest": {"share": 0.0},
+    }
     with pytest.raises(ConfigError, match=r"tiers.low: has no client, so that its subset"):
         made(tiny_folder, tiers)

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from fedmoe.adapter import Adapter, keep_untouched
 from fedmoe.data.text import Tokens, collate, evaluation_batches, training_batches
 from fedmoe.errors import DataError
+from fedmoe.messages.codec import Task, pack_update, unpack_update
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.training.client import _accumulate, mean_loss, response_loss, row_losses, train_client
 from fedmoe.training.settings import Training
-from fedmoe.wire import Task, pack_update, unpack_update
 
 PAD = 0
 
@@ -32,9 +32,13 @@ ROWS = rows_of(4, 9, 6, 12, 5, 7)
 
 def task_for(model, adapter, **changes):
     fields = {
-        "round": 1, "client": 0, "tier": "t", "top_k": 2, "adapter": adapter,
+        "round": 1,
+        "client": 0,
+        "tier": "t",
+        "top_k": 2,
+        "adapter": adapter,
         "rescaler": torch.ones(model.layout.num_layers),
-    }  # fmt: skip
+    }
     return Task(**(fields | changes))
 
 

@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upcycled import tiny_dense
 
+from fedmoe.base_models.upcycling import observe
+from fedmoe.base_models.upcycling.convert import convert
+from fedmoe.base_models.upcycling.copies import Copy
+from fedmoe.base_models.upcycling.dense import DenseFFN
+from fedmoe.base_models.upcycling.groups import clusters, neighbours
+from fedmoe.base_models.upcycling.router import ROUTER_STD, fit_router, random_router
+from fedmoe.base_models.upcycling.split import Split, choose_groups, split_layer
+from fedmoe.base_models.upcycling.upcycle import halvings
 from fedmoe.models.families import check_top_k, moe_layers, set_top_k
-from fedmoe.upcycling import observe
-from fedmoe.upcycling.convert import convert
-from fedmoe.upcycling.copies import Copy
-from fedmoe.upcycling.dense import DenseFFN
-from fedmoe.upcycling.groups import clusters, neighbours
-from fedmoe.upcycling.router import ROUTER_STD, fit_router, random_router
-from fedmoe.upcycling.split import Split, choose_groups, split_layer
-from fedmoe.upcycling.upcycle import halvings
 
 IDS = torch.arange(2, 98).view(2, 48)
 EXACT = 1e-3
@@ -167,9 +167,14 @@ def test_a_split_layer_agrees_with_the_formula():
     method = Split(num_experts=4, shared_width=4, top_k=2)
     tensors = split_layer(ffn, x, method, np.random.default_rng(0))
     config = Qwen2MoeConfig(
-        hidden_size=6, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=2,
-        shared_expert_intermediate_size=4, norm_topk_prob=False, experts_implementation="eager",
-    )  # fmt: skip
+        hidden_size=6,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=2,
+        shared_expert_intermediate_size=4,
+        norm_topk_prob=False,
+        experts_implementation="eager",
+    )
     block = Qwen2MoeSparseMoeBlock(config)
     block.load_state_dict(tensors)
 

@@ -8,11 +8,15 @@ from hypothesis import strategies as st
 from uploads import LAYOUT, UPDATES, counts_of, deltas_of, task_for, update_of
 
 from fedmoe.adapter import Adapter, keep_untouched
-from fedmoe.compression import Bf16, Int4, Int8, NoCompression, TopK
-from fedmoe.compression.parts import carried, gather, num_values, scatter
-from fedmoe.compression.positions import num_position_bytes, pack_positions, unpack_positions
 from fedmoe.errors import WireError
-from fedmoe.wire import pack_update, unpack_update
+from fedmoe.messages.codec import pack_update, unpack_update
+from fedmoe.messages.compression import Bf16, Int4, Int8, NoCompression, TopK
+from fedmoe.messages.compression.parts import carried, gather, num_values, scatter
+from fedmoe.messages.compression.positions import (
+    num_position_bytes,
+    pack_positions,
+    unpack_positions,
+)
 
 
 def sent(update, upload):
@@ -25,9 +29,10 @@ def test_without_compression_every_bit_arrives_and_unused_experts_cost_nothing(u
     assert sent(update, NoCompression()).delta.digest() == update.delta.digest()
     used = sum(
         int((update.counts[e.layer] > 0).sum()) * view[0].numel()
-        if e.layer is not None else view.numel()
+        if e.layer is not None
+        else view.numel()
         for e, view in LAYOUT.views(update.delta.flat)
-    )  # fmt: skip
+    )
     head = 8 * update.counts.numel() + 4 * LAYOUT.num_layers
     assert len(message.buffer) == head + 4 * used
 

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmoe.adapter import Adapter, Layout
-from fedmoe.door import LARGEST_DELTA
 from fedmoe.errors import WireError
-from fedmoe.wire import (
+from fedmoe.messages.codec import (
     Message,
     Task,
     Update,
@@ -22,6 +21,7 @@ from fedmoe.wire import (
     unpack_task,
     unpack_update,
 )
+from fedmoe.messages.validation import LARGEST_DELTA
 
 LAYERS, EXPERTS = 2, 4
 LAYOUT = Layout.of([("a.A", (EXPERTS, 2, 3), 0), ("q.B", (3, 2), None)], LAYERS, EXPERTS, 2, 4.0)
@@ -44,10 +44,21 @@ def task_of(**changes):
 def update_of(**changes):
     counts = torch.tensor([[7, 2, 4, 1], [7, 7, 0, 0]])
     fields = {
-        "round": 3, "client": 5, "tier": "low", "top_k": 2, "rescaler": torch.tensor([0.9, -1.5]),
-        "delta": Adapter(LAYOUT, flat_of(1)), "counts": counts, "examples": 11, "tokens": 7,
-        "steps": 4, "loss_before": 2.5, "loss_after": 1 / 3, "seconds": 0.25, "peak_bytes": 2**33,
-    }  # fmt: skip
+        "round": 3,
+        "client": 5,
+        "tier": "low",
+        "top_k": 2,
+        "rescaler": torch.tensor([0.9, -1.5]),
+        "delta": Adapter(LAYOUT, flat_of(1)),
+        "counts": counts,
+        "examples": 11,
+        "tokens": 7,
+        "steps": 4,
+        "loss_before": 2.5,
+        "loss_after": 1 / 3,
+        "seconds": 0.25,
+        "peak_bytes": 2**33,
+    }
     return Update(**(fields | changes))
 
 
@@ -120,10 +131,14 @@ def test_another_layout_of_the_same_size_is_refused():
 @pytest.mark.parametrize(
     "change",
     [
-        {"rank": 3}, {"alpha": 5.0}, {"num_experts": 5}, {"num_layers": 3},
-        {"entries": LAYOUT.entries[::-1]}, {"entries": LAYOUT.entries[:1]},
+        {"rank": 3},
+        {"alpha": 5.0},
+        {"num_experts": 5},
+        {"num_layers": 3},
+        {"entries": LAYOUT.entries[::-1]},
+        {"entries": LAYOUT.entries[:1]},
     ],
-)  # fmt: skip
+)
 def test_whatever_changes_a_layout_changes_its_digest(change):
     assert replace(LAYOUT, **change).digest != LAYOUT.digest
 
@@ -191,10 +206,21 @@ def with_scalars(message, **changes):
 
 
 ILL_TYPED = [
-    ("round", True), ("client", 5.0), ("client", "5"), ("tier", 3), ("top_k", None),
-    ("examples", False), ("tokens", [7]), ("steps", 1e3), ("peak_bytes", {}), ("seconds", "1"),
-    ("loss_before", None), ("loss_after", math.nan), ("seconds", math.inf), ("seconds", 10**400),
-]  # fmt: skip
+    ("round", True),
+    ("client", 5.0),
+    ("client", "5"),
+    ("tier", 3),
+    ("top_k", None),
+    ("examples", False),
+    ("tokens", [7]),
+    ("steps", 1e3),
+    ("peak_bytes", {}),
+    ("seconds", "1"),
+    ("loss_before", None),
+    ("loss_after", math.nan),
+    ("seconds", math.inf),
+    ("seconds", 10**400),
+]
 
 
 @pytest.mark.parametrize(("name", "value"), ILL_TYPED, ids=lambda v: repr(v)[:12])
@@ -221,12 +247,13 @@ def test_scalars_that_are_no_json_object_are_refused(text):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"top_k": -1}, "top_k is -1; expected 1 to 4"), ({"top_k": 0}, "top_k is 0"),
+        ({"top_k": -1}, "top_k is -1; expected 1 to 4"),
+        ({"top_k": 0}, "top_k is 0"),
         ({"top_k": EXPERTS + 1}, "top_k is 5"),
         ({"adapter": damaged(math.nan)["delta"]}, "not finite"),
         ({"rescaler": torch.tensor([1.0, math.inf])}, "not finite"),
     ],
-)  # fmt: skip
+)
 def test_a_task_that_no_honest_server_sends_is_refused(change, reason):
     with pytest.raises(WireError, match=reason):
         unpack_task(pack_task(task_of(**change)), LAYOUT)

@@ -16,24 +16,42 @@ from fedmoe.aggregation import FedAvg, Flame, passes, streaming
 from fedmoe.aggregation.blocks import Blocks
 from fedmoe.aggregation.streaming import TOGETHER, Weights, weighted_mean
 from fedmoe.errors import AggregationError
+from fedmoe.messages.codec import Update
 from fedmoe.rounds import ServerState, finish_round
-from fedmoe.wire import Update
 
 LAYERS, EXPERTS = 2, 3
 LAYOUT = Layout.of(
-    [("l0.A", (EXPERTS, 2, 4), 0), ("l0.B", (EXPERTS, 4, 2), 0), ("l1.A", (EXPERTS, 2), 1),
-     ("q.A", (2, 5), None)],
-    LAYERS, EXPERTS, rank=2, alpha=4.0,
-)  # fmt: skip
+    [
+        ("l0.A", (EXPERTS, 2, 4), 0),
+        ("l0.B", (EXPERTS, 4, 2), 0),
+        ("l1.A", (EXPERTS, 2), 1),
+        ("q.A", (2, 5), None),
+    ],
+    LAYERS,
+    EXPERTS,
+    rank=2,
+    alpha=4.0,
+)
 STRATEGIES = [FedAvg(), Flame(), Flame(temperature=0.5), Flame(temperature=0.0)]
 
 
 def update_of(client, examples, tokens, counts, delta, **changes):
     fields = {
-        "round": 1, "client": client, "tier": "t", "top_k": 1, "rescaler": torch.ones(LAYERS),
-        "delta": Adapter(LAYOUT, delta), "counts": counts, "examples": examples, "tokens": tokens,
-        "steps": 1, "loss_before": 1.0, "loss_after": 1.0, "seconds": 1.0, "peak_bytes": 1,
-    }  # fmt: skip
+        "round": 1,
+        "client": client,
+        "tier": "t",
+        "top_k": 1,
+        "rescaler": torch.ones(LAYERS),
+        "delta": Adapter(LAYOUT, delta),
+        "counts": counts,
+        "examples": examples,
+        "tokens": tokens,
+        "steps": 1,
+        "loss_before": 1.0,
+        "loss_after": 1.0,
+        "seconds": 1.0,
+        "peak_bytes": 1,
+    }
     return Update(**(fields | changes))
 
 
@@ -148,8 +166,10 @@ def test_only_the_ratios_of_the_clients_sizes_matter(strategy, round_, factor):
     assert pair[0] == pair[1]
 
 
-@given(st.floats(0, 1e15, allow_subnormal=False), st.floats(width=32, allow_infinity=False,
-                                                              allow_nan=False))  # fmt: skip
+@given(
+    st.floats(0, 1e15, allow_subnormal=False),
+    st.floats(width=32, allow_infinity=False, allow_nan=False),
+)
 def test_a_weight_times_a_value_is_exact(weight, value):
     """Else a processor with fused multiply-add would give other bits than one without."""
     kept = streaming._checked(Weights(torch.full((1, 1), weight, dtype=torch.float64), weight), 0)[

@@ -10,21 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedmoe.report.comparison import MEAN, Case, Result, Study, Trial, Variant
-from fedmoe.report.comparison.experts import mean_load, relative_shares, starved_and_captured
-from fedmoe.report.comparison.fairness import jain_index, mix_score, worst_tenth
-from fedmoe.report.comparison.files import as_csv, as_json
-from fedmoe.report.comparison.markdown import render_markdown
-from fedmoe.report.comparison.paired import difference, holm, wilcoxon
-from fedmoe.report.comparison.result import Point, Spent
-from fedmoe.report.comparison.study import fairness, spent_to_reach, verdicts
-from fedmoe.report.comparison.tables import clients, costs, differences, reach, scores
+from fedmoe.comparison.report import MEAN, Case, Result, Study, Trial, Variant
+from fedmoe.comparison.report.experts import mean_load, starved_and_captured
+from fedmoe.comparison.report.fairness import jain_index, mix_score, worst_tenth
+from fedmoe.comparison.report.files import as_csv, as_json
+from fedmoe.comparison.report.markdown import render_markdown
+from fedmoe.comparison.report.paired import difference, holm, wilcoxon
+from fedmoe.comparison.report.result import Point, Spent
+from fedmoe.comparison.report.study import fairness, spent_to_reach, verdicts
+from fedmoe.comparison.report.tables import clients, costs, differences, reach, scores
+from fedmoe.report.expert_load import relative_shares
 
-SCORES = {
-    "base": [0.30, 0.50, 0.40],
-    "better": [0.35, 0.56, 0.44],
-    "noisy": [0.60, 0.10, 0.50],
-}
+SCORES = {"base": [0.30, 0.50, 0.40], "better": [0.35, 0.56, 0.44], "noisy": [0.60, 0.10, 0.50]}
 
 
 def result(variant, seed, score, **changes):
@@ -32,10 +29,14 @@ def result(variant, seed, score, **changes):
         Point(r, score * r / 4, Spent(bytes_up=100.0 * r, flops=1e9 * r)) for r in range(5)
     )
     fields = {
-        "variant": variant, "seed": seed, "scores": {"high": score, "low": score / 2,
-        MEAN: 0.75 * score}, "spent": Spent(bytes_up=4000.0, client_seconds=8.0),
-        "num_answers": 4, "clients": {0: score, 1: score / 2}, "points": curve,
-    }  # fmt: skip
+        "variant": variant,
+        "seed": seed,
+        "scores": {"high": score, "low": score / 2, MEAN: 0.75 * score},
+        "spent": Spent(bytes_up=4000.0, client_seconds=8.0),
+        "num_answers": 4,
+        "clients": {0: score, 1: score / 2},
+        "points": curve,
+    }
     return Result(**(fields | changes))
 
 
@@ -249,8 +250,9 @@ def test_the_files_hold_every_run_and_every_case():
     made = study(case([result(n, 0, 0.4, case="a") for n in SCORES], name="a"), other)
     rows = list(csv.DictReader(as_csv(made).splitlines()))
     assert [(r["case"], r["variant"], float(r["high"])) for r in rows[2:4]] == [
-        ("a", "noisy", 0.4), ("b", "base", 0.2),
-    ]  # fmt: skip
+        ("a", "noisy", 0.4),
+        ("b", "base", 0.2),
+    ]
     assert float(rows[0]["jain_index"]) == pytest.approx(0.9)
     tree = json.loads(json.dumps(as_json(made)))
     assert [(c["name"], len(c["runs"])) for c in tree["cases"]] == [("a", 3), ("b", 3)]

@@ -42,10 +42,15 @@ def draw(
     num_experts, top_k = size
     g = torch.Generator().manual_seed(seed)
     shapes = [
-        (tokens, width), (tokens, top_k), (num_experts, 2 * inner, width),
-        (num_experts, width, inner), (num_experts, rank, width), (num_experts, 2 * inner, rank),
-        (num_experts, rank, inner), (num_experts, width, rank),
-    ]  # fmt: skip
+        (tokens, width),
+        (tokens, top_k),
+        (num_experts, 2 * inner, width),
+        (num_experts, width, inner),
+        (num_experts, rank, width),
+        (num_experts, 2 * inner, rank),
+        (num_experts, rank, inner),
+        (num_experts, width, rank),
+    ]
     leaves = [torch.randn(s, generator=g, dtype=torch.float64).to(dtype) for s in shapes]
     index = torch.rand(tokens, num_experts, generator=g).argsort(-1)[:, :top_k]
     index[torch.rand(tokens, top_k, generator=g) < sentinels] = num_experts
@@ -67,9 +72,12 @@ sizes = st.integers(1, 6).flatmap(lambda e: st.tuples(st.just(e), st.integers(1,
 
 @settings(max_examples=40)
 @given(
-    st.integers(1, 7), sizes, st.integers(0, 2**31), st.sampled_from([0.0, 0.4, 1.0]),
+    st.integers(1, 7),
+    sizes,
+    st.integers(0, 2**31),
+    st.sampled_from([0.0, 0.4, 1.0]),
     st.sampled_from([nn.SiLU(), nn.GELU(), nn.Tanh(), nn.ReLU(), nn.Identity()]),
-)  # fmt: skip
+)
 def test_values_and_all_gradients_match_the_loop(tokens, size, seed, sentinels, act):
     leaves, index = draw(tokens, size, seed, sentinels)
     ours, slow = (outcome(f, leaves, index, act) for f in (fast_experts, slow_experts))
@@ -115,9 +123,8 @@ def relative_error(ours, exact):
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.integers(1, 9), sizes, st.integers(0, 2**31), st.sampled_from([0.0, 0.4]),
-    st.integers(1, 12),
-)  # fmt: skip
+    st.integers(1, 9), sizes, st.integers(0, 2**31), st.sampled_from([0.0, 0.4]), st.integers(1, 12)
+)
 def test_grouped_products_and_blocks_match_the_loop(
     monkeypatch, tokens, size, seed, sentinels, block_rows
 ):

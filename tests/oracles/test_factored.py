@@ -172,8 +172,10 @@ def test_no_clients_and_values_that_are_none_are_refused():
     with pytest.raises(AggregationError, match="no client factors"):
         best_factors(torch.ones(0), [], [], [], 1)
     for weights, scale, left, right in [
-        (one * torch.nan, 1.0, B, A), (one, torch.inf, B, A),
-        (one, 1.0, B * torch.nan, A), (one, 1.0, B, A * torch.inf),
-    ]:  # fmt: skip
+        (one * torch.nan, 1.0, B, A),
+        (one, torch.inf, B, A),
+        (one, 1.0, B * torch.nan, A),
+        (one, 1.0, B, A * torch.inf),
+    ]:
         with pytest.raises(AggregationError, match="not finite"):
             best_factors(weights, [scale], [left], [right], 1)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedmoe.errors import ModelError
-from fedmoe.models import offload
 from fedmoe.models.experts import SparseExperts
-from fedmoe.models.held import BITS, Elsewhere, Frozen, Quantised, held_bytes, quantised
+from fedmoe.models.memory import offload
+from fedmoe.models.memory.held import BITS, Elsewhere, Frozen, Quantised, held_bytes, quantised
 from fedmoe.models.routed import route
 
 CPU = torch.device("cpu")
@@ -40,8 +40,9 @@ def slow_quantised(weights, bits, group):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("kind", "row", "group"), [("int8", 20, 20), ("int4", 128, 64),
-                                                    ("int4", 48, 16)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "row", "group"), [("int8", 20, 20), ("int4", 128, 64), ("int4", 48, 16)]
+)
 def test_codes_are_what_the_formula_says(kind, row, group, dtype):
     weights = random_weights(2, 3, row, dtype=dtype)
     weights[0, 1] = 0
@@ -64,10 +65,12 @@ def test_no_value_is_further_off_than_half_a_step_of_its_row(kind, size, seed):
 @pytest.mark.parametrize(
     ("kind", "dtype", "expected"),
     [
-        ("int8", torch.float32, 5 * 7 * (128 + 4)), ("int8", torch.bfloat16, 5 * 7 * (128 + 2)),
-        ("int4", torch.float32, 5 * 7 * (64 + 2 * 4)), ("int4", torch.bfloat16, 5 * 7 * (64 + 4)),
+        ("int8", torch.float32, 5 * 7 * (128 + 4)),
+        ("int8", torch.bfloat16, 5 * 7 * (128 + 2)),
+        ("int4", torch.float32, 5 * 7 * (64 + 2 * 4)),
+        ("int4", torch.bfloat16, 5 * 7 * (64 + 4)),
     ],
-)  # fmt: skip
+)
 def test_bytes_are_those_that_the_tensors_hold(kind, dtype, expected):
     held = quantised(random_weights(5, 7, 128, dtype=dtype), kind)
     storages = (held.codes.untyped_storage().nbytes(), held.scales.untyped_storage().nbytes())
@@ -84,9 +87,15 @@ def test_rows_that_4_bits_cannot_group_are_refused():
 def layer(seed=0, dtype=torch.float32, tokens=24, width=32, inner=16, rank=4):
     """Random leaves of a layer of 6 experts, and a choice of 3 for each token."""
     shapes = [
-        (tokens, width), (tokens, 3), (6, 2 * inner, width), (6, width, inner),
-        (6, rank, width), (6, 2 * inner, rank), (6, rank, inner), (6, width, rank),
-    ]  # fmt: skip
+        (tokens, width),
+        (tokens, 3),
+        (6, 2 * inner, width),
+        (6, width, inner),
+        (6, rank, width),
+        (6, 2 * inner, rank),
+        (6, rank, inner),
+        (6, width, rank),
+    ]
     leaves = [random_weights(*s, seed=seed + i, dtype=dtype) for i, s in enumerate(shapes)]
     generator = torch.Generator().manual_seed(seed)
     index = torch.rand(tokens, 6, generator=generator).argsort(-1)[:, :3]

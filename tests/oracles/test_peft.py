@@ -13,13 +13,13 @@ from fedmoe.adapter import initial_adapter
 from fedmoe.budget.levels import Levels, Tier
 from fedmoe.config import Experiment
 from fedmoe.errors import FedMoEError, ModelError
-from fedmoe.models import peft_export
+from fedmoe.export import peft as peft_export
+from fedmoe.export.peft import export, largest_difference, to_peft
+from fedmoe.export.saved import SavedRun
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings, build_model, load_base
 from fedmoe.models.gating import NoisyTopKGating
-from fedmoe.models.peft_export import export, largest_difference, to_peft
 from fedmoe.models.rescaling import LearnedRescaling, NoRescaling
-from simulations.saved import SavedRun
 
 # PEFT 0.21.2 reads a property that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -196,9 +196,11 @@ def test_noise_that_there_is_in_training_alone_is_left_out(saved, tmp_path, rand
 def test_learned_factors_at_full_k_are_not_left_out_unsaid(tiny_folder, random_adapter, tmp_path):
     settings = ModelSettings(path=str(tiny_folder))
     e = Experiment(
-        model=settings, adapter=SETTINGS, rescaling=LearnedRescaling(),
+        model=settings,
+        adapter=SETTINGS,
+        rescaling=LearnedRescaling(),
         budget=Levels(tiers={"low": Tier(top_k=1), "full": Tier(top_k=4), "high": Tier(top_k=4)}),
-    )  # fmt: skip
+    )
     model, tokenizer = build_model(settings, SETTINGS, e.rescaling)
     state = random_adapter(model.layout)
     factors = {"low": torch.tensor([1.3, 0.8]), "full": torch.ones(2), "high": torch.ones(2)}

@@ -2,6 +2,7 @@
 
 import math
 
+import conformance as c
 import pytest
 import torch
 
@@ -12,12 +13,13 @@ from fedmoe.aggregation.flora import FLoRA
 from fedmoe.aggregation.florist import FLoRIST
 from fedmoe.aggregation.products import pairs
 from fedmoe.aggregation.server_optimizer import Adagrad, Adam, Momentum, Yogi, step_values
-from tests import conformance as c
 
 RULES = [
-    Momentum(beta=0.5, learning_rate=0.7), Adagrad(learning_rate=0.3, beta1=0.4),
-    Adam(learning_rate=0.2), Yogi(learning_rate=0.2),
-]  # fmt: skip
+    Momentum(beta=0.5, learning_rate=0.7),
+    Adagrad(learning_rate=0.3, beta1=0.4),
+    Adam(learning_rate=0.2),
+    Yogi(learning_rate=0.2),
+]
 
 
 def scaled(rule, v, squared):

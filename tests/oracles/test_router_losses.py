@@ -10,6 +10,7 @@ import torch
 from fedmoe.adapter import Adapter
 from fedmoe.config import Experiment
 from fedmoe.data.text import Tokens
+from fedmoe.messages.codec import Task
 from fedmoe.models import experts
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.gating import CompetitionGating, NoisyTopKGating, Routed, TopKGating
@@ -20,7 +21,6 @@ from fedmoe.training.client import train_client
 from fedmoe.training.router_losses import RouterLosses, router_training
 from fedmoe.training.settings import Training
 from fedmoe.training.similarity import co_activated, linear_cka, mean_pairwise_cka
-from fedmoe.wire import Task
 
 T, E, K = 7, 5, 2
 PHI = torch.distributions.Normal(0.0, 1.0).cdf

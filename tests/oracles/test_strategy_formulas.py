@@ -70,10 +70,10 @@ def test_replication_pads_with_the_mean_of_the_highest_rank():
             n for n, _ in best
         )
         total = sum(
-            n * (component(f[name], name, i).double()
-                 if r > i or name.endswith("shift") else padding)
+            n
+            * (component(f[name], name, i).double() if r > i or name.endswith("shift") else padding)
             for f, r, n in zip(factors, ranks, sizes, strict=True)
-        )  # fmt: skip
+        )
         return total / sum(sizes)
 
     check_components(strategy.combine(c.INITIAL, updates, 5), formula)
@@ -91,8 +91,9 @@ def test_hetlora_pads_with_zeros_and_weighs_by_the_norm_of_the_product():
         assert product_norm(after) == pytest.approx(norms[-1], rel=1e-6)
 
     def formula(name, i):
-        total = sum(w * component(f[name], name, i).double() for f, w in
-                    zip(factors, norms, strict=True))  # fmt: skip
+        total = sum(
+            w * component(f[name], name, i).double() for f, w in zip(factors, norms, strict=True)
+        )
         return total / sum(norms)
 
     check_components(strategy.combine(c.INITIAL, updates, 5), formula)

@@ -12,9 +12,9 @@ from fedmoe.data.text import Tokens, collate
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.experts import experts_forward
 from fedmoe.models.families import FAMILIES
-from fedmoe.models.held import Elsewhere, Quantised, quantised
+from fedmoe.models.memory.held import Elsewhere, Quantised, quantised
+from fedmoe.models.memory.subset import Subset, drop_fault, merging_shares, most_active
 from fedmoe.models.rescaling import NoRescaling
-from fedmoe.models.subset import Subset, drop_fault, merging_shares, most_active
 from fedmoe.training.client import response_loss
 
 SETTINGS = AdapterSettings(rank=4, alpha=8.0)
@@ -238,7 +238,7 @@ def test_narrowed_weights_are_those_of_the_experts_kept():
 def test_the_path_of_a_gpu_brings_what_is_kept_and_computes_the_same(family_model, monkeypatch):
     """With a processor in the GPU's place and a copy in place of pinned memory."""
     plain, model = family_model("olmoe"), family_model("olmoe")
-    monkeypatch.setattr("fedmoe.models.frozen.pinned", lambda w: w.detach().clone())
+    monkeypatch.setattr("fedmoe.models.memory.frozen.pinned", lambda w: w.detach().clone())
     monkeypatch.setattr(model.frozen, "on_gpu", True)
     model.frozen.hold({"full": True})
     ids = torch.randint(2, 64, (3, 10), generator=torch.Generator().manual_seed(0))

@@ -86,20 +86,29 @@ def test_a_fast_client_does_not_wait_for_a_slow_one():
     """By hand: client 1 takes 10 s, client 0 takes 3; one update makes a version."""
     seconds = [3.0, 10.0]
     jobs = timeline(
-        lambda number, _: 1 if number == 1 else 0, lambda job: seconds[job.client],
-        concurrency=2, buffer_size=1, num_updates=4,
-    )  # fmt: skip
+        lambda number, _: 1 if number == 1 else 0,
+        lambda job: seconds[job.client],
+        concurrency=2,
+        buffer_size=1,
+        num_updates=4,
+    )
     assert [(a.job.client, a.finish_seconds, a.staleness) for a in jobs] == [
-        (0, 3, 0), (0, 6, 0), (0, 9, 0), (1, 10, 3),
-    ]  # fmt: skip
+        (0, 3, 0),
+        (0, 6, 0),
+        (0, 9, 0),
+        (1, 10, 3),
+    ]
 
 
 def test_the_server_may_update_before_the_next_job_starts():
     log = []
     jobs = timeline(
-        any_idle(1, 4), lambda job: log.append(f"start at {job.version}") or 1.0,
-        concurrency=2, buffer_size=1, num_updates=2,
-    )  # fmt: skip
+        any_idle(1, 4),
+        lambda job: log.append(f"start at {job.version}") or 1.0,
+        concurrency=2,
+        buffer_size=1,
+        num_updates=2,
+    )
     for _ in jobs:
         log.append("update")
     assert log == ["start at 0", "start at 0", "update", "start at 1", "update"]

@@ -41,5 +41,6 @@ def test_a_mean_of_products_does_too(weighting):
         views = (state + update.delta).views()
         products.append(views["q.B"].double() @ views["q.A"].double())
     wanted = (sizes[:, None, None] * torch.stack(products)).sum(0) / sizes.sum()
-    torch.testing.assert_close(found["q.B"].double() @ found["q.A"].double(), wanted,
-                               rtol=1e-5, atol=1e-5)  # fmt: skip
+    torch.testing.assert_close(
+        found["q.B"].double() @ found["q.A"].double(), wanted, rtol=1e-5, atol=1e-5
+    )

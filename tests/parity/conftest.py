@@ -50,7 +50,7 @@ def experiment_file(tmp_path_factory, tiny_folder):
 @pytest.fixture(scope="session")
 def prepared(experiment_file):
     """The experiment's model, data and members in this process."""
-    from fedmoe.prepare import prepare
+    from fedmoe.runs.prepare import prepare
 
     return prepare(load_experiment(experiment_file))
 
@@ -58,7 +58,7 @@ def prepared(experiment_file):
 @pytest.fixture(scope="session")
 def plain_digest(prepared):
     """The digest of the last adapter of the plain loop, in this process."""
-    from simulations.transports import InProcess
+    from fedmoe.runs.local.in_process import InProcess
 
     return run_with(prepared, InProcess(prepared)).adapter.digest()
 
@@ -68,10 +68,15 @@ def run_with(prepared, transport):
     from fedmoe.rounds import run_rounds
 
     return run_rounds(
-        prepared.first_state(), prepared.members, prepared.experiment.aggregation, transport,
-        [], num_rounds=prepared.experiment.rounds,
-        clients_per_round=len(prepared.members), seed=prepared.experiment.seed,
-    )  # fmt: skip
+        prepared.first_state(),
+        prepared.members,
+        prepared.experiment.aggregation,
+        transport,
+        [],
+        num_rounds=prepared.experiment.rounds,
+        clients_per_round=len(prepared.members),
+        seed=prepared.experiment.seed,
+    )
 
 
 @pytest.fixture(scope="session")

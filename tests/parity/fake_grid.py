@@ -9,8 +9,8 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
 
 from clients.app import app
-from fedmoe.wire import Message as Packed
-from fedmoe.wire import sealed
+from fedmoe.messages.codec import Message as Packed
+from fedmoe.messages.codec import sealed
 
 SERVER = 1
 
@@ -49,9 +49,13 @@ class FakeGrid:
     """
 
     def __init__(
-        self, *configs, known=None, spoil=lambda request, reply: reply,
-        seconds=lambda request: 0.0, forgets=False,
-    ):  # fmt: skip
+        self,
+        *configs,
+        known=None,
+        spoil=lambda request, reply: reply,
+        seconds=lambda request: 0.0,
+        forgets=False,
+    ):
         self.configs = {100 + number: config for number, config in enumerate(configs)}
         self.known, self.spoil, self.seconds = known or {}, spoil, seconds
         self.forgets, self.clock, self.activated, self.registered = forgets, FakeClock(), {}, {}

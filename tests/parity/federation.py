@@ -53,9 +53,13 @@ class Federation:
         environment = self.environment | ({"FLWR_HOME": str(home)} if home else {})
         with (self.folder / f"{command[0]}.log").open("ab") as log:
             process = subprocess.Popen(
-                command, cwd=self.neutral, env=environment, stdout=log, stderr=log,
+                command,
+                cwd=self.neutral,
+                env=environment,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         self.started.append(process)
         return process
 

@@ -9,7 +9,7 @@ from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import passes
 from fedmoe.aggregation.blocks import BLOCK_VALUES
 from fedmoe.aggregation.streaming import Weights, weighted_mean
-from fedmoe.wire import Update
+from fedmoe.messages.codec import Update
 
 numba = pytest.importorskip(
     "numba", reason="NOT COMPARED: numba is not installed; `pip install fedmoe[fast]`"
@@ -38,10 +38,21 @@ def values(size, generator):
 
 def update_of(layout, delta):
     return Update(
-        round=1, client=0, tier="t", top_k=1, rescaler=torch.ones(LAYERS),
-        delta=Adapter(layout, delta), counts=torch.ones(LAYERS, EXPERTS, dtype=torch.int64),
-        examples=1, tokens=1, steps=1, loss_before=1.0, loss_after=1.0, seconds=1.0, peak_bytes=1,
-    )  # fmt: skip
+        round=1,
+        client=0,
+        tier="t",
+        top_k=1,
+        rescaler=torch.ones(LAYERS),
+        delta=Adapter(layout, delta),
+        counts=torch.ones(LAYERS, EXPERTS, dtype=torch.int64),
+        examples=1,
+        tokens=1,
+        steps=1,
+        loss_before=1.0,
+        loss_after=1.0,
+        seconds=1.0,
+        peak_bytes=1,
+    )
 
 
 @st.composite

@@ -21,9 +21,11 @@ def test_the_simulation_engine_gives_the_plain_loops_adapter(
     federation.superlink("--simulation")
     # One Ray actor, which serves all three nodes: most of the time goes into starting actors.
     records = federation.flwr_run(
-        "--federation-config", "num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=1",
-        config=experiment_file, node_seconds=300,
-    )  # fmt: skip
+        "--federation-config",
+        "num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=1",
+        config=experiment_file,
+        node_seconds=300,
+    )
     assert statuses(records) == ["ok"] * 8
     assert records[-1]["adapter_sha256"] == plain_digest
 
@@ -35,10 +37,16 @@ def test_a_superlink_with_two_supernodes_gives_the_plain_loops_adapter(
     federation.superlink()
     for number in range(2):
         federation.start(
-            "flower-supernode", "--insecure", "--superlink", federation.address,
-            "--port", str(free_port()), "--node-config", f"partition-id={number} num-partitions=2",
+            "flower-supernode",
+            "--insecure",
+            "--superlink",
+            federation.address,
+            "--port",
+            str(free_port()),
+            "--node-config",
+            f"partition-id={number} num-partitions=2",
             home=federation.home / f"node-{number}",
-        )  # fmt: skip
+        )
     records = federation.flwr_run(config=experiment_file, num_nodes=2, node_seconds=300)
     assert statuses(records) == ["ok"] * 8
     assert records[-1]["adapter_sha256"] == plain_digest

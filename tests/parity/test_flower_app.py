@@ -11,14 +11,14 @@ from flwr.app import Context, Error, RecordDict
 from fedmoe.config import load_experiment
 from fedmoe.devices import Device
 from fedmoe.errors import FedMoEError
+from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import read_ledger
-from fedmoe.session import run
+from fedmoe.runs.local.in_process import make_transport
+from fedmoe.runs.session import run
 from server.app import app
 from server.log import LogLines
 from server.settings import Settings
 from server.transport import GridTransport
-from simulations.live import LiveTable
-from simulations.transports import make_transport
 
 pytestmark = pytest.mark.usefixtures("quick_digest")
 
@@ -30,15 +30,16 @@ def serve(grid, experiment_file, folder, overrides="", **changes):
     text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
     given = tomllib.loads(text)["tool"]["flwr"]["app"]["config"] | changes
     given |= {
-        "config": str(experiment_file), "overrides": f"simulation.folder={folder} {overrides}",
-    }  # fmt: skip
+        "config": str(experiment_file),
+        "overrides": f"simulation.folder={folder} {overrides}",
+    }
     app(grid, Context(1, 1, {}, RecordDict(), given))
 
 
 def test_a_round_under_quorum_fails_the_run_and_a_resumed_one_has_the_plain_bits(
     experiment_file, plain_digest, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("fedmoe.identity.code_digest", lambda *folders: "abc123")
+    monkeypatch.setattr("fedmoe.runs.identity.code_digest", lambda *folders: "abc123")
 
     def tired(request, reply):
         bad = client_of(request) == 2 and '"round": 2' in request.content["config"]["scalars"]
@@ -66,9 +67,13 @@ def test_a_run_without_nodes_fails_after_a_bounded_wait(experiment_file, tmp_pat
 
 def test_a_run_in_which_no_round_had_a_client_is_no_success(experiment_file, tmp_path):
     away = Device(
-        label="away", peak_flops=1e9, memory_bytes=10**9, uplink_bytes_per_second=1e6,
-        downlink_bytes_per_second=1e6, availability=1e-12,
-    )  # fmt: skip
+        label="away",
+        peak_flops=1e9,
+        memory_bytes=10**9,
+        uplink_bytes_per_second=1e6,
+        downlink_bytes_per_second=1e6,
+        availability=1e-12,
+    )
     experiment = load_experiment(experiment_file, [f"simulation.folder={tmp_path}"])
     experiment = replace(experiment, devices={"high": away, "low": away})
     grid = FakeGrid()
@@ -83,7 +88,7 @@ def test_a_run_in_which_no_round_had_a_client_is_no_success(experiment_file, tmp
 def test_faults_on_purpose_strike_under_flower_as_they_do_in_a_simulation(
     experiment_file, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("fedmoe.identity.code_digest", lambda *folders: "abc123")
+    monkeypatch.setattr("fedmoe.runs.identity.code_digest", lambda *folders: "abc123")
     faults = "faults=drop=.3,corrupt=.3,nan=.2"
     serve(FakeGrid({}), experiment_file, tmp_path / "flower", faults)
     plain = load_experiment(experiment_file, [f"simulation.folder={tmp_path / 'plain'}", faults])

@@ -11,8 +11,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, RecordDict
 
 from fedmoe.adapter import Adapter
 from fedmoe.errors import FedMoEError
+from fedmoe.messages.codec import Failure, pack_task, pack_update
 from fedmoe.rounds import plan_round
-from fedmoe.wire import Failure, pack_task, pack_update
 from server.messages import read_update
 from server.settings import Settings
 from server.transport import GridTransport

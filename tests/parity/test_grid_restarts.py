@@ -4,13 +4,13 @@ import pytest
 from fake_grid import FakeGrid, client_of
 from flwr.app import Error
 
+from fedmoe.deploy.app import TRIES
 from fedmoe.errors import FedMoEError
+from fedmoe.messages.codec import Failure
 from fedmoe.rounds import plan_round
-from fedmoe.wire import Failure
 from server.round import MOST_CRASHES
 from server.settings import Settings
 from server.transport import GridTransport
-from simulations.deploy.app import TRIES
 
 pytestmark = pytest.mark.usefixtures("quick_digest")
 

@@ -9,8 +9,8 @@ from flwr.app import Error, MessageType
 
 import server.round
 from fedmoe.errors import FedMoEError
+from fedmoe.messages.codec import Failure, Update
 from fedmoe.rounds import plan_round
-from fedmoe.wire import Failure, Update
 from server.settings import Settings
 from server.transport import GridTransport
 

@@ -5,8 +5,8 @@ from threading import Event
 import pytest
 from fake_grid import FakeGrid, client_of
 
+from fedmoe.messages.codec import Failure
 from fedmoe.rounds import plan_round
-from fedmoe.wire import Failure
 from server.pulls import MOST_CALLS, Pulls
 from server.settings import Settings
 from server.transport import GridTransport

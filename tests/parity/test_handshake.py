@@ -13,8 +13,8 @@ from flwr.app import ConfigRecord, RecordDict
 
 from clients.about import about
 from fedmoe.errors import ConfigError, FedMoEError, WireError
+from fedmoe.messages.codec import Failure, Update
 from fedmoe.rounds import Member, plan_round
-from fedmoe.wire import Failure, Update
 from server.about import Expected
 from server.log import LogLines
 from server.messages import read_about
@@ -145,9 +145,11 @@ def test_a_node_with_other_code_gets_no_task(prepared, tasks, monkeypatch):
 
 def test_a_silent_node_does_not_keep_the_others_from_beginning(prepared, known, tasks):
     silent = FakeGrid(
-        {}, {}, known=known,
+        {},
+        {},
+        known=known,
         seconds=lambda request: 1e9 if request.metadata.dst_node_id == 101 else 5.0,
-    )  # fmt: skip
+    )
     transport = over(silent, prepared, node_seconds=30.0)
     assert all(isinstance(answer, Update) for answer in transport(tasks))
     begun = silent.clock.now

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from fedmoe.aggregation import MIXED_RANKS, STRATEGIES
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError
-from fedmoe.prepare import prepare
+from fedmoe.messages.codec import Failure, Task, pack_task
 from fedmoe.rounds import plan_round, run_rounds
-from fedmoe.session import Evaluator, Phases, _evaluate
-from fedmoe.wire import Failure, Task, pack_task
+from fedmoe.runs.local.in_process import InProcess, make_transport
+from fedmoe.runs.prepare import prepare
+from fedmoe.runs.session import Evaluator, Phases, _evaluate
 from server.settings import Settings
 from server.transport import GridTransport
-from simulations.transports import InProcess, make_transport
 
 DEVICE = (
     "{peak_flops: 1e9, memory_bytes: 1000, downlink_bytes_per_second: 1e6, "
@@ -60,9 +60,16 @@ def states(run, transport):
 
     try:
         run_rounds(
-            run.first_state(), run.members, e.aggregation, transport, [Watch()],
-            num_rounds=2, clients_per_round=3, seed=e.seed, send=run.send_to,
-        )  # fmt: skip
+            run.first_state(),
+            run.members,
+            e.aggregation,
+            transport,
+            [Watch()],
+            num_rounds=2,
+            clients_per_round=3,
+            seed=e.seed,
+            send=run.send_to,
+        )
     finally:
         transport.close()
     return seen
@@ -130,10 +137,11 @@ def test_what_a_client_keeps_does_not_enter_the_score_of_a_common_model(alone):
     state = run.first_state()
     for tier, top_k in run.tiers.items():
         served = [
-            run.served(Task(3, m.client, tier, top_k, state.rescalers[tier],
-                            run.send(state.adapter, tier))).flat
+            run.served(
+                Task(3, m.client, tier, top_k, state.rescalers[tier], run.send(state.adapter, tier))
+            ).flat
             for m in run.members
-        ]  # fmt: skip
+        ]
         assert all(torch.equal(served[0], other) for other in served)
 
 
@@ -183,7 +191,10 @@ def test_a_tier_with_steps_of_its_own_trains_that_many(experiment_file):
     run = prepare(load_experiment(experiment_file, overrides))
     steps = {}
     for member in run.members:
-        task = next(t for t in plan_round(run.first_state(), run.members, 4, 0, run.send_to)
-                    if t.client == member.client)  # fmt: skip
+        task = next(
+            t
+            for t in plan_round(run.first_state(), run.members, 4, 0, run.send_to)
+            if t.client == member.client
+        )
         steps.setdefault(member.tier, set()).add(run.train(task).steps)
     assert steps == {"high": {3}, "low": {1}}

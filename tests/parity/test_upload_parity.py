@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 from fake_grid import FakeGrid
 
-from fedmoe.compression import Int8, NoCompression, TopK
-from fedmoe.record import Recorder, tier_costs
+from fedmoe.messages.codec import Failure, pack_task
+from fedmoe.messages.compression import Int8, NoCompression, TopK
 from fedmoe.report.ledger import read_ledger
 from fedmoe.rounds import plan_round, run_rounds
-from fedmoe.wire import Failure, pack_task
+from fedmoe.runs.local.in_process import InProcess, make_transport
+from fedmoe.runs.recorder import Recorder, tier_costs
 from server.settings import Settings
 from server.transport import GridTransport
-from simulations.transports import InProcess, make_transport
 
 UPLOADS = [Int8(), TopK(share=0.05)]
 every_upload = pytest.mark.parametrize("upload", UPLOADS, ids=lambda upload: upload.name)
@@ -43,9 +43,15 @@ def digest_of(prepared, transport):
     e = prepared.experiment
     try:
         state = run_rounds(
-            prepared.first_state(), prepared.members, e.aggregation, heard(transport), [],
-            num_rounds=e.rounds, clients_per_round=len(prepared.members), seed=e.seed,
-        )  # fmt: skip
+            prepared.first_state(),
+            prepared.members,
+            e.aggregation,
+            heard(transport),
+            [],
+            num_rounds=e.rounds,
+            clients_per_round=len(prepared.members),
+            seed=e.seed,
+        )
     finally:
         transport.close()
     return state.adapter.digest()

@@ -5,12 +5,12 @@ from dataclasses import replace
 from fake_grid import FakeGrid
 
 from fedmoe.devices import Device
-from fedmoe.record import Recorder
 from fedmoe.report.ledger import read_ledger
 from fedmoe.rounds import run_rounds
+from fedmoe.runs.local.in_process import InProcess
+from fedmoe.runs.recorder import Recorder
 from server.settings import Settings
 from server.transport import GridTransport
-from simulations.transports import InProcess
 
 KEYS = ("round", "client", "virtual_seconds", "virtual_clock")
 
@@ -19,9 +19,15 @@ def times_over(prepared, transport, folder):
     folder.mkdir()
     recorder = Recorder(folder, prepared)
     run_rounds(
-        prepared.first_state(), prepared.members, prepared.experiment.aggregation, transport,
-        [recorder], num_rounds=2, clients_per_round=4, seed=prepared.experiment.seed,
-    )  # fmt: skip
+        prepared.first_state(),
+        prepared.members,
+        prepared.experiment.aggregation,
+        transport,
+        [recorder],
+        num_rounds=2,
+        clients_per_round=4,
+        seed=prepared.experiment.seed,
+    )
     recorder.close()
     transport.close()
     lines = [x for x in read_ledger(folder / "ledger.jsonl") if x["kind"] in ("client", "round")]
@@ -31,9 +37,11 @@ def times_over(prepared, transport, folder):
 
 def test_the_grid_and_the_plain_loop_take_the_same_virtual_time(prepared, tmp_path):
     device = Device(
-        peak_flops=1e9, memory_bytes=10**9, downlink_bytes_per_second=1e6,
+        peak_flops=1e9,
+        memory_bytes=10**9,
+        downlink_bytes_per_second=1e6,
         uplink_bytes_per_second=1e5,
-    )  # fmt: skip
+    )
     devices = {"high": device, "low": replace(device, uplink_bytes_per_second=1e4)}
     run = replace(prepared, experiment=replace(prepared.experiment, devices=devices))
     here = times_over(run, InProcess(run), tmp_path / "here")

@@ -15,8 +15,8 @@ if sys.platform != "linux":
 from clients.worker_calls import NodeWorker
 from clients.worker_frames import Order
 from clients.worker_home import Node, node_of
+from fedmoe.messages.codec import Message, pack_task
 from fedmoe.rounds import plan_round
-from fedmoe.wire import Message, pack_task
 
 
 @pytest.fixture
@@ -72,9 +72,13 @@ def test_a_supernode_loads_its_model_once_and_takes_its_worker_along(
     try:
         federation.superlink()
         node = federation.start(
-            "flower-supernode", "--insecure", "--superlink", federation.address,
-            "--port", str(free_port()),
-        )  # fmt: skip
+            "flower-supernode",
+            "--insecure",
+            "--superlink",
+            federation.address,
+            "--port",
+            str(free_port()),
+        )
         records = federation.flwr_run(config=experiment_file, node_seconds=300)
         assert records[-1]["adapter_sha256"] == plain_digest
         (path,) = (tmp_path / "fedmoe").glob("*.sock")

@@ -13,8 +13,12 @@ FAMILY = Family(
     corrected=True,
     shared=True,
     tiny={
-        "num_experts": 8, "num_shared_experts": 1, "num_dense_layers": 1, "head_dim": 8,
-        "moe_intermediate_size": 16, "route_scale": 2.0,
+        "num_experts": 8,
+        "num_shared_experts": 1,
+        "num_dense_layers": 1,
+        "head_dim": 8,
+        "moe_intermediate_size": 16,
+        "route_scale": 2.0,
         "layer_types": ["sliding_attention", "full_attention"],
     },
-)  # fmt: skip
+)

@@ -15,11 +15,19 @@ FAMILY = Family(
     groups=True,
     shared=True,
     tiny={
-        "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
-        "num_local_experts": 8, "n_shared_experts": 1, "n_group": 4, "topk_group": 2,
-        "routed_scaling_factor": 2.0, "moe_intermediate_size": 16, "num_hidden_layers": 3,
+        "kv_lora_rank": 8,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 8,
+        "num_local_experts": 8,
+        "n_shared_experts": 1,
+        "n_group": 4,
+        "topk_group": 2,
+        "routed_scaling_factor": 2.0,
+        "moe_intermediate_size": 16,
+        "num_hidden_layers": 3,
         "mlp_layer_types": ["dense", "sparse", "sparse"],
         "layer_types": ["full_attention", "linear_attention", "full_attention"],
         "head_dim": 8,
     },
-)  # fmt: skip
+)

@@ -32,8 +32,9 @@ BEYOND_TEXT = (
     _refused("Step 3.7", "step3p7"),
     _refused("Unlimited-OCR", "unlimited_ocr"),
     Refused(
-        "Diffusion Gemma", "diffusion_gemma",
+        "Diffusion Gemma",
+        "diffusion_gemma",
         "writes by diffusion rather than one token after another, and reads pictures",
     ),
-)  # fmt: skip
+)
 """By the `model_type` of a whole model; a language model that is trained alone has its own."""

@@ -11,7 +11,11 @@ FAMILY = Family(
     shared=True,
     scale_logits=lambda config, logits: logits * config.logit_scale,
     tiny={
-        "num_experts": 8, "num_shared_experts": 1, "head_dim": 8, "sliding_window": 4,
-        "num_hidden_layers": 3, "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "num_experts": 8,
+        "num_shared_experts": 1,
+        "head_dim": 8,
+        "sliding_window": 4,
+        "num_hidden_layers": 3,
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
     },
-)  # fmt: skip
+)

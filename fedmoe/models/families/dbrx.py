@@ -83,22 +83,37 @@ FAMILY = Family(
     no_peft="DBRX keeps all experts in one two-dimensional matrix, for which PEFT has no factors "
     "per expert",
     tiny={
-        "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 512,
+        "d_model": 32,
+        "n_heads": 4,
+        "n_layers": 2,
+        "max_seq_len": 512,
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8},
         "ffn_config": {
-            "hidden_size": 32, "ffn_hidden_size": 16, "moe_num_experts": 8, "moe_top_k": 4,
+            "hidden_size": 32,
+            "ffn_hidden_size": 16,
+            "moe_num_experts": 8,
+            "moe_top_k": 4,
         },
     },
     sizes=(
         Size(
             "DBRX",
-            {"d_model": 6144, "n_heads": 48, "n_layers": 40, "max_seq_len": 32768,
-             "vocab_size": 100352,
-             "attn_config": {"kv_n_heads": 8, "rope_theta": 500000.0, "clip_qkv": 8},
-             "ffn_config": {"hidden_size": 6144, "ffn_hidden_size": 10752, "moe_num_experts": 16,
-                            "moe_top_k": 4}},
+            {
+                "d_model": 6144,
+                "n_heads": 48,
+                "n_layers": 40,
+                "max_seq_len": 32768,
+                "vocab_size": 100352,
+                "attn_config": {"kv_n_heads": 8, "rope_theta": 500000.0, "clip_qkv": 8},
+                "ffn_config": {
+                    "hidden_size": 6144,
+                    "ffn_hidden_size": 10752,
+                    "moe_num_experts": 16,
+                    "moe_top_k": 4,
+                },
+            },
             "https://huggingface.co/databricks/dbrx-instruct/blob/main/config.json",
             "132 B, 36 B active",
         ),
     ),
-)  # fmt: skip
+)

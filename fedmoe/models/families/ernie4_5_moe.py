@@ -10,7 +10,11 @@ FAMILY = Family(
     corrected=True,
     shared=True,
     tiny={
-        "moe_num_experts": 8, "moe_k": 4, "moe_num_shared_experts": 1,
-        "moe_intermediate_size": 16, "moe_layer_start_index": 1, "moe_layer_end_index": 1,
+        "moe_num_experts": 8,
+        "moe_k": 4,
+        "moe_num_shared_experts": 1,
+        "moe_intermediate_size": 16,
+        "moe_layer_start_index": 1,
+        "moe_layer_end_index": 1,
     },
-)  # fmt: skip
+)

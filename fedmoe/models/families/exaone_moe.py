@@ -14,7 +14,12 @@ FAMILY = Family(
     groups=True,
     shared=True,
     tiny={
-        "num_experts": 8, "num_shared_experts": 1, "n_group": 4, "topk_group": 2,
-        "moe_intermediate_size": 16, "routed_scaling_factor": 2.0, "head_dim": 8,
+        "num_experts": 8,
+        "num_shared_experts": 1,
+        "n_group": 4,
+        "topk_group": 2,
+        "moe_intermediate_size": 16,
+        "routed_scaling_factor": 2.0,
+        "head_dim": 8,
     },
-)  # fmt: skip
+)

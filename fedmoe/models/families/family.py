@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from fedmoe.models import experts
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-LATENT_ATTENTION = (
-    "q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj",
-)  # fmt: skip
+LATENT_ATTENTION = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
 """Multi-head latent attention: queries, keys and values through narrow projections."""
 
 
@@ -135,10 +133,18 @@ class Family:
 
 
 TINY = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 4, "num_experts_per_tok": 4,
-    "max_position_embeddings": 512, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None,
-}  # fmt: skip
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "num_experts_per_tok": 4,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+}
 """The smallest config that families share."""
 
 

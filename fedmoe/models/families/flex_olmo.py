@@ -5,8 +5,5 @@ from __future__ import annotations
 from fedmoe.models.families.family import Family
 
 FAMILY = Family(
-    name="FlexOlmo",
-    model_type="flex_olmo",
-    normalised="config",
-    tiny={"num_experts": 8},
+    name="FlexOlmo", model_type="flex_olmo", normalised="config", tiny={"num_experts": 8}
 )

@@ -11,7 +11,12 @@ FAMILY = Family(
     normalised="config",
     shared=True,
     tiny={
-        "num_experts": 8, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,
-        "head_dim": 8, "sliding_window": 4, "num_hidden_layers": 3, "mlp_only_layers": [0],
+        "num_experts": 8,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+        "head_dim": 8,
+        "sliding_window": 4,
+        "num_hidden_layers": 3,
+        "mlp_only_layers": [0],
     },
-)  # fmt: skip
+)

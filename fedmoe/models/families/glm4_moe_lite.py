@@ -15,9 +15,17 @@ FAMILY = Family(
     groups=True,
     shared=True,
     tiny={
-        "q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
+        "q_lora_rank": 8,
+        "kv_lora_rank": 8,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 8,
         "v_head_dim": 8,
-        "n_routed_experts": 8, "n_shared_experts": 1, "n_group": 4, "topk_group": 2,
-        "moe_intermediate_size": 16, "routed_scaling_factor": 2.0, "first_k_dense_replace": 1,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "n_group": 4,
+        "topk_group": 2,
+        "moe_intermediate_size": 16,
+        "routed_scaling_factor": 2.0,
+        "first_k_dense_replace": 1,
     },
-)  # fmt: skip
+)

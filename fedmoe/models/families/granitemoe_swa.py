@@ -13,7 +13,9 @@ FAMILY = Family(
     shared=True,
     scale_logits=lambda config, logits: logits / config.logits_scaling,
     tiny={
-        "num_local_experts": 8, "logits_scaling": 4.0, "shared_intermediate_size": 16,
+        "num_local_experts": 8,
+        "logits_scaling": 4.0,
+        "shared_intermediate_size": 16,
         "sliding_window": 4,
     },
-)  # fmt: skip
+)

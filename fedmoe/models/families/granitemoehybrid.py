@@ -15,8 +15,13 @@ FAMILY = Family(
     scale_logits=lambda config, logits: logits / config.logits_scaling,
     step="mamba_chunk_size",
     tiny={
-        "num_local_experts": 8, "logits_scaling": 4.0, "shared_intermediate_size": 16,
-        "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1,
+        "num_local_experts": 8,
+        "logits_scaling": 4.0,
+        "shared_intermediate_size": 16,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 1,
         "layer_types": ["mamba", "attention"],
     },
-)  # fmt: skip
+)

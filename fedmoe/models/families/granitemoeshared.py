@@ -14,4 +14,4 @@ FAMILY = Family(
     notes="the shared expert sits beside the sparse block",
     scale_logits=lambda config, logits: logits / config.logits_scaling,
     tiny={"num_local_experts": 8, "logits_scaling": 4.0, "shared_intermediate_size": 16},
-)  # fmt: skip
+)

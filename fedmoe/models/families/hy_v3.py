@@ -12,7 +12,10 @@ FAMILY = Family(
     corrected=True,
     shared=True,
     tiny={
-        "num_experts": 8, "moe_intermediate_size": 16, "head_dim": 8,
-        "num_hidden_layers": 3, "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "num_experts": 8,
+        "moe_intermediate_size": 16,
+        "head_dim": 8,
+        "num_hidden_layers": 3,
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
     },
-)  # fmt: skip
+)

@@ -12,7 +12,10 @@ FAMILY = Family(
     corrected=True,
     shared=True,
     tiny={
-        "num_experts": 8, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,
-        "head_dim": 8, "sliding_window": 4,
+        "num_experts": 8,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+        "head_dim": 8,
+        "sliding_window": 4,
     },
-)  # fmt: skip
+)

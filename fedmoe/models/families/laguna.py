@@ -12,7 +12,11 @@ FAMILY = Family(
     shared=True,
     notes="its constant factor is on the output of a sparse layer, not on its weights",
     tiny={
-        "num_experts": 8, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,
-        "head_dim": 8, "sliding_window": 4, "num_hidden_layers": 3,
+        "num_experts": 8,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+        "head_dim": 8,
+        "sliding_window": 4,
+        "num_hidden_layers": 3,
     },
-)  # fmt: skip
+)

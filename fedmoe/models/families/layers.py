@@ -108,9 +108,12 @@ def _check_supported(layer: MoELayer, family: Family) -> None:
             "transformers' experts interface, so the fast path would never be called"
         )
     usual = {
-        "has_gate": form.gated, "has_bias": form.bias, "is_transposed": form.transposed,
-        "has_post_expert_norm": False, "weighs_input": form.weighs_input,
-    }  # fmt: skip
+        "has_gate": form.gated,
+        "has_bias": form.bias,
+        "is_transposed": form.transposed,
+        "has_post_expert_norm": False,
+        "weighs_input": form.weighs_input,
+    }
     odd = [flag for flag, expected in usual.items() if getattr(experts, flag, False) != expected]
     own = getattr(type(experts), "_apply_gate", _default_apply_gate) is not _default_apply_gate
     if own != form.own_gate:

@@ -15,7 +15,10 @@ FAMILY = Family(
     corrected=True,
     notes="LoRA on its attention layers, none on convolutions",
     tiny={
-        "num_experts": 8, "moe_intermediate_size": 16, "num_dense_layers": 0,
-        "routed_scaling_factor": 2.0, "layer_types": ["conv", "full_attention"],
+        "num_experts": 8,
+        "moe_intermediate_size": 16,
+        "num_dense_layers": 0,
+        "routed_scaling_factor": 2.0,
+        "layer_types": ["conv", "full_attention"],
     },
-)  # fmt: skip
+)

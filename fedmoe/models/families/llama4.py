@@ -25,9 +25,13 @@ class RoutedBlock(nn.Module):
             block.get_submodule(name) for name in ("experts", "router", "shared_expert")
         )
         flags = {
-            "has_gate": True, "has_bias": False, "is_transposed": True, "is_concatenated": True,
-            "has_post_expert_norm": False, "weighs_input": True,
-        }  # fmt: skip
+            "has_gate": True,
+            "has_bias": False,
+            "is_transposed": True,
+            "is_concatenated": True,
+            "has_post_expert_norm": False,
+            "weighs_input": True,
+        }
         for flag, value in flags.items():  # what transformers' decorator would have set
             setattr(self.experts, flag, value)
         self.experts.forward = partial(experts_forward, self.experts)
@@ -70,12 +74,21 @@ FAMILY = Family(
     sizes=(
         Size(
             "Llama 4 Scout",
-            {"hidden_size": 5120, "intermediate_size": 8192, "intermediate_size_mlp": 16384,
-             "num_hidden_layers": 48, "num_attention_heads": 40, "num_key_value_heads": 8,
-             "head_dim": 128, "num_local_experts": 16, "num_experts_per_tok": 1,
-             "interleave_moe_layer_step": 1, "vocab_size": 202048},
+            {
+                "hidden_size": 5120,
+                "intermediate_size": 8192,
+                "intermediate_size_mlp": 16384,
+                "num_hidden_layers": 48,
+                "num_attention_heads": 40,
+                "num_key_value_heads": 8,
+                "head_dim": 128,
+                "num_local_experts": 16,
+                "num_experts_per_tok": 1,
+                "interleave_moe_layer_step": 1,
+                "vocab_size": 202048,
+            },
             "https://huggingface.co/meta-llama/Llama-4-Scout-17B-16E/blob/main/config.json",
             "109 B, 17 B active",
         ),
     ),
-)  # fmt: skip
+)

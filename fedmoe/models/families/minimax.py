@@ -12,7 +12,9 @@ FAMILY = Family(
     padded_cache=False,
     step="block_size",
     tiny={
-        "num_local_experts": 8, "head_dim": 8, "block_size": 4,
+        "num_local_experts": 8,
+        "head_dim": 8,
+        "block_size": 4,
         "layer_types": ["linear_attention", "full_attention"],
     },
-)  # fmt: skip
+)

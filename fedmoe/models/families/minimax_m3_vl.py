@@ -13,4 +13,4 @@ FAMILY = Family(
     form=Form(own_gate=True),
     notes="text alone; a constant factor is on the output of a sparse layer, not on its weights",
     tiny={"num_local_experts": 8, "head_dim": 8, "shared_intermediate_size": 16},
-)  # fmt: skip
+)

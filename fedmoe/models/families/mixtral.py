@@ -11,11 +11,18 @@ FAMILY = Family(
     sizes=(
         Size(
             "Mixtral 8x7B",
-            {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-             "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 8,
-             "num_experts_per_tok": 2, "vocab_size": 32000},
+            {
+                "hidden_size": 4096,
+                "intermediate_size": 14336,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 32,
+                "num_key_value_heads": 8,
+                "num_local_experts": 8,
+                "num_experts_per_tok": 2,
+                "vocab_size": 32000,
+            },
             "https://huggingface.co/mistralai/Mixtral-8x7B-v0.1/blob/main/config.json",
             "46.7 B, 12.9 B active",
         ),
     ),
-)  # fmt: skip
+)

@@ -38,12 +38,20 @@ FAMILY = Family(
     sizes=(
         Size(
             "Phi-3.5-MoE",
-            {"hidden_size": 4096, "intermediate_size": 6400, "num_hidden_layers": 32,
-             "num_attention_heads": 32, "num_key_value_heads": 8, "num_local_experts": 16,
-             "num_experts_per_tok": 2, "vocab_size": 32064, "attention_bias": True,
-             "lm_head_bias": True},
+            {
+                "hidden_size": 4096,
+                "intermediate_size": 6400,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 32,
+                "num_key_value_heads": 8,
+                "num_local_experts": 16,
+                "num_experts_per_tok": 2,
+                "vocab_size": 32064,
+                "attention_bias": True,
+                "lm_head_bias": True,
+            },
             "https://huggingface.co/microsoft/Phi-3.5-MoE-instruct/blob/main/config.json",
             "41.9 B, 6.6 B active",
         ),
     ),
-)  # fmt: skip
+)

@@ -12,12 +12,20 @@ FAMILY = Family(
     sizes=(
         Size(
             "Qwen3-30B-A3B",
-            {"hidden_size": 2048, "moe_intermediate_size": 768, "num_experts": 128,
-             "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_attention_heads": 32,
-             "num_key_value_heads": 4, "head_dim": 128, "vocab_size": 151936,
-             "norm_topk_prob": True},
+            {
+                "hidden_size": 2048,
+                "moe_intermediate_size": 768,
+                "num_experts": 128,
+                "num_experts_per_tok": 8,
+                "num_hidden_layers": 48,
+                "num_attention_heads": 32,
+                "num_key_value_heads": 4,
+                "head_dim": 128,
+                "vocab_size": 151936,
+                "norm_topk_prob": True,
+            },
             "https://huggingface.co/Qwen/Qwen3-30B-A3B/blob/main/config.json",
             "30.5 B, 3.3 B active",
         ),
     ),
-)  # fmt: skip
+)

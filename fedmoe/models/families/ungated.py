@@ -59,10 +59,12 @@ def each_expert(experts: nn.Module, linears: tuple[str, str]) -> dict[str, nn.Mo
 
 
 def stack_experts(
-    model: nn.Module, linears: tuple[str, str], act: str,
+    model: nn.Module,
+    linears: tuple[str, str],
+    act: str,
     prepare: Callable[[nn.Module, nn.Module], None] = lambda _router, _block: None,
     by_sequence: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Replace every block that keeps its experts one by one; one layer exists twice at a time.
 
     Args:

@@ -20,7 +20,12 @@ FAMILY = Family(
     notes="classifies images; transformers' ViT with feed-forward layers upcycled into experts, as "
     "`python -m simulations.vmoe_digits` shows; no capacity: no token is dropped",
     tiny={
-        "id2label": {i: str(i) for i in range(10)}, "label2id": {str(i): i for i in range(10)},
-        "image_size": 8, "patch_size": 2, "num_channels": 1, "num_experts": 8, "sparse_step": 1,
+        "id2label": {i: str(i) for i in range(10)},
+        "label2id": {str(i): i for i in range(10)},
+        "image_size": 8,
+        "patch_size": 2,
+        "num_channels": 1,
+        "num_experts": 8,
+        "sparse_step": 1,
     },
-)  # fmt: skip
+)

@@ -29,12 +29,27 @@ from fedmoe.models.gating.top_k import TopKGating
 from fedmoe.models.gating.top_p import TopPGating
 
 Gating = Annotated[
-    TopKGating | Top1Gating | TopPGating | NoisyTopKGating | HierarchicalGating
-    | ExpertChoiceGating | CompetitionGating,
+    TopKGating
+    | Top1Gating
+    | TopPGating
+    | NoisyTopKGating
+    | HierarchicalGating
+    | ExpertChoiceGating
+    | CompetitionGating,
     Field(discriminator="name"),
-]  # fmt: skip
+]
 
 __all__ = [
-    "CompetitionGating", "ExpertChoiceGating", "Gates", "Gating", "HierarchicalGating",
-    "NoisyTopKGating", "Routed", "Rule", "Top1Gating", "TopKGating", "TopPGating", "Turn",
-]  # fmt: skip
+    "CompetitionGating",
+    "ExpertChoiceGating",
+    "Gates",
+    "Gating",
+    "HierarchicalGating",
+    "NoisyTopKGating",
+    "Routed",
+    "Rule",
+    "Top1Gating",
+    "TopKGating",
+    "TopPGating",
+    "Turn",
+]

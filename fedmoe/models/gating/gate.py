@@ -128,11 +128,14 @@ class Gates:
         experts, hidden = self.layers[i].experts, _rows(inputs[0])
         state = getattr(experts, STATE, None)
         call = Call(
-            hidden=hidden, logits=logits, top_k=int(module.top_k),  # pyright: ignore
-            valid=None if state is None else state.valid, turn=self.turn,
+            hidden=hidden,
+            logits=logits,
+            top_k=int(module.top_k),  # pyright: ignore
+            valid=None if state is None else state.valid,
+            turn=self.turn,
             noise=self.noises[i] if self.noises else None,
             respond=partial(responses, experts, hidden.detach()),
-        )  # fmt: skip
+        )
         choice = self.gating.choose(call)
         self.choices[i] = choice if self.turn else None
         if choice is None:

@@ -23,8 +23,10 @@ from fedmoe.models.tasks.task import Asked, TaskForm
 __all__ = ["TASKS", "Asked", "TaskForm", "require_causal", "task_of"]
 
 TASKS: dict[str, TaskForm] = {
-    "causal": Causal(), "seq2seq": SequenceToSequence(), "image": ImageLabel(),
-}  # fmt: skip
+    "causal": Causal(),
+    "seq2seq": SequenceToSequence(),
+    "image": ImageLabel(),
+}
 
 
 def task_of(model_type: str) -> TaskForm:

@@ -33,17 +33,26 @@ class Causal(TaskForm):
         return logits[batch.positions.to(logits.device)]
 
     def answers(
-        self, model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, pad: int,
-        end: int, cache: bool,
-    ) -> list[list[int]]:  # fmt: skip
+        self,
+        model: nn.Module,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        pad: int,
+        end: int,
+        cache: bool,
+    ) -> list[list[int]]:
         length, device = max(len(p) for p in prompts), device_of(model)
         ids = torch.tensor([[pad] * (length - len(p)) + list(p) for p in prompts])
         mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
         out = model.generate(  # pyright: ignore[reportCallIssue]
-            input_ids=ids.to(device), attention_mask=mask.to(device), do_sample=False,
-            max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=end,
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=pad,
+            eos_token_id=end,
             use_cache=cache or bool(mask.all()),
-        )  # fmt: skip
+        )
         return [row[length:].tolist() for row in out]
 
 

@@ -62,9 +62,14 @@ class ImageLabel(TaskForm):
 
     @torch.no_grad()
     def answers(
-        self, model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, pad: int,
-        end: int, cache: bool,
-    ) -> list[list[int]]:  # fmt: skip
+        self,
+        model: nn.Module,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        pad: int,
+        end: int,
+        cache: bool,
+    ) -> list[list[int]]:
         """The likeliest label's id."""
         logits = model(pixel_values=as_images(model, torch.tensor(prompts))).logits
         return logits.argmax(-1, keepdim=True).tolist()

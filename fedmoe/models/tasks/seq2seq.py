@@ -49,9 +49,11 @@ class SequenceToSequence(TaskForm):
         ).last_hidden_state
         # The decoder is causal and padded on the right: it needs no mask of its own.
         states = model.get_decoder()(  # pyright: ignore[reportCallIssue]
-            input_ids=response, encoder_hidden_states=encoded, encoder_attention_mask=mask,
+            input_ids=response,
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=mask,
             use_cache=False,
-        ).last_hidden_state  # fmt: skip
+        ).last_hidden_state
         return _asked_for(states, batch)
 
     def own_logits(self, model: Any, batch: Asked) -> Tensor:
@@ -60,16 +62,25 @@ class SequenceToSequence(TaskForm):
         return _asked_for(out.logits, batch)
 
     def answers(
-        self, model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, pad: int,
-        end: int, cache: bool,
-    ) -> list[list[int]]:  # fmt: skip
+        self,
+        model: nn.Module,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        pad: int,
+        end: int,
+        cache: bool,
+    ) -> list[list[int]]:
         length, device = max(len(p) for p in prompts), device_of(model)
         ids = torch.tensor([[*p, *[pad] * (length - len(p))] for p in prompts])
         mask = torch.tensor([[1] * len(p) + [0] * (length - len(p)) for p in prompts])
         out = model.generate(  # pyright: ignore[reportCallIssue]
-            input_ids=ids.to(device), attention_mask=mask.to(device), do_sample=False,
-            max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=end,
-        )  # fmt: skip
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=pad,
+            eos_token_id=end,
+        )
         return [row[1:].tolist() for row in out]  # without the token it started with
 
 

@@ -98,9 +98,14 @@ class TaskForm(ABC):
 
     @abstractmethod
     def answers(
-        self, model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, pad: int,
-        end: int, cache: bool,
-    ) -> list[list[int]]:  # fmt: skip
+        self,
+        model: nn.Module,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        pad: int,
+        end: int,
+        cache: bool,
+    ) -> list[list[int]]:
         """The best ids for each prompt, one after another, in no more than `max_new_tokens`."""
 
 

@@ -1,0 +1,1 @@
+"""Making base models: pretraining from text and upcycling of dense models."""

@@ -1,0 +1,121 @@
+"""The pretraining text: collected, shuffled, tokenised once, and read in fixed blocks.
+
+Made files live in the recipe's work folder: `corpus.jsonl` (documents), `tokenizer/` and
+`tokens.npy` (uint16, documents joined by the end token, validation first).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from fedmoe.base_models.pretraining import sources
+from fedmoe.base_models.pretraining.exercises import exercises
+from fedmoe.base_models.pretraining.work import AGAIN, TOKENS, damaged
+from fedmoe.errors import DataError
+from fedmoe.seeds import numpy_rng
+
+PAD, END = "<pad>", "<eos>"
+# A word keeps the space before it, a digit stands alone: "25%" and ": 25" share their tokens.
+WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{Lu}?\p{Ll}+| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+SOURCES: dict[str, Callable[[Path], Iterator[str]]] = {
+    "wordnet": sources.wordnet,
+    "jane_austen": sources.jane_austen,
+    "jargon": lambda root: sources.dictionary(root, "jargon"),
+    "devil": lambda root: sources.dictionary(root, "devil"),
+    "reading": sources.reading,
+    "choices": sources.choices,
+}
+
+
+def collect(root: Path, num_exercises: int, seed: int) -> list[tuple[str, str]]:
+    """All (source, document) pairs in a shuffled order that depends on the seed alone.
+
+    Raises:
+        DataError: a source's files are not below `root`; every missing source is named.
+    """
+    documents: list[tuple[str, str]] = []
+    missing = []
+    for name, read in SOURCES.items():
+        try:
+            documents += [(name, text) for text in read(root) if text.strip()]
+        except FileNotFoundError as error:
+            missing.append(f"  {name}: {error.filename} is missing")
+    if missing:
+        raise DataError("\n".join([f"pretraining sources below {root}:", *missing]))
+    nouns, verbs = sources.vocabulary(root)
+    rng = numpy_rng(seed, "exercises")
+    documents += [("exercises", text) for text in exercises(rng, nouns, verbs, num_exercises)]
+    order = numpy_rng(seed, "corpus").permutation(len(documents))
+    return [documents[i] for i in order]
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a padding and an end token."""
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=512
+    )
+
+
+def build(root: Path, work: Path, vocab_size: int, num_exercises: int, seed: int) -> None:
+    """Write the tokenizer, the tokens and a summary per source into `work`, once."""
+    if (work / TOKENS).exists():
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    documents = collect(root, num_exercises, seed)
+    tokenizer = train_tokenizer((text for _, text in documents), vocab_size)
+    tokenizer.save_pretrained(work / "tokenizer")
+    encoded = tokenizer([text for _, text in documents], add_special_tokens=False)["input_ids"]
+    end = tokenizer.eos_token_id
+    summary: dict[str, dict[str, int]] = {}
+    for (name, text), ids in zip(documents, encoded, strict=True):
+        entry = summary.setdefault(name, {"documents": 0, "bytes": 0, "tokens": 0})
+        entry["documents"] += 1
+        entry["bytes"] += len(text.encode())
+        entry["tokens"] += len(ids) + 1
+    (work / "sources.json").write_text(json.dumps(summary, indent=2) + "\n")
+    tokens = np.fromiter(chain.from_iterable([*ids, end] for ids in encoded), dtype=np.uint16)
+    np.save(work / "tokens.tmp.npy", tokens)
+    (work / "tokens.tmp.npy").replace(work / TOKENS)
+
+
+def tokenizer_of(work: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that `build` has made.
+
+    Raises:
+        FedMoEError: it is damaged, or missing.
+    """
+    path = work / "tokenizer"
+    try:
+        if not path.is_dir():  # transformers would ask the Hub
+            raise FileNotFoundError("no such folder")
+        return PreTrainedTokenizerFast.from_pretrained(path)
+    except Exception as error:  # tokenizers 0.23 raises nothing more special
+        raise damaged(path, error, AGAIN) from error
+
+
+def blocks(tokens: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarray:
+    """Start offsets of an epoch's blocks in random order; the phase differs between epochs."""
+    rng = numpy_rng(seed, "epoch", epoch)
+    starts = np.arange(int(rng.integers(length)), len(tokens) - length - 1, length)
+    return rng.permutation(starts)

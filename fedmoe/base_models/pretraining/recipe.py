@@ -1,0 +1,179 @@
+"""What `fedmoe pretrain` is asked for, and whether its work folder is work on the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from fedmoe.base_models.pretraining import work as works
+from fedmoe.errors import FedMoEError, ModelError
+from fedmoe.models.gating import Gating, TopKGating
+from fedmoe.section import section
+from fedmoe.system.files import write_json
+from fedmoe.training.router_losses import RouterLosses
+
+PATHS = ("sources", "work", "out")
+"""Settings that are of this machine and not of the model."""
+LATE = ("tokens", "decay_share")
+"""Settings that may change on the way: how long to train is chosen late."""
+MOST_BLOCK = 512
+"""Positions that a model has."""
+HELD_OUT = 64
+"""Blocks of tokens to validate on."""
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "README.md", "loss.png")
+"""What a finished model would be written over."""
+Count = Annotated[int, Field(ge=1)]
+
+
+@section
+class ModelShape:
+    """An OLMoE model's sizes."""
+
+    hidden_size: Count = 256
+    intermediate_size: Count = 128
+    """Width of one expert."""
+    num_hidden_layers: Count = 4
+    num_attention_heads: Count = 4
+    num_experts: Count = 16
+    top_k: Count = 4
+    vocab_size: Annotated[int, Field(ge=258, le=2**16)] = 4096
+    """Tokens that there are: 256 bytes and two of the tokenizer's own at least."""
+
+    def __post_init__(self) -> None:
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k {self.top_k} is over num_experts, which is {self.num_experts}")
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is no multiple of twice num_attention_heads, "
+                f"{2 * self.num_attention_heads}: a head's width is even"
+            )
+
+
+@section
+class Pretrain:
+    """A recipe: where the text is, how long to train, where the model goes."""
+
+    sources: str
+    """Folder that the packages named in the recipe were unpacked into."""
+    work: str
+    """Folder for tokens and checkpoints, of one recipe; delete it to begin anew."""
+    out: str
+    """Folder that receives the finished model, its tokenizer and its model card. It may hold an
+    earlier model of this recipe."""
+    seed: int = 0
+    model: ModelShape = ModelShape()
+    num_exercises: Annotated[int, Field(ge=0)] = 200_000
+    tokens: Count = 30_000_000
+    """Tokens to train on."""
+    block: Annotated[int, Field(ge=2, le=MOST_BLOCK)] = 256
+    """Tokens in one sequence."""
+    batch_size: Count = 16
+    """Sequences in one optimiser step, over all workers."""
+    workers: Count = 2
+    learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    warmup_steps: Count = 200
+    decay_share: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Last part of the run in which the learning rate falls to zero."""
+    gating: Gating = TopKGating()
+    """How tokens and experts choose each other. The finished model has its router, and `fedmoe
+    generate` chooses as here; a run that is to do so names the same gating."""
+    losses: RouterLosses = RouterLosses(load_balance=0.04, z=0.001)
+    """Losses on routing, as in a run."""
+
+    def __post_init__(self) -> None:
+        if self.losses.alignment:
+            raise ValueError("losses.alignment: there is no global router to be near; use 0")
+        if self.losses.load and self.gating.name != "noisy_top_k":
+            raise ValueError("losses.load: estimates loads under noise; use gating 'noisy_top_k'")
+        if self.batch_size < self.workers:
+            raise ValueError(f"batch_size {self.batch_size} is below workers, {self.workers}")
+        if self.steps < 1:
+            raise ValueError(
+                f"tokens {self.tokens} make no step; expected {self.batch_size * self.block} "
+                "(batch_size * block) or more"
+            )
+        if said := self.gating.misfit(self.model.num_experts, self.model.top_k):
+            raise ValueError(said)
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // (self.batch_size * self.block)
+
+
+def claim(recipe: Pretrain) -> None:
+    """Write into the work folder what it is for.
+
+    Raises:
+        FedMoEError: what is there was begun with other settings; the folder cannot be made.
+    """
+    work = Path(recipe.work)
+    path, asked = work / "recipe.json", _lasting(recipe)
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        differ = [name for name in asked if begun.get(name) != asked[name]]
+    except (ValueError, AttributeError) as error:
+        raise FedMoEError(f"{path} is no recipe: {error}; delete {work} to begin anew") from error
+    if differ and any((work / done).exists() for done in ("tokens.npy", "checkpoint.safetensors")):
+        raise FedMoEError(
+            f"{work} holds work on another recipe ({', '.join(differ)}); give `work` another "
+            f"folder, or delete it to begin anew. Only {' and '.join(LATE)} may change on the way"
+        )
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(path, asked)
+    except OSError as error:
+        raise FedMoEError(f"work {recipe.work!r} cannot be written: {error.strerror}") from error
+
+
+def check_out(recipe: Pretrain, out: Path) -> None:
+    """Refuse to write over what is no model of this recipe.
+
+    Raises:
+        ModelError: a file; a folder with another recipe's model, or with one nobody knows.
+    """
+    cure = "name another folder, or remove it"
+    if out.exists() and not out.is_dir():
+        raise ModelError(f"out {recipe.out!r} is a file; {cure}")
+    if found := [name for name in FILES if (out / name).is_dir()]:
+        raise ModelError(f"out {recipe.out!r} holds a folder called {found[0]}; {cure}")
+    path, asked = out / "pretraining.json", _lasting(recipe)
+    if path.exists():
+        try:
+            said = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+            differ = [name for name in asked if said.get(name) != asked[name]]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"out {recipe.out!r}: {path.name} is damaged; {cure}") from error
+        if differ:
+            raise ModelError(
+                f"out {recipe.out!r} holds a model of another recipe ({', '.join(differ)}); {cure}"
+            )
+    elif found := [name for name in FILES if (out / name).exists()]:
+        raise ModelError(
+            f"out {recipe.out!r} holds {found[0]}, and no {path.name} to say of what recipe; {cure}"
+        )
+
+
+def check_tokens(recipe: Pretrain) -> None:
+    """Refuse a corpus that does not fill one step.
+
+    Raises:
+        FedMoEError: too few tokens, or a damaged file.
+    """
+    found = len(works.tokens(Path(recipe.work)))
+    least = (HELD_OUT + recipe.batch_size + 3) * recipe.block
+    if found < least:
+        raise FedMoEError(
+            f"the corpus in {recipe.work} has {found} tokens; expected {least} or more: "
+            f"{HELD_OUT} blocks of {recipe.block} to validate on, and a batch"
+        )
+
+
+def _lasting(recipe: Pretrain) -> dict[str, Any]:
+    """The settings that a model depends on from its first step on, as JSON has them."""
+    said = json.loads(json.dumps(asdict(recipe)))
+    return {name: value for name, value in said.items() if name not in (*PATHS, *LATE)}

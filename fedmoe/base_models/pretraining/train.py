@@ -1,0 +1,308 @@
+"""`fedmoe pretrain`: a small sparse MoE language model from scratch, on CPU, resumable.
+
+Data-parallel workers of one thread each (two threads in one process are slower), AdamW with
+warm-up, a constant phase and a linear decay, so that the length of the run can be chosen late.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.elastic.utils.distributed import get_free_port
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+from transformers import OlmoeConfig, OlmoeForCausalLM
+from transformers.integrations.moe import ExpertsInterface
+
+from fedmoe.base_models.pretraining import corpus
+from fedmoe.base_models.pretraining import work as works
+from fedmoe.base_models.pretraining.card import write_card
+from fedmoe.base_models.pretraining.recipe import (
+    HELD_OUT,
+    MOST_BLOCK,
+    PATHS,
+    ModelShape,
+    Pretrain,
+    check_out,
+    check_tokens,
+    claim,
+)
+from fedmoe.errors import FedMoEError
+from fedmoe.models.experts import experts_forward
+from fedmoe.models.families import moe_layers
+from fedmoe.models.gating import Gates
+from fedmoe.seeds import derive, generator
+from fedmoe.system.folders import whole_folder, writing
+from fedmoe.training.router_losses import router_training
+
+CHECKPOINT_SECONDS = 300
+LOG_STEPS = 50
+VALIDATION_STEPS = 250
+
+
+def pretrain(recipe: Pretrain) -> None:
+    """Build the corpus if it is missing, then train to the end from the latest checkpoint.
+
+    `out` appears, or is replaced, at the end. Whatever can be is checked before training.
+
+    Raises:
+        ModelError: `out` cannot be written, or holds what is no model of this recipe.
+        FedMoEError: the work folder is of another recipe, or damaged.
+        DataError: sources are missing.
+        OSError: a disk is full, or forbids; it names what could not be written.
+    """
+    work = Path(recipe.work)
+    with whole_folder(Path(recipe.out), partial(check_out, recipe)) as folder:
+        claim(recipe)
+        with writing(work):
+            corpus.build(
+                Path(recipe.sources),
+                work,
+                recipe.model.vocab_size,
+                recipe.num_exercises,
+                recipe.seed,
+            )
+        check_tokens(recipe)
+        corpus.tokenizer_of(work)
+        works.sources(work)
+        works.forget_after(works.steps_done(work), work)
+        _spawn(recipe, folder)
+
+
+def _spawn(recipe: Pretrain, folder: Path) -> None:
+    """Train in processes of their own; what a user can mend is raised here as it was there."""
+    port = str(get_free_port())
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, OMP_NUM_THREADS="1")
+    told = get_context("spawn").SimpleQueue()
+    try:
+        torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
+            _worker, (recipe, folder, told), nprocs=recipe.workers
+        )
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        if told.empty():
+            raise
+        raise told.get() from error
+
+
+def _worker(rank: int, recipe: Pretrain, folder: Path, told: SimpleQueue[Exception]) -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        dist.init_process_group("gloo", rank=rank, world_size=recipe.workers)
+        trainer = Trainer(recipe, rank)
+        with writing(recipe.work):
+            trainer.run()
+        if rank == 0:
+            with writing(recipe.out):
+                trainer.finish(folder)
+        dist.destroy_process_group()
+    except (FedMoEError, OSError) as error:
+        told.put(error)  # torch hands on the text of a traceback alone
+        raise
+
+
+def new_model(shape: ModelShape, seed: int) -> OlmoeForCausalLM:
+    """An untrained model; experts run on this project's fast path."""
+    torch.manual_seed(derive(seed, "init"))
+    ExpertsInterface.register("fedmoe", experts_forward)
+    config = OlmoeConfig(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_attention_heads,
+        num_experts=shape.num_experts,
+        num_experts_per_tok=shape.top_k,
+        max_position_embeddings=MOST_BLOCK,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+        router_aux_loss_coef=0.01,
+    )
+    model = OlmoeForCausalLM(config)
+    model.set_experts_implementation("fedmoe")
+    return model
+
+
+def new_gates(model: OlmoeForCausalLM, recipe: Pretrain) -> Gates:
+    """The model's routers under the recipe's gating, with what it trains beside them."""
+    gates = Gates(moe_layers(model), recipe.gating, "olmoe", recipe.model.top_k)
+    gates.bind({name: nn.Parameter(torch.zeros(shape)) for name, shape, _ in gates.tensors()})
+    return gates
+
+
+class Trainer:
+    """One worker's state: the model, its optimiser, the step it has reached."""
+
+    def __init__(self, recipe: Pretrain, rank: int) -> None:
+        self.recipe, self.rank, self.step, self.seconds = recipe, rank, 0, 0.0
+        self.agreement: float | None = None
+        self.work = Path(recipe.work)
+        self.model = new_model(recipe.model, recipe.seed)
+        named = dict(self.model.named_parameters())
+        decay = [p for n, p in named.items() if p.dim() > 1]
+        rest = [p for n, p in named.items() if p.dim() <= 1]
+        self.gates = new_gates(self.model, recipe)
+        rest += self.gates.noises
+        self.parameters = decay + rest
+        groups = [
+            {"params": decay, "weight_decay": recipe.weight_decay},
+            {"params": rest, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True
+        )
+        tokens = works.tokens(self.work)
+        held_out = HELD_OUT * recipe.block
+        self.validation, self.tokens = tokens[: held_out + 1], tokens[held_out + 1 :]
+        self._restore()
+
+    def run(self) -> None:
+        saved = began = time.monotonic()
+        before = self.seconds
+        while self.step < self.recipe.steps:
+            losses = self._train_step(self._batch())
+            self.step += 1
+            self.seconds = before + time.monotonic() - began
+            last = self.step == self.recipe.steps
+            if self.rank == 0 and (last or self.step % LOG_STEPS == 0):
+                self._log(losses)
+            # Every worker must reach the barrier of a checkpoint at the same step.
+            due = torch.tensor(float(time.monotonic() - saved > CHECKPOINT_SECONDS))
+            dist.broadcast(due, 0)
+            if due:
+                self._save()
+                saved = time.monotonic()
+        self._save()
+
+    def _batch(self) -> Tensor:
+        """This worker's (sequences, block + 1) tokens of the current step."""
+        recipe = self.recipe
+        per_epoch = (len(self.tokens) - 2 * recipe.block) // recipe.block // recipe.batch_size
+        epoch, step = divmod(self.step, per_epoch)
+        starts = corpus.blocks(self.tokens, recipe.block, recipe.seed, epoch)
+        mine = starts[step * recipe.batch_size : (step + 1) * recipe.batch_size][
+            self.rank :: recipe.workers
+        ]
+        return torch.from_numpy(
+            np.stack([self.tokens[s : s + recipe.block + 1] for s in mine]).astype(np.int64)
+        )
+
+    def _train_step(self, batch: Tensor) -> dict[str, float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        losses = self._losses(batch)
+        torch.stack(list(losses.values())).sum().backward()
+        flat = torch.cat([p.grad.view(-1) for p in self.parameters])  # pyright: ignore
+        dist.all_reduce(flat)
+        flat /= self.recipe.workers
+        flat *= min(1.0, 1.0 / (flat.norm().item() + 1e-6))
+        start = 0
+        for p in self.parameters:
+            p.grad = flat[start : start + p.numel()].view_as(p)
+            start += p.numel()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {name: loss.item() for name, loss in losses.items()}
+
+    def _losses(self, batch: Tensor) -> dict[str, Tensor]:
+        recipe = self.recipe
+        chance = generator(recipe.seed, "gating", self.step, self.rank)
+        with router_training(self.gates, recipe.losses, chance) as routers:
+            routers.turn.agreement = self.agreement
+            routers.begin(self.step / recipe.steps)
+            out = self.model.model(batch[:, :-1], use_cache=False)
+            routing = routers.loss(torch.ones(batch[:, :-1].shape, dtype=torch.bool))
+        self.agreement = routers.turn.settled()
+        return {
+            "loss": F.linear_cross_entropy(
+                out.last_hidden_state.flatten(0, 1),
+                self.model.lm_head.weight,
+                batch[:, 1:].flatten(),
+            ),
+            **({} if routing is None else {"routing": routing}),
+        }
+
+    def _learning_rate(self) -> float:
+        recipe = self.recipe
+        left = (recipe.steps - self.step) / max(1.0, recipe.decay_share * recipe.steps)
+        return recipe.learning_rate * min(1.0, (self.step + 1) / recipe.warmup_steps, left)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, object]:
+        """Held-out loss, and each expert's share of the routed rows of its layer."""
+        batch = torch.from_numpy(self.validation[:-1].astype(np.int64)).view(-1, self.recipe.block)
+        with self.gates.recording() as seen:
+            out = self.model.model(batch[:, :-1], use_cache=False)
+            routed = [layer.index.flatten() for layer in seen]
+        loss = F.linear_cross_entropy(
+            out.last_hidden_state.flatten(0, 1), self.model.lm_head.weight, batch[:, 1:].flatten()
+        )
+        shape = self.recipe.model
+        chosen = [index[index < shape.num_experts] for index in routed]
+        load = [(torch.bincount(c, minlength=shape.num_experts) / len(c)).tolist() for c in chosen]
+        return {"validation_loss": loss.item(), "expert_load": load}
+
+    def _log(self, losses: dict[str, float]) -> None:
+        line = {"step": self.step, "tokens": self.step * self.recipe.batch_size * self.recipe.block}
+        line |= {"seconds": round(self.seconds), "learning_rate": self._learning_rate(), **losses}
+        if self.step % VALIDATION_STEPS == 0:
+            line |= self.validate()
+        with (self.work / works.LOG).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print({k: round(v, 4) for k, v in line.items() if isinstance(v, (int, float))}, flush=True)
+
+    def _save(self) -> None:
+        mine = torch.tensor(math.nan if self.agreement is None else self.agreement)
+        agreements = [torch.empty_like(mine) for _ in range(self.recipe.workers)]
+        dist.all_gather(agreements, mine)  # and a barrier
+        if self.rank == 0:
+            state = {"agreements": torch.stack(agreements)}
+            state |= {f"model.{i}": p.data for i, p in enumerate(self.parameters)}
+            for i, p in enumerate(self.parameters):
+                moments = self.optimizer.state[p]
+                state |= {f"{m}.{i}": moments[m] for m in ("exp_avg", "exp_avg_sq", "step")}
+            state["progress"] = torch.tensor([self.step, self.seconds], dtype=torch.float64)
+            works.save_checkpoint(self.work, state)
+        dist.barrier()
+
+    def _restore(self) -> None:
+        state = works.load_checkpoint(self.work)
+        if not state:
+            return
+        for i, p in enumerate(self.parameters):
+            p.data.copy_(state[f"model.{i}"])
+            self.optimizer.state[p] = {
+                m: state[f"{m}.{i}"] for m in ("exp_avg", "exp_avg_sq", "step")
+            }
+        self.step, self.seconds = int(state["progress"][0]), float(state["progress"][1])
+        mine = float(state["agreements"][self.rank])
+        self.agreement = None if math.isnan(mine) else mine
+
+    def finish(self, folder: Path) -> None:
+        """Write the model (bf16), its tokenizer and its card."""
+        recipe = self.recipe
+        facts = self.validate() | {
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "tokens_seen": self.step * recipe.batch_size * recipe.block,
+            "seconds": round(self.seconds),
+            "recipe": {k: v for k, v in asdict(recipe).items() if k not in PATHS},
+            "sources": works.sources(self.work),
+        }
+        self.model.bfloat16().save_pretrained(folder)
+        corpus.tokenizer_of(self.work).save_pretrained(folder)
+        write_card(folder, facts, works.read_log(self.work))

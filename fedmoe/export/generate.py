@@ -1,0 +1,75 @@
+"""`fedmoe generate`: stream answers of the base model or of a run's adapter, at a chosen k."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedmoe.data.examples import Example
+from fedmoe.data.text import FRAMES
+from fedmoe.errors import FedMoEError
+from fedmoe.export.saved import SavedRun
+from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.build import ModelSettings, build_model, model_folder
+from fedmoe.models.decode import greedy_stream
+from fedmoe.models.pretrained_gating import gating_of
+from fedmoe.models.rescaling import NoRescaling
+
+
+class Generator:
+    """A model with its budget set, ready to answer."""
+
+    def __init__(self, model: AdaptedModel, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    @classmethod
+    def of(
+        cls, run: Path | None, model: str, which: str, tier: str | None, top_k: int | None
+    ) -> Generator:
+        """The generator that the command line describes.
+
+        Raises:
+            FedMoEError: no such run, tier or k.
+        """
+        if run is None:
+            if tier:
+                raise FedMoEError("--tier needs --run")
+            settings = ModelSettings(path=model)
+            gating = gating_of(Path(model_folder(model)))
+            none = AdapterSettings(rank=1)
+            adapted, tokenizer = build_model(settings, none, NoRescaling(), gating)
+            rescaler = None
+        else:
+            saved = SavedRun.open(run, which)
+            adapted, tokenizer = saved.model, saved.tokenizer
+            adapted.load(saved.adapter(tier))
+            tiers = saved.experiment.budget.resolved(adapted.full_top_k)
+            if tier is not None and tier not in tiers:
+                raise FedMoEError(f"--tier {tier!r} is not one of {', '.join(map(repr, tiers))}")
+            if tier and tiers[tier].subset:
+                raise FedMoEError(
+                    f"--tier {tier!r}: each of its clients keeps the experts that its own data "
+                    "choose, and here are no data; give --top-k instead, which uses all experts"
+                )
+            top_k = top_k or (tiers[tier].top_k if tier else None)
+            adapted.frozen.hold({tiers[tier].frozen if tier else "full": False})
+            rescaler = saved.rescalers.get(tier or saved.tier_of(top_k or adapted.full_top_k))
+        top_k = adapted.full_top_k if top_k is None else top_k
+        if not 1 <= top_k <= adapted.layout.num_experts:
+            raise FedMoEError(f"--top-k {top_k}: expected 1 to {adapted.layout.num_experts}")
+        if said := adapted.gates.gating.misfit(adapted.layout.num_experts, top_k):
+            raise FedMoEError(f"--top-k {top_k}: {said}")
+        adapted.check_top_ks({top_k})
+        adapted.set_budget(top_k, rescaler)
+        return cls(adapted, tokenizer)
+
+    def stream(self, prompt: str, max_new_tokens: int) -> Iterator[str]:
+        """The answer to one prompt, piece by piece."""
+        asked = [Example(prompt, "", "")]
+        ids = FRAMES[self.model.form.name](asked, self.tokenizer)[0].prompt
+        yield from greedy_stream(
+            self.model.model, torch.tensor([ids]), max_new_tokens, self.tokenizer
+        )

@@ -1,0 +1,1 @@
+"""Tasks and updates as messages: records, packing, validation, compression."""

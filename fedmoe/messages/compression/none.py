@@ -1,0 +1,32 @@
+"""No compression: every carried value as it is."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from fedmoe.messages.compression.parts import Parts, num_values
+from fedmoe.section import section
+
+
+@section
+class NoCompression:
+    """Send every value in full, 4 bytes each; an expert that no token reached costs nothing."""
+
+    name: Literal["none"] = "none"
+    error_feedback: ClassVar[bool] = False
+    """Nothing is lost, so nothing is owed."""
+
+    def num_bytes(self, parts: Parts) -> int:
+        """The exact size of what `encode` returns."""
+        return 4 * num_values(parts)
+
+    def encode(self, values: Float32[np.ndarray, " values"], parts: Parts) -> list[np.ndarray]:
+        """The values as arrays whose bytes are sent one after another."""
+        return [values.astype("<f4", copy=False)]
+
+    def decode(self, data: memoryview, parts: Parts) -> Float32[np.ndarray, " values"]:
+        """The values in `data`, which has `num_bytes(parts)` bytes."""
+        return np.frombuffer(data, "<f4").astype(np.float32, copy=False)

@@ -1,0 +1,55 @@
+"""How a base model that was pretrained here chooses experts outside training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from fedmoe.errors import FedMoEError
+from fedmoe.models.build import model_folder
+from fedmoe.models.gating import Gating, Rule, TopKGating
+
+
+def gating_of(folder: Path) -> Gating:
+    """How a model that was pretrained here chooses experts outside training.
+
+    The model's own top-k where nobody says otherwise, or for what chose in training alone.
+
+    Raises:
+        FedMoEError: its `pretraining.json` is damaged.
+    """
+    path, said = folder / "pretraining.json", None
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))["recipe"].get("gating")
+        # As JSON: a strict reader takes no mapping for a section.
+        found = TypeAdapter(Gating).validate_json(json.dumps(said)) if said else TopKGating()
+    except (FileNotFoundError, NotADirectoryError):
+        return TopKGating()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"recipe.gating is {said!r}" if said else f"{error!r}"
+        raise FedMoEError(f"{path} does not say how its model chooses experts: {what}") from error
+    return found if found.serves else TopKGating()
+
+
+def unlike_gating(gating: Rule, model: str) -> str | None:
+    """A warning, where a model pretrained here under a gating is to answer under another.
+
+    `model` is as in a config: a folder, a Hub id, or the built-in one. A warning also where its
+    `pretraining.json` does not say which: a file of that name may be anyone's.
+    """
+    folder = Path(model_folder(model))
+    try:
+        before = gating_of(folder)
+    except FedMoEError as error:
+        return str(error)
+    now = gating if gating.serves else TopKGating()
+    if before.own or now == before:
+        return None
+    learned = TypeAdapter(Gating).dump_json(before).decode()
+    return (
+        f"{folder} was pretrained under the gating {learned}, and outside training this run "
+        f"chooses experts by {now.name!r}; give `gating` the same settings, unless the change is "
+        "what is asked"
+    )

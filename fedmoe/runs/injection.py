@@ -1,0 +1,152 @@
+"""Faults on purpose, between the round loop and those who carry out its tasks; see `config.faults`.
+
+A damaged message goes through the same door as one that was damaged on a network.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from fedmoe.adapter import Adapter
+from fedmoe.config.faults import Faults, Strike
+from fedmoe.errors import WireError
+from fedmoe.messages.codec import Failure, Message, Task, Update, pack_update, sealed
+from fedmoe.rounds import ServerState
+from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.workers import Crew, Injected, Watch
+from fedmoe.seeds import numpy_rng
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+MOST_SECONDS = 60.0
+"""For which the answer of a slow client is held back at most."""
+MOST_BYTES = 16
+"""Bytes that are flipped at most in one damaged message."""
+
+
+class Faulty:
+    """A crew on which things go wrong; it stands between the round loop and another one."""
+
+    def __init__(
+        self, crew: Crew, faults: Faults, prepared: Prepared, watches: Sequence[Watch] = ()
+    ) -> None:
+        """Strike what passes.
+
+        Args:
+            crew: carries out the tasks of those who live.
+            faults: how often what goes wrong.
+            prepared: the run, whose seed draws the faults and whose door reads what is damaged.
+            watches: are told of every fault.
+        """
+        self.crew, self.faults, self.prepared, self.watches = crew, faults, prepared, watches
+
+    def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
+        """One answer per task, in order; see `rounds.Transport`."""
+        seed = self.prepared.experiment.seed
+        struck = [self.faults.of(seed, task.round, task.client) for task in tasks]
+        alive = [t for t, s in zip(tasks, struck, strict=True) if "kill-client" not in s]
+        answers = iter(self.crew(alive))
+        for task, strikes in zip(tasks, struck, strict=True):
+            if "kill-client" in strikes:
+                self.crew.lose_worker()
+                self._tell(task, "kill-client", "lost")
+                yield Failure(task.round, task.client, "killed by --faults", "injected")
+            else:
+                yield self._passed(task, next(answers), strikes)
+        # The crew has things to do after its last answer.
+        assert next(answers, None) is None, "more answers than tasks"
+
+    def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A]) -> Iterator[R]:
+        """Evaluation is the server's own work, which nothing strikes."""
+        return self.crew.map(job, arguments)
+
+    def lose_worker(self) -> None:
+        """Kill a worker, where there are any."""
+        self.crew.lose_worker()
+
+    def close(self) -> None:
+        """Close the crew."""
+        self.crew.close()
+
+    def _passed(
+        self, task: Task, answer: Update | Failure, strikes: Sequence[Strike]
+    ) -> Update | Failure:
+        """An answer after what struck it; a client that has failed by itself is left alone."""
+        for strike in strikes:
+            if isinstance(answer, Failure):
+                return answer
+            match strike:
+                case "drop":
+                    self._tell(task, strike, "lost")
+                    return Failure(task.round, task.client, "dropped by --faults", "injected")
+                case "slow":
+                    if not self.prepared.experiment.devices:
+                        # Of seconds that the client itself has told.
+                        time.sleep(min((self.faults.slow - 1) * answer.seconds, MOST_SECONDS))
+                    self._tell(task, strike, "slowed")
+                case "corrupt" | "nan":
+                    answer = self._damaged(task, answer, strike)
+        return answer
+
+    def _damaged(
+        self, task: Task, update: Update, strike: Literal["corrupt", "nan"]
+    ) -> Update | Failure:
+        """What the door makes of a damaged update."""
+        e = self.prepared.experiment
+        rng = numpy_rng(e.seed, "faults", task.round, task.client, strike)
+        answer: Update | Failure
+        try:
+            if strike == "nan":
+                message = sealed(pack_update(with_nan(update, rng), e.upload))
+            else:
+                message = flipped(sealed(pack_update(update, e.upload)), rng)
+            answer = self.prepared.read(message, task)
+        except WireError as error:  # of the door, or of a compression that cannot write a NaN down
+            answer = Failure(task.round, task.client, str(error), error.code)
+        self._tell(task, strike, "refused" if isinstance(answer, Failure) else "not noticed")
+        return answer
+
+    def _tell(self, task: Task, strike: Strike, outcome: str) -> None:
+        for watch in self.watches:
+            watch.injected(Injected(task.round, task.client, strike, outcome))
+
+
+class ServerKiller:
+    """An observer that kills this process once a round is finished, as a power cut would."""
+
+    def __init__(self, faults: Faults) -> None:
+        self.round = faults.kill_server
+
+    def planned(self, tasks: Sequence[Task]) -> None: ...
+    def answered(self, task: Task, answer: Update | Failure) -> None: ...
+
+    def finished(self, state: ServerState) -> None:
+        """Kill it; nothing is flushed, closed or said."""
+        if state.round == self.round:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def flipped(message: Message, rng: np.random.Generator) -> Message:
+    """The message with 1 to `MOST_BYTES` bytes of its buffer changed, if it has any."""
+    data = bytearray(message.buffer)
+    for _ in range(rng.integers(1, MOST_BYTES + 1) if data else 0):
+        data[rng.integers(len(data))] ^= int(rng.integers(1, 256))
+    return replace(message, buffer=bytes(data))
+
+
+def with_nan(update: Update, rng: np.random.Generator) -> Update:
+    """The update with NaN for one of the values that are not zero, if it has any."""
+    places = update.delta.flat.nonzero().flatten()
+    if not len(places):
+        return update
+    flat = update.delta.flat.clone()
+    flat[places[rng.integers(len(places))]] = float("nan")
+    return replace(update, delta=Adapter(update.delta.layout, flat))

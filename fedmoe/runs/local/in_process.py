@@ -1,0 +1,67 @@
+"""Carry out tasks on this machine: in this process, or on forked workers that share the model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.runs.local.answers import answer, read
+from fedmoe.runs.local.pool import Pool
+from fedmoe.runs.local.schedule import Tally, expected_work
+from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.workers import Watch
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class InProcess:
+    """Clients one after another on the resident model of this process."""
+
+    def __init__(self, prepared: Prepared, watches: Sequence[Watch] = ()) -> None:
+        self.prepared, self.watches = prepared, watches
+
+    def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
+        """One answer per task, in order; see `rounds.Transport`."""
+        tally, seconds = Tally(), 0.0
+        for task in tasks:
+            started = time.monotonic()
+            update = read(self.prepared, answer(self.prepared, task), task)
+            seconds += time.monotonic() - started  # without what the caller does meanwhile
+            tally.add(update)
+            yield update
+        for watch in self.watches if tasks else ():
+            watch.scheduled(tally.schedule(tasks[0].round, 1, seconds))
+
+    def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A]) -> Iterator[R]:
+        """`job(prepared, argument)` for each argument, in order."""
+        return (job(self.prepared, argument) for argument in arguments)
+
+    def lose_worker(self) -> None:
+        """There are none."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+Transport = InProcess | Pool
+
+
+def make_transport(prepared: Prepared, watches: Sequence[Watch] = ()) -> Transport:
+    """The transport that `simulation.workers` asks for."""
+    simulation = prepared.experiment.simulation
+    # A forked process cannot use its parent's GPU.
+    if simulation.workers == 1 or prepared.model.device.type == "cuda":
+        return InProcess(prepared, watches)
+    return Pool(
+        prepared,
+        simulation.workers,
+        work=expected_work(prepared),
+        folder=Path(simulation.folder),
+        watches=watches,
+        job_seconds=simulation.job_seconds or math.inf,
+    )

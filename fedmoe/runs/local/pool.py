@@ -1,0 +1,147 @@
+"""Clients side by side on forked workers; one that dies is replaced and its client done again."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+from fedmoe.errors import FedMoEError
+from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.runs.local.answers import Folder, Order, fetch, read, train
+from fedmoe.runs.local.schedule import Tally, TimeModel, Work, longest_first
+from fedmoe.runs.local.worker import Done
+from fedmoe.runs.local.workforce import Job, Lost, Workforce
+from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.workers import Replaced, Watch
+from fedmoe.system.processes import node_of
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+WAITING = ".waiting-"
+"""Begins the name of a folder of updates that wait; the number of its process follows."""
+
+
+class Pool:
+    """A crew of forked processes, which share the frozen weights and the data with this one."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        workers: int,
+        *,
+        work: Work | None = None,
+        folder: Path | None = None,
+        watches: Sequence[Watch] = (),
+        job_seconds: float = math.inf,
+    ) -> None:
+        """Fork the workers.
+
+        Args:
+            prepared: what they inherit.
+            workers: how many.
+            work: the expected FLOPs of a task; without it all are thought equal.
+            folder: where updates wait for their turn, in a folder that `close` removes.
+            watches: who is told of schedules and of workers that were replaced.
+            job_seconds: after which a worker that has not answered is killed and replaced.
+
+        Raises:
+            FedMoEError: this is not Linux.
+        """
+        if not sys.platform.startswith("linux"):
+            raise FedMoEError(f"simulation.workers is {workers}; more than 1 needs Linux (fork)")
+        self.prepared, self.watches = prepared, watches
+        self.work: Work = work or (lambda _: 1.0)
+        self.times = TimeModel()
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            _sweep(folder)
+        self.waiting = tempfile.TemporaryDirectory(prefix=f"{WAITING}{os.getpid()}-", dir=folder)
+        self.folder = Folder(Path(self.waiting.name))
+        self.force = Workforce(prepared, workers, self._replaced, job_seconds)
+
+    def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
+        """One answer per task, in order; see `rounds.Transport`."""
+        tally, started = Tally(), time.monotonic()
+        ended = started
+        work = [self.work(task) for task in tasks]
+        orders = [self.folder.order(task) for task in tasks]
+        try:
+            with closing(self.force.carry_out(self._jobs(tasks, orders, work))) as outcomes:
+                for task, order, flops in zip(tasks, orders, work, strict=True):
+                    outcome = next(outcomes)
+                    ended = max(ended, outcome.ended)
+                    answer = self._read(task, order, outcome)
+                    if isinstance(answer, Update):
+                        self.times.learn(task.client, flops, answer.seconds)
+                    tally.add(answer)
+                    yield answer
+        finally:
+            self.folder.clear()
+        for watch in self.watches if tasks else ():
+            watch.scheduled(tally.schedule(tasks[0].round, self.force.size, ended - started))
+
+    def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A]) -> Iterator[R]:
+        """`job(prepared, argument)` for each argument, in order.
+
+        Raises:
+            FedMoEError: a job ended every worker that tried it.
+        """
+        name = getattr(job, "__name__", "job").strip("_")
+        jobs = (Job(n, job, argument, f"{name} {n}") for n, argument in enumerate(arguments))
+        with closing(self.force.carry_out(jobs)) as outcomes:
+            for outcome in outcomes:
+                if isinstance(outcome, Lost):
+                    raise FedMoEError(f"{name}: {outcome.reason}; is there enough memory?")
+                yield outcome.value
+
+    def lose_worker(self) -> None:
+        """Kill the first worker; what it was at is done again."""
+        pid = self.force.workers[0].process.pid if self.force.workers else None
+        if pid:
+            self.force.killed.add(pid)
+            os.kill(pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End the workers and remove what waits."""
+        self.force.close()
+        self.waiting.cleanup()
+
+    def _jobs(
+        self, tasks: Sequence[Task], orders: Sequence[Order], work: Sequence[float]
+    ) -> Iterator[Job]:
+        """The tasks as jobs, the one expected to take longest first."""
+        expected = [
+            self.times.expected(task.client, flops) for task, flops in zip(tasks, work, strict=True)
+        ]
+        for number in longest_first(expected):
+            task = tasks[number]
+            name = f"client {task.client} of round {task.round}"
+            yield Job(number, train, orders[number], name)
+
+    def _read(self, task: Task, order: Order, outcome: Done | Lost) -> Update | Failure:
+        if isinstance(outcome, Lost):
+            return Failure(task.round, task.client, outcome.reason)
+        return read(self.prepared, fetch(outcome.value, order), task)
+
+    def _replaced(self, event: Replaced) -> None:
+        for watch in self.watches:
+            watch.replaced(event)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes left that were killed, also those of which nobody took leave yet."""
+    for left in folder.glob(f"{WAITING}*-*"):
+        pid = left.name.removeprefix(WAITING).partition("-")[0]
+        if pid.isdecimal() and node_of(int(pid)) is None:
+            shutil.rmtree(left, ignore_errors=True)

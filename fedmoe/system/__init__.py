@@ -1,0 +1,1 @@
+"""Files, locks, digests and processes of this machine; nothing here imports torch."""

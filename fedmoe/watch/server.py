@@ -1,0 +1,181 @@
+"""A web server for this machine alone: one page, its state as JSON, and Prometheus' metrics.
+
+Nothing of an address reaches the file system: a run is looked up among those that were found. Only
+requests for localhost are answered, or a web page from elsewhere could read runs by a name of its
+own that it points at this machine (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+import sys
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from fedmoe.errors import FedMoEError
+from fedmoe.system.json_text import json_text
+from fedmoe.watch.live import page
+from fedmoe.watch.live.place import Place, PlaceNow
+from fedmoe.watch.live.state import RunNow, Unreadable
+from fedmoe.watch.prometheus import CONTENT_TYPE, render_metrics
+
+ADDRESS = "127.0.0.1"
+HOSTS = ("localhost", ADDRESS)
+"""With any port: a tunnel may give it another."""
+HTML, JSON = "text/html; charset=utf-8", "application/json; charset=utf-8"
+HEADERS = {
+    "Content-Security-Policy": page.content_security_policy(),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+Answer = tuple[HTTPStatus, str, str]
+"""Status, content type, text."""
+
+
+class Pages:
+    """What is answered to an address, from the folder as it is at that moment."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._lock = threading.Lock()
+        """One request reads at a time: what they would read is the same."""
+
+    def answer(self, target: str) -> Answer:
+        """The answer to a GET of `target`, the path and query of a URL."""
+        try:
+            parts = urlsplit(target)
+        except ValueError:  # such as `//[`
+            return HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", "no such address\n"
+        if parts.path == "/metrics":
+            return HTTPStatus.OK, CONTENT_TYPE, render_metrics(self._look().runs)
+        if parts.path not in ("/", "/state.json"):
+            return _not_found("here are /, /state.json and /metrics")
+        now = self._look()
+        chosen, parent = now.runs[0] if self.place.is_run else now, None
+        if asked := parse_qs(parts.query).get("run"):
+            found = {run.run: run for run in now.runs}
+            if asked[-1] not in found:
+                return _not_found("there is no such run")
+            chosen, parent = found[asked[-1]], now.title
+        if parts.path == "/":
+            return HTTPStatus.OK, HTML, _page(chosen, parent)
+        state = {**chosen.as_json(), "pace": _pace(chosen), "stamp": stamp_of(chosen)}
+        return HTTPStatus.OK, JSON, json_text(state)
+
+    def _look(self) -> PlaceNow:
+        with self._lock:
+            return self.place.look()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves the pages of one folder until it is shut down."""
+
+    daemon_threads = True
+
+    def __init__(self, place: Place, port: int) -> None:
+        """Listen on this machine's own address.
+
+        Raises:
+            FedMoEError: the port is taken, or may not be used.
+        """
+        self.pages = Pages(place)
+        try:
+            super().__init__((ADDRESS, port), Handler)
+        except (OSError, OverflowError) as error:
+            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            why = "is in use, perhaps by another `fedmoe watch`" if taken else f"cannot be: {error}"
+            raise FedMoEError(
+                f"--port {port} {why}; name another, or 0 for any that is free"
+            ) from None
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing where whoever asked has gone away; a fault of ours is to be seen."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+    @property
+    def url(self) -> str:
+        """The address of the page."""
+        return f"http://{ADDRESS}:{self.server_address[1]}/"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers GET and HEAD; refuses everything else."""
+
+    server_version, sys_version = "fedmoe", ""
+    timeout = 10
+    """Seconds for a request to arrive: a thread must not wait forever."""
+
+    def do_GET(self) -> None:
+        """The page, its state, or the metrics."""
+        if not self._for_this_machine():
+            self._send((HTTPStatus.FORBIDDEN, "text/plain", f"use http://{ADDRESS}\n"))
+            return
+        assert isinstance(self.server, Server)
+        self._send(self.server.pages.answer(self.path))
+
+    do_HEAD = do_GET
+
+    def _refuse(self) -> None:
+        self.close_connection = True  # a body that is not read would be taken for a request
+        answer = HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", "only GET and HEAD\n"
+        self._send(answer, {"Allow": "GET, HEAD"})
+
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = _refuse
+
+    def _for_this_machine(self) -> bool:
+        names = self.headers.get_all("Host") or []
+        return len(names) == 1 and re.sub(r":\d*$", "", names[0].lower()) in HOSTS
+
+    def _send(self, answer: Answer, more: dict[str, str] | None = None) -> None:
+        status, kind, text = answer
+        body = text.encode()
+        self.send_response(status)
+        for name, value in {**HEADERS, **(more or {})}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: a browser that asks every two seconds would fill the terminal."""
+
+
+def stamp_of(now: PlaceNow | RunNow | Unreadable) -> str:
+    """A text that changes when a page would say anything new but the time."""
+    match now:
+        case RunNow():
+            now = now.timeless
+        case PlaceNow():
+            return _digest({"runs": [stamp_of(run) for run in now.runs], "of": now.num_known})
+    return _digest(now.as_json())
+
+
+def _digest(said: dict[str, Any]) -> str:
+    return hashlib.blake2b(json_text(said).encode(), digest_size=12).hexdigest()
+
+
+def _page(now: PlaceNow | RunNow | Unreadable, parent: str | None) -> str:
+    match now:
+        case RunNow():
+            return page.render_run(now, stamp_of(now), parent)
+        case Unreadable():
+            return page.render_fault(now, stamp_of(now), parent)
+    return page.render_place(now, stamp_of(now))
+
+
+def _pace(now: PlaceNow | RunNow | Unreadable) -> str:
+    return now.error if isinstance(now, Unreadable) else now.pace
+
+
+def _not_found(text: str) -> Answer:
+    return HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", f"{text}\n"

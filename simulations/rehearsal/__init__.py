@@ -1,0 +1,1 @@
+"""A deployment on loopback whose processes are killed one after another."""

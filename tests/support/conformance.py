@@ -1,0 +1,272 @@
+"""What every strategy must do, as functions that raise when it does not.
+
+A round is played on a small adapter, some of whose sides equal its rank, with a square weight
+among them: factors must not be told by their shapes. Clients start as the strategy says, move what
+it trains by random amounts, and send what it sends; nothing here knows how a strategy combines.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from fedmoe.adapter import Adapter, Layout, initial_adapter, keep_untouched
+from fedmoe.aggregation.strategy import Local
+from fedmoe.messages.codec import Task, Update
+
+LAYERS, EXPERTS, RANK, TOKENS = 2, 3, 4, 6
+SHAPES = {"up": (5, 4), "down": (4, 6)}  # out, in
+PLAIN = Layout.of(
+    [
+        (f"{layer}.experts.{name}.{kind}", shape, layer)
+        for layer in range(LAYERS)
+        for name, (out, into) in SHAPES.items()
+        for kind, shape in (("A", (EXPERTS, RANK, into)), ("B", (EXPERTS, out, RANK)))
+    ]
+    + [("0.gate.shift", (EXPERTS, 4), None), ("q.A", (RANK, 4), None), ("q.B", (4, RANK), None)],
+    LAYERS,
+    EXPERTS,
+    RANK,
+    8.0,
+)
+INITIAL = initial_adapter(PLAIN, torch.Generator().manual_seed(5))
+ALL = ((0, 1, 2), (0, 1, 2))
+ROOMY = {"merged_rank": 64, "tau": 1.0}
+"""Settings with which strategies that cut are exact."""
+
+
+def made(kind, **settings):
+    """A strategy, with room to be exact where that is a setting."""
+    fields = kind.__dataclass_fields__
+    return kind(**{k: v for k, v in (ROOMY | settings).items() if k in fields})
+
+
+def layouts_of(strategy, round, rank=RANK):
+    return strategy.layouts(PLAIN if rank == RANK else PLAIN.with_rank(rank), round)
+
+
+def start_of(strategy, state, round=1, client=0, rank=RANK, top_k=1):
+    """A task and the client's side of it."""
+    plain = PLAIN if rank == RANK else PLAIN.with_rank(rank)
+    sent = strategy.send(state, plain)
+    task = Task(round, client, "tier", top_k, torch.ones(LAYERS), sent)
+    layouts = layouts_of(strategy, round, rank)
+    assert sent.layout.digest == layouts.task.digest
+    local = strategy.local(task, layouts, INITIAL)
+    assert local.start.layout.digest == layouts.model.digest
+    return task, local
+
+
+def counts_of(used):
+    """TOKENS tokens a layer, shared out over the experts in `used`."""
+    counts = torch.zeros(LAYERS, EXPERTS, dtype=torch.int64)
+    for layer, experts in enumerate(used):
+        for token in range(TOKENS):
+            counts[layer, experts[token % len(experts)]] += 1
+    return counts
+
+
+def update_of(task, local, after, used=ALL, examples=3):
+    """What a client sends whose training ended at `after`, in the layout `trained`."""
+    counts = counts_of(used)
+    local.correct(torch.zeros_like(after.flat), after.flat.clone(), counts)
+    delta = keep_untouched(local.finish(after, counts), counts)
+    return Update(
+        task.round,
+        task.client,
+        task.tier,
+        task.top_k,
+        task.rescaler,
+        delta,
+        counts,
+        examples,
+        TOKENS,
+        1,
+        1.0,
+        1.0,
+        0.1,
+        0,
+    )
+
+
+def trained_by(local, seed, used=ALL, size=0.3):
+    """Where training ends that moves the used experts, and shared parts, at random."""
+    layout = local.layouts.trained
+    noise = torch.randn(layout.size, generator=torch.Generator().manual_seed(seed)) * size
+    moved = keep_untouched(Adapter(layout, noise), counts_of(used))
+    return local.before + moved
+
+
+def dense(adapter):
+    """Every weight's change, float64: scale * B A, or the tensor itself where it is no factor."""
+    views = {n: v.double() for n, v in adapter.views().items()}
+    products = {
+        n[:-2]: adapter.layout.scale * views[n[:-1] + "B"] @ views[n]
+        for n in views
+        if n.endswith(".A")
+    }
+    return products | {n: v for n, v in views.items() if n.endswith(".shift")}
+
+
+def after_of(local: Local, after):
+    """The model's adapter after training."""
+    model = local.start.copy()
+    if local.whole:
+        return after
+    local.write(after, model)
+    return model
+
+
+def served(strategy, state, round=2):
+    """The dense change that all clients compute with next."""
+    return dense(start_of(strategy, state, round)[1].start)
+
+
+def close(found, expected, tolerance=2e-5):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=tolerance, atol=tolerance)
+
+
+def second_state(strategy, round=1):
+    """A state that a round has gone into, so that nothing is zero."""
+    state = strategy.first_state(INITIAL)
+    return strategy.combine(state, clients(strategy, state, seed=77)[0], 5) if round else state
+
+
+def clients(
+    strategy, state, seed, round=1, used=(ALL, ALL, ALL), examples=(1, 3, 6), ranks=(RANK,) * 3
+):
+    """A round's updates, and each client's dense change after training."""
+    updates, ends = [], []
+    for number, (experts, size) in enumerate(zip(used, examples, strict=True)):
+        task, local = start_of(strategy, state, round, client=number, rank=ranks[number])
+        after = trained_by(local, seed + number, experts)
+        updates.append(update_of(task, local, after, experts, size))
+        ends.append(dense(after_of(local, after)))
+    return updates, ends
+
+
+def check_exact(strategy):
+    """The state's product is the mean of the clients' products, weighted by their examples.
+
+    Whatever their ranks, where those may differ.
+    """
+    mixed = [(2, RANK, RANK), (RANK, 2, 3)] if strategy.mixed_ranks else []
+    for round, ranks in [(1, (RANK,) * 3), (2, (RANK,) * 3), *((1, ranks) for ranks in mixed)]:
+        state = second_state(strategy)
+        used = (ALL, ((0,), (1, 2)), ((1,), (0, 1)))
+        updates, ends = clients(strategy, state, 10, round, used, ranks=ranks)
+        new = strategy.combine(state, updates, 3)
+        wanted = {
+            name: sum(n * end[name] for n, end in zip((1, 3, 6), ends, strict=True)) / 10
+            for name in ends[0]
+        }
+        close(served(strategy, new), wanted)
+
+
+def check_equal_updates(strategy):
+    """When all clients end at the same place, that is the new state."""
+    state = second_state(strategy)
+    updates, ends = [], []
+    for number in range(3):
+        task, local = start_of(strategy, state, 3, number)
+        after = trained_by(local, 20)
+        updates.append(update_of(task, local, after, examples=1 + number))
+        ends.append(dense(after_of(local, after)))
+    close(served(strategy, strategy.combine(state, updates, 3), 4), ends[0])
+
+
+def check_size(strategy):
+    """A client of size 2 n counts as two clients of size n."""
+    state = second_state(strategy)
+    one, other = clients(strategy, state, 30, used=(ALL, ALL), examples=(4, 2))[0]
+    half = replace(one, examples=2, tokens=one.tokens)
+    whole = strategy.combine(state, [one, other], 3)
+    split = strategy.combine(state, [half, half, other], 3)
+    close(served(strategy, whole), served(strategy, split))
+
+
+def check_every_client_counts(strategy):
+    """Leaving out any one client changes the result."""
+    state = second_state(strategy)
+    updates = clients(strategy, state, 40)[0]
+    whole = strategy.combine(state, updates, 3).flat
+    for number in range(3):
+        rest = updates[:number] + updates[number + 1 :]
+        assert not torch.equal(strategy.combine(state, rest, 3).flat, whole), number
+
+
+def check_order(strategy):
+    """The order of clients is irrelevant."""
+    state = second_state(strategy)
+    updates = clients(strategy, state, 50)[0]
+    pair = [strategy.combine(state, us, 3) for us in (updates, updates[::-1])]
+    close(*(served(strategy, new) for new in pair))
+
+
+def check_weight_zero(strategy, weightless):
+    """A client of weight zero changes nothing; `weightless(update)` makes it one."""
+    state = second_state(strategy)
+    updates = clients(strategy, state, 60)[0]
+    rest = strategy.combine(state, updates[1:], 3)
+    close(
+        served(strategy, strategy.combine(state, [weightless(updates[0]), *updates[1:]], 3)),
+        served(strategy, rest),
+    )
+
+
+def check_untouched(strategy):
+    """An expert that nobody used keeps every bit; those that were used do not."""
+    state = second_state(strategy)
+    used = (((0,), (1,)), ((0, 1), (1,)), ((1,), (1,)))
+    new = strategy.combine(state, clients(strategy, state, 70, 3, used)[0], 3)
+    moved = 0
+    for entry, before in state.layout.views(state.flat):
+        after = new.views()[entry.name]
+        if entry.layer is not None:
+            idle = [2] if entry.layer == 0 else [0, 2]
+            assert torch.equal(after[idle], before[idle]), entry.name
+            moved += not torch.equal(after, before)
+    assert moved
+
+
+def check_mixed_ranks(strategy):
+    """Clients of unlike ranks whose products are the same give that product: `alpha / r` counts."""
+    state = strategy.first_state(INITIAL)
+    small = start_of(strategy, state, rank=2)[1]
+    goal = trained_by(small, 80)
+    updates = []
+    for number, rank in enumerate((2, RANK)):
+        task, local = start_of(strategy, state, client=number, rank=rank)
+        after = Adapter(local.layouts.trained, torch.zeros(local.layouts.trained.size))
+        ratio = goal.layout.scale / after.layout.scale
+        for name, view in after.views().items():
+            value = goal.views()[name]
+            if name.endswith("shift"):
+                view.copy_(value)
+            elif name.endswith("A"):
+                view[..., :2, :] = value
+            else:
+                view[..., :2] = value * ratio
+        updates.append(update_of(task, local, after))
+    wanted = dense(goal)
+    close(served(strategy, strategy.combine(state, updates, 2)), wanted)
+
+
+def check_adjoint(strategy):
+    """`pull` is the adjoint of `write`: training follows the gradient of the model's loss."""
+    for round in (1, 2):
+        _, local = start_of(strategy, second_state(strategy), round)
+        if local.whole:
+            continue
+        theta = trained_by(local, 90)
+        step = trained_by(local, 91) - local.before
+        models = []
+        for value in (theta, theta + step):
+            models.append(local.start.copy())
+            local.write(value, models[-1])
+        noise = torch.Generator().manual_seed(92)
+        grad = Adapter(local.layouts.model, torch.randn(models[0].flat.shape, generator=noise))
+        along_theta = local.pull(grad).flat.double() @ step.flat.double()
+        along_model = grad.flat.double() @ (models[1].flat - models[0].flat).double()
+        torch.testing.assert_close(along_theta, along_model, rtol=1e-4, atol=1e-5)
