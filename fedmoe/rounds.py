@@ -31,8 +31,8 @@ class Aggregator(Protocol):
     def combine(
         self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0
     ) -> Adapter: ...
-    def beside(self, state: Layout) -> Layout | None: ...
-    def aged(self, update: Update, staleness: int) -> Update: ...
+    def extra_state(self, state: Layout) -> Layout | None: ...
+    def discount(self, update: Update, staleness: int) -> Update: ...
     def step(
         self, rule: Rule, old: Adapter, proposed: Adapter, memory: Memory
     ) -> tuple[Adapter, Memory]: ...
@@ -138,7 +138,7 @@ def finish_round(
     adapter, memory = proposed, state.memory
     if not isinstance(optimizer, NoOptimizer):
         adapter, memory = strategy.step(optimizer, state.adapter, proposed, state.memory)
-    if (kept := strategy.beside(proposed.layout)) is not None:
+    if (kept := strategy.extra_state(proposed.layout)) is not None:
         place(cut(proposed, kept), adapter)
     return ServerState(state.round + 1, adapter, rescalers.mean(), memory)
 
@@ -173,7 +173,7 @@ def run_rounds(
             observer.planned(tasks)
         failures: list[Failure] = []
         heard = _heard(tasks, transport(tasks), observers, failures)
-        updates = (strategy.aged(u, number - u.round) for u in heard)
+        updates = (strategy.discount(u, number - u.round) for u in heard)
         state = finish_round(state, strategy, updates, optimizer, len(members))
         if tasks and len(failures) == len(tasks):
             raise FedMoEError(f"round {state.round}: every client failed; {failures[0].reason}")

@@ -57,12 +57,14 @@ def main(grid: Grid, context: Context) -> None:
 
     settings, places = read_settings(given), dict[int, str]()
 
-    def hire(prepared: Prepared, _: Sequence[Watch]) -> GridTransport:
+    def make_workers(prepared: Prepared, _: Sequence[Watch]) -> GridTransport:
         return GridTransport(grid, prepared, settings, places=places)
 
     resume = str(given["resume"])
     if resume not in get_args(Resume):
         raise ConfigError("run config", [Fault("resume", not_one_of(resume, get_args(Resume)))])
     clients = Path(__file__).parent.parent / "clients"
-    folder = run(experiment, LogLines(places), hire, cast(Resume, resume), nodes_code=clients)
+    folder = run(
+        experiment, LogLines(places), make_workers, cast(Resume, resume), nodes_code=clients
+    )
     log(INFO, "report: %s", (folder / "report.html").absolute())

@@ -34,7 +34,7 @@ class FedBuff(Mean):
     exponent: Annotated[float, Field(ge=0)] = 0.5
     """The a: how fast the weight of a late update falls; 0 ignores lateness."""
 
-    def aged(self, update: Update, staleness: int) -> Update:
+    def discount(self, update: Update, staleness: int) -> Update:
         share = (1 + staleness) ** -self.exponent
         if share == 1:
             return update

@@ -104,8 +104,8 @@ class Compiled:
         if threads == 1:
             kernel(*spans[0], self.starts, *values)
             return
-        with ThreadPoolExecutor(threads) as crew:
-            list(crew.map(lambda span: kernel(*span, self.starts, *values), spans))
+        with ThreadPoolExecutor(threads) as workers:
+            list(workers.map(lambda span: kernel(*span, self.starts, *values), spans))
 
 
 def passes(layout: Layout) -> InTorch | Compiled:

@@ -54,7 +54,7 @@ class Scaffold(Mean):
         """A control is a gradient, which nothing bounds."""
         return moved, task.adapter.layout.size // 2
 
-    def beside(self, state: Layout) -> Layout | None:
+    def extra_state(self, state: Layout) -> Layout | None:
         return _controls(_plain(state))
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:

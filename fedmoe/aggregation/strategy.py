@@ -114,7 +114,7 @@ class Strategy:
         """What a client of that rank is sent; the same object where it is the state itself."""
         return state if state.layout.rank == plain.rank else resized(state, plain)
 
-    def beside(self, state: Layout) -> Layout | None:
+    def extra_state(self, state: Layout) -> Layout | None:
         """The part of the state that is no average, which server optimisers leave alone."""
         return None
 
@@ -137,7 +137,7 @@ class Strategy:
         """
         return moved, 0
 
-    def aged(self, update: Update, staleness: int) -> Update:
+    def discount(self, update: Update, staleness: int) -> Update:
         """What an update is worth that started `staleness` server updates ago."""
         return update
 

@@ -61,7 +61,7 @@ class UBSMoE(Mean):
     ) -> Local:
         return Nudged(layouts, task.adapter, self.pseudo_gradient / task.top_k)
 
-    def beside(self, state: Layout) -> Layout | None:
+    def extra_state(self, state: Layout) -> Layout | None:
         return state.only(PHI)
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:

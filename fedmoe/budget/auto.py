@@ -118,9 +118,9 @@ class Auto:
                 frozen=work.frozen,
                 offload=work.offload,
                 subset=work.subset,
-                sits_out=not plan.top_k,
+                skipped=not plan.top_k,
             )
-        if all(tier.sits_out for tier in tiers.values()):
+        if all(tier.skipped for tier in tiers.values()):
             faults = [Fault(f"budget.tiers.{n}", " ".join(plans[n].reasons)) for n in tiers]
             raise ConfigError("budget", faults)
         return Levels(tiers=tiers)

@@ -42,7 +42,7 @@ class Tier:
     most; all of them when omitted. In training and in evaluation, which takes the mean over the
     tier's first clients, each with its own subset. On the clients' own machines the frozen weights
     of all experts lie as with `offload`, and those of the kept are all that is read in training."""
-    sits_out: bool = False
+    skipped: bool = False
     """Its clients take no part; the tier is evaluated. Set by `budget.name: auto` where a device
     has no room or no time for k = 1."""
     share: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -58,7 +58,7 @@ class Tier:
             )
 
     @property
-    def levers(self) -> str:
+    def memory_options(self) -> str:
         """What saves memory for its frozen experts, in a few words; empty where nothing does."""
         words = [self.frozen] if self.frozen != "full" else []
         if self.subset:

@@ -143,7 +143,11 @@ def _outside_bytes(shape: Shape, setting: Setting) -> float:
 
 def _outside_working(shape: Shape, setting: Setting) -> float:
     """What a layer works with outside its experts, where a dry run told."""
-    return shape.saved.beside(setting.tokens, setting.length) if shape.saved is not None else 0.0
+    return (
+        shape.saved.outside_bytes(setting.tokens, setting.length)
+        if shape.saved is not None
+        else 0.0
+    )
 
 
 def _dense_per_token(shape: Shape) -> float:

@@ -91,7 +91,7 @@ def show_accuracy(
         "top_k",
         "batch",
         "length",
-        "levers",
+        "memory_options",
         "MB predicted",
         "measured",
         "error",

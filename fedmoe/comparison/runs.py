@@ -106,7 +106,7 @@ def _same(config: Path, about: Path, experiment: Experiment) -> bool:
 
     Its config may say more: there an automatic budget is planned.
     """
-    if (asked := _said(about).get("asked")) is not None:
+    if (asked := _said(about).get("requested")) is not None:
         return asked == settings_digest(experiment)
     try:
         other = load_experiment(config)

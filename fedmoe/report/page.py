@@ -5,7 +5,7 @@ from html import escape
 
 from fedmoe.report import tables
 from fedmoe.report.headline import headline, status
-from fedmoe.report.levers import levers
+from fedmoe.report.memory_options import memory_options_table
 from fedmoe.report.page_parts import document, folded, plots, section
 from fedmoe.report.plots import Picture
 from fedmoe.report.run import Run
@@ -21,7 +21,7 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
         section(tables.test_scores(run)),
         plots(pictures),
         section(tables.tier_costs(run)),
-        section(levers(run)),
+        section(memory_options_table(run)),
         section(tables.clients(run)),
         section(tables.faults(run)),
         section(tables.failures(run)),

@@ -30,7 +30,7 @@ class TierCost:
     """The probability that one of its clients is there in a round."""
     device: Device | None = None
     """Where the run gave its clients virtual devices."""
-    levers: str = ""
+    memory_options: str = ""
     """What saves memory for its frozen experts, in words."""
     expert_bytes: int = 0
     """What they take on a client."""
@@ -147,7 +147,7 @@ def flat(tree: Any, path: str = "") -> dict[str, str]:
 
 def _tiers(header: Record) -> list[TierCost]:
     other = ("name", "clients", "device", "availability")
-    later = ("levers", "expert_bytes", "full_expert_bytes")  # older ledgers do not say
+    later = ("memory_options", "expert_bytes", "full_expert_bytes")  # older ledgers do not say
     names = [field.name for field in fields(TierCost) if field.name not in other]
     tiers = [
         TierCost(

@@ -2,7 +2,7 @@
 
 from fedmoe.report import tables
 from fedmoe.report.headline import headline, status
-from fedmoe.report.levers import levers
+from fedmoe.report.memory_options import memory_options_table
 from fedmoe.report.page import facts
 from fedmoe.report.run import Run
 from fedmoe.report.tables import Table
@@ -16,7 +16,7 @@ def render_summary(run: Run) -> str:
     for table in (
         tables.test_scores(run),
         tables.tier_costs(run),
-        levers(run),
+        memory_options_table(run),
         tables.faults(run),
         tables.failures(run),
         tables.phases(run),

@@ -46,7 +46,7 @@ def home_of(folder: Path | None, client: int, name: str) -> Path:
     return folder / f"client-{client}" / name
 
 
-def read_kept(home: Path, before: int, layout: Layout) -> tuple[int, Adapter]:
+def read_client_state(home: Path, before: int, layout: Layout) -> tuple[int, Adapter]:
     """What a client kept in the rounds before `before`, and the last of them it took part in.
 
     Zero, from round 0, when it took part in none.
@@ -66,7 +66,7 @@ def read_kept(home: Path, before: int, layout: Layout) -> tuple[int, Adapter]:
     return earlier[-1], _read(home, earlier[-1], layout)[1]
 
 
-def write_kept(home: Path, round: int, before: int, values: Adapter) -> None:
+def write_client_state(home: Path, round: int, before: int, values: Adapter) -> None:
     """Keep `values` after `round`; `before` is the round whose values went into them.
 
     Raises:

@@ -20,7 +20,7 @@ from fedmoe.errors import WireError
 from fedmoe.messages.codec import Failure, Message, Task, Update, pack_update, sealed
 from fedmoe.rounds import ServerState
 from fedmoe.runs.prepared import Prepared
-from fedmoe.runs.workers import Crew, Injected, Watch
+from fedmoe.runs.workers import Injected, Watch, Workers
 from fedmoe.seeds import numpy_rng
 
 A = TypeVar("A")
@@ -33,48 +33,48 @@ MOST_BYTES = 16
 
 
 class Faulty:
-    """A crew on which things go wrong; it stands between the round loop and another one."""
+    """Workers on which things go wrong; it stands between the round loop and another one."""
 
     def __init__(
-        self, crew: Crew, faults: Faults, prepared: Prepared, watches: Sequence[Watch] = ()
+        self, workers: Workers, faults: Faults, prepared: Prepared, watches: Sequence[Watch] = ()
     ) -> None:
         """Strike what passes.
 
         Args:
-            crew: carries out the tasks of those who live.
+            workers: carries out the tasks of those who live.
             faults: how often what goes wrong.
             prepared: the run, whose seed draws the faults and whose door reads what is damaged.
             watches: are told of every fault.
         """
-        self.crew, self.faults, self.prepared, self.watches = crew, faults, prepared, watches
+        self.workers, self.faults, self.prepared, self.watches = workers, faults, prepared, watches
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
         """One answer per task, in order; see `rounds.Transport`."""
         seed = self.prepared.experiment.seed
         struck = [self.faults.of(seed, task.round, task.client) for task in tasks]
         alive = [t for t, s in zip(tasks, struck, strict=True) if "kill-client" not in s]
-        answers = iter(self.crew(alive))
+        answers = iter(self.workers(alive))
         for task, strikes in zip(tasks, struck, strict=True):
             if "kill-client" in strikes:
-                self.crew.lose_worker()
+                self.workers.lose_worker()
                 self._tell(task, "kill-client", "lost")
                 yield Failure(task.round, task.client, "killed by --faults", "injected")
             else:
                 yield self._passed(task, next(answers), strikes)
-        # The crew has things to do after its last answer.
+        # They have things to do after its last answer.
         assert next(answers, None) is None, "more answers than tasks"
 
     def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A]) -> Iterator[R]:
         """Evaluation is the server's own work, which nothing strikes."""
-        return self.crew.map(job, arguments)
+        return self.workers.map(job, arguments)
 
     def lose_worker(self) -> None:
         """Kill a worker, where there are any."""
-        self.crew.lose_worker()
+        self.workers.lose_worker()
 
     def close(self) -> None:
-        """Close the crew."""
-        self.crew.close()
+        """Close the workers."""
+        self.workers.close()
 
     def _passed(
         self, task: Task, answer: Update | Failure, strikes: Sequence[Strike]

@@ -144,7 +144,7 @@ class OwnBudget:
 
         And the least k at which these ran out of memory; None where they did not.
         """
-        prepared.equip(task.tier)
+        prepared.configure_experts(task.tier)
         model, rows = prepared.model, prepared.rows[task.client]
         shape = shape_of(model, prepared.layouts(task.tier, task.round).model)
         tier = prepared.experiment.budget.resolved(model.full_top_k)[task.tier]

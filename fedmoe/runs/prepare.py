@@ -46,7 +46,7 @@ def prepare(experiment: Experiment, *, on_nodes: bool = False) -> Prepared:
     torch.set_num_threads(1)
     model: AdaptedModel
     tokenizer: Any
-    e = asked = experiment
+    e = requested = experiment
     model, tokenizer = build_model(e.model, e.adapter, e.rescaling, e.gating, experts_stay=True)
     _check_strategy(experiment)
     _check_routers(experiment, model)
@@ -81,7 +81,7 @@ def prepare(experiment: Experiment, *, on_nodes: bool = False) -> Prepared:
         training=experiment.training,
         initial=initial_adapter(model.layout, generator(experiment.seed, "adapter")),
         base=base,
-        asked=asked,
+        requested=requested,
     )
     return _as_asked(prepared)
 
@@ -98,7 +98,7 @@ def _check_scored(experiment: Experiment, tiers: dict[str, Tier], names: Sequenc
 
 def _check_buffer(experiment: Experiment, tiers: Sequence[Tier]) -> None:
     """Refuse a buffer that the clients, of these tiers, could never fill."""
-    strategy, there = experiment.aggregation, sum(not tier.sits_out for tier in tiers)
+    strategy, there = experiment.aggregation, sum(not tier.skipped for tier in tiers)
     if isinstance(strategy, FedBuff) and (strategy.buffer_size or 0) > there:
         said = f"{strategy.buffer_size} is over the number of clients that take part, {there}"
         raise ConfigError("aggregation", [Fault("aggregation.buffer_size", said)])
@@ -116,7 +116,7 @@ def _planned(experiment: Experiment, model: AdaptedModel, rows: Sequence[Tokens]
 
 
 def _availability(experiment: Experiment, name: str, tier: Tier) -> float:
-    return 0.0 if tier.sits_out else experiment.availability(name)
+    return 0.0 if tier.skipped else experiment.availability(name)
 
 
 def _as_asked(prepared: Prepared) -> Prepared:

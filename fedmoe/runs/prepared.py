@@ -32,7 +32,7 @@ from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.memory.subset import Subset
 from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.rounds import Member, ServerState
-from fedmoe.runs.client_state import home_of, read_kept, write_kept
+from fedmoe.runs.client_state import home_of, read_client_state, write_client_state
 from fedmoe.runs.residuals import pack_with_residual
 from fedmoe.seeds import numpy_rng
 from fedmoe.training.client import train_client
@@ -71,7 +71,7 @@ class Prepared:
     """A digest of the frozen model as it was loaded."""
     state_folder: Path | None = None
     """Where clients keep what they need in a later round; see `kept`."""
-    asked: Experiment | None = None
+    requested: Experiment | None = None
     """The experiment as it was given: one with an automatic budget is planned since."""
     nodes_code: Path | None = None
     """What clients run beside this package, where they have machines of their own."""
@@ -122,7 +122,7 @@ class Prepared:
         changes = self.tier(tier).training_changes
         return replace(self.training, **changes) if changes else self.training
 
-    def equip(self, tier: str) -> None:
+    def configure_experts(self, tier: str) -> None:
         """Let the model compute with the frozen experts of this tier's devices, all of them."""
         self.model.kept.clear()
         self.model.frozen.use(self.tier(tier).frozen)
@@ -132,13 +132,13 @@ class Prepared:
         subset = self.tier(tier).subset
         return subset if subset and subset.keep < self.model.layout.num_experts else None
 
-    def settle(self, task: Task, adapter: Adapter) -> None:
+    def configure(self, task: Task, adapter: Adapter) -> None:
         """Let the model compute as the task's client does: with its form, and its subset, of them.
 
         The subset follows from the client's own data, drawn by (seed, round, client), and from
         what it computes with at the task's k.
         """
-        self.equip(task.tier)
+        self.configure_experts(task.tier)
         if (subset := self.subset(task.tier)) is None:
             return
         model, rows = self.model, self.rows[task.client]
@@ -173,7 +173,7 @@ class Prepared:
 
     def _train(self, task: Task) -> Update:
         e, (local, before) = self.experiment, self._local(task)
-        self.settle(task, local.start)
+        self.configure(task, local.start)
         update = train_client(
             self.model,
             self.rows[task.client],
@@ -189,10 +189,10 @@ class Prepared:
             if not local.own.flat.isfinite().all():
                 raise WireError(f"client {task.client} diverged: what it would keep is not finite")
             home = home_of(self.state_folder, task.client, OWN)
-            write_kept(home, task.round, before, local.own)
+            write_client_state(home, task.round, before, local.own)
         return update
 
-    def served(self, task: Task) -> Adapter:
+    def deployed_adapter(self, task: Task) -> Adapter:
         """What the model computes with outside training, in its layout.
 
         Where the strategy is personal, it is the task's client whose part counts; else what any
@@ -209,7 +209,7 @@ class Prepared:
         layouts, own, before = self.layouts(task.tier, task.round), None, 0
         if layouts.own is not None:
             home = home_of(self.state_folder, task.client, OWN)
-            before, own = read_kept(home, task.round, layouts.own)
+            before, own = read_client_state(home, task.round, layouts.own)
         strategy = self.experiment.aggregation
         return strategy.local(task, layouts, self.initial, own if before else None), before
 

@@ -127,7 +127,7 @@ class Recorder:
             )
             return
         if answer.top_k < task.top_k:
-            line |= {"top_k": answer.top_k, "asked_top_k": task.top_k}
+            line |= {"top_k": answer.top_k, "requested_top_k": task.top_k}
         price = self._price(task.tier, answer.top_k)
         self.round["tokens"] += answer.tokens
         counts = answer.counts.numpy()
@@ -260,7 +260,7 @@ class Recorder:
                     (m.availability for m in prepared.members if m.tier == tier), default=0.0
                 ),
                 **({"device": asdict(e.devices[tier])} if e.devices else {}),
-                "levers": self.prepared.tier(tier).levers,
+                "memory_options": self.prepared.tier(tier).memory_options,
                 "expert_bytes": c.expert_bytes,
                 "full_expert_bytes": c.full_expert_bytes,
             }
@@ -311,7 +311,7 @@ def environment(prepared: Prepared) -> dict[str, Any]:
     return {
         "identity": identity(prepared),
         "code": code_digest(),
-        "asked": settings_digest(prepared.asked or prepared.experiment),
+        "requested": settings_digest(prepared.requested or prepared.experiment),
         "device": str(prepared.model.device),
         "python": platform.python_version(),
         "machine": platform.machine(),

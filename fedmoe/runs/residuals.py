@@ -22,7 +22,7 @@ from fedmoe.errors import WireError
 from fedmoe.messages.codec import Message, Task, Update, pack_update, unpack_update
 from fedmoe.messages.compression import Compression
 from fedmoe.messages.validation import Limits
-from fedmoe.runs.client_state import home_of, read_kept, write_kept
+from fedmoe.runs.client_state import home_of, read_client_state, write_client_state
 
 
 def pack_with_residual(
@@ -35,7 +35,7 @@ def pack_with_residual(
         WireError: the update is not finite; the residual stays as it was.
     """
     home, layout = home_of(folder, task.client, "residual"), update.delta.layout
-    before, owed = read_kept(home, task.round, layout)
+    before, owed = read_client_state(home, task.round, layout)
     total = update.delta + owed
     if not total.flat.isfinite().all():
         raise WireError(f"client {task.client} diverged: its delta is not finite")
@@ -44,5 +44,5 @@ def pack_with_residual(
     # What this client has counted itself; the server's door knows how many there may be.
     limits = Limits(per_token=lambda _: (0, layout.num_experts), merges=update.merged is not None)
     sent = unpack_update(message, layout, task, compression, learns_rescaler=True, limits=limits)
-    write_kept(home, task.round, before, total - sent.delta)
+    write_client_state(home, task.round, before, total - sent.delta)
     return message

@@ -30,10 +30,10 @@ from fedmoe.runs.prepare import prepare
 from fedmoe.runs.prepared import Prepared
 from fedmoe.runs.recorder import Recorder
 from fedmoe.runs.resume import Found, Resume, find
-from fedmoe.runs.workers import Crew, Watch
+from fedmoe.runs.workers import Watch, Workers
 
-Hire = Callable[[Prepared, Sequence[Watch]], Crew]
-"""Makes the crew of a run, which tells the watches what it notices."""
+MakeWorkers = Callable[[Prepared, Sequence[Watch]], Workers]
+"""Makes the workers of a run, which tell the watches what they notice."""
 
 
 class Display(Observer, Watch, Protocol):
@@ -68,7 +68,7 @@ class Phases:
 def run(
     experiment: Experiment,
     display: Display,
-    hire: Hire,
+    make_workers: MakeWorkers,
     resume: Resume = "no",
     *,
     nodes_code: Path | None = None,
@@ -92,13 +92,18 @@ def run(
     with find(prepared, resume) as found:
         if not found.ended:
             prepared = replace(prepared, state_folder=found.folder / "clients", run_id=found.run_id)
-            _carry_on(prepared, found, display, hire, phases, started)
+            _carry_on(prepared, found, display, make_workers, phases, started)
         write_report(found.folder)
     return found.folder
 
 
 def _carry_on(
-    prepared: Prepared, found: Found, display: Display, hire: Hire, phases: Phases, started: float
+    prepared: Prepared,
+    found: Found,
+    display: Display,
+    make_workers: MakeWorkers,
+    phases: Phases,
+    started: float,
 ) -> None:
     """Run the rounds that are left, from the checkpoint or from the start."""
     buffered = buffered_of(prepared)
@@ -107,14 +112,14 @@ def _carry_on(
     clock = (lambda: buffered.clock) if buffered else None
     recorder = Recorder(found.folder, prepared, clock, found.checkpoint)
     watches = [recorder, display]
-    crew, faults = hire(prepared, watches), parse_faults(prepared.experiment.faults)
+    workers, faults = make_workers(prepared, watches), parse_faults(prepared.experiment.faults)
     if faults != NO_FAULTS:
-        crew = Faulty(crew, faults, prepared, watches)
+        workers = Faulty(workers, faults, prepared, watches)
     try:
         with display:
             keeper = Keeper(found, recorder, buffered, started)
-            evaluator = Evaluator(prepared, crew, recorder, display, phases)
-            state = _loop(prepared, crew, recorder, display, evaluator, keeper)
+            evaluator = Evaluator(prepared, workers, recorder, display, phases)
+            state = _loop(prepared, workers, recorder, display, evaluator, keeper)
         seconds = time.monotonic() - started
         phases.seconds["training"] = seconds - sum(phases.seconds.values())
         share = phases.seconds["training"] / seconds
@@ -125,13 +130,13 @@ def _carry_on(
             write_report(found.folder)
         raise
     finally:
-        crew.close()
+        workers.close()
         recorder.close()
 
 
 def _loop(
     prepared: Prepared,
-    crew: Crew,
+    workers: Workers,
     recorder: Recorder,
     display: Display,
     evaluator: Evaluator,
@@ -148,7 +153,7 @@ def _loop(
         state,
         prepared.members,
         e.aggregation,
-        crew,
+        workers,
         # The one that may kill this process comes when all that it needs is written down.
         [recorder, display, evaluator, keeper, ServerKiller(parse_faults(e.faults))],
         num_rounds=e.rounds,
@@ -193,12 +198,17 @@ class Keeper:
 
 
 class Evaluator:
-    """An observer that scores the global adapter, the tiers shared out over the crew."""
+    """An observer that scores the global adapter, the tiers shared out over the workers."""
 
     def __init__(
-        self, prepared: Prepared, crew: Crew, recorder: Recorder, display: Display, phases: Phases
+        self,
+        prepared: Prepared,
+        workers: Workers,
+        recorder: Recorder,
+        display: Display,
+        phases: Phases,
     ) -> None:
-        self.prepared, self.crew, self.phases = prepared, crew, phases
+        self.prepared, self.workers, self.phases = prepared, workers, phases
         self.recorder, self.display = recorder, display
 
     def planned(self, tasks: Sequence[Task]) -> None: ...
@@ -213,7 +223,7 @@ class Evaluator:
     def measure(self, state: ServerState, split: str) -> None:
         """Score `state` on one split at every tier, and tell the recorder and the display."""
         with self.phases("evaluation"):
-            results = by_tier(self.crew.map(_evaluate, self._jobs(state, split)))
+            results = by_tier(self.workers.map(_evaluate, self._jobs(state, split)))
         self.recorder.evaluated(state, results)
         self.display.evaluated(results)
 
@@ -233,8 +243,8 @@ class Evaluator:
 def _evaluate(prepared: Prepared, job: tuple[Message, str]) -> Evaluation:
     message, split = job
     task = prepared.read_task(message)
-    adapter = prepared.served(task)
-    prepared.settle(task, adapter)
+    adapter = prepared.deployed_adapter(task)
+    prepared.configure(task, adapter)
     tiers = {task.tier: (task.top_k, task.rescaler)}
     settings = prepared.experiment.evaluation
     (result,) = evaluate(

@@ -1,4 +1,4 @@
-"""Who carries out a run's work: what a session asks of a crew, and what a crew tells meanwhile."""
+"""The workers that carry out a run, and the events they report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-class Crew(Protocol):
+class Workers(Protocol):
     """A transport for a whole run, which also evaluates and is closed in the end."""
 
     def __call__(self, tasks: Sequence[Task], /) -> Iterator[Update | Failure]: ...
@@ -69,7 +69,7 @@ class Injected:
 
 
 class Watch(Protocol):
-    """Is told what a crew notices while it works; cannot change it."""
+    """Is notified of what happens to the workers; cannot change it."""
 
     def scheduled(self, schedule: Schedule, /) -> None: ...
     def replaced(self, event: Replaced, /) -> None: ...

@@ -148,8 +148,8 @@ def scored(prepared: Prepared, state: ServerState, tier: str) -> Evaluation:
     top_k, rescaler = prepared.tiers[tier], state.rescalers[tier]
     for client in prepared.scored(tier):
         task = Task(state.round + 1, client, tier, top_k, rescaler, sent)
-        adapter = prepared.served(task)
-        prepared.settle(task, adapter)
+        adapter = prepared.deployed_adapter(task)
+        prepared.configure(task, adapter)
         budget = {tier: (top_k, rescaler)}
         model, tokenizer = prepared.model, prepared.tokenizer
         found += evaluate(model, tokenizer, data, adapter, budget, settings, state.round)

@@ -166,7 +166,7 @@ def after(prepared: Prepared, state: ServerState) -> Line:
     model, data = prepared.model, prepared.sets["test"]
     top_k, pad = model.full_top_k, prepared.tokenizer.pad_token_id
     tier = max(prepared.tiers, key=lambda name: prepared.tiers[name])
-    prepared.equip(tier)
+    prepared.configure_experts(tier)
     adapter = prepared.send(state.adapter, tier)
     budget = {"full": (top_k, prepared.rescaler(top_k))}
     settings = prepared.experiment.evaluation

@@ -144,7 +144,7 @@ def test_a_tiers_own_steps_count_in_its_time():
         for key, steps in (("budget.tiers.laptop.steps", 1), ("budget.tiers.laptop.steps", 10**5))
     )
     assert few.tiers["laptop"] == 4
-    assert many.experiment.budget.tiers["laptop"].sits_out
+    assert many.experiment.budget.tiers["laptop"].skipped
 
 
 def test_a_device_too_small_for_a_micro_batch_trains_in_smaller_ones():
@@ -162,7 +162,7 @@ def test_who_has_no_time_is_left_out_and_the_runs_config_can_be_run_again(tmp_pa
     (tmp_path / "config.yaml").write_text(to_yaml(prepared.experiment))
     again = load_experiment(tmp_path / "config.yaml")
     assert again == prepared.experiment
-    assert again.budget.tiers["phone"].sits_out
+    assert again.budget.tiers["phone"].skipped
     assert again.budget.tiers["gpu"] == Tier(top_k=4, batch_size=8, accumulation=1, recompute=False)
 
 

@@ -126,7 +126,7 @@ def test_what_a_run_says_of_itself_is_read_where_text_is_ascii(tmp_path, monkeyp
     monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or "ascii")
     experiment = Experiment(name="run", simulation=Simulation(folder=str(tmp_path)))
     folder = write(tmp_path / "run", header(), end())
-    said = {"asked": settings_digest(experiment), "machine": "Zürich", "code": "another"}
+    said = {"requested": settings_digest(experiment), "machine": "Zürich", "code": "another"}
     write_json(folder / "environment.json", said)
     (folder / "config.yaml").touch()
     with pytest.raises(FedMoEError, match="holds a run of other code"):

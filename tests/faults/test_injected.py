@@ -43,7 +43,7 @@ def tasks_at(round, num_clients):
 
 
 class Honest:
-    """A crew on which nothing goes wrong; it knows whom it was asked for, and its end."""
+    """Workers on which nothing goes wrong, which record whom they were asked for, and their end."""
 
     def __init__(self):
         self.asked, self.ended, self.lost = [], 0, 0

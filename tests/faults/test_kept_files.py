@@ -9,20 +9,20 @@ from uploads import LAYOUT, deltas_of
 
 from fedmoe.adapter import Adapter
 from fedmoe.errors import CheckpointError
-from fedmoe.runs.client_state import read_kept, write_kept
+from fedmoe.runs.client_state import read_client_state, write_client_state
 
 
 @pytest.fixture
 def home(tmp_path):
     """Of a client that took part in rounds 1 and 2."""
     home = tmp_path / "client-5" / "own"
-    write_kept(home, 1, 0, deltas_of(1))
-    write_kept(home, 2, 1, deltas_of(2))
+    write_client_state(home, 1, 0, deltas_of(1))
+    write_client_state(home, 2, 1, deltas_of(2))
     return home
 
 
 def kept(home, before):
-    number, values = read_kept(home, before, LAYOUT)
+    number, values = read_client_state(home, before, LAYOUT)
     return number, values.flat.numpy().tobytes()
 
 
@@ -57,13 +57,13 @@ def test_a_flipped_bit_anywhere_is_never_silent(home):
 def test_a_one_that_became_infinite_is_refused_and_without_the_file_the_one_before_counts(tmp_path):
     ones = Adapter(LAYOUT, torch.ones(LAYOUT.size))
     for number in (1, 2):
-        write_kept(tmp_path, number, number - 1, ones)
+        write_client_state(tmp_path, number, number - 1, ones)
     path = tmp_path / "round-2.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 0x40  # 0x3f80_0000 is 1.0, and 0x7f80_0000 inf
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=r"round-2\.safetensors: .* damaged .* or remove it"):
-        read_kept(tmp_path, 3, LAYOUT)
+        read_client_state(tmp_path, 3, LAYOUT)
     path.unlink()
     assert kept(tmp_path, 3) == (1, ones.flat.numpy().tobytes())
 
@@ -71,7 +71,7 @@ def test_a_one_that_became_infinite_is_refused_and_without_the_file_the_one_befo
 def test_a_file_under_another_rounds_name_is_refused(home):
     (home / "round-1.safetensors").rename(home / "round-7.safetensors")
     with pytest.raises(CheckpointError, match=r"round-7\.safetensors: .* damaged"):
-        read_kept(home, 8, LAYOUT)
+        read_client_state(home, 8, LAYOUT)
 
 
 def test_a_full_disk_names_the_file_and_what_was_kept_stays(home, monkeypatch):
@@ -82,6 +82,6 @@ def test_a_full_disk_names_the_file_and_what_was_kept_stays(home, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match=r"round-3\.safetensors: cannot be .* No space left"):
-        write_kept(home, 3, 2, deltas_of(3))
+        write_client_state(home, 3, 2, deltas_of(3))
     assert kept(home, 4) == before
     assert {path.name for path in home.iterdir()} == {"round-1.safetensors", "round-2.safetensors"}

@@ -81,7 +81,7 @@ def test_the_server_takes_it_and_the_ledger_says_it(experiment, monkeypatch, tmp
     here = replace(experiment.simulation, folder=str(tmp_path))
     folder = run(replace(experiment, simulation=here), LiveTable(num_rounds=1), InProcess)
     clients = [r for r in read_ledger(folder / "ledger.jsonl") if r["kind"] == "client"]
-    assert [(c["status"], c["top_k"], c["asked_top_k"]) for c in clients] == [("ok", 3, 4)] * 2
+    assert [(c["status"], c["top_k"], c["requested_top_k"]) for c in clients] == [("ok", 3, 4)] * 2
     assert "ran out of memory with k = 4 and trained with k = 3" in capsys.readouterr().out
 
 

@@ -114,7 +114,7 @@ def undisturbed(prepared):
 
 
 @pytest.fixture
-def hire(prepared, tmp_path):
+def make_workers(prepared, tmp_path):
     """A function that makes a pool, of clients that kill if asked; all is gone in the end."""
     pools = []
 
@@ -162,9 +162,9 @@ def pids(pool):
 
 
 def test_a_worker_killed_in_the_middle_of_its_client_is_replaced(
-    prepared, undisturbed, hire, tmp_path
+    prepared, undisturbed, make_workers, tmp_path
 ):
-    pool, told = hire(once=frozenset({0, 2}))
+    pool, told = make_workers(once=frozenset({0, 2}))
     assert fingerprint(run(prepared, pool)) == undisturbed
     killed = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "marks").iterdir())
     assert killed == ["1-0", "1-2", "2-0", "2-2"]
@@ -175,18 +175,18 @@ def test_a_worker_killed_in_the_middle_of_its_client_is_replaced(
     assert not {event.pid for event in told.replacements} & set(pids(pool))
 
 
-def test_what_a_killed_process_left_waiting_is_removed(hire, tmp_path):
+def test_what_a_killed_process_left_waiting_is_removed(make_workers, tmp_path):
     """Also of one that nobody has waited for."""
     child = subprocess.Popen(["sleep", "600"])
     mine, another = (tmp_path / "waiting" / f"{WAITING}{pid}-a" for pid in (os.getpid(), child.pid))
     for folder in (mine, another):
         folder.mkdir(parents=True)
     try:
-        hire()
+        make_workers()
         assert another.exists()
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays in /proc
-        hire()
+        make_workers()
         assert (mine.exists(), another.exists()) == (True, False)
     finally:
         child.kill()
@@ -194,8 +194,8 @@ def test_what_a_killed_process_left_waiting_is_removed(hire, tmp_path):
     mine.rmdir()
 
 
-def test_a_client_that_always_kills_its_worker_fails_and_the_round_goes_on(prepared, hire):
-    pool, told = hire(always=frozenset({1}))
+def test_a_client_that_always_kills_its_worker_fails_and_the_round_goes_on(prepared, make_workers):
+    pool, told = make_workers(always=frozenset({1}))
     tasks = first_tasks(prepared)
     answers = list(pool(tasks))
     assert [type(a) for a in answers] == [Update, Failure, Update, Update]
@@ -210,8 +210,8 @@ def test_a_client_that_always_kills_its_worker_fails_and_the_round_goes_on(prepa
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_any_number_of_workers_gives_the_same_bits(prepared, undisturbed, hire, workers):
-    pool, told = hire(workers)
+def test_any_number_of_workers_gives_the_same_bits(prepared, undisturbed, make_workers, workers):
+    pool, told = make_workers(workers)
     assert fingerprint(run(prepared, pool)) == undisturbed
     assert told.replacements == []
     for number, schedule in enumerate(told.schedules, start=1):
@@ -220,8 +220,8 @@ def test_any_number_of_workers_gives_the_same_bits(prepared, undisturbed, hire, 
         assert schedule.makespan_seconds >= schedule.ideal_seconds
 
 
-def test_any_order_of_execution_gives_the_same_bits(prepared, undisturbed, hire):
-    pool, _ = hire(2)
+def test_any_order_of_execution_gives_the_same_bits(prepared, undisturbed, make_workers):
+    pool, _ = make_workers(2)
 
     @settings(max_examples=8, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.integers(0, 9), min_size=4, max_size=4))
@@ -232,8 +232,8 @@ def test_any_order_of_execution_gives_the_same_bits(prepared, undisturbed, hire)
     same()
 
 
-def test_the_time_model_hears_of_every_round_and_the_longest_client_is_first(prepared, hire):
-    pool, _ = hire(1)
+def test_the_time_model_learns_from_rounds_and_the_longest_client_is_first(prepared, make_workers):
+    pool, _ = make_workers(1)
     run(prepared, pool)
     assert [pool.times.clients[client][0] for client in range(4)] == [2, 2, 2, 2]
     tasks = first_tasks(prepared)
@@ -245,8 +245,8 @@ def test_the_time_model_hears_of_every_round_and_the_longest_client_is_first(pre
     assert len({order.adapter for order in orders}) == 1
 
 
-def test_a_round_left_early_leaves_no_job_and_no_file(prepared, hire):
-    pool, _ = hire(2)
+def test_a_round_left_early_leaves_no_job_and_no_file(prepared, make_workers):
+    pool, _ = make_workers(2)
     answers = pool(first_tasks(prepared))
     first = next(answers)
     answers.close()
@@ -283,8 +283,8 @@ def refuse(_, number):
     return number
 
 
-def test_a_mapped_job_is_done_again_too(hire, tmp_path):
-    pool, told = hire(2)
+def test_a_mapped_job_is_done_again_too(make_workers, tmp_path):
+    pool, told = make_workers(2)
     marks = [tmp_path / name for name in "abc"]
     assert list(pool.map(die_once, marks)) == ["a", "b", "c"]
     assert {(e.job, e.ended_by) for e in told.replacements} == {
@@ -324,8 +324,8 @@ def test_a_job_that_hangs_every_worker_fails(tmp_path):
         pool.close()
 
 
-def test_what_a_job_raises_is_raised_in_its_turn(hire):
-    pool, _ = hire(2)
+def test_what_a_job_raises_is_raised_in_its_turn(make_workers):
+    pool, _ = make_workers(2)
     results = pool.map(refuse, range(3))
     assert next(results) == 0
     with pytest.raises(FedMoEError, match="not this one") as raised:

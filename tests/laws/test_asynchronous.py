@@ -102,9 +102,9 @@ def test_a_late_update_counts_less(staleness, share):
     update = Update(
         1, 0, "t", 1, torch.ones(1), delta, torch.ones(1, 1).long(), 2, 1, 1, 1.0, 1.0, 0.1, 0
     )
-    aged = FedBuff().aged(update, staleness)
+    aged = FedBuff().discount(update, staleness)
     assert aged.delta.flat.eq(share).all()
-    assert FedBuff(exponent=0).aged(update, staleness) is update
+    assert FedBuff(exponent=0).discount(update, staleness) is update
 
 
 def test_a_client_that_sits_out_is_never_asked():

@@ -12,7 +12,7 @@ from fedmoe.adapter import Adapter
 from fedmoe.errors import CheckpointError, WireError
 from fedmoe.messages.codec import unpack_update
 from fedmoe.messages.compression import Bf16, Int4, Int8, TopK
-from fedmoe.runs.client_state import read_kept, write_kept
+from fedmoe.runs.client_state import read_client_state, write_client_state
 from fedmoe.runs.residuals import pack_with_residual
 
 SETTINGS = [Bf16(error_feedback=True), Int8(error_feedback=True), Int4(), TopK(share=0.2)]
@@ -38,7 +38,7 @@ def send(folder, upload, round, delta, counts):
 
 
 def owed(folder, before):
-    return read_kept(folder / "client-5" / "residual", before, LAYOUT)[1].flat
+    return read_client_state(folder / "client-5" / "residual", before, LAYOUT)[1].flat
 
 
 @every_setting
@@ -120,7 +120,7 @@ def test_a_damaged_file_or_another_adapters_is_refused(tmp_path, damage):
     path = tmp_path / "client-5" / "residual" / "round-1.safetensors"
     if damage is None:
         other = replace(LAYOUT, alpha=5.0)
-        write_kept(path.parent, 1, 0, Adapter(other, torch.zeros(other.size)))
+        write_client_state(path.parent, 1, 0, Adapter(other, torch.zeros(other.size)))
     else:
         path.write_bytes(damage)
     said = r"round-1\.safetensors: (it belongs to another|what a client kept is damaged)"

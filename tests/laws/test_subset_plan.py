@@ -99,7 +99,7 @@ def test_a_planned_subset_becomes_the_tiers_own(shape):
     assert " frozen=int4 subset={keep: 6, left_out: merge}" in _choice(found)
     levels = Auto().fixed({"full": found}, 2)
     assert (levels.tiers["full"].subset, levels.tiers["full"].frozen) == (MERGE, "int4")
-    assert levels.tiers["full"].levers == "int4, 6 kept, others merged into one"
+    assert levels.tiers["full"].memory_options == "int4, 6 kept, others merged into one"
 
 
 @pytest.mark.parametrize("form", ["full", "int8", "int4"])

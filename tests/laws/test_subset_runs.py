@@ -105,7 +105,7 @@ def test_an_expert_left_out_has_no_token_and_a_delta_of_zero(run, tier):
 
 def test_who_is_kept_follows_from_seed_round_and_client_and_leaves_others_alone(run):
     def kept(task):
-        run.settle(task, task.adapter)
+        run.configure(task, task.adapter)
         return torch.stack([~state.left_out[:-1] for state in run.model.states])
 
     task = task_of(run, "medium")

@@ -305,7 +305,7 @@ def test_a_server_optimiser_leaves_what_is_no_average_alone(name):
         finish_round(server, strategy, updates, **options, num_clients=3).adapter
         for options in ({}, {"optimizer": Adam()})
     )
-    beside = strategy.beside(state.layout)
+    beside = strategy.extra_state(state.layout)
     for name, view in plain.views().items():
         same = torch.equal(view, stepped.views()[name])
         assert same == (name in {entry.name for entry in beside.entries}), name

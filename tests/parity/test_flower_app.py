@@ -78,11 +78,11 @@ def test_a_run_in_which_no_round_had_a_client_is_no_success(experiment_file, tmp
     experiment = replace(experiment, devices={"high": away, "low": away})
     grid = FakeGrid()
 
-    def hire(prepared, _):
+    def make_workers(prepared, _):
         return GridTransport(grid, prepared, Settings(), grid.clock)
 
     with pytest.raises(FedMoEError, match="no round of 2 had a client: nothing was aggregated"):
-        run(experiment, LogLines({}), hire)
+        run(experiment, LogLines({}), make_workers)
 
 
 def test_faults_on_purpose_strike_under_flower_as_they_do_in_a_simulation(

@@ -88,7 +88,7 @@ class HomeAssistant:
         return exact_match(example, answer)
 
     def _examples(self, language: str, seed: int) -> Iterable[Example]:
-        from fedmoe.data.home_assistant.dataset import templates as source
+        from fedmoe.data.home_assistant import templates as source
         from fedmoe.data.home_assistant.sampler import Sampler
 
         found = [t for t in source.templates(language) if t.domain in (self.domains or (t.domain,))]

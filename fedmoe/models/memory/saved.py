@@ -49,7 +49,7 @@ class Saved:
         """Bytes kept of so many tokens in sequences of this length."""
         return tokens / length * self._at(length, self.kept)
 
-    def beside(self, tokens: int, length: int) -> float:
+    def outside_bytes(self, tokens: int, length: int) -> float:
         """Bytes that a layer works with beside those."""
         return tokens / length * self._at(length, self.working)
 

@@ -33,7 +33,7 @@ WAITING = ".waiting-"
 
 
 class Pool:
-    """A crew of forked processes, which share the frozen weights and the data with this one."""
+    """Forked processes, which share the frozen weights and the data with this one."""
 
     def __init__(
         self,
