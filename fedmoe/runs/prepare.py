@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from fedmoe.data.examples import Example
 from fedmoe.data.text import Tokens, tokenize
 from fedmoe.errors import ConfigError, DataError, Fault
 from fedmoe.evaluation.evaluate import EvaluationSet
+from fedmoe.evaluation.metrics import Metric, measured
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
 from fedmoe.models.memory.frozen import forms_of, frozen_digest
@@ -251,8 +252,10 @@ def _ranks(experiment: Experiment, tiers: dict[str, Tier]) -> dict[str, int]:
     return ranks
 
 
-def _verifier(experiment: Experiment) -> Callable[[Example, str], float] | None:
+def _verifier(experiment: Experiment) -> Metric | None:
     """How a free-running answer is scored; None where the response's likelihood is the score."""
+    if experiment.evaluation.metric:
+        return measured(experiment.evaluation.metric)
     if getattr(experiment.data, "verify", "exact") == "likelihood":
         return None
     return experiment.data.score

@@ -236,7 +236,7 @@ class Prepared:
             self.layouts(task.tier, task.round).update,
             task,
             e.upload,
-            learns_rescaler=e.rescaling.name == "learned",
+            learns_rescaler=e.rescaling.learned,
             limits=limits,
         )
 
@@ -253,7 +253,7 @@ class Prepared:
         if training.weight_decay:
             start = max(task.adapter.largest(), self.initial.largest())
             start += task.round * replace(training, weight_decay=0.0).reach()
-        owing = e.upload.name == "top_k" and e.upload.error_feedback
+        owing = e.upload.owes_more and e.upload.error_feedback
         most, free = e.aggregation.reach(task, training.reach(start))
         most = min(most * (MARGIN + task.round * owing), LARGEST_DELTA)
         rescaler = 0.0
