@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for a user's mistake, 130 for Ctrl-C."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if (here := os.getcwd()) not in sys.path:
+        # A folder of one's own may hold components; last, so that it hides no installed package.
+        sys.path.append(here)
     arguments = _parsed(argv)
     try:
         return arguments.command(arguments) or 0

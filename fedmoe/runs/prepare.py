@@ -18,7 +18,7 @@ from fedmoe.data.examples import Example
 from fedmoe.data.text import Tokens, tokenize
 from fedmoe.errors import ConfigError, DataError, Fault
 from fedmoe.evaluation.evaluate import EvaluationSet
-from fedmoe.evaluation.metrics import Metric, measured
+from fedmoe.evaluation.metrics import Metric, checked
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
 from fedmoe.models.memory.frozen import forms_of, frozen_digest
@@ -255,10 +255,10 @@ def _ranks(experiment: Experiment, tiers: dict[str, Tier]) -> dict[str, int]:
 def _verifier(experiment: Experiment) -> Metric | None:
     """How a free-running answer is scored; None where the response's likelihood is the score."""
     if experiment.evaluation.metric:
-        return measured(experiment.evaluation.metric)
+        return checked(experiment.evaluation.metric)
     if getattr(experiment.data, "verify", "exact") == "likelihood":
         return None
-    return experiment.data.score
+    return checked(experiment.data.score, f"the score of data.name {experiment.data.name!r}")
 
 
 def _evaluation_sets(
