@@ -39,31 +39,29 @@ def watch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    """Show what a run is at: round, clients, scores, experts, failures, time left."""
+    """Show the progress of a run: round, clients, scores, experts, failures, time left."""
     from rich.console import Console
 
-    from fedmoe.watch.follow import follow, show
-    from fedmoe.watch.live.place import Place
-    from fedmoe.watch.sample import sample_of
+    from fedmoe.watch.folder import WatchedFolder
+    from fedmoe.watch.status import follow, show
 
-    place = Place(arguments.run, sample_of)
+    folder = WatchedFolder(arguments.run)
     one = follow if arguments.follow else show
     # Where nobody says how wide the paper is, a table of many tiers must not be cut off.
     wide = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console() if wide else Console(width=WIDTH)
-    one(place, console, json=arguments.json, prometheus=arguments.prometheus)
+    one(folder, console, json=arguments.json, prometheus=arguments.prometheus)
 
 
 def watch(arguments: argparse.Namespace) -> None:
     """Serve a live page of a run on this machine, until Ctrl-C; and metrics for Prometheus."""
     import webbrowser
 
-    from fedmoe.watch.live.place import Place
-    from fedmoe.watch.sample import sample_of
+    from fedmoe.watch.folder import WatchedFolder
     from fedmoe.watch.server import Server
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
-    with Server(Place(arguments.run, sample_of), arguments.port) as server:
+    with Server(WatchedFolder(arguments.run), arguments.port) as server:
         try:
             print(f"watching {arguments.run} at {server.url} (Ctrl-C ends this, not the run)")
             sys.stdout.flush()
