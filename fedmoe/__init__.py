@@ -30,7 +30,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedmoe import aggregation, data, evaluation, export
+    from fedmoe import aggregation as aggregation
+    from fedmoe import data as data
+    from fedmoe import evaluation as evaluation
+    from fedmoe import export as export
     from fedmoe.aggregation import FedAvg, Flame
     from fedmoe.aggregation.strategy import Strategy
     from fedmoe.budget import Tier
