@@ -9,19 +9,22 @@ import pytest
 import torch
 import transformers
 from family_contract import SETTINGS, adapted, every_family, original, random_rows
-from family_models import tiny_family
+from family_models import TINY, tiny_family
+from pydantic import TypeAdapter
 from transformers.models.auto import modeling_auto as auto
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 
 from fedmoe.errors import ModelError
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings
-from fedmoe.models.families import FAMILIES, REFUSED, check_family, install, moe_layers
+from fedmoe.models.families import FAMILIES, check_family, install, moe_layers, refused_families
+from fedmoe.models.families.catalogue import Refused, Size
 from fedmoe.models.families.parameters import parameters_of
 from fedmoe.models.gating import Gates, Top1Gating
 from fedmoe.models.memory.subset import drop_fault
 from fedmoe.models.modulation import SOFTMAX, modulate
 from fedmoe.models.rescaling import NoRescaling
+from fedmoe.system.package_data import package_yaml
 
 
 @every_family
@@ -105,7 +108,7 @@ def test_a_config_that_asks_for_another_rule_than_its_familys_is_refused(kind, c
     assert "use left_out: merge" in (drop_fault(FAMILIES[kind], layers) or "")
 
 
-@pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: refused.name)
+@pytest.mark.parametrize("refused", refused_families(), ids=lambda refused: refused.name)
 def test_what_cannot_be_trained_says_why(refused):
     assert len(refused.reason) > 40
     assert not refused.closest or refused.closest in FAMILIES
@@ -113,6 +116,22 @@ def test_what_cannot_be_trained_says_why(refused):
     if refused.model_type:
         with pytest.raises(ModelError, match=f"{refused.name}.*cannot be trained here"):
             check_family(refused.model_type)
+
+
+def test_facts_in_data_files_are_whole_and_of_families_that_are_known():
+    folder = "fedmoe.models.families"
+    sizes = package_yaml(folder, "sizes.yaml")
+    refused = package_yaml(folder, "refused.yaml")
+    known = {
+        *FAMILIES,
+        *(family.model_type or family.name.lower() for family in refused_families()),
+    }
+    assert set(sizes) <= known
+    for row in TypeAdapter(dict[str, list[Size]]).validate_python(sizes, strict=True).values():
+        assert all(size.source.startswith("https://") and size.stated for size in row)
+    TypeAdapter(list[Refused]).validate_python(refused, strict=True)
+    assert len({family["name"] for family in refused}) == len(refused)
+    assert set(TINY) == {"shared", *FAMILIES}
 
 
 SPARSE = re.compile(
@@ -136,7 +155,7 @@ def sparse_types():
 
 def test_every_sparse_type_of_transformers_is_trained_or_refused():
     """Some hold a language model alone, which AutoModelForCausalLM takes out of them."""
-    known = {*FAMILIES, *(refused.model_type for refused in REFUSED)}
+    known = {*FAMILIES, *(refused.model_type for refused in refused_families())}
     types = list(sparse_types())
     assert len(types) > 60
     inside = {kind for kind in types if f"{kind}_text" in FAMILIES}
