@@ -1,5 +1,6 @@
 """What families' files say is what their models are; and what cannot be trained is refused."""
 
+import json
 import re
 from dataclasses import replace
 from functools import cache
@@ -18,7 +19,7 @@ from fedmoe.errors import ModelError
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.families import FAMILIES, check_family, install, moe_layers, refused_families
-from fedmoe.models.families.catalogue import Refused, Size
+from fedmoe.models.families.catalogue import PACKAGE, Refused, Size, sizes_of
 from fedmoe.models.families.parameters import parameters_of
 from fedmoe.models.gating import Gates, Top1Gating
 from fedmoe.models.memory.subset import drop_fault
@@ -119,18 +120,15 @@ def test_what_cannot_be_trained_says_why(refused):
 
 
 def test_facts_in_data_files_are_whole_and_of_families_that_are_known():
-    folder = "fedmoe.models.families"
-    sizes = package_yaml(folder, "sizes.yaml")
-    refused = package_yaml(folder, "refused.yaml")
-    known = {
-        *FAMILIES,
-        *(family.model_type or family.name.lower() for family in refused_families()),
-    }
-    assert set(sizes) <= known
-    for row in TypeAdapter(dict[str, list[Size]]).validate_python(sizes, strict=True).values():
-        assert all(size.source.startswith("https://") and size.stated for size in row)
-    TypeAdapter(list[Refused]).validate_python(refused, strict=True)
-    assert len({family["name"] for family in refused}) == len(refused)
+    sizes, refused = (package_yaml(PACKAGE, f"{name}.yaml") for name in ("sizes", "refused"))
+    TypeAdapter(dict[str, list[Size]]).validate_json(json.dumps(sizes), strict=True)
+    TypeAdapter(list[Refused]).validate_json(json.dumps(refused), strict=True)
+    names = [family.model_type or family.name.lower() for family in refused_families()]
+    assert len(names) == len(set(names))
+    assert set(sizes) <= {*FAMILIES, *names}
+    for size in (size for kind in sizes for size in sizes_of(kind)):
+        assert size.source.startswith("https://")
+        assert size.stated
     assert set(TINY) == {"shared", *FAMILIES}
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from fedmoe.system.package_data import package_yaml
 
+PACKAGE = "fedmoe.models.families"
+
 
 @dataclass(frozen=True)
 class Size:
@@ -56,9 +58,9 @@ def refused_families() -> tuple[Refused, ...]:
     >>> refused_families()[0].name
     'DeepSeek-V4'
     """
-    return tuple(Refused(**row) for row in package_yaml(__package__, "refused.yaml"))
+    return tuple(Refused(**row) for row in package_yaml(PACKAGE, "refused.yaml"))
 
 
 @cache
 def _sizes() -> dict[str, list[dict[str, Any]]]:
-    return package_yaml(__package__, "sizes.yaml")
+    return package_yaml(PACKAGE, "sizes.yaml")
