@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from fedmoe.budget.cost import Cost
 from fedmoe.data.text import Tokens
 from fedmoe.devices.clock import VirtualTime, probe_tokens, profile_tokens, virtual_time
+from fedmoe.report.units import bytes_text
 from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.recorder import tier_costs
 from fedmoe.training.settings import Training
 
 
@@ -39,3 +41,15 @@ def expected_time(prepared: Prepared, client: int, tier: str, price: Cost) -> Vi
         flops=expected_flops(prepared, client, tier, price),
         bytes_up=price.bytes_up,
     )
+
+
+def memory_warnings(prepared: Prepared) -> list[str]:
+    """Return a sentence for each tier that seems to need more memory than its device has."""
+    devices = prepared.experiment.devices
+    return [
+        f"tier {tier!r} needs about {bytes_text(price.memory_bytes)}, its device "
+        f"({devices[tier].label}) has {bytes_text(devices[tier].memory_bytes)}; the estimate is "
+        "rough; a smaller training.batch_size or training.recompute=true needs less."
+        for tier, price in tier_costs(prepared).items()
+        if devices and price.memory_bytes > devices[tier].memory_bytes
+    ]

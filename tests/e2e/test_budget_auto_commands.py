@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from fedmoe.cli.budget_plan import held_out, roomiest
 from rich.console import Console
 
 from fedmoe.budget import Auto, Levels, Tier
 from fedmoe.budget.measure import Sample
 from fedmoe.budget.work import Work
 from fedmoe.cli import budget_plan
-from fedmoe.cli.budget_plan import held_out, roomiest
 from fedmoe.cli.main import main
 from fedmoe.config import load_experiment
 from fedmoe.config.load import to_yaml

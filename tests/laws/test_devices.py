@@ -14,7 +14,6 @@ from rich.console import Console
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import Flame
 from fedmoe.budget import Levels, Tier
-from fedmoe.cli.check_plan import memory_warnings
 from fedmoe.config import Experiment
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
@@ -27,7 +26,7 @@ from fedmoe.models.build import ModelSettings
 from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import read_ledger
 from fedmoe.rounds import Member, ServerState, plan_round, run_rounds
-from fedmoe.runs.expected import expected_time
+from fedmoe.runs.expected import expected_time, memory_warnings
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.recorder import Recorder
