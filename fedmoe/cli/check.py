@@ -13,7 +13,7 @@ from fedmoe.cli.terminal import say, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fedmoe.runs.prepared import Prepared
+    from fedmoe.runs.server_side import ServerSide
 
 
 @click.command()
@@ -32,46 +32,45 @@ def check(config: Path, overrides: tuple[str, ...]) -> None:
     from fedmoe.config import load_experiment
     from fedmoe.data import manifest_table
     from fedmoe.models.pretrained_gating import unlike_gating
-    from fedmoe.runs.expected import memory_warnings
+    from fedmoe.runs.costs import memory_warnings
     from fedmoe.runs.prepare import prepare
 
-    prepared, console = prepare(load_experiment(config, overrides)), Console()
-    e, layout = prepared.experiment, prepared.model.layout
+    server, console = prepare(load_experiment(config, overrides)).server, Console()
+    e, model = server.setup.experiment, server.setup.model
     batch = e.training.batch_size * e.training.accumulation
     console.print(
-        f"[bold]{e.name}[/]: {e.rounds} rounds, {prepared.clients_per_round} of "
-        f"{len(prepared.members)} clients each, {e.training.steps} steps of {batch} examples"
+        f"[bold]{e.name}[/]: {e.rounds} rounds, {server.clients_per_round} of "
+        f"{len(server.members)} clients each, {e.training.steps} steps of {batch} examples"
     )
     console.print(
-        f"model {e.model.path} ({e.model.dtype}): {layout.num_layers} sparse layers, "
-        f"{layout.num_experts} experts, top_k {prepared.model.full_top_k}; LoRA rank "
-        f"{layout.rank}, alpha {layout.alpha:g}"
+        f"model {e.model.path} ({e.model.dtype}): {model.layout.num_layers} sparse layers, "
+        f"{model.layout.num_experts} experts, top_k {model.full_top_k}; LoRA rank "
+        f"{model.layout.rank}, alpha {model.layout.alpha:g}"
     )
     console.print(
         f"aggregation {e.aggregation.name}, rescaling {e.rescaling.name}, upload {e.upload.name}"
     )
-    console.print(_tiers(prepared))
+    console.print(_tiers(server))
     if e.devices:
-        console.print(_devices(prepared))
-    warnings = memory_warnings(prepared)
+        console.print(_devices(server))
+    warnings = memory_warnings(server)
     if unlike := unlike_gating(e.gating, e.model.path):
         warnings.append(unlike)
     for warning in warnings:
         say(console, f"[bold]warning:[/] {escape(warning)}")
-    console.print(manifest_table(prepared.manifest), soft_wrap=True)
+    console.print(manifest_table(server.facts.manifest), soft_wrap=True)
 
 
-def _tiers(prepared: Prepared) -> Table:
+def _tiers(server: ServerSide) -> Table:
     """Return a row per tier: its clients, and what a round costs one of them."""
-    from fedmoe.runs.expected import expected_flops
-    from fedmoe.runs.recorder import tier_costs
+    from fedmoe.runs.costs import expected_flops, tier_costs
 
     columns = ("tier", "top_k", "clients", "trainable", "MB down / up at most")
     columns += ("MFLOPs / token (train)", "GFLOPs / round", "memory MB")
     rows = []
-    for tier, price in tier_costs(prepared).items():
-        members = [m.client for m in prepared.members if m.tier == tier]
-        flops = [expected_flops(prepared, client, tier, price) for client in members]
+    for tier, price in tier_costs(server).items():
+        members = [m.client for m in server.members if m.tier == tier]
+        flops = [expected_flops(server, client, tier, price) for client in members]
         rows.append(
             (
                 tier,
@@ -87,16 +86,15 @@ def _tiers(prepared: Prepared) -> Table:
     return table("per client", columns, rows)
 
 
-def _devices(prepared: Prepared) -> Table:
+def _devices(server: ServerSide) -> Table:
     """Return a row per tier: its device, and the virtual seconds of a client's round."""
-    from fedmoe.runs.expected import expected_time
-    from fedmoe.runs.recorder import tier_costs
+    from fedmoe.runs.costs import expected_time, tier_costs
 
     rows = []
-    for tier, price in tier_costs(prepared).items():
-        device = prepared.experiment.devices[tier]
-        clients = [m.client for m in prepared.members if m.tier == tier]
-        times = [expected_time(prepared, client, tier, price) for client in clients]
+    for tier, price in tier_costs(server).items():
+        device = server.setup.experiment.devices[tier]
+        clients = [m.client for m in server.members if m.tier == tier]
+        times = [expected_time(server, client, tier, price) for client in clients]
         parts = ("down", "compute", "up", "seconds")
         means = [sum(getattr(t, part) for t in times) / max(len(times), 1) for part in parts]
         fits = "fits" if price.memory_bytes <= device.memory_bytes else "short"

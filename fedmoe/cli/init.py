@@ -13,7 +13,7 @@ import click
 from fedmoe.cli import arguments
 from fedmoe.errors import FedMoEError
 
-FILE, ROWS = "experiment.yaml", "rows.jsonl"
+FILE, ROWS = "config.yaml", "rows.jsonl"
 KINDS = (".json", ".jsonl", ".csv", ".parquet")
 
 
@@ -45,28 +45,28 @@ def init(folder: Path, data: str, model: str, clients: int, name: str | None) ->
     top_k = meta_model(ModelSettings(path=model), AdapterSettings()).full_top_k
     # Of equal ks the last one stays.
     tiers = {1: "low", max(1, top_k // 2): "medium", top_k: "high"}
-    path, own = Path(data or ROWS), Path(model).exists()
+    path, own = (Path(data) if data else folder / ROWS).resolve(), Path(model).exists()
     files = path.exists() or path.suffix.lower() in KINDS
+    file = shlex.quote(str(folder / FILE))
     settings = {
-        "file": FILE,
+        "file": file,
         "name": re.sub(r"[^\w.-]+", "-", name or folder.resolve().name) or "run",
         "clients": clients,
         "model": json.dumps(str(Path(model).resolve()) if own else model),
         "dtype": "float32" if own or model == MINI else "bfloat16",
         "rate": "5e-3" if model == MINI else "2e-4",
         "kind": "files" if files else "hub",
-        "data": json.dumps(str(path.resolve()) if data and files else str(path)),
+        "data": json.dumps(str(path) if files else data),
         "top_k": top_k,
         "tiers": "\n".join(f"    {tier}: {{top_k: {k}}}" for k, tier in reversed(tiers.items())),
     }
-    template = Path(__file__).with_name("experiment.yaml").read_text(encoding="utf-8")
+    template = Path(__file__).with_name(FILE).read_text(encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FILE).write_text(Template(template).substitute(settings), encoding="utf-8")
     if not data:
         (folder / ROWS).write_text("".join(_example_rows()), encoding="utf-8")
     print(f"{folder / FILE} is written" + ("" if data else f"; put your rows in {folder / ROWS}"))
-    enter = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
-    print(f"next: {enter}fedmoe check {FILE}\nthen: {enter}fedmoe run {FILE}")
+    print(f"next: fedmoe check {file}\nthen: fedmoe run {file}")
 
 
 def _example_rows() -> list[str]:

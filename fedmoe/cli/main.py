@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 import click
 from click.shell_completion import shell_complete
 
 from fedmoe.cli.completion import VARIABLE
-from fedmoe.errors import FedMoEError
+from fedmoe.errors import FedMoEError, FedMoEWarning
 
 COMMANDS = (
     "init",
@@ -66,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if instruction := os.environ.get(VARIABLE):
         return shell_complete(fedmoe, {}, "fedmoe", VARIABLE, instruction)
+    words = [*(sys.argv[1:] if argv is None else argv)]
     try:
         # Not `fedmoe.main`, which takes an EOFError of ours for the end of the input.
-        words = [*(sys.argv[1:] if argv is None else argv)]
-        with fedmoe.make_context("fedmoe", words) as context:
+        with _own_warnings(), fedmoe.make_context("fedmoe", words) as context:
             return fedmoe.invoke(context) or 0
     except click.exceptions.Exit as done:
         return done.exit_code
@@ -88,6 +91,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _own_warnings() -> Iterator[None]:
+    """Print the library's warnings as one line each, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FedMoEWarning)
+        show = warnings.showwarning
+
+        def say(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, FedMoEWarning):
+                print(f"fedmoe: warning: {message}", file=sys.stderr, flush=True)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = say
+        yield
 
 
 if __name__ == "__main__":
