@@ -20,8 +20,9 @@ class ConfigFile(click.Path):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        names = [name for name in shipped_configs() if name.startswith(incomplete)]
-        return [*map(CompletionItem, names), CompletionItem(incomplete, type="file")]
+        names = [name for name in shipped_configs() if incomplete and name.startswith(incomplete)]
+        # The file comes first: a shell that is told to look for files forgets what came before.
+        return [CompletionItem(incomplete, type="file"), *map(CompletionItem, names)]
 
 
 CONFIG = ConfigFile(path_type=Path)
