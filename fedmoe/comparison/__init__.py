@@ -12,7 +12,7 @@ In reading order:
     search.py   the same few settings tried for every variant, and the best of them
     runs.py     one run, or its result if it has ended already
     board.py    the live table of the whole comparison
-    command.py  all of it in turn, and the report
+    command.py  all of it in turn, and the report; `fedmoe.cli.compare` calls it
 """
 
 from fedmoe.comparison.command import compare

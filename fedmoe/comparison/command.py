@@ -23,7 +23,7 @@ from fedmoe.config.load import load
 from fedmoe.runs.resume import alone_in
 
 
-def compare(config: Path, overrides: list[str], quiet: bool, console: Console) -> Path:
+def compare(config: Path, overrides: Sequence[str], quiet: bool, console: Console) -> Path:
     """Run what is missing, write the report, and return its folder.
 
     Raises:

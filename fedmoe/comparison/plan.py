@@ -18,6 +18,7 @@ from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.memory.meta import meta_model
 from fedmoe.runs.prepare import check_settings
+from fedmoe.system.shipped import find_beside
 
 PAIRED = ("data", "text", "partition", "clients_per_round", "devices", "adapter", "evaluation")
 """Sections on which the data split, the client samples, the first adapter and the scores depend."""
@@ -129,7 +130,7 @@ def _experiment(
     name: str,
     folder: Path,
 ) -> Experiment:
-    path = config.parent / comparison.experiment
+    path = find_beside(comparison.experiment, config.parent)
     fixed = [f"seed={seed}", f"name={name}", f"simulation.folder={json.dumps(str(folder))}"]
     try:
         made = load_experiment(path, [*layers, *fixed])

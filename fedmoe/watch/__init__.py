@@ -1,7 +1,6 @@
 """Watching runs: `fedmoe status` in a terminal, `fedmoe watch` in a browser, and for Prometheus.
 
 In reading order:
-    command.py   the two commands and their arguments
     sample.py    who takes part in a round, drawn again as the round loop draws it
     terminal.py  a run, or a line a run, for a terminal
     follow.py    the same again and again, until the end

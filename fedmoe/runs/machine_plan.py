@@ -1,4 +1,4 @@
-"""`fedmoe plan`: how many experts a machine can afford, and how well that was predicted."""
+"""Plans for machines: how many experts one affords, and how well that was predicted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from rich.console import Console
 
 from fedmoe.budget import Auto
 from fedmoe.budget.auto import analytic, offload_rate, tier_plans
@@ -29,13 +27,11 @@ from fedmoe.budget.probe import Machine, probe
 from fedmoe.budget.replan import ran_out_of_memory, within_memory
 from fedmoe.budget.shape import Setting, Shape, shape_of
 from fedmoe.budget.work import Work, work_at_most, work_on
-from fedmoe.cli.budget_show import show_accuracy, show_plan
 from fedmoe.config import Experiment
-from fedmoe.config.load import load
 from fedmoe.data import load_splits
 from fedmoe.data.text import Tokens, tokenize
 from fedmoe.devices import Device
-from fedmoe.errors import DataError, FedMoEError, ModelError
+from fedmoe.errors import DataError, ModelError
 from fedmoe.messages.codec import most_bytes
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
@@ -47,24 +43,33 @@ from fedmoe.runs.subsets import possible
 from fedmoe.training.trial import trial_steps
 
 T = TypeVar("T")
+Say = Callable[[str], None]
 STEPS = 3
 """Measured steps of a setting, after one to warm up."""
 ACCURATE_TURNS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Planned:
-    """A plan, and all that it was made from."""
+class MachinePlan:
+    """A plan for a machine, and what it was made from."""
 
     machine: Machine
-    shape: Shape
-    work: Work
-    constants: Constants
     plan: Plan
+    work: Work
+    """A client's round as configured."""
 
 
-def plan_device(e: Experiment, device: Device) -> Planned:
-    """The plan for a profile, from the config alone: no weights, no data, nothing measured.
+@dataclass(frozen=True, eq=False)
+class Accuracy:
+    """Measured steps that no prediction was fitted to, and what predicts them."""
+
+    shape: Shape
+    constants: Constants
+    samples: Sequence[Sample]
+
+
+def plan_device(e: Experiment, device: Device) -> MachinePlan:
+    """Return the plan for a device from the config alone: no weights, no data, no measurement.
 
     Every example is taken to be as long as `text.max_length`, and a response in whole.
     """
@@ -72,13 +77,29 @@ def plan_device(e: Experiment, device: Device) -> Planned:
     require_causal(model.model, "fedmoe plan")
     work = work_at_most(e.text.max_length, e.training, *_bytes(e, model))
     constants = analytic(machine, model.layout.num_layers)
-    return _planned(
-        e, model, machine, shape_of(model, on_gpu=machine.on_gpu), work, constants, False
-    )
+    shape = shape_of(model, on_gpu=machine.on_gpu)
+    return MachinePlan(machine, _plan(e, model, machine, shape, work, constants), work)
 
 
-def plan_here(e: Experiment, console: Console, accuracy: bool) -> Planned:
-    """The plan for this machine, calibrated with real steps; `accuracy` measures further ones.
+def plan_tiers(e: Experiment, budget: Auto) -> dict[str, MachinePlan]:
+    """Return the plan of every tier's device as a run makes it: from the data, by arithmetic."""
+    model, rows, _ = _loaded(e)
+    args = (e.training, e.devices, e.aggregation, e.upload, possible(e, model))
+    work = work_on(rows, e.training, *_bytes(e, model))
+    return {
+        tier: MachinePlan(Machine.of_device(e.devices[tier]), plan, work)
+        for tier, plan in tier_plans(budget, model, rows, *args).items()
+    }
+
+
+def plan_here(
+    e: Experiment, say: Say, *, accuracy: bool = False
+) -> tuple[MachinePlan, Accuracy | None]:
+    """Return the plan for this machine, calibrated with real steps.
+
+    Args:
+        say: told in a sentence where memory was short.
+        accuracy: measure further steps, to hold the predictions against.
 
     Raises:
         FedMoEError: the model or the data cannot be had, or a step fails; or memory runs out even
@@ -86,7 +107,7 @@ def plan_here(e: Experiment, console: Console, accuracy: bool) -> Planned:
     """
     model, rows, pad = _loaded(e)
     machine, shape = probe(model.device), shape_of(model)
-    asked, smaller = work_on(rows, e.training, *_bytes(e, model)), forms_to_measure(shape)
+    requested, smaller = work_on(rows, e.training, *_bytes(e, model)), forms_to_measure(shape)
     step, weight_bytes = trial_steps(model, rows, pad), shape.weight_bytes
     if accuracy:
         model.frozen.hold(dict.fromkeys(("full", *smaller), False))
@@ -103,23 +124,24 @@ def plan_here(e: Experiment, console: Console, accuracy: bool) -> Planned:
         samples = measure_in_turns(take, [*known, *others], turns, most)
         return samples[: len(known)], samples[len(known) :]
 
-    (known, others), work, k = roomiest(at, asked, shape.top_k, console)
+    (known, others), work, k = roomiest(at, requested, shape.top_k, say)
+    weights, _ = weights_of(model.layers[0])
     constants = replace(
         calibrated(shape, known),
         seconds_per_offloaded_byte=offload_rate(machine),
-        seconds_per_restored={form: _restoring(model, form) for form in smaller},
+        seconds_per_restored={form: restoring_seconds(weights, form) for form in smaller},
     )
-    if accuracy:
-        show_accuracy(shape, constants, others, console)
-    return _planned(e, model, machine, shape, work, constants, True, k)
+    plan = _plan(e, model, machine, shape, work, constants, loaded=True, most_top_k=k)
+    found = Accuracy(shape, constants, others) if accuracy else None
+    return MachinePlan(machine, plan, work), found
 
 
 def roomiest(
-    attempt: Callable[[Work, int], T], work: Work, top_k: int, console: Console
+    attempt: Callable[[Work, int], T], work: Work, top_k: int, say: Say
 ) -> tuple[T, Work, int]:
-    """What `attempt` gives with the largest micro-batch and k for which memory suffices; and both.
+    """Return the result of `attempt` at the most work and k that memory suffices for, and both.
 
-    A smaller k comes before a smaller micro-batch. What ran out of memory is said.
+    A smaller k is tried before a smaller micro-batch; each time memory ran out is told to `say`.
 
     Raises:
         ModelError: memory ran out with k = 1 and one example at a time, too.
@@ -132,15 +154,12 @@ def roomiest(
         except (MemoryError, RuntimeError) as error:
             if not ran_out_of_memory(error):
                 raise
-            said = f"Calibration ran out of memory with k = 1 and {size}."
-            console.print(said, soft_wrap=True, highlight=False)
+            say(f"Calibration ran out of memory with k = 1 and {size}.")
             continue
         if k < top_k:
-            console.print(
+            say(
                 f"Calibration ran out of memory with k = {k + 1} and {size}; it was done with "
-                f"k = {k}, which is now the most.",
-                soft_wrap=True,
-                highlight=False,
+                f"k = {k}, which is now the most."
             )
         return found, tried, k
     raise ModelError(
@@ -150,70 +169,12 @@ def roomiest(
 
 
 def forms_to_measure(shape: Shape) -> list[Frozen]:
-    """The smaller forms that this model's experts can be kept in."""
+    """Return the smaller forms that this model's experts can be stored in."""
     return [form for form in BITS if can_quantise(shape.rows, form)]
 
 
-def _restoring(model: AdaptedModel, form: Frozen) -> float:
-    weights, _ = weights_of(model.layers[0])
-    return restoring_seconds(weights, form)
-
-
-def plan_tiers(e: Experiment, budget: Auto, console: Console) -> None:
-    """Print the plan of every tier's device, as a run makes it: from the data, by arithmetic."""
-    model, rows, _ = _loaded(e)
-    args = (e.training, e.devices, e.aggregation, e.upload, possible(e, model))
-    for tier, found in tier_plans(budget, model, rows, *args).items():
-        console.print(f"tier [bold]{tier}[/]")
-        machine = Machine.of_device(e.devices[tier])
-        show_plan(machine, found, work_on(rows, e.training, *_bytes(e, model)), console)
-
-
-def _loaded(e: Experiment) -> tuple[AdaptedModel, Sequence[Tokens], int]:
-    """The model, all training examples, and the padding token."""
-    torch.set_num_threads(1)  # as in a run
-    tokenizer: Any
-    model, tokenizer = build_model(e.model, e.adapter, e.rescaling, e.gating)
-    require_causal(model.model, "fedmoe plan")
-    _, rows = tokenize(load_splits(e.data, e.seed).train, tokenizer, e.text)
-    if not rows:
-        raise DataError("there are no training examples to plan with")
-    return model, rows, tokenizer.pad_token_id
-
-
-def _planned(
-    e: Experiment,
-    model: AdaptedModel,
-    machine: Machine,
-    shape: Shape,
-    work: Work,
-    constants: Constants,
-    loaded: bool,
-    most_top_k: int | None = None,
-) -> Planned:
-    asked = e.budget if isinstance(e.budget, Auto) else Auto()
-    on_its_own = isinstance(e.budget, Auto) and not e.devices
-    plan = plan_for(
-        shape,
-        work,
-        machine,
-        constants,
-        deadline_seconds=asked.deadline_seconds,
-        share=asked.memory_share,
-        most_top_k=most_top_k,
-        loaded=loaded,
-        outcomes=possible(e, model, on_its_own=on_its_own),
-    )
-    return Planned(machine, shape, work, constants, plan)
-
-
-def _bytes(e: Experiment, model: AdaptedModel) -> tuple[int, int]:
-    layouts = e.aggregation.layouts(model.layout, 1)
-    return most_bytes(layouts.task, layouts.update, e.upload)
-
-
 def held_out(longest: Setting, full_top_k: int, smaller: Sequence[Frozen] = ()) -> list[Setting]:
-    """Settings to hold predictions against; none of them is calibrated with.
+    """Return settings to hold predictions against; none of them is calibrated with.
 
     Those of the `smaller` forms of the frozen experts come last.
     """
@@ -240,23 +201,44 @@ def held_out(longest: Setting, full_top_k: int, smaller: Sequence[Frozen] = ()) 
     return [s for s in dict.fromkeys(settings) if s not in used]
 
 
-def plan(e: Experiment, profiles: Sequence[Path], accuracy: bool, console: Console) -> None:
-    """Plan for every profile; without one for the tiers' devices; without those for this machine.
+def _loaded(e: Experiment) -> tuple[AdaptedModel, Sequence[Tokens], int]:
+    """Return the model, all training examples, and the padding token."""
+    torch.set_num_threads(1)  # as in a run
+    tokenizer: Any
+    model, tokenizer = build_model(e.model, e.adapter, e.rescaling, e.gating)
+    require_causal(model.model, "fedmoe plan")
+    _, rows = tokenize(load_splits(e.data, e.seed).train, tokenizer, e.text)
+    if not rows:
+        raise DataError("there are no training examples to plan with")
+    return model, rows, tokenizer.pad_token_id
 
-    Raises:
-        FedMoEError: see `plan_here`; or there is nothing to measure a profile with.
-    """
-    tiers = isinstance(e.budget, Auto) and e.devices and not profiles
-    if accuracy and (profiles or tiers):
-        raise FedMoEError(
-            "--measure is about this machine; the plan is for profiles of other devices. Leave out "
-            "--device, and set budget.name=levels where the config plans for devices"
-        )
-    for path in profiles:
-        planned = plan_device(e, load(Device, path))
-        show_plan(planned.machine, planned.plan, planned.work, console)
-    if isinstance(e.budget, Auto) and tiers:
-        plan_tiers(e, e.budget, console)
-    elif not profiles:
-        planned = plan_here(e, console, accuracy)
-        show_plan(planned.machine, planned.plan, planned.work, console)
+
+def _plan(
+    e: Experiment,
+    model: AdaptedModel,
+    machine: Machine,
+    shape: Shape,
+    work: Work,
+    constants: Constants,
+    *,
+    loaded: bool = False,
+    most_top_k: int | None = None,
+) -> Plan:
+    budget = e.budget if isinstance(e.budget, Auto) else Auto()
+    on_its_own = isinstance(e.budget, Auto) and not e.devices
+    return plan_for(
+        shape,
+        work,
+        machine,
+        constants,
+        deadline_seconds=budget.deadline_seconds,
+        share=budget.memory_share,
+        most_top_k=most_top_k,
+        loaded=loaded,
+        outcomes=possible(e, model, on_its_own=on_its_own),
+    )
+
+
+def _bytes(e: Experiment, model: AdaptedModel) -> tuple[int, int]:
+    layouts = e.aggregation.layouts(model.layout, 1)
+    return most_bytes(layouts.task, layouts.update, e.upload)
