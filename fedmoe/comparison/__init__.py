@@ -12,7 +12,7 @@ In reading order:
     search.py    the same few settings tried for every variant, and the best of them
     runs.py      one run, or its result if it has ended already
     board.py     the live table of the whole comparison
-    compare.py   all of it in turn
+    compare.py   all of it in turn; `fedmoe.cli.compare` calls it
 and its report:
     result.py    one finished run as numbers; fairness.py: how evenly its clients are served
     paired.py    paired t-interval, Wilcoxon's test, Holm's correction

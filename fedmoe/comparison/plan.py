@@ -17,6 +17,7 @@ from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.memory.meta import meta_model
 from fedmoe.runs.prepare import check_settings
+from fedmoe.system.shipped import find_beside
 
 PAIRED = ("data", "text", "partition", "clients_per_round", "devices", "adapter", "evaluation")
 """Sections that determine the data split, client samples, initial adapter and scores."""
@@ -136,7 +137,7 @@ def _experiment(
     name: str,
     folder: Path,
 ) -> Experiment:
-    path = config.parent / comparison.experiment
+    path = find_beside(comparison.experiment, config.parent)
     fixed = [f"seed={seed}", f"name={name}", f"simulation.folder={json.dumps(str(folder))}"]
     try:
         made = load_experiment(path, [*layers, *fixed])

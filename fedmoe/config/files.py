@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema
 from fedmoe.config.place import Place
 from fedmoe.config.yaml_text import read_yaml
 from fedmoe.errors import ConfigError, Fault
+from fedmoe.system.shipped import find_beside
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def _read(
     tree: Any, place: Place, folder: Path, final: bool, path: str, faults: list[Fault]
 ) -> Any:
     if isinstance(tree, str) and _in_own_file(place.kind):
-        file = folder / tree
+        file = find_beside(tree, folder)
         try:
             return read_yaml(file)
         except ConfigError as error:

@@ -12,5 +12,4 @@ In reading order:
     charts.py      scores and expert load as numbers, drawn by templates/charts.html
     page.py        the page, from templates/; server.py: the local web server
     prometheus.py  metrics
-    command.py     the two commands and their arguments
 """
