@@ -17,13 +17,12 @@ from rich.text import Text
 from fedmoe.comparison.plan import Planned
 from fedmoe.comparison.report.study import spread
 from fedmoe.comparison.report.tables import points
-from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.messages.codec import Failure, Task, Update
 from fedmoe.progress.table import LiveTable
 from fedmoe.report.units import percent_text, seconds_text
 from fedmoe.rounds import ServerState
-from fedmoe.runs import session
-from fedmoe.runs.workers import Injected, Replaced, Schedule
+from fedmoe.runs.display import Display
+from fedmoe.runs.workers import Replaced
 
 Key = tuple[str, str]
 """Case and variant."""
@@ -118,7 +117,7 @@ class Board:
             self.now(phase="interrupted" if error else "finished")
             self.live.stop()
 
-    def begins(self, run: Planned) -> session.Display:
+    def begins(self, run: Planned) -> Display:
         """Take note that a run begins; what shows it while it runs."""
         s = self.now(
             current=run,
@@ -177,7 +176,7 @@ class Board:
         return Group(head, Text(), _table(s, max(4, self.console.height - 6)))
 
 
-class Watcher:
+class Watcher(Display):
     """The display of one run whose progress the board shows."""
 
     def __init__(self, board: Board) -> None:
@@ -193,23 +192,8 @@ class Watcher:
     def finished(self, state: ServerState) -> None:
         self.board.now(round=state.round, phase="evaluating")
 
-    def evaluated(self, evaluations: Sequence[Evaluation]) -> None: ...
-    def scheduled(self, schedule: Schedule) -> None: ...
-
     def replaced(self, event: Replaced) -> None:
         self.board.tell(f"{event.job} ended its worker ({event.ended_by}); another does it again")
-
-    def injected(self, event: Injected) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
 
 def _table(s: Standing, most: int) -> Table:

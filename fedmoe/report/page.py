@@ -6,6 +6,7 @@ from html import escape
 from fedmoe.report import tables
 from fedmoe.report.headline import headline, status
 from fedmoe.report.memory_options import memory_options_table
+from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.page_parts import document, folded, plots, section
 from fedmoe.report.plots import Picture
 from fedmoe.report.run import Run
@@ -23,6 +24,7 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
         section(tables.tier_costs(run)),
         section(memory_options_table(run)),
         section(tables.clients(run)),
+        section(own_metrics(run)),
         section(tables.faults(run)),
         section(tables.failures(run)),
         section(tables.phases(run)),

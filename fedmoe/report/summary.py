@@ -3,6 +3,7 @@
 from fedmoe.report import tables
 from fedmoe.report.headline import headline, status
 from fedmoe.report.memory_options import memory_options_table
+from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.page import facts
 from fedmoe.report.run import Run
 from fedmoe.report.tables import Table
@@ -17,6 +18,7 @@ def render_summary(run: Run) -> str:
         tables.test_scores(run),
         tables.tier_costs(run),
         memory_options_table(run),
+        own_metrics(run),
         tables.faults(run),
         tables.failures(run),
         tables.phases(run),

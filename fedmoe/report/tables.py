@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fedmoe.report.fields import IN_REPORT, largest, total_cells
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run
 from fedmoe.report.units import (
@@ -84,7 +85,7 @@ def tier_costs(run: Run) -> Table:
                 bytes_text(tier.bytes_down),
                 bytes_text(tier.bytes_up),
                 bytes_text(tier.memory_bytes),
-                bytes_text(_largest(done)),
+                bytes_text(largest(done, "peak_bytes")),
                 seconds_text(seconds),
             ]
         )
@@ -100,8 +101,8 @@ def tier_costs(run: Run) -> Table:
 def clients(run: Run) -> Table:
     """Per client, its data and the sums over its rounds."""
     rows = [_client_row(run, c) for tier in run.tiers for c in sorted(tier.clients)]
-    columns = ["client", "tier", "mostly", "k", "examples", "rounds", "failed", "tokens"]
-    columns += ["time", "tokens/s", "bytes both ways", "peak memory", "loss before", "after"]
+    columns = ["client", "tier", "mostly", "k", "rounds", "failed"]
+    columns += [*(field.label for field in IN_REPORT), "tokens/s", "bytes both ways"]
     note = "Sums over all rounds. Loss: local, before the first round and after the last."
     return Table("Clients", columns, rows, num_words=3, note=note)
 
@@ -111,22 +112,17 @@ def _client_row(run: Run, client: int) -> list[str]:
     tier = run.tier_of(client)
     failed = sum(c["client"] == client and c["status"] == "failed" for c in run.clients)
     tokens, seconds = sum(c["tokens"] for c in done), sum(c["seconds"] for c in done)
-    examples = run.num_examples.get(client, done[-1]["examples"] if done else None)
+    known = {"examples": run.num_examples[client]} if client in run.num_examples else {}
     return [
         str(client),
         tier.name,
         _mostly(run.labels.get(client, {})),
         count_text(tier.top_k),
-        count_text(examples),
         count_text(len(done)),
         count_text(failed) if failed else DASH,
-        count_text(tokens),
-        seconds_text(seconds),
+        *total_cells(done, known),
         count_text(tokens / seconds if seconds else None),
         bytes_text(sum(c["bytes_down"] + c["bytes_up"] for c in done)),
-        bytes_text(_largest(done)),
-        number_text(done[0]["loss_before"] if done else None),
-        number_text(done[-1]["loss_after"] if done else None),
     ]
 
 
@@ -230,10 +226,6 @@ def _interval(evaluation: Record) -> str:
 
 def _difference(before: float | None, after: float | None) -> str:
     return DASH if before is None or after is None else percent_text(after - before, signed=True)
-
-
-def _largest(done: list[Record]) -> int | None:
-    return max((c["peak_bytes"] for c in done), default=None)
 
 
 def _mostly(labels: dict[str, int]) -> str:

@@ -12,19 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
 
 from fedmoe.config import Experiment
 from fedmoe.config.faults import NO_FAULTS, parse_faults
 from fedmoe.errors import FedMoEError
 from fedmoe.evaluation.evaluate import Evaluation, by_tier, evaluate
-from fedmoe.messages.codec import Failure, Message, Task, Update, pack_task
+from fedmoe.messages.codec import Message, Task, pack_task
 from fedmoe.models.pretrained_gating import unlike_gating
 from fedmoe.report import write_report
 from fedmoe.rounds import Observer, Plan, ServerState, run_rounds
 from fedmoe.runs.asynchronous import Buffered, buffered_of
 from fedmoe.runs.checkpoint import remove_checkpoints, write_checkpoint
+from fedmoe.runs.display import Display
 from fedmoe.runs.injection import Faulty, ServerKiller
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.prepared import Prepared
@@ -34,20 +33,6 @@ from fedmoe.runs.workers import Watch, Workers
 
 MakeWorkers = Callable[[Prepared, Sequence[Watch]], Workers]
 """Makes the workers of a run, which tell the watches what they notice."""
-
-
-class Display(Observer, Watch, Protocol):
-    """Shows a run while it runs."""
-
-    def evaluated(self, evaluations: Sequence[Evaluation], /) -> None: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None: ...
 
 
 class Phases:
@@ -173,7 +158,7 @@ def _loop(
     return state
 
 
-class Keeper:
+class Keeper(Observer):
     """An observer that writes a checkpoint after every round, when all others have been told."""
 
     def __init__(
@@ -182,9 +167,6 @@ class Keeper:
         self.found, self.recorder, self.buffered, self.started = found, recorder, buffered, started
         self.plan: Plan | None = buffered.plan if buffered else None
         self.before = found.checkpoint.about["seconds"] if found.checkpoint else 0.0
-
-    def planned(self, tasks: Sequence[Task]) -> None: ...
-    def answered(self, task: Task, answer: Update | Failure) -> None: ...
 
     def finished(self, state: ServerState) -> None:
         versions = dict(self.buffered.states) if self.buffered else {}
@@ -197,7 +179,7 @@ class Keeper:
         return self.before + time.monotonic() - self.started
 
 
-class Evaluator:
+class Evaluator(Observer):
     """An observer that scores the global adapter, the tiers shared out over the workers."""
 
     def __init__(
@@ -210,9 +192,6 @@ class Evaluator:
     ) -> None:
         self.prepared, self.workers, self.phases = prepared, workers, phases
         self.recorder, self.display = recorder, display
-
-    def planned(self, tasks: Sequence[Task]) -> None: ...
-    def answered(self, task: Task, answer: Update | Failure) -> None: ...
 
     def finished(self, state: ServerState) -> None:
         e = self.prepared.experiment

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
+from fedmoe.messages.records import CLIENT_FIELDS
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run, TierCost
 
@@ -47,17 +48,15 @@ class TierNow:
 
 @dataclass(frozen=True)
 class ClientNow:
-    """A client of the present round; numbers are None until it has answered."""
+    """A client of the present round."""
 
     client: int
     tier: str
     top_k: int
     state: ClientState
     reason: str | None = None
-    loss_before: float | None = None
-    loss_after: float | None = None
-    tokens: int | None = None
-    seconds: float | None = None
+    reported: Mapping[str, float | None] = field(default_factory=dict)
+    """Everything in `CLIENT_FIELDS`, by name."""
     virtual_seconds: float | None = None
     staleness: int | None = None
     """Server steps since the adapter that it started from, in asynchronous runs."""
@@ -119,14 +118,13 @@ def _tier_now(run: Run, tier: TierCost) -> TierNow:
 
 def client_now(line: Record) -> ClientNow:
     """A client that has answered, from its line in the ledger."""
-    names = ("reason", "loss_before", "loss_after", "tokens", "seconds", "virtual_seconds")
     return ClientNow(
         line["client"],
         line["tier"],
         line["top_k"],
         state="ok" if line["status"] == "ok" else "failed",
-        staleness=line.get("staleness"),
-        **{name: line.get(name) for name in names},
+        reported={f.name: line.get(f.name) for f in CLIENT_FIELDS},
+        **{name: line.get(name) for name in ("reason", "virtual_seconds", "staleness")},
     )
 
 

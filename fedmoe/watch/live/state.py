@@ -68,7 +68,9 @@ class RunNow:
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for `json_text`."""
-        return {"kind": "run", **asdict(self)}
+        found = {"kind": "run", **asdict(self)}
+        found["clients"] = [c | c.pop("reported") for c in found["clients"]]
+        return found
 
     @property
     def timeless(self) -> Self:

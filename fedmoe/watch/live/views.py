@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedmoe.report.fields import live_cells, live_headings
 from fedmoe.report.tables import Table, without
 from fedmoe.report.units import (
     DASH,
@@ -51,11 +52,10 @@ def clients(now: RunNow) -> Table:
         note += f" Who the other {now.unnamed} are is known when they answer."
     if cut:
         note += f" {cut} are not listed."
-    columns = ["client", "tier", "state", "k", "loss before", "after", "tokens/s", "time"]
-    columns += ["virtual time", "steps stale"]
+    columns = ["client", "tier", "state", "k", *live_headings(), "virtual time", "steps stale"]
     rows = [_client(c) for c in found]
     table = Table(f"Clients of round {now.round}", columns, rows, num_words=3, note=note)
-    for i, column in ((9, "steps stale"), (8, "virtual time")):
+    for i, column in ((-1, "steps stale"), (-2, "virtual time")):
         if all(row[i] == DASH for row in rows):
             table = without(table, column)
     return table
@@ -126,16 +126,12 @@ def runs(place: PlaceNow) -> Table:
 
 def _client(c: ClientNow) -> list[str]:
     state = SIGNS[c.state] if c.reason is None else f"{SIGNS[c.state]}: {c.reason}"
-    speed = c.tokens / c.seconds if c.tokens and c.seconds else None
     return [
         str(c.client),
         c.tier,
         state,
         count_text(c.top_k),
-        number_text(c.loss_before),
-        number_text(c.loss_after),
-        count_text(speed),
-        seconds_text(c.seconds),
+        *live_cells(c.reported),
         seconds_text(c.virtual_seconds),
         count_text(c.staleness),
     ]
