@@ -11,7 +11,7 @@ from fedmoe.config import load_experiment
 from fedmoe.progress.table import LiveTable
 from fedmoe.report import read_ledger
 from fedmoe.report.trackers import metrics_of
-from fedmoe.runs import prepared
+from fedmoe.runs import client_side
 from fedmoe.runs.local.run import run
 
 
@@ -34,14 +34,14 @@ evaluation: {{every: 0, test_examples: 2}}
 simulation: {{folder: {tmp_path / "runs"}}}
 """
     )
-    usual = prepared.train_client
+    usual = client_side.train_client
 
     def own_step(*args):
         update = usual(*args)
         value = float("nan") if update.client == 2 else update.client + 0.5
         return replace(update, metrics={"gradient_norm": value})
 
-    monkeypatch.setattr(prepared, "train_client", own_step)
+    monkeypatch.setattr(client_side, "train_client", own_step)
     out = io.StringIO()
     live = LiveTable(num_rounds=1, json=True, console=Console(file=out, width=10**4))
     folder = run(load_experiment(tmp_path / "own.yaml", []), live)
