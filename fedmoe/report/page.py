@@ -10,6 +10,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from fedmoe.report import run_tables
 from fedmoe.report.facts import facts, headline, status
+from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.run import Run
 from fedmoe.report.text_table import markdown_sections, pairs_table, plain
 
@@ -50,6 +51,7 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
         run_tables.tier_costs(run),
         run_tables.memory_options(run),
         run_tables.clients(run),
+        own_metrics(run),
         run_tables.faults(run),
         run_tables.failures(run),
         run_tables.phases(run),
@@ -76,6 +78,7 @@ def render_summary(run: Run) -> str:
         run_tables.test_scores(run),
         run_tables.tier_costs(run),
         run_tables.memory_options(run),
+        own_metrics(run),
         run_tables.faults(run),
         run_tables.failures(run),
         run_tables.phases(run),
