@@ -8,32 +8,30 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
 from fedmoe.config import Experiment
 from fedmoe.config.components import foreign_code
 from fedmoe.config.load import to_yaml
 from fedmoe.config.schema import Simulation
-from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.server_side import ServerSide
 from fedmoe.system.digests import code_digest
 
 LIBRARIES = ("torch", "transformers", "numpy")
 
 
-def identity(prepared: Prepared) -> dict[str, str]:
-    """`config`, `code`, `libraries`, `device`, `model`, `data`, `components`.
+def identity(server: ServerSide) -> dict[str, str]:
+    """Return `config`, `code`, `libraries`, `device`, `model`, `data` and `components`.
 
     Each changes a bit of a result; components are those from outside fedmoe, where there are any.
     """
-    beside = [prepared.nodes_code] if prepared.nodes_code else []
-    foreign = foreign_code(prepared.experiment)
+    nodes = [server.nodes_code] if server.nodes_code else []
+    foreign = foreign_code(server.setup.experiment)
     return {
-        "config": settings_digest(prepared.experiment),
-        "code": code_digest(*beside),
+        "config": settings_digest(server.setup.experiment),
+        "code": code_digest(*nodes),
         "libraries": libraries(),
-        "device": prepared.model.device.type,
-        "model": prepared.base,
-        "data": _data(prepared),
+        "device": server.setup.model.device.type,
+        "model": server.setup.base,
+        "data": server.facts.sha256,
         **({"components": foreign} if foreign else {}),
     }
 
@@ -60,14 +58,3 @@ def settings_text(experiment: Experiment) -> str:
     """The experiment as YAML, without what changes no bit of the result."""
     # A round is aggregated as ever or not at all, whatever the quorum.
     return to_yaml(replace(experiment, simulation=Simulation(), quorum=0.0))
-
-
-def _data(prepared: Prepared) -> str:
-    """Of every client's examples and of the evaluation sets, the ids in their order."""
-    digest = hashlib.sha256()
-    held = [*prepared.rows, *(data.rows for data in prepared.sets.values())]
-    for rows in held:
-        digest.update(f"{len(rows)}\0".encode())
-        for row in rows:
-            digest.update(np.asarray((row.prompt_length, *row.ids), dtype=np.int64).tobytes())
-    return digest.hexdigest()[:16]

@@ -19,7 +19,7 @@ from fedmoe.errors import CheckpointError, ConfigError, FedMoEError
 from fedmoe.report.ledger import read_ledger
 from fedmoe.runs.checkpoint import Checkpoint, newest, remove_checkpoints
 from fedmoe.runs.identity import identity, settings_text, written_identity
-from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.server_side import ServerSide
 from fedmoe.system.files import write_text
 
 Resume = Literal["no", "auto", "anyway"]
@@ -47,15 +47,15 @@ class Found:
 
 
 @contextmanager
-def find(prepared: Prepared, resume: Resume) -> Iterator[Found]:
+def find(server: ServerSide, resume: Resume) -> Iterator[Found]:
     """The folder of a run, for as long as it is worked on.
 
     Raises:
         FedMoEError: the folder cannot be made; another process works in it; the run that was
             interrupted is another one, and what has changed; no whole checkpoint is left.
     """
-    parent, name = Path(prepared.experiment.simulation.folder), prepared.experiment.name
-    mine = identity(prepared)
+    parent, name = Path(server.setup.experiment.simulation.folder), server.setup.experiment.name
+    mine = identity(server)
     folder = None if resume == "no" else latest(parent, name)
     if folder is not None and not _is_a_run(folder):
         folder = None
@@ -66,16 +66,16 @@ def find(prepared: Prepared, resume: Resume) -> Iterator[Found]:
             _clear(made)
             yield Found(made, mine, _run_id(made))
             return
-        layout = prepared.first_state().adapter.layout
+        layout = server.first_state().adapter.layout
         ended, ledger_bytes = records[-1]["kind"] == "end", (folder / LEDGER).stat().st_size
         checkpoint, faults = (None, []) if ended else newest(folder, layout, ledger_bytes)
         if resume == "auto":
             # A run without a checkpoint that has not ended begins anew: only its settings count.
             theirs = written_identity(folder) if ended else {}
             theirs = checkpoint.about["identity"] if checkpoint else theirs
-            _check_same(folder, prepared, theirs, mine)
+            _check_same(folder, server, theirs, mine)
         if checkpoint is not None:
-            _check_fits(folder, prepared, checkpoint)
+            _check_fits(folder, server, checkpoint)
         for fault in faults:
             print(f"fedmoe: warning: {fault}; going on from an older one", file=sys.stderr)
         if ended:
@@ -152,17 +152,17 @@ def alone_in(folder: Path, who: str = "process") -> Iterator[None]:
 
 
 def _check_same(
-    folder: Path, prepared: Prepared, theirs: dict[str, str], mine: dict[str, str]
+    folder: Path, server: ServerSide, theirs: dict[str, str], mine: dict[str, str]
 ) -> None:
     """Refuse to go on with another run than was interrupted, or than ended."""
-    if nameless := untold(prepared.experiment):
+    if nameless := untold(server.setup.experiment):
         raise CheckpointError(
             f"{folder} holds a run that cannot be resumed, as nobody can tell whether its code has "
             f"changed: {'; '.join(nameless)}. Use --resume anyway to resume it regardless, "
             "--resume no for a new folder"
         )
     changed = [what for what in mine if theirs and mine[what] != theirs.get(what)]
-    differ = _settings_that_differ(folder, prepared)
+    differ = _settings_that_differ(folder, server)
     if not theirs and differ:
         changed = ["config"]
     if not changed:
@@ -176,10 +176,10 @@ def _check_same(
     )
 
 
-def _check_fits(folder: Path, prepared: Prepared, checkpoint: Checkpoint) -> None:
+def _check_fits(folder: Path, server: ServerSide, checkpoint: Checkpoint) -> None:
     """Refuse to go on with other clients or tiers than the checkpoint is of."""
     there = len(checkpoint.by_client), sorted(checkpoint.state.rescalers)
-    here = len(prepared.members), sorted(prepared.tiers)
+    here = len(server.members), sorted(server.setup.top_ks)
     if there != here:
         raise CheckpointError(
             f"{folder} holds a run of {there[0]} clients in tiers {', '.join(there[1])}; now there "
@@ -187,9 +187,9 @@ def _check_fits(folder: Path, prepared: Prepared, checkpoint: Checkpoint) -> Non
         )
 
 
-def _settings_that_differ(folder: Path, prepared: Prepared) -> list[str]:
+def _settings_that_differ(folder: Path, server: ServerSide) -> list[str]:
     """The lines of the settings that are not in the other's, as `- old` and `+ new`."""
-    path, text = folder / "config.yaml", settings_text(prepared.experiment)
+    path, text = folder / "config.yaml", settings_text(server.setup.experiment)
     try:
         theirs = settings_text(load_experiment(path)).splitlines()
     except ConfigError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from fedmoe.messages.codec import Failure, Task, Update
-from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.scorer import Scorer
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -17,7 +17,7 @@ class Workers(Protocol):
     """A transport for a whole run, which also evaluates and is closed in the end."""
 
     def __call__(self, tasks: Sequence[Task], /) -> Iterator[Update | Failure]: ...
-    def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A], /) -> Iterator[R]: ...
+    def map(self, job: Callable[[Scorer, A], R], arguments: Iterable[A], /) -> Iterator[R]: ...
     def lose_worker(self) -> None:
         """Kill a worker, where there are any, as a rehearsal: its job is done again."""
 
@@ -68,9 +68,17 @@ class Injected:
     """`lost`, `slowed`, `refused` at the door, or `not noticed`."""
 
 
-class Watch(Protocol):
-    """Is notified of what happens to the workers; cannot change it."""
+class Watch:
+    """Is notified of what happens to the workers and cannot change it.
 
-    def scheduled(self, schedule: Schedule, /) -> None: ...
-    def replaced(self, event: Replaced, /) -> None: ...
-    def injected(self, event: Injected, /) -> None: ...
+    A subclass overrides the methods that it needs.
+    """
+
+    def scheduled(self, schedule: Schedule) -> None:
+        """Note how a round's training filled the workers."""
+
+    def replaced(self, event: Replaced) -> None:
+        """Note that a worker died in the middle of a job."""
+
+    def injected(self, event: Injected) -> None:
+        """Note a fault on purpose."""

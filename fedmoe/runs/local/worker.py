@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from fedmoe.runs.prepared import Prepared
+    from fedmoe.runs.scorer import Scorer
 
 LOST = (EOFError, OSError)
 """What reading from or writing to a process that is gone raises."""
@@ -51,7 +51,7 @@ class Worker:
     process: ForkProcess
     connection: Connection
 
-    def send(self, job: Callable[[Prepared, Any], Any], argument: Any) -> bool:
+    def send(self, job: Callable[[Scorer, Any], Any], argument: Any) -> bool:
         """Whether the job was taken; a dead worker takes none."""
         try:
             self.connection.send((job, argument))
@@ -82,7 +82,7 @@ class Worker:
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def fork(prepared: Prepared, others: Sequence[Worker]) -> Worker:
+def fork(scorer: Scorer, others: Sequence[Worker]) -> Worker:
     """A new worker beside `others`, whose pipes it must not keep open."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
@@ -91,7 +91,7 @@ def fork(prepared: Prepared, others: Sequence[Worker]) -> Worker:
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         process = context.Process(
-            target=_serve, args=(theirs, prepared, elder, os.getpid(), blocked), daemon=True
+            target=_serve, args=(theirs, scorer, elder, os.getpid(), blocked), daemon=True
         )
         process.start()
     finally:
@@ -102,7 +102,7 @@ def fork(prepared: Prepared, others: Sequence[Worker]) -> Worker:
 
 def _serve(
     connection: Connection,
-    prepared: Prepared,
+    scorer: Scorer,
     elder: Sequence[Connection],
     parent: int,
     blocked: set[signal.Signals],
@@ -112,7 +112,7 @@ def _serve(
         _settle(elder, parent, blocked)
         while True:
             job, argument = connection.recv()
-            connection.send(_carry_out(job, prepared, argument))
+            connection.send(_carry_out(job, scorer, argument))
             job = argument = None
     except LOST:
         os._exit(0)  # the parent closed the pipe, or is gone
@@ -134,11 +134,9 @@ def _settle(elder: Sequence[Connection], parent: int, blocked: set[signal.Signal
     torch.set_num_threads(1)
 
 
-def _carry_out(
-    job: Callable[[Prepared, Any], Any], prepared: Prepared, argument: Any
-) -> Done | Raised:
+def _carry_out(job: Callable[[Scorer, Any], Any], scorer: Scorer, argument: Any) -> Done | Raised:
     try:
-        return Done(job(prepared, argument), time.monotonic())
+        return Done(job(scorer, argument), time.monotonic())
     except Exception as error:
         error.add_note(f"in a worker:\n{''.join(traceback.format_exception(error))}")
         return Raised(error)

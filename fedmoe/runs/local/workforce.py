@@ -15,7 +15,7 @@ from fedmoe.runs.local.worker import Done, Raised, Worker, fork
 from fedmoe.runs.workers import Replaced
 
 if TYPE_CHECKING:
-    from fedmoe.runs.prepared import Prepared
+    from fedmoe.runs.scorer import Scorer
 
 MOST_DEATHS = 3
 """Workers that one job may cost before it counts as failed."""
@@ -23,11 +23,11 @@ MOST_DEATHS = 3
 
 @dataclass(frozen=True)
 class Job:
-    """`function(prepared, argument)`, to be computed by a worker."""
+    """`function(scorer, argument)`, to be computed by a worker."""
 
     number: int
     """The place of its outcome among the others': 0, 1, 2 and so on."""
-    function: Callable[[Prepared, Any], Any]
+    function: Callable[[Scorer, Any], Any]
     argument: Any
     name: str
     """What people are told it is."""
@@ -49,14 +49,14 @@ class Workforce:
 
     def __init__(
         self,
-        prepared: Prepared,
+        scorer: Scorer,
         size: int,
         replaced: Callable[[Replaced], None],
         job_seconds: float = math.inf,
     ) -> None:
         """Fork the workers; `replaced` is told of each that dies at work, or is killed since a job
         took it `job_seconds`."""
-        self.prepared, self.size, self.replaced = prepared, size, replaced
+        self.scorer, self.size, self.replaced = scorer, size, replaced
         self.job_seconds = job_seconds
         self.workers: list[Worker] = []
         self.killed: set[int] = set()
@@ -107,7 +107,7 @@ class Workforce:
 
     def _fill(self) -> None:
         while len(self.workers) < self.size:
-            self.workers.append(fork(self.prepared, self.workers))
+            self.workers.append(fork(self.scorer, self.workers))
 
 
 class Batch:
