@@ -22,5 +22,7 @@ def pretrain(config: Path, overrides: tuple[str, ...]) -> None:
     """
     from fedmoe.base_models.pretraining import recipe, train
     from fedmoe.config.load import load
+    from fedmoe.system.extras import require
 
+    require("fedmoe pretrain", "base-models", "matplotlib")
     train.pretrain(load(recipe.Pretrain, config, overrides))
