@@ -86,9 +86,9 @@ def described(family: Family | Refused) -> dict[str, Any]:
 
 
 def _chosen(names: tuple[str, ...]) -> list[Family | Refused]:
-    from fedmoe.models.families import FAMILIES, REFUSED
+    from fedmoe.models.families import FAMILIES, refused_families
 
-    known = [*FAMILIES.values(), *REFUSED]
+    known = [*FAMILIES.values(), *refused_families()]
     by_name = {family.name.lower(): family for family in known}
     by_name |= {family.model_type.lower(): family for family in known if family.model_type}
     if unknown := [name for name in names if name.lower() not in by_name]:

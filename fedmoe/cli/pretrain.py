@@ -25,4 +25,9 @@ def pretrain(config: Path, overrides: tuple[str, ...]) -> None:
     from fedmoe.system.extras import require
 
     require("fedmoe pretrain", "base-models", "matplotlib")
-    train.pretrain(load(recipe.Pretrain, config, overrides))
+
+    def show(row: dict[str, object]) -> None:
+        numbers = {k: round(v, 4) for k, v in row.items() if isinstance(v, int | float)}
+        print(numbers, flush=True)
+
+    train.pretrain(load(recipe.Pretrain, config, overrides), show)

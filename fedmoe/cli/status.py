@@ -32,11 +32,10 @@ def status(folder: Path, json: bool, follow: bool, prometheus: Path | None) -> N
     """
     from rich.console import Console
 
-    from fedmoe.watch import follow as views
-    from fedmoe.watch.live.place import Place
-    from fedmoe.watch.sample import sample_of
+    from fedmoe.watch import status as views
+    from fedmoe.watch.folder import WatchedFolder
 
     wide = sys.stdout.isatty() or "COLUMNS" in os.environ
     show = views.follow if follow else views.show
     console = Console(width=None if wide else WIDTH)
-    show(Place(folder, sample_of), console, json=json, prometheus=prometheus)
+    show(WatchedFolder(folder), console, json=json, prometheus=prometheus)

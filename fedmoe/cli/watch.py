@@ -25,12 +25,11 @@ def watch(folder: Path, port: int, browse: bool) -> None:
     """
     import webbrowser
 
-    from fedmoe.watch.live.place import Place
-    from fedmoe.watch.sample import sample_of
+    from fedmoe.watch.folder import WatchedFolder
     from fedmoe.watch.server import Server
 
     arguments.end_like_ctrl_c()
-    with Server(Place(folder, sample_of), port) as server:
+    with Server(WatchedFolder(folder), port) as server:
         try:
             print(f"watching {folder} at {server.url} (Ctrl-C ends this, not the run)", flush=True)
             if browse:

@@ -1,4 +1,4 @@
-"""The wheel, installed with its core dependencies alone, in a folder full of strangers' packages."""
+"""The wheel, installed with its core dependencies alone, in a folder with strangers' packages."""
 
 import json
 import re
@@ -101,6 +101,7 @@ def test_nothing_of_a_stranger_enters_a_deployment(fedmoe, place):
         assert made == ours
 
 
+@pytest.mark.slow
 def test_own_rows_are_trained_on_and_what_is_missing_is_said(fedmoe, place):
     fedmoe("init", "mine", "--data", "rows.jsonl")
     assert "medium" in fedmoe("check", "mine/config.yaml")
@@ -112,6 +113,7 @@ def test_own_rows_are_trained_on_and_what_is_missing_is_said(fedmoe, place):
     assert "mine" in fedmoe("status", "runs/mine")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "extra"),
     [
@@ -130,6 +132,7 @@ def test_an_extra_that_is_not_installed_is_named(fedmoe, words, extra):
     )
 
 
+@pytest.mark.slow
 def test_a_run_without_plots_says_so(python, place):
     words = ("run", "mine/config.yaml", *SMALL, "name=again")
     done = run(python.with_name("fedmoe"), *words, cwd=place, path=[place])
@@ -138,6 +141,7 @@ def test_a_run_without_plots_says_so(python, place):
     assert f"{said}; run: pip install 'fedmoe[report]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_readmes_python_runs(python, tmp_path):
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     done = run(python, "-c", block, cwd=tmp_path)

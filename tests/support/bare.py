@@ -55,11 +55,5 @@ def run(python, *words, cwd, path=()):
     """A process of that environment, in which only `path` is ahead of its own packages."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     own |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(map(str, path)), "COLUMNS": "200"}
-    return subprocess.run(
-        [str(python), *map(str, words)],
-        cwd=cwd,
-        env=own,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    command = [str(python), *map(str, words)]
+    return subprocess.run(command, cwd=cwd, env=own, capture_output=True, text=True, timeout=600)
