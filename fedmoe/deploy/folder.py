@@ -16,6 +16,8 @@ from fedmoe.errors import FedMoEError
 from fedmoe.system.folders import whole_folder
 
 SECRET, SCRIPT, PLAIN = 0o600, 0o755, 0o644
+EXTRAS = {"home_assistant": "home", "reasoning_gym": "reasoning", "digits": "vision"}
+"""Extras of this package that built-in data need on every machine."""
 
 
 def write_folder(folder: Path, fleet: Fleet, experiment: Experiment) -> None:
@@ -95,6 +97,7 @@ def _texts(fleet: Fleet, experiment: Experiment) -> dict[str, bytes]:
     )
     forms.globals |= {
         "fleet": fleet,
+        "extras": ",".join(filter(None, ("report", EXTRAS.get(experiment.data.name)))),
         "proxied": not fleet.loopback,
         "run_name": experiment.name,
         "learns_factors": experiment.rescaling.learned,

@@ -9,7 +9,6 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from fedmoe.runs.identity import identity, settings_digest, written_identity
 from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.workers import Injected, Replaced, Schedule, Watch
 from fedmoe.system.digests import code_digest
+from fedmoe.system.extras import versions
 from fedmoe.system.files import write_bytes, write_json, write_text
 
 VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy", "home-assistant-intents")
@@ -290,6 +290,6 @@ def environment(server: ServerSide) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": str(torch.get_num_threads()),
-        **{name: version(name) for name in VERSIONS},
+        **versions(*VERSIONS),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
