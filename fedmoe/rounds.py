@@ -73,12 +73,17 @@ class ServerState:
     """What the server optimiser keeps, float64 (parameters,) by name."""
 
 
-class Observer(Protocol):
-    """Is told what happens; cannot change it."""
+class Observer:
+    """Is notified of each round and cannot change it; a subclass overrides what it needs."""
 
-    def planned(self, tasks: Sequence[Task]) -> None: ...
-    def answered(self, task: Task, answer: Update | Failure) -> None: ...
-    def finished(self, state: ServerState) -> None: ...
+    def planned(self, tasks: Sequence[Task]) -> None:
+        """Note the tasks of a round that begins; none if no client can be reached."""
+
+    def answered(self, task: Task, answer: Update | Failure) -> None:
+        """Note the answer to a task, in the order of the tasks."""
+
+    def finished(self, state: ServerState) -> None:
+        """Note the state after a round."""
 
 
 def whole_state(state: Adapter, member: Member) -> Adapter:

@@ -66,13 +66,13 @@ def honest() -> tuple[Task, Message]:
         task.rescaler,
         Adapter(layout, flat),
         counts,
-        100,
-        TOKENS,
-        5,
-        2.0,
-        1.5,
-        3.2,
-        10**8,
+        examples=100,
+        tokens=TOKENS,
+        steps=5,
+        loss_before=2.0,
+        loss_after=1.5,
+        seconds=3.2,
+        peak_bytes=10**8,
     )
     return task, sealed(pack_update(update))
 

@@ -69,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if instruction := os.environ.get(VARIABLE):
         return shell_complete(fedmoe, {}, "fedmoe", VARIABLE, instruction)
+    if (here := os.getcwd()) not in sys.path:
+        # A folder of one's own may hold components; last, so that it hides no installed package.
+        sys.path.append(here)
     words = [*(sys.argv[1:] if argv is None else argv)]
     try:
         # Not `fedmoe.main`, which takes an EOFError of ours for the end of the input.

@@ -20,7 +20,7 @@ from fedmoe.progress.table import LiveTable
 from fedmoe.progress.view import LiveView, plain_table
 from fedmoe.report.units import percent_text, seconds_text
 from fedmoe.rounds import ServerState
-from fedmoe.runs import session
+from fedmoe.runs.display import Display
 from fedmoe.runs.workers import Replaced
 
 Key = tuple[str, str]
@@ -97,7 +97,7 @@ class Board(LiveView):
         self.progress, self.quiet = ComparisonProgress(variants, total, clock), quiet
         super().__init__(console, drawn=not quiet)
 
-    def begins(self, run: PlannedRun) -> session.Display:
+    def begins(self, run: PlannedRun) -> Display:
         """Record that a run begins, and return the display of its rounds."""
         p = self._now(
             current=run,

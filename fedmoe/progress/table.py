@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -14,29 +14,20 @@ from rich.text import Text
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.messages.codec import Failure, Task, Update
 from fedmoe.progress.view import LiveView, plain_table
+from fedmoe.report.fields import live_cells, live_headings
 from fedmoe.report.units import number_text, percent_text, seconds_text
 from fedmoe.rounds import ServerState
-from fedmoe.runs.workers import Injected, Replaced, Schedule
+from fedmoe.runs.display import Display
+from fedmoe.runs.workers import Injected, Replaced
 from fedmoe.system.json_text import json_text
 
 MOST_ROWS = 20
 """Clients shown at once."""
 STYLES = {"waiting": "dim", "training": "cyan", "done": "green", "failed": "bold red"}
 
-
-@dataclass(frozen=True)
-class Done:
-    """What is shown of a client that trained; its update is as large as the adapter."""
-
-    tokens: int
-    loss_before: float
-    loss_after: float
-    seconds: float
-
-    @classmethod
-    def of(cls, update: Update) -> Self:
-        """Of an update, which is not kept."""
-        return cls(update.tokens, update.loss_before, update.loss_after, update.seconds)
+Done = Mapping[str, float]
+"""The numbers that a client reported, by name; its update is not kept, for it is as large as the
+adapter."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ class Progress:
         return "training" if task.client in open_tasks[: self.workers] else "waiting"
 
 
-class LiveTable(LiveView):
+class LiveTable(LiveView, Display):
     """Shows a run on stdout as an observer of its rounds.
 
     A table that is redrawn where stdout is a terminal, else plain lines; with `json` one JSON
@@ -112,7 +103,7 @@ class LiveTable(LiveView):
             self._event("planned", round=tasks[0].round, clients=[t.client for t in tasks])
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
-        shown = answer if isinstance(answer, Failure) else Done.of(answer)
+        shown = answer if isinstance(answer, Failure) else answer.reported()
         self._now(answers={**self.progress.answers, task.client: shown})
         who = {"round": task.round, "client": task.client, "tier": task.tier, "top_k": task.top_k}
         if isinstance(answer, Failure):
@@ -127,18 +118,17 @@ class LiveTable(LiveView):
                     f"round {task.round}: client {task.client} ran out of memory with "
                     f"k = {task.top_k} and trained with k = {answer.top_k}"
                 )
-        names = ("examples", "tokens", "steps", "loss_before", "loss_after", "seconds")
-        self._event("client", **who, status="ok", **{n: getattr(answer, n) for n in names})
+        self._event("client", **who, status="ok", **answer.as_json())
 
     def finished(self, state: ServerState) -> None:
         p = self._now(finished=self.progress.finished + 1, phase="evaluating")
-        ok = [a for a in p.answers.values() if isinstance(a, Done)]
+        ok = [a for a in p.answers.values() if not isinstance(a, Failure)]
         failed = len(p.answers) - len(ok)
         self._event("round", round=state.round, clients=len(p.tasks), failed=failed)
         if not (self.quiet or self.json or self.live):
             self._line(
                 f"round {state.round}/{p.num_rounds}: {len(ok)} of {len(p.tasks)} clients, "
-                f"{sum(a.tokens for a in ok):,} tokens, local loss {_mean_losses(ok)}, "
+                f"{sum(a['tokens'] for a in ok):,} tokens, local loss {_mean_losses(ok)}, "
                 f"{seconds_text(p.elapsed)} elapsed{_left(p)}"
             )
 
@@ -154,8 +144,6 @@ class LiveTable(LiveView):
                 for e in evaluations
             )
             self._line(f"round {first.round}/{self.progress.num_rounds}: {first.split} {scores}")
-
-    def scheduled(self, schedule: Schedule) -> None: ...
 
     def replaced(self, event: Replaced) -> None:
         """Say that a worker died, of which its client will show no trace."""
@@ -212,7 +200,7 @@ def _clients(p: Progress, most: int) -> list[Text | Table]:
     table.add_column("tier")
     table.add_column("k", justify="right")
     table.add_column("state", min_width=8)
-    for name in ("loss before", "after", "tokens/s", "time"):
+    for name in live_headings():
         table.add_column(name, justify="right", no_wrap=True)
     end = min(len(p.tasks), max(most, len(p.answers) + p.workers + 1))
     for task in p.tasks[max(0, end - most) : end]:
@@ -232,12 +220,7 @@ def _measured(answer: Done | Failure | None) -> list[str]:
     # A failure's reason has its line above the table: here it would squeeze the other columns.
     if answer is None or isinstance(answer, Failure):
         return []
-    return [
-        number_text(answer.loss_before),
-        number_text(answer.loss_after),
-        f"{answer.tokens / max(answer.seconds, 1e-9):,.0f}",
-        seconds_text(answer.seconds),
-    ]
+    return live_cells(answer)
 
 
 def _scores(p: Progress) -> Table:
@@ -258,6 +241,5 @@ def _scores(p: Progress) -> Table:
 def _mean_losses(updates: Sequence[Done]) -> str:
     if not updates:
         return "unknown"
-    before = sum(u.loss_before for u in updates) / len(updates)
-    after = sum(u.loss_after for u in updates) / len(updates)
-    return f"{before:.3f} -> {after:.3f}"
+    sides = (sum(u[side] for u in updates) for side in ("loss_before", "loss_after"))
+    return " -> ".join(number_text(side / len(updates)) for side in sides)

@@ -10,6 +10,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from fedmoe.report import run_tables
 from fedmoe.report.facts import facts, headline, status
+from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.run import Run
 from fedmoe.report.text_table import TextTable, markdown_sections, pairs_table, plain
 
@@ -76,6 +77,7 @@ def _overview(run: Run) -> list[TextTable]:
     return [
         run_tables.tier_costs(run),
         run_tables.memory_options(run),
+        own_metrics(run),
         run_tables.faults(run),
         run_tables.failures(run),
         run_tables.phases(run),

@@ -18,7 +18,7 @@ from fedmoe.adapter import Adapter
 from fedmoe.config.faults import Faults, Strike
 from fedmoe.errors import WireError
 from fedmoe.messages.codec import Failure, Message, Task, Update, pack_update, sealed
-from fedmoe.rounds import ServerState
+from fedmoe.rounds import Observer, ServerState
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.workers import Injected, Watch, Workers
@@ -120,14 +120,11 @@ class Faulty:
             watch.injected(Injected(task.round, task.client, strike, outcome))
 
 
-class ServerKiller:
+class ServerKiller(Observer):
     """An observer that kills this process once a round is finished, as a power cut would."""
 
     def __init__(self, faults: Faults) -> None:
         self.round = faults.kill_server
-
-    def planned(self, tasks: Sequence[Task]) -> None: ...
-    def answered(self, task: Task, answer: Update | Failure) -> None: ...
 
     def finished(self, state: ServerState) -> None:
         """Kill it; nothing is flushed, closed or said."""

@@ -25,19 +25,19 @@ from fedmoe.devices.clock import client_time, probe_tokens, profile_tokens, virt
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.messages.codec import Failure, Task, Update, task_num_bytes
 from fedmoe.report.ledger import Ledger, read_ledger
-from fedmoe.rounds import ServerState
+from fedmoe.rounds import Observer, ServerState
 from fedmoe.runs.checkpoint import Checkpoint
 from fedmoe.runs.costs import tier_cost, tier_costs
 from fedmoe.runs.identity import identity, settings_digest, written_identity
 from fedmoe.runs.server_side import ServerSide
-from fedmoe.runs.workers import Injected, Replaced, Schedule
+from fedmoe.runs.workers import Injected, Replaced, Schedule, Watch
 from fedmoe.system.digests import code_digest
 from fedmoe.system.files import write_bytes, write_json, write_text
 
 VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy", "home-assistant-intents")
 
 
-class Recorder:
+class Recorder(Observer, Watch):
     """An observer of the round loop that writes everything down as it happens."""
 
     def __init__(
@@ -134,17 +134,7 @@ class Recorder:
         counts = answer.counts.numpy()
         self.by_round[self.number - 1] += counts
         self.by_client[task.client] += counts
-        names = (
-            "examples",
-            "tokens",
-            "steps",
-            "loss_before",
-            "loss_after",
-            "seconds",
-            "peak_bytes",
-        )
-        line |= {name: getattr(answer, name) for name in names}
-        line |= {
+        line |= answer.as_json() | {
             "bytes_down": task_num_bytes(task),
             "bytes_up": answer.num_bytes,
             "status": "ok",

@@ -68,9 +68,17 @@ class Injected:
     """`lost`, `slowed`, `refused` at the door, or `not noticed`."""
 
 
-class Watch(Protocol):
-    """Is notified of what happens to the workers; cannot change it."""
+class Watch:
+    """Is notified of what happens to the workers and cannot change it.
 
-    def scheduled(self, schedule: Schedule, /) -> None: ...
-    def replaced(self, event: Replaced, /) -> None: ...
-    def injected(self, event: Injected, /) -> None: ...
+    A subclass overrides the methods that it needs.
+    """
+
+    def scheduled(self, schedule: Schedule) -> None:
+        """Note how a round's training filled the workers."""
+
+    def replaced(self, event: Replaced) -> None:
+        """Note that a worker died in the middle of a job."""
+
+    def injected(self, event: Injected) -> None:
+        """Note a fault on purpose."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedmoe.messages.records import CLIENT_FIELDS
 from fedmoe.report.expert_load import relative_shares, starved_and_captured
 from fedmoe.report.facts import facts, headline
 from fedmoe.report.ledger import Record
@@ -120,14 +121,13 @@ def _answers_per_step(run: Run) -> int | None:
 
 
 def _answered(line: Record) -> ClientState:
-    names = ("reason", "loss_before", "loss_after", "tokens", "seconds", "virtual_seconds")
     return ClientState(
         line["client"],
         line["tier"],
         line["top_k"],
         state="ok" if line["status"] == "ok" else "failed",
-        staleness=line.get("staleness"),
-        **{name: line.get(name) for name in names},
+        reported={f.name: line.get(f.name) for f in CLIENT_FIELDS},
+        **{name: line.get(name) for name in ("reason", "virtual_seconds", "staleness")},
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from fedmoe.report.fields import live_cells, live_headings
 from fedmoe.report.text_table import TextTable
 from fedmoe.report.units import (
     DASH,
@@ -51,10 +54,7 @@ def clients(now: RunState, most: int = MOST_CLIENTS) -> TextTable:
         ("tier", lambda c: c.tier),
         ("state", lambda c: SIGNS[c.state] + (f": {c.reason}" if c.reason else "")),
         ("k", lambda c: count_text(c.top_k)),
-        ("loss before", lambda c: number_text(c.loss_before)),
-        ("after", lambda c: number_text(c.loss_after)),
-        ("tokens/s", lambda c: count_text(_speed(c))),
-        ("time", lambda c: seconds_text(c.seconds)),
+        *((name, partial(_live, number)) for number, name in enumerate(live_headings())),
         ("virtual time", lambda c: seconds_text(c.virtual_seconds)),
         ("steps stale", lambda c: count_text(c.staleness)),
         num_words=3,
@@ -120,8 +120,8 @@ def runs(folder: FolderState) -> TextTable:
     return TextTable("Runs", columns, rows, num_words=2, note="Newest score of each tier.")
 
 
-def _speed(c: ClientState) -> float | None:
-    return c.tokens / c.seconds if c.tokens and c.seconds else None
+def _live(number: int, c: ClientState) -> str:
+    return live_cells(c.reported)[number]
 
 
 def _score(score: Score | None) -> list[str]:

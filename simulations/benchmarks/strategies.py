@@ -98,13 +98,13 @@ def update_of(
         torch.ones(1),
         Adapter(layout, noise),
         counts,
-        client + 1,
-        plain.num_experts,
-        1,
-        1.0,
-        1.0,
-        1.0,
-        1,
+        examples=client + 1,
+        tokens=plain.num_experts,
+        steps=1,
+        loss_before=1.0,
+        loss_after=1.0,
+        seconds=1.0,
+        peak_bytes=1,
     )
 
 
