@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedmoe.aggregation.strategy import Strategy
-from fedmoe.budget.levels import Levels, Tier
+from fedmoe.budget.levels import Budget, Levels, Tier
 from fedmoe.budget.model import Constants
 from fedmoe.budget.plan import SHARE, Plan, plan_for
 from fedmoe.budget.probe import Machine
@@ -21,7 +21,7 @@ from fedmoe.errors import ConfigError, Fault
 from fedmoe.messages.codec import most_bytes
 from fedmoe.messages.compression import Compression
 from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.memory.held import Frozen
+from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.memory.subset import LeftOut
 from fedmoe.section import section
 
@@ -60,7 +60,7 @@ class AutoTier:
 
 
 @section
-class Auto:
+class Auto(Budget):
     """Tiers whose `top_k` is planned from their device's memory, speed and link."""
 
     name: Literal["auto"] = "auto"

@@ -19,7 +19,7 @@ from torch import Tensor
 from fedmoe.budget.replan import ran_out_of_memory
 from fedmoe.budget.shape import Setting
 from fedmoe.errors import ModelError
-from fedmoe.models.memory.held import Frozen, quantised
+from fedmoe.models.memory.stored import Frozen, quantised
 
 Step = Callable[[Setting], Callable[[], object]]
 """Prepares training at a setting; the result makes one step, optimiser included."""

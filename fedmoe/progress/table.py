@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.progress.view import LiveView, plain_table
 from fedmoe.report.fields import live_cells, live_headings
 from fedmoe.report.units import number_text, percent_text, seconds_text
 from fedmoe.rounds import ServerState
@@ -75,7 +74,7 @@ class Progress:
         return "training" if task.client in open_tasks[: self.workers] else "waiting"
 
 
-class LiveTable(Display):
+class LiveTable(LiveView, Display):
     """Shows a run on stdout.
 
     On a terminal, that is a table that is redrawn, else plain lines; with `json` one JSON line per
@@ -92,30 +91,9 @@ class LiveTable(Display):
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.console = console or Console()
         self.progress = Progress(num_rounds, workers, clock)
         self.quiet, self.json = quiet, json
-        drawn = self.console.is_terminal and not quiet and not json
-        self.live = (
-            Live(console=self.console, get_renderable=self._render, refresh_per_second=2)
-            if drawn
-            else None
-        )
-
-    def __enter__(self) -> Self:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.live:
-            self._now(phase="interrupted" if error else "finished")
-            self.live.stop()
+        super().__init__(console or Console(), drawn=not quiet and not json)
 
     def planned(self, tasks: Sequence[Task]) -> None:
         p = self.progress
@@ -185,10 +163,6 @@ class LiveTable(Display):
         if self.json:
             self._line(json_text({"kind": kind, **values}))
 
-    def _line(self, text: str) -> None:
-        # One event is one line: rich would wrap it at 80 columns and colour its numbers.
-        self.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
     def _render(self) -> Group:
         p = self.progress
         parts: list[Text | Table] = [_headline(p)]
@@ -245,9 +219,8 @@ def _measured(answer: Done | Failure | None) -> list[str]:
 
 
 def _scores(p: Progress) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("tier", "k", "split", "round", "score", "loss"):
-        table.add_column(name, justify="left" if name in ("tier", "split") else "right")
+    columns = ("tier", "k", "split", "round", "score", "loss")
+    table = plain_table(*columns, words=("tier", "split"))
     for e in p.scores.values():
         table.add_row(
             Text(e.tier),

@@ -1,13 +1,14 @@
-"""Which experts tokens go to, as multiples of an equal share."""
+"""Expert load: which experts tokens go to, as multiples of an equal share."""
 
 import numpy as np
 
 STARVED, CAPTURED = 0.1, 2.0
-"""Times the equal share 1/E of a layer's tokens, below and above which an expert counts."""
+"""Multiples of the equal share 1/E of a layer's tokens below, or above, which an expert counts as
+starved, or captured."""
 
 
 def relative_shares(counts: np.ndarray) -> np.ndarray:
-    """Each expert's share of its layer's tokens, times the number of experts: 1 is equal.
+    """Return each expert's share of its layer's tokens, times the number of experts: 1 is equal.
 
     Args:
         counts: (..., layers, experts) routed tokens.

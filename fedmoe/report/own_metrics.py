@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run
-from fedmoe.report.tables import Table
+from fedmoe.report.text_table import TextTable
 from fedmoe.report.units import count_text, number_text
 
 
@@ -20,7 +20,7 @@ def metric_means(lines: Iterable[Record]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
-def own_metrics(run: Run) -> Table:
+def own_metrics(run: Run) -> TextTable:
     """Return a row for each own metric: its mean in its first and last round, and its range."""
     done = run.ok()
     by_round: dict[int, list[Record]] = {}
@@ -34,7 +34,7 @@ def own_metrics(run: Run) -> Table:
         rows.append([name, count_text(len(values)), *map(number_text, numbers)])
     columns = ["metric", "reports", "mean, first round", "mean, last round", "least", "most"]
     note = "As the clients' own local step reports them; a mean is over a round's clients."
-    return Table("Own metrics", columns, rows, note=note)
+    return TextTable("Own metrics", columns, rows, note=note)
 
 
 def _values(lines: Iterable[Record]) -> dict[str, list[float]]:

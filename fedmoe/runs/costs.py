@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fedmoe.budget.cost import Cost, cost
 from fedmoe.devices.clock import VirtualTime, probe_tokens, profile_tokens, virtual_time
+from fedmoe.report.units import bytes_text
 from fedmoe.runs.server_side import ServerSide
 from fedmoe.training.settings import Training
 
@@ -66,3 +67,15 @@ def expected_time(server: ServerSide, client: int, tier: str, price: Cost) -> Vi
         flops=expected_flops(server, client, tier, price),
         bytes_up=price.bytes_up,
     )
+
+
+def memory_warnings(server: ServerSide) -> list[str]:
+    """Return a sentence for each tier that seems to need more memory than its device has."""
+    devices = server.setup.experiment.devices
+    return [
+        f"tier {tier!r} needs about {bytes_text(price.memory_bytes)}, its device "
+        f"({devices[tier].label}) has {bytes_text(devices[tier].memory_bytes)}; the estimate is "
+        "rough; a smaller training.batch_size or training.recompute=true needs less."
+        for tier, price in tier_costs(server).items()
+        if devices and price.memory_bytes > devices[tier].memory_bytes
+    ]

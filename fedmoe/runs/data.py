@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from fedmoe.data.examples import Example
 from fedmoe.data.text import Tokens, tokenize
 from fedmoe.errors import DataError
 from fedmoe.evaluation.evaluate import EvaluationSet
+from fedmoe.evaluation.metrics import Metric, checked
 from fedmoe.seeds import numpy_rng
 
 
@@ -72,35 +73,6 @@ def pooled_data(experiment: Experiment, tokenizer: Any, form: str) -> RunData:
     )
 
 
-def client_data(
-    experiment: Experiment,
-    clients: Sequence[Sequence[Example]],
-    validation: Sequence[Example],
-    test: Sequence[Example],
-    tokenizer: Any,
-    form: str,
-) -> RunData:
-    """Return the data of clients that bring their own examples; nothing is shared out.
-
-    Raises:
-        DataError: a client or an evaluation set is left without examples.
-    """
-    rows, kept = {}, []
-    for client, examples in enumerate(clients):
-        fitting, rows[client] = tokenize(examples, tokenizer, experiment.text, form)
-        if not fitting:
-            raise DataError(
-                f"client {client} has no training examples: {len(examples)} were given, and none "
-                "is as short as text.max_length; give it some, or raise it"
-            )
-        kept.append(fitting)
-    stops = np.cumsum([len(examples) for examples in kept])
-    parts = np.split(np.arange(stops[-1]), stops[:-1])
-    together = [example for examples in kept for example in examples]
-    sets = evaluation_sets(experiment, validation, test, tokenizer, form)
-    return RunData(rows, sets, manifest(together, parts))
-
-
 def evaluation_sets(
     experiment: Experiment,
     validation: Sequence[Example],
@@ -129,8 +101,10 @@ def evaluation_sets(
     return sets
 
 
-def _verifier(experiment: Experiment) -> Callable[[Example, str], float] | None:
+def _verifier(experiment: Experiment) -> Metric | None:
     """Return how a free-running answer is scored; None where likelihood is the score."""
+    if experiment.evaluation.metric:
+        return checked(experiment.evaluation.metric)
     if getattr(experiment.data, "verify", "exact") == "likelihood":
         return None
-    return experiment.data.score
+    return checked(experiment.data.score, f"the score of data.name {experiment.data.name!r}")

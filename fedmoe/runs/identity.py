@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fedmoe.config import Experiment
+from fedmoe.config.components import foreign_code
 from fedmoe.config.load import to_yaml
 from fedmoe.config.schema import Simulation
 from fedmoe.runs.server_side import ServerSide
@@ -18,8 +19,12 @@ LIBRARIES = ("torch", "transformers", "numpy")
 
 
 def identity(server: ServerSide) -> dict[str, str]:
-    """`config`, `code`, `libraries`, `device`, `model`, `data`: what changes a bit of a result."""
+    """Return `config`, `code`, `libraries`, `device`, `model`, `data` and `components`.
+
+    Each changes a bit of a result; components are those from outside fedmoe, where there are any.
+    """
     nodes = [server.nodes_code] if server.nodes_code else []
+    foreign = foreign_code(server.setup.experiment)
     return {
         "config": settings_digest(server.setup.experiment),
         "code": code_digest(*nodes),
@@ -27,6 +32,7 @@ def identity(server: ServerSide) -> dict[str, str]:
         "device": server.setup.model.device.type,
         "model": server.setup.base,
         "data": server.facts.sha256,
+        **({"components": foreign} if foreign else {}),
     }
 
 

@@ -89,7 +89,7 @@ class ServerSide:
         if subset := setup.subset(task.tier):
             limits = replace(limits, most_experts=subset.keep, merges=subset.merges)
         layout = setup.layouts(task.tier, task.round).update
-        learns = e.rescaling.name == "learned"
+        learns = e.rescaling.learned
         return unpack_update(message, layout, task, e.upload, learns_rescaler=learns, limits=limits)
 
     def limits(self, task: Task) -> Limits:
@@ -105,7 +105,7 @@ class ServerSide:
         if training.weight_decay:
             start = max(task.adapter.largest(), setup.initial.largest())
             start += task.round * replace(training, weight_decay=0.0).reach()
-        owing = e.upload.name == "top_k" and e.upload.error_feedback
+        owing = e.upload.owes_more and e.upload.error_feedback
         most, free = e.aggregation.reach(task, training.reach(start))
         most = min(most * (MARGIN + task.round * owing), LARGEST_DELTA)
         rescaler = 0.0

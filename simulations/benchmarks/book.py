@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fedmoe.comparison.report.paired import Difference, difference
+from fedmoe.comparison.paired import Difference, difference
 from fedmoe.config.schema import Experiment
 from fedmoe.runs.identity import settings_text
 from fedmoe.system.files import write_text

@@ -1,7 +1,7 @@
 """`python -m simulations.rehearsal FOLDER`: kill a deployment's processes and see what comes of it.
 
     fedmoe deploy init trial --server 127.0.0.1 --config configs/deploy/rehearsal.yaml \\
-        --clients a=lowest b=low c=high
+        --clients a=lowest,b=low,c=high
     python -m simulations.rehearsal trial --kills 3 --who 'server app' SuperLink
     python -m simulations.rehearsal trial          (the whole table; given again, it resumes)
 

@@ -17,14 +17,14 @@ import pytest
 from watched import answered, end, failed, header, scored, whole_round, write
 
 from fedmoe.cli.main import main
-from fedmoe.watch.live.place import Place
+from fedmoe.watch.folder import WatchedFolder
 from fedmoe.watch.server import Server
 
 
 @contextmanager
 def serving(folder):
     """A server of a folder on a free port."""
-    with Server(Place(folder), 0) as server:
+    with Server(WatchedFolder(folder), 0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

@@ -10,9 +10,9 @@ from watched import end, header, write
 from fedmoe.cli.main import main
 from fedmoe.comparison.config import Comparison
 from fedmoe.comparison.plan import results_of, search_of
-from fedmoe.comparison.report import Trial
-from fedmoe.comparison.runs import ended
+from fedmoe.comparison.runs import has_ended
 from fedmoe.comparison.search import choose
+from fedmoe.comparison.study import Trial
 from fedmoe.config import Experiment
 from fedmoe.config.load import load
 from fedmoe.config.schema import Simulation
@@ -130,7 +130,7 @@ def test_what_a_run_says_of_itself_is_read_where_text_is_ascii(tmp_path, monkeyp
     write_json(folder / "environment.json", said)
     (folder / "config.yaml").touch()
     with pytest.raises(FedMoEError, match="holds a run of other code"):
-        ended(experiment)
+        has_ended(experiment)
 
 
 def test_every_variant_has_the_same_points_seeds_and_cases(tmp_path):

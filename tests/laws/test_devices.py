@@ -15,7 +15,6 @@ from sides import changed
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import Flame
 from fedmoe.budget import Levels, Tier
-from fedmoe.cli.check_plan import memory_warnings
 from fedmoe.config import Experiment
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
@@ -28,7 +27,7 @@ from fedmoe.models.build import ModelSettings
 from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import read_ledger
 from fedmoe.rounds import Member, ServerState, plan_round, run_rounds
-from fedmoe.runs.costs import expected_time
+from fedmoe.runs.costs import expected_time, memory_warnings
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.recorder import Recorder
@@ -281,8 +280,9 @@ def test_the_plan_expects_what_a_run_then_takes(prepared, tmp_path):
 
 
 def test_too_little_memory_is_said(prepared, experiment):
-    assert memory_warnings(prepared) == []
+    assert memory_warnings(prepared.server) == []
     small = {"a": replace(DEVICE, memory_bytes=1000), "b": DEVICE}
-    (warning,) = memory_warnings(changed(prepared, experiment=replace(experiment, devices=small)))
+    short = changed(prepared, experiment=replace(experiment, devices=small))
+    (warning,) = memory_warnings(short.server)
     assert "tier 'a' needs about" in warning
     assert "1.0 kB" in warning

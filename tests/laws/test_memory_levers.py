@@ -18,7 +18,7 @@ from fedmoe.errors import ConfigError
 from fedmoe.messages.codec import Task, pack_task
 from fedmoe.models.memory import frozen
 from fedmoe.models.memory.frozen import forms_of
-from fedmoe.models.memory.held import Elsewhere, Frozen
+from fedmoe.models.memory.stored import Elsewhere, Frozen
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.session import _evaluate
 
@@ -87,7 +87,7 @@ def test_on_a_gpu_full_weights_are_read_from_main_memory(model, monkeypatch):
     monkeypatch.setattr(model.frozen, "on_gpu", True)
     model.frozen.hold({"full": True})
     assert len(places) == 2 * len(model.layers)
-    assert all(isinstance(held, Elsewhere) for s in model.states for held in s.held)
+    assert all(isinstance(stored, Elsewhere) for s in model.states for stored in s.stored)
     assert all(layer.experts.gate_up_proj.is_meta for layer in model.layers)
     after = logits_of(model)
     assert (after - before).norm() <= 1e-6 * before.norm()

@@ -10,15 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedmoe.comparison.report import MEAN, Case, Result, Study, Trial, Variant
-from fedmoe.comparison.report.experts import mean_load, starved_and_captured
-from fedmoe.comparison.report.fairness import jain_index, mix_score, worst_tenth
-from fedmoe.comparison.report.files import as_csv, as_json
-from fedmoe.comparison.report.markdown import render_markdown
-from fedmoe.comparison.report.paired import difference, holm, wilcoxon
-from fedmoe.comparison.report.result import Point, Spent
-from fedmoe.comparison.report.study import fairness, spent_to_reach, verdicts
-from fedmoe.comparison.report.tables import clients, costs, differences, reach, scores
+from fedmoe.comparison.fairness import fairness, jain_index, worst_tenth
+from fedmoe.comparison.files import as_csv, as_json, render_markdown
+from fedmoe.comparison.paired import difference, holm, wilcoxon
+from fedmoe.comparison.result import (
+    MEAN,
+    Point,
+    Result,
+    Spent,
+    mean_load,
+    mix_score,
+    starved_and_captured,
+)
+from fedmoe.comparison.study import Case, Study, Trial, VariantInfo, spent_to_reach, verdicts
+from fedmoe.comparison.tables import clients, costs, differences, reach, scores
 from fedmoe.report.expert_load import relative_shares
 
 SCORES = {"base": [0.30, 0.50, 0.40], "better": [0.35, 0.56, 0.44], "noisy": [0.60, 0.10, 0.50]}
@@ -50,7 +55,7 @@ def case(made=None, **changes):
 
 
 def study(*cases, **changes):
-    fields = {"name": "x", "reference": "base", "variants": {n: Variant() for n in SCORES}}
+    fields = {"name": "x", "reference": "base", "variants": {n: VariantInfo() for n in SCORES}}
     return Study(**(fields | {"cases": cases or (case(),), "num_planned": 9} | changes))
 
 

@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from fedmoe.data.examples import (
-    Example,
-    Share,
-    Splits,
-    drop_conflicts,
-    exact_match,
-    prompt_key,
-    split_by_group,
-)
-from fedmoe.data.home_assistant.domains import Domain
-from fedmoe.data.home_assistant.words import WORDS
+from fedmoe.data.dataset import Dataset
+from fedmoe.data.examples import Example, Share, Splits, drop_conflicts, prompt_key, split_by_group
+from fedmoe.data.home_assistant.household import LANGUAGES, Domain
 from fedmoe.errors import DataError
 from fedmoe.section import section
 from fedmoe.seeds import derive
@@ -31,7 +23,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 @section
-class HomeAssistant:
+class HomeAssistant(Dataset):
     """Commands such as "turn on the kitchen lights" -> `TurnOn area: kitchen, domain: light`.
 
     The response is the intent without its `Hass` prefix, then `slot: value` pairs in alphabetical
@@ -39,7 +31,7 @@ class HomeAssistant:
     "warm white" is `temperature: 2700`; locking is TurnOn and unlocking TurnOff, opening a cover is
     TurnOn. A slot the sentence leaves to its context (the room one stands in) is left out. Of the
     slots a template fills silently, only those that change the meaning are kept (see
-    `home_templates._fixed`), with `answer` for the kind of question: any, all, which, how_many.
+    `templates._fixed`), with `answer` for the kind of question: any, all, which, how_many.
 
     A template is one line of the intents file. Splits are by template, stratified by intent and
     slot combination: the test asks for meanings seen in training in phrasings that were not.
@@ -82,10 +74,6 @@ class HomeAssistant:
             test_share=self.test_share,
             stratum=lambda example: example.group.rpartition("/")[0],
         )
-
-    def score(self, example: Example, answer: str) -> float:
-        """Return 1 when the answer is the response but for spacing, else 0."""
-        return exact_match(example, answer)
 
     def _examples(self, language: str, seed: int) -> Iterable[Example]:
         from fedmoe.data.home_assistant import templates as source
@@ -140,11 +128,11 @@ def read_response(response: str) -> tuple[str, dict[str, str]]:
 def _check_languages(languages: tuple[str, ...]) -> None:
     faults = []
     for language in languages:
-        if language not in WORDS:
-            near = get_close_matches(language, WORDS, n=1)
+        if language not in LANGUAGES:
+            near = get_close_matches(language, LANGUAGES, n=1)
             faults.append(repr(language) + (f" (did you mean {near[0]}?)" if near else ""))
     if faults or not languages:
         raise DataError(
             f"home_assistant: no words for language {', '.join(faults) or 'list ()'};"
-            f" supported: {', '.join(WORDS)}"
+            f" supported: {', '.join(LANGUAGES)}"
         )
