@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a live table, plain lines, or one JSON line per event."""
+"""The display of a run on stdout: a live table, plain lines, or one JSON line per event."""
 
 from __future__ import annotations
 
@@ -32,10 +32,7 @@ adapter."""
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known so far of the run, for whoever draws it: rich does so on a thread of its own.
-
-    So it never changes; what is new is in another one.
-    """
+    """Everything known of the run so far; immutable, because rich draws it on another thread."""
 
     num_rounds: int
     workers: int
@@ -67,7 +64,10 @@ class Progress:
         return self.elapsed / (self.finished + part) * left
 
     def state_of(self, task: Task) -> str:
-        """`training` is a guess: answers come in the order of tasks, so it is the next ones."""
+        """Return `waiting`, `training`, `done` or `failed`.
+
+        `training` is a guess: answers come in the order of tasks, so it is the next ones.
+        """
         if answer := self.answers.get(task.client):
             return "failed" if isinstance(answer, Failure) else "done"
         open_tasks = [t.client for t in self.tasks if t.client not in self.answers]
@@ -75,10 +75,10 @@ class Progress:
 
 
 class LiveTable(LiveView, Display):
-    """Shows a run on stdout as an observer of its rounds.
+    """Shows a run on stdout.
 
-    A table that is redrawn where stdout is a terminal, else plain lines; with `json` one JSON
-    line per event; with `quiet` only clients that fail.
+    On a terminal, that is a table that is redrawn, else plain lines; with `json` one JSON line per
+    event; with `quiet` only clients that fail.
     """
 
     def __init__(
@@ -133,7 +133,6 @@ class LiveTable(LiveView, Display):
             )
 
     def evaluated(self, evaluations: Sequence[Evaluation]) -> None:
-        """Show the scores of the global adapter at every tier."""
         self._now(scores={**self.progress.scores, **{e.tier: e for e in evaluations}})
         for e in evaluations:
             self._event("evaluation", **asdict(e))
@@ -146,19 +145,15 @@ class LiveTable(LiveView, Display):
             self._line(f"round {first.round}/{self.progress.num_rounds}: {first.split} {scores}")
 
     def replaced(self, event: Replaced) -> None:
-        """Say that a worker died, of which its client will show no trace."""
         self._event("worker", **asdict(event))
         if not (self.quiet or self.json):
-            self._line(f"{event.job} ended its worker ({event.ended_by}); another does it again")
+            self._line(f"{event.job} ended its worker ({event.ended_by}); another repeats it")
 
     def injected(self, event: Injected) -> None:
-        """Say what was done to a client on purpose."""
         self._event("fault", **asdict(event))
         if not (self.quiet or self.json):
-            self._line(
-                f"round {event.round}: client {event.client}: {event.fault} on purpose: "
-                f"{event.outcome}"
-            )
+            what = f"{event.fault} injected, {event.outcome}"
+            self._line(f"round {event.round}: client {event.client}: {what}")
 
     def _now(self, **changes: Any) -> Progress:
         self.progress = replace(self.progress, **changes)
@@ -194,7 +189,7 @@ def _left(p: Progress) -> str:
 
 
 def _clients(p: Progress, most: int) -> list[Text | Table]:
-    """A row per client of the round; of many, those around the ones in training."""
+    """Return a row per client of the round; of many, those around the ones in training."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("client", justify="right")
     table.add_column("tier")
