@@ -20,7 +20,7 @@ from fedmoe.comparison.runs import folder_of as run_folder
 from fedmoe.comparison.search import choose, chosen_settings, in_words, read_trial
 from fedmoe.config import Experiment
 from fedmoe.config.load import load
-from fedmoe.runs.resume import alone_in
+from fedmoe.system.locks import alone_in
 
 
 def compare(config: Path, overrides: list[str], quiet: bool, console: Console) -> Path:

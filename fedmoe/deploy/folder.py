@@ -1,11 +1,9 @@
-"""The folder of a deployment: written beside its place and renamed, so that it is whole or not."""
+"""The folder of a deployment, which appears whole or not at all."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import mkdtemp
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -15,34 +13,29 @@ from fedmoe.deploy.app import app_files
 from fedmoe.deploy.fleet import Fleet
 from fedmoe.deploy.keys import SERVER_DAYS, Authority, node_keys, pem, pem_key
 from fedmoe.errors import FedMoEError
+from fedmoe.system.folders import whole_folder
 
 SECRET, SCRIPT, PLAIN = 0o600, 0o755, 0o644
 
 
 def write_folder(folder: Path, fleet: Fleet, experiment: Experiment) -> None:
-    """Write everything that the fleet needs to `folder`; keys can be read by their owner alone.
+    """Write everything that the fleet needs to `folder`; only its owner can read the keys.
 
     Raises:
         FedMoEError: the folder exists, or cannot be made; nothing of it is left then.
     """
-    if folder.exists() or folder.is_symlink():
-        raise FedMoEError(f"{folder} exists; it may hold keys in use, so name another folder")
+    _check_new(folder)
     files = _texts(fleet, experiment) | ({} if fleet.insecure else _keys(fleet))
     for path, data in app_files(experiment, fleet).items():
         files[f"server/app/{path}"] = data
-    try:
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        made = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
-    except OSError as error:
-        raise FedMoEError(f"{folder} cannot be made: {error.strerror}") from error
-    try:
-        _write(made, files)
+    with whole_folder(folder, _check_new) as made:
         made.chmod(0o700)
-        # An empty folder made meanwhile would be replaced, one with files is not.
-        made.rename(folder)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
+        _write(made, files)
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists() or folder.is_symlink():
+        raise FedMoEError(f"{folder} exists; it may hold keys in use, so name another folder")
 
 
 def _write(root: Path, files: Mapping[str, bytes]) -> None:
