@@ -22,8 +22,8 @@ from fedmoe.system.files import write_text
 from fedmoe.system.locks import alone_in
 
 Resume = Literal["no", "auto", "anyway"]
-"""`no`: always a new folder. `auto`: resume the interrupted run of this name, if it is the same run.
-`anyway`: also if config, code, model or processor have changed."""
+"""`no`: always a new folder. `auto`: resume the interrupted run of this name, if it is still the
+same. `anyway`: also if config, code, model or processor have changed."""
 
 LEDGER = "ledger.jsonl"
 FIRST = {"run-id", "config.yaml", "environment.json", "manifest.json"}
@@ -93,7 +93,7 @@ def _is_a_run(folder: Path) -> bool:
 
 
 def latest(parent: Path, name: str) -> Path | None:
-    """Return the folder of the last run of that name: `name`, or the highest of `name-2` and so on."""
+    """Return the folder of the last run of that name: `name`, or the highest of `name-2`, ..."""
     found = None
     for folder in _named(parent, name):
         if not folder.is_dir():
@@ -102,7 +102,7 @@ def latest(parent: Path, name: str) -> Path | None:
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """Make the folder `parent/name`, or, if that exists, the first free one of `name-2` and so on.
+    """Make the folder `parent/name`, or, if that exists, the first free one of `name-2`, ...
 
     Raises:
         FedMoEError: it cannot be made.
@@ -137,8 +137,8 @@ def _check_same(
     told["config"] = f" ({'; '.join(differ[:5])})" if differ else ""
     raise CheckpointError(
         f"{folder} holds a run that cannot be resumed as it was: changed since: "
-        f"{', '.join(what + told.get(what, '') for what in changed)}. Use --resume anyway to resume "
-        "it nevertheless, --resume no for a new folder"
+        f"{', '.join(what + told.get(what, '') for what in changed)}. Use --resume anyway to "
+        "resume it nevertheless, --resume no for a new folder"
     )
 
 

@@ -102,5 +102,5 @@ def _digest(name: str, about: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(f"{name}\0{about}".encode())
     for key, tensor in sorted(tensors.items()):
         digest.update(f"\0{key} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
-        digest.update(tensor.contiguous().numpy())
+        digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()

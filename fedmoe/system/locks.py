@@ -58,7 +58,7 @@ def alone_in(folder: Path, who: str = "process") -> AbstractContextManager[None]
 
 @contextmanager
 def turn(fd: int) -> Iterator[None]:
-    """Wait for the lock of an open file or folder, and hold it; threads wait for each other, too."""
+    """Wait for the lock of an open file or folder, and hold it; threads exclude each other too."""
     fcntl.flock(fd, fcntl.LOCK_EX)
     try:
         yield

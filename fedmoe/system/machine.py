@@ -10,11 +10,8 @@ import psutil
 
 from fedmoe.system.control_groups import ROOT, digits, folders, number, table, text
 
-VECTORS = {
-    "AVX512": {"avx512vl", "avx512bw", "avx512dq", "fma"},
-    "AVX2": {"avx2", "fma"},
-}
-"""The kernels of torch 2.13 for x86 by what a processor must offer for them, the first that fits."""
+VECTORS = {"AVX512": {"avx512vl", "avx512bw", "avx512dq", "fma"}, "AVX2": {"avx2", "fma"}}
+"""The kernels of torch 2.13 for x86, and what a processor must offer for them; the first counts."""
 
 
 def main_memory(root: Path = ROOT) -> tuple[int, int]:
@@ -56,8 +53,8 @@ def processor(capability: str = "", root: Path = ROOT) -> str:
     lines = (line.partition(":") for line in text(root / "proc/cpuinfo").splitlines())
     facts = {name.strip(): value.strip() for name, _, value in lines}
     vendor = facts.get("vendor_id") or facts.get("CPU implementer") or platform.processor()
-    words = [platform.machine(), vendor, capability or _kernels(set(facts.get("flags", "").split()))]
-    return " ".join(filter(None, words))
+    capability = capability or _kernels(set(facts.get("flags", "").split()))
+    return " ".join(filter(None, [platform.machine(), vendor, capability]))
 
 
 def _kernels(flags: set[str]) -> str:

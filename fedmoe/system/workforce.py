@@ -4,8 +4,8 @@ A worker shares the parent's objects page by page: a new one takes milliseconds,
 changes is memory of its own. It dies with its parent.
 
 No library's pool does this. When a worker dies, `concurrent.futures` gives up all jobs and
-`multiprocessing.Pool` waits without end. `pebble` 5.2 replaces it, but forks from a thread while the
-main one computes: a lock that is held then stays locked in the worker.
+`multiprocessing.Pool` waits without end. `pebble` 5.2 replaces it, but forks from a thread while
+the main one computes: a lock that is held then stays locked in the worker.
 """
 
 from __future__ import annotations
@@ -234,11 +234,11 @@ class Workforce:
             try:
                 free.connection.send((job.function, job.argument))
             except LOST:
-                self._died(free, job)
+                self._died(free)
             self._fill()
 
     def _collect(self, seconds: float) -> None:
-        """Take what has come back; wait for it up to `seconds`, or until a worker's time is over."""
+        """Take what has come back; wait up to `seconds`, or until a worker's time is over."""
         busy = {worker.connection: worker for worker in self.workers if worker.job}
         first = min((worker.due for worker in busy.values()), default=math.inf)
         seconds = min(seconds, max(0.0, first - time.monotonic()))
@@ -249,13 +249,15 @@ class Workforce:
                 self.outcomes[worker.job.number] = worker.connection.recv()
                 worker.job = None
             except LOST:
-                self._died(worker, worker.job)
+                self._died(worker)
         now = time.monotonic()
         for worker in [worker for worker in self.workers if worker.job and worker.due <= now]:
-            if worker.job and not worker.connection.poll():  # else it was just in time
-                self._died(worker, worker.job, slow=True)
+            if not worker.connection.poll():  # else it was just in time
+                self._died(worker, slow=True)
 
-    def _died(self, worker: Worker, job: Job, *, slow: bool = False) -> None:
+    def _died(self, worker: Worker, *, slow: bool = False) -> None:
+        job = worker.job
+        assert job
         self.workers.remove(worker)
         pid, ended_by = worker.process.pid or 0, worker.bury(kill=slow)
         if slow:

@@ -72,7 +72,7 @@ def test_a_lock_that_its_owner_has_just_removed_is_none(tmp_path, monkeypatch):
         "fcntl.lockf",
         lambda file, how: (tmp_path / ".moe.unfinished/lock").unlink() or real(file, how),
     )
-    with pytest.raises(FedMoEError, match="another process .* just finished"):
+    with pytest.raises(FedMoEError, match=r"another process .* just finished"):
         whole_folder(tmp_path / "moe", anything).__enter__()
 
 

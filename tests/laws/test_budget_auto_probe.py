@@ -17,7 +17,7 @@ GB = 10**9
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A function that writes files under a root, on a machine with 8 GiB of memory, 6 of them free."""
+    """A function that writes files under a root, where 6 of 8 GiB of memory are free."""
     memory = SimpleNamespace(total=8 * 2**30, available=6 * 2**30)
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
 
