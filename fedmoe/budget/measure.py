@@ -70,7 +70,7 @@ def measure(
             said = "its process was killed; the system may have been out of memory"
             raise MemoryError(f"{what}: {said}")
         case Lost():
-            raise ModelError(f"{what}: its process ended by {outcome.ended_by}")
+            raise ModelError(f"{what}: its process ended with {outcome.ended_by}")
         case Done(value=MemoryError() as error):
             raise MemoryError(f"{what}: {error}")
         case Done(value=str(said)):

@@ -157,7 +157,8 @@ def test_the_second_task_loads_nothing_and_another_experiment_does(worker):
 def test_a_worker_outlives_the_process_that_called_it(stage, worker):
     script = stage.folder / "flwr-clientapp"
     script.write_text(CLIENT_APP)
-    environment = os.environ | {"PYTHONPATH": str(worker.bundle)}
+    paths = [str(worker.bundle), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     said = [
         subprocess.run(
             [sys.executable, script], env=environment, check=True, capture_output=True, text=True
