@@ -15,9 +15,9 @@ from fedmoe.budget import Auto
 from fedmoe.config import load_experiment
 from fedmoe.errors import FedMoEError
 from fedmoe.messages.codec import Message, sealed
+from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.node_budget import OwnBudget, planned_here
 from fedmoe.runs.prepare import prepare
-from fedmoe.runs.prepared import Prepared
 
 
 def carry_out(order: Order, buffer: memoryview) -> Message:
@@ -29,12 +29,12 @@ def carry_out(order: Order, buffer: memoryview) -> Message:
     # As on every node and in every worker: with more threads the bits would be others.
     torch.set_num_threads(1)
     run = resident(order.experiment, order.overrides)
-    prepared, own_budget = run.prepared, run.own_budget
-    task = prepared.read_task(Message(order.scalars, buffer, order.crc32))
+    client, own_budget = run.client, run.own_budget
+    task = client.read_task(Message(order.scalars, buffer, order.crc32))
     if order.own and task.client not in order.own:
         raise FedMoEError(f"client {task.client} is not one of this node's, {order.own}")
     folder = Path(order.state) if order.state else None
-    here = replace(prepared, state_folder=folder)
+    here = replace(client, state_folder=folder)
     if own_budget:
         return sealed(own_budget.answer(here, task, order.deadline_seconds, order.fewer))
     fewer = run.fewer[task.client] = max(order.fewer, run.fewer.get(task.client, 0))
@@ -43,9 +43,9 @@ def carry_out(order: Order, buffer: memoryview) -> Message:
 
 @dataclass(frozen=True, eq=False)
 class Resident:
-    """A prepared run in this process."""
+    """The client side of a run in this process."""
 
-    prepared: Prepared
+    client: ClientSide
     own_budget: OwnBudget | None
     """Plans for this machine, if the run has an automatic budget and no devices."""
     fewer: dict[int, int] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Resident:
 
 @lru_cache(maxsize=1)
 def resident(experiment: str, overrides: str) -> Resident:
-    """Prepare the run of a resolved experiment (YAML), with this machine's dotted overrides.
+    """Prepare the client side of a resolved experiment (YAML), with this machine's overrides.
 
     A process that carries out many tasks does so once: a Ray actor, or a SuperNode's worker.
 
@@ -68,4 +68,4 @@ def resident(experiment: str, overrides: str) -> Resident:
         asked = load_experiment(path, shlex.split(overrides))
     here = planned_here(asked)
     own = OwnBudget(asked.budget) if here is not asked and isinstance(asked.budget, Auto) else None
-    return Resident(prepare(here, on_nodes=True), own)
+    return Resident(prepare(here, on_nodes=True).client, own)

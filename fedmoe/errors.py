@@ -11,6 +11,10 @@ class FedMoEError(Exception):
     exit_code: ClassVar[int] = 2
 
 
+class FedMoEWarning(UserWarning):
+    """A setting that is honoured and is likely not what the user means."""
+
+
 @dataclass(frozen=True, order=True)
 class Fault:
     """One thing wrong at one place; an empty path means the whole file."""

@@ -16,8 +16,9 @@ from fedmoe.aggregation import FedBuff
 from fedmoe.config import load_experiment
 from fedmoe.config.words import not_one_of
 from fedmoe.errors import ConfigError, Fault
-from fedmoe.runs.prepared import Prepared
 from fedmoe.runs.resume import Resume
+from fedmoe.runs.scorer import Scorer
+from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.session import run
 from fedmoe.runs.workers import Watch
 from server.log import LogLines
@@ -57,8 +58,8 @@ def main(grid: Grid, context: Context) -> None:
 
     settings, places = read_settings(given), dict[int, str]()
 
-    def make_workers(prepared: Prepared, _: Sequence[Watch]) -> GridTransport:
-        return GridTransport(grid, prepared, settings, places=places)
+    def make_workers(server: ServerSide, scorer: Scorer, _: Sequence[Watch]) -> GridTransport:
+        return GridTransport(grid, server, scorer, settings, places=places)
 
     resume = str(given["resume"])
     if resume not in get_args(Resume):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedmoe.errors import ConfigError, Fault
-from fedmoe.models.memory.held import Frozen
+from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.memory.subset import Subset
 from fedmoe.section import section
 from fedmoe.seeds import numpy_rng

@@ -16,7 +16,7 @@ from torch import Tensor
 from fedmoe.budget.replan import ran_out_of_memory
 from fedmoe.budget.shape import Setting
 from fedmoe.errors import ModelError
-from fedmoe.models.memory.held import Frozen, quantised
+from fedmoe.models.memory.stored import Frozen, quantised
 from fedmoe.system.workforce import Done, Job, Lost, Workforce
 
 Step = Callable[[Setting], Callable[[], object]]

@@ -40,8 +40,8 @@ from fedmoe.messages.codec import most_bytes
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
 from fedmoe.models.memory.frozen import weights_of
-from fedmoe.models.memory.held import BITS, Frozen, can_quantise
 from fedmoe.models.memory.meta import meta_model
+from fedmoe.models.memory.stored import BITS, Frozen, can_quantise
 from fedmoe.models.tasks import require_causal
 from fedmoe.runs.subsets import possible
 from fedmoe.training.trial import trial_steps

@@ -295,7 +295,11 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     from fedmoe.base_models.pretraining import recipe, train
     from fedmoe.config.load import load
 
-    train.pretrain(load(recipe.Pretrain, arguments.config, arguments.overrides))
+    def show(row: dict[str, object]) -> None:
+        numbers = {k: round(v, 4) for k, v in row.items() if isinstance(v, int | float)}
+        print(numbers, flush=True)
+
+    train.pretrain(load(recipe.Pretrain, arguments.config, arguments.overrides), show)
 
 
 def _upcycle(arguments: argparse.Namespace) -> None:

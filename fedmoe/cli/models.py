@@ -83,9 +83,9 @@ def described(family: Family | Refused) -> dict[str, Any]:
 
 
 def _chosen(names: list[str]) -> Iterable[Family | Refused]:
-    from fedmoe.models.families import FAMILIES, REFUSED
+    from fedmoe.models.families import FAMILIES, refused_families
 
-    refused = {family.model_type or family.name.lower(): family for family in REFUSED}
+    refused = {family.model_type or family.name.lower(): family for family in refused_families()}
     known = {**FAMILIES, **refused}
     by_name = {family.name.lower(): family for family in known.values()}
     by_name |= {model_type.lower(): family for model_type, family in known.items()}

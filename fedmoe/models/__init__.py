@@ -6,7 +6,7 @@
 - `experts`: the expert fast path (one autograd function) and its routed-token counts;
   `expert_state`: what each layer's carry
 - `adapted`: one resident model, a flat adapter buffer, the current budget
-- `held`, `frozen`, `offload`: other forms and places of frozen experts; `subset`: some of them
+- `stored`, `frozen`, `offload`: other forms and places of frozen experts; `subset`: some of them
 - `gating`: how tokens and experts choose each other within a budget of k
 - `rescaling`: none, static or learned factors on a sparse layer's output
 - `folder`: a model's folder, which appears whole or not at all

@@ -18,11 +18,11 @@ from fedmoe.models import experts
 from fedmoe.models.families import MoELayer, check_top_k, install, moe_layers, set_top_k
 from fedmoe.models.gating import Gates, Rule, TopKGating
 from fedmoe.models.memory.frozen import FrozenExperts
-from fedmoe.models.memory.saved import Saved, saved_outside
+from fedmoe.models.memory.saved_tensors import Saved, saved_outside
 from fedmoe.models.memory.subset import KeptExperts
 from fedmoe.models.modulation import Modulation, modulate
 from fedmoe.models.rescaling import Rescaling, StaticRescaling, check_mass, keep_mass
-from fedmoe.models.tasks import TASKS, Asked
+from fedmoe.models.tasks import TASKS, TaskBatch
 from fedmoe.models.tasks.causal import all_states, body_of
 from fedmoe.section import section
 
@@ -224,21 +224,21 @@ class AdaptedModel:
         with self._meeting([valid.reshape(-1)] * len(self.layers)):
             return all_states(self.model, input_ids)
 
-    def target_logits(self, batch: Asked) -> Tensor:
+    def target_logits(self, batch: TaskBatch) -> Tensor:
         """Logits (targets, vocabulary) of what a batch asks for, whatever the form of task."""
         return self.logits(self.target_states(batch))
 
-    def target_states(self, batch: Asked) -> Tensor:
+    def target_states(self, batch: TaskBatch) -> Tensor:
         """The hidden states (targets, hidden) that those are of."""
         with self._meeting(self.routed(batch)):
             return self.form.hidden(self.model, batch)
 
-    def routed(self, batch: Asked) -> list[Tensor]:
+    def routed(self, batch: TaskBatch) -> list[Tensor]:
         """For every sparse layer which of the tokens that pass it are real: flat bool."""
         stacks = self.form.routed(self.model, batch)
         return [stacks[stack] for stack in self.stacks]
 
-    def num_tokens(self, batch: Asked) -> int:
+    def num_tokens(self, batch: TaskBatch) -> int:
         """Tokens of a batch that reach experts: k of them in every sparse layer of their stack."""
         stacks = self.form.routed(self.model, batch)
         return sum(int(stacks[stack].sum()) for stack in set(self.stacks))

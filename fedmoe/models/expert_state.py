@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedmoe.models.memory.held import Held
+from fedmoe.models.memory.stored import Stored
 
 
 class ExpertLoRA(NamedTuple):
@@ -29,19 +29,19 @@ class Biases(NamedTuple):
 
 
 class Stacks(NamedTuple):
-    """Frozen weights of some experts as a module keeps them; with `held` they stand for shapes."""
+    """Frozen weights of some experts, as a module keeps them: mere shapes beside `stored`."""
 
     gate_up: Tensor
     down: Tensor
-    held: tuple[Held, Held] | None
+    stored: tuple[Stored, Stored] | None
     biases: Biases | None
 
 
 class Merged(NamedTuple):
     """One frozen expert in the place of several, kept as the module keeps its own."""
 
-    gate_up: Tensor | Held  # (1, ...)
-    down: Tensor | Held
+    gate_up: Tensor | Stored  # (1, ...)
+    down: Tensor | Stored
     biases: Biases | None
 
     @property
@@ -67,8 +67,8 @@ class ExpertState:
     """int64 (experts,): routed tokens so far; None switches counting off."""
     recompute: bool = False
     """Compute activations again in backward rather than keep them."""
-    held: tuple[Held, Held] | None = None
-    """Another form of the two frozen weights, read in their place; see `held`."""
+    stored: tuple[Stored, Stored] | None = None
+    """Another form of the two frozen weights, read in their place; see `stored`."""
     left_out: Tensor | None = None
     """bool (experts + 1,): True for those that the client does not keep; see `subset`."""
     merged: Merged | None = None

@@ -89,7 +89,7 @@ class SparseExperts(torch.autograd.Function):
     `recompute` only the first two. The gradient of `w_j` needs no saved output: it is
     `<(W2_j + s B2_j A2_j)^T dL/dy, h>`.
 
-    With `held` the products read their weights from there; `w1` and `w2` then stand for shapes.
+    With `stored` the products read their weights from there; `w1` and `w2` then stand for shapes.
     `biases` are added to `[g; u]` and to `W2_j h`; an `OwnGate` makes `h` of `[g; u]` otherwise.
     """
 
@@ -108,14 +108,14 @@ class SparseExperts(torch.autograd.Function):
         routing: Routing,
         act: Gate,
         recompute: bool = False,
-        held: tuple[Stacked, Stacked] | None = None,
+        stored: tuple[Stacked, Stacked] | None = None,
         biases: Biases | None = None,
     ) -> Tensor:
-        read1, read2 = held or (w1, w2)
+        read1, read2 = stored or (w1, w2)
         first, second = Adapted(read1, a1, b1, scale), Adapted(read2, a2, b2, scale)
         grouped = can_group(x, w1.shape[2], w2.shape[2], *([a1.shape[1]] if a1.shape[1] else []))
         # A grouped product would make the weights of all experts at once, which a GPU has room for.
-        grouped = grouped and (held is None or x.is_cuda)
+        grouped = grouped and (stored is None or x.is_cuda)
         out, saved, parts = torch.zeros_like(x), [], list(blocks(routing, grouped))
         for block in parts:
             low1, gate_up = first.forward(x[block.token], block)
@@ -127,13 +127,13 @@ class SparseExperts(torch.autograd.Function):
             _combine(out, y.mul_(_row_weights(weights, block)), block, weights.shape[1])
             saved += [] if recompute else [low1, gate_up, low2]
         ctx.save_for_backward(x, weights, w1, w2, a1, b1, a2, b2, *saved)
-        ctx.scale, ctx.parts, ctx.act, ctx.held, ctx.biases = scale, parts, act, held, biases
+        ctx.scale, ctx.parts, ctx.act, ctx.stored, ctx.biases = scale, parts, act, stored, biases
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, w1, w2, a1, b1, a2, b2, *saved = ctx.saved_tensors
-        read1, read2 = ctx.held or (w1, w2)
+        read1, read2 = ctx.stored or (w1, w2)
         first, second = Adapted(read1, a1, b1, ctx.scale), Adapted(read2, a2, b2, ctx.scale)
         into1, into2 = (
             _buffers(first, ctx.needs_input_grad[2]),
@@ -259,7 +259,7 @@ def _mixed(
     if state.counts is not None:
         state.counts += routing.counts
     first, second = (getattr(module, name) for name in weight_names(module))
-    own = Stacks(first, second, state.held, biases_of(module))
+    own = Stacks(first, second, state.stored, biases_of(module))
     out = _computed(module, state, hidden, weights, routing, own, state.lora)
     if others is None or state.merged is None:
         return out
@@ -279,10 +279,10 @@ def _computed(
     lora: ExpertLoRA | None,
 ) -> Tensor:
     """What experts of these weights make of routed tokens."""
-    gate_up, down, held, biases = stacks
+    gate_up, down, stored, biases = stacks
     if getattr(module, "is_transposed", False):
         gate_up, down = gate_up.mT, down.mT
-        held = (held[0].mT, held[1].mT) if held else None
+        stored = (stored[0].mT, stored[1].mT) if stored else None
     lora = lora or no_lora(gate_up, down, hidden.device)
     factors = [factor.to(hidden.dtype) for factor in lora[:4]]
     if hidden.is_cuda:
@@ -297,7 +297,7 @@ def _computed(
         routing,
         _gate_of(module),
         state.recompute,
-        held,
+        stored,
         biases,
     )
     assert isinstance(out, Tensor)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedmoe.models.memory.held import Held, Transposed
+from fedmoe.models.memory.stored import Stored, Transposed
 
 BLOCK_ROWS = 1024
 """Rows that are in work at one time on a CPU: temporaries stay small, and in its cache."""
@@ -23,7 +23,7 @@ GROUPED_ROWS = 64
 """Mean rows per expert below which one grouped product beats a loop on a CPU."""
 GROUPED_BYTES = 16
 """torch's grouped products take rows of a whole number of so many bytes."""
-Stacked = Tensor | Held | Transposed
+Stacked = Tensor | Stored | Transposed
 """Weights of all experts, of which `w[e]` and `w[i:j]` are tensors."""
 
 

@@ -8,37 +8,36 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from fedmoe.config import Experiment
 from fedmoe.config.load import to_yaml
 from fedmoe.config.schema import Simulation
-from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.server_side import ServerSide
 from fedmoe.system.digests import code_digest
 from fedmoe.system.machine import processor
 
 LIBRARIES = ("torch", "transformers", "numpy")
 
 
-def identity(prepared: Prepared) -> dict[str, str]:
+def identity(server: ServerSide) -> dict[str, str]:
     """Return everything that can change a bit of the result, by `config`, `code` and so on."""
     return {
-        "config": settings_digest(prepared.experiment),
-        "code": code_digest(*filter(None, [prepared.nodes_code])),
+        "config": settings_digest(server.setup.experiment),
+        "code": code_digest(*filter(None, [server.nodes_code])),
         "libraries": libraries(),
-        "device": prepared.model.device.type,
+        "device": server.setup.model.device.type,
         "processor": processor(torch.backends.cpu.get_cpu_capability()),
-        "threads": _threads(prepared),
-        "model": prepared.base,
-        "data": _data(prepared),
+        "threads": _threads(server),
+        "model": server.setup.base,
+        "data": server.facts.sha256,
     }
 
 
-def _threads(prepared: Prepared) -> str:
+def _threads(server: ServerSide) -> str:
     """Return the threads of torch here, and of a client: sums of products differ with them."""
     here = torch.get_num_threads()
-    in_process = prepared.experiment.simulation.workers == 1 and prepared.nodes_code is None
+    in_process = server.setup.experiment.simulation.workers == 1 and server.nodes_code is None
     return f"{here} here, {here if in_process else 1} per client"
 
 
@@ -64,13 +63,3 @@ def settings_text(experiment: Experiment) -> str:
     """Return the experiment as YAML, without the settings that change no bit of the result."""
     # Whatever the quorum, a round is aggregated in the same way or not at all.
     return to_yaml(replace(experiment, simulation=Simulation(), quorum=0.0))
-
-
-def _data(prepared: Prepared) -> str:
-    """Return a digest of the token ids of all clients and evaluation sets, in their order."""
-    digest = hashlib.sha256()
-    for rows in [*prepared.rows, *(data.rows for data in prepared.sets.values())]:
-        digest.update(f"{len(rows)}\0".encode())
-        for row in rows:
-            digest.update(np.asarray((row.prompt_length, *row.ids), dtype=np.int64).tobytes())
-    return digest.hexdigest()[:16]

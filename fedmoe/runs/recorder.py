@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 from fedmoe.adapter import Adapter
-from fedmoe.budget.cost import Cost, cost
+from fedmoe.budget.cost import Cost
 from fedmoe.config.faults import parse_faults
 from fedmoe.config.load import to_yaml
 from fedmoe.devices.clock import client_time, probe_tokens, profile_tokens, virtual_bytes_up
@@ -27,8 +27,9 @@ from fedmoe.messages.codec import Failure, Task, Update, task_num_bytes
 from fedmoe.report.ledger import Ledger, read_ledger
 from fedmoe.rounds import ServerState
 from fedmoe.runs.checkpoint import Checkpoint
+from fedmoe.runs.costs import tier_cost, tier_costs
 from fedmoe.runs.identity import identity, settings_digest, written_identity
-from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.workers import Injected, Replaced, Schedule
 from fedmoe.system.digests import code_digest
 from fedmoe.system.files import write_bytes, write_json, write_text
@@ -42,7 +43,7 @@ class Recorder:
     def __init__(
         self,
         folder: Path,
-        prepared: Prepared,
+        server: ServerSide,
         clock: Callable[[], float] | None = None,
         resumed: Checkpoint | None = None,
     ) -> None:
@@ -50,17 +51,17 @@ class Recorder:
 
         Args:
             folder: of the run; it exists.
-            prepared: the run.
+            server: the run.
             clock: virtual seconds since the run began, where rounds are not as long as their
                 slowest client.
             resumed: where the run goes on; what its ledger says of later rounds is cut off.
         """
-        self.folder, self.prepared, self.clock = folder, prepared, clock
-        self.costs = tier_costs(prepared)
-        layout, e = prepared.model.layout, prepared.experiment
+        self.folder, self.server, self.clock = folder, server, clock
+        self.costs = tier_costs(server)
+        layout, e = server.setup.model.layout, server.setup.experiment
         shape = (layout.num_layers, layout.num_experts)
         self.by_round = np.zeros((e.rounds, *shape), dtype=np.int64)
-        self.by_client = np.zeros((len(prepared.members), *shape), dtype=np.int64)
+        self.by_client = np.zeros((len(server.members), *shape), dtype=np.int64)
         self.best: tuple[float, float] | None = None
         self.scores: list[dict[str, Any]] = []
         self.virtual_clock = 0.0
@@ -75,9 +76,9 @@ class Recorder:
 
     def _open(self) -> None:
         """Say what the run is of, from here on."""
-        write_text(self.folder / "config.yaml", to_yaml(self.prepared.experiment))
-        write_json(self.folder / "environment.json", environment(self.prepared))
-        write_json(self.folder / "manifest.json", self.prepared.manifest)
+        write_text(self.folder / "config.yaml", to_yaml(self.server.setup.experiment))
+        write_json(self.folder / "environment.json", environment(self.server))
+        write_json(self.folder / "manifest.json", self.server.facts.manifest)
         self.ledger.append(self._opening())
 
     def _go_on(self, resumed: Checkpoint) -> None:
@@ -95,7 +96,7 @@ class Recorder:
         self.scores = [{k: v for k, v in r.items() if k != "kind"} for r in evaluated]
         self.ledger.append({"kind": "resumed", "round": self.number})
         # It goes on as another run (`--resume anyway`), or what it says of itself is another's.
-        mine = identity(self.prepared)
+        mine = identity(self.server)
         if about["identity"] != mine or written_identity(self.folder) != mine:
             self._open()
 
@@ -111,7 +112,7 @@ class Recorder:
 
     def planned(self, tasks: Sequence[Task]) -> None:
         self.round = {"tokens": 0, "clients": len(tasks), "failed": 0}
-        if self.prepared.experiment.devices:
+        if self.server.setup.experiment.devices:
             self.round["virtual_seconds"] = 0.0
         self.round_started = time.monotonic()
 
@@ -154,16 +155,16 @@ class Recorder:
     def _price(self, tier: str, top_k: int) -> Cost:
         """What a client pays that trained with `top_k` experts."""
         usual = self.costs[tier]
-        return usual if usual.top_k == top_k else tier_cost(self.prepared, tier, top_k)
+        return usual if usual.top_k == top_k else tier_cost(self.server, tier, top_k)
 
     def _virtual(self, update: Update, line: dict[str, Any], price: Cost) -> dict[str, float]:
         """What a client's round takes on its virtual device, and the figures that tell."""
-        e = self.prepared.experiment
+        e = self.server.setup.experiment
         if not e.devices:
             return {}
-        lengths = [len(row.ids) for row in self.prepared.rows[update.client]]
-        probed = probe_tokens(lengths, self.prepared.training.probe_examples)
-        if subset := self.prepared.subset(update.tier):
+        lengths = self.server.facts.lengths[update.client]
+        probed = probe_tokens(lengths, self.server.setup.training.probe_examples)
+        if subset := self.server.setup.subset(update.tier):
             probed += profile_tokens(lengths, subset.examples)
         figures: dict[str, float] = {
             "probe_flops": price.forward_flops_per_token * probed,
@@ -246,21 +247,21 @@ class Recorder:
         self.ledger.close()
 
     def _opening(self) -> dict:
-        e, prepared = self.prepared.experiment, self.prepared
+        e, server = self.server.setup.experiment, self.server
         tiers = {
             tier: {
                 "top_k": c.top_k,
-                "clients": [m.client for m in prepared.members if m.tier == tier],
+                "clients": [m.client for m in server.members if m.tier == tier],
                 "parameters": c.parameters,
                 "bytes_down": c.bytes_down,
                 "bytes_up": c.bytes_up,
                 "train_flops_per_token": c.train_flops_per_token,
                 "memory_bytes": c.memory_bytes,
                 "availability": min(
-                    (m.availability for m in prepared.members if m.tier == tier), default=0.0
+                    (m.availability for m in server.members if m.tier == tier), default=0.0
                 ),
                 **({"device": asdict(e.devices[tier])} if e.devices else {}),
-                "memory_options": self.prepared.tier(tier).memory_options,
+                "memory_options": self.server.setup.tier(tier).memory_options,
                 "expert_bytes": c.expert_bytes,
                 "full_expert_bytes": c.full_expert_bytes,
             }
@@ -271,32 +272,15 @@ class Recorder:
             "name": e.name,
             "seed": e.seed,
             "num_rounds": e.rounds,
-            "num_clients": len(prepared.members),
-            "clients_per_round": prepared.clients_per_round,
+            "num_clients": len(server.members),
+            "clients_per_round": server.clients_per_round,
             "model": e.model.path,
             "strategy": e.aggregation.name,
             "rescaling": e.rescaling.name,
             "upload": e.upload.name,
-            "full_top_k": prepared.model.full_top_k,
+            "full_top_k": server.setup.model.full_top_k,
             "tiers": tiers,
         }
-
-
-def tier_costs(prepared: Prepared) -> dict[str, Cost]:
-    """What each tier's clients pay, for batches of the run's mean length."""
-    strategy = prepared.experiment.aggregation
-    full = prepared.model.full_top_k if strategy.full_budget or strategy.pooled else 0
-    return {tier: tier_cost(prepared, tier, full or k) for tier, k in prepared.tiers.items()}
-
-
-def tier_cost(prepared: Prepared, tier: str, top_k: int) -> Cost:
-    """What one of a tier's clients pays that activates `top_k` experts."""
-    lengths = [len(row.ids) for rows in prepared.rows for row in rows]
-    batch_tokens = prepared.training.batch_size * round(sum(lengths) / len(lengths))
-    layouts, upload = prepared.layouts(tier, 1), prepared.experiment.upload
-    asked, subset = prepared.tier(tier), prepared.subset(tier)
-    args = prepared.model, layouts, top_k, batch_tokens, upload
-    return cost(*args, frozen=asked.frozen, offload=asked.offload, subset=subset)
 
 
 def adapter_bytes(adapter: Adapter, state: ServerState) -> bytes:
@@ -306,13 +290,13 @@ def adapter_bytes(adapter: Adapter, state: ServerState) -> bytes:
     return to_safetensors(tensors, {"round": str(state.round), "layout": adapter.layout.digest})
 
 
-def environment(prepared: Prepared) -> dict[str, Any]:
+def environment(server: ServerSide) -> dict[str, Any]:
     """Versions and machine that the figures of a run depend on, and what it is of."""
     return {
-        "identity": identity(prepared),
+        "identity": identity(server),
         "code": code_digest(),
-        "requested": settings_digest(prepared.requested or prepared.experiment),
-        "device": str(prepared.model.device),
+        "requested": settings_digest(server.requested or server.setup.experiment),
+        "device": str(server.setup.model.device),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": str(torch.get_num_threads()),

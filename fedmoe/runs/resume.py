@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from fedmoe.config import load_experiment
-from fedmoe.errors import CheckpointError, ConfigError, FedMoEError
+from fedmoe.errors import CheckpointError, ConfigError, FedMoEError, FedMoEWarning
 from fedmoe.report.ledger import read_ledger
 from fedmoe.runs.checkpoint import Checkpoint, newest, remove_checkpoints
 from fedmoe.runs.identity import identity, settings_text, written_identity
-from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.server_side import ServerSide
 from fedmoe.system.files import write_text
 from fedmoe.system.locks import alone_in
 
@@ -47,15 +47,15 @@ class Found:
 
 
 @contextmanager
-def find(prepared: Prepared, resume: Resume) -> Iterator[Found]:
+def find(server: ServerSide, resume: Resume) -> Iterator[Found]:
     """Find or make the folder of a run, and lock it for as long as it is worked on.
 
     Raises:
         FedMoEError: the folder cannot be made; another process works in it; the run in it is
             another one (what has changed is named); no whole checkpoint is left.
     """
-    parent, name = Path(prepared.experiment.simulation.folder), prepared.experiment.name
-    mine = identity(prepared)
+    parent, name = Path(server.setup.experiment.simulation.folder), server.setup.experiment.name
+    mine = identity(server)
     folder = None if resume == "no" else latest(parent, name)
     if folder is not None and not _is_a_run(folder):
         folder = None
@@ -66,18 +66,20 @@ def find(prepared: Prepared, resume: Resume) -> Iterator[Found]:
             _clear(made)
             yield Found(made, mine, _run_id(made))
             return
-        layout = prepared.first_state().adapter.layout
+        layout = server.first_state().adapter.layout
         ended, ledger_bytes = records[-1]["kind"] == "end", (folder / LEDGER).stat().st_size
         checkpoint, faults = (None, []) if ended else newest(folder, layout, ledger_bytes)
         if resume == "auto":
             # Without a checkpoint a run that has not ended starts again: only its settings count.
             theirs = written_identity(folder) if ended else {}
             theirs = checkpoint.about["identity"] if checkpoint else theirs
-            _check_same(folder, prepared, theirs, mine)
+            _check_same(folder, server, theirs, mine)
         if checkpoint is not None:
-            _check_fits(folder, prepared, checkpoint)
+            _check_fits(folder, server, checkpoint)
         for fault in faults:
-            warnings.warn(f"{fault}; the run resumes from an older one", stacklevel=2)
+            warnings.warn(
+                f"{fault}; the run resumes from an older one", FedMoEWarning, stacklevel=2
+            )
         if ended:
             remove_checkpoints(folder)  # it may have been killed before it did so itself
         elif checkpoint is None:
@@ -124,10 +126,10 @@ def _named(parent: Path, name: str) -> Iterator[Path]:
 
 
 def _check_same(
-    folder: Path, prepared: Prepared, theirs: dict[str, str], mine: dict[str, str]
+    folder: Path, server: ServerSide, theirs: dict[str, str], mine: dict[str, str]
 ) -> None:
     """Refuse to resume another run than was interrupted, or than ended."""
-    differ = _settings_that_differ(folder, prepared)
+    differ = _settings_that_differ(folder, server)
     changed = [what for what in mine if theirs and mine[what] != theirs.get(what)]
     if not theirs and differ:
         changed = ["config"]
@@ -142,10 +144,10 @@ def _check_same(
     )
 
 
-def _check_fits(folder: Path, prepared: Prepared, checkpoint: Checkpoint) -> None:
+def _check_fits(folder: Path, server: ServerSide, checkpoint: Checkpoint) -> None:
     """Refuse to resume with other clients or tiers than the checkpoint is of."""
     there = len(checkpoint.by_client), sorted(checkpoint.state.rescalers)
-    here = len(prepared.members), sorted(prepared.tiers)
+    here = len(server.members), sorted(server.setup.top_ks)
     if there != here:
         raise CheckpointError(
             f"{folder} holds a run of {there[0]} clients in tiers {', '.join(there[1])}; now there "
@@ -153,13 +155,13 @@ def _check_fits(folder: Path, prepared: Prepared, checkpoint: Checkpoint) -> Non
         )
 
 
-def _settings_that_differ(folder: Path, prepared: Prepared) -> list[str]:
+def _settings_that_differ(folder: Path, server: ServerSide) -> list[str]:
     """Return the lines of the settings that the other run lacks, as `- old` and `+ new`."""
     try:
         theirs = settings_text(load_experiment(folder / "config.yaml")).splitlines()
     except ConfigError:
         return ["its config.yaml is no longer valid"]
-    ours = settings_text(prepared.experiment).splitlines()
+    ours = settings_text(server.setup.experiment).splitlines()
     gone = [f"- {line.strip()}" for line in theirs if line not in ours]
     return gone + [f"+ {line.strip()}" for line in ours if line not in theirs]
 

@@ -8,7 +8,7 @@ from fedmoe.budget import Tier
 from fedmoe.config.schema import Experiment
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.memory.held import Frozen
+from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.memory.subset import LeftOut, Subset, drop_fault
 from fedmoe.models.rescaling import StaticRescaling
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from fedmoe.messages.codec import Failure, Task, Update
-from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.scorer import Scorer
 from fedmoe.system.workforce import Replaced
 
 A = TypeVar("A")
@@ -18,7 +18,7 @@ class Workers(Protocol):
     """A transport for a whole run, which also evaluates and is closed at the end."""
 
     def __call__(self, tasks: Sequence[Task], /) -> Iterator[Update | Failure]: ...
-    def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A], /) -> Iterator[R]: ...
+    def map(self, job: Callable[[Scorer, A], R], arguments: Iterable[A], /) -> Iterator[R]: ...
     def lose_worker(self) -> None:
         """Kill a worker, if there are any, as a rehearsal: its job is done again."""
 

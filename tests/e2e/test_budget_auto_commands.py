@@ -129,11 +129,11 @@ def test_a_tiers_k_follows_its_device_and_the_deadline():
     experiment = load_experiment(CONFIG, SMALL)
     assert isinstance(experiment.budget, Auto)
     prepared = prepare(experiment)
-    assert isinstance(prepared.experiment.budget, Levels)
-    k = prepared.tiers
+    assert isinstance(prepared.setup.experiment.budget, Levels)
+    k = prepared.setup.top_ks
     assert (k["gpu"], k["laptop"], k["desktop"]) == (4, 4, 4)
     assert 1 <= k["phone"] < 4
-    assert {m.top_k for m in prepared.members if m.tier == "phone"} == {k["phone"]}
+    assert {m.top_k for m in prepared.server.members if m.tier == "phone"} == {k["phone"]}
     capped = load_experiment(CONFIG, [*SMALL, "budget.tiers.gpu.most_top_k=3"])
     assert prepare(capped).tiers["gpu"] == 3
 
@@ -150,18 +150,18 @@ def test_a_tiers_own_steps_count_in_its_time():
 def test_a_device_too_small_for_a_micro_batch_trains_in_smaller_ones():
     experiment = load_experiment(CONFIG, [*SMALL, "devices.phone.memory_bytes=660000000"])
     prepared = prepare(experiment)
-    phone, gpu = prepared.training_of("phone"), prepared.training_of("gpu")
+    phone, gpu = prepared.setup.training_of("phone"), prepared.setup.training_of("gpu")
     assert phone.batch_size < gpu.batch_size == 8
     assert phone.batch_size * phone.accumulation == 8
 
 
 def test_who_has_no_time_is_left_out_and_the_runs_config_can_be_run_again(tmp_path):
     prepared = prepare(load_experiment(CONFIG, [*SMALL, "budget.deadline_seconds=1.6"]))
-    tasks = plan_round(prepared.first_state(), prepared.members, 8, 0)
+    tasks = plan_round(prepared.server.first_state(), prepared.server.members, 8, 0)
     assert {task.tier for task in tasks} == {"gpu", "laptop", "desktop"}
-    (tmp_path / "config.yaml").write_text(to_yaml(prepared.experiment))
+    (tmp_path / "config.yaml").write_text(to_yaml(prepared.setup.experiment))
     again = load_experiment(tmp_path / "config.yaml")
-    assert again == prepared.experiment
+    assert again == prepared.setup.experiment
     assert again.budget.tiers["phone"].skipped
     assert again.budget.tiers["gpu"] == Tier(top_k=4, batch_size=8, accumulation=1, recompute=False)
 

@@ -64,5 +64,5 @@ def test_what_a_killed_process_left_waiting_is_swept_away(tmp_path):
     dead, alive = tmp_path / ".waiting-999999999-x", tmp_path / f".waiting-{os.getpid()}-x"
     dead.mkdir()
     alive.mkdir()
-    Pool(cast(Any, None), 1, folder=tmp_path).close()
+    Pool(cast(Any, None), cast(Any, None), 1, folder=tmp_path).close()
     assert [path.name for path in tmp_path.iterdir()] == [alive.name]

@@ -109,11 +109,11 @@ def test_predicted_bytes_are_those_that_are_held(tiny_model, monkeypatch, form, 
     made = tiny_model(hidden_size=64, intermediate_size=128, num_experts_per_tok=2)
     monkeypatch.setattr("fedmoe.models.memory.frozen.pinned", lambda w: w.detach().clone())
     monkeypatch.setattr(made.frozen, "on_gpu", True)
-    monkeypatch.setattr("fedmoe.models.memory.held.Quantised.is_elsewhere", True)
+    monkeypatch.setattr("fedmoe.models.memory.stored.Quantised.is_elsewhere", True)
     shape = shape_of(made)
     made.frozen.hold({form: True})
     made.kept.keep(COUNTS, subset)
-    held = [part.num_bytes for state in made.states for part in state.held]
+    held = [part.num_bytes for state in made.states for part in state.stored]
     for state in made.states:
         for part in state.merged[:2] if state.merged else ():
             held.append(part.nbytes if isinstance(part, torch.Tensor) else part.num_bytes)

@@ -28,12 +28,14 @@ MEMBERS = [Member(0, "high", 4), Member(1, "low", 1), Member(2, "low", 1), Membe
 
 
 def over(grid, prepared, **settings):
-    return GridTransport(grid, prepared, Settings(**settings), grid.clock)
+    return GridTransport(grid, prepared.server, prepared.scorer, Settings(**settings), grid.clock)
 
 
 @pytest.fixture(scope="module")
 def tasks(prepared):
-    return plan_round(prepared.first_state(), prepared.members, 4, prepared.experiment.seed)
+    return plan_round(
+        prepared.server.first_state(), prepared.server.members, 4, prepared.setup.experiment.seed
+    )
 
 
 def test_a_node_says_what_it_is_without_torch():
@@ -165,8 +167,8 @@ def test_a_silent_node_does_not_keep_the_others_from_beginning(prepared, known, 
 
 def test_a_named_node_serves_whom_the_run_config_says(prepared, known, tasks):
     grid = FakeGrid({}, {"name": "lab"}, {"name": "pi"}, known=known)
-    low = [m.client for m in prepared.members if m.tier == "low"]
-    high = [m.client for m in prepared.members if m.tier == "high"]
+    low = [m.client for m in prepared.server.members if m.tier == "low"]
+    high = [m.client for m in prepared.server.members if m.tier == "high"]
     answers = list(over(grid, prepared, num_nodes=3, nodes="lab=high; pi=low")(tasks))
     assert all(isinstance(answer, Update) for answer in answers)
     assert grid.clients_of(0) == [None]
@@ -238,7 +240,9 @@ def test_the_log_names_the_node_of_an_answer(prepared, known, tasks, caplog):
     places = {}
     grid = FakeGrid({"name": "lab-3090"}, known=known)
     lines = LogLines(places)
-    transport = GridTransport(grid, prepared, Settings(), grid.clock, places)
+    transport = GridTransport(
+        grid, prepared.server, prepared.scorer, Settings(), grid.clock, places
+    )
     for task, answer in zip(tasks, transport(tasks), strict=True):
         lines.answered(task, answer)
     assert "round 1: client 2 (" in caplog.text

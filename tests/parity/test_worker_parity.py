@@ -40,23 +40,27 @@ def asked(worker, experiment_file, task):
 
 def expected(prepared, task):
     """The update's bytes, from this process."""
-    return bytes(prepared.answer(task).buffer)
+    return bytes(prepared.client.answer(task).buffer)
 
 
 def test_a_worker_gives_the_same_bits_and_loads_once(worker, prepared, experiment_file):
     first, second, *_ = plan_round(
-        prepared.first_state(), prepared.members, 4, prepared.experiment.seed
+        prepared.server.first_state(), prepared.server.members, 4, prepared.setup.experiment.seed
     )
     for task in (first, second):
         packed = asked(worker, experiment_file, task)
         assert bytes(packed.buffer) == expected(prepared, task)
-        assert prepared.read(Message(packed.scalars, packed.buffer), task).client == task.client
+        assert (
+            prepared.server.read(Message(packed.scalars, packed.buffer), task).client == task.client
+        )
     assert worker.look().loads == 1
 
 
 @pytest.mark.slow
 def test_a_killed_worker_changes_no_bits(worker, prepared, experiment_file):
-    tasks = plan_round(prepared.first_state(), prepared.members, 4, prepared.experiment.seed)
+    tasks = plan_round(
+        prepared.server.first_state(), prepared.server.members, 4, prepared.setup.experiment.seed
+    )
     before = [bytes(asked(worker, experiment_file, task).buffer) for task in tasks[:2]]
     os.kill(worker.look().pid, signal.SIGKILL)
     assert [bytes(asked(worker, experiment_file, task).buffer) for task in tasks[:2]] == before

@@ -17,8 +17,7 @@ from fedmoe.data.examples import (
     prompt_key,
     split_by_group,
 )
-from fedmoe.data.home_assistant.domains import Domain
-from fedmoe.data.home_assistant.words import WORDS
+from fedmoe.data.home_assistant.household import LANGUAGES, Domain
 from fedmoe.errors import DataError
 from fedmoe.section import section
 from fedmoe.seeds import derive
@@ -39,7 +38,7 @@ class HomeAssistant:
     "warm white" is `temperature: 2700`; locking is TurnOn and unlocking TurnOff, opening a cover is
     TurnOn. A slot the sentence leaves to its context (the room one stands in) is left out. Of the
     slots a template fills silently, only those that change the meaning are kept (see
-    `home_templates._fixed`), with `answer` for the kind of question: any, all, which, how_many.
+    `templates._fixed`), with `answer` for the kind of question: any, all, which, how_many.
 
     A template is one line of the intents file. Splits are by template, stratified by intent and
     slot combination: the test asks for meanings seen in training in phrasings that were not.
@@ -140,11 +139,11 @@ def read_response(response: str) -> tuple[str, dict[str, str]]:
 def _check_languages(languages: tuple[str, ...]) -> None:
     faults = []
     for language in languages:
-        if language not in WORDS:
-            near = get_close_matches(language, WORDS, n=1)
+        if language not in LANGUAGES:
+            near = get_close_matches(language, LANGUAGES, n=1)
             faults.append(repr(language) + (f" (did you mean {near[0]}?)" if near else ""))
     if faults or not languages:
         raise DataError(
             f"home_assistant: no words for language {', '.join(faults) or 'list ()'};"
-            f" supported: {', '.join(WORDS)}"
+            f" supported: {', '.join(LANGUAGES)}"
         )

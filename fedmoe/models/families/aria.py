@@ -1,7 +1,5 @@
 """Aria's language model: experts kept as (in, out), a wide shared one."""
 
-from __future__ import annotations
-
 from fedmoe.models.families.family import Family, Form
 
 FAMILY = Family(
@@ -12,5 +10,4 @@ FAMILY = Family(
     shared=True,
     form=Form(transposed=True),
     notes="text alone",
-    tiny={"moe_num_experts": 8, "moe_topk": 4, "moe_num_shared_experts": 1},
 )

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from fedmoe.models import experts
+from fedmoe.models.families.catalogue import Size, sizes_of
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 LATENT_ATTENTION = ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
 """Multi-head latent attention: queries, keys and values through narrow projections."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """A published model of a family, as the numbers of its config."""
-
-    name: str
-    config: Mapping[str, Any]
-    """What differs from the defaults of transformers' configuration class and changes a count."""
-    source: str
-    """Where the numbers are published."""
-    stated: str = ""
-    """Parameters as its makers state them: total, and active per token where they do."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +73,6 @@ class Family:
     form: Form = field(default_factory=Form)
     linears: tuple[str, str] | None = None
     """Names of an expert's two linear layers, where the class keeps its experts one by one."""
-    tiny: Mapping[str, Any] = field(default_factory=dict)
-    """What a config with all of the family's features needs beside `TINY`, for tests."""
-    sizes: tuple[Size, ...] = ()
     padded_cache: bool = True
     """Whether transformers decodes a left-padded batch rightly with a cache."""
     step: int | str = 64
@@ -105,6 +90,11 @@ class Family:
     """What follows the output head, of the config and the head's output."""
     listed: bool = True
     """False for a model type that is not in `FAMILIES`."""
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """Published models of the family."""
+        return sizes_of(self.model_type)
 
     @property
     def plain_softmax(self) -> bool:
@@ -130,33 +120,3 @@ class Family:
         parts += ["groups"] * self.groups + ["bias to choose"] * self.corrected
         parts += ["capacity"] * self.capacity
         return "; ".join(parts + ["scaled"] * bool(self.scaled))
-
-
-TINY = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "num_experts_per_tok": 4,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": None,
-}
-"""The smallest config that families share."""
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A family that cannot be trained here."""
-
-    name: str
-    model_type: str
-    """Empty where transformers has no class of it."""
-    reason: str
-    closest: str = ""
-    """A `model_type` that is trained here and has nearly its shape."""
-    sizes: tuple[Size, ...] = ()
-    """Published models, as configs of the closest class."""

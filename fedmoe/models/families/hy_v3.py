@@ -1,7 +1,5 @@
 """Hunyuan 3: sigmoid scores, a bias that balances the choice, kept beside the router."""
 
-from __future__ import annotations
-
 from fedmoe.models.families.family import Family
 
 FAMILY = Family(
@@ -11,11 +9,4 @@ FAMILY = Family(
     scaled="router_scaling_factor",
     corrected=True,
     shared=True,
-    tiny={
-        "num_experts": 8,
-        "moe_intermediate_size": 16,
-        "head_dim": 8,
-        "num_hidden_layers": 3,
-        "mlp_layer_types": ["dense", "sparse", "sparse"],
-    },
 )

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from fedmoe.models.families.family import Family, Size
+from fedmoe.models.families.catalogue import Size
+from fedmoe.models.families.family import Family
 from fedmoe.models.families.layers import sparse_layers
 from fedmoe.models.tasks import TASKS
 

@@ -12,14 +12,14 @@ from transformers import PretrainedConfig
 
 from fedmoe.models.expert_state import ExpertState
 from fedmoe.models.families import MoELayer
-from fedmoe.models.memory.held import Elsewhere, Frozen, Held, quantised
 from fedmoe.models.memory.offload import mapped, pinned
+from fedmoe.models.memory.stored import Elsewhere, Frozen, Stored, quantised
 
 SAMPLES = 4096
 """Values of each tensor, or a few more, that enter the model's digest: it must not read 14 GB."""
 ELSEWHERE = ("transformers_version", "dtype", "torch_dtype", "architectures")
 """Of a model's configuration, what does not change what it computes, or is said otherwise."""
-Form = tuple[Held, Held] | None
+Form = tuple[Stored, Stored] | None
 """One layer's weights in another form; None for the parameters as they are."""
 
 
@@ -62,11 +62,11 @@ class FrozenExperts:
         self.use(next(iter(wanted)))
 
     def use(self, frozen: Frozen) -> None:
-        """Compute with this form from now on; it is one of those held."""
+        """Compute with this form from now on; it is one of those stored."""
         assert frozen in self.forms, (frozen, list(self.forms))
         self.used = frozen
         for state, form in zip(self.states, self.forms[frozen], strict=True):
-            state.held = form
+            state.stored = form
 
     def narrow(self, kept: Tensor | None) -> None:
         """Have the experts that `kept`, bool (layers, experts), marks on the device; None for all.
@@ -75,16 +75,16 @@ class FrozenExperts:
         `use` or `narrow`. A processor copies nothing: the system reads what is used of a file.
         """
         for i, (state, form) in enumerate(zip(self.states, self.forms[self.used], strict=True)):
-            state.held = form
+            state.stored = form
             if kept is not None and form is not None and self._lies_elsewhere(form):
-                first, second = (held.narrowed(kept[i]) for held in form)
-                state.held = first, second
+                first, second = (stored.narrowed(kept[i]) for stored in form)
+                state.stored = first, second
 
-    def _lies_elsewhere(self, form: tuple[Held, Held]) -> bool:
+    def _lies_elsewhere(self, form: tuple[Stored, Stored]) -> bool:
         return self.on_gpu and form[0].is_elsewhere
 
     def num_bytes(self, frozen: Frozen) -> int:
-        """Bytes of all experts in a form that is held, wherever they lie."""
+        """Bytes of all experts in a form that is stored, wherever they lie."""
         pairs = zip(self.layers, self.forms[frozen], strict=True)
         kept = (form or weights_of(layer) for layer, form in pairs)
         return sum(
@@ -96,7 +96,7 @@ class FrozenExperts:
         gate_up, down = weights_of(layer)
         if frozen != "full":
             both = (quantised(w.to(self.device), frozen) for w in (gate_up, down))
-            first, second = (held.placed(place) if offloaded else held for held in both)
+            first, second = (stored.placed(place) if offloaded else stored for stored in both)
             return first, second
         if offloaded and self.on_gpu:
             return Elsewhere(self.device, pinned(gate_up)), Elsewhere(self.device, pinned(down))
@@ -117,7 +117,7 @@ def forms_of(asked: Iterable[tuple[Frozen, bool]]) -> dict[Frozen, bool]:
 
 
 def weights_of(layer: MoELayer) -> tuple[nn.Parameter, nn.Parameter]:
-    """The frozen weights of a layer's experts, which can be held in other forms."""
+    """The frozen weights of a layer's experts, which can be stored in other forms."""
     gate_up, down = (getattr(layer.experts, name) for name in layer.weight_names)
     return gate_up, down
 

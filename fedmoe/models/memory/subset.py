@@ -16,7 +16,7 @@ from fedmoe.models.expert_state import Biases, ExpertState, Merged
 from fedmoe.models.experts import biases_of
 from fedmoe.models.families import Family, MoELayer
 from fedmoe.models.memory.frozen import FrozenExperts, weights_of
-from fedmoe.models.memory.held import Frozen, Held, quantised
+from fedmoe.models.memory.stored import Frozen, Stored, quantised
 from fedmoe.section import section
 
 LeftOut = Literal["drop", "merge"]
@@ -124,7 +124,7 @@ class KeptExperts:
             state.left_out = F.pad(~kept[i], (0, 1)).to(self.frozen.device)
             if subset.merges:
                 shares = merging_shares(counts[i], kept[i])
-                state.merged = merged(self.layers[i], state.held, shares, self.frozen.used)
+                state.merged = merged(self.layers[i], state.stored, shares, self.frozen.used)
         if not offloaded:
             self.frozen.narrow(kept)
 
@@ -168,7 +168,7 @@ def drop_fault(family: Family, layers: Sequence[MoELayer]) -> str | None:
 
 def merged(
     layer: MoELayer,
-    held: tuple[Held, Held] | None,
+    stored: tuple[Stored, Stored] | None,
     shares: Float64[Tensor, " experts"],
     frozen: Frozen,
 ) -> Merged:
@@ -178,18 +178,18 @@ def merged(
     LoRA of the merged experts does not enter.
 
     Args:
-        held: the form in which the layer's weights are kept; None for its parameters.
+        stored: the form in which the layer's weights are kept; None for its parameters.
         shares: the p; an expert of none is not read.
         frozen: the form that the result takes.
     """
-    means = [_mean(w, shares) for w in held or weights_of(layer)]
+    means = [_mean(w, shares) for w in stored or weights_of(layer)]
     gate_up, down = means if frozen == "full" else [quantised(mean, frozen) for mean in means]
     biases = biases_of(layer.experts)
     return Merged(gate_up, down, biases and Biases(*(_mean(bias, shares) for bias in biases)))
 
 
 @torch.no_grad()
-def _mean(weights: Tensor | Held, shares: Tensor) -> Tensor:
+def _mean(weights: Tensor | Stored, shares: Tensor) -> Tensor:
     """(1, ...): the weighted mean over experts, one after another."""
     total, kind = None, None
     for e, share in enumerate(shares.tolist()):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from fedmoe.models.tasks.task import Asked, TaskForm, device_of
+from fedmoe.models.tasks.task import TaskBatch, TaskForm, device_of
 
 
 class Causal(TaskForm):
@@ -21,14 +21,14 @@ class Causal(TaskForm):
     auto = AutoModelForCausalLM
     peft = "CAUSAL_LM"
 
-    def routed(self, model: nn.Module, batch: Asked) -> list[Tensor]:
+    def routed(self, model: nn.Module, batch: TaskBatch) -> list[Tensor]:
         return [batch.valid.flatten()]
 
-    def hidden(self, model: nn.Module, batch: Asked) -> Tensor:
+    def hidden(self, model: nn.Module, batch: TaskBatch) -> Tensor:
         states = all_states(model, batch.input_ids).flatten(0, 1)
         return states[batch.positions.to(states.device)]
 
-    def own_logits(self, model: Any, batch: Asked) -> Tensor:
+    def own_logits(self, model: Any, batch: TaskBatch) -> Tensor:
         logits = model(input_ids=batch.input_ids.to(device_of(model))).logits.flatten(0, 1)
         return logits[batch.positions.to(logits.device)]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmoe.errors import DataError, ModelError
-from fedmoe.models.tasks.task import Asked, Sample, TaskForm
+from fedmoe.models.tasks.task import Sample, TaskBatch, TaskForm
 from fedmoe.models.vit import SparseViT
 
 WHITE = 255
@@ -42,16 +42,16 @@ class ImageLabel(TaskForm):
     def head(self, model: nn.Module) -> nn.Module:
         return model.get_submodule("classifier")
 
-    def routed(self, model: nn.Module, batch: Asked) -> list[Tensor]:
+    def routed(self, model: nn.Module, batch: TaskBatch) -> list[Tensor]:
         patches = model.get_submodule("vit.embeddings.patch_embeddings").num_patches
         tokens = len(batch.input_ids) * (int(patches) + 1)  # pyright: ignore[reportArgumentType]
         return [torch.ones(tokens, dtype=torch.bool)]
 
-    def hidden(self, model: nn.Module, batch: Asked) -> Tensor:
+    def hidden(self, model: nn.Module, batch: TaskBatch) -> Tensor:
         body = model.get_submodule("vit")
         return body(pixel_values=as_images(model, batch.input_ids)).last_hidden_state[:, 0]
 
-    def own_logits(self, model: Any, batch: Asked) -> Tensor:
+    def own_logits(self, model: Any, batch: TaskBatch) -> Tensor:
         return model(pixel_values=as_images(model, batch.input_ids)).logits
 
     def sample(self, model: nn.Module) -> Sample:

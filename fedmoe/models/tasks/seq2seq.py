@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 
-from fedmoe.models.tasks.task import Asked, TaskForm, device_of
+from fedmoe.models.tasks.task import TaskBatch, TaskForm, device_of
 
 ENCODER, DECODER = 0, 1
 
@@ -32,12 +32,12 @@ class SequenceToSequence(TaskForm):
     def stack(self, path: str) -> int:
         return DECODER if "decoder" in path.split(".") else ENCODER
 
-    def routed(self, model: nn.Module, batch: Asked) -> list[Tensor]:
+    def routed(self, model: nn.Module, batch: TaskBatch) -> list[Tensor]:
         encoded = _before(batch.prompt_lengths)
         decoded = _before(batch.valid.sum(1) - batch.prompt_lengths + 1)
         return [encoded.flatten(), decoded.flatten()]
 
-    def hidden(self, model: nn.Module, batch: Asked) -> Tensor:
+    def hidden(self, model: nn.Module, batch: TaskBatch) -> Tensor:
         """Of the decoder.
 
         The state that is to predict token t of a row's text is that of decoder position
@@ -56,7 +56,7 @@ class SequenceToSequence(TaskForm):
         ).last_hidden_state
         return _asked_for(states, batch)
 
-    def own_logits(self, model: Any, batch: Asked) -> Tensor:
+    def own_logits(self, model: Any, batch: TaskBatch) -> Tensor:
         prompt, mask, response = _inputs(model, batch)
         out = model(input_ids=prompt, attention_mask=mask, decoder_input_ids=response)
         return _asked_for(out.logits, batch)
@@ -84,7 +84,7 @@ class SequenceToSequence(TaskForm):
         return [row[1:].tolist() for row in out]  # without the token it started with
 
 
-def _inputs(model: Any, batch: Asked) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(model: Any, batch: TaskBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Prompts, which of them is no padding, and what the decoder is shown."""
     prompt, response = apart(batch, int(model.config.decoder_start_token_id))
     mask = _before(batch.prompt_lengths).long()
@@ -92,7 +92,7 @@ def _inputs(model: Any, batch: Asked) -> tuple[Tensor, Tensor, Tensor]:
     return prompt, mask, response
 
 
-def _asked_for(states: Tensor, batch: Asked) -> Tensor:
+def _asked_for(states: Tensor, batch: TaskBatch) -> Tensor:
     """Of the decoder's (batch, length, ...), those from which the targets are predicted."""
     length = batch.valid.shape[1]
     row, column = batch.positions // length, batch.positions % length
@@ -100,7 +100,7 @@ def _asked_for(states: Tensor, batch: Asked) -> Tensor:
     return states[row.to(states.device), column.to(states.device)]
 
 
-def apart(batch: Asked, start: int) -> tuple[Tensor, Tensor]:
+def apart(batch: TaskBatch, start: int) -> tuple[Tensor, Tensor]:
     """The prompts, and `start` with the responses but for their last token; both right-padded.
 
     What stands at padding is any id.

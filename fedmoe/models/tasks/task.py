@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 
-class Asked(Protocol):
+class TaskBatch(Protocol):
     """What is used of a batch, see `data.text.Batch`."""
 
     @property
@@ -80,15 +80,15 @@ class TaskForm(ABC):
         return 0
 
     @abstractmethod
-    def routed(self, model: nn.Module, batch: Asked) -> list[Tensor]:
+    def routed(self, model: nn.Module, batch: TaskBatch) -> list[Tensor]:
         """For each stack which of its tokens are real: flat bool; False at padding."""
 
     @abstractmethod
-    def hidden(self, model: nn.Module, batch: Asked) -> Tensor:
+    def hidden(self, model: nn.Module, batch: TaskBatch) -> Tensor:
         """The states (targets, hidden) from which the batch's targets are predicted."""
 
     @abstractmethod
-    def own_logits(self, model: Any, batch: Asked) -> Tensor:
+    def own_logits(self, model: Any, batch: TaskBatch) -> Tensor:
         """Logits (targets, vocabulary) as the class's own forward pass makes them."""
 
     def sample(self, model: nn.Module) -> Sample:

@@ -20,7 +20,8 @@ from fedmoe.errors import FedMoEError
 from fedmoe.messages.codec import Failure, Task, Update
 from fedmoe.runs.local.answers import Folder, Order, fetch, read, train
 from fedmoe.runs.local.schedule import Tally, TimeModel, Work, longest_first
-from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.scorer import Scorer
+from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.workers import Replaced, Watch
 from fedmoe.system.processes import process_of
 from fedmoe.system.workforce import Done, Job, Lost, Workforce
@@ -37,7 +38,8 @@ class Pool:
 
     def __init__(
         self,
-        prepared: Prepared,
+        server: ServerSide,
+        scorer: Scorer,
         workers: int,
         *,
         work: Work | None = None,
@@ -48,7 +50,8 @@ class Pool:
         """Fork the workers, each of which computes on one thread.
 
         Args:
-            prepared: the run, which they inherit.
+            server: checks the answers, in this process.
+            scorer: inherited by the workers: the client side and the evaluation sets.
             workers: the number of workers.
             work: the expected FLOPs of a task; by default all are taken to be equal.
             folder: where updates wait for their turn, in a folder that `close` removes.
@@ -60,7 +63,7 @@ class Pool:
         """
         if not sys.platform.startswith("linux"):
             raise FedMoEError(f"simulation.workers is {workers}; more than 1 needs Linux (fork)")
-        self.prepared, self.watches = prepared, watches
+        self.server, self.watches = server, watches
         self.work: Work = work or (lambda _: 1.0)
         self.times = TimeModel()
         if folder is not None:
@@ -69,7 +72,7 @@ class Pool:
         self.waiting = tempfile.TemporaryDirectory(prefix=f"{WAITING}{os.getpid()}-", dir=folder)
         self.folder = Folder(Path(self.waiting.name))
         self.force = Workforce(
-            prepared, workers, self._replaced, job_seconds=job_seconds, prepare=_one_thread
+            scorer, workers, self._replaced, job_seconds=job_seconds, prepare=_one_thread
         )
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
@@ -93,8 +96,8 @@ class Pool:
         for watch in self.watches if tasks else ():
             watch.scheduled(tally.schedule(tasks[0].round, self.force.size, ended - started))
 
-    def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A]) -> Iterator[R]:
-        """Yield `job(prepared, argument)` for each argument, in order.
+    def map(self, job: Callable[[Scorer, A], R], arguments: Iterable[A]) -> Iterator[R]:
+        """Yield `job(scorer, argument)` for each argument, in order.
 
         Raises:
             FedMoEError: a job ended every worker that tried it.
@@ -132,7 +135,7 @@ class Pool:
     def _read(self, task: Task, order: Order, outcome: Done | Lost) -> Update | Failure:
         if isinstance(outcome, Lost):
             return Failure(task.round, task.client, outcome.reason)
-        return read(self.prepared, fetch(outcome.value, order), task)
+        return read(self.server, fetch(outcome.value, order), task)
 
     def _replaced(self, event: Replaced) -> None:
         for watch in self.watches:

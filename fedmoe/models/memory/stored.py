@@ -31,8 +31,8 @@ SMALLEST_GROUP = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Held(ABC):
-    """Weights (experts, out, in) of which `held[e]` and `held[i:j]` make tensors on `device`."""
+class Stored(ABC):
+    """Weights (experts, out, in) whose `stored[e]` and `stored[i:j]` are tensors on `device`."""
 
     device: torch.device
     """Where products are computed."""
@@ -77,10 +77,10 @@ class Held(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Narrowed(Held):
+class Narrowed(Stored):
     """Some experts' weights, numbered as all are; those of the others are zeros that none reads."""
 
-    held: Held  # (experts kept, out, in)
+    stored: Stored  # (experts kept, out, in)
     where: tuple[int, ...]
     """The numbers of the experts kept, in order."""
     whole: tuple[int, ...]
@@ -91,45 +91,45 @@ class Narrowed(Held):
 
     @property
     def num_bytes(self) -> int:
-        return self.held.num_bytes
+        return self.stored.num_bytes
 
     def __getitem__(self, experts: int | slice) -> Tensor:
         if isinstance(experts, int):
-            return self.held[self.where.index(experts)]
+            return self.stored[self.where.index(experts)]
         asked = range(*experts.indices(self.whole[0]))
         here = [i for i, e in enumerate(self.where) if e in asked]
-        some = self.held[here[0] : here[-1] + 1] if here else self.held[0:0]
+        some = self.stored[here[0] : here[-1] + 1] if here else self.stored[0:0]
         out = some.new_zeros(len(asked), *some.shape[1:])
         out[[asked.index(self.where[i]) for i in here]] = some
         return out
 
     def placed(self, place: Callable[[Tensor], Tensor]) -> Self:
-        return replace(self, held=self.held.placed(place))
+        return replace(self, stored=self.stored.placed(place))
 
 
 @dataclass(frozen=True, eq=False)
 class Transposed:
-    """`held.mT`: what products forward read."""
+    """`stored.mT`: what products forward read."""
 
-    held: Held
+    stored: Stored
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(experts, in, out)."""
-        experts, out, into = self.held.shape
+        experts, out, into = self.stored.shape
         return experts, into, out
 
     @property
-    def mT(self) -> Held:
+    def mT(self) -> Stored:
         """The weights as they are kept."""
-        return self.held
+        return self.stored
 
     def __getitem__(self, experts: int | slice) -> Tensor:
-        return self.held[experts].mT
+        return self.stored[experts].mT
 
 
 @dataclass(frozen=True, eq=False)
-class Elsewhere(Held):
+class Elsewhere(Stored):
     """Weights in full that are brought to `device` when they are needed."""
 
     weights: Tensor  # (experts, out, in)
@@ -154,7 +154,7 @@ class Elsewhere(Held):
 
 
 @dataclass(frozen=True, eq=False)
-class Quantised(Held):
+class Quantised(Stored):
     r"""Weights as whole numbers with scales, symmetric about zero.
 
     $$s = \max_i |w_i| / m, \qquad q_i = \mathrm{round}(w_i / s), \qquad \hat w_i = s\,q_i$$
@@ -235,7 +235,7 @@ def group_of(row: int, frozen: Frozen) -> int:
     return math.gcd(row, GROUP)
 
 
-def held_bytes(rows: int, row: int, frozen: Frozen, element_bytes: int) -> int:
+def stored_bytes(rows: int, row: int, frozen: Frozen, element_bytes: int) -> int:
     """Bytes of `rows` rows of `row` values, scales included."""
     if frozen == "full":
         return rows * row * element_bytes
