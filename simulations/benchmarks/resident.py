@@ -18,7 +18,7 @@ from statistics import median
 
 from clients.worker_calls import NodeWorker
 from clients.worker_frames import Order
-from fedmoe.system.processes import node_of
+from fedmoe.system.processes import process_of
 from simulations.benchmarks.measure import Options, Row, ratio
 
 CONFIG = Path(__file__).parents[2] / "configs/quickstart.yaml"
@@ -86,7 +86,7 @@ def timed(folder: str, node: int | None = None) -> tuple[float, int]:
 def main(folder: Path, pid: int | None) -> None:
     """Carry out the task in a folder; prints how often its worker has loaded a model."""
     order = Order(**json.loads((folder / "order.json").read_text()))
-    buffer, node = (folder / "buffer").read_bytes(), node_of(pid) if pid else None
+    buffer, node = (folder / "buffer").read_bytes(), process_of(pid) if pid else None
     if node:
         worker = NodeWorker(node)
         worker.ask(order, buffer, 3600.0)

@@ -20,8 +20,9 @@ from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.identity import identity
 from fedmoe.runs.local.in_process import make_transport
 from fedmoe.runs.prepare import prepare
-from fedmoe.runs.resume import alone_in, find, latest
+from fedmoe.runs.resume import find, latest
 from fedmoe.system import files as atomic
+from fedmoe.system.locks import alone_in
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="runs are forked"),
