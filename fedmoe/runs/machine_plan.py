@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-import torch
-
 from fedmoe.budget import Auto
 from fedmoe.budget.auto import analytic, offload_rate, tier_plans
 from fedmoe.budget.calibrate import calibrated, settings_to_measure
@@ -203,7 +201,6 @@ def held_out(longest: Setting, full_top_k: int, smaller: Sequence[Frozen] = ()) 
 
 def _loaded(e: Experiment) -> tuple[AdaptedModel, Sequence[Tokens], int]:
     """Return the model, all training examples, and the padding token."""
-    torch.set_num_threads(1)  # as in a run
     tokenizer: Any
     model, tokenizer = build_model(e.model, e.adapter, e.rescaling, e.gating)
     require_causal(model.model, "fedmoe plan")
