@@ -18,6 +18,7 @@ from fedmoe.models.adapted import TOP_K, AdaptedModel, AdapterSettings
 from fedmoe.models.families import check_family, install, moe_layers
 from fedmoe.models.gating import Rule
 from fedmoe.models.memory.frozen import weights_of
+from fedmoe.models.private import map_tensors
 from fedmoe.models.rescaling import Rescaling
 from fedmoe.models.tasks import TASKS, task_of
 from fedmoe.section import section
@@ -91,7 +92,7 @@ def load_base(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     stay = {id(w) for x in moe_layers(model) for w in weights_of(x)} if experts_stay else set()
-    model._apply(lambda tensor: tensor if id(tensor) in stay else tensor.to(device))
+    map_tensors(model, lambda tensor: tensor if id(tensor) in stay else tensor.to(device))
     return model, tokenizer
 
 

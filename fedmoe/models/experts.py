@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
+from transformers.integrations.moe import ExpertsInterface
 
 from fedmoe.models.expert_state import Biases, ExpertLoRA, ExpertState, Stacks, no_lora
+from fedmoe.models.private import own_gate
 from fedmoe.models.routed import Block, Routing, Stacked, blocks, can_group, groupable, route
 
 IMPLEMENTATION = "fedmoe"
@@ -305,11 +306,11 @@ def _computed(
 
 
 def _gate_of(module: nn.Module) -> Gate:
-    """The activation of a module that gates as transformers does by default, or its own way."""
+    """Return the activation of a module that gates as transformers does, or its own way to gate."""
     if not getattr(module, "has_gate", True):
         return OwnGate(module.act_fn)  # pyright: ignore
-    own: Any = getattr(type(module), "_apply_gate", _default_apply_gate)
-    return module.act_fn if own is _default_apply_gate else OwnGate(module._apply_gate)  # pyright: ignore
+    own = own_gate(module)
+    return module.act_fn if own is None else OwnGate(own)  # pyright: ignore
 
 
 def weight_names(module: nn.Module) -> tuple[str, str]:

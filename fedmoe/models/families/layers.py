@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.moe import _default_apply_gate
 
 from fedmoe.errors import ModelError
 from fedmoe.models.experts import weight_names
 from fedmoe.models.families.family import Family
+from fedmoe.models.private import own_gate
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ def _check_supported(layer: MoELayer, family: Family) -> None:
         "weighs_input": form.weighs_input,
     }
     odd = [flag for flag, expected in usual.items() if getattr(experts, flag, False) != expected]
-    own = getattr(type(experts), "_apply_gate", _default_apply_gate) is not _default_apply_gate
-    if own != form.own_gate:
+    if (own_gate(experts) is not None) != form.own_gate:
         odd.append("_apply_gate")
     if odd:
         raise ModelError(

@@ -18,14 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from transformers import masking_utils
 
 from fedmoe.models.families import MoELayer, set_top_k
+from fedmoe.models.private import SeenBy, fake_tensors, replaced
 
 INDICES = ("layer_idx", "layer_id", "block_idx")
 """Numbers that differ between layers of one kind."""
@@ -85,29 +82,21 @@ class Unknown(torch.autograd.Function):
         raise AssertionError("a run on shapes goes forward alone")
 
 
-class Live(TorchDispatchMode):
-    """Bytes of all tensors that exist, now and at the most."""
+class Live:
+    """Bytes of the tensors that exist, now and at the most; each storage counts once."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.now = self.most = 0
         self.storages: set[int] = set()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # torch's own signature
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._add(tensor.untyped_storage())
-        return out
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata not in self.storages:
-            self.storages.add(storage._cdata)
+    def see(self, tensor: Tensor) -> None:
+        """Count a tensor until its storage is gone."""
+        storage = tensor.untyped_storage()
+        if id(storage) not in self.storages:
+            self.storages.add(id(storage))
             self.now += storage.nbytes()
             self.most = max(self.most, self.now)
-            weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+            weakref.finalize(storage, self._gone, id(storage), storage.nbytes())
 
     def _gone(self, storage: int, size: int) -> None:
         self.storages.discard(storage)
@@ -144,37 +133,32 @@ def _growing(sizes: tuple[int, ...]) -> tuple[float, ...]:
     """Sizes without what they would be of no token at all."""
     first, step = _growth(*sizes[-3:])
     fixed = sizes[-3] - first + (2 * step if step > 0 else 0)
-    return tuple(size - max(fixed, 0) for size in sizes)
+    return tuple(max(size - max(fixed, 0), 0) for size in sizes)
 
 
 def _saved(body: nn.Module, layers: Sequence[MoELayer], length: int) -> tuple[int, int]:
-    """Bytes kept of one sequence, and those that a layer takes beside them for a while."""
-    found: dict[int, tuple[int, Tensor]] = {}
+    """Return the bytes kept of one sequence, and those that a layer takes beside them."""
+    found: dict[int, tuple[int, Any]] = {}
+    live = Live()
     with ExitStack() as stack:
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(fake_tensors())
         state = _fake_state(body)
-        own = {tensor.untyped_storage()._cdata for tensor in state.values()}
+        own = {id(storage): storage for storage in (x.untyped_storage() for x in state.values())}
 
         def keep(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            if storage._cdata not in own:  # alive while it is listed: no address comes twice
-                found[storage._cdata] = storage.nbytes(), tensor
+            if id(storage) not in own:  # alive while it is listed: no address comes twice
+                found[id(storage)] = storage.nbytes(), storage
             return tensor
 
         counted = stack.enter_context(_one_of_each_kind(body, layers, found))
         stack.enter_context(_without_experts(layers))
-        # transformers 5.23: it cannot see that a fake sequence is no packing of several.
-        stack.enter_context(_set(masking_utils, "find_packed_sequence_indices", _none))
         stack.enter_context(saved_tensors_hooks(keep, lambda tensor: tensor))
-        live = stack.enter_context(Live())
-        asked = {"input_ids": torch.zeros(1, length, dtype=torch.long), "use_cache": False}
-        functional_call(body, state, kwargs=asked, tie_weights=False)
+        stack.enter_context(SeenBy(live.see))
+        given = {"input_ids": torch.zeros(1, length, dtype=torch.long), "use_cache": False}
+        functional_call(body, state, kwargs=given, tie_weights=False)
     kept = sum(size for size, _ in found.values())
     return kept + sum(counted), max(live.most - kept, 0)
-
-
-def _none(*_args: object) -> None:
-    """One sequence in each row."""
 
 
 def _fake_state(body: nn.Module) -> dict[str, Tensor]:
@@ -198,7 +182,7 @@ def _without_experts(layers: Sequence[MoELayer]) -> Iterator[None]:
 
     with ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(_set(layer.experts, "forward", forward))
+            stack.enter_context(replaced(layer.experts, "forward", forward))
         yield
 
 
@@ -226,7 +210,7 @@ def _one_of_each_kind(
 
     with ExitStack() as stack:
         for layer in _decoder_layers(body, layers):
-            stack.enter_context(_set(layer, "forward", once(_kind(layer), layer.forward)))
+            stack.enter_context(replaced(layer, "forward", once(_kind(layer), layer.forward)))
         yield counted
 
 
@@ -251,16 +235,3 @@ def _kind(layer: nn.Module) -> str:
         shapes = [tuple(p.shape) for p in module.parameters(recurse=False)]
         parts.append((name, type(module).__name__, plain, shapes))
     return re.sub(r"\s", "", repr(parts))
-
-
-@contextmanager
-def _set(holder: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute of a module, of either sort, while the context lasts."""
-    own, before = name in vars(holder), getattr(holder, name)
-    setattr(holder, name, value)
-    try:
-        yield
-    finally:
-        delattr(holder, name)
-        if own:
-            setattr(holder, name, before)
