@@ -19,13 +19,14 @@ from fedmoe.comparison.report.files import slug
 from fedmoe.comparison.report.paired import Difference, difference
 from fedmoe.comparison.report.study import spread
 from fedmoe.comparison.report.tables import difference_text
+from fedmoe.report.summary import markdown_table
+from fedmoe.report.tables import Table
+from fedmoe.runs.local.run import run
+
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.errors import FedMoEError
 from fedmoe.progress.table import LiveTable
-from fedmoe.report.summary import markdown_table
-from fedmoe.report.tables import Table
 from fedmoe.runs.identity import settings_digest
-from fedmoe.runs.local.run import run
 from fedmoe.system.files import write_json, write_text
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"

@@ -53,7 +53,7 @@ CHECKPOINT_SECONDS = 300
 LOG_STEPS = 50
 VALIDATION_STEPS = 250
 HEAR_SECONDS = 0.5
-"""Between two looks at what the workers report."""
+"""Time between two looks at the workers' reports."""
 Progress = Callable[[dict[str, Any]], None]
 
 

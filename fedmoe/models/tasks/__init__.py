@@ -1,6 +1,6 @@
-"""What models are asked, and all in which that makes them differ.
+"""Forms of task: how prompts and responses pass through a model.
 
-- `task`: what a form of task says (`TaskForm`), of a batch (`TaskBatch`)
+- `task`: the base class (`TaskForm`), and what it reads of a batch (`TaskBatch`)
 - `causal`: a prompt and its response are one text, of which each token follows from those before
 - `seq2seq`: the prompt goes to an encoder, the response comes from a decoder
 - `image`: an image to one label
@@ -30,7 +30,7 @@ TASKS: dict[str, TaskForm] = {
 
 
 def task_of(model_type: str) -> TaskForm:
-    """The form of task of a model type; that of language models where it is not listed."""
+    """Return the form of task of a model type; causal where the type is not listed."""
     family = FAMILIES.get(model_type)
     return TASKS[family.task if family else "causal"]
 

@@ -57,7 +57,7 @@ class Causal(TaskForm):
 
 
 def all_states(model: nn.Module, input_ids: Tensor) -> Tensor:
-    """Last hidden states (batch, length, hidden) of right-padded ids.
+    """Return the last hidden states (batch, length, hidden) of right-padded ids.
 
     Under a causal mask no real token looks at the padding after it, so attention needs no mask;
     nor does a convolution or a recurrent layer, which read their past alone.
@@ -67,7 +67,7 @@ def all_states(model: nn.Module, input_ids: Tensor) -> Tensor:
 
 
 def body_of(model: nn.Module) -> nn.Module:
-    """What turns ids into hidden states, below the output head."""
+    """Return the part that turns ids into hidden states, below the output head."""
     # transformers 5.23: Llama4ForCausalLM names a prefix that it has no attribute of.
     names = (str(model.base_model_prefix), "model")  # pyright: ignore[reportAttributeAccessIssue]
     return next(model.get_submodule(name) for name in names if hasattr(model, name))
