@@ -18,7 +18,8 @@ from fedmoe.errors import ConfigError, Fault, FedMoEError
 from fedmoe.evaluation.evaluate import Evaluation, EvaluationSettings, by_tier
 from fedmoe.export.finished import RunResults
 from fedmoe.export.saved import SavedRun
-from fedmoe.messages.codec import Failure, Task, Update, pack_task
+from fedmoe.messages.codec import pack_task
+from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.rounds import ServerState, finish_round, plan_round

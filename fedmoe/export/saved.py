@@ -13,7 +13,7 @@ from fedmoe.adapter import Adapter, Layout, initial_adapter
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.errors import CheckpointError, FedMoEError
 from fedmoe.export.peft import check_export, export
-from fedmoe.messages.codec import Task
+from fedmoe.messages.records import Task
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, build_model
 from fedmoe.seeds import generator

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedmoe.evaluation.evaluate import Evaluation
-from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.progress.view import LiveView, plain_table
 from fedmoe.report.fields import live_cells, live_headings
 from fedmoe.report.units import number_text, percent_text, seconds_text

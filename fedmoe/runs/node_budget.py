@@ -11,25 +11,34 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from fedmoe.budget import Auto, Levels
 from fedmoe.budget.auto import CPU, GPU
 from fedmoe.budget.calibrate import calibrated, settings_to_measure
-from fedmoe.budget.measure import Sample, measure, measure_in_turns
-from fedmoe.budget.model import Constants, kept_bytes
-from fedmoe.budget.plan import Plan, plan_for
-from fedmoe.budget.probe import Link, Machine, probe
+from fedmoe.budget.measure import measure, measure_in_turns
+from fedmoe.budget.model import kept_bytes
+from fedmoe.budget.plan import plan_for
+from fedmoe.budget.probe import Link, probe
 from fedmoe.budget.replan import Observed, Standing, ran_out_of_memory, replan, within_memory
-from fedmoe.budget.shape import Setting, shape_of
+from fedmoe.budget.shape import shape_of
 from fedmoe.budget.work import work_at_most, work_on
-from fedmoe.config import Experiment
 from fedmoe.errors import ConfigError, Fault, FedMoEError
-from fedmoe.messages.codec import Message, Task, most_bytes
+from fedmoe.messages.codec import most_bytes
 from fedmoe.models.build import device_of
 from fedmoe.models.memory.meta import meta_model
-from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.subsets import possible
 from fedmoe.training.trial import trial_steps
+
+if TYPE_CHECKING:
+    from fedmoe.budget.measure import Sample
+    from fedmoe.budget.model import Constants
+    from fedmoe.budget.plan import Plan
+    from fedmoe.budget.probe import Machine
+    from fedmoe.budget.shape import Setting
+    from fedmoe.config import Experiment
+    from fedmoe.messages.records import Message, Task
+    from fedmoe.runs.client_side import ClientSide
 
 LOG = logging.getLogger(__name__)
 STEPS = 3

@@ -14,7 +14,8 @@ from fedmoe.budget.model import Constants
 from fedmoe.budget.probe import Machine
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError, FedMoEError, ModelError
-from fedmoe.messages.codec import Task, pack_task
+from fedmoe.messages.codec import pack_task
+from fedmoe.messages.records import Task
 from fedmoe.runs import client_side as preparing
 from fedmoe.runs import node_budget as planning
 from fedmoe.runs.node_budget import OwnBudget, planned_here

@@ -10,16 +10,20 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedmoe.adapter import Adapter, Layout
+from fedmoe.adapter import Adapter
 from fedmoe.errors import CheckpointError, FedMoEError
-from fedmoe.messages.codec import Failure, Message, Task, Update
-from fedmoe.runs.client_side import ClientSide
-from fedmoe.runs.scorer import Scorer
-from fedmoe.runs.server_side import ServerSide
+from fedmoe.messages.records import Failure, Task
+
+if TYPE_CHECKING:
+    from fedmoe.adapter import Layout
+    from fedmoe.messages.records import Message, Update
+    from fedmoe.runs.client_side import ClientSide
+    from fedmoe.runs.scorer import Scorer
+    from fedmoe.runs.server_side import ServerSide
 
 
 def answer(client: ClientSide, task: Task) -> Message | Failure:

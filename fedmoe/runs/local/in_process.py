@@ -6,15 +6,17 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from fedmoe.messages.codec import Failure, Task, Update
 from fedmoe.runs.local.answers import answer, read
 from fedmoe.runs.local.pool import Pool
 from fedmoe.runs.local.schedule import Tally, expected_work
-from fedmoe.runs.scorer import Scorer
-from fedmoe.runs.server_side import ServerSide
-from fedmoe.runs.workers import Watch
+
+if TYPE_CHECKING:
+    from fedmoe.messages.records import Failure, Task, Update
+    from fedmoe.runs.scorer import Scorer
+    from fedmoe.runs.server_side import ServerSide
+    from fedmoe.runs.workers import Watch
 
 A = TypeVar("A")
 R = TypeVar("R")

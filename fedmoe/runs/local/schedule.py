@@ -6,11 +6,15 @@ Nothing here changes a bit of a result: updates are summed by client id, whoever
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.messages.records import Task, Update
 from fedmoe.runs.costs import expected_flops, tier_costs
-from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.workers import Schedule
+
+if TYPE_CHECKING:
+    from fedmoe.messages.records import Failure
+    from fedmoe.runs.server_side import ServerSide
 
 Work = Callable[[Task], float]
 """The FLOPs that a task is expected to take."""
