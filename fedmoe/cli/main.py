@@ -228,7 +228,7 @@ def _run(arguments: argparse.Namespace) -> None:
     """Run a federated experiment; its folder gets ledger, adapters, scores and a report."""
     from fedmoe.config import load_experiment
     from fedmoe.progress.table import LiveTable
-    from fedmoe.runs.local.run import run
+    from fedmoe.runs.session import run
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a run as Ctrl-C does
     faults = [] if arguments.faults is None else [f"faults={arguments.faults}"]
@@ -241,7 +241,7 @@ def _run(arguments: argparse.Namespace) -> None:
             quiet=arguments.quiet,
             json=arguments.json,
         ),
-        arguments.resume,
+        resume=arguments.resume,
     )
     if arguments.json:
         print(json.dumps({"kind": "folder", "folder": str(folder)}))
