@@ -22,6 +22,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout, cut, place, resized
 from fedmoe.aggregation.server_optimizer import Memory, Rule, step_values
 from fedmoe.messages.codec import Task, Update
+from fedmoe.section import Component
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Local:
         return moved if self.layouts.update == moved.layout else cut(moved, self.layouts.update)
 
 
-class Strategy:
+class Strategy(Component):
     """The hooks of a strategy, as FedAvg answers them."""
 
     mixed_ranks: ClassVar[bool] = False

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedmoe.aggregation.strategy import Strategy
-from fedmoe.budget.levels import Levels, Tier
+from fedmoe.budget.levels import Budget, Levels, Tier
 from fedmoe.budget.model import Constants
 from fedmoe.budget.plan import SHARE, Plan, plan_for
 from fedmoe.budget.probe import Machine
@@ -60,7 +60,7 @@ class AutoTier:
 
 
 @section
-class Auto:
+class Auto(Budget):
     """Tiers whose `top_k` is planned from their device's memory, speed and link."""
 
     name: Literal["auto"] = "auto"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.memory.subset import Subset
-from fedmoe.section import section
+from fedmoe.section import Component, section
 from fedmoe.seeds import numpy_rng
 
 
@@ -72,8 +72,40 @@ class Tier:
         return {n: value for n in names if (value := getattr(self, n)) is not None}
 
 
+class Budget(Component):
+    """Base of budgets, which say how many experts each client activates.
+
+    Example:
+        >>> class OneStrong(Budget):
+        ...     tiers = {"strong": Tier(top_k=4), "weak": Tier(top_k=1)}
+        ...     def assign(self, num_clients, full_top_k, seed):
+        ...         return ("strong", *["weak"] * (num_clients - 1))
+        >>> OneStrong().assign(3, 8, seed=0)
+        ('strong', 'weak', 'weak')
+    """
+
+    tiers: Any
+    """Tiers by name, in the order reports show them."""
+
+    def resolved(self, full_top_k: int) -> dict[str, Tier]:
+        """Return the tiers for a model whose tokens reach K experts."""
+        return self.tiers
+
+    def assign(self, num_clients: int, full_top_k: int, seed: int) -> tuple[str, ...]:
+        """Return the tier of each client.
+
+        Raises:
+            ConfigError: the tiers do not fit the clients or the model.
+        """
+        raise NotImplementedError
+
+    def over(self, full_top_k: int) -> list[Fault]:
+        """Return a fault for each tier that asks for more experts than the model's K."""
+        return []
+
+
 @section
-class Levels:
+class Levels(Budget):
     """Fixed tiers, from the YAML."""
 
     name: Literal["levels"] = "levels"

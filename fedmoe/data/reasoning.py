@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from fedmoe.data.dataset import Dataset
 from fedmoe.data.examples import Example, Share, Splits, drop_repeats, prompt_key
 from fedmoe.errors import DataError
 from fedmoe.section import section
 from fedmoe.seeds import derive
+from fedmoe.system.extras import require
 
 TASKS = (
     "calendar_arithmetic",
@@ -26,7 +28,7 @@ TASKS = (
 
 
 @section
-class ReasoningGym:
+class ReasoningGym(Dataset):
     """Puzzles drawn from a seed: sums, counting, spelling, family trees; the label is the task.
 
     Source: the package `reasoning-gym` (Apache-2.0).
@@ -47,7 +49,9 @@ class ReasoningGym:
 
         Raises:
             DataError: a task the package does not have.
+            FedMoEError: the package is not installed.
         """
+        require("data.name 'reasoning_gym'", "reasoning", "reasoning_gym")
         _check_tasks(self.tasks)
         num_test = round(self.per_task * self.test_share)
         num_validation = round(self.per_task * self.validation_share)

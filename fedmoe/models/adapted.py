@@ -155,7 +155,7 @@ class AdaptedModel:
         if rescaler is None:
             rescaler = self.rescaling.initial(len(self.layers), self.full_top_k, top_k)
         self.rescaler = rescaler.to(self.device, copy=True)
-        changes = self.rescaling.name == "learned" or bool((rescaler != 1).any())
+        changes = self.rescaling.learned or bool((rescaler != 1).any())
         for i, state in enumerate(self.states):
             state.rescaler = self.rescaler[i] if changes else None
 

@@ -6,7 +6,7 @@ A router that does not renormalise its weights returns a smaller output at a low
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -14,22 +14,37 @@ from torch import Tensor, nn
 
 from fedmoe.errors import ModelError
 from fedmoe.models.families import Family
-from fedmoe.section import section
+from fedmoe.section import Component, Open, section
 
 
-@section
-class NoRescaling:
-    """Leave the output as the router weighs it."""
+class Rescaling(Component):
+    """Base of rescalings: one factor per layer and budget.
 
-    name: Literal["none"] = "none"
+    Example:
+        >>> class Half(Rescaling):
+        ...     def initial(self, num_layers, full_top_k, top_k):
+        ...         return torch.full((num_layers,), 1.0 if top_k == full_top_k else 0.5)
+        >>> Half().initial(2, 8, 1)
+        tensor([0.5000, 0.5000])
+    """
+
+    learned: ClassVar[bool] = False
+    """Whether clients train the factors."""
 
     def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:
-        """One factor per layer, (layers,)."""
+        """Return the factors before round 1, (layers,)."""
         return torch.ones(num_layers)
 
 
 @section
-class StaticRescaling:
+class NoRescaling(Rescaling):
+    """Leave the output as the router weighs it."""
+
+    name: Literal["none"] = "none"
+
+
+@section
+class StaticRescaling(Rescaling):
     """A fixed correction for the experts that are missing."""
 
     name: Literal["static"] = "static"
@@ -41,7 +56,7 @@ class StaticRescaling:
 
 
 @section
-class LearnedRescaling:
+class LearnedRescaling(Rescaling):
     """One trained factor per layer, kept per budget tier: it never mixes tiers."""
 
     name: Literal["learned"] = "learned"
@@ -49,12 +64,14 @@ class LearnedRescaling:
     """First value: 1, or K / k."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
     """AdamW's step for the factors; they need larger steps than weights."""
+    learned: ClassVar[bool] = True
 
     def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:
         return torch.full((num_layers,), full_top_k / top_k if self.start == "ratio" else 1.0)
 
 
-Rescaling = Annotated[NoRescaling | StaticRescaling | LearnedRescaling, Field(discriminator="name")]
+RESCALINGS = Open("fedmoe.rescalings", Rescaling, (NoRescaling, StaticRescaling, LearnedRescaling))
+"""What `rescaling` in a configuration may name."""
 
 
 def check_mass(family: Family) -> None:

@@ -47,7 +47,7 @@ def test_a_federated_run_of_two_rounds_lowers_the_loss(kind, tmp_path):
             training=Training(steps=4, batch_size=4, learning_rate=1e-2),
         )
     )
-    transport, answers = InProcess(prepared), []
+    transport, answers = InProcess(prepared.server, prepared.scorer), []
 
     def kept(tasks):
         for answer in transport(tasks):
@@ -55,9 +55,9 @@ def test_a_federated_run_of_two_rounds_lowers_the_loss(kind, tmp_path):
             yield answer
 
     run_rounds(
-        prepared.first_state(),
-        prepared.members,
-        prepared.experiment.aggregation,
+        prepared.server.first_state(),
+        prepared.server.members,
+        prepared.setup.experiment.aggregation,
         kept,
         [],
         num_rounds=2,

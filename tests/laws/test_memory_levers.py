@@ -109,14 +109,14 @@ def test_each_tier_trains_and_is_evaluated_with_its_own_experts(tiny_folder):
     tiers += [f"budget.tiers.{tier}.top_k=2" for tier in ("high", "medium", "low", "lowest")]
     overrides = [f"model.path={tiny_folder}", *SMALL, *tiers]
     run = prepare(load_experiment(QUICKSTART, overrides))
-    assert set(run.model.frozen.forms) == {"full", "int8", "int4"}
-    tasks = {tier: Task(1, 0, tier, 2, run.rescaler(2), run.initial) for tier in forms}
+    assert set(run.setup.model.frozen.forms) == {"full", "int8", "int4"}
+    tasks = {tier: Task(1, 0, tier, 2, run.server.rescaler(2), run.setup.initial) for tier in forms}
     deltas, losses = [], []
     for tier, form in forms.items():
-        deltas.append(run.train(tasks[tier]).delta.flat)
-        assert run.model.frozen.used == form
+        deltas.append(run.client.train(tasks[tier]).delta.flat)
+        assert run.setup.model.frozen.used == form
         losses.append(_evaluate(run, (pack_task(tasks[tier]), "test")).loss)
-    assert torch.equal(run.train(tasks["lowest"]).delta.flat, deltas[-1])
+    assert torch.equal(run.client.train(tasks["lowest"]).delta.flat, deltas[-1])
     assert len(set(losses)) == 3
     assert not any(torch.equal(deltas[i], deltas[i - 1]) for i in range(3))
 

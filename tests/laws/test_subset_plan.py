@@ -12,7 +12,7 @@ from fedmoe.budget.plan import options, plan_for, subsets
 from fedmoe.budget.probe import Machine
 from fedmoe.budget.shape import Setting, shape_of
 from fedmoe.budget.work import Work
-from fedmoe.cli.budget_show import _choice
+from fedmoe.cli.plan import chosen
 from fedmoe.config.schema import Experiment
 from fedmoe.data.text import Tokens
 from fedmoe.models.gating import TopPGating
@@ -96,7 +96,7 @@ def test_a_planned_subset_becomes_the_tiers_own(shape):
     made = options(shape, work, Machine("m", 10**9, 10**9, False, 1), CONSTANTS)[1]
     found = plan(shape, need(shape, work) / 0.9 + 2)
     found = replace(found, choice=made)
-    assert " frozen=int4 subset={keep: 6, left_out: merge}" in _choice(found)
+    assert " frozen=int4 subset={keep: 6, left_out: merge}" in chosen(found)
     levels = Auto().fixed({"full": found}, 2)
     assert (levels.tiers["full"].subset, levels.tiers["full"].frozen) == (MERGE, "int4")
     assert levels.tiers["full"].memory_options == "int4, 6 kept, others merged into one"

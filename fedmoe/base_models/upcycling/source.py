@@ -106,7 +106,7 @@ def _need_gguf(source: str) -> None:
     if not is_gguf_available():
         raise ModelError(
             f"source {source!r}: reading GGUF needs the package gguf; "
-            "run pip install 'fedmoe[upcycle]'"
+            "run pip install 'fedmoe[base-models]'"
         )
 
 

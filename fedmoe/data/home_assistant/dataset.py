@@ -8,19 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from fedmoe.data.examples import (
-    Example,
-    Share,
-    Splits,
-    drop_conflicts,
-    exact_match,
-    prompt_key,
-    split_by_group,
-)
+from fedmoe.data.dataset import Dataset
+from fedmoe.data.examples import Example, Share, Splits, drop_conflicts, prompt_key, split_by_group
 from fedmoe.data.home_assistant.household import LANGUAGES, Domain
 from fedmoe.errors import DataError
 from fedmoe.section import section
 from fedmoe.seeds import derive
+from fedmoe.system.extras import require
 
 if TYPE_CHECKING:
     from fedmoe.data.home_assistant.sampler import Sampler
@@ -30,7 +24,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 @section
-class HomeAssistant:
+class HomeAssistant(Dataset):
     """Commands such as "turn on the kitchen lights" -> `TurnOn area: kitchen, domain: light`.
 
     The response is the intent without its `Hass` prefix, then `slot: value` pairs in alphabetical
@@ -71,7 +65,9 @@ class HomeAssistant:
 
         Raises:
             DataError: a language we have no words for.
+            FedMoEError: the packages of the extra `home` are not installed.
         """
+        require("data.name 'home_assistant'", "home", "hassil", "home_assistant_intents")
         _check_languages(self.languages)
         drawn = [e for language in self.languages for e in self._examples(language, seed)]
         return split_by_group(
@@ -81,10 +77,6 @@ class HomeAssistant:
             test_share=self.test_share,
             stratum=lambda example: example.group.rpartition("/")[0],
         )
-
-    def score(self, example: Example, answer: str) -> float:
-        """Return 1 when the answer is the response but for spacing, else 0."""
-        return exact_match(example, answer)
 
     def _examples(self, language: str, seed: int) -> Iterable[Example]:
         from fedmoe.data.home_assistant import templates as source

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fedmoe.section import Component
 
 
 @dataclass(eq=False)
@@ -83,11 +85,9 @@ class Choice:
     """(tokens, experts): by which competition chose."""
 
 
-class Rule:
+class Rule(Component):
     """A gating's answers, as the model's own top-k gives them."""
 
-    name: Any
-    """Each member's own word."""
     own: ClassVar[bool] = False
     """Whether the router is left as it is."""
     serves: ClassVar[bool] = True
