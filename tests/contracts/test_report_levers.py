@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 from report_folder import make_run
+from simulations.benchmarks.levers import VARIANTS, asked, curve, kept, table
 
 from fedmoe.config import load_experiment
 from fedmoe.report.run import read_run
 from fedmoe.report.run_tables import memory_options
 from simulations.benchmarks import book, routers
-from simulations.benchmarks.levers import VARIANTS, asked, curve, kept, table
 
 
 def test_a_run_with_levers_shows_each_tiers_bytes_and_score(tmp_path):

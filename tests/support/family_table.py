@@ -62,25 +62,25 @@ COLUMNS: Mapping[str, Sequence[str]] = {
 }
 """What must hold, and the tests that show it."""
 EXPLAINED = """\
-- *is the original*: without an adapter at k = K, within 2e-6 of transformers' model, and to the bit
-  on its own experts; *k below K*: the original with that k; *counts*: exact for three k
+- *is the original*: without an adapter at k = K, within 2e-6 of transformers' model, bitwise on
+  its own experts; *k below K*: the original with that k; *counts*: exact for three k
 - *padding*: changes no bit of loss, counts, gradients; answers in a batch are those alone
 - *gradients*: every factor's is PEFT's, experts without tokens and frozen weights have none;
   *PEFT and back*: exported, loaded and merged by PEFT to the same logits, with trained
   routers, too
-- *two rounds*: of a federated run lower every client's loss; *memory*: what backward keeps is
-  predicted within a tenth; *router*: weighs as its file says; *sizes*: parameters per k are those
+- *two rounds*: of a federated run lower every client's loss; *memory*: bytes saved for backward are
+  predicted within a tenth; *router*: weighs as its file states; *sizes*: parameters per k are those
   of the tensors, and those that makers state of published models
 """
 OPENING = """\
 # Families and their contract
 
-Each cell is what came of tests on a tiny random model of that family. To make this page:
+Each cell is the outcome of tests on a tiny random model of that family. To make this page:
 
 ```sh
 pytest -m 'slow or not slow' tests/contracts/test_famil*.py tests/contracts/test_task_*.py \\
   tests/oracles/test_saved.py --junitxml families.xml
-python tests/support/family_table.py families.xml > .assets/families.md
+python tests/support/family_table.py families.xml > fedmoe/models/families/families.md
 ```
 
 {tests} tests, {failed} failed; {used}, on a CPU.
