@@ -1,10 +1,13 @@
-"""The @section decorator: one frozen, self-validating, closed piece of the configuration."""
+"""Pieces of the configuration: frozen, self-validating, closed; and what each objects to."""
 
 import dataclasses
-from typing import TypeVar, cast, dataclass_transform
+from collections.abc import Iterable
+from typing import Any, TypeVar, cast, dataclass_transform
 
 import pydantic
 import pydantic.dataclasses
+
+from fedmoe.errors import Fault
 
 T = TypeVar("T")
 
@@ -33,3 +36,26 @@ def section(cls: type[T]) -> type[T]:
     """
     made = pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=SECTION)
     return cast(type[T], made)
+
+
+class Component:
+    """A part of an experiment that can be exchanged: a strategy, a gating, a budget, ...
+
+    Each part knows itself what it cannot work with, so that no other file has to name it.
+    """
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterable[Fault]:
+        """Return what of an experiment this part cannot honour; nothing unless it is overridden.
+
+        Called when settings are loaded, and again when the model is there, before any training.
+        All faults of all parts are reported together.
+
+        Args:
+            experiment: the `Experiment`, of which this is a part; ask its other parts for traits
+                (`experiment.gating.exact_counts`), never for their names.
+            model: the `AdaptedModel`; None while only settings are known.
+
+        Returns:
+            Faults whose path starts at the experiment (`rescaling.by`), each with a likely fix.
+        """
+        return ()

@@ -38,7 +38,7 @@ class LocalOnly(Strategy):
     personal: ClassVar[bool] = True
     steps: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = True
-    rescalings: ClassVar[tuple[str, ...]] = ("none", "static")
+    averages_factors: ClassVar[bool] = False
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         nothing = plain.only()
@@ -76,7 +76,7 @@ class Centralized(Mean):
 
     name: Literal["centralized"] = "centralized"
     pooled: ClassVar[bool] = True
-    rescalings: ClassVar[tuple[str, ...]] = ("none",)
+    averages_factors: ClassVar[bool] = False
 
 
 @section
@@ -85,4 +85,4 @@ class FullBudget(Mean):
 
     name: Literal["full_budget"] = "full_budget"
     full_budget: ClassVar[bool] = True
-    rescalings: ClassVar[tuple[str, ...]] = ("none",)
+    averages_factors: ClassVar[bool] = False

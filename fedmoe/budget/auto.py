@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from fedmoe.aggregation.strategy import Strategy
-from fedmoe.budget.levels import Levels, Tier
+from fedmoe.budget.levels import Levels, Tier, rank_faults
 from fedmoe.budget.model import Constants
 from fedmoe.budget.plan import SHARE, Plan, plan_for
 from fedmoe.budget.probe import Machine
@@ -23,7 +23,8 @@ from fedmoe.messages.compression import Compression
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.memory.held import Frozen
 from fedmoe.models.memory.subset import LeftOut
-from fedmoe.section import section
+from fedmoe.models.tasks import causal_fault
+from fedmoe.section import Component, section
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -60,7 +61,7 @@ class AutoTier:
 
 
 @section
-class Auto:
+class Auto(Component):
     """Tiers whose `top_k` is planned from their device's memory, speed and link."""
 
     name: Literal["auto"] = "auto"
@@ -89,6 +90,12 @@ class Auto:
             )
             for name, tier in (self.tiers or {"full": AutoTier(share=1.0)}).items()
         }
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield ranks that cannot be combined, and models whose work cannot be predicted."""
+        yield from rank_faults(self.tiers, experiment)
+        if model is not None and (fault := causal_fault(model.model)):
+            yield Fault("budget.name", f"'auto' {fault}")
 
     def assign(self, num_clients: int, full_top_k: int, seed: int) -> tuple[str, ...]:
         """The tier of each client; see `Levels.assign`."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
+from fedmoe.aggregation import MIXED_RANKS
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.models.memory.held import Frozen
 from fedmoe.models.memory.subset import Subset
-from fedmoe.section import section
+from fedmoe.section import Component, section
 from fedmoe.seeds import numpy_rng
 
 
@@ -72,8 +74,33 @@ class Tier:
         return {n: value for n in names if (value := getattr(self, n)) is not None}
 
 
+class Ranked(Protocol):
+    """A tier that may ask for a rank of its own."""
+
+    @property
+    def rank(self) -> int | None: ...
+
+
+def rank_faults(tiers: Mapping[str, Ranked], experiment: Any) -> Iterator[Fault]:
+    """Yield ranks over the adapter's, and unlike ranks that the strategy cannot combine."""
+    most, strategy = experiment.adapter.rank, experiment.aggregation
+    ranks = {name: tier.rank or most for name, tier in tiers.items()}
+    for name, rank in ranks.items():
+        if rank > most:
+            yield Fault(
+                f"budget.tiers.{name}.rank", f"{rank} is over adapter.rank, which is {most}"
+            )
+    if any(rank < most for rank in ranks.values()) and not strategy.mixed_ranks:
+        unlike = ", ".join(f"{name} {rank}" for name, rank in ranks.items())
+        yield Fault(
+            "budget.tiers",
+            f"ranks ({unlike}) below adapter.rank, {most}, are what aggregation.name "
+            f"{strategy.name!r} cannot combine; {', '.join(MIXED_RANKS)} can",
+        )
+
+
 @section
-class Levels:
+class Levels(Component):
     """Fixed tiers, from the YAML."""
 
     name: Literal["levels"] = "levels"
@@ -121,6 +148,16 @@ class Levels:
             for i in order[part]:
                 assigned[rest[i]] = name
         return tuple(assigned[c] for c in range(num_clients))
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield tiers that the adapter, the strategy or the model has no room for."""
+        yield from rank_faults(self.tiers, experiment)
+        if model is None:
+            return
+        yield from self.over(model.full_top_k)
+        for name, tier in self.tiers.items():
+            for where, said in tier.subset.misfits(experiment, model) if tier.subset else ():
+                yield Fault(f"budget.tiers.{name}.subset{where}", said)
 
     def over(self, full_top_k: int) -> list[Fault]:
         """What asks for more experts than the model's K."""

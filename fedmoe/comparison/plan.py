@@ -12,12 +12,12 @@ from pathlib import Path
 from fedmoe.comparison.config import Comparison, Overrides
 from fedmoe.comparison.report.files import slug
 from fedmoe.config import Experiment, load_experiment
+from fedmoe.config.constraints import check
 from fedmoe.config.load import load
 from fedmoe.errors import ConfigError, Fault, ModelError
-from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.memory.meta import meta_model
-from fedmoe.runs.prepare import check_settings
 
 PAIRED = ("data", "text", "partition", "clients_per_round", "devices", "adapter", "evaluation")
 """Sections on which the data split, the client samples, the first adapter and the scores depend."""
@@ -133,7 +133,8 @@ def _experiment(
     fixed = [f"seed={seed}", f"name={name}", f"simulation.folder={json.dumps(str(folder))}"]
     try:
         made = load_experiment(path, [*layers, *fixed])
-        check_settings(made, _full_top_k(made.model))
+        if (shapes := _shapes(made.model)) is not None:
+            check(made, shapes)
         return made
     except ConfigError as error:
         faults = [Fault(f"{where}: {f.path}", f.message) for f in error.faults]
@@ -141,13 +142,13 @@ def _experiment(
 
 
 @cache
-def _full_top_k(model: ModelSettings) -> int | None:
-    """The K of a model, from its config alone; None of one that is still to be made or fetched.
+def _shapes(model: ModelSettings) -> AdaptedModel | None:
+    """Return a model as shapes, from its config alone; None for one still to be made or fetched.
 
     The first run says what is wrong with it.
     """
     try:
-        return meta_model(model, AdapterSettings()).full_top_k
+        return meta_model(model, AdapterSettings())
     except ModelError:
         return None
 

@@ -7,7 +7,6 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedmoe.aggregation import FedBuff
 from fedmoe.budget import Auto
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.load import to_yaml
@@ -53,7 +52,7 @@ def experiment_for(fleet: Fleet, config: Path, overrides: Sequence[str]) -> Expe
     for node in fleet.nodes:
         if node.tier not in tiers:
             faults.append(Fault("--clients", f"{node.name}: {not_one_of(node.tier, tiers)}"))
-    if isinstance(e.aggregation, FedBuff) or e.aggregation.personal:
+    if e.aggregation.asynchronous or e.aggregation.personal:
         faults.append(
             Fault(
                 "aggregation.name",

@@ -21,7 +21,7 @@ from fedmoe.models.memory.frozen import FrozenExperts
 from fedmoe.models.memory.saved import Saved, saved_outside
 from fedmoe.models.memory.subset import KeptExperts
 from fedmoe.models.modulation import Modulation, modulate
-from fedmoe.models.rescaling import Rescaling, StaticRescaling, check_mass, keep_mass
+from fedmoe.models.rescaling import Rescaler, check_mass, keep_mass
 from fedmoe.models.tasks import TASKS, Asked
 from fedmoe.models.tasks.causal import all_states, body_of
 from fedmoe.section import section
@@ -76,11 +76,7 @@ class AdaptedModel:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        settings: AdapterSettings,
-        rescaling: Rescaling,
-        gating: Rule = TOP_K,
+        self, model: nn.Module, settings: AdapterSettings, rescaling: Rescaler, gating: Rule = TOP_K
     ) -> None:
         self.model = model.requires_grad_(False).eval()
         self.family = install(model)
@@ -104,8 +100,7 @@ class AdaptedModel:
         self._install(settings, adapted)
         self.bound = self.layout
         self.bind(self.layout)
-        self.keeps_mass = isinstance(rescaling, StaticRescaling) and rescaling.by == "mass"
-        if self.keeps_mass:
+        if rescaling.reweighs:
             check_mass(self.family)
             for layer in self.layers:
                 keep_mass(layer.router, self.full_top_k)
@@ -155,7 +150,7 @@ class AdaptedModel:
         if rescaler is None:
             rescaler = self.rescaling.initial(len(self.layers), self.full_top_k, top_k)
         self.rescaler = rescaler.to(self.device, copy=True)
-        changes = self.rescaling.name == "learned" or bool((rescaler != 1).any())
+        changes = self.rescaling.factor_rate is not None or bool((rescaler != 1).any())
         for i, state in enumerate(self.states):
             state.rescaler = self.rescaler[i] if changes else None
 
@@ -179,7 +174,7 @@ class AdaptedModel:
                 that is not listed does more to its logits than we know; or one is over the model's
                 own K where weights are those of K experts.
         """
-        if self.keeps_mass and max(top_ks) > self.full_top_k:
+        if self.rescaling.reweighs and max(top_ks) > self.full_top_k:
             raise ModelError(
                 f"top_k {max(top_ks)} is over the model's {self.full_top_k}, whose weights "
                 "rescaling.by 'mass' shares out"

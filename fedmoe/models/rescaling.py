@@ -6,42 +6,78 @@ A router that does not renormalise its weights returns a smaller output at a low
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedmoe.errors import ModelError
+from fedmoe.errors import Fault, ModelError
 from fedmoe.models.families import Family
-from fedmoe.section import section
+from fedmoe.section import Component, section
 
 
-@section
-class NoRescaling:
-    """Leave the output as the router weighs it."""
+class Rescaler(Component):
+    """Base of all rescalings; its defaults leave the output as the router weighs it."""
 
-    name: Literal["none"] = "none"
+    name: Any
+    """The name in YAML."""
+
+    @property
+    def factor_rate(self) -> float | None:
+        """The learning rate of trained factors; None where factors are fixed."""
+        return None
+
+    @property
+    def reweighs(self) -> bool:
+        """Whether it changes the routers' weights, not just the layer's output."""
+        return False
 
     def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:
-        """One factor per layer, (layers,)."""
+        """Return the first factor of each layer, float32 (layers,)."""
         return torch.ones(num_layers)
 
 
 @section
-class StaticRescaling:
+class NoRescaling(Rescaler):
+    """Leave the output as the router weighs it."""
+
+    name: Literal["none"] = "none"
+
+
+@section
+class StaticRescaling(Rescaler):
     """A fixed correction for the experts that are missing."""
 
     name: Literal["static"] = "static"
     by: Literal["ratio", "mass"] = "ratio"
     """`ratio`: multiply by K / k. `mass`: let each token's k weights sum to what its K would."""
 
+    @property
+    def reweighs(self) -> bool:
+        return self.by == "mass"
+
     def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:
-        return torch.full((num_layers,), full_top_k / top_k if self.by == "ratio" else 1.0)
+        return torch.full((num_layers,), 1.0 if self.reweighs else full_top_k / top_k)
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield gatings under which k weights, or k experts a token, mean something else."""
+        gating = experiment.gating
+        named = f"gating.name {gating.name!r}"
+        if self.reweighs and not gating.own:
+            said = f"'mass' and {named} both change routers' weights; use 'ratio'"
+            yield Fault("rescaling.by", said)
+        elif gating.serves and not gating.exact_counts:
+            yield Fault(
+                "rescaling.name",
+                f"'static' assumes that every token reaches k experts, which is not so with "
+                f"{named}; use 'none' or 'learned'",
+            )
 
 
 @section
-class LearnedRescaling:
+class LearnedRescaling(Rescaler):
     """One trained factor per layer, kept per budget tier: it never mixes tiers."""
 
     name: Literal["learned"] = "learned"
@@ -49,6 +85,10 @@ class LearnedRescaling:
     """First value: 1, or K / k."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
     """AdamW's step for the factors; they need larger steps than weights."""
+
+    @property
+    def factor_rate(self) -> float | None:
+        return self.learning_rate
 
     def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:
         return torch.full((num_layers,), full_top_k / top_k if self.start == "ratio" else 1.0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from fedmoe.aggregation import FedBuff
 from fedmoe.config.faults import parse_faults
 from fedmoe.devices.timeline import Arrival, Job, timeline
 from fedmoe.messages.codec import Task
@@ -112,9 +111,9 @@ class Buffered:
 
 
 def buffered_of(prepared: Prepared) -> Buffered | None:
-    """The planner of a run whose strategy is FedBuff; None for one that goes by rounds."""
+    """Return the planner of an asynchronous run; None for one that goes by rounds."""
     e = prepared.experiment
-    if not isinstance(e.aggregation, FedBuff):
+    if not e.aggregation.asynchronous:
         return None
     costs, faults = tier_costs(prepared), parse_faults(e.faults)
 
@@ -127,7 +126,7 @@ def buffered_of(prepared: Prepared) -> Buffered | None:
         prepared.send_to,
         seconds,
         concurrency=prepared.clients_per_round,
-        buffer_size=e.aggregation.buffer_size or prepared.clients_per_round,
+        buffer_size=e.aggregation.updates_per_step(prepared.clients_per_round),
         num_rounds=e.rounds,
         seed=e.seed,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,24 +10,21 @@ from typing import Any
 import torch
 
 from fedmoe.adapter import initial_adapter
-from fedmoe.aggregation import MIXED_RANKS, FedBuff
 from fedmoe.budget import Auto, Tier
 from fedmoe.budget.auto import tier_plans
+from fedmoe.config.constraints import check
 from fedmoe.config.schema import Experiment
 from fedmoe.data import Splits, load_splits, manifest, partition
 from fedmoe.data.examples import Example
 from fedmoe.data.text import Tokens, tokenize
-from fedmoe.errors import ConfigError, DataError, Fault
+from fedmoe.errors import DataError
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
 from fedmoe.models.memory.frozen import forms_of, frozen_digest
-from fedmoe.models.modulation import SOFTMAX
-from fedmoe.models.rescaling import StaticRescaling
-from fedmoe.models.tasks import require_causal
 from fedmoe.rounds import Member
 from fedmoe.runs.prepared import Prepared
-from fedmoe.runs.subsets import check_subsets, places, possible
+from fedmoe.runs.subsets import places, possible
 from fedmoe.seeds import generator, numpy_rng
 
 
@@ -48,23 +46,18 @@ def prepare(experiment: Experiment, *, on_nodes: bool = False) -> Prepared:
     tokenizer: Any
     e = requested = experiment
     model, tokenizer = build_model(e.model, e.adapter, e.rescaling, e.gating, experts_stay=True)
-    _check_strategy(experiment)
-    _check_routers(experiment, model)
-    _check_task(experiment, model)
+    check(experiment, model)
     splits = load_splits(experiment.data, experiment.seed)
     train, rows = tokenize(splits.train, tokenizer, experiment.text, model.form.name)
     if not on_nodes or experiment.devices:
         experiment = _planned(experiment, model, rows)
     tiers = experiment.budget.resolved(model.full_top_k)
-    check_subsets(experiment, model, tiers)
     base = frozen_digest(model.model)
     model.frozen.hold(forms_of(places(tiers.values())))
-    ranks = _ranks(experiment, tiers)
     parts = partition(experiment.partition, [e.label for e in train], experiment.seed)
     names = experiment.budget.assign(len(parts), model.full_top_k, experiment.seed)
     model.check_top_ks({tier.top_k for tier in tiers.values()})
-    _check_buffer(experiment, [tiers[name] for name in names])
-    _check_scored(experiment, tiers, names)
+    check(experiment, model, Counter(names))
     prepared = Prepared(
         experiment=experiment,
         model=model,
@@ -75,7 +68,7 @@ def prepare(experiment: Experiment, *, on_nodes: bool = False) -> Prepared:
             for c, tier in enumerate(names)
         ),
         tiers={name: tier.top_k for name, tier in tiers.items()},
-        ranks=ranks,
+        ranks={name: tier.rank or experiment.adapter.rank for name, tier in tiers.items()},
         sets=_evaluation_sets(experiment, splits, tokenizer, model.form.name),
         manifest=manifest(train, parts),
         training=experiment.training,
@@ -84,24 +77,6 @@ def prepare(experiment: Experiment, *, on_nodes: bool = False) -> Prepared:
         requested=requested,
     )
     return _as_asked(prepared)
-
-
-def _check_scored(experiment: Experiment, tiers: dict[str, Tier], names: Sequence[str]) -> None:
-    """Refuse tiers without clients, where a score is that of clients."""
-    strategy, empty = experiment.aggregation, sorted(set(tiers) - set(names))
-    bare = [name for name in empty if strategy.personal or tiers[name].subset]
-    if bare:
-        who = f"aggregation.name {strategy.name!r}" if strategy.personal else "its subset"
-        said = f"has no client, so that {who}, which scores clients, has nothing to score"
-        raise ConfigError("budget", [Fault(f"budget.tiers.{bare[0]}", said)])
-
-
-def _check_buffer(experiment: Experiment, tiers: Sequence[Tier]) -> None:
-    """Refuse a buffer that the clients, of these tiers, could never fill."""
-    strategy, there = experiment.aggregation, sum(not tier.skipped for tier in tiers)
-    if isinstance(strategy, FedBuff) and (strategy.buffer_size or 0) > there:
-        said = f"{strategy.buffer_size} is over the number of clients that take part, {there}"
-        raise ConfigError("aggregation", [Fault("aggregation.buffer_size", said)])
 
 
 def _planned(experiment: Experiment, model: AdaptedModel, rows: Sequence[Tokens]) -> Experiment:
@@ -138,117 +113,6 @@ def _as_asked(prepared: Prepared) -> Prepared:
         # As many as the clients of a round take together.
         training=replace(training, steps=training.steps * prepared.clients_per_round),
     )
-
-
-def _check_task(experiment: Experiment, model: AdaptedModel) -> None:
-    """Refuse what reckons with the work of causal language models, for any other."""
-    if isinstance(experiment.budget, Auto):
-        require_causal(model.model, "budget.name 'auto'")
-    if experiment.devices:
-        require_causal(model.model, "a virtual clock (devices)")
-
-
-def check_settings(experiment: Experiment, full_top_k: int | None) -> None:
-    """Refuse what would be refused when a run begins, without its model and data.
-
-    Tiers are not looked at where the model's K is not known.
-
-    Raises:
-        ConfigError: with the faults of one section.
-    """
-    _check_strategy(experiment)
-    if full_top_k is not None and not isinstance(experiment.budget, Auto):
-        if faults := experiment.budget.over(full_top_k):
-            raise ConfigError("budget", faults)
-        _ranks(experiment, experiment.budget.resolved(full_top_k))
-
-
-def _check_strategy(experiment: Experiment) -> None:
-    """Refuse settings that the strategy gives no meaning to."""
-    strategy, faults = experiment.aggregation, []
-    if not strategy.steps and experiment.server_optimizer.name != "none":
-        faults.append(
-            Fault(
-                "server_optimizer.name",
-                f"{experiment.server_optimizer.name!r} has nothing to step by: the server of "
-                f"aggregation.name {strategy.name!r} changes nothing; use 'none'",
-            )
-        )
-    if experiment.upload.error_feedback and not strategy.continues:
-        faults.append(
-            Fault(
-                "upload.error_feedback",
-                f"what clients of aggregation.name {strategy.name!r} send means something else in "
-                "the next round, so that what is owed could not be added there; use false",
-            )
-        )
-    rescaling = experiment.rescaling
-    if rescaling.name not in strategy.rescalings:
-        faults.append(
-            Fault(
-                "rescaling.name",
-                f"{rescaling.name!r} has no meaning with aggregation.name {strategy.name!r}; use "
-                f"{' or '.join(map(repr, strategy.rescalings))}",
-            )
-        )
-    by_mass = isinstance(rescaling, StaticRescaling) and rescaling.by == "mass"
-    if strategy.name == "ub_smoe" and by_mass:
-        said = "'mass' and aggregation.name 'ub_smoe' both change the routers' weights; use 'ratio'"
-        faults.append(Fault("rescaling.by", said))
-    if isinstance(strategy, FedBuff) and not experiment.devices:
-        faults.append(
-            Fault(
-                "devices",
-                "missing: aggregation.name 'fedbuff' goes by the virtual time of clients' devices; "
-                "give every tier one, as configs/fleet_virtual.yaml does",
-            )
-        )
-    if faults:
-        raise ConfigError("aggregation", faults)
-
-
-def _check_routers(experiment: Experiment, model: AdaptedModel) -> None:
-    """Refuse what needs routers that take a softmax, where the model's do something else."""
-    kind, e = model.family.model_type, experiment
-    if kind in SOFTMAX and all(model.family.is_plain(layer.router) for layer in model.layers):
-        return
-    said = "needs routers that take a softmax of their logits; "
-    if kind in SOFTMAX:
-        said += f"this {kind!r} model's config asks for another rule (a norm, or a function)"
-    else:
-        said += f"those of {kind!r} models do not ({model.family.rule}); model types that do: "
-        said += ", ".join(SOFTMAX)
-    faults = [
-        Fault(f"losses.{name}", f"{weight} {said}; use 0")
-        for name, weight in e.losses.asked.items()
-    ]
-    if e.aggregation.name == "ub_smoe":
-        faults.append(Fault("aggregation.name", f"'ub_smoe' {said}; use another strategy"))
-    if faults:
-        raise ConfigError("model", faults)
-
-
-def _ranks(experiment: Experiment, tiers: dict[str, Tier]) -> dict[str, int]:
-    """The rank of every tier's clients."""
-    most, strategy = experiment.adapter.rank, experiment.aggregation
-    ranks = {name: tier.rank or most for name, tier in tiers.items()}
-    faults = [
-        Fault(f"budget.tiers.{name}.rank", f"{rank} is over adapter.rank, which is {most}")
-        for name, rank in ranks.items()
-        if rank > most
-    ]
-    if any(rank < most for rank in ranks.values()) and not strategy.mixed_ranks:
-        unlike = ", ".join(f"{name} {rank}" for name, rank in ranks.items())
-        faults.append(
-            Fault(
-                "budget.tiers",
-                f"ranks ({unlike}) below adapter.rank, {most}, are what "
-                f"aggregation.name {strategy.name!r} cannot combine; {', '.join(MIXED_RANKS)} can",
-            )
-        )
-    if faults:
-        raise ConfigError("budget", faults)
-    return ranks
 
 
 def _verifier(experiment: Experiment) -> Callable[[Example, str], float] | None:

@@ -30,7 +30,6 @@ from fedmoe.messages.codec import (
 from fedmoe.messages.validation import LARGEST_DELTA, Limits
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.memory.subset import Subset
-from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.rounds import Member, ServerState
 from fedmoe.runs.client_state import home_of, read_client_state, write_client_state
 from fedmoe.runs.residuals import pack_with_residual
@@ -236,7 +235,7 @@ class Prepared:
             self.layouts(task.tier, task.round).update,
             task,
             e.upload,
-            learns_rescaler=e.rescaling.name == "learned",
+            learns_rescaler=e.rescaling.factor_rate is not None,
             limits=limits,
         )
 
@@ -257,8 +256,8 @@ class Prepared:
         most, free = e.aggregation.reach(task, training.reach(start))
         most = min(most * (MARGIN + task.round * owing), LARGEST_DELTA)
         rescaler = 0.0
-        if isinstance(e.rescaling, LearnedRescaling):
-            learned = replace(training, learning_rate=e.rescaling.learning_rate, weight_decay=0.0)
+        if rate := e.rescaling.factor_rate:
+            learned = replace(training, learning_rate=rate, weight_decay=0.0)
             rescaler = min(MARGIN * learned.reach(), LARGEST_DELTA)
         why = f"ten times what {training.steps} steps of AdamW can move"
         return Limits(e.admission.most_examples, most, free, why, rescaler)

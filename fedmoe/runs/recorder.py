@@ -275,6 +275,11 @@ class Recorder:
             "clients_per_round": prepared.clients_per_round,
             "model": e.model.path,
             "strategy": e.aggregation.name,
+            **(
+                {"updates_per_step": e.aggregation.updates_per_step(prepared.clients_per_round)}
+                if e.aggregation.asynchronous
+                else {}
+            ),
             "rescaling": e.rescaling.name,
             "upload": e.upload.name,
             "full_top_k": prepared.model.full_top_k,

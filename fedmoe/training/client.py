@@ -22,7 +22,6 @@ from fedmoe.data.text import Batch, Tokens, evaluation_batches, training_batches
 from fedmoe.errors import DataError
 from fedmoe.messages.codec import Task, Update
 from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.seeds import generator, numpy_rng
 from fedmoe.training.router_losses import NO_LOSSES, RouterLosses, RouterTraining, router_training
 from fedmoe.training.settings import Training
@@ -144,9 +143,9 @@ def _optimise(
     flat = nn.Parameter(theta)
     groups = [{"params": [flat], "scale": 1.0}]
     rescaler = None
-    if isinstance(model.rescaling, LearnedRescaling):
+    if factor_rate := model.rescaling.factor_rate:
         rescaler = model.train_rescaler()
-        ratio = model.rescaling.learning_rate / settings.learning_rate
+        ratio = factor_rate / settings.learning_rate
         groups.append({"params": [rescaler], "scale": ratio, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(
         groups, betas=settings.betas, weight_decay=settings.weight_decay, fused=True

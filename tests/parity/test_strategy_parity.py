@@ -137,7 +137,7 @@ def test_what_a_client_keeps_does_not_enter_the_score_of_a_common_model(alone):
     state = run.first_state()
     for tier, top_k in run.tiers.items():
         served = [
-            run.served(
+            run.deployed_adapter(
                 Task(3, m.client, tier, top_k, state.rescalers[tier], run.send(state.adapter, tier))
             ).flat
             for m in run.members
@@ -170,8 +170,6 @@ REFUSED = {
     "zero_round": ("server_optimizer.name=adam", "has nothing to step by"),
     "flexlora": ("upload.name=int4", "means something else in the next round"),
     "rolora": ("upload.name=int4", "means something else in the next round"),
-    "full_budget": ("rescaling={name: static}", "'static' has no meaning"),
-    "centralized": ("rescaling={name: learned}", "'learned' has no meaning"),
     "local_only": ("rescaling={name: learned}", "'learned' has no meaning .* 'none' or 'static'"),
     "fedbuff": ("rescaling={name: none}", "virtual time of clients"),
     "ub_smoe": ("rescaling={name: static, by: mass}", "use 'ratio'"),

@@ -165,7 +165,7 @@ def clients_now(run: Run, number: int, sample: Sample | None) -> tuple[tuple[Cli
 
 def _members(run: Run, number: int, sample: Sample | None) -> Sequence[int] | None:
     """Who takes part in a round, by client id; None where that cannot be known beforehand."""
-    if run.header["strategy"] == "fedbuff":  # whoever arrives next in virtual time
+    if "updates_per_step" in run.header:  # whoever arrives next in virtual time
         return None
     if sample:
         return sample(run, number)
@@ -176,8 +176,7 @@ def _members(run: Run, number: int, sample: Sample | None) -> Sequence[int] | No
 
 def _size_of_step(run: Run) -> int:
     """Answers that a round, or a step of an asynchronous server, is made of."""
-    buffer = run.settings.get("aggregation.buffer_size", "")
-    return int(buffer) if buffer.isdigit() else run.header["clients_per_round"]
+    return run.header.get("updates_per_step", run.header["clients_per_round"])
 
 
 def _awaited(run: Run, client: int) -> ClientNow:
