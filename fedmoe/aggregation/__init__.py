@@ -3,8 +3,8 @@
 One strategy a file, its paper's formula in the docstring; in reading order:
 
 - `strategy`: the hooks, with FedAvg's answers
-- `mean`: averaging per expert, on `streaming` sums in `passes` over cache-sized `blocks`, compiled
-  where numba is installed; `fedavg`, `flame`, `a3smoe`, `ub_smoe`, `fedprox`, `scaffold`, `fedbuff`
+- `mean`: averaging per expert, on `streaming` sums over cache-sized `blocks`; `fedavg`, `flame`,
+  `a3smoe`, `ub_smoe`, `fedprox`, `scaffold`, `fedbuff`
 - means of one factor, or of what lies between two: `ffa_lora`, `rolora`, `fedsa_lora`, `fed_sb`
 - `slices`: means over unlike ranks; `raflora`, `replication`, `hetlora`
 - `products`: means of BA, on the best low-rank factors of a sum (`factored`), never forming it;

@@ -191,7 +191,7 @@ def add_slots(out: Tensor, rows: Tensor, block: Block, top_k: int) -> None:
 
 
 def _combine(out: Tensor, rows: Tensor, block: Block, top_k: int) -> None:
-    """Add rows to their tokens, to the same bits in every call."""
+    """Add rows to their tokens, bitwise identically in every call."""
     if out.is_cuda:
         add_slots(out, rows, block, top_k)
     else:

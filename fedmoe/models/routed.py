@@ -18,7 +18,8 @@ from torch import Tensor
 from fedmoe.models.memory.held import Held, Transposed
 
 BLOCK_ROWS = 1024
-"""Rows that are in work at one time on a CPU: temporaries stay small, and in its cache."""
+"""Rows that are in work at one time on a CPU: temporaries stay small, and in its cache. Results of
+another number agree within rounding; bitwise only on some processors."""
 GROUPED_ROWS = 64
 """Mean rows per expert below which one grouped product beats a loop on a CPU."""
 GROUPED_BYTES = 16

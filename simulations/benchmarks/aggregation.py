@@ -15,7 +15,6 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import FedAvg
 from fedmoe.aggregation.factored import best_factors
-from fedmoe.aggregation.passes import kernels
 from fedmoe.messages.codec import Update
 from simulations.benchmarks.measure import Options, Row, at_least, at_most, in_turns, named, ratio
 
@@ -85,8 +84,7 @@ def mean_rows(layout: Layout, num_clients: int, options: Options) -> Iterator[Ro
     )
     share = ratio(taken["copy"], taken["fedmoe"])
     fastest = 4 * layout.size * num_clients / min(taken["fedmoe"]) / 1e9
-    how = f"compiled, {named('numba')}" if kernels() else "in torch: no numba (extra `fast`)"
-    note = f"{how}; {COPIES}; at best {fastest:.1f} GB/s of updates"
+    note = f"{COPIES}; at best {fastest:.1f} GB/s of updates"
     yield Row("weighted mean: share of copy bandwidth", setting, **at_least(share, 0.6), note=note)
     stricter = {
         "copied bytes counted as read and written": share / 2,
