@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -11,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fedmoe.errors import FedMoEError
+from fedmoe.section.imports import Imports, Refused
 from fedmoe.system.digests import code_digest
 
 LIBRARIES = ("fedmoe", "flwr", "torch", "transformers")
@@ -50,6 +53,34 @@ def own_clients(node_config: Mapping[str, object]) -> list[int]:
         raise FedMoEError(
             f"node config: clients is {named!r}; expected numbers, such as 0,3"
         ) from None
+
+
+def allowed_modules(node_config: Mapping[str, object]) -> list[str]:
+    """The modules that an experiment may name, as `allow="my_rules my_package.data"`."""
+    named = str(node_config.get("allow", "")).split()
+    if bad := [name for name in named if not re.fullmatch(r"\w+(\.\w+)*", name)]:
+        raise FedMoEError(
+            f"node config: allow has {bad[0]!r}; expected names of modules, such as my_rules"
+        )
+    return named
+
+
+def check_components(request: Mapping[str, object], node_config: Mapping[str, object]) -> None:
+    """Refuse a run whose components are not here, not allowed, or of another version.
+
+    None of them is imported. A task is held against the same rules when it comes.
+
+    Raises:
+        FedMoEError: with all of them.
+    """
+    imports, faults = Imports(tuple(allowed_modules(node_config))), []
+    for component in json.loads(str(request.get("components", "[]"))):
+        try:
+            imports.check_version(*component)
+        except Refused as error:
+            faults.append(str(error))
+    if faults:
+        raise FedMoEError("; ".join(faults))
 
 
 def gpu() -> tuple[str, int] | None:

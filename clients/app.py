@@ -8,7 +8,7 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.about import about, own_clients
+from clients.about import about, allowed_modules, check_components, own_clients
 from clients.messages import buffer, crc32, text, update_content, words
 from clients.worker_calls import answer, idle_seconds_of
 from clients.worker_frames import Order
@@ -22,6 +22,7 @@ app = ClientApp()
 def hello(message: Message, context: Context) -> Message:
     """Reply with what this node is; see `about`. The server decides whether it fits."""
     try:
+        check_components(message.content.config_records["config"], context.node_config)
         reply = words(**about(context.node_config))
     except FedMoEError as error:
         reply = words(reason=str(error))
@@ -62,6 +63,7 @@ def carry_out(content: RecordDict, context: Context, ttl: float) -> RecordDict:
         own=own_clients(context.node_config),
         state=str(folder.absolute()) if folder else "",
         deadline_seconds=ttl,
+        allow=allowed_modules(context.node_config),
     )
     idle_seconds = idle_seconds_of(context.node_config)
     task_seconds = float(context.run_config.get("task_seconds", 3600))

@@ -1,7 +1,7 @@
 """Flower's records on the client's side; `server/messages.py` is the other end.
 
-- request: a config of `code` and `nonce` and, to train, `experiment`, `run`, `scalars` and `crc32`,
-  and a `buffer`
+- request: a config of `code` and `nonce`, with `components` to ask who a node is; to train, with
+  `experiment`, `run`, `scalars` and `crc32`, and a `buffer`
 - reply: a config of the request's `nonce` and what the node is, `scalars` or a `reason`; with
   `scalars` go their `crc32` and an update's `buffer`
 """

@@ -16,6 +16,7 @@ from fedmoe.messages.codec import Message, sealed
 from fedmoe.runs.node_budget import OwnBudget, planned_here
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.prepared import Prepared
+from fedmoe.section import Imports
 
 
 def carry_out(order: Order, buffer: memoryview) -> Message:
@@ -24,7 +25,7 @@ def carry_out(order: Order, buffer: memoryview) -> Message:
     Raises:
         FedMoEError: the task is damaged or not for this node, or the run cannot be prepared here.
     """
-    run = resident(order.experiment, order.overrides)
+    run = resident(order.experiment, order.overrides, tuple(order.allow))
     prepared, own_budget = run.prepared, run.own_budget
     task = prepared.read_task(Message(order.scalars, buffer, order.crc32))
     if order.own and task.client not in order.own:
@@ -50,10 +51,12 @@ class Resident:
 
 
 @lru_cache(maxsize=1)
-def resident(experiment: str, overrides: str) -> Resident:
+def resident(experiment: str, overrides: str, allow: tuple[str, ...] = ()) -> Resident:
     """The prepared run of a resolved experiment (YAML), with this machine's dotted overrides.
 
-    A process that carries out many tasks builds it once: a Ray actor, or a SuperNode's worker.
+    A process that carries out many tasks builds it once: a Ray actor, or a SuperNode's worker. Of
+    the modules that the experiment names, those that `allow` lists are imported, and entry points
+    of installed packages.
 
     Raises:
         FedMoEError: the experiment is faulty, or its model or data are not to be had here.
@@ -61,7 +64,7 @@ def resident(experiment: str, overrides: str) -> Resident:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "experiment.yaml"
         path.write_text(experiment, encoding="utf-8")
-        asked = load_experiment(path, shlex.split(overrides))
+        asked = load_experiment(path, shlex.split(overrides), Imports(allow))
     here = planned_here(asked)
     own = OwnBudget(asked.budget) if here is not asked and isinstance(asked.budget, Auto) else None
     return Resident(prepare(here, on_nodes=True), own)

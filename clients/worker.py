@@ -65,7 +65,7 @@ class Worker:
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self.rested = time.monotonic() + FIRST_SECONDS
         """When it last had something to do, or will have had for the first time."""
-        self.key: tuple[str, str] | None = None
+        self.key: tuple[str, str, list[str]] | None = None
         """What its model was loaded for."""
         self.loads = 0
         self.callers: list[socket] = []
@@ -108,7 +108,7 @@ class Worker:
         # Here, because it takes seconds, and a caller should hear at once that somebody is there.
         from clients.resident import carry_out, resident
 
-        if (key := (order.experiment, order.overrides)) != self.key:
+        if (key := (order.experiment, order.overrides, order.allow)) != self.key:
             resident.cache_clear()  # else the old model would stay until the new one is there
             self.key = key
         before = resident.cache_info().misses

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from socket import socket
 from typing import Any, TypeVar
 
@@ -70,6 +70,8 @@ class Order:
     node plans for itself."""
     fewer: int = 0
     """Experts that it is to take less than it would: a worker was killed for memory each time."""
+    allow: list[str] = field(default_factory=list)
+    """Modules that the node's own config allows an experiment to name; see `fedmoe.section`."""
 
 
 KINDS: dict[type, tuple[str, dict[str, Any]]] = {
@@ -85,6 +87,7 @@ KINDS: dict[type, tuple[str, dict[str, Any]]] = {
             "state": str,
             "deadline_seconds": float | int | None,
             "fewer": int,
+            "allow": list,
         },
     ),
 }

@@ -1,8 +1,12 @@
 """The user's mistakes: printed without a traceback, they end the program with exit code 2."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from difflib import get_close_matches
+from typing import Any, ClassVar
+
+LONGEST_SHOWN = 60
 
 
 class FedMoEError(Exception):
@@ -79,3 +83,16 @@ class AggregationError(FedMoEError):
 
 class CheckpointError(FedMoEError):
     """A checkpoint that is missing, damaged, or of another run."""
+
+
+def show(value: Any) -> str:
+    """Return the value as the user could have written it, cut short."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+
+
+def not_one_of(value: Any, choices: Sequence[Any]) -> str:
+    """Return that `value` is none of the choices, and the choice that was likely meant."""
+    near = get_close_matches(str(value), [str(choice) for choice in choices], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{show(value)} is not one of {', '.join(map(show, choices))}{hint}"

@@ -61,6 +61,8 @@ class Expected:
     allow_versions: bool = False
     assigned: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """By a node's name the clients that it serves, and no other node does."""
+    components: str = "[]"
+    """Foreign components that it must have; see `config.components.told_to_nodes`."""
 
     def check(self, values: Mapping[str, Any], registered: str = "") -> About:
         """The checked words of a node that fits.

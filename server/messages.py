@@ -1,7 +1,7 @@
 """Flower's records on the server's side; `clients/messages.py` is the other end.
 
-- request: a config of `code` and `nonce` and, to train, `experiment`, `run`, `scalars` and `crc32`,
-  and a `buffer`
+- request: a config of `code` and `nonce`, with `components` to ask who a node is; to train, with
+  `experiment`, `run`, `scalars` and `crc32`, and a `buffer`
 - reply: a config of the request's `nonce` and what the node is, `scalars` or a `reason`; with
   `scalars` go their `crc32` and an update's `buffer`
 """
@@ -19,9 +19,9 @@ LONGEST_REASON = 500
 """Characters of a node's reason that are kept."""
 
 
-def hello_content(code: str) -> RecordDict:
-    """The question who a node is."""
-    return RecordDict({"config": ConfigRecord({"code": code})})
+def hello_content(code: str, components: str) -> RecordDict:
+    """The question who a node is, and whether it has the components that clients need."""
+    return RecordDict({"config": ConfigRecord({"code": code, "components": components})})
 
 
 def task_content(message: Message, experiment: str, code: str, run: str) -> RecordDict:

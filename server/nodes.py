@@ -159,7 +159,7 @@ class Nodes:
             new = not (node in self.known or node in self.refused or node in self.busy)
             if (new or node in self.busy or node in self.back) and node not in asked:
                 self.fresh |= {node} if new else set()
-                content = hello_content(self.expected.code)
+                content = hello_content(self.expected.code, self.expected.components)
                 seconds = self.settings.node_seconds
                 self.post.send(node, MessageType.QUERY, content, QUESTION, seconds)
 

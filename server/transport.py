@@ -10,7 +10,7 @@ from typing import TypeVar
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from fedmoe.config.load import to_yaml
+from fedmoe.config.components import for_nodes, told_to_nodes
 from fedmoe.messages.codec import Failure, Task, Update, pack_task
 from fedmoe.runs.prepared import Prepared
 from fedmoe.system.digests import code_digest
@@ -46,14 +46,18 @@ class GridTransport:
             places: is told by client which node its task went to last.
 
         Raises:
-            ConfigError: `settings.nodes` names clients or tiers that there are not.
+            ConfigError: `settings.nodes` names clients or tiers that there are not; a component
+                exists in this process alone.
         """
         self.prepared, self.settings = prepared, settings
         self.places = {} if places is None else places
         self.code = code_digest(Path(__file__).parent.parent / "clients")
-        self.experiment = to_yaml(prepared.experiment)
+        self.experiment = for_nodes(prepared.experiment)
         assigned = read_nodes(settings.nodes, prepared.members)
-        expected = Expected(self.code, len(prepared.rows), settings.allow_versions, assigned)
+        components = told_to_nodes(prepared.experiment)
+        expected = Expected(
+            self.code, len(prepared.rows), settings.allow_versions, assigned, components
+        )
         self.nodes = Nodes(grid, Post(grid, clock), expected, settings)
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:

@@ -14,13 +14,12 @@ One strategy a file, its paper's formula in the docstring; in reading order:
   `product_optimizer`: the same where a state means products
 
 To add one: a file with a `@section` that derives from `Strategy` or `Mean` and overrides the hooks
-in which it differs, and its name in the union. It then is a choice in YAML, and is held to the
-contract of `tests/support/conformance.py`.
+in which it differs, and its name in `STRATEGIES`. It then is a choice in YAML, and is held to the
+contract of `tests/support/conformance.py`. One from outside this package needs no list: give an
+instance, or `package.module:Name` in YAML.
 """
 
-from typing import Annotated, get_args
-
-from pydantic import Field
+from typing import Annotated
 
 from fedmoe.aggregation.a3smoe import A3SMoE
 from fedmoe.aggregation.anchors import Centralized, FullBudget, LocalOnly, ZeroRound
@@ -41,46 +40,47 @@ from fedmoe.aggregation.raflora import RaFLoRA
 from fedmoe.aggregation.replication import Replication
 from fedmoe.aggregation.rolora import RoLoRA
 from fedmoe.aggregation.scaffold import Scaffold
-from fedmoe.aggregation.server_optimizer import NoOptimizer, ServerOptimizer
+from fedmoe.aggregation.server_optimizer import SERVER_OPTIMIZERS, NoOptimizer, ServerOptimizer
 from fedmoe.aggregation.strategy import Strategy
 from fedmoe.aggregation.ub_smoe import UBSMoE
+from fedmoe.section import Open
 
-Strategies = (
-    FedAvg
-    | Flame
-    | A3SMoE
-    | UBSMoE
-    | FedProx
-    | Scaffold
-    | FFALoRA
-    | RoLoRA
-    | FedExLoRA
-    | FedSB
-    | FedSALoRA
-    | HetLoRA
-    | FlexLoRA
-    | FLoRA
-    | FLoRIST
-    | Replication
-    | RaFLoRA
-    | LoRAFair
-    | FedBuff
-    | ZeroRound
-    | LocalOnly
-    | Centralized
-    | FullBudget
+STRATEGIES: tuple[type[Strategy], ...] = (
+    FedAvg,
+    Flame,
+    A3SMoE,
+    UBSMoE,
+    FedProx,
+    Scaffold,
+    FFALoRA,
+    RoLoRA,
+    FedExLoRA,
+    FedSB,
+    FedSALoRA,
+    HetLoRA,
+    FlexLoRA,
+    FLoRA,
+    FLoRIST,
+    Replication,
+    RaFLoRA,
+    LoRAFair,
+    FedBuff,
+    ZeroRound,
+    LocalOnly,
+    Centralized,
+    FullBudget,
 )
-Aggregation = Annotated[Strategies, Field(discriminator="name")]
-_MEMBERS = get_args(Strategies)
-STRATEGIES: tuple[type[Strategy], ...] = _MEMBERS
-MIXED_RANKS = tuple(s.name for s in _MEMBERS if s.mixed_ranks)
+Aggregation = Annotated[Strategy, Open("fedmoe.strategies", Strategy, STRATEGIES)]
+"""What `aggregation` in a configuration may name."""
+MIXED_RANKS = tuple(s.name for s in STRATEGIES if s.mixed_ranks)
 """The strategies that can combine clients of unlike ranks."""
-ANCHORS = tuple(s.name for s in _MEMBERS if not s.steps or s.pooled or s.full_budget)
+ANCHORS = tuple(s.name for s in STRATEGIES if not s.steps or s.pooled or s.full_budget)
 """What strategies are measured against: none of them federates clients within their budgets."""
 
 __all__ = [
     "ANCHORS",
     "MIXED_RANKS",
+    "SERVER_OPTIMIZERS",
     "STRATEGIES",
     "Aggregation",
     "FedAvg",
@@ -88,4 +88,5 @@ __all__ = [
     "Flame",
     "NoOptimizer",
     "ServerOptimizer",
+    "Strategy",
 ]

@@ -17,14 +17,14 @@ products, in `product_optimizer`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from fedmoe.adapter import Adapter
-from fedmoe.section import section
+from fedmoe.section import Component, Open, section
 
 Memory = dict[str, Tensor]
 """What an optimiser keeps between rounds: float64 (parameters,) by name; empty before round 1."""
@@ -33,15 +33,43 @@ Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+class ServerOptimizer(Component):
+    """Base of server optimisers: the coefficients of the formula above, $v$ included."""
+
+    learning_rate: Any = 1.0
+    r"""$\eta$."""
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Return the weight of the old m in the new one, and that of the change."""
+        return 0.0, 1.0
+
+    @property
+    def first_v(self) -> float:
+        """Return v before round 1."""
+        return 0.0
+
+    def second(self, v: Tensor, squared: Tensor) -> Tensor:
+        """Return the new v, of the old one and the squared change; here there is none."""
+        return v
+
+    def rate(self, v: Tensor) -> Tensor:
+        """Return what m is multiplied with."""
+        return torch.full_like(v, self.learning_rate)
+
+
+Rule = ServerOptimizer
+
+
 @section
-class NoOptimizer:
+class NoOptimizer(ServerOptimizer):
     """Take the strategy's adapter as it is."""
 
     name: Literal["none"] = "none"
 
 
 @section
-class Momentum:
+class Momentum(ServerOptimizer):
     """FedAvgM: keep going in the direction of earlier rounds."""
 
     name: Literal["momentum"] = "momentum"
@@ -50,26 +78,12 @@ class Momentum:
 
     @property
     def weights(self) -> tuple[float, float]:
-        """Of the old m and of the change in the new m."""
         return self.beta, 1.0
-
-    @property
-    def first_v(self) -> float:
-        """v before round 1; there is none here."""
-        return 0.0
-
-    def second(self, v: Tensor, squared: Tensor) -> Tensor:
-        """The new v, of the old one and the squared change."""
-        return v
-
-    def rate(self, v: Tensor) -> Tensor:
-        """What m is multiplied with."""
-        return torch.full_like(v, self.learning_rate)
 
 
 @section
-class Adaptive:
-    """What the rules share that divide by the size of recent changes."""
+class Adaptive(ServerOptimizer):
+    """Base of the rules that divide by the size of recent changes."""
 
     learning_rate: Rate = 0.01
     beta1: Decay = 0.9
@@ -77,16 +91,13 @@ class Adaptive:
 
     @property
     def weights(self) -> tuple[float, float]:
-        """Of the old m and of the change in the new m."""
         return self.beta1, 1 - self.beta1
 
     @property
     def first_v(self) -> float:
-        """v before round 1."""
         return self.tau**2
 
     def rate(self, v: Tensor) -> Tensor:
-        """What m is multiplied with."""
         return self.learning_rate / (v.sqrt() + self.tau)
 
 
@@ -98,7 +109,6 @@ class Adagrad(Adaptive):
     beta1: Decay = 0.0
 
     def second(self, v: Tensor, squared: Tensor) -> Tensor:
-        """The new v, of the old one and the squared change."""
         return v + squared
 
 
@@ -110,7 +120,6 @@ class Adam(Adaptive):
     beta2: Decay = 0.99
 
     def second(self, v: Tensor, squared: Tensor) -> Tensor:
-        """The new v, of the old one and the squared change."""
         return self.beta2 * v + (1 - self.beta2) * squared
 
 
@@ -122,14 +131,16 @@ class Yogi(Adaptive):
     beta2: Decay = 0.99
 
     def second(self, v: Tensor, squared: Tensor) -> Tensor:
-        """The new v, of the old one and the squared change."""
         return v - (1 - self.beta2) * squared * torch.sign(v - squared)
 
 
-Rule = Momentum | Adagrad | Adam | Yogi
-ServerOptimizer = Annotated[
-    NoOptimizer | Momentum | Adagrad | Adam | Yogi, Field(discriminator="name")
-]
+SERVER_OPTIMIZERS = Open(
+    "fedmoe.server_optimizers",
+    ServerOptimizer,
+    (NoOptimizer, Momentum, Adagrad, Adam, Yogi),
+    server_only=True,
+)
+"""What `server_optimizer` in a configuration may name."""
 
 
 def step_values(

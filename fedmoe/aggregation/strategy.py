@@ -144,7 +144,7 @@ class Strategy(Component):
                 f"what clients of {named} send means something else in the next round, so that "
                 "what an update left out could not be added there; use false",
             )
-        if e.rescaling.factor_rate is not None and not self.averages_factors:
+        if e.rescaling.learned and not self.averages_factors:
             yield Fault(
                 "rescaling.name",
                 f"{e.rescaling.name!r} has no meaning with {named}; use 'none' or 'static'",

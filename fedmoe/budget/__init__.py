@@ -13,17 +13,15 @@ In reading order:
     replan.py     the same again between rounds, and after running out of memory
     auto.py       tiers whose k is planned from their device
 
-To add a policy: a `@section` with a `name`, `resolved(...)` and `assign(...)`, and its name in the
-union.
+To add a policy: a `@section` that derives from `Budget`, named in `BUDGETS`; from outside this
+package no list is needed.
 """
 
-from typing import Annotated
-
-from pydantic import Field
-
 from fedmoe.budget.auto import Auto
-from fedmoe.budget.levels import Levels, Tier
+from fedmoe.budget.levels import Budget, Levels, Tier
+from fedmoe.section import Open
 
-Budget = Annotated[Levels | Auto, Field(discriminator="name")]
+BUDGETS = Open("fedmoe.budgets", Budget, (Levels, Auto))
+"""What `budget` in a configuration may name."""
 
-__all__ = ["Auto", "Budget", "Levels", "Tier"]
+__all__ = ["BUDGETS", "Auto", "Budget", "Levels", "Tier"]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from fedmoe.aggregation.strategy import Strategy
-from fedmoe.budget.levels import Levels, Tier, rank_faults
+from fedmoe.budget.levels import Budget, Levels, Tier
 from fedmoe.budget.model import Constants
 from fedmoe.budget.plan import SHARE, Plan, plan_for
 from fedmoe.budget.probe import Machine
@@ -24,7 +24,7 @@ from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.memory.held import Frozen
 from fedmoe.models.memory.subset import LeftOut
 from fedmoe.models.tasks import causal_fault
-from fedmoe.section import Component, section
+from fedmoe.section import section
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -61,7 +61,7 @@ class AutoTier:
 
 
 @section
-class Auto(Component):
+class Auto(Budget):
     """Tiers whose `top_k` is planned from their device's memory, speed and link."""
 
     name: Literal["auto"] = "auto"
@@ -92,8 +92,8 @@ class Auto(Component):
         }
 
     def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
-        """Yield ranks that cannot be combined, and models whose work cannot be predicted."""
-        yield from rank_faults(self.tiers, experiment)
+        """Yield what any budget does, and models whose work cannot be predicted."""
+        yield from super().faults(experiment, model)
         if model is not None and (fault := causal_fault(model.model)):
             yield Fault("budget.name", f"'auto' {fault}")
 

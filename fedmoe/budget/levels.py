@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -74,33 +74,51 @@ class Tier:
         return {n: value for n in names if (value := getattr(self, n)) is not None}
 
 
-class Ranked(Protocol):
-    """A tier that may ask for a rank of its own."""
+class Budget(Component):
+    """Base of budgets, which say how many experts each client activates.
 
-    @property
-    def rank(self) -> int | None: ...
+    Example:
+        >>> class OneStrong(Budget):
+        ...     tiers = {"strong": Tier(top_k=4), "weak": Tier(top_k=1)}
+        ...     def assign(self, num_clients, full_top_k, seed):
+        ...         return ("strong", *["weak"] * (num_clients - 1))
+        >>> OneStrong().assign(3, 8, seed=0)
+        ('strong', 'weak', 'weak')
+    """
 
+    tiers: Any
+    """Tiers by name, in the order reports show them."""
 
-def rank_faults(tiers: Mapping[str, Ranked], experiment: Any) -> Iterator[Fault]:
-    """Yield ranks over the adapter's, and unlike ranks that the strategy cannot combine."""
-    most, strategy = experiment.adapter.rank, experiment.aggregation
-    ranks = {name: tier.rank or most for name, tier in tiers.items()}
-    for name, rank in ranks.items():
-        if rank > most:
-            yield Fault(
-                f"budget.tiers.{name}.rank", f"{rank} is over adapter.rank, which is {most}"
-            )
-    if any(rank < most for rank in ranks.values()) and not strategy.mixed_ranks:
-        unlike = ", ".join(f"{name} {rank}" for name, rank in ranks.items())
-        yield Fault(
-            "budget.tiers",
-            f"ranks ({unlike}) below adapter.rank, {most}, are what aggregation.name "
-            f"{strategy.name!r} cannot combine; {', '.join(MIXED_RANKS)} can",
-        )
+    def resolved(self, full_top_k: int) -> dict[str, Tier]:
+        """Return the tiers for a model whose tokens reach K experts."""
+        return self.tiers
+
+    def assign(self, num_clients: int, full_top_k: int, seed: int) -> tuple[str, ...]:
+        """Return the tier of each client.
+
+        Raises:
+            ConfigError: the tiers do not fit the clients or the model.
+        """
+        raise NotImplementedError
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield tiers that the adapter, the strategy or the model has no room for."""
+        tiers = self.resolved(model.full_top_k if model else 1)
+        yield from _rank_faults(tiers, experiment)
+        if model is None:
+            return
+        yield from self.over(model.full_top_k)
+        for name, tier in tiers.items():
+            for where, said in tier.subset.misfits(experiment, model) if tier.subset else ():
+                yield Fault(f"budget.tiers.{name}.subset{where}", said)
+
+    def over(self, full_top_k: int) -> list[Fault]:
+        """Return a fault for each tier that asks for more experts than the model's K."""
+        return []
 
 
 @section
-class Levels(Component):
+class Levels(Budget):
     """Fixed tiers, from the YAML."""
 
     name: Literal["levels"] = "levels"
@@ -149,16 +167,6 @@ class Levels(Component):
                 assigned[rest[i]] = name
         return tuple(assigned[c] for c in range(num_clients))
 
-    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
-        """Yield tiers that the adapter, the strategy or the model has no room for."""
-        yield from rank_faults(self.tiers, experiment)
-        if model is None:
-            return
-        yield from self.over(model.full_top_k)
-        for name, tier in self.tiers.items():
-            for where, said in tier.subset.misfits(experiment, model) if tier.subset else ():
-                yield Fault(f"budget.tiers.{name}.subset{where}", said)
-
     def over(self, full_top_k: int) -> list[Fault]:
         """What asks for more experts than the model's K."""
         said = f"is over the model's top_k of {full_top_k}"
@@ -176,6 +184,23 @@ class Levels(Component):
         shares = [t.share for t in self.tiers.values() if t.share is not None]
         if shares and abs(sum(shares) - 1) > 1e-6:
             raise ValueError(f"the tiers' shares sum to {sum(shares):g}; expected 1")
+
+
+def _rank_faults(tiers: Mapping[str, Tier], experiment: Any) -> Iterator[Fault]:
+    """Yield ranks over the adapter's, and unlike ranks that the strategy cannot combine."""
+    most, strategy = experiment.adapter.rank, experiment.aggregation
+    ranks = {name: tier.rank or most for name, tier in tiers.items()}
+    for name, rank in ranks.items():
+        if rank > most:
+            said = f"{rank} is over adapter.rank, which is {most}"
+            yield Fault(f"budget.tiers.{name}.rank", said)
+    if any(rank < most for rank in ranks.values()) and not strategy.mixed_ranks:
+        unlike = ", ".join(f"{name} {rank}" for name, rank in ranks.items())
+        yield Fault(
+            "budget.tiers",
+            f"ranks ({unlike}) below adapter.rank, {most}, are what aggregation.name "
+            f"{strategy.name!r} cannot combine; {', '.join(MIXED_RANKS)} can",
+        )
 
 
 def _apportion(count: int, weights: list[float]) -> list[slice]:

@@ -101,7 +101,7 @@ def _faults(experiment: Experiment, full_top_k: int | None) -> Iterator[Fault]:
     if not isinstance(experiment.budget, Levels):
         said = "plans its tiers when a run begins; a baseline of full budget needs fixed tiers"
         yield Fault("budget.name", f"{experiment.budget.name!r} {said}")
-    if experiment.rescaling.factor_rate is not None:
+    if experiment.rescaling.learned:
         said = "learns a factor per tier, and no client trains in the tiers that are scored"
         yield Fault("rescaling.name", f"{experiment.rescaling.name!r} {said}; use 'none'")
 

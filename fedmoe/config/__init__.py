@@ -18,10 +18,16 @@ from pathlib import Path
 
 from fedmoe.config.load import load
 from fedmoe.config.schema import Experiment
+from fedmoe.section import ANYWHERE, Imports
 
 __all__ = ["Experiment", "load_experiment"]
 
 
-def load_experiment(path: Path | str, overrides: Sequence[str] = ()) -> Experiment:
-    """Return the experiment a YAML file and its overrides describe, or raise every fault found."""
-    return load(Experiment, path, overrides)
+def load_experiment(
+    path: Path | str, overrides: Sequence[str] = (), imports: Imports = ANYWHERE
+) -> Experiment:
+    """Return the experiment a YAML file and its overrides describe, or raise every fault found.
+
+    Components named as `package.module:Name` are imported; `imports` may forbid it.
+    """
+    return load(Experiment, path, overrides, imports)

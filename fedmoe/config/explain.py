@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from fedmoe.config.place import Place, alternatives, key_kind, sections, tag
+from fedmoe.config.place import Place, alternatives, key_kind, opened, sections, tag
 from fedmoe.config.words import describe, literals, not_one_of, show, unknown_key
 from fedmoe.errors import Fault, Unfit
 
@@ -56,6 +56,8 @@ def _fault(item: ErrorDetails, root: Place, tree: dict[str, Any]) -> tuple[tuple
         key = str(loc[-1])
         return (*path, key), unknown_key(key, path, place, section_tree, root, tree)
     path, place, value = _locate(loc, root, tree)
+    if kind == "component":
+        return (*path, "name"), item["msg"]
     if kind.startswith("union_tag"):
         names = [tag(section) for section in sections(place.kind)]
         if "name" in value:
@@ -69,7 +71,7 @@ def _locate(loc: tuple[Any, ...], place: Place, tree: Any) -> tuple[tuple[str, .
     path, steps = (), list(loc)
     while steps:
         options = alternatives(place.kind)
-        if len(options) > 1:
+        if len(options) > 1 and opened(place.kind) is None:
             if len(options) != len(sections(place.kind)):
                 # What follows names an alternative by its type; the place speaks for all of them.
                 break

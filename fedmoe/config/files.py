@@ -1,4 +1,4 @@
-"""Sections that may stand in a file of their own, which a config names by its path."""
+"""Short forms in a config: a file's path for a section, and a bare name for a component."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from fedmoe.config.place import Place
+from fedmoe.config.place import Place, opened
 from fedmoe.config.yaml_text import read_yaml
 from fedmoe.errors import ConfigError, Fault
 
@@ -27,7 +27,10 @@ class OwnFile:
 
 
 def read_files(tree: Any, place: Place, folder: Path, *, final: bool) -> tuple[Any, list[Fault]]:
-    """Return `tree` with the content of every file that it names in place of the path.
+    """Return `tree` with every short form written out.
+
+    The content of a file stands in place of its path, and `{name: x}` in place of a component's
+    bare name.
 
     Args:
         folder: where relative paths start.
@@ -41,6 +44,8 @@ def read_files(tree: Any, place: Place, folder: Path, *, final: bool) -> tuple[A
 def _read(
     tree: Any, place: Place, folder: Path, final: bool, path: str, faults: list[Fault]
 ) -> Any:
+    if isinstance(tree, str) and opened(place.kind):
+        return {"name": tree}
     if isinstance(tree, str) and _in_own_file(place.kind):
         file = folder / tree
         try:

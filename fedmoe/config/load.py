@@ -15,24 +15,28 @@ from fedmoe.config.overrides import apply_overrides
 from fedmoe.config.place import Place, fill
 from fedmoe.config.yaml_text import dump, read_yaml
 from fedmoe.errors import ConfigError
+from fedmoe.section import ANYWHERE, Imports
 
 T = TypeVar("T")
 
 
-def load(cls: type[T], path: Path | str, overrides: Sequence[str] = ()) -> T:
+def load(
+    cls: type[T], path: Path | str, overrides: Sequence[str] = (), imports: Imports = ANYWHERE
+) -> T:
     """Return the section of class `cls` that a YAML file and its overrides describe.
 
     A mapping in the file is laid over the default at its place: keys it leaves out keep their
     default, and so does `name` where the section is one of a union. Lists and free mappings
     are replaced whole. Overrides come last, in their order, and reach into all of these. Where
     the path of a file may stand for a section (`config.files`), one in the file starts at the
-    file's folder, one in an override at the working folder.
+    file's folder, one in an override at the working folder. Components from outside fedmoe are
+    imported as `imports` allows.
 
     Raises:
         ConfigError: with every fault of the file's content and of the overrides, sorted by path;
             or why the file cannot be read as one YAML mapping.
     """
-    where, root = str(path), Place(cls)
+    where, root = str(path), Place(cls, imports=imports)
     tree, _ = read_files(read_yaml(path), root, Path(path).parent, final=False)
     tree, faults = apply_overrides(tree, root, overrides)
     tree, unread = read_files(tree, root, Path(), final=True)
@@ -40,7 +44,7 @@ def load(cls: type[T], path: Path | str, overrides: Sequence[str] = ()) -> T:
     tree = fill(root, tree)
     try:
         # Strict JSON, unlike strict Python, takes a list for a tuple and text for a path.
-        config = TypeAdapter(cls).validate_json(json.dumps(tree))
+        config = TypeAdapter(cls).validate_json(json.dumps(tree), context=imports)
     except ValidationError as error:
         known = {fault.path for fault in unread}  # what stands there is still a path
         found = [fault for fault in explain(error, root, tree) if fault.path not in known]

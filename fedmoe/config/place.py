@@ -9,6 +9,11 @@ from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
+from fedmoe.section import ANYWHERE, Imports, Open, fields, tag
+
+__all__ = ["Place", "alternatives", "fields", "fill", "key_kind", "known_paths", "members"]
+__all__ += ["opened", "sections", "tag"]
+
 
 @dataclass(frozen=True)
 class Place:
@@ -16,15 +21,19 @@ class Place:
 
     kind: Any
     default: Any = PydanticUndefined
+    imports: Imports = ANYWHERE
+    """What the names of components may import."""
 
     def section(self, tree: Any) -> type | None:
         """Return the section class that `tree` fills, None where that is open or none fits.
 
         Of a union it is the member the YAML names, else the member that is the default.
         """
-        options = sections(self.kind)
-        if len(options) == 1:
+        options, mark = sections(self.kind), opened(self.kind)
+        if len(options) == 1 and mark is None:
             return options[0]
+        if mark and isinstance(tree, Mapping) and "name" in tree:
+            return mark.section(tree["name"], self.imports)
         if not isinstance(tree, Mapping) or "name" not in tree:
             return type(self.default) if type(self.default) in options else None
         return next((option for option in options if tag(option) == tree["name"]), None)
@@ -33,13 +42,15 @@ class Place:
         """Return the place under `key`; anything may stand under a key that nobody knows."""
         section = self.section(tree)
         if section is None:
-            return Place(_item_kind(self.kind, key))
+            return Place(_item_kind(self.kind, key), imports=self.imports)
         field = fields(section).get(str(key))
         if field is None:
             return Place(Any)
         if type(self.default) is section:
-            return Place(field.annotation, getattr(self.default, str(key)))
-        return Place(field.annotation, field.get_default(call_default_factory=True))
+            default = getattr(self.default, str(key))
+        else:
+            default = field.get_default(call_default_factory=True)
+        return Place(kind_of(field), default, self.imports)
 
 
 def fill(place: Place, tree: Any) -> Any:
@@ -72,7 +83,12 @@ def known_paths(place: Place, tree: Any, prefix: tuple[str, ...] = ()) -> Iterat
 
 
 def members(kind: Any) -> tuple[Any, ...]:
-    """Return the members of a union, flat and without annotations; else `kind` alone."""
+    """Return the members of a union, flat and without annotations; else `kind` alone.
+
+    Those of an open field are its built-in components.
+    """
+    if mark := _mark(kind):
+        return mark.members
     if get_origin(kind) is Annotated:
         return members(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
@@ -90,15 +106,21 @@ def sections(kind: Any) -> tuple[type, ...]:
     return tuple(m for m in members(kind) if isinstance(m, type) and is_pydantic_dataclass(m))
 
 
-def fields(section: type) -> dict[str, FieldInfo]:
-    """Return the fields of a section class by name."""
-    return vars(section)["__pydantic_fields__"]
+def kind_of(field: FieldInfo) -> Any:
+    """Return the type of a field, with its mark where it takes components."""
+    mark = next((m for m in field.metadata if isinstance(m, Open)), None)
+    return Annotated[field.annotation, mark] if mark else field.annotation
 
 
-def tag(section: type) -> str | None:
-    """Return the name a union member goes by in YAML, None for a section without one."""
-    name = fields(section).get("name")
-    return get_args(name.annotation)[0] if name and get_args(name.annotation) else None
+def opened(kind: Any) -> Open | None:
+    """Return the mark of a type that takes components; None for any other."""
+    optional = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return next(filter(None, map(_mark, optional)), None)
+
+
+def _mark(kind: Any) -> Open | None:
+    marks = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+    return next((mark for mark in marks if isinstance(mark, Open)), None)
 
 
 def key_kind(kind: Any) -> Any:

@@ -6,22 +6,22 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedmoe.aggregation import Aggregation, Flame, NoOptimizer, ServerOptimizer
-from fedmoe.budget import Budget, Levels
+from fedmoe.aggregation import SERVER_OPTIMIZERS, Aggregation, Flame, NoOptimizer, ServerOptimizer
+from fedmoe.budget import BUDGETS, Budget, Levels
 from fedmoe.config.constraints import faults_of
 from fedmoe.config.faults import parse_faults
 from fedmoe.config.files import OwnFile
-from fedmoe.data import Dataset, HomeAssistant
-from fedmoe.data.partition import Natural, Partition
+from fedmoe.data import DATASETS, PARTITIONS, Dataset, HomeAssistant, Partition
+from fedmoe.data.partition import Natural
 from fedmoe.data.text import TextSettings
 from fedmoe.devices import Device
 from fedmoe.errors import ConfigError, Fault, Unfit
 from fedmoe.evaluation.evaluate import EvaluationSettings
-from fedmoe.messages.compression import Compression, NoCompression
+from fedmoe.messages.compression import COMPRESSIONS, Compression, NoCompression
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.gating import Gating, TopKGating
-from fedmoe.models.rescaling import NoRescaling, Rescaling
+from fedmoe.models.rescaling import RESCALINGS, NoRescaling, Rescaling
 from fedmoe.section import section
 from fedmoe.training.router_losses import RouterLosses
 from fedmoe.training.settings import Training
@@ -67,19 +67,19 @@ class Experiment:
     of fewer is not aggregated: the run ends as failed, and can be resumed. One is always needed."""
     model: ModelSettings = ModelSettings()
     adapter: AdapterSettings = AdapterSettings()
-    rescaling: Rescaling = NoRescaling()
+    rescaling: Annotated[Rescaling, RESCALINGS] = NoRescaling()
     gating: Gating = TopKGating()
     """How tokens and experts choose each other within a budget's k; routers take a softmax."""
-    data: Annotated[Dataset, Field(discriminator="name")] = HomeAssistant()
+    data: Annotated[Dataset, DATASETS] = HomeAssistant()
     text: TextSettings = TextSettings()
-    partition: Annotated[Partition, Field(discriminator="name")] = Natural()
-    budget: Budget = Levels()
+    partition: Annotated[Partition, PARTITIONS] = Natural()
+    budget: Annotated[Budget, BUDGETS] = Levels()
     training: Training = Training()
     losses: RouterLosses = RouterLosses()
     """What is added to the loss for routing's sake; nothing by default."""
     aggregation: Aggregation = Flame()
-    server_optimizer: ServerOptimizer = NoOptimizer()
-    upload: Compression = NoCompression()
+    server_optimizer: Annotated[ServerOptimizer, SERVER_OPTIMIZERS] = NoOptimizer()
+    upload: Annotated[Compression, COMPRESSIONS] = NoCompression()
     """How clients write down the values of their updates."""
     admission: Admission = Admission()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -1,13 +1,15 @@
 """Words for values, types and choices, and a guess at what a misspelt key was meant to be."""
 
-import json
-from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from fedmoe.config.place import Place, alternatives, fields, known_paths, members, sections, tag
+from fedmoe.config.place import Place, alternatives, known_paths, members, opened, sections
+from fedmoe.errors import not_one_of, show
+from fedmoe.section import fields, tag
+
+__all__ = ["describe", "literals", "not_one_of", "show", "unknown_key"]
 
 NOUNS = {
     bool: "true or false",
@@ -20,21 +22,16 @@ NOUNS = {
     dict: "a mapping",
     NoneType: "null",
 }
-LONGEST_SHOWN = 60
 # Across the whole tree a chance likeness is likelier than within one section (difflib's 0.6).
 CLOSE_ENOUGH_ELSEWHERE = 0.75
-
-
-def show(value: Any) -> str:
-    """Return the value as the user could have written it, cut short."""
-    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
 def describe(kind: Any) -> str:
     """Return what may stand where a value of type `kind` is asked for."""
     names = [repr(tag(section)) for section in sections(kind)]
-    if len(names) > 1:
+    if opened(kind):
+        nouns = [f"one of {', '.join([*names, 'package.module:Name'])}, or a mapping with a name"]
+    elif len(names) > 1:
         nouns = [f"a mapping with a name among {', '.join(names)}"]
         nouns += [_noun(member) for member in members(kind) if member not in sections(kind)]
     else:
@@ -50,13 +47,6 @@ def literals(kind: Any) -> list[Any]:
     return [choice for option in options for choice in get_args(option)]
 
 
-def not_one_of(value: Any, choices: Sequence[Any]) -> str:
-    """Return that `value` is none of the choices, and the choice that was likely meant."""
-    near = get_close_matches(str(value), [str(choice) for choice in choices], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{show(value)} is not one of {', '.join(map(show, choices))}{hint}"
-
-
 def unknown_key(
     key: str, path: tuple[str, ...], place: Place, section_tree: Any, root: Place, tree: Any
 ) -> str:
@@ -66,7 +56,8 @@ def unknown_key(
     if near := get_close_matches(key, fields(section), n=1):
         return f"unknown key; did you mean {'.'.join((*path, near[0]))}?"
     if owners := [tag(other) for other in sections(place.kind) if key in fields(other)]:
-        return f"unknown key; {owners[0]!r} has it, {tag(section)!r} has not"
+        chosen = tag(section) or section_tree["name"]
+        return f"unknown key; {owners[0]!r} has it, {chosen!r} has not"
     # A reversed walk lets the first of several keys with the same name win.
     elsewhere = {known[-1]: known for known in reversed(list(known_paths(root, tree)))}
     initials = {_initials(name): name for name in elsewhere if "_" in name}

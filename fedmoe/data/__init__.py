@@ -1,33 +1,48 @@
 """Datasets and how they are shared out among clients.
 
 In reading order:
-    examples.py        Example, Splits; splitting by group without leaks
-    home_assistant.py  spoken smart-home commands, built in (home_*.py: templates, words, grammar)
-    reasoning.py       reasoning puzzles made from a seed, built in
-    digits.py          handwritten digits, for image classifiers
-    files.py, hub.py   your own rows; columns.py finds the prompt and the response in them
-    partition.py       which client holds which examples
-    manifest.py        what each client holds, as numbers and hashes
+    examples.py       Example, Splits; splitting by group without leaks
+    dataset.py        the base of datasets
+    home_assistant/   spoken smart-home commands, built in
+    reasoning.py      reasoning puzzles made from a seed, built in
+    digits.py         handwritten digits, for image classifiers
+    files.py, hub.py, memory.py  your own rows; table.py is what they share, columns.py finds the
+                      prompt and the response in them
+    partition.py      which client holds which examples
+    manifest.py       what each client holds, as numbers and hashes
 
-To add a dataset, write `data/<name>.py` with a @section of that name with `load(seed) -> Splits`
-and `score(example, answer) -> float`, and name it in `Dataset`. A partitioner is a @section in
-`partition.py` with `num_clients` and `split(labels, rng)`, named in `Partition`.
+To add a dataset, write `data/<name>.py` with a @section that derives from `Dataset`, and name it in
+`DATASETS`; a partition derives from `Partition` and is named in `PARTITIONS`. From outside this
+package no list is needed: give an instance, or `package.module:Name` in YAML.
 """
 
+from fedmoe.data.dataset import Dataset
 from fedmoe.data.digits import Digits
 from fedmoe.data.examples import Example, Splits, check_disjoint
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.home_assistant.dataset import HomeAssistant
 from fedmoe.data.hub import HuggingFace
 from fedmoe.data.manifest import manifest, manifest_table
-from fedmoe.data.partition import Partition, partition
+from fedmoe.data.memory import Memory
+from fedmoe.data.partition import PARTITIONS, Given, Partition, partition
 from fedmoe.data.reasoning import ReasoningGym
+from fedmoe.errors import DataError
+from fedmoe.section import Open
 
-Dataset = HomeAssistant | ReasoningGym | LocalFiles | HuggingFace | Digits
+DATASETS = Open(
+    "fedmoe.datasets",
+    Dataset,
+    (HomeAssistant, ReasoningGym, LocalFiles, HuggingFace, Digits, Memory),
+)
+"""What `data` in a configuration may name."""
 
 __all__ = [
+    "DATASETS",
+    "PARTITIONS",
     "Dataset",
     "Example",
+    "Given",
+    "Memory",
     "Partition",
     "Splits",
     "check_disjoint",
@@ -35,21 +50,25 @@ __all__ = [
     "manifest",
     "manifest_table",
     "partition",
-    "score",
 ]
 
 
-def load_splits(config: Dataset, seed: int) -> Splits:
+def load_splits(dataset: Dataset, seed: int) -> Splits:
     """Return the examples of a dataset; train, validation and test share no prompt.
 
     Raises:
-        DataError: the dataset cannot be read as asked.
+        DataError: the examples cannot be read, or are no splits.
+
+    Example:
+        >>> len(load_splits(ReasoningGym(tasks=("chain_sum",), per_task=20), seed=0).test)
+        3
     """
-    splits = config.load(seed)
-    check_disjoint(splits)
+    splits = dataset.load(seed)
+    if not isinstance(splits, Splits):
+        kind = type(splits).__name__
+        raise DataError(
+            f"the dataset {dataset.name!r} loads as {kind}; its `load` should return "
+            "fedmoe.data.Splits"
+        )
+    check_disjoint(splits, repeats=dataset.repeats)
     return splits
-
-
-def score(config: Dataset, example: Example, answer: str) -> float:
-    """Return how right an answer is, from 0 to 1: the dataset's verifier, else exact match."""
-    return config.score(example, answer)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from fedmoe.data.examples import Example, Share, Splits, exact_match, split_by_group
+from fedmoe.data.dataset import Dataset
+from fedmoe.data.examples import Example, Share, Splits, split_by_group
 from fedmoe.errors import DataError
 from fedmoe.section import section
 
@@ -14,7 +15,7 @@ LEVELS = 16
 
 
 @section
-class Digits:
+class Digits(Dataset):
     """1,397 of the 1,797 digits, whose label and response is the digit; for image classifiers.
 
     A prompt is the image's 64 grey values, 0 to 255, first row first. The first 400 images as they
@@ -43,10 +44,6 @@ class Digits:
             validation_share=self.validation_share,
             test_share=self.test_share,
         )
-
-    def score(self, example: Example, answer: str) -> float:
-        """Return 1 when the answer is the digit, else 0."""
-        return exact_match(example, answer)
 
 
 def of_pretraining() -> Sequence[Example]:

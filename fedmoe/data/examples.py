@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated
 
 from pydantic import Field
@@ -76,6 +76,7 @@ def split_by_group(
     validation_share: float,
     test_share: float,
     stratum: Callable[[Example], str] = lambda example: example.label,
+    repeats: bool = False,
 ) -> Splits:
     """Split whole groups, stratum by stratum, and drop prompts that would be shared.
 
@@ -88,6 +89,7 @@ def split_by_group(
         validation_share: share of the groups held out for validation, 0 or more.
         test_share: share of the groups held out for testing, 0 or more.
         stratum: the stratum of an example; a group belongs to that of its first example.
+        repeats: keep every training example, also where several have the same prompt.
     """
     strata: dict[str, list[str]] = defaultdict(list)
     members: dict[str, list[Example]] = defaultdict(list)
@@ -101,7 +103,9 @@ def split_by_group(
     chosen: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
     for group, group_examples in members.items():
         chosen[held_out.get(group, "train")].extend(group_examples)
-    return drop_repeats(Splits(**{name: tuple(rows) for name, rows in chosen.items()}))
+    splits = Splits(**{name: tuple(rows) for name, rows in chosen.items()})
+    unique = drop_repeats(splits)
+    return replace(unique, train=splits.train) if repeats else unique
 
 
 def _group_of(example: Example) -> str:
@@ -124,15 +128,18 @@ def _hold_out(strata: dict[str, list[str]], seed: int, shares: dict[str, float])
     return held_out
 
 
-def check_disjoint(splits: Splits) -> None:
-    """Raise a DataError where two splits share a prompt or a group, or one repeats a prompt."""
+def check_disjoint(splits: Splits, repeats: bool = False) -> None:
+    """Raise a DataError where two splits share a prompt or a group, or one repeats a prompt.
+
+    With `repeats` the training examples may repeat theirs.
+    """
     prompts: dict[str, str] = {}
     groups: dict[str, str] = {}
     faults = []
     for name in (field.name for field in fields(splits)):
         for example in getattr(splits, name):
             key = prompt_key(example.prompt)
-            if key in prompts:
+            if key in prompts and not (repeats and prompts[key] == name == "train"):
                 faults.append(f"prompt {example.prompt!r} is in {prompts[key]} and again in {name}")
             prompts[key] = name
             if example.group and groups.setdefault(example.group, name) != name:

@@ -7,14 +7,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from fedmoe.data.columns import Row, find_columns, to_examples, too_many
-from fedmoe.data.examples import Example, Share, Splits, exact_match, split_by_group
+from fedmoe.data.columns import Row, too_many
+from fedmoe.data.table import Table
 from fedmoe.errors import DataError
 from fedmoe.section import section
 
 
 @section
-class LocalFiles:
+class LocalFiles(Table):
     """Rows of one file. The usual column names are found: instruction (+ input or context),
     prompt or question; output, response, completion or answer; or messages (first exchange).
 
@@ -24,41 +24,11 @@ class LocalFiles:
     name: Literal["files"] = "files"
     path: str
     """A .json, .jsonl, .csv or .parquet file; relative to the folder the command runs in."""
-    prompt: str = ""
-    """Column of the prompt, or a template: "{instruction} {input}". Empty: the usual names."""
-    response: str = ""
-    """Column of the response. Empty: the usual names."""
-    label: str = ""
-    """Column to partition by, such as category. Empty: all rows are alike."""
-    verify: Literal["exact", "likelihood"] = "exact"
-    """What a score is: whether the free-running answer is the response but for spacing, or, where
-    many answers are right, how likely the model finds the response: exp(-loss), in 0 to 1."""
-    test_share: Share = 0.15
-    """Share of the prompts that are held out for testing."""
-    validation_share: Share = 0.1
-    """Share of the prompts that are held out for validation."""
 
-    def load(self, seed: int) -> Splits:
-        """Return the splits, by prompt and stratified by label.
-
-        Raises:
-            DataError: a missing or broken file, unknown columns, rows that cannot be used.
-        """
+    def table(self) -> tuple[str, list[str], list[Row]]:
+        """Return the rows of the file; see `read_rows` for the errors."""
         rows = read_rows(Path(self.path))
-        present = list(dict.fromkeys(name for _, row in rows for name in row))
-        columns = find_columns(
-            self.path, present, prompt=self.prompt, response=self.response, label=self.label
-        )
-        return split_by_group(
-            to_examples(self.path, rows, columns),
-            seed,
-            validation_share=self.validation_share,
-            test_share=self.test_share,
-        )
-
-    def score(self, example: Example, answer: str) -> float:
-        """Return 1 when the answer is the response but for spacing, else 0."""
-        return exact_match(example, answer)
+        return self.path, list(dict.fromkeys(name for _, row in rows for name in row)), rows
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -1,21 +1,64 @@
-"""Who holds which examples: partitioners of a training set into clients."""
+"""Partitions: which client holds which training examples."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fedmoe.errors import DataError
-from fedmoe.section import section
+from fedmoe.section import Component, Open, section
 from fedmoe.seeds import numpy_rng
 
 NumClients = Annotated[int, Field(ge=1)]
 Concentration = Annotated[float, Field(gt=0)]
 
 
+class Partition(Component):
+    """Base of partitions, which deal out a training set by its labels.
+
+    Example:
+        >>> class Halves(Partition):
+        ...     num_clients = 2
+        ...     def split(self, labels, rng):
+        ...         return np.array_split(np.arange(len(labels)), 2)
+        >>> [part.tolist() for part in partition(Halves(), ["a", "b", "c"], seed=0)]
+        [[0, 1], [2]]
+    """
+
+    num_clients: Any = None
+    """An integer; None where it follows from the labels."""
+
+    def split(self, labels: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+        """Return the row numbers of each client: disjoint, covering all rows, none empty.
+
+        Args:
+            labels: text, the label of each row.
+            rng: the only source of chance.
+        """
+        raise NotImplementedError
+
+
 @section
-class Natural:
+class Given(Partition):
+    """The clients as they are: each label is one, such as that of `Memory.of_clients`."""
+
+    name: Literal["given"] = "given"
+    clients: tuple[str, ...] = ()
+    """The labels in the order of the clients; sorted when empty."""
+
+    def split(self, labels: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+        clients = self.clients or sorted(set(labels.tolist()))
+        if unlisted := sorted(set(labels.tolist()) - set(clients)):
+            raise DataError(
+                f"label {unlisted[0]!r} is no client of partition.clients; list it, or leave the "
+                "list empty for all labels"
+            )
+        return [np.flatnonzero(labels == client) for client in clients]
+
+
+@section
+class Natural(Partition):
     """One label per client: a household of lights, a household of timers."""
 
     name: Literal["natural"] = "natural"
@@ -50,7 +93,7 @@ class Natural:
 
 
 @section
-class Iid:
+class Iid(Partition):
     """Every client draws from the whole training set, in equal numbers."""
 
     name: Literal["iid"] = "iid"
@@ -61,7 +104,7 @@ class Iid:
 
 
 @section
-class Dirichlet:
+class Dirichlet(Partition):
     """Share out each label by its own Dirichlet draw over the clients.
 
     Source: the non-identical split of Hsu et al. 2019 (arXiv:1909.06335), drawn per label over the
@@ -84,7 +127,7 @@ class Dirichlet:
 
 
 @section
-class Shards:
+class Shards(Partition):
     """Sort by label, cut into equal shards, deal each client the same number.
 
     Source: the pathological split of McMahan et al. 2017 (arXiv:1602.05629, sec. 3).
@@ -103,7 +146,7 @@ class Shards:
 
 
 @section
-class Quantity:
+class Quantity(Partition):
     """Mixed labels, but unequal numbers: sizes follow one Dirichlet draw over the clients."""
 
     name: Literal["quantity"] = "quantity"
@@ -116,7 +159,10 @@ class Quantity:
         return _feed_the_empty(_cut(rng.permutation(len(labels)), shares))
 
 
-Partition = Natural | Iid | Dirichlet | Shards | Quantity
+PARTITIONS = Open(
+    "fedmoe.partitions", Partition, (Natural, Iid, Dirichlet, Shards, Quantity, Given)
+)
+"""What `partition` in a configuration may name."""
 
 
 def partition(config: Partition, labels: Sequence[str], seed: int) -> tuple[np.ndarray, ...]:
@@ -132,7 +178,7 @@ def partition(config: Partition, labels: Sequence[str], seed: int) -> tuple[np.n
     Raises:
         DataError: fewer examples, or fewer of a label, than clients that need one.
     """
-    if len(labels) < config.num_clients:
+    if len(labels) < (config.num_clients or 1):
         raise DataError(
             f"client {len(labels)} would get no examples: {len(labels)} example(s)"
             f" for {config.num_clients} clients; lower partition.num_clients"
@@ -141,9 +187,14 @@ def partition(config: Partition, labels: Sequence[str], seed: int) -> tuple[np.n
     for client, part in enumerate(parts):
         if len(part) == 0:
             raise DataError(
-                f"client {client} would get no examples: {config.name} over {config.num_clients}"
+                f"client {client} would get no examples: {config.name} over {len(parts)}"
                 f" clients leaves it none of {len(labels)}; lower partition.num_clients"
             )
+    if not np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels))):
+        raise DataError(
+            f"{config.name} does not give every one of {len(labels)} examples to one client; "
+            "correct its `split`"
+        )
     return tuple(np.sort(part) for part in parts)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from fedmoe.data.dataset import Dataset
 from fedmoe.data.examples import Example, Share, Splits, drop_repeats, prompt_key
 from fedmoe.errors import DataError
 from fedmoe.section import section
@@ -26,7 +27,7 @@ TASKS = (
 
 
 @section
-class ReasoningGym:
+class ReasoningGym(Dataset):
     """Puzzles drawn from a seed: sums, counting, spelling, family trees; the label is the task.
 
     Source: the package `reasoning-gym` (Apache-2.0).

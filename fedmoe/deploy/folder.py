@@ -106,7 +106,7 @@ def _texts(fleet: Fleet, experiment: Experiment) -> dict[str, bytes]:
         "fleet": fleet,
         "proxied": not fleet.loopback,
         "run_name": experiment.name,
-        "learns_factors": experiment.rescaling.factor_rate is not None,
+        "learns_factors": experiment.rescaling.learned,
         "gpu": experiment.model.device == "cuda",
         "cpu_only": experiment.model.device == "cpu",
         "server_days": SERVER_DAYS,

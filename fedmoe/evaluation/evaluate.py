@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter
 from fedmoe.data.examples import Example
 from fedmoe.data.text import Tokenizer, Tokens
+from fedmoe.evaluation.metrics import METRICS, Metric
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.decode import greedy
 from fedmoe.section import section
@@ -33,6 +34,8 @@ class EvaluationSettings:
     batch_size: Annotated[int, Field(ge=1)] = 64
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
     """Longest answer; a longer one counts as it stands."""
+    metric: Annotated[Metric, METRICS] | None = None
+    """Score of a free-running answer, in place of the dataset's own, which holds when omitted."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class EvaluationSet:
     split: str
     examples: Sequence[Example]
     rows: Sequence[Tokens]
-    score: Callable[[Example, str], float] | None
+    score: Metric | None
     """The verifier of a free-running answer; None: the likelihood of the right one is the score."""
 
 

@@ -21,7 +21,7 @@ from fedmoe.models.memory.frozen import FrozenExperts
 from fedmoe.models.memory.saved import Saved, saved_outside
 from fedmoe.models.memory.subset import KeptExperts
 from fedmoe.models.modulation import Modulation, modulate
-from fedmoe.models.rescaling import Rescaler, check_mass, keep_mass
+from fedmoe.models.rescaling import Rescaling, check_mass, keep_mass
 from fedmoe.models.tasks import TASKS, Asked
 from fedmoe.models.tasks.causal import all_states, body_of
 from fedmoe.section import section
@@ -76,7 +76,11 @@ class AdaptedModel:
     """
 
     def __init__(
-        self, model: nn.Module, settings: AdapterSettings, rescaling: Rescaler, gating: Rule = TOP_K
+        self,
+        model: nn.Module,
+        settings: AdapterSettings,
+        rescaling: Rescaling,
+        gating: Rule = TOP_K,
     ) -> None:
         self.model = model.requires_grad_(False).eval()
         self.family = install(model)
@@ -150,7 +154,7 @@ class AdaptedModel:
         if rescaler is None:
             rescaler = self.rescaling.initial(len(self.layers), self.full_top_k, top_k)
         self.rescaler = rescaler.to(self.device, copy=True)
-        changes = self.rescaling.factor_rate is not None or bool((rescaler != 1).any())
+        changes = self.rescaling.learned or bool((rescaler != 1).any())
         for i, state in enumerate(self.states):
             state.rescaler = self.rescaler[i] if changes else None
 

@@ -10,9 +10,10 @@ from pydantic import TypeAdapter
 from fedmoe.errors import FedMoEError
 from fedmoe.models.build import model_folder
 from fedmoe.models.gating import Gating, Rule, TopKGating
+from fedmoe.section import Imports
 
 
-def gating_of(folder: Path) -> Gating:
+def gating_of(folder: Path) -> Rule:
     """How a model that was pretrained here chooses experts outside training.
 
     The model's own top-k where nobody says otherwise, or for what chose in training alone.
@@ -23,8 +24,10 @@ def gating_of(folder: Path) -> Gating:
     path, said = folder / "pretraining.json", None
     try:
         said = json.loads(path.read_text(encoding="utf-8"))["recipe"].get("gating")
-        # As JSON: a strict reader takes no mapping for a section.
-        found = TypeAdapter(Gating).validate_json(json.dumps(said)) if said else TopKGating()
+        # As JSON: a strict reader takes no mapping for a section. The file may be anyone's, so that
+        # it names no code to import.
+        adapter, nothing = TypeAdapter[Rule](Gating), Imports(())
+        found = adapter.validate_json(json.dumps(said), context=nothing) if said else TopKGating()
     except (FileNotFoundError, NotADirectoryError):
         return TopKGating()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -47,7 +50,7 @@ def unlike_gating(gating: Rule, model: str) -> str | None:
     now = gating if gating.serves else TopKGating()
     if before.own or now == before:
         return None
-    learned = TypeAdapter(Gating).dump_json(before).decode()
+    learned = TypeAdapter[Rule](Gating).dump_json(before).decode()
     return (
         f"{folder} was pretrained under the gating {learned}, and outside training this run "
         f"chooses experts by {now.name!r}; give `gating` the same settings, unless the change is "

@@ -7,7 +7,7 @@ A router that does not renormalise its weights returns a smaller output at a low
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,19 +15,24 @@ from torch import Tensor, nn
 
 from fedmoe.errors import Fault, ModelError
 from fedmoe.models.families import Family
-from fedmoe.section import Component, section
+from fedmoe.section import Component, Open, section
 
 
-class Rescaler(Component):
-    """Base of all rescalings; its defaults leave the output as the router weighs it."""
+class Rescaling(Component):
+    """Base of rescalings: one factor per layer and budget.
 
-    name: Any
-    """The name in YAML."""
+    Example:
+        >>> class Half(Rescaling):
+        ...     def initial(self, num_layers, full_top_k, top_k):
+        ...         return torch.full((num_layers,), 1.0 if top_k == full_top_k else 0.5)
+        >>> Half().initial(2, 8, 1)
+        tensor([0.5000, 0.5000])
+    """
 
-    @property
-    def factor_rate(self) -> float | None:
-        """The learning rate of trained factors; None where factors are fixed."""
-        return None
+    learned: ClassVar[bool] = False
+    """Whether clients train the factors."""
+    learning_rate: Any = 0.01
+    """AdamW's step for learned factors; they need larger steps than weights."""
 
     @property
     def reweighs(self) -> bool:
@@ -35,19 +40,19 @@ class Rescaler(Component):
         return False
 
     def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:
-        """Return the first factor of each layer, float32 (layers,)."""
+        """Return the factors before round 1, (layers,)."""
         return torch.ones(num_layers)
 
 
 @section
-class NoRescaling(Rescaler):
+class NoRescaling(Rescaling):
     """Leave the output as the router weighs it."""
 
     name: Literal["none"] = "none"
 
 
 @section
-class StaticRescaling(Rescaler):
+class StaticRescaling(Rescaling):
     """A fixed correction for the experts that are missing."""
 
     name: Literal["static"] = "static"
@@ -77,7 +82,7 @@ class StaticRescaling(Rescaler):
 
 
 @section
-class LearnedRescaling(Rescaler):
+class LearnedRescaling(Rescaling):
     """One trained factor per layer, kept per budget tier: it never mixes tiers."""
 
     name: Literal["learned"] = "learned"
@@ -85,16 +90,14 @@ class LearnedRescaling(Rescaler):
     """First value: 1, or K / k."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
     """AdamW's step for the factors; they need larger steps than weights."""
-
-    @property
-    def factor_rate(self) -> float | None:
-        return self.learning_rate
+    learned: ClassVar[bool] = True
 
     def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:
         return torch.full((num_layers,), full_top_k / top_k if self.start == "ratio" else 1.0)
 
 
-Rescaling = Annotated[NoRescaling | StaticRescaling | LearnedRescaling, Field(discriminator="name")]
+RESCALINGS = Open("fedmoe.rescalings", Rescaling, (NoRescaling, StaticRescaling, LearnedRescaling))
+"""What `rescaling` in a configuration may name."""
 
 
 def check_mass(family: Family) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fedmoe.config import Experiment
+from fedmoe.config.components import foreign_code
 from fedmoe.config.load import to_yaml
 from fedmoe.config.schema import Simulation
 from fedmoe.runs.prepared import Prepared
@@ -20,8 +21,12 @@ LIBRARIES = ("torch", "transformers", "numpy")
 
 
 def identity(prepared: Prepared) -> dict[str, str]:
-    """`config`, `code`, `libraries`, `device`, `model`, `data`: what changes a bit of a result."""
+    """`config`, `code`, `libraries`, `device`, `model`, `data`, `components`.
+
+    Each changes a bit of a result; components are those from outside fedmoe, where there are any.
+    """
     beside = [prepared.nodes_code] if prepared.nodes_code else []
+    foreign = foreign_code(prepared.experiment)
     return {
         "config": settings_digest(prepared.experiment),
         "code": code_digest(*beside),
@@ -29,6 +34,7 @@ def identity(prepared: Prepared) -> dict[str, str]:
         "device": prepared.model.device.type,
         "model": prepared.base,
         "data": _data(prepared),
+        **({"components": foreign} if foreign else {}),
     }
 
 

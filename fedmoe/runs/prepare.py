@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from fedmoe.data.examples import Example
 from fedmoe.data.text import Tokens, tokenize
 from fedmoe.errors import DataError
 from fedmoe.evaluation.evaluate import EvaluationSet
+from fedmoe.evaluation.metrics import Metric, measured
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
 from fedmoe.models.memory.frozen import forms_of, frozen_digest
@@ -115,8 +116,10 @@ def _as_asked(prepared: Prepared) -> Prepared:
     )
 
 
-def _verifier(experiment: Experiment) -> Callable[[Example, str], float] | None:
+def _verifier(experiment: Experiment) -> Metric | None:
     """How a free-running answer is scored; None where the response's likelihood is the score."""
+    if experiment.evaluation.metric:
+        return measured(experiment.evaluation.metric)
     if getattr(experiment.data, "verify", "exact") == "likelihood":
         return None
     return experiment.data.score

@@ -235,7 +235,7 @@ class Prepared:
             self.layouts(task.tier, task.round).update,
             task,
             e.upload,
-            learns_rescaler=e.rescaling.factor_rate is not None,
+            learns_rescaler=e.rescaling.learned,
             limits=limits,
         )
 
@@ -252,11 +252,12 @@ class Prepared:
         if training.weight_decay:
             start = max(task.adapter.largest(), self.initial.largest())
             start += task.round * replace(training, weight_decay=0.0).reach()
-        owing = e.upload.name == "top_k" and e.upload.error_feedback
+        owing = e.upload.owes_more and e.upload.error_feedback
         most, free = e.aggregation.reach(task, training.reach(start))
         most = min(most * (MARGIN + task.round * owing), LARGEST_DELTA)
         rescaler = 0.0
-        if rate := e.rescaling.factor_rate:
+        if e.rescaling.learned:
+            rate = e.rescaling.learning_rate
             learned = replace(training, learning_rate=rate, weight_decay=0.0)
             rescaler = min(MARGIN * learned.reach(), LARGEST_DELTA)
         why = f"ten times what {training.steps} steps of AdamW can move"

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from fedmoe.config import load_experiment
+from fedmoe.config.components import untold
+from fedmoe.config.yaml_text import dump, parse, read_yaml
 from fedmoe.errors import CheckpointError, ConfigError, FedMoEError
 from fedmoe.report.ledger import read_ledger
 from fedmoe.runs.checkpoint import Checkpoint, newest, remove_checkpoints
@@ -153,6 +155,12 @@ def _check_same(
     folder: Path, prepared: Prepared, theirs: dict[str, str], mine: dict[str, str]
 ) -> None:
     """Refuse to go on with another run than was interrupted, or than ended."""
+    if nameless := untold(prepared.experiment):
+        raise CheckpointError(
+            f"{folder} holds a run that cannot be resumed, as nobody can tell whether its code has "
+            f"changed: {'; '.join(nameless)}. Use --resume anyway to resume it regardless, "
+            "--resume no for a new folder"
+        )
     changed = [what for what in mine if theirs and mine[what] != theirs.get(what)]
     differ = _settings_that_differ(folder, prepared)
     if not theirs and differ:
@@ -181,11 +189,17 @@ def _check_fits(folder: Path, prepared: Prepared, checkpoint: Checkpoint) -> Non
 
 def _settings_that_differ(folder: Path, prepared: Prepared) -> list[str]:
     """The lines of the settings that are not in the other's, as `- old` and `+ new`."""
+    path, text = folder / "config.yaml", settings_text(prepared.experiment)
     try:
-        theirs = settings_text(load_experiment(folder / "config.yaml")).splitlines()
+        theirs = settings_text(load_experiment(path)).splitlines()
     except ConfigError:
-        return ["its config.yaml is not valid any more"]
-    ours = settings_text(prepared.experiment).splitlines()
+        # It may name what no file can hold, such as rows in memory: then its text has to do.
+        kept = {key: parse(text, "")[key] for key in ("simulation", "quorum")}
+        try:
+            theirs = dump(read_yaml(path) | kept).splitlines()
+        except ConfigError:
+            return ["its config.yaml is not valid any more"]
+    ours = text.splitlines()
     gone = [f"- {line.strip()}" for line in theirs if line not in ours]
     return gone + [f"+ {line.strip()}" for line in ours if line not in theirs]
 

@@ -143,9 +143,9 @@ def _optimise(
     flat = nn.Parameter(theta)
     groups = [{"params": [flat], "scale": 1.0}]
     rescaler = None
-    if factor_rate := model.rescaling.factor_rate:
+    if model.rescaling.learned:
         rescaler = model.train_rescaler()
-        ratio = factor_rate / settings.learning_rate
+        ratio = model.rescaling.learning_rate / settings.learning_rate
         groups.append({"params": [rescaler], "scale": ratio, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(
         groups, betas=settings.betas, weight_decay=settings.weight_decay, fused=True

@@ -1,11 +1,12 @@
-"""Every member of the Dataset union loads, is repeatable, and gives its own answers full marks."""
+"""Every built-in dataset loads, is repeatable, and gives its own answers full marks."""
 
 import json
 
 import pytest
 
-from fedmoe.data import Dataset, Example, HomeAssistant, LocalFiles, Splits, load_splits, score
+from fedmoe.data import DATASETS, Example, HomeAssistant, Memory, Splits, load_splits
 from fedmoe.data.digits import Digits
+from fedmoe.data.files import LocalFiles
 from fedmoe.data.hub import HuggingFace
 from fedmoe.data.reasoning import ReasoningGym
 from fedmoe.errors import DataError
@@ -25,11 +26,12 @@ def configs(tmp_path, monkeypatch):
         LocalFiles(path=str(path)),
         HuggingFace(path=str(path.parent)),
         Digits(),
+        Memory(rows=rows),
     ]
     return {config.name: config for config in small}
 
 
-NAMES = [member.name for member in Dataset.__args__]
+NAMES = list(DATASETS.names)
 
 
 def test_every_member_is_tested(configs):
@@ -49,21 +51,21 @@ def test_members_load_the_same_splits_from_the_same_seed(configs, name):
 def test_a_member_gives_its_own_response_full_marks(configs, name):
     config = configs[name]
     for example in load_splits(config, 0).test:
-        assert score(config, example, example.response) == 1.0, example
-        assert score(config, example, f" {example.response}\n") == 1.0, example
-        assert score(config, example, "banana") < 0.5, example
-        assert score(config, example, "") < 0.5, example
+        assert config.score(example, example.response) == 1.0, example
+        assert config.score(example, f" {example.response}\n") == 1.0, example
+        assert config.score(example, "banana") < 0.5, example
+        assert config.score(example, "") < 0.5, example
 
 
 def test_a_verifier_accepts_what_exact_match_would_not():
     config = ReasoningGym(tasks=("letter_counting",), per_task=10)
     example = load_splits(config, 0).test[0]
-    assert score(config, example, f"{example.response} ") == 1.0
+    assert config.score(example, f"{example.response} ") == 1.0
     prime = ReasoningGym(tasks=("prime_factorization",), per_task=30)
     factors = next(e for e in load_splits(prime, 0).train if len(set(e.response.split())) > 2)
     reversed_factors = " ".join(factors.response.split()[::-1])
     assert reversed_factors != factors.response
-    assert score(prime, factors, reversed_factors) == 1.0
+    assert prime.score(factors, reversed_factors) == 1.0
 
 
 def test_reasoning_prompts_and_answers_are_short():

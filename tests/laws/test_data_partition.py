@@ -9,10 +9,19 @@ from hypothesis import strategies as st
 
 from fedmoe.data.examples import Example
 from fedmoe.data.manifest import manifest, manifest_table
-from fedmoe.data.partition import Dirichlet, Iid, Natural, Partition, Quantity, Shards, partition
+from fedmoe.data.partition import (
+    PARTITIONS,
+    Dirichlet,
+    Given,
+    Iid,
+    Natural,
+    Quantity,
+    Shards,
+    partition,
+)
 from fedmoe.errors import DataError
 
-MEMBERS = Partition.__args__
+MEMBERS = tuple(kind for kind in PARTITIONS.members if kind is not Given)
 
 
 def labels_of(num_labels, num_each):

@@ -1,7 +1,6 @@
 """Laws of gatings: honest counts, the budget kept, the model's own router where they say so."""
 
 from dataclasses import fields
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,10 +15,10 @@ from fedmoe.messages.validation import Limits, check_counts
 from fedmoe.models import experts
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.gating import (
+    GATINGS,
     CompetitionGating,
     ExpertChoiceGating,
     Gates,
-    Gating,
     HierarchicalGating,
     NoisyTopKGating,
     Top1Gating,
@@ -32,7 +31,7 @@ from fedmoe.models.rescaling import NoRescaling
 from fedmoe.training.client import train_client
 from fedmoe.training.settings import Training
 
-MEMBERS = get_args(get_args(Gating)[0])
+MEMBERS = GATINGS.members
 EXPERTS, FULL = 8, 4
 IDS = torch.arange(2, 38).view(2, 18) * 7 % 60 + 2
 VALID = torch.arange(18) < torch.tensor([[18], [11]])

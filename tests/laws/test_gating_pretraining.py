@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,10 +12,10 @@ from fedmoe.base_models.pretraining import train
 from fedmoe.base_models.pretraining.card import card
 from fedmoe.base_models.pretraining.recipe import ModelShape, Pretrain
 from fedmoe.base_models.pretraining.train import Trainer
-from fedmoe.models.gating import CompetitionGating, Gating, NoisyTopKGating, Top1Gating
+from fedmoe.models.gating import GATINGS, CompetitionGating, NoisyTopKGating, Top1Gating
 from fedmoe.training.router_losses import RouterLosses, RouterTraining
 
-MEMBERS = get_args(get_args(Gating)[0])
+MEMBERS = GATINGS.members
 SHAPE = ModelShape(
     hidden_size=16, intermediate_size=8, num_hidden_layers=2, num_experts=8, top_k=2, vocab_size=300
 )

@@ -1,7 +1,6 @@
 """Server optimisers against one value at a time, and what must hold for each of them."""
 
 import math
-from typing import get_args
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmoe.adapter import Adapter, Layout
-from fedmoe.aggregation import ServerOptimizer
+from fedmoe.aggregation import SERVER_OPTIMIZERS
 from fedmoe.aggregation.server_optimizer import (
     Adagrad,
     Adam,
@@ -20,7 +19,7 @@ from fedmoe.aggregation.server_optimizer import (
 )
 
 LAYOUT = Layout.of([("a.A", (3, 4), 0)], 1, 3, 1, 1.0)
-MEMBERS = [m for m in get_args(get_args(ServerOptimizer)[0]) if m is not NoOptimizer]
+MEMBERS = [m for m in SERVER_OPTIMIZERS.members if m is not NoOptimizer]
 
 
 def adapter(values):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from fedmoe.base_models.upcycling.copies import Copy
 from fedmoe.base_models.upcycling.split import Split
-from fedmoe.data import Dataset, HomeAssistant
+from fedmoe.data import DATASETS, Dataset, HomeAssistant
 from fedmoe.data.text import TextSettings
 from fedmoe.section import section
 
@@ -26,7 +26,7 @@ class Upcycle:
     """The folder to make; it may not exist yet. `model.path` of an experiment names it."""
     seed: int = 0
     method: Method = Split()
-    data: Annotated[Dataset, Field(discriminator="name")] = HomeAssistant()
+    data: Annotated[Dataset, DATASETS] = HomeAssistant()
     """Text: its training split fits the routers, its validation split measures the loss."""
     text: TextSettings = TextSettings(max_length=256, too_long="drop")
     fit_tokens: Annotated[int, Field(ge=1)] = 8192

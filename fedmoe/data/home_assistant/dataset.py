@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from fedmoe.data.examples import (
-    Example,
-    Share,
-    Splits,
-    drop_conflicts,
-    exact_match,
-    prompt_key,
-    split_by_group,
-)
+from fedmoe.data.dataset import Dataset
+from fedmoe.data.examples import Example, Share, Splits, drop_conflicts, prompt_key, split_by_group
 from fedmoe.data.home_assistant.domains import Domain
 from fedmoe.data.home_assistant.words import WORDS
 from fedmoe.errors import DataError
@@ -31,7 +24,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 @section
-class HomeAssistant:
+class HomeAssistant(Dataset):
     """Commands such as "turn on the kitchen lights" -> `TurnOn area: kitchen, domain: light`.
 
     The response is the intent without its `Hass` prefix, then `slot: value` pairs in alphabetical
@@ -82,10 +75,6 @@ class HomeAssistant:
             test_share=self.test_share,
             stratum=lambda example: example.group.rpartition("/")[0],
         )
-
-    def score(self, example: Example, answer: str) -> float:
-        """Return 1 when the answer is the response but for spacing, else 0."""
-        return exact_match(example, answer)
 
     def _examples(self, language: str, seed: int) -> Iterable[Example]:
         from fedmoe.data.home_assistant import templates as source

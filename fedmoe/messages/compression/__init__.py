@@ -8,20 +8,19 @@
 Every way turns the same values into the same bytes, and any bytes of the right number into
 values: the number follows from the counts alone, so nothing is decoded before its size is known.
 
-To add one: a `@section` with `name`, `error_feedback`, `num_bytes`, `encode` and `decode`, and its
-name in the union.
+To add one: a `@section` that derives from `Compression`, named in `COMPRESSIONS`; from outside this
+package no list is needed.
 """
-
-from typing import Annotated
-
-from pydantic import Field
 
 from fedmoe.messages.compression.bf16 import Bf16
 from fedmoe.messages.compression.int4 import Int4
 from fedmoe.messages.compression.int8 import Int8
 from fedmoe.messages.compression.none import NoCompression
+from fedmoe.messages.compression.parts import Compression
 from fedmoe.messages.compression.top_k import TopK
+from fedmoe.section import Open
 
-Compression = Annotated[NoCompression | Bf16 | Int8 | Int4 | TopK, Field(discriminator="name")]
+COMPRESSIONS = Open("fedmoe.compressions", Compression, (NoCompression, Bf16, Int8, Int4, TopK))
+"""What `upload` in a configuration may name."""
 
-__all__ = ["Bf16", "Compression", "Int4", "Int8", "NoCompression", "TopK"]
+__all__ = ["COMPRESSIONS", "Bf16", "Compression", "Int4", "Int8", "NoCompression", "TopK"]

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from fedmoe.messages.compression.parts import Parts, num_values
+from fedmoe.messages.compression.parts import Compression, Parts, num_values
 from fedmoe.section import section
 
 
 @section
-class Bf16:
+class Bf16(Compression):
     """Send every value as bfloat16, 2 bytes each, off by at most 1/256 of itself."""
 
     name: Literal["bf16"] = "bf16"

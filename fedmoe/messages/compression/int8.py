@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32
 
-from fedmoe.messages.compression.parts import Parts, num_values
+from fedmoe.messages.compression.parts import Compression, Parts, num_values
 from fedmoe.messages.compression.quantise import num_scales, quantise, restore
 from fedmoe.section import section
 
@@ -15,7 +15,7 @@ LARGEST = 127
 
 
 @section
-class Int8:
+class Int8(Compression):
     """Send every value as a whole number of up to 127 steps, 1 byte each.
 
     A step is 1/127 of the largest value of the same rank component: of a row of A or a column of

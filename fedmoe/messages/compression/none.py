@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
 
-from fedmoe.messages.compression.parts import Parts, num_values
+from fedmoe.messages.compression.parts import Compression, Parts, num_values
 from fedmoe.section import section
 
 
 @section
-class NoCompression:
+class NoCompression(Compression):
     """Send every value in full, 4 bytes each; an expert that no token reached costs nothing."""
 
     name: Literal["none"] = "none"
-    error_feedback: ClassVar[bool] = False
-    """Nothing is lost, so nothing is owed."""
 
     def num_bytes(self, parts: Parts) -> int:
         """The exact size of what `encode` returns."""

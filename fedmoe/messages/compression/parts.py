@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from fedmoe.adapter import Entry, Layout
+from fedmoe.section import Component
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,35 @@ class Part:
 
 
 Parts = tuple[Part, ...]
+
+
+class Compression(Component):
+    """Base of compressions, which write down the carried values of an update.
+
+    The same values give the same bytes, and any bytes of the right number some values: nothing is
+    decoded before its size is known, which follows from the counts alone.
+    """
+
+    error_feedback: Any = False
+    """Whether a client adds what was lost to its next update."""
+    owes_more: ClassVar[bool] = False
+    """Whether what is lost may grow from round to round, as that of values never sent."""
+
+    def num_bytes(self, parts: Parts) -> int:
+        """Return the exact size of what `encode` returns."""
+        raise NotImplementedError
+
+    def encode(self, values: Float32[np.ndarray, " values"], parts: Parts) -> list[np.ndarray]:
+        """Return arrays whose bytes are sent one after another."""
+        raise NotImplementedError
+
+    def decode(self, data: memoryview, parts: Parts) -> Float32[np.ndarray, " values"]:
+        """Return the values in `data`, which has `num_bytes(parts)` bytes.
+
+        Raises:
+            WireError: bytes that `encode` never makes.
+        """
+        raise NotImplementedError
 
 
 def carried(layout: Layout, counts: Int64[np.ndarray, "layers experts"]) -> Parts:

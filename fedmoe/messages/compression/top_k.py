@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fedmoe.errors import WireError
 from fedmoe.messages.compression.bf16 import from_bf16, to_bf16
-from fedmoe.messages.compression.parts import Parts, num_values
+from fedmoe.messages.compression.parts import Compression, Parts, num_values
 from fedmoe.messages.compression.positions import (
     num_position_bytes,
     pack_positions,
@@ -21,7 +21,7 @@ from fedmoe.section import section
 
 
 @section
-class TopK:
+class TopK(Compression):
     """Send only the values of largest magnitude, as bfloat16, and where they lie.
 
     The largest of all values that the update carries, not of each tensor; among equals, the first.
@@ -37,6 +37,7 @@ class TopK:
     error_feedback: bool = True
     """Keep what was not sent and add it to the client's next update. On: without it, what is
     small in every round is never heard of."""
+    owes_more: ClassVar[bool] = True
 
     def num_kept(self, parts: Parts) -> int:
         """How many values are sent."""

@@ -11,12 +11,11 @@ chosen follow the router's own rule, with which the frozen experts were trained.
 UB-SMoE's modulation is no gating: its bonus per expert comes from the server, so that it is part of
 `aggregation.name: ub_smoe` (see `models.modulation`).
 
-To add one, write a section with `choose` in a file of its own and name it in `Gating`.
+To add one, write a section that derives from `Rule`, with `choose`, in a separate file, and name it
+in `GATINGS`; from outside this package no list is needed.
 """
 
 from typing import Annotated
-
-from pydantic import Field
 
 from fedmoe.models.gating.competition import CompetitionGating
 from fedmoe.models.gating.expert_choice import ExpertChoiceGating
@@ -27,19 +26,26 @@ from fedmoe.models.gating.rule import Rule
 from fedmoe.models.gating.top_1 import Top1Gating
 from fedmoe.models.gating.top_k import TopKGating
 from fedmoe.models.gating.top_p import TopPGating
+from fedmoe.section import Open
 
-Gating = Annotated[
-    TopKGating
-    | Top1Gating
-    | TopPGating
-    | NoisyTopKGating
-    | HierarchicalGating
-    | ExpertChoiceGating
-    | CompetitionGating,
-    Field(discriminator="name"),
-]
+GATINGS = Open(
+    "fedmoe.gatings",
+    Rule,
+    (
+        TopKGating,
+        Top1Gating,
+        TopPGating,
+        NoisyTopKGating,
+        HierarchicalGating,
+        ExpertChoiceGating,
+        CompetitionGating,
+    ),
+)
+"""What `gating` in a configuration may name."""
+Gating = Annotated[Rule, GATINGS]
 
 __all__ = [
+    "GATINGS",
     "CompetitionGating",
     "ExpertChoiceGating",
     "Gates",

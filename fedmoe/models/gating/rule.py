@@ -89,8 +89,6 @@ class Choice:
 class Rule(Component):
     """Base of all gatings; its defaults are those of the model's own top-k."""
 
-    name: Any
-    """The name in YAML."""
     own: ClassVar[bool] = False
     """Whether the router is left as it is."""
     serves: ClassVar[bool] = True
