@@ -123,21 +123,10 @@ class Strategy(Component):
     could not be added there. Claims that clients send the same tensors in every round."""
     averages_factors: ClassVar[bool] = True
     """Whether learned rescaling factors of a tier's clients can be averaged, round by round."""
-    # Flags of the anchors, which are about to leave.
-    steps: ClassVar[bool] = True
-    pooled: ClassVar[bool] = False
-    full_budget: ClassVar[bool] = False
-    trains: ClassVar[bool] = True
 
     def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
         """Yield what of an experiment the traits rule out."""
         e, named = experiment, f"aggregation.name {self.name!r}"
-        if not self.steps and e.server_optimizer.name != "none":
-            yield Fault(
-                "server_optimizer.name",
-                f"{e.server_optimizer.name!r} has nothing to step by: the server of {named} "
-                "changes nothing; use 'none'",
-            )
         if e.upload.error_feedback and not self.continues:
             yield Fault(
                 "upload.error_feedback",

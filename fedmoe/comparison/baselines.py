@@ -23,22 +23,6 @@ Clients = Mapping[str, tuple[int, ...]]
 """By tier, the clients whose scores are those of the tier."""
 
 
-def changed(kind: Baseline, experiment: Experiment, full_top_k: int | None) -> Experiment:
-    """Return the experiment that a baseline makes of another one.
-
-    Args:
-        kind: `zero_rounds`, no training; `alone`, every client for itself; `all_data`, one client
-            with all of them at full budget; `full_budget`, all clients at full budget.
-        experiment: what the other variants of a comparison start from, all settings of the
-            variant included.
-        full_top_k: the model's K; None where the model is still to be made.
-
-    Raises:
-        ConfigError: the full budget is not known, or tiers are planned or learn factors.
-    """
-    return BASELINES[kind](experiment, full_top_k)
-
-
 def scored(kind: Baseline, experiment: Experiment, full_top_k: int | None) -> Clients | None:
     """Return which tiers of a baseline's result count, and for which clients; None: as they are.
 

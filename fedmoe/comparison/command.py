@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fedmoe.comparison.baselines import BASELINES
 from fedmoe.comparison.board import Board
 from fedmoe.comparison.config import Comparison
 from fedmoe.comparison.plan import Planned, folder_of, planned, results_of, search_of
@@ -72,7 +73,7 @@ def _results(
         with Board(runs, quiet=quiet, console=console) as board:
             for run in runs:
                 folder, seconds, before = _done(run, board)
-                result = read_result(run.variant, run.experiment.seed, folder, run.case)
+                result = _result(run, folder)
                 assert result, folder
                 check_alike(result, results)
                 results.append(result)
@@ -113,6 +114,7 @@ def study_of(
             results=tuple(r for r in results if r.case == name),
             overrides=overrides,
             target=comparison.target,
+            baselines=tuple(comparison.baselines),
         )
         for name, overrides in comparison.in_cases.items()
     ]
@@ -121,8 +123,8 @@ def study_of(
         reference=comparison.reference,
         cases=tuple(case for case in cases if case.results),
         variants={
-            name: Variant(own, about(experiments[name]))
-            for name, own in comparison.variants.items()
+            name: Variant(own, about(comparison, name, experiments[name]))
+            for name, own in comparison.settings.items()
         },
         num_planned=len(runs),
         trials=tuple(trials),
@@ -130,11 +132,17 @@ def study_of(
     )
 
 
-def about(experiment: Experiment) -> str:
-    """What the experiment's aggregation does: the first line of its docstring."""
-    return (inspect.getdoc(type(experiment.aggregation)) or "").partition("\n")[0]
+def about(comparison: Comparison, variant: str, experiment: Experiment) -> str:
+    """Return what a baseline is, or an aggregation: the first line of its docstring."""
+    kind = comparison.baselines.get(variant)
+    described = BASELINES[kind] if kind else type(experiment.aggregation)
+    return (inspect.getdoc(described) or "").partition("\n")[0]
+
+
+def _result(run: Planned, folder: Path) -> Result | None:
+    return read_result(run.variant, run.experiment.seed, folder, run.case, run.scored)
 
 
 def _seconds(run: Planned, folder: Path) -> float:
-    result = read_result(run.variant, run.experiment.seed, folder)
+    result = _result(run, folder)
     return result.seconds if result else 0.0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from fedmoe.comparison.baselines import BASELINES, Clients, scored
 from fedmoe.comparison.config import Comparison, Overrides
 from fedmoe.comparison.report.files import slug
 from fedmoe.config import Experiment, load_experiment
@@ -33,6 +35,9 @@ class Planned:
     experiment: Experiment
     settings: Overrides = ()
     """Of the search: what this run tries, or what was chosen for its variant."""
+    scored: Clients | None = None
+    """The tiers that count and their clients, where they are not those of the run; see
+    `baselines.scored`."""
 
 
 def planned(config: Path, overrides: Sequence[str]) -> list[Planned]:
@@ -52,18 +57,19 @@ def results_of(
 ) -> list[Planned]:
     """The runs of the results; a whole seed before the next, so that early results are paired."""
     parent = folder_of(comparison)
-    runs = []
+    runs, unchanged = [], []
     for seed in comparison.seeds:
         for place, (case, shared) in enumerate(comparison.in_cases.items()):
             folder = parent / f"{place}-{slug(case)}" if case else parent
-            for number, (variant, own) in enumerate(comparison.variants.items()):
+            for number, (variant, own) in enumerate(comparison.settings.items()):
                 settings = tuple(chosen.get(variant, ()))
                 name = f"{number}-{slug(variant)}-seed{seed}"
                 layers = [*comparison.overrides, *shared, *own, *settings]
                 where = f"cases.{case}, variants.{variant}" if case else f"variants.{variant}"
                 made = _experiment(comparison, config, where, layers, seed, name, folder)
-                runs.append(Planned(case, variant, made, settings))
-    _check_paired(comparison, config, runs)
+                unchanged.append(Planned(case, variant, made, settings))
+                runs.append(_planned(comparison, where, unchanged[-1]))
+    _check_paired(comparison, config, unchanged)
     return runs
 
 
@@ -79,7 +85,9 @@ def search_of(comparison: Comparison, config: Path) -> list[Planned]:
             for path in search.grid
             if any(_touches(text, path) for text in settings)
         ]
-    for number, (variant, own) in enumerate(comparison.variants.items()):
+    for number, (variant, own) in enumerate(comparison.settings.items()):
+        if comparison.baselines.get(variant) == "zero_rounds":
+            continue
         for path in search.grid:
             if any(_touches(text, path) for text in own):
                 faults.append(Fault(f"variants.{variant}: {path}", "is what the search chooses"))
@@ -92,7 +100,7 @@ def search_of(comparison: Comparison, config: Path) -> list[Planned]:
                 faults.append(
                     Fault(f"{where}: evaluation.every", "is 0; a search reads validation scores")
                 )
-            runs.append(Planned(SEARCH, variant, made, settings))
+            runs.append(_planned(comparison, where, Planned(SEARCH, variant, made, settings)))
     if faults:
         raise ConfigError(str(config), dict.fromkeys(faults))
     return runs
@@ -131,14 +139,36 @@ def _experiment(
 ) -> Experiment:
     path = config.parent / comparison.experiment
     fixed = [f"seed={seed}", f"name={name}", f"simulation.folder={json.dumps(str(folder))}"]
+    with _placed(where, str(path)):
+        return load_experiment(path, [*layers, *fixed])
+
+
+def _planned(comparison: Comparison, where: str, run: Planned) -> Planned:
+    """Return a run as its baseline changes it, if it is one, checked as far as the model is there.
+
+    Raises:
+        ConfigError: with the faults that a run would end with before its first round.
+    """
+    kind, made = comparison.baselines.get(run.variant), run.experiment
+    shapes = _shapes(made.model)
+    with _placed(where, comparison.experiment):
+        if kind:
+            full_top_k = shapes.full_top_k if shapes else None
+            changed = BASELINES[kind](made, full_top_k)
+            run = replace(run, experiment=changed, scored=scored(kind, made, full_top_k))
+        if shapes:
+            check(run.experiment, shapes)
+    return run
+
+
+@contextmanager
+def _placed(where: str, file: str) -> Iterator[None]:
+    """Say in which run of a comparison a fault is."""
     try:
-        made = load_experiment(path, [*layers, *fixed])
-        if (shapes := _shapes(made.model)) is not None:
-            check(made, shapes)
-        return made
+        yield
     except ConfigError as error:
         faults = [Fault(f"{where}: {f.path}", f.message) for f in error.faults]
-        raise ConfigError(str(path), faults) from None
+        raise ConfigError(file, faults) from None
 
 
 @cache

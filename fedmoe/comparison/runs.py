@@ -84,12 +84,10 @@ def check_alike(found: Result, others: Sequence[Result]) -> None:
 
 
 def _asked(result: Result, name: str) -> tuple[object, ...]:
-    """All that decides a run's model, or its examples, where no file is changed."""
-    if name == "data":
-        return result.case, result.seed
-    deciding = ("model.", "gating.")
+    """Return all that decides a run's model, or its examples, where no file is changed."""
+    deciding = ("partition.",) if name == "data" else ("model.", "gating.")
     said = {key: value for key, value in result.settings.items() if key.startswith(deciding)}
-    return result.case, said
+    return result.case, result.seed if name == "data" else None, said
 
 
 def _named(result: Result) -> str:

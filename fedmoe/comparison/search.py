@@ -9,13 +9,13 @@ from pathlib import Path
 from fedmoe.comparison.config import Comparison, Overrides
 from fedmoe.comparison.plan import Planned, grid
 from fedmoe.comparison.report import Trial
-from fedmoe.comparison.report.result import last_validation
+from fedmoe.comparison.report.result import as_scored, last_validation
 from fedmoe.report.run import read_run
 
 
 def read_trial(run: Planned, folder: Path) -> Trial:
     """What a finished run of the search found."""
-    found = last_validation(read_run(folder))
+    found = last_validation(as_scored(read_run(folder), run.scored))
     assert found, folder
     return Trial(run.variant, run.settings, *found)
 

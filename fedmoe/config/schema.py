@@ -59,7 +59,8 @@ class Experiment:
     """Name of the run and of its folder."""
     seed: int = 0
     """All randomness is derived from this, the round and the client."""
-    rounds: Annotated[int, Field(ge=1)] = 10
+    rounds: Annotated[int, Field(ge=0)] = 10
+    """Rounds of training and aggregation; 0 evaluates the base model, at every tier."""
     clients_per_round: Annotated[int, Field(ge=1)] | None = None
     """Clients sampled in each round; all of them when omitted."""
     quorum: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -23,7 +23,14 @@ def headline(run: Run) -> str:
         curves = [run.curve(split, tier.name) for tier in run.tiers]
         if all(len(curve) > 1 for curve in curves):
             return _change(run, split, curves)
+        if not run.header["num_rounds"] and all(curves):
+            return _base(run, split, curves)
     return "The adapter has no scores yet."
+
+
+def _base(run: Run, split: str, curves: Sequence[Sequence[Record]]) -> str:
+    score = percent_text(sum(curve[0]["score"] or 0 for curve in curves) / len(curves))
+    return f"Without training, the {split} {run.score_name} is {score} (mean of budget tiers)."
 
 
 def _change(run: Run, split: str, curves: Sequence[Sequence[Record]]) -> str:

@@ -59,7 +59,7 @@ def prepare(experiment: Experiment, *, on_nodes: bool = False) -> Prepared:
     names = experiment.budget.assign(len(parts), model.full_top_k, experiment.seed)
     model.check_top_ks({tier.top_k for tier in tiers.values()})
     check(experiment, model, Counter(names))
-    prepared = Prepared(
+    return Prepared(
         experiment=experiment,
         model=model,
         tokenizer=tokenizer,
@@ -77,7 +77,6 @@ def prepare(experiment: Experiment, *, on_nodes: bool = False) -> Prepared:
         base=base,
         requested=requested,
     )
-    return _as_asked(prepared)
 
 
 def _planned(experiment: Experiment, model: AdaptedModel, rows: Sequence[Tokens]) -> Experiment:
@@ -93,27 +92,6 @@ def _planned(experiment: Experiment, model: AdaptedModel, rows: Sequence[Tokens]
 
 def _availability(experiment: Experiment, name: str, tier: Tier) -> float:
     return 0.0 if tier.skipped else experiment.availability(name)
-
-
-def _as_asked(prepared: Prepared) -> Prepared:
-    """The clients as the strategy wants them: none, all at full budget, or one with all data."""
-    strategy, full = prepared.experiment.aggregation, prepared.model.full_top_k
-    members, training = prepared.members, prepared.training
-    if strategy.full_budget or strategy.pooled:
-        members = tuple(replace(member, top_k=full) for member in members)
-    if not strategy.trains:
-        return replace(prepared, members=())
-    if not strategy.pooled:
-        return replace(prepared, members=members)
-    # One machine that is always there stands for all of them.
-    largest = max(members, key=lambda m: (prepared.tiers[m.tier], -m.client))
-    return replace(
-        prepared,
-        members=(replace(largest, client=0, availability=1.0),),
-        rows=([row for rows in prepared.rows for row in rows],),
-        # As many as the clients of a round take together.
-        training=replace(training, steps=training.steps * prepared.clients_per_round),
-    )
 
 
 def _verifier(experiment: Experiment) -> Metric | None:

@@ -63,7 +63,6 @@ class Prepared:
     sets: dict[str, EvaluationSet]
     manifest: dict[str, Any]
     training: Training
-    """The experiment's; of more steps where one client stands for all."""
     initial: Adapter
     """The adapter before round 1, which changes nothing; the same on every machine."""
     base: str
@@ -116,8 +115,6 @@ class Prepared:
 
     def training_of(self, tier: str) -> Training:
         """How a client of this tier trains."""
-        if self.experiment.aggregation.pooled:
-            return self.training
         changes = self.tier(tier).training_changes
         return replace(self.training, **changes) if changes else self.training
 

@@ -289,9 +289,7 @@ class Recorder:
 
 def tier_costs(prepared: Prepared) -> dict[str, Cost]:
     """What each tier's clients pay, for batches of the run's mean length."""
-    strategy = prepared.experiment.aggregation
-    full = prepared.model.full_top_k if strategy.full_budget or strategy.pooled else 0
-    return {tier: tier_cost(prepared, tier, full or k) for tier, k in prepared.tiers.items()}
+    return {tier: tier_cost(prepared, tier, top_k) for tier, top_k in prepared.tiers.items()}
 
 
 def tier_cost(prepared: Prepared, tier: str, top_k: int) -> Cost:

@@ -164,7 +164,9 @@ def _loop(
         plan=keeper.plan,
         quorum=e.quorum,
     )
-    if prepared.members and not recorder.by_round.any():
+    if not e.rounds:
+        return state  # scored above
+    if not recorder.by_round.any():
         raise FedMoEError(
             f"no round of {e.rounds} had a client: nothing was aggregated; raise the devices' "
             "availability, or `rounds`"

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Iterable
 from html import escape
 
-from fedmoe.aggregation import ANCHORS
 from fedmoe.comparison.report import about, tables
 from fedmoe.comparison.report.paired import difference
 from fedmoe.comparison.report.plots import draw_case
@@ -49,28 +48,21 @@ def render_page(study: Study, pictures: dict[str, list[Picture]] | None = None) 
     return document(study.name, body, STYLE)
 
 
-def _anchors(case: Case) -> set[str]:
-    """The variants that show what is lost or gained by federating, and are no strategies."""
-    kind = "aggregation.name"
-    return {name for name, runs in case.variants.items() if runs[0].settings.get(kind) in ANCHORS}
-
-
 def headline(case: Case) -> str:
     """The best variant of a case in one sentence, and whether chance may explain it.
 
-    Anchors do not compete. It was picked among all: what is said of chance takes the interval that
-    holds for all of them.
+    Baselines do not compete. It was picked among all: what is said of chance takes the interval
+    that holds for all of them.
     """
-    anchors = _anchors(case)
-    against = {name: found for name, found in verdicts(case).items() if name not in anchors}
+    against = {name: found for name, found in verdicts(case).items() if name not in case.baselines}
     ahead = {name: found.by_tier[MEAN].mean for name, found in against.items()}
     means = {
         name: statistics.mean(r.scores[MEAN] for r in runs)
         for name, runs in case.variants.items()
-        if name not in anchors
+        if name not in case.baselines
     }
     if not means:
-        return "Anchors alone: nothing is compared."
+        return "Baselines alone: nothing is compared."
     best = max(ahead, key=lambda name: ahead[name], default=case.reference)
     if best not in against or (ahead[best] < 0 and case.reference in means):
         best = case.reference if case.reference in means else max(means, key=lambda n: means[n])
