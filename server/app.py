@@ -8,6 +8,7 @@ from logging import INFO
 from pathlib import Path
 from typing import cast, get_args
 
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
@@ -15,8 +16,9 @@ from flwr.supercore import log
 from fedmoe.config import load_experiment
 from fedmoe.config.words import not_one_of
 from fedmoe.errors import ConfigError, Fault
-from fedmoe.runs.prepared import Prepared
 from fedmoe.runs.resume import Resume
+from fedmoe.runs.scorer import Scorer
+from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.session import run
 from fedmoe.runs.workers import Watch
 from server.log import LogLines
@@ -32,6 +34,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment that the run config names; an error fails the Flower run."""
+    torch.set_num_threads(1)  # as on every node: the same bits
     given = context.run_config
     experiment = load_experiment(
         BUNDLE / str(given["config"]), shlex.split(str(given["overrides"]))
@@ -49,8 +52,8 @@ def main(grid: Grid, context: Context) -> None:
 
     settings, places = read_settings(given), dict[int, str]()
 
-    def make_workers(prepared: Prepared, _: Sequence[Watch]) -> GridTransport:
-        return GridTransport(grid, prepared, settings, places=places)
+    def make_workers(server: ServerSide, scorer: Scorer, _: Sequence[Watch]) -> GridTransport:
+        return GridTransport(grid, server, scorer, settings, places=places)
 
     resume = str(given["resume"])
     if resume not in get_args(Resume):

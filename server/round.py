@@ -9,7 +9,7 @@ from flwr.app import MessageType, RecordDict
 
 from fedmoe.errors import WireError
 from fedmoe.messages.codec import Failure, Task, Update
-from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.server_side import ServerSide
 from server.messages import read_update
 from server.nodes import Nodes
 from server.post import Arrived
@@ -31,7 +31,7 @@ class Round:
         self,
         tasks: Sequence[Task],
         nodes: Nodes,
-        prepared: Prepared,
+        server: ServerSide,
         settings: Settings,
         content: Callable[[Task], RecordDict],
         places: dict[int, str],
@@ -41,12 +41,12 @@ class Round:
         Args:
             tasks: by client id, one for a client.
             nodes: those that are here now.
-            prepared: the run, which reads updates.
+            server: the run, which reads updates.
             settings: the times.
             content: a task as a request.
             places: is told by client which node its task went to last.
         """
-        self.tasks, self.nodes, self.prepared, self.settings = tasks, nodes, prepared, settings
+        self.tasks, self.nodes, self.server, self.settings = tasks, nodes, server, settings
         self.content, self.places, self.clock = content, places, nodes.post.clock
         self.waiting = {task.client: task for task in tasks}
         self.serving = {task.client: nodes.serving(task.client) for task in tasks}
@@ -59,10 +59,10 @@ class Round:
         """By client how often the process that had its task has died."""
         self.unsent: set[tuple[int, int]] = set()
         """Clients and nodes: a message that Flower did not take."""
-        own = (prepared.layouts(tier, 1).own for tier in prepared.tiers)
+        own = (server.setup.layouts(tier, 1).own for tier in server.setup.top_ks)
         # What a client keeps between rounds may lie on its node alone.
         self.may_move = not (
-            prepared.experiment.upload.error_feedback or any(kept is not None for kept in own)
+            server.setup.experiment.upload.error_feedback or any(kept is not None for kept in own)
         )
         self.last_at_work = self.clock.monotonic()
         self.end = self.last_at_work + settings.round_seconds
@@ -130,7 +130,7 @@ class Round:
         answer = item.answer
         if isinstance(answer, RecordDict):
             try:
-                self.answers[task.client] = self.prepared.read(read_update(answer), task)
+                self.answers[task.client] = self.server.read(read_update(answer), task)
             except WireError as error:
                 self._fail(task, f"{self.places[task.client]}: {error}", error.code)
             return

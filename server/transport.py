@@ -12,7 +12,8 @@ from flwr.serverapp import Grid
 
 from fedmoe.config.components import for_nodes, told_to_nodes
 from fedmoe.messages.codec import Failure, Task, Update, pack_task
-from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.scorer import Scorer
+from fedmoe.runs.server_side import ServerSide
 from fedmoe.system.digests import code_digest
 from server.about import Expected
 from server.messages import task_content
@@ -31,7 +32,8 @@ class GridTransport:
     def __init__(
         self,
         grid: Grid,
-        prepared: Prepared,
+        server: ServerSide,
+        scorer: Scorer,
         settings: Settings,
         clock: Clock = time,
         places: dict[int, str] | None = None,
@@ -40,7 +42,8 @@ class GridTransport:
 
         Args:
             grid: Flower's.
-            prepared: the run.
+            server: the run.
+            scorer: scores the global adapter in this process.
             settings: how long to wait, and which node serves whom.
             clock: by which to wait.
             places: is told by client which node its task went to last.
@@ -49,15 +52,14 @@ class GridTransport:
             ConfigError: `settings.nodes` names clients or tiers that there are not; a component
                 exists in this process alone.
         """
-        self.prepared, self.settings = prepared, settings
+        self.server, self.scorer, self.settings = server, scorer, settings
         self.places = {} if places is None else places
         self.code = code_digest(Path(__file__).parent.parent / "clients")
-        self.experiment = for_nodes(prepared.experiment)
-        assigned = read_nodes(settings.nodes, prepared.members)
-        components = told_to_nodes(prepared.experiment)
-        expected = Expected(
-            self.code, len(prepared.rows), settings.allow_versions, assigned, components
-        )
+        self.experiment = for_nodes(server.setup.experiment)
+        assigned = read_nodes(settings.nodes, server.members)
+        components = told_to_nodes(server.setup.experiment)
+        clients = len(server.facts.lengths)
+        expected = Expected(self.code, clients, settings.allow_versions, assigned, components)
         self.nodes = Nodes(grid, Post(grid, clock), expected, settings)
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
@@ -69,11 +71,11 @@ class GridTransport:
         if tasks:
             self.nodes.wait()
             content, places = self._content, self.places
-            yield from Round(tasks, self.nodes, self.prepared, self.settings, content, places).run()
+            yield from Round(tasks, self.nodes, self.server, self.settings, content, places).run()
 
-    def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A]) -> Iterator[R]:
-        """`job(prepared, argument)` for each argument, in order, in this process."""
-        return (job(self.prepared, argument) for argument in arguments)
+    def map(self, job: Callable[[Scorer, A], R], arguments: Iterable[A]) -> Iterator[R]:
+        """Return `job(scorer, argument)` for each argument, in order, in this process."""
+        return (job(self.scorer, argument) for argument in arguments)
 
     def lose_worker(self) -> None:
         """Nothing: they are on other machines. `fedmoe deploy rehearse` kills real ones.
@@ -85,4 +87,4 @@ class GridTransport:
         """Nothing to give back."""
 
     def _content(self, task: Task) -> RecordDict:
-        return task_content(pack_task(task), self.experiment, self.code, self.prepared.run_id)
+        return task_content(pack_task(task), self.experiment, self.code, self.server.run_id)

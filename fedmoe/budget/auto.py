@@ -21,7 +21,7 @@ from fedmoe.errors import ConfigError, Fault
 from fedmoe.messages.codec import most_bytes
 from fedmoe.messages.compression import Compression
 from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.memory.held import Frozen
+from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.memory.subset import LeftOut
 from fedmoe.models.tasks import causal_fault
 from fedmoe.section import section

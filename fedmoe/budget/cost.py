@@ -10,7 +10,7 @@ from fedmoe.budget.shape import Setting, frozen_per_token, low_rank_per_token, s
 from fedmoe.messages.codec import most_bytes
 from fedmoe.messages.compression import Compression
 from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.memory.held import Frozen
+from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.memory.subset import Subset
 
 FLOAT_BYTES = 4

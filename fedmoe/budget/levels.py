@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fedmoe.aggregation import MIXED_RANKS
 from fedmoe.errors import ConfigError, Fault
-from fedmoe.models.memory.held import Frozen
+from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.memory.subset import Subset
 from fedmoe.section import Component, section
 from fedmoe.seeds import numpy_rng

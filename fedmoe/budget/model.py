@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedmoe.budget.shape import Setting, Shape, num_held
-from fedmoe.models.memory.held import Frozen
+from fedmoe.models.memory.stored import Frozen
 
 FLOAT = 4
 """Bytes of a float32: adapter, norms, router probabilities and losses, whatever the weights are."""

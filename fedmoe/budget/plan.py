@@ -9,7 +9,7 @@ from fedmoe.budget.model import Constants, Memory, forward_flops, kept_bytes, me
 from fedmoe.budget.probe import Machine
 from fedmoe.budget.shape import Shape
 from fedmoe.budget.work import Work
-from fedmoe.models.memory.held import Frozen, can_quantise
+from fedmoe.models.memory.stored import Frozen, can_quantise
 from fedmoe.models.memory.subset import LeftOut, Subset
 
 UNCOUNTED = (

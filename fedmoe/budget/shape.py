@@ -9,8 +9,8 @@ from torch import nn
 
 from fedmoe.adapter import Layout
 from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.memory.held import Frozen, held_bytes
-from fedmoe.models.memory.saved import Saved
+from fedmoe.models.memory.saved_tensors import Saved
+from fedmoe.models.memory.stored import Frozen, stored_bytes
 from fedmoe.models.memory.subset import Subset
 
 COUNTED = ("olmoe", "mixtral", "qwen3_moe", "granitemoe")
@@ -70,7 +70,7 @@ class Shape:
         experts = self.num_layers * num_held(self.num_experts, subset)
         sizes = self.up * self.hidden, self.hidden * self.width
         return sum(
-            held_bytes(experts * size // row, row, frozen, self.element_bytes)
+            stored_bytes(experts * size // row, row, frozen, self.element_bytes)
             for size, row in zip(sizes, self.rows, strict=True)
         )
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from fedmoe.budget.shape import Setting
 from fedmoe.data.text import Tokens
-from fedmoe.models.memory.held import Frozen
+from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.memory.subset import Subset
 
 

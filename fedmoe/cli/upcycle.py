@@ -1,44 +1,55 @@
-"""`fedmoe upcycle`: progress while a dense model is made sparse, and its losses at the end."""
+"""`fedmoe upcycle`: a dense model becomes a sparse one."""
 
 from __future__ import annotations
 
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from pathlib import Path
 
-from fedmoe.base_models.upcycling.recipe import Upcycle
-from fedmoe.base_models.upcycling.upcycle import Upcycled
-from fedmoe.base_models.upcycling.upcycle import upcycle as make
+import click
+
+from fedmoe.cli import arguments
+from fedmoe.cli.terminal import say, table
 
 
-def upcycle(recipe: Upcycle, console: Console) -> None:
-    """Make the model, with a line of progress a stage, then print what it computes at each k."""
+@click.command()
+@arguments.configured
+def upcycle(config: Path, overrides: tuple[str, ...]) -> None:
+    """Turn a dense, Llama-like model into a sparse MoE.
+
+    A run then names its folder in model.path. Prints the losses at every number of experts.
+
+    \b
+    Examples:
+      fedmoe upcycle upcycle_smollm2 data.path=rows.jsonl
+      fedmoe upcycle upcycle_smollm2 data.path=rows.jsonl 'method={name: copy}' out=copies
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from fedmoe.system.extras import require
+
+    arguments.one_thread()
+    require("fedmoe upcycle", "base-models", "scipy")
+    from fedmoe.base_models.upcycling.recipe import Upcycle
+    from fedmoe.base_models.upcycling.upcycle import upcycle
+    from fedmoe.config.load import load
+
+    recipe, console = load(Upcycle, config, overrides), Console()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         tasks = {}
 
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total)
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], completed=done, total=total)
 
-        made = make(recipe, show)
-    size = f"{made.num_parameters / 1e6:.1f} M parameters"
-    console.print(f"{made.folder}: {made.architecture}, {size}", highlight=False, soft_wrap=True)
-    console.print(
-        f"with all experts active: logits {made.logits_difference:.1e} of their size off the dense",
-        highlight=False,
-    )
-    console.print(losses_table(made))
-
-
-def losses_table(made: Upcycled) -> Table:
-    """One row for the dense model, and one for each number of active experts."""
-    table = Table(title="held-out loss (nats per response token)", title_justify="left", box=SIMPLE)
-    for name in ("model", "top_k", "feed-forward weights in use", "loss"):
-        table.add_column(name, justify="left" if name == "model" else "right")
-    for row in made.losses:
-        top_k = "" if row.top_k is None else str(row.top_k)
-        table.add_row(row.model, top_k, f"{row.active_share:.0%}", f"{row.loss:.3f}")
-    return table
+        made = upcycle(recipe, show)
+    millions = made.num_parameters / 1e6
+    say(console, f"{made.folder}: {made.architecture}, {millions:.1f} M parameters")
+    say(console, f"all experts active: logits differ by {made.logits_difference:.1e} of their size")
+    losses = [
+        (row.model, str(row.top_k or ""), f"{row.active_share:.0%}", f"{row.loss:.3f}")
+        for row in made.losses
+    ]
+    columns = ("model", "top_k", "feed-forward weights in use", "loss")
+    console.print(table("held-out loss (nats per response token)", columns, losses))

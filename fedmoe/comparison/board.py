@@ -1,4 +1,4 @@
-"""The live table of a comparison: what is done, what runs, the scores so far, the time left."""
+"""The live table of a comparison: finished and running variants, scores so far, time left."""
 
 from __future__ import annotations
 
@@ -6,67 +6,66 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fedmoe.comparison.plan import Planned
-from fedmoe.comparison.report.study import spread
-from fedmoe.comparison.report.tables import points
-from fedmoe.evaluation.evaluate import Evaluation
-from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.comparison.plan import PlannedRun
+from fedmoe.comparison.study import spread
+from fedmoe.comparison.tables import points
+from fedmoe.messages.codec import Task
 from fedmoe.progress.table import LiveTable
+from fedmoe.progress.view import LiveView, plain_table
 from fedmoe.report.units import percent_text, seconds_text
 from fedmoe.rounds import ServerState
-from fedmoe.runs import session
-from fedmoe.runs.workers import Injected, Replaced, Schedule
+from fedmoe.runs.display import Display
+from fedmoe.runs.workers import Replaced
 
 Key = tuple[str, str]
 """Case and variant."""
+STYLES = {"running": "cyan", "done": "green", "waiting": "dim"}
 
 
 @dataclass(frozen=True)
-class Row:
-    """What is known of a variant in a case."""
+class VariantProgress:
+    """The runs and scores so far of a variant in a case."""
 
     num_runs: int = 0
     scores: tuple[float, ...] = ()
-    """Of runs that are done."""
+    """Of finished runs."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What is known of a whole comparison, for whoever draws it; as `live.Progress`."""
+class ComparisonProgress:
+    """The state of a whole comparison; like `progress.table.Progress`, it never changes."""
 
-    rows: Mapping[Key, Row]
+    variants: Mapping[Key, VariantProgress]
     rounds_left: int
     """In runs that have not begun."""
     clock: Callable[[], float]
-    current: Planned | None = None
+    current: PlannedRun | None = None
     round: int = 0
-    """Finished in the current run."""
+    """Last finished round of the current run."""
     phase: str = "starting"
     started: float = 0.0
-    """When the current run began."""
+    """Start of the current run."""
     timed_seconds: float = 0.0
     timed_rounds: int = 0
-    """Of runs whose time is known."""
+    """Rounds of finished runs, whose time is known."""
 
     @property
     def num_done(self) -> int:
-        return sum(len(row.scores) for row in self.rows.values())
+        return sum(len(variant.scores) for variant in self.variants.values())
 
     @property
     def num_runs(self) -> int:
-        return sum(row.num_runs for row in self.rows.values())
+        return sum(variant.num_runs for variant in self.variants.values())
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace of the runs that ended, by rounds; None before the first."""
+        """Seconds to the end at the pace of the finished runs' rounds; None before the first."""
         if not self.timed_rounds:
             return None
         pace = self.timed_seconds / self.timed_rounds
@@ -81,167 +80,122 @@ class Standing:
         return self.clock() - self.started
 
 
-class Board:
+class Board(LiveView):
     """Shows a comparison: one table where stdout is a terminal, else plain lines."""
 
     def __init__(
         self,
-        runs: Sequence[Planned],
+        runs: Sequence[PlannedRun],
         *,
         quiet: bool,
         console: Console,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         counts = Counter((run.case, run.variant) for run in runs)
-        rows = {key: Row(count) for key, count in counts.items()}
+        variants = {key: VariantProgress(count) for key, count in counts.items()}
         total = sum(run.experiment.rounds for run in runs)
-        self.standing = Standing(rows, total, clock)
-        self.console, self.quiet = console, quiet
-        self.live = (
-            Live(console=console, get_renderable=self._render, refresh_per_second=2)
-            if console.is_terminal and not quiet
-            else None
-        )
+        self.progress, self.quiet = ComparisonProgress(variants, total, clock), quiet
+        super().__init__(console, drawn=not quiet)
 
-    def __enter__(self) -> Self:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.live:
-            self.now(phase="interrupted" if error else "finished")
-            self.live.stop()
-
-    def begins(self, run: Planned) -> session.Display:
-        """Take note that a run begins; what shows it while it runs."""
-        s = self.now(
+    def begins(self, run: PlannedRun) -> Display:
+        """Record that a run begins, and return the display of its rounds."""
+        p = self._now(
             current=run,
             round=0,
             phase="loading",
-            started=self.standing.clock(),
-            rounds_left=self.standing.rounds_left - run.experiment.rounds,
+            started=self.progress.clock(),
+            rounds_left=self.progress.rounds_left - run.experiment.rounds,
         )
-        self._say(f"{s.num_done + 1} of {s.num_runs}: {_name(run)}{_left(s)}")
+        self._unless_drawn(f"{p.num_done + 1} of {p.num_runs}: {_name(run)}{_left(p)}")
         if self.live:
-            return Watcher(self)
-        workers = run.experiment.simulation.workers
+            return RunOnBoard(self)
         return LiveTable(
             num_rounds=run.experiment.rounds,
-            workers=workers,
+            workers=run.experiment.simulation.workers,
             quiet=self.quiet,
             console=self.console,
         )
 
-    def ended(self, run: Planned, score: float, seconds: float, *, before: bool) -> None:
-        """Take note of a finished run; `before` if it had ended before this comparison."""
-        s, key, rounds = self.standing, (run.case, run.variant), run.experiment.rounds
-        row = replace(s.rows[key], scores=(*s.rows[key].scores, score))
-        s = self.now(
+    def ended(self, run: PlannedRun, score: float, seconds: float, *, before: bool) -> None:
+        """Record a finished run; `before` if it had ended before this comparison."""
+        p, key, rounds = self.progress, (run.case, run.variant), run.experiment.rounds
+        variant = replace(p.variants[key], scores=(*p.variants[key].scores, score))
+        p = self._now(
             current=None,
             phase="reporting",
-            rows={**s.rows, key: row},
-            rounds_left=s.rounds_left - (rounds if before else 0),
-            timed_seconds=s.timed_seconds + seconds,
-            timed_rounds=s.timed_rounds + rounds,
+            variants={**p.variants, key: variant},
+            rounds_left=p.rounds_left - (rounds if before else 0),
+            timed_seconds=p.timed_seconds + seconds,
+            timed_rounds=p.timed_rounds + rounds,
         )
-        said = "had ended before" if before else f"took {seconds_text(seconds)}"
-        number = f"{s.num_done} of {s.num_runs}: " if before else ""
-        self._say(f"{number}{_name(run)} {said}, mean of tiers {percent_text(score)}")
+        event = "had ended before" if before else f"took {seconds_text(seconds)}"
+        number = f"{p.num_done} of {p.num_runs}: " if before else ""
+        self._unless_drawn(f"{number}{_name(run)} {event}, mean of tiers {percent_text(score)}")
 
-    def now(self, **changes: Any) -> Standing:
-        """Take note of what has changed; how everything stands now."""
-        self.standing = replace(self.standing, **changes)
-        return self.standing
+    def _now(self, **changes: Any) -> ComparisonProgress:
+        self.progress = replace(self.progress, **changes)
+        return self.progress
 
-    def tell(self, text: str) -> None:
-        """A line that stays above the table."""
-        self.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-    def _say(self, text: str) -> None:
+    def _unless_drawn(self, text: str) -> None:
         if not self.live:
-            self.tell(text)
+            self._line(text)
 
     def _render(self) -> Group:
-        s = self.standing
-        head = Text.assemble((f"{s.num_done} of {s.num_runs} runs", "bold"), f"  {s.phase}")
-        if s.current:
-            total = s.current.experiment.rounds
-            head.append(f"  {_name(s.current)}: round {s.round}/{total}, {seconds_text(s.elapsed)}")
-        head.append(_left(s))
-        return Group(head, Text(), _table(s, max(4, self.console.height - 6)))
+        p = self.progress
+        head = Text.assemble((f"{p.num_done} of {p.num_runs} runs", "bold"), f"  {p.phase}")
+        if p.current:
+            total = p.current.experiment.rounds
+            head.append(f"  {_name(p.current)}: round {p.round}/{total}, {seconds_text(p.elapsed)}")
+        head.append(_left(p))
+        return Group(head, Text(), _table(p, max(4, self.console.height - 6)))
 
 
-class Watcher:
-    """The display of one run whose progress the board shows."""
+class RunOnBoard(LiveTable):
+    """The display of one run whose progress the board shows: lines for failures alone."""
 
     def __init__(self, board: Board) -> None:
+        super().__init__(num_rounds=0, quiet=True, console=board.console)
         self.board = board
 
     def planned(self, tasks: Sequence[Task]) -> None:
-        self.board.now(phase="training")
-
-    def answered(self, task: Task, answer: Update | Failure) -> None:
-        if isinstance(answer, Failure):
-            self.board.tell(f"round {task.round}: client {task.client} failed: {answer.reason}")
+        super().planned(tasks)
+        self.board._now(phase="training")
 
     def finished(self, state: ServerState) -> None:
-        self.board.now(round=state.round, phase="evaluating")
-
-    def evaluated(self, evaluations: Sequence[Evaluation]) -> None: ...
-    def scheduled(self, schedule: Schedule) -> None: ...
+        super().finished(state)
+        self.board._now(round=state.round, phase="evaluating")
 
     def replaced(self, event: Replaced) -> None:
-        self.board.tell(f"{event.job} ended its worker ({event.ended_by}); another does it again")
-
-    def injected(self, event: Injected) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+        self._line(f"{event.job} ended its worker ({event.ended_by}) and is repeated by another")
 
 
-def _table(s: Standing, most: int) -> Table:
-    """A row a case and variant; of many, those around the one that runs."""
-    cases = len({case for case, _ in s.rows}) > 1
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ["case"] * cases + ["variant", "runs", "state", "mean of tiers, %"]:
-        numeric = name.startswith(("runs", "mean"))
-        table.add_column(name, justify="right" if numeric else "left")
-    keys = [*s.rows]
-    running = (s.current.case, s.current.variant) if s.current else None
+def _table(p: ComparisonProgress, most: int) -> Table:
+    """Return a row per case and variant; of many, those around the one that runs."""
+    cases = len({case for case, _ in p.variants}) > 1
+    columns = ["case"] * cases + ["variant", "runs", "state", "mean of tiers, %"]
+    table = plain_table(*columns, words=("case", "variant", "state"))
+    keys = [*p.variants]
+    running = (p.current.case, p.current.variant) if p.current else None
     place = keys.index(running) if running else 0
     first = max(0, min(place - most // 2, len(keys) - most))
     for key in keys[first : first + most]:
-        row = s.rows[key]
-        done = len(row.scores) == row.num_runs
+        variant = p.variants[key]
+        done = len(variant.scores) == variant.num_runs
         state = "running" if key == running else "done" if done else "waiting"
-        style = {"running": "cyan", "done": "green", "waiting": "dim"}[state]
         table.add_row(
             *([Text(key[0])] if cases else []),
             Text(key[1]),
-            f"{len(row.scores)}/{row.num_runs}",
-            Text(state, style),
-            spread(row.scores, points),
+            f"{len(variant.scores)}/{variant.num_runs}",
+            Text(state, STYLES[state]),
+            spread(variant.scores, points),
         )
     return table
 
 
-def _name(run: Planned) -> str:
-    what = " ".join(run.settings) if run.case == "search" else f"seed {run.experiment.seed}"
-    return ", ".join(part for part in (run.case, run.variant, what) if part)
+def _name(run: PlannedRun) -> str:
+    detail = " ".join(run.settings) if run.case == "search" else f"seed {run.experiment.seed}"
+    return ", ".join(part for part in (run.case, run.variant, detail) if part)
 
 
-def _left(s: Standing) -> str:
-    return f", about {seconds_text(s.seconds_left)} left" if s.seconds_left else ""
+def _left(p: ComparisonProgress) -> str:
+    return f", about {seconds_text(p.seconds_left)} left" if p.seconds_left else ""

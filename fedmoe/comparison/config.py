@@ -1,4 +1,4 @@
-"""The file of a comparison: variants, cases, seeds, and the search for settings."""
+"""The configuration of a comparison: variants, cases, seeds, and the search for settings."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Overrides = tuple[str, ...]
 class Search:
     """The same settings tried once for every variant, in the first case; the best is kept.
 
-    What counts is the last validation score, mean of the tiers; of equal ones the lower loss,
-    then the earlier point. Test data are not looked at.
+    The best point has the lowest validation loss, mean of the tiers, then the highest score, then
+    comes first. Test data are not used.
     """
 
     grid: Annotated[
@@ -27,9 +27,9 @@ class Search:
     ]
     """Values to try by setting, as in `training.learning_rate: [1e-3, 5e-3]`; all combinations."""
     seed: int = 1000
-    """Not one of the comparison's seeds."""
+    """The seed of the search, which the comparison must not use."""
     overrides: Overrides = ()
-    """Settings of the search alone, as `rounds=4` or `evaluation.test_examples=1`."""
+    """Settings of the search alone, such as `rounds=4` or `evaluation.test_examples=1`."""
 
 
 @section
@@ -61,8 +61,8 @@ class Comparison:
     reference: str
     """The variant that the others are compared with."""
     cases: Annotated[dict[str, Overrides], Field(min_length=1)] | None = None
-    """Name and overrides of each setting that all variants are compared in, such as
-    `alpha 0.1: [partition.alpha=0.1]`; one, without overrides, when omitted."""
+    """Name and overrides of each setting in which all variants are compared, such as
+    `alpha 0.1: [partition.alpha=0.1]`; a single one without overrides when omitted."""
     target: Annotated[float, Field(gt=0, le=1)] | None = None
     """Validation score whose cost is reported; 90 % of the reference's last when omitted."""
     search: Search | None = None
@@ -96,5 +96,14 @@ class Comparison:
 
     @property
     def in_cases(self) -> dict[str, Overrides]:
-        """The cases; one without a name where there are none."""
+        """The cases; without any, a single one without a name."""
         return self.cases if self.cases is not None else {"": ()}
+
+
+def slug(name: str) -> str:
+    """Return a name as part of a path.
+
+    >>> slug("alpha 0.1")
+    'alpha-0-1'
+    """
+    return "".join(c if c.isalnum() else "-" for c in name)

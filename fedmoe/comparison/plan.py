@@ -1,4 +1,4 @@
-"""Every run that a comparison asks for, checked before the first one starts."""
+"""Every run of a comparison, checked before the first one starts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from fedmoe.comparison.baselines import BASELINES, Clients, scored
-from fedmoe.comparison.config import Comparison, Overrides
-from fedmoe.comparison.report.files import slug
+from fedmoe.comparison.config import Comparison, Overrides, slug
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.constraints import check
 from fedmoe.config.load import load
@@ -20,33 +19,41 @@ from fedmoe.errors import ConfigError, Fault, ModelError
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.memory.meta import meta_model
+from fedmoe.system.shipped import find_beside
 
 PAIRED = ("data", "text", "partition", "clients_per_round", "devices", "adapter", "evaluation")
-"""Sections on which the data split, the client samples, the first adapter and the scores depend."""
+"""Sections that determine the data split, client samples, initial adapter and scores."""
 SEARCH = "search"
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """One run of a comparison, or of the search before it."""
 
     case: str
     variant: str
     experiment: Experiment
     settings: Overrides = ()
-    """Of the search: what this run tries, or what was chosen for its variant."""
+    """Settings that this run of the search tries, or that were chosen for its variant."""
     scored: Clients | None = None
-    """The tiers that count and their clients, where they are not those of the run; see
-    `baselines.scored`."""
+    """The tiers that count and their clients, if not those of the run; see `baselines.scored`."""
 
 
-def planned(config: Path, overrides: Sequence[str]) -> list[Planned]:
-    """Every run of a comparison's file, as if the search had chosen its first point.
+def planned(config: Path, overrides: Sequence[str]) -> list[PlannedRun]:
+    """Return the runs of a comparison's file; see `first_plan`.
 
     Raises:
-        ConfigError: with the faults of the file, or of the first run that cannot be.
+        ConfigError: with the faults of the file, or of the first faulty run.
     """
-    comparison = load(Comparison, config, overrides)
+    return first_plan(load(Comparison, config, overrides), config)
+
+
+def first_plan(comparison: Comparison, config: Path) -> list[PlannedRun]:
+    """Return the runs of the results as if the search had chosen its first point.
+
+    Raises:
+        ConfigError: with the faults of the first faulty run.
+    """
     first = grid(comparison)[:1]
     chosen = {variant: first[0] for variant in comparison.variants} if first else {}
     return results_of(comparison, config, chosen)
@@ -54,8 +61,8 @@ def planned(config: Path, overrides: Sequence[str]) -> list[Planned]:
 
 def results_of(
     comparison: Comparison, config: Path, chosen: Mapping[str, Overrides]
-) -> list[Planned]:
-    """The runs of the results; a whole seed before the next, so that early results are paired."""
+) -> list[PlannedRun]:
+    """Return the runs of the results; one seed after another, for early results to be paired."""
     parent = folder_of(comparison)
     runs, unchanged = [], []
     for seed in comparison.seeds:
@@ -67,30 +74,29 @@ def results_of(
                 layers = [*comparison.overrides, *shared, *own, *settings]
                 where = f"cases.{case}, variants.{variant}" if case else f"variants.{variant}"
                 made = _experiment(comparison, config, where, layers, seed, name, folder)
-                unchanged.append(Planned(case, variant, made, settings))
-                runs.append(_planned(comparison, where, unchanged[-1]))
+                unchanged.append(PlannedRun(case, variant, made, settings))
+                runs.append(_changed(comparison, where, unchanged[-1]))
     _check_paired(comparison, config, unchanged)
     return runs
 
 
-def search_of(comparison: Comparison, config: Path) -> list[Planned]:
-    """The runs of the search: every point of the grid, for every variant."""
+def search_of(comparison: Comparison, config: Path) -> list[PlannedRun]:
+    """Return the runs of the search: every point of the grid, for every variant."""
     if comparison.search is None:
         return []
     search, shared = comparison.search, next(iter(comparison.in_cases.values()))
-    runs, faults = [], []
-    for case, settings in comparison.in_cases.items():
-        faults += [
-            Fault(f"cases.{case}: {path}", "is what the search chooses")
-            for path in search.grid
-            if any(_touches(text, path) for text in settings)
-        ]
+    fixed = [(f"cases.{name}", own) for name, own in comparison.in_cases.items()]
+    fixed += [(f"variants.{name}", own) for name, own in comparison.settings.items()]
+    faults = [
+        Fault(f"{where}: {path}", "is what the search chooses")
+        for where, own in fixed
+        for path in search.grid
+        if any(_touches(text, path) for text in own)
+    ]
+    runs = []
     for number, (variant, own) in enumerate(comparison.settings.items()):
         if comparison.baselines.get(variant) == "zero_rounds":
             continue
-        for path in search.grid:
-            if any(_touches(text, path) for text in own):
-                faults.append(Fault(f"variants.{variant}: {path}", "is what the search chooses"))
         for place, settings in enumerate(grid(comparison)):
             layers = [*comparison.overrides, *shared, *own, *search.overrides, *settings]
             name, where = f"{number}-{slug(variant)}-{place}", f"search, variants.{variant}"
@@ -100,20 +106,20 @@ def search_of(comparison: Comparison, config: Path) -> list[Planned]:
                 faults.append(
                     Fault(f"{where}: evaluation.every", "is 0; a search reads validation scores")
                 )
-            runs.append(_planned(comparison, where, Planned(SEARCH, variant, made, settings)))
+            runs.append(_changed(comparison, where, PlannedRun(SEARCH, variant, made, settings)))
     if faults:
         raise ConfigError(str(config), dict.fromkeys(faults))
     return runs
 
 
 def _touches(override: str, path: str) -> bool:
-    """Whether an override sets what lies at `path`, a part of it, or all around it."""
+    """Return True if an override sets the value at `path`, a part of it, or a section around it."""
     ours = override.partition("=")[0].strip()
     return f"{ours}.".startswith(f"{path}.") or f"{path}.".startswith(f"{ours}.")
 
 
 def grid(comparison: Comparison) -> list[Overrides]:
-    """Every combination of the values to search; none without a search."""
+    """Return every combination of the values to search; none without a search."""
     if comparison.search is None:
         return []
     axes = [
@@ -124,7 +130,7 @@ def grid(comparison: Comparison) -> list[Overrides]:
 
 
 def folder_of(comparison: Comparison) -> Path:
-    """Where everything of a comparison is."""
+    """Return the folder of a comparison."""
     return Path(comparison.folder) / comparison.name
 
 
@@ -137,23 +143,23 @@ def _experiment(
     name: str,
     folder: Path,
 ) -> Experiment:
-    path = config.parent / comparison.experiment
+    path = find_beside(comparison.experiment, config.parent)
     fixed = [f"seed={seed}", f"name={name}", f"simulation.folder={json.dumps(str(folder))}"]
     with _placed(where, str(path)):
         return load_experiment(path, [*layers, *fixed])
 
 
-def _planned(comparison: Comparison, where: str, run: Planned) -> Planned:
+def _changed(comparison: Comparison, where: str, run: PlannedRun) -> PlannedRun:
     """Return a run as its baseline changes it, if it is one, checked as far as the model is there.
 
     Raises:
-        ConfigError: with the faults that a run would end with before its first round.
+        ConfigError: with the faults that the run would end with before its first round.
     """
     kind, made = comparison.baselines.get(run.variant), run.experiment
     shapes = _shapes(made.model)
+    full_top_k = shapes.full_top_k if shapes else None
     with _placed(where, comparison.experiment):
         if kind:
-            full_top_k = shapes.full_top_k if shapes else None
             changed = BASELINES[kind](made, full_top_k)
             run = replace(run, experiment=changed, scored=scored(kind, made, full_top_k))
         if shapes:
@@ -163,7 +169,7 @@ def _planned(comparison: Comparison, where: str, run: Planned) -> Planned:
 
 @contextmanager
 def _placed(where: str, file: str) -> Iterator[None]:
-    """Say in which run of a comparison a fault is."""
+    """Name the run of a comparison in which a fault is."""
     try:
         yield
     except ConfigError as error:
@@ -173,9 +179,9 @@ def _placed(where: str, file: str) -> Iterator[None]:
 
 @cache
 def _shapes(model: ModelSettings) -> AdaptedModel | None:
-    """Return a model as shapes, from its config alone; None for one still to be made or fetched.
+    """Return a model as shapes, from its config alone, or None if that cannot be read yet.
 
-    The first run says what is wrong with it.
+    The error, if there is one, is that of the first run.
     """
     try:
         return meta_model(model, AdapterSettings())
@@ -183,8 +189,8 @@ def _shapes(model: ModelSettings) -> AdaptedModel | None:
         return None
 
 
-def _check_paired(comparison: Comparison, config: Path, runs: Sequence[Planned]) -> None:
-    """Refuse variants whose difference to the reference would not be one of the method."""
+def _check_paired(comparison: Comparison, config: Path, runs: Sequence[PlannedRun]) -> None:
+    """Refuse variants whose difference to the reference would not be due to the method."""
     faults = []
     of_first_seed = [run for run in runs if run.experiment.seed == comparison.seeds[0]]
     bases = {r.case: r.experiment for r in of_first_seed if r.variant == comparison.reference}

@@ -1,4 +1,4 @@
-"""One run of a comparison: done now, or taken from its folder if it ended there before."""
+"""One run of a comparison: carried out now, or read from its folder if it ended before."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedmoe.comparison.report import Result
+from fedmoe.comparison.result import Result
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.errors import CheckpointError, ConfigError, FedMoEError
 from fedmoe.report.run import read_run
@@ -22,12 +22,12 @@ REMEDY = "remove it, or give the comparison another name"
 
 
 def folder_of(experiment: Experiment) -> Path:
-    """Where a run of a comparison is."""
+    """Return the folder of a run."""
     return Path(experiment.simulation.folder) / experiment.name
 
 
-def ended(experiment: Experiment) -> bool:
-    """Whether the run has ended in its folder before.
+def has_ended(experiment: Experiment) -> bool:
+    """Return True if the run has ended in its folder before.
 
     Raises:
         FedMoEError: the folder holds a run of other settings, or one that other code finished.
@@ -48,10 +48,10 @@ def ended(experiment: Experiment) -> bool:
     return True
 
 
-def carry_out(experiment: Experiment, display: session.Display) -> Path:
-    """Run it to its end; an interrupted run of these very settings goes on where it was.
+def run_to_end(experiment: Experiment, display: session.Display) -> Path:
+    """Run to the end and return the folder; an interrupted run of the same settings is resumed.
 
-    What other code left is replaced.
+    A folder that other code left is replaced.
     """
     folder = folder_of(experiment)
     if folder.exists() and not _of_this_code(folder):
@@ -62,20 +62,20 @@ def carry_out(experiment: Experiment, display: session.Display) -> Path:
         raise FedMoEError(f"{error}; or {REMEDY}") from error
 
 
-def check_alike(found: Result, others: Sequence[Result]) -> None:
-    """Refuse a run whose base model or examples are not those of the runs that it is held against.
+def check_same_inputs(found: Result, others: Sequence[Result]) -> None:
+    """Refuse a run whose base model or examples are not those of the runs it is compared with.
 
-    Each run says what it was of when it was made; a file may have been changed between two.
+    Each run records its inputs; a file may have been changed between two runs.
 
     Raises:
-        FedMoEError: names both runs.
+        FedMoEError: inputs differ; the message names both runs.
     """
     for name, what in (("model", "base model"), ("data", "examples")):
         for other in others:
             ours, theirs = (r.environment.get(f"identity.{name}") for r in (found, other))
             if not ours or not theirs or ours == theirs:
                 continue
-            if _asked(found, name) == _asked(other, name):
+            if _inputs(found, name) == _inputs(other, name):
                 raise FedMoEError(
                     f"{_named(found)} is a run with other {what} than {_named(other)} "
                     f"({ours}, not {theirs}): files were changed between them; give the "
@@ -83,11 +83,11 @@ def check_alike(found: Result, others: Sequence[Result]) -> None:
                 )
 
 
-def _asked(result: Result, name: str) -> tuple[object, ...]:
-    """Return all that decides a run's model, or its examples, where no file is changed."""
+def _inputs(result: Result, name: str) -> tuple[object, ...]:
+    """Return everything that determines a run's model, or its examples, if no file changes."""
     deciding = ("partition.",) if name == "data" else ("model.", "gating.")
-    said = {key: value for key, value in result.settings.items() if key.startswith(deciding)}
-    return result.case, result.seed if name == "data" else None, said
+    settings = {key: value for key, value in result.settings.items() if key.startswith(deciding)}
+    return result.case, result.seed if name == "data" else None, settings
 
 
 def _named(result: Result) -> str:
@@ -96,16 +96,16 @@ def _named(result: Result) -> str:
 
 
 def _of_this_code(folder: Path) -> bool:
-    return _said(folder / "environment.json").get("code") == code_digest()
+    return _read(folder / "environment.json").get("code") == code_digest()
 
 
 def _same(config: Path, about: Path, experiment: Experiment) -> bool:
-    """Whether a run was asked for the same, but for what changes no bit of a result.
+    """Return True if a run had the same settings, but for those that do not change its result.
 
-    Its config may say more: there an automatic budget is planned.
+    Its config may hold more: an automatic budget is planned there.
     """
-    if (asked := _said(about).get("requested")) is not None:
-        return asked == settings_digest(experiment)
+    if (requested := _read(about).get("requested")) is not None:
+        return requested == settings_digest(experiment)
     try:
         other = load_experiment(config)
     except ConfigError:
@@ -113,6 +113,6 @@ def _same(config: Path, about: Path, experiment: Experiment) -> bool:
     return replace(other, simulation=experiment.simulation) == experiment
 
 
-def _said(about: Path) -> dict[str, Any]:
-    """What a run says of itself; nothing where it does not."""
+def _read(about: Path) -> dict[str, Any]:
+    """Return the environment that a run recorded; empty if it recorded none."""
     return json.loads(about.read_text(encoding="utf-8")) if about.exists() else {}

@@ -1,4 +1,4 @@
-"""The search for settings: what was tried for every variant, and which point is the best."""
+"""The search for settings: the outcome of each point, and the best one of each variant."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedmoe.comparison.config import Comparison, Overrides
-from fedmoe.comparison.plan import Planned, grid
-from fedmoe.comparison.report import Trial
-from fedmoe.comparison.report.result import as_scored, last_validation
+from fedmoe.comparison.plan import PlannedRun, grid
+from fedmoe.comparison.result import as_scored, last_validation
+from fedmoe.comparison.study import Trial
 from fedmoe.report.run import read_run
 
 
-def read_trial(run: Planned, folder: Path) -> Trial:
-    """What a finished run of the search found."""
+def read_trial(run: PlannedRun, folder: Path) -> Trial:
+    """Return the outcome of a finished run of the search."""
     found = last_validation(as_scored(read_run(folder), run.scored))
     assert found, folder
     return Trial(run.variant, run.settings, *found)
 
 
 def choose(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials with the best of each variant marked.
+    """Return the trials with the best of each variant marked.
 
-    The lowest validation loss; of equal ones the higher score, then the earlier trial. A loss tells
+    The best has the lowest validation loss, then the highest score, then comes first. A loss tells
     settings apart after a few rounds on a few examples, where exact answers are still chance.
     """
     best: dict[str, Trial] = {}
     for trial in trials:
-        held = best.get(trial.variant)
-        if held is None or (-trial.loss, trial.score) > (-held.loss, held.score):
+        known = best.get(trial.variant)
+        if known is None or (-trial.loss, trial.score) > (-known.loss, known.score):
             best[trial.variant] = trial
     return [replace(trial, chosen=trial is best[trial.variant]) for trial in trials]
 
 
 def chosen_settings(trials: Sequence[Trial]) -> dict[str, Overrides]:
-    """The chosen settings of every variant that has one."""
+    """Return the chosen settings of every variant that has some."""
     return {trial.variant: trial.settings for trial in trials if trial.chosen}
 
 
-def in_words(comparison: Comparison) -> str:
-    """What was searched and how, for the report."""
+def describe(comparison: Comparison) -> str:
+    """Return a sentence on the search for the report; empty without a search."""
     if comparison.search is None:
         return ""
     search = comparison.search
@@ -48,6 +48,6 @@ def in_words(comparison: Comparison) -> str:
     case = next(iter(comparison.in_cases))
     return (
         f"Every variant had the same {len(grid(comparison))} points, each run once on seed "
-        f"{search.seed}, which is none of the results'{own}{f', in case {case}' if case else ''}. "
+        f"{search.seed}, which the results do not use{own}{f', in case {case}' if case else ''}. "
         "Chosen by the last validation loss, mean of the tiers."
     )

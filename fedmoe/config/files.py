@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema
 from fedmoe.config.place import Place, opened
 from fedmoe.config.yaml_text import read_yaml
 from fedmoe.errors import ConfigError, Fault
+from fedmoe.system.shipped import find_beside
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def _read(
     if isinstance(tree, str) and opened(place.kind):
         return {"name": tree}
     if isinstance(tree, str) and _in_own_file(place.kind):
-        file = folder / tree
+        file = find_beside(tree, folder)
         try:
             return read_yaml(file)
         except ConfigError as error:

@@ -16,6 +16,7 @@ from fedmoe.config.place import Place, fill
 from fedmoe.config.yaml_text import dump, read_yaml
 from fedmoe.errors import ConfigError
 from fedmoe.section import ANYWHERE, Imports
+from fedmoe.system.shipped import find_config
 
 T = TypeVar("T")
 
@@ -25,6 +26,7 @@ def load(
 ) -> T:
     """Return the section of class `cls` that a YAML file and its overrides describe.
 
+    `path` may also be the name of a shipped config, such as `quickstart`.
     A mapping in the file is laid over the default at its place: keys it leaves out keep their
     default, and so does `name` where the section is one of a union. Lists and free mappings
     are replaced whole. Overrides come last, in their order, and reach into all of these. Where
@@ -36,8 +38,9 @@ def load(
         ConfigError: with every fault of the file's content and of the overrides, sorted by path;
             or why the file cannot be read as one YAML mapping.
     """
+    path = find_config(path)
     where, root = str(path), Place(cls, imports=imports)
-    tree, _ = read_files(read_yaml(path), root, Path(path).parent, final=False)
+    tree, _ = read_files(read_yaml(path), root, path.parent, final=False)
     tree, faults = apply_overrides(tree, root, overrides)
     tree, unread = read_files(tree, root, Path(), final=True)
     faults += unread

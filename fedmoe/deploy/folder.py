@@ -1,48 +1,43 @@
-"""The folder of a deployment: written beside its place and renamed, so that it is whole or not."""
+"""The folder of a deployment, which appears whole or not at all."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import mkdtemp
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedmoe.budget import Auto
 from fedmoe.config import Experiment
 from fedmoe.deploy.app import app_files
-from fedmoe.deploy.fleet import Fleet
+from fedmoe.deploy.fleet import Fleet, address
 from fedmoe.deploy.keys import SERVER_DAYS, Authority, node_keys, pem, pem_key
 from fedmoe.errors import FedMoEError
+from fedmoe.system.folders import whole_folder
 
 SECRET, SCRIPT, PLAIN = 0o600, 0o755, 0o644
+EXTRAS = {"home_assistant": "home", "reasoning_gym": "reasoning", "digits": "vision"}
+"""Extras of this package that built-in data need on every machine."""
 
 
 def write_folder(folder: Path, fleet: Fleet, experiment: Experiment) -> None:
-    """Write everything that the fleet needs to `folder`; keys can be read by their owner alone.
+    """Write everything that the fleet needs to `folder`; only its owner can read the keys.
 
     Raises:
         FedMoEError: the folder exists, or cannot be made; nothing of it is left then.
     """
-    if folder.exists() or folder.is_symlink():
-        raise FedMoEError(f"{folder} exists; it may hold keys in use, so name another folder")
+    _check_new(folder)
     files = _texts(fleet, experiment) | ({} if fleet.insecure else _keys(fleet))
     for path, data in app_files(experiment, fleet).items():
         files[f"server/app/{path}"] = data
-    try:
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        made = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
-    except OSError as error:
-        raise FedMoEError(f"{folder} cannot be made: {error.strerror}") from error
-    try:
-        _write(made, files)
+    with whole_folder(folder, _check_new) as made:
         made.chmod(0o700)
-        # An empty folder made meanwhile would be replaced, one with files is not.
-        made.rename(folder)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
+        _write(made, files)
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists() or folder.is_symlink():
+        raise FedMoEError(f"{folder} exists; it may hold keys in use, so name another folder")
 
 
 def _write(root: Path, files: Mapping[str, bytes]) -> None:
@@ -57,7 +52,7 @@ def _write(root: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _keys(fleet: Fleet) -> dict[str, bytes]:
-    """The CA, the server's certificate and every client's key pair, by path."""
+    """Return the CA, the server's certificate and every client's key pair, by path."""
     authority = Authority.new(fleet.host)
     certificate, key = authority.server(fleet.host)
     root = pem(authority.certificate)
@@ -77,7 +72,7 @@ def _keys(fleet: Fleet) -> dict[str, bytes]:
 
 
 def _texts(fleet: Fleet, experiment: Experiment) -> dict[str, bytes]:
-    """README, scripts and services, by path."""
+    """Return README, scripts and services, by path."""
     places = {
         "README.md": "README.md",
         "compose.yaml": "compose.yaml",
@@ -92,6 +87,7 @@ def _texts(fleet: Fleet, experiment: Experiment) -> dict[str, bytes]:
     if not fleet.loopback:
         places["server/nginx.conf"] = "nginx.conf"
         places["server/fedmoe-proxy.service"] = "proxy.service"
+    tiers, planned = experiment.budget.resolved(1).items(), isinstance(experiment.budget, Auto)
     forms = Environment(
         loader=PackageLoader("fedmoe.deploy"),
         undefined=StrictUndefined,
@@ -100,10 +96,9 @@ def _texts(fleet: Fleet, experiment: Experiment) -> dict[str, bytes]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    tiers, planned = experiment.budget.resolved(1).items(), isinstance(experiment.budget, Auto)
-    host = fleet.host if fleet.loopback else "127.0.0.1"
-    values = {
+    forms.globals |= {
         "fleet": fleet,
+        "extras": ",".join(filter(None, ("report", EXTRAS.get(experiment.data.name)))),
         "proxied": not fleet.loopback,
         "run_name": experiment.name,
         "learns_factors": experiment.rescaling.learned,
@@ -112,19 +107,13 @@ def _texts(fleet: Fleet, experiment: Experiment) -> dict[str, bytes]:
         "server_days": SERVER_DAYS,
         "deadline": getattr(experiment.budget, "deadline_seconds", None),
         "top_k": {name: "planned" if planned else tier.top_k for name, tier in tiers},
-        "superlink_host": host,
-        "superlink_address": f"[{host}]:{fleet.superlink_port}"
-        if ":" in host
-        else f"{host}:{fleet.superlink_port}",
+        "superlink_host": fleet.superlink_host,
+        "superlink_address": address(fleet.superlink_host, fleet.superlink_port),
     }
-    files = {place: forms.get_template(form).render(values) for place, form in places.items()}
+    files = {place: forms.get_template(form).render() for place, form in places.items()}
     for node in fleet.nodes:
-        for name, form in (
-            ("environment.sh", "environment.sh"),
-            ("supernode.sh", "supernode.sh"),
-            (f"fedmoe-{node.name}.service", "node.service"),
-        ):
-            files[f"clients/{node.name}/{name}"] = forms.get_template(form).render(
-                values | {"node": node}
-            )
+        for form in ("environment.sh", "supernode.sh", "node.service"):
+            name = f"fedmoe-{node.name}.service" if form == "node.service" else form
+            text = forms.get_template(form).render(node=node)
+            files[f"clients/{node.name}/{name}"] = text
     return {place: text.encode() for place, text in files.items()}

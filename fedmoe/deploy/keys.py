@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from inspect import signature
 from ipaddress import ip_address
 
 from cryptography import x509
@@ -19,48 +20,45 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CA_DAYS, SERVER_DAYS = 3650, 825
 LOCAL = ("localhost", "127.0.0.1", "::1")
-"""The SuperLink's own processes reach it by these."""
+"""Names by which the SuperLink's own processes reach it."""
 
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority of this deployment alone: who holds its key can be the server."""
+    """A certificate authority for one deployment; whoever has its key can pose as the server."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
 
     @classmethod
     def new(cls, name: str) -> Authority:
-        """A new one, with a key that nobody else has."""
+        """Return an authority with a new key."""
         key, subject = ec.generate_private_key(ec.SECP384R1()), _name(f"{name} CA")
-        builder = _certificate(subject, subject, key.public_key(), key.public_key(), CA_DAYS)
-        builder = builder.add_extension(x509.BasicConstraints(True, path_length=0), critical=True)
-        builder = builder.add_extension(_usage(signs=True), critical=True)
+        builder = (
+            _certificate(subject, subject, key.public_key(), key.public_key(), CA_DAYS)
+            .add_extension(x509.BasicConstraints(True, path_length=0), critical=True)
+            .add_extension(_usage("key_cert_sign", "crl_sign"), critical=True)
+        )
         return cls(key, builder.sign(key, hashes.SHA384()))
 
     def server(self, host: str) -> tuple[bytes, bytes]:
-        """Certificate and key, as PEM, of a server that is reached as `host` and on loopback."""
-        key = ec.generate_private_key(ec.SECP384R1())
-        names = dict.fromkeys((host, *LOCAL))
-        builder = _certificate(
-            _name(host),
-            self.certificate.subject,
-            key.public_key(),
-            self.key.public_key(),
-            SERVER_DAYS,
+        """Return certificate and key, as PEM, of a server reached as `host` and on loopback."""
+        key, ours = ec.generate_private_key(ec.SECP384R1()), self.certificate.subject
+        hosts = dict.fromkeys((host, *LOCAL))
+        names = x509.SubjectAlternativeName([_alternative(name) for name in hosts])
+        purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+        builder = (
+            _certificate(_name(host), ours, key.public_key(), self.key.public_key(), SERVER_DAYS)
+            .add_extension(names, critical=False)
+            .add_extension(x509.BasicConstraints(False, path_length=None), critical=True)
+            .add_extension(_usage("digital_signature"), critical=True)
+            .add_extension(purpose, critical=False)
         )
-        for extension, critical in (
-            (x509.SubjectAlternativeName([_alternative(n) for n in names]), False),
-            (x509.BasicConstraints(False, path_length=None), True),
-            (_usage(signs=False), True),
-            (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
-        ):
-            builder = builder.add_extension(extension, critical)
         return pem(builder.sign(self.key, hashes.SHA384())), pem_key(key)
 
 
 def node_keys(name: str) -> tuple[bytes, bytes]:
-    """A SuperNode's private and public key (P-384) in OpenSSH's format, which flwr 1.41 reads."""
+    """Return a SuperNode's private and public key (P-384) in OpenSSH's format, which flwr reads."""
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
@@ -68,12 +66,12 @@ def node_keys(name: str) -> tuple[bytes, bytes]:
 
 
 def pem(certificate: x509.Certificate) -> bytes:
-    """A certificate as text."""
+    """Return a certificate as text."""
     return certificate.public_bytes(Encoding.PEM)
 
 
 def pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """A TLS key as text; services start without a person, so it has no passphrase."""
+    """Return a TLS key as text; services start without a person, so it has no passphrase."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
@@ -98,31 +96,17 @@ def _certificate(
 ) -> x509.CertificateBuilder:
     # An hour back: a client's clock may be late.
     start = datetime.now(UTC) - timedelta(hours=1)
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key)
     return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
+        x509.CertificateBuilder(issuer, subject, key, x509.random_serial_number())
         .not_valid_before(start)
         .not_valid_after(start + timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False
-        )
+        .add_extension(authority, critical=False)
     )
 
 
-def _usage(*, signs: bool) -> x509.KeyUsage:
-    """A CA signs certificates; a server signs its side of a handshake."""
-    return x509.KeyUsage(
-        digital_signature=not signs,
-        key_cert_sign=signs,
-        crl_sign=signs,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+def _usage(*granted: str) -> x509.KeyUsage:
+    """Return a key's purposes: those named, and none of the others."""
+    purposes = signature(x509.KeyUsage).parameters
+    return x509.KeyUsage(**{purpose: purpose in granted for purpose in purposes})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -11,7 +10,7 @@ from fedmoe.errors import FedMoEError
 from fedmoe.section import Component, Open, section
 
 Metric = Callable[[Example, str], float]
-"""A function, or an object that is called like one."""
+"""A function, or an object that is called like one; returns a score from 0 to 1."""
 
 
 @section
@@ -28,24 +27,28 @@ METRICS = Open("fedmoe.metrics", Callable, (ExactMatch,), server_only=True)
 """What `evaluation.metric` in a configuration may name."""
 
 
-def measured(metric: Metric) -> Metric:
-    """Return `metric`, refusing scores that are no finite number.
+def checked(metric: Metric, what: str = "evaluation.metric") -> Metric:
+    """Return `metric`, refusing scores that are no number from 0 to 1.
+
+    Args:
+        metric: scores an answer.
+        what: its place in the configuration.
 
     Example:
-        >>> measured(lambda example, answer: len(answer))(Example("hi", "ho", ""), "hello")
-        5.0
+        >>> checked(lambda example, answer: len(answer) / 10)(Example("hi", "ho", ""), "hello")
+        0.5
     """
 
     def score(example: Example, answer: str) -> float:
         found = metric(example, answer)
         try:
-            if math.isfinite(number := float(found)):
+            if 0 <= (number := float(found)) <= 1:
                 return number
         except (TypeError, ValueError):
             pass
         raise FedMoEError(
-            f"evaluation.metric gives {found!r:.60} for the answer {answer!r:.60}; it should "
-            "return a finite number"
+            f"{what} gives {found!r:.60} for the answer {answer!r:.60}; a score is a number from 0 "
+            "to 1: correct the function, or scale what it returns"
         )
 
     return score

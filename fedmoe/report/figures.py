@@ -1,29 +1,30 @@
-"""The look that all plots share: size, ink, one colour per tier, labels beside what they name."""
+"""The look that all plots share: size, ink, a colour per tier, labels beside what they name."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from fedmoe.report.run import TierCost
-
 DPI = 110
-INK = "#1f2328"
-MUTED = "#656d76"
-FAINT = "#d0d7de"
+INK, MUTED, FAINT = "#1f2328", "#656d76", "#d0d7de"
 WIDTH = 5.4
 MARKERS = "os^DvPX*"
 
 Colour = tuple[float, float, float]
 
+VIRIDIS = ("#58c765", "#29af7f", "#1f958b", "#297a8e", "#355f8d", "#424086", "#481d6f")
+"""Equal steps of matplotlib's viridis without its yellow end, which white paper swallows."""
+
 
 def new_figure(title: str, height: float = 3.4) -> Figure:
-    """A figure with a title that knows no pyplot: safe in threads, and nothing to close."""
+    """Return a titled figure that pyplot does not know: safe in threads, and nothing to close."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -46,30 +47,73 @@ def dress(axes: Axes, grid: Literal["", "x", "y"] = "y") -> None:
         axes.grid(axis=grid, color="#eaeef2", linewidth=0.8)
 
 
-def tier_colours(tiers: Sequence[TierCost]) -> dict[str, Colour]:
-    """A colour per tier: the more experts, the darker, also for the colour-blind and in grey."""
-    return shades([tier.name for tier in tiers])
+def dress_rows(axes: Axes, names: Sequence[str], grid: Literal["", "x"] = "x") -> None:
+    """Give axes the shared look, with a named row at each whole height, the first one on top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    dress(axes, grid)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+
+
+def percent_scale(axes: Axes) -> None:
+    """Mark the vertical axis, whose values are shares of 1, in percent."""
+    from matplotlib.ticker import PercentFormatter
+
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+
+
+def round_scale(axes: Axes) -> None:
+    """Mark the horizontal axis at whole rounds."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+
+
+def write(
+    axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any
+) -> None:
+    """Write small text `offset` points away from a position in the plot's coordinates."""
+    look = {"va": "center", "fontsize": 8.5, "color": INK, "annotation_clip": False} | style
+    axes.annotate(text, at, xytext=offset, textcoords="offset points", **look)
+
+
+def legend(figure: Figure, num_columns: int, **style: Any) -> None:
+    """Place a frameless legend below the plot."""
+    look = {"fontsize": 8, "frameon": False, "labelcolor": INK} | style
+    figure.legend(loc="outside lower left", ncols=num_columns, **look)
 
 
 def shades(names: Sequence[str]) -> dict[str, Colour]:
-    """A colour per name, from light to dark."""
-    from matplotlib import colormaps
+    """Return a colour per name, from light to dark.
 
-    # Viridis without its yellow end, which white paper swallows.
-    light, dark = 0.74, 0.08
-    step = (light - dark) / max(len(names) - 1, 1)
-    places = [light - i * step for i in range(len(names))] if len(names) > 1 else [0.3]
-    return {name: colormaps["viridis"](s)[:3] for name, s in zip(names, places, strict=True)}
+    For tiers by `top_k` that is: the more experts, the darker, also in grey and for the
+    colour-blind.
+    """
+    stops = np.array([[int(stop[i : i + 2], 16) / 255 for i in (1, 3, 5)] for stop in VIRIDIS])
+    places = np.linspace(0, 1, len(names)) if len(names) > 1 else [2 / 3]
+    steps = np.linspace(0, 1, len(stops))
+    red, green, blue = (np.interp(places, steps, channel).tolist() for channel in stops.T)
+    return dict(zip(names, zip(red, green, blue, strict=True), strict=False))
+
+
+def hex_colour(colour: Colour) -> str:
+    """Return a colour as HTML writes it."""
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colour)
 
 
 def text_colour(colour: Colour) -> Colour:
-    """A darker shade of a line's colour, in which small letters can be read."""
+    """Return a darker shade of a line's colour, in which small letters can be read."""
     red, green, blue = colour
     return (0.62 * red, 0.62 * green, 0.62 * blue)
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Positions moved as little as needed to be at least `gap` apart, in the same order."""
+    """Return positions moved as little as needed to be `gap` apart, in the same order.
+
+    >>> spread([1.0, 1.0, 9.0], gap=2.0)
+    [0.0, 2.0, 9.0]
+    """
     order = sorted(range(len(positions)), key=lambda i: positions[i])
     groups: list[tuple[float, int]] = []  # centre and size of labels that touch
     for i in order:
@@ -85,7 +129,7 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG; the same figure gives the same bytes."""
+    """Return the figure as a PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

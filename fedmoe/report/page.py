@@ -1,73 +1,84 @@
-"""The report as one HTML page that needs no network, no script and no second file."""
+"""The report of a run as HTML and in short as Markdown; pages from templates for all reports."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from fedmoe.report import tables
-from fedmoe.report.headline import headline, status
-from fedmoe.report.memory_options import memory_options_table
-from fedmoe.report.page_parts import document, folded, plots, section
-from fedmoe.report.plots import Picture
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+from fedmoe.report import run_tables
+from fedmoe.report.facts import facts, headline, status
+from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.run import Run
-from fedmoe.report.units import DASH, count_text, percent_text, seconds_text
+from fedmoe.report.text_table import TextTable, markdown_sections, pairs_table, plain
+
+if TYPE_CHECKING:
+    from fedmoe.report.plots import Picture
+
+
+def render(package: str, template: str, **values: Any) -> str:
+    """Return a template of a package, filled in; every value is escaped.
+
+    Args:
+        package: an importable package with a folder `templates`; those of `fedmoe.report` (the
+            page, its style, tables and plots) can be used by all.
+        template: the file's name.
+        values: by their names in the template; one that is missing is an error.
+    """
+    return _templates(package).get_template(template).render(**values)
+
+
+@cache
+def _templates(package: str) -> Environment:
+    shared = "fedmoe.report"
+    loader = ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, shared))])
+    return Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def render_page(run: Run, pictures: Sequence[Picture]) -> str:
-    """Return the page; every text that comes from the run is escaped."""
-    settings = tables.pairs("Settings", ["setting", "value"], run.settings.items())
-    versions = tables.pairs("Environment", ["part", "version"], run.environment.items())
-    body = [
-        _header(run),
-        section(tables.test_scores(run)),
-        plots(pictures),
-        section(tables.tier_costs(run)),
-        section(memory_options_table(run)),
-        section(tables.clients(run)),
-        section(tables.faults(run)),
-        section(tables.failures(run)),
-        section(tables.phases(run)),
-        folded(tables.schedule(run)),
-        folded(tables.label_scores(run)),
-        folded(settings),
-        folded(versions),
-    ]
-    return document(run.header["name"], body)
-
-
-def facts(run: Run) -> list[tuple[str, str]]:
-    """What one asks first about a run, as names and values."""
-    head, end = run.header, run.end or {}
-    seconds = end.get("seconds", sum(r["seconds"] for r in run.rounds) or None)
-    known = [
-        ("Model", head["model"]),
-        ("Clients", f"{head['num_clients']}, {head['clients_per_round']} per round"),
-        ("Rounds", f"{run.num_finished} of {head['num_rounds']}"),
-        ("Aggregation", head["strategy"]),
-        ("Rescaling", head["rescaling"]),
-        ("Seed", str(head["seed"])),
-        ("Trained tokens", count_text(sum(c["tokens"] for c in run.ok()))),
-        ("Wall time" if run.end else "Time in rounds", seconds_text(seconds)),
-        ("Virtual time", seconds_text(max(run.virtual_clock.values(), default=None))),
-        ("Spent in training", percent_text(end.get("training_share"))),
-        ("Over the ideal schedule", tables.gap_text(run.rounds)),
-        ("Workers replaced", count_text(run.num_replaced or None)),
-        ("Interrupted and gone on", _times(run.num_resumed)),
-        ("Adapter SHA-256", end.get("adapter_sha256", DASH)[:16]),
-    ]
-    return [(name, value) for name, value in known if value != DASH]
-
-
-def _times(number: int) -> str:
-    return DASH if not number else "once" if number == 1 else f"{number} times"
-
-
-def _header(run: Run) -> str:
-    kind = "status" if run.complete else "status interrupted"
-    items = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts(run)
+    """Return the report of a run as one page, with its plots inside."""
+    settings = pairs_table("Settings", ("setting", "value"), run.settings.items())
+    versions = pairs_table("Environment", ("part", "version"), run.environment.items())
+    folded = [run_tables.schedule(run), run_tables.label_scores(run), settings, versions]
+    return render(
+        "fedmoe.report",
+        "report.html",
+        title=run.header["name"],
+        status=status(run).capitalize(),
+        complete=run.complete,
+        headline=headline(run),
+        facts=facts(run),
+        scores=run_tables.test_scores(run),
+        pictures=pictures,
+        shown=[*_overview(run), run_tables.clients(run)],
+        folded=folded,
     )
-    return (
-        f"<header>\n<h1>{escape(run.header['name'])}</h1>\n"
-        f'<div class="{kind}">{escape(status(run).capitalize())}</div>\n'
-        f'<p class="headline">{escape(headline(run))}</p>\n<dl>{items}</dl>\n</header>'
-    )
+
+
+def render_summary(run: Run) -> str:
+    """Return the report in short, as Markdown for a terminal, an issue or a README."""
+    tables = [run_tables.test_scores(run), *_overview(run)]
+    lines = [f"# {plain(run.header['name'])}", "", f"**{plain(headline(run))}**", ""]
+    lines += [f"Status: {status(run)}.", ""]
+    lines += [f"- {name}: {plain(value)}" for name, value in facts(run)] + [""]
+    return "\n".join(lines + markdown_sections(tables, notes=False))
+
+
+def _overview(run: Run) -> list[TextTable]:
+    """Return the tables of a screenful that follow the scores."""
+    return [
+        run_tables.tier_costs(run),
+        run_tables.memory_options(run),
+        own_metrics(run),
+        run_tables.faults(run),
+        run_tables.failures(run),
+        run_tables.phases(run),
+    ]

@@ -27,20 +27,20 @@ class TierCost:
     train_flops_per_token: float
     memory_bytes: int
     availability: float = 1.0
-    """The probability that one of its clients is there in a round."""
+    """Probability that one of its clients takes part in a round."""
     device: Device | None = None
-    """Where the run gave its clients virtual devices."""
+    """The virtual device of its clients, if the run gave them any."""
     memory_options: str = ""
-    """What saves memory for its frozen experts, in words."""
+    """How its frozen experts are stored with less memory, in words."""
     expert_bytes: int = 0
-    """What they take on a client."""
+    """Bytes of its frozen experts on a client."""
     full_expert_bytes: int = 0
-    """What they would take without any lever."""
+    """The same without memory options."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """All that a report shows; what is missing in the folder is empty here."""
+    """Everything a report shows; files missing from the folder leave empty fields."""
 
     header: Record
     tiers: list[TierCost]
@@ -52,46 +52,46 @@ class Run:
     num_replaced: int
     """Workers that died and were replaced."""
     faults: list[Record]
-    """What was done to clients on purpose."""
+    """Faults injected into client rounds."""
     num_resumed: int
-    """Times that the run went on after it was interrupted."""
+    """How often the run was resumed."""
     by_client: np.ndarray | None
     """int64 (clients, layers, experts): routed tokens."""
     num_examples: dict[int, int]
     labels: dict[int, dict[str, int]]
-    """Per client, the number of examples of each label."""
+    """Number of examples by client and label."""
     settings: dict[str, str]
     environment: dict[str, str]
 
     @property
     def num_finished(self) -> int:
-        """Rounds finished."""
+        """The number of finished rounds."""
         return max((r["round"] for r in self.rounds), default=0)
 
     @property
     def complete(self) -> bool:
-        """Whether the run got to its end, or to the last scores before it."""
+        """True for a run that reached its end, or the last scores before it."""
         last = self.header["num_rounds"]
         tested = {e["tier"] for e in self.evaluations if (e["split"], e["round"]) == ("test", last)}
         return self.end is not None or tested == {tier.name for tier in self.tiers}
 
     @property
     def virtual_clock(self) -> dict[int, float]:
-        """Virtual seconds from the start to the end of each round; empty without devices."""
+        """Virtual seconds from the run's start to each round's end; empty without devices."""
         return {r["round"]: r["virtual_clock"] for r in self.rounds if "virtual_clock" in r}
 
     @property
     def score_name(self) -> str:
-        """What the dataset's score is called: `exact match` where it is nothing else."""
+        """The name of the score: `exact match` if every score equals that, else `score`."""
         same = all(e["score"] == e["exact_match"] for e in self.evaluations)
         return "exact match" if same else "score"
 
     def tier_of(self, client: int) -> TierCost:
-        """The tier of a client."""
+        """Return the tier of a client."""
         return next(tier for tier in self.tiers if client in tier.clients)
 
     def ok(self, *, client: int | None = None, tier: str | None = None) -> list[Record]:
-        """The client rounds that arrived, by round, of one client or one tier."""
+        """Return the client rounds that arrived, by round, of one client or one tier."""
         return [
             c
             for c in self.clients
@@ -99,15 +99,20 @@ class Run:
         ]
 
     def curve(self, split: str, tier: str) -> list[Record]:
-        """A tier's evaluations on one split, by round."""
+        """Return a tier's evaluations on one split, by round."""
         chosen = [e for e in self.evaluations if e["split"] == split and e["tier"] == tier]
         return sorted(chosen, key=lambda e: e["round"])
+
+    def last_test(self, tier: str) -> Record | None:
+        """Return a tier's last evaluation on test data, if it is not the base model's."""
+        last = self.curve("test", tier)[-1:]
+        return last[0] if last and last[0]["round"] > 0 else None
 
 
 def read_run(folder: Path) -> Run:
     """Return the run recorded in `folder`, finished or not.
 
-    Of a round that was interrupted and done again, the later records count.
+    If a round was interrupted and repeated, its later records count.
 
     Raises:
         FedMoEError: no ledger, a damaged one, or one without a `run` line.
@@ -115,7 +120,10 @@ def read_run(folder: Path) -> Run:
     records = read_ledger(folder / "ledger.jsonl")
     header = next((r for r in reversed(records) if r["kind"] == "run"), None)
     if header is None:
-        raise FedMoEError(f"{folder / 'ledger.jsonl'}: no `run` line; the run ended as it started")
+        raise FedMoEError(
+            f"{folder / 'ledger.jsonl'} has no `run` line: the run ended before its first line was "
+            "written, so there is nothing to report"
+        )
     manifest = _json(folder / "manifest.json").get("clients", [])
     return Run(
         header=header,
@@ -136,7 +144,11 @@ def read_run(folder: Path) -> Run:
 
 
 def flat(tree: Any, path: str = "") -> dict[str, str]:
-    """A nested mapping as dotted keys and the text of their values."""
+    """Return a nested mapping as dotted keys and the text of their values.
+
+    >>> flat({"budget": {"tiers": [1, 2]}})
+    {'budget.tiers': '1, 2'}
+    """
     if isinstance(tree, dict) and tree:
         parts = [flat(value, f"{path}.{key}" if path else str(key)) for key, value in tree.items()]
         return {key: text for part in parts for key, text in part.items()}
@@ -146,30 +158,25 @@ def flat(tree: Any, path: str = "") -> dict[str, str]:
 
 
 def _tiers(header: Record) -> list[TierCost]:
-    other = ("name", "clients", "device", "availability")
-    later = ("memory_options", "expert_bytes", "full_expert_bytes")  # older ledgers do not say
-    names = [field.name for field in fields(TierCost) if field.name not in other]
-    tiers = [
-        TierCost(
-            name=name,
-            clients=tuple(values["clients"]),
-            availability=values.get("availability", 1.0),
-            device=Device(**values["device"]) if "device" in values else None,
-            **{k: values[k] for k in names if k not in later or k in values},
-        )
-        for name, values in header["tiers"].items()
-    ]
+    known = {field.name for field in fields(TierCost)}
+    tiers = []
+    for name, values in header["tiers"].items():
+        found = {key: value for key, value in values.items() if key in known}
+        found |= {"name": name, "clients": tuple(values["clients"])}
+        if "device" in values:
+            found["device"] = Device(**values["device"])
+        tiers.append(TierCost(**found))
     return sorted(tiers, key=lambda tier: (tier.top_k, tier.name))
 
 
 def _last(records: Sequence[Record], kind: str, key: tuple[str, ...]) -> list[Record]:
-    """The last record of a kind for each key, by key."""
+    """Return the last record of a kind for each key, sorted by key."""
     found = {tuple(r[name] for name in key): r for r in records if r["kind"] == kind}
     return [found[k] for k in sorted(found)]
 
 
 def _end(records: Sequence[Record]) -> Record | None:
-    """The `end` line, unless the run was taken up again after it."""
+    """Return the `end` line, unless the run was resumed after it."""
     steps = [r for r in records if r["kind"] != "evaluation"]
     return steps[-1] if steps[-1]["kind"] == "end" else None
 
@@ -179,7 +186,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _settings(path: Path) -> dict[str, str]:
-    """The configuration as written: BaseLoader turns no `no` into False."""
+    """Return the configuration as written: BaseLoader does not turn `no` into False."""
     if not path.exists():
         return {}
     return flat(yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {})

@@ -1,40 +1,56 @@
-"""Numbers for people: sizes, times, counts and shares as short text; nothing measured is a dash."""
+"""Sizes, times, counts and shares as short text for people."""
 
 import math
 
 DASH = "\u2013"
-"""An en dash, where nothing was measured."""
+"""An en dash, shown where nothing was measured."""
 
 
 def count_text(value: float | None) -> str:
-    """A whole number with thousands separated."""
+    """Return a whole number with its thousands separated.
+
+    >>> count_text(12345.4)
+    '12,345'
+    """
     return DASH if value is None else f"{round(value):,}"
 
 
 def number_text(value: float | None, digits: int = 3) -> str:
-    """A number with a fixed count of decimals."""
+    """Return a number with a fixed count of decimals."""
     return DASH if value is None else f"{value:.{digits}f}"
 
 
 def percent_text(value: float | None, signed: bool = False) -> str:
-    """A share of 1 in percent; a signed one is a difference and in points."""
+    """Return a share of 1 in percent; a signed one is a difference, in points.
+
+    >>> percent_text(0.1234), percent_text(-0.02, signed=True)
+    ('12.3%', '-2.0')
+    """
     if value is None:
         return DASH
     return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}%"
 
 
 def bytes_text(value: float | None) -> str:
-    """Bytes in decimal units: 1 kB is 1,000 bytes."""
+    """Return a size in decimal units: 1 kB is 1,000 bytes.
+
+    >>> bytes_text(3_152_000)
+    '3.2 MB'
+    """
     return _scaled(value, ["B", "kB", "MB", "GB", "TB"])
 
 
 def flops_text(value: float | None) -> str:
-    """Floating-point operations, a multiplication and an addition counting two."""
+    """Return floating-point operations; a multiplication and an addition count as two."""
     return _scaled(value, ["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"])
 
 
 def seconds_text(value: float | None) -> str:
-    """A length of time in its two largest units."""
+    """Return a length of time in its two largest units.
+
+    >>> seconds_text(3725)
+    '1 h 02 min'
+    """
     if value is None:
         return DASH
     if value < 60:
@@ -46,7 +62,7 @@ def seconds_text(value: float | None) -> str:
 
 
 def time_unit(longest: float) -> tuple[float, str]:
-    """The seconds in the unit in which times up to `longest` are shown, and the unit's name."""
+    """Return the unit for an axis of times up to `longest` seconds: its seconds and its name."""
     units = ((10_800.0, 3600.0, "hours"), (180.0, 60.0, "minutes"))
     return next(((s, name) for least, s, name in units if longest >= least), (1.0, "seconds"))
 

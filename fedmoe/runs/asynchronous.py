@@ -14,9 +14,8 @@ from fedmoe.config.faults import parse_faults
 from fedmoe.devices.timeline import Arrival, Job, timeline
 from fedmoe.messages.codec import Task
 from fedmoe.rounds import Member, Send, ServerState
-from fedmoe.runs.expected import expected_time
-from fedmoe.runs.prepared import Prepared
-from fedmoe.runs.recorder import tier_costs
+from fedmoe.runs.costs import expected_time, tier_costs
+from fedmoe.runs.server_side import ServerSide
 from fedmoe.seeds import numpy_rng
 
 
@@ -110,23 +109,23 @@ class Buffered:
         return self.seconds(self.members[job.client], job.version + 1)
 
 
-def buffered_of(prepared: Prepared) -> Buffered | None:
+def buffered_of(server: ServerSide) -> Buffered | None:
     """Return the planner of an asynchronous run; None for one that goes by rounds."""
-    e = prepared.experiment
+    e = server.setup.experiment
     if not e.aggregation.asynchronous:
         return None
-    costs, faults = tier_costs(prepared), parse_faults(e.faults)
+    costs, faults = tier_costs(server), parse_faults(e.faults)
 
     def seconds(member: Member, round: int) -> float:
-        time = expected_time(prepared, member.client, member.tier, costs[member.tier])
+        time = expected_time(server, member.client, member.tier, costs[member.tier])
         return time.seconds * faults.slowdown(e.seed, round, member.client)
 
     return Buffered(
-        prepared.members,
-        prepared.send_to,
+        server.members,
+        server.send_to,
         seconds,
-        concurrency=prepared.clients_per_round,
-        buffer_size=e.aggregation.updates_per_step(prepared.clients_per_round),
+        concurrency=server.clients_per_round,
+        buffer_size=e.aggregation.updates_per_step(server.clients_per_round),
         num_rounds=e.rounds,
         seed=e.seed,
     )

@@ -18,8 +18,9 @@ from fedmoe.adapter import Adapter
 from fedmoe.config.faults import Faults, Strike
 from fedmoe.errors import WireError
 from fedmoe.messages.codec import Failure, Message, Task, Update, pack_update, sealed
-from fedmoe.rounds import ServerState
-from fedmoe.runs.prepared import Prepared
+from fedmoe.rounds import Observer, ServerState
+from fedmoe.runs.scorer import Scorer
+from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.workers import Injected, Watch, Workers
 from fedmoe.seeds import numpy_rng
 
@@ -36,21 +37,21 @@ class Faulty:
     """Workers on which things go wrong; it stands between the round loop and another one."""
 
     def __init__(
-        self, workers: Workers, faults: Faults, prepared: Prepared, watches: Sequence[Watch] = ()
+        self, workers: Workers, faults: Faults, server: ServerSide, watches: Sequence[Watch] = ()
     ) -> None:
         """Strike what passes.
 
         Args:
             workers: carries out the tasks of those who live.
             faults: how often what goes wrong.
-            prepared: the run, whose seed draws the faults and whose door reads what is damaged.
+            server: the run, whose seed draws the faults and which reads damaged answers.
             watches: are told of every fault.
         """
-        self.workers, self.faults, self.prepared, self.watches = workers, faults, prepared, watches
+        self.workers, self.faults, self.server, self.watches = workers, faults, server, watches
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
         """One answer per task, in order; see `rounds.Transport`."""
-        seed = self.prepared.experiment.seed
+        seed = self.server.setup.experiment.seed
         struck = [self.faults.of(seed, task.round, task.client) for task in tasks]
         alive = [t for t, s in zip(tasks, struck, strict=True) if "kill-client" not in s]
         answers = iter(self.workers(alive))
@@ -64,7 +65,7 @@ class Faulty:
         # They have things to do after its last answer.
         assert next(answers, None) is None, "more answers than tasks"
 
-    def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A]) -> Iterator[R]:
+    def map(self, job: Callable[[Scorer, A], R], arguments: Iterable[A]) -> Iterator[R]:
         """Evaluation is the server's own work, which nothing strikes."""
         return self.workers.map(job, arguments)
 
@@ -88,7 +89,7 @@ class Faulty:
                     self._tell(task, strike, "lost")
                     return Failure(task.round, task.client, "dropped by --faults", "injected")
                 case "slow":
-                    if not self.prepared.experiment.devices:
+                    if not self.server.setup.experiment.devices:
                         # Of seconds that the client itself has told.
                         time.sleep(min((self.faults.slow - 1) * answer.seconds, MOST_SECONDS))
                     self._tell(task, strike, "slowed")
@@ -100,7 +101,7 @@ class Faulty:
         self, task: Task, update: Update, strike: Literal["corrupt", "nan"]
     ) -> Update | Failure:
         """What the door makes of a damaged update."""
-        e = self.prepared.experiment
+        e = self.server.setup.experiment
         rng = numpy_rng(e.seed, "faults", task.round, task.client, strike)
         answer: Update | Failure
         try:
@@ -108,7 +109,7 @@ class Faulty:
                 message = sealed(pack_update(with_nan(update, rng), e.upload))
             else:
                 message = flipped(sealed(pack_update(update, e.upload)), rng)
-            answer = self.prepared.read(message, task)
+            answer = self.server.read(message, task)
         except WireError as error:  # of the door, or of a compression that cannot write a NaN down
             answer = Failure(task.round, task.client, str(error), error.code)
         self._tell(task, strike, "refused" if isinstance(answer, Failure) else "not noticed")
@@ -119,14 +120,11 @@ class Faulty:
             watch.injected(Injected(task.round, task.client, strike, outcome))
 
 
-class ServerKiller:
+class ServerKiller(Observer):
     """An observer that kills this process once a round is finished, as a power cut would."""
 
     def __init__(self, faults: Faults) -> None:
         self.round = faults.kill_server
-
-    def planned(self, tasks: Sequence[Task]) -> None: ...
-    def answered(self, task: Task, answer: Update | Failure) -> None: ...
 
     def finished(self, state: ServerState) -> None:
         """Kill it; nothing is flushed, closed or said."""

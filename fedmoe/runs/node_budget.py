@@ -27,7 +27,7 @@ from fedmoe.errors import ConfigError, Fault, FedMoEError
 from fedmoe.messages.codec import Message, Task, most_bytes
 from fedmoe.models.build import device_of
 from fedmoe.models.memory.meta import meta_model
-from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.subsets import possible
 from fedmoe.training.trial import trial_steps
 
@@ -84,12 +84,12 @@ class OwnBudget:
     """By client."""
 
     def answer(
-        self, prepared: Prepared, task: Task, deadline_seconds: float | None = None, fewer: int = 0
+        self, client: ClientSide, task: Task, deadline_seconds: float | None = None, fewer: int = 0
     ) -> Message:
         """The packed update of a task, carried out with as many experts as fit.
 
         Args:
-            prepared: the run, with its model.
+            client: the run, with its model.
             task: asks for the most experts that it may take.
             deadline_seconds: the server's, from the task's sending to the update's arrival; the
                 experiment's own counts, too. It lowers this round's k alone: what is left of a
@@ -101,8 +101,8 @@ class OwnBudget:
             FedMoEError: not even one fits, in memory or in time: the client sits this round out.
         """
         if (seat := self.seats.get(task.client)) is None:
-            seat = self.seats[task.client] = self._seat(prepared, task)
-        plan = timed = self._plan(prepared, task, seat.constants)
+            seat = self.seats[task.client] = self._seat(client, task)
+        plan = timed = self._plan(client, task, seat.constants)
         before = seat.standing or Standing(plan.top_k, task.top_k)
         if fewer:
             killed_at = min(before.top_k, task.top_k) - fewer + 1
@@ -110,7 +110,7 @@ class OwnBudget:
         now = seat.standing = replan(before, Observed(plan.top_k, seat.ran_out_at))
         seat.ran_out_at = None
         if now.top_k and deadline_seconds is not None:
-            timed = self._plan(prepared, task, seat.constants, deadline_seconds)
+            timed = self._plan(client, task, seat.constants, deadline_seconds)
         if not (asked := min(now.top_k, timed.top_k, task.top_k)):
             why = " ".join(timed.reasons) if now.ceiling else "memory ran out with k = 1"
             raise FedMoEError(f"client {task.client} sits out: {why}")
@@ -122,15 +122,15 @@ class OwnBudget:
             task.top_k,
             timed.reasons[-1],
         )
-        message = prepared.answer(replace(task, top_k=asked))
+        message = client.answer(replace(task, top_k=asked))
         if (used := int(json.loads(message.scalars)["top_k"])) < asked:
             seat.ran_out_at = used + 1
         return message
 
-    def _seat(self, prepared: Prepared, task: Task) -> Seat:
+    def _seat(self, client: ClientSide, task: Task) -> Seat:
         """A client's, calibrated."""
         try:
-            return Seat(*self._measured(prepared, task))
+            return Seat(*self._measured(client, task))
         except (MemoryError, RuntimeError) as error:
             if not ran_out_of_memory(error):
                 raise
@@ -139,18 +139,18 @@ class OwnBudget:
                 f"k = 1 ({error}); free some on this machine"
             ) from None
 
-    def _measured(self, prepared: Prepared, task: Task) -> tuple[Constants, int | None]:
+    def _measured(self, client: ClientSide, task: Task) -> tuple[Constants, int | None]:
         """The machine's constants, from real steps on the client's longest batch.
 
         And the least k at which these ran out of memory; None where they did not.
         """
-        prepared.configure_experts(task.tier)
-        model, rows = prepared.model, prepared.rows[task.client]
-        shape = shape_of(model, prepared.layouts(task.tier, task.round).model)
-        tier = prepared.experiment.budget.resolved(model.full_top_k)[task.tier]
-        work = work_on(rows, prepared.training_of(task.tier))
+        client.setup.configure_experts(task.tier)
+        model, rows = client.setup.model, client.rows[task.client]
+        shape = shape_of(model, client.setup.layouts(task.tier, task.round).model)
+        tier = client.setup.experiment.budget.resolved(model.full_top_k)[task.tier]
+        work = work_on(rows, client.setup.training_of(task.tier))
         work = replace(work, frozen=tier.frozen, offload=tier.offload, subset=tier.subset)
-        step = trial_steps(model, rows, prepared.tokenizer.pad_token_id)
+        step = trial_steps(model, rows, client.setup.tokenizer.pad_token_id)
 
         def take(setting: Setting) -> Sample:
             kept = round(kept_bytes(shape, setting))
@@ -165,19 +165,19 @@ class OwnBudget:
         return constants, k + 1 if k < most else None
 
     def _plan(
-        self, prepared: Prepared, task: Task, constants: Constants, deadline: float | None = None
+        self, client: ClientSide, task: Task, constants: Constants, deadline: float | None = None
     ) -> Plan:
         """What the machine affords now, within the experiment's deadline and another one."""
-        e, budget = prepared.experiment, self.budget
+        e, budget = client.setup.experiment, self.budget
         deadlines = [s for s in (budget.deadline_seconds, deadline) if s is not None]
-        layouts = prepared.layouts(task.tier, task.round)
+        layouts = client.setup.layouts(task.tier, task.round)
         sizes = most_bytes(layouts.task, layouts.update, e.upload)
-        tier = e.budget.resolved(prepared.model.full_top_k)[task.tier]
-        work = work_on(prepared.rows[task.client], prepared.training_of(task.tier), *sizes)
+        tier = e.budget.resolved(client.setup.model.full_top_k)[task.tier]
+        work = work_on(client.rows[task.client], client.setup.training_of(task.tier), *sizes)
         work = replace(work, frozen=tier.frozen, offload=tier.offload, subset=tier.subset)
-        machine: Machine = probe(prepared.model.device, self._link())
+        machine: Machine = probe(client.setup.model.device, self._link())
         return plan_for(
-            shape_of(prepared.model, layouts.model),
+            shape_of(client.setup.model, layouts.model),
             work,
             machine,
             constants,

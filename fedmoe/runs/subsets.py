@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from fedmoe.budget import Tier
 from fedmoe.config.schema import Experiment
 from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.memory.held import Frozen
+from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.memory.subset import LeftOut, Subset
 
 

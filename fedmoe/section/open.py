@@ -55,7 +55,8 @@ class Open:
             return self.names[name]
         offered = names_of(self.group)
         if not isinstance(name, str) or (":" not in name and name not in offered):
-            said = not_one_of(name, [*self.names, *offered])
+            known = [*self.names, *offered]
+            said = not_one_of(name, known) if known else f"{name!r} is the name of nothing here"
             hint = "" if "did you mean" in said else "; own code is named as package.module:Name"
             raise Refused(said + hint)
         found = imports.find(self.group, name)

@@ -3,16 +3,22 @@
 import hashlib
 from pathlib import Path
 
+from fedmoe.system.shipped import BUNDLE
+
+IGNORED = {"__pycache__", BUNDLE}
+"""A wheel brings copies of `clients/` and more; a checkout of the same code has none of them."""
+
 
 def code_digest(*folders: Path) -> str:
-    """A hash of every file of this package, built-in weights included, and of `folders`.
+    """Hash every file of this package, built-in weights included, and of `folders`.
 
-    Where the folders lie does not enter it, only the files' names inside them and their bytes.
+    Only the files' bytes and their names within each folder count, not where the folders are.
     """
     digest = hashlib.sha256()
     for folder in (Path(__file__).parents[1], *folders):
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            inside = path.relative_to(folder)
+            if path.is_file() and not IGNORED & {*inside.parts}:
+                digest.update(inside.as_posix().encode() + b"\0")
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]

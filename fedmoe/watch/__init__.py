@@ -1,11 +1,15 @@
 """Watching runs: `fedmoe status` in a terminal, `fedmoe watch` in a browser, and for Prometheus.
 
-In reading order:
-    command.py   the two commands and their arguments
-    sample.py    who takes part in a round, drawn again as the round loop draws it
-    terminal.py  a run, or a line a run, for a terminal
-    follow.py    the same again and again, until the end
-    server.py    the local web server; the page itself is `fedmoe.watch.live.page`
+Everything is read from the run's folder: watching cannot change or delay a run.
 
-`fedmoe.watch.live` says what the state of a run is.
+In reading order:
+    state.py       the state of a run and of a folder of runs, as values; JSON is their fields
+    read_state.py  from a run's folder to its state
+    estimates.py   whether a run is at work, and the time left
+    folder.py      the runs in a folder, read again only when they have changed
+    tables.py      the tables of terminal and page
+    status.py      a run, or a row per run, on a terminal
+    charts.py      scores and expert load as numbers, drawn by templates/charts.html
+    page.py        the page, from templates/; server.py: the local web server
+    prometheus.py  metrics
 """

@@ -1,168 +1,134 @@
-"""Runs as metrics in Prometheus' text format, for a scrape or a textfile collector."""
+"""Runs as metrics in Prometheus' text format, for a scrape or a textfile collector.
+
+Written without `prometheus_client`: its registry is made for counters that live in a process. Here
+it would add a dependency and a collector class, and save the 15 lines at the end of this file.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar, get_args
 
-from fedmoe.watch.live.pace import Phase
-from fedmoe.watch.live.parts import Score, TierNow
-from fedmoe.watch.live.state import RunNow, Unreadable
+from fedmoe.report.expert_load import CAPTURED, STARVED
+from fedmoe.watch.state import Phase, RunState, TierState, Unreadable
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+T = TypeVar("T")
 Labels = dict[str, str]
-Sample = tuple[Labels, float | None]
+Samples = Iterable[tuple[Labels, float | None]]
+Metric = tuple[str, Callable[[T], "Samples | float | None"]]
+"""A sentence on it, and its samples: by labels, or one value; None if it is not known."""
+
+RUN_METRICS: dict[str, Metric[RunState]] = {
+    "run_info": ("Name and settings of a run.", lambda r: [(_info(r), 1.0)]),
+    "run_phase": (
+        "1 for the phase that a run is in.",
+        lambda r: [({"phase": phase}, float(r.phase == phase)) for phase in get_args(Phase)],
+    ),
+    "rounds": ("Rounds planned.", lambda r: r.num_rounds),
+    "rounds_finished_total": ("Rounds finished.", lambda r: r.num_finished),
+    "workers_replaced_total": ("Workers that died.", lambda r: r.num_replaced),
+    "remaining_seconds": (
+        "Estimated wall time to the end.",
+        lambda r: 0.0 if r.phase == "finished" else r.seconds_left,
+    ),
+    "last_line_timestamp_seconds": (
+        "Last write to the ledger, in seconds since 1970.",
+        lambda r: r.last_line,
+    ),
+    "client_failures_total": (
+        "Client rounds that were lost or refused, by the kind of fault.",
+        lambda r: [({"code": code}, count) for code, count in r.failures_by_code.items()],
+    ),
+    "clients_awaited": (
+        "Clients of the round that have not answered.",
+        lambda r: sum(c.state == "awaited" for c in r.clients) + r.unnamed,
+    ),
+    "virtual_clock_seconds": ("Time on the clients' devices.", lambda r: r.virtual_clock),
+    "experts": ("In all layers.", lambda r: r.experts and r.experts.num_experts),
+    "experts_starved": (
+        f"Experts below {STARVED:g} equal shares of tokens so far.",
+        lambda r: r.experts and r.experts.starved,
+    ),
+    "experts_captured": (
+        f"Experts above {CAPTURED:g} equal shares of tokens so far.",
+        lambda r: r.experts and r.experts.captured,
+    ),
+}
+TIER_METRICS: dict[str, Metric[TierState]] = {
+    "tier_top_k": ("Experts per token.", lambda t: t.top_k),
+    "client_answers_total": (
+        "Client rounds, by status of the update.",
+        lambda t: [({"status": "ok"}, t.answers), ({"status": "failed"}, t.failures)],
+    ),
+    "trained_tokens_total": ("Tokens that clients trained on.", lambda t: t.tokens),
+    "client_seconds_total": ("Time that clients trained.", lambda t: t.seconds),
+    "message_bytes_total": (
+        "Bytes of tasks (down) and of updates (up).",
+        lambda t: [({"direction": "down"}, t.bytes_down), ({"direction": "up"}, t.bytes_up)],
+    ),
+    "score_ratio": (
+        "Last score of the global adapter at a tier's budget, from 0 to 1.",
+        lambda t: [({"split": s}, _number(e.score)) for s, e in t.last_scores.items()],
+    ),
+    "loss": (
+        "Last loss per token.",
+        lambda t: [({"split": s}, _number(e.loss)) for s, e in t.last_scores.items()],
+    ),
+}
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A family of samples; one without samples is left out."""
-
-    name: str
-    kind: Literal["counter", "gauge"]
-    about: str
-    samples: Sequence[Sample]
-
-
-def render_metrics(runs: Sequence[RunNow | Unreadable]) -> str:
+def render_metrics(runs: Sequence[RunState | Unreadable]) -> str:
     """Return the metrics of all runs, told apart by the label `run`.
 
-    Names carry base units (seconds, bytes, ratio), counters end with `_total`, and a value that was
-    not finite is NaN. A counter goes back when a run is done again from its start, which Prometheus
-    takes for a restart.
+    Names carry base units (seconds, bytes, ratio), counters alone end with `_total`, and a value
+    that was not finite is NaN. A counter falls when a run is repeated from its start, which
+    Prometheus takes for a restart.
 
     Source: Prometheus' text exposition format 0.0.4; samples have no time stamps, which the
     textfile collector would refuse.
     """
-    known = [run for run in runs if isinstance(run, RunNow)]
-    metrics = [*_of_runs(known), *_of_tiers(known), *_of_experts(known)]
-    unread: list[Sample] = [({"run": r.run}, 1.0) for r in runs if isinstance(r, Unreadable)]
-    metrics.append(Metric("unreadable", "gauge", "A ledger that cannot be read.", unread))
-    return "".join(_text(metric) for metric in metrics if metric.samples)
-
-
-def _of_runs(runs: Sequence[RunNow]) -> Iterator[Metric]:
-    info = [
-        (
-            {
-                "run": r.run,
-                "name": r.name,
-                "model": r.model,
-                "strategy": r.strategy,
-                "rescaling": r.rescaling,
-                "seed": str(r.seed),
-            },
-            1.0,
-        )
-        for r in runs
-    ]
-    yield Metric("run_info", "gauge", "What a run is.", info)
-    phases = [
-        ({"run": r.run, "phase": phase}, float(r.phase == phase))
-        for r in runs
-        for phase in get_args(Phase)
-    ]
-    yield Metric("run_phase", "gauge", "1 for the phase that a run is in.", phases)
-
-    def each(values: Iterable[float | None]) -> list[Sample]:
-        named = zip(runs, values, strict=True)
-        return [({"run": r.run}, value) for r, value in named if value is not None]
-
-    yield Metric("rounds", "gauge", "Rounds planned.", each(r.num_rounds for r in runs))
-    finished = each(r.num_finished for r in runs)
-    yield Metric("rounds_finished_total", "counter", "Rounds finished.", finished)
-    replaced = each(r.num_replaced for r in runs)
-    yield Metric("workers_replaced_total", "counter", "Workers that died.", replaced)
-    left = each(0.0 if r.phase == "finished" else r.seconds_left for r in runs)
-    yield Metric("remaining_seconds", "gauge", "Estimated wall time to the end.", left)
-    lines = each(r.last_line for r in runs)
-    about = "When the ledger was last written, in seconds since 1970."
-    yield Metric("last_line_timestamp_seconds", "gauge", about, lines)
-    codes = [
-        ({"run": r.run, "code": code}, sum(q.count for q in r.quarantine if q.code == code))
-        for r in runs
-        for code in dict.fromkeys(q.code for q in r.quarantine)
-    ]
-    about = "Client rounds that were lost or refused, by what was wrong."
-    yield Metric("client_failures_total", "counter", about, codes)
-    awaited = each(sum(c.state == "awaited" for c in r.clients) + r.unnamed for r in runs)
-    yield Metric("clients_awaited", "gauge", "Clients of the round to be heard.", awaited)
-    clock = each(r.virtual_clock for r in runs)
-    yield Metric("virtual_clock_seconds", "gauge", "Time on the clients' devices.", clock)
-
-
-def _of_tiers(runs: Sequence[RunNow]) -> Iterator[Metric]:
-    tiers = [({"run": r.run, "tier": t.name}, t) for r in runs for t in r.tiers]
-    yield Metric("tier_top_k", "gauge", "Experts per token.", [(w, t.top_k) for w, t in tiers])
-    yield Metric(
-        "client_answers_total",
-        "counter",
-        "Client rounds, by whether the update counted.",
-        [
-            (w | {"status": status}, n)
-            for w, t in tiers
-            for status, n in (("ok", t.answers), ("failed", t.failures))
-        ],
+    known = [run for run in runs if isinstance(run, RunState)]
+    unread = [({"run": run.run}, run) for run in runs if isinstance(run, Unreadable)]
+    tiers = [({"run": run.run, "tier": tier.name}, tier) for run in known for tier in run.tiers]
+    return (
+        _families(RUN_METRICS, [({"run": run.run}, run) for run in known])
+        + _families(TIER_METRICS, tiers)
+        + _families({"unreadable": ("A ledger that cannot be read.", lambda _: 1.0)}, unread)
     )
-    tokens: list[Sample] = [(w, t.tokens) for w, t in tiers]
-    yield Metric("trained_tokens_total", "counter", "Tokens trained on by clients.", tokens)
-    seconds: list[Sample] = [(w, t.seconds) for w, t in tiers]
-    yield Metric("client_seconds_total", "counter", "Time that clients trained.", seconds)
-    yield Metric(
-        "message_bytes_total",
-        "counter",
-        "Bytes of tasks (down) and of updates (up).",
-        [
-            (w | {"direction": way}, n)
-            for w, t in tiers
-            for way, n in (("down", t.bytes_down), ("up", t.bytes_up))
-        ],
-    )
-    last = [(w | {"split": e.split}, e) for w, t in tiers for e in _newest(t)]
-    about = "Last score of the global adapter at a tier's budget, from 0 to 1."
-    yield Metric("score_ratio", "gauge", about, [(w, _number(e.score)) for w, e in last])
-    yield Metric("loss", "gauge", "Last loss per token.", [(w, _number(e.loss)) for w, e in last])
 
 
-def _of_experts(runs: Sequence[RunNow]) -> Iterator[Metric]:
-    known = [({"run": r.run}, r.experts) for r in runs if r.experts]
-    yield Metric("experts", "gauge", "In all layers.", [(w, e.num_experts) for w, e in known])
-    for name, about in (
-        ("starved", "Experts below 0.1 equal shares of tokens so far."),
-        ("captured", "Experts above 2 equal shares of tokens so far."),
-    ):
-        values: list[Sample] = [(w, getattr(e, name)) for w, e in known]
-        yield Metric(f"experts_{name}", "gauge", about, values)
-
-
-def _newest(tier: TierNow) -> list[Score]:
-    return [*{score.split: score for score in tier.scores}.values()]
+def _info(run: RunState) -> Labels:
+    names = ("name", "model", "strategy", "rescaling", "seed")
+    return {name: str(getattr(run, name)) for name in names}
 
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _text(metric: Metric) -> str:
-    name = f"fedmoe_{metric.name}"
-    about = metric.about.replace("\\", r"\\").replace("\n", r"\n")
-    head = f"# HELP {name} {about}\n# TYPE {name} {metric.kind}\n"
-    return head + "".join(
-        f"{name}{{{_labels(labels)}}} {_value(value)}\n" for labels, value in metric.samples
-    )
+def _families(metrics: Mapping[str, Metric[T]], objects: Sequence[tuple[Labels, T]]) -> str:
+    """Return a family of samples per metric, with those of all objects; none without samples."""
+    text = ""
+    for name, (about, samples_of) in metrics.items():
+        lines = []
+        for whose, found in objects:
+            samples = samples_of(found)
+            for labels, value in samples if isinstance(samples, Iterable) else [({}, samples)]:
+                if value is not None:
+                    lines.append(f"fedmoe_{name}{{{_pairs(whose | labels)}}} {_written(value)}\n")
+        if lines:
+            kind = "counter" if name.endswith("_total") else "gauge"
+            text += f"# HELP fedmoe_{name} {about}\n# TYPE fedmoe_{name} {kind}\n{''.join(lines)}"
+    return text
 
 
-def _labels(labels: Labels) -> str:
-    return ",".join(f'{key}="{_escaped(value)}"' for key, value in labels.items())
+def _pairs(labels: Labels) -> str:
+    escapes = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+    return ",".join(f'{key}="{value.translate(escapes)}"' for key, value in labels.items())
 
 
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-
-def _value(value: float | None) -> str:
-    number = _number(value)
-    return "NaN" if math.isnan(number) else repr(number)
+def _written(value: float) -> str:
+    return "NaN" if math.isnan(value) else repr(value)

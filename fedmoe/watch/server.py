@@ -1,28 +1,26 @@
 """A web server for this machine alone: one page, its state as JSON, and Prometheus' metrics.
 
-Nothing of an address reaches the file system: a run is looked up among those that were found. Only
-requests for localhost are answered, or a web page from elsewhere could read runs by a name of its
-own that it points at this machine (DNS rebinding).
+No part of an address reaches the file system: a run is looked up among those that were found. Only
+requests for localhost are answered: otherwise a web page from elsewhere could read runs under a
+name that it points at this machine (DNS rebinding).
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import re
 import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from fedmoe.errors import FedMoEError
 from fedmoe.system.json_text import json_text
-from fedmoe.watch.live import page
-from fedmoe.watch.live.place import Place, PlaceNow
-from fedmoe.watch.live.state import RunNow, Unreadable
+from fedmoe.watch import page
+from fedmoe.watch.folder import WatchedFolder
 from fedmoe.watch.prometheus import CONTENT_TYPE, render_metrics
+from fedmoe.watch.state import FolderState
 
 ADDRESS = "127.0.0.1"
 HOSTS = ("localhost", ADDRESS)
@@ -40,38 +38,39 @@ Answer = tuple[HTTPStatus, str, str]
 
 
 class Pages:
-    """What is answered to an address, from the folder as it is at that moment."""
+    """Answers to addresses, from the folder as it is at that moment."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, folder: WatchedFolder) -> None:
+        self.folder = folder
         self._lock = threading.Lock()
         """One request reads at a time: what they would read is the same."""
 
     def answer(self, target: str) -> Answer:
-        """The answer to a GET of `target`, the path and query of a URL."""
+        """Return the answer to a GET of `target`, the path and query of a URL."""
         try:
             parts = urlsplit(target)
         except ValueError:  # such as `//[`
-            return HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", "no such address\n"
+            return HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", "This is no address.\n"
         if parts.path == "/metrics":
-            return HTTPStatus.OK, CONTENT_TYPE, render_metrics(self._look().runs)
+            return HTTPStatus.OK, CONTENT_TYPE, render_metrics(self._read().runs)
         if parts.path not in ("/", "/state.json"):
-            return _not_found("here are /, /state.json and /metrics")
-        now = self._look()
-        chosen, parent = now.runs[0] if self.place.is_run else now, None
-        if asked := parse_qs(parts.query).get("run"):
+            return _not_found("This server has /, /state.json and /metrics.")
+        now = self._read()
+        chosen, parent = now.runs[0] if self.folder.is_run else now, None
+        if names := parse_qs(parts.query).get("run"):
             found = {run.run: run for run in now.runs}
-            if asked[-1] not in found:
-                return _not_found("there is no such run")
-            chosen, parent = found[asked[-1]], now.title
+            if names[-1] not in found:
+                return _not_found("There is no such run.")
+            chosen, parent = found[names[-1]], now.title
         if parts.path == "/":
-            return HTTPStatus.OK, HTML, _page(chosen, parent)
-        state = {**chosen.as_json(), "pace": _pace(chosen), "stamp": stamp_of(chosen)}
+            return HTTPStatus.OK, HTML, page.render_state(chosen, parent)
+        line, stamp = chosen.status_line, page.stamp_of(chosen)
+        state = {**chosen.as_json(), "status_line": line, "stamp": stamp}
         return HTTPStatus.OK, JSON, json_text(state)
 
-    def _look(self) -> PlaceNow:
+    def _read(self) -> FolderState:
         with self._lock:
-            return self.place.look()
+            return self.folder.read()
 
 
 class Server(ThreadingHTTPServer):
@@ -79,24 +78,28 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, place: Place, port: int) -> None:
-        """Listen on this machine's own address.
+    def __init__(self, folder: WatchedFolder, port: int) -> None:
+        """Listen on this machine's loopback address.
 
         Raises:
-            FedMoEError: the port is taken, or may not be used.
+            FedMoEError: the port is in use, or not allowed.
         """
-        self.pages = Pages(place)
+        self.pages = Pages(folder)
         try:
             super().__init__((ADDRESS, port), Handler)
         except (OSError, OverflowError) as error:
             taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-            why = "is in use, perhaps by another `fedmoe watch`" if taken else f"cannot be: {error}"
+            why = (
+                "is in use, perhaps by another `fedmoe watch`"
+                if taken
+                else f"cannot be used: {error}"
+            )
             raise FedMoEError(
-                f"--port {port} {why}; name another, or 0 for any that is free"
+                f"--port {port} {why}; choose another one, or 0 for any that is free"
             ) from None
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Nothing where whoever asked has gone away; a fault of ours is to be seen."""
+        """Ignore a client that has gone away; show faults of our own."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -111,12 +114,12 @@ class Handler(BaseHTTPRequestHandler):
 
     server_version, sys_version = "fedmoe", ""
     timeout = 10
-    """Seconds for a request to arrive: a thread must not wait forever."""
+    """Seconds for a request to arrive, as a thread must not wait forever."""
 
     def do_GET(self) -> None:
-        """The page, its state, or the metrics."""
+        """Send the page, its state, or the metrics."""
         if not self._for_this_machine():
-            self._send((HTTPStatus.FORBIDDEN, "text/plain", f"use http://{ADDRESS}\n"))
+            self._send((HTTPStatus.FORBIDDEN, "text/plain", f"Use http://{ADDRESS} instead.\n"))
             return
         assert isinstance(self.server, Server)
         self._send(self.server.pages.answer(self.path))
@@ -125,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _refuse(self) -> None:
         self.close_connection = True  # a body that is not read would be taken for a request
-        answer = HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", "only GET and HEAD\n"
+        answer = HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", "Only GET and HEAD are allowed.\n"
         self._send(answer, {"Allow": "GET, HEAD"})
 
     do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = _refuse
@@ -147,34 +150,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: a browser that asks every two seconds would fill the terminal."""
-
-
-def stamp_of(now: PlaceNow | RunNow | Unreadable) -> str:
-    """A text that changes when a page would say anything new but the time."""
-    match now:
-        case RunNow():
-            now = now.timeless
-        case PlaceNow():
-            return _digest({"runs": [stamp_of(run) for run in now.runs], "of": now.num_known})
-    return _digest(now.as_json())
-
-
-def _digest(said: dict[str, Any]) -> str:
-    return hashlib.blake2b(json_text(said).encode(), digest_size=12).hexdigest()
-
-
-def _page(now: PlaceNow | RunNow | Unreadable, parent: str | None) -> str:
-    match now:
-        case RunNow():
-            return page.render_run(now, stamp_of(now), parent)
-        case Unreadable():
-            return page.render_fault(now, stamp_of(now), parent)
-    return page.render_place(now, stamp_of(now))
-
-
-def _pace(now: PlaceNow | RunNow | Unreadable) -> str:
-    return now.error if isinstance(now, Unreadable) else now.pace
+        """Log nothing: a browser that asks every two seconds would fill the terminal."""
 
 
 def _not_found(text: str) -> Answer:

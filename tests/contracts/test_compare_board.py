@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from fedmoe.comparison.board import Board, Watcher
-from fedmoe.comparison.plan import Planned
+from fedmoe.comparison.board import Board, RunOnBoard
+from fedmoe.comparison.plan import PlannedRun
 from fedmoe.config import Experiment
 from fedmoe.progress.table import LiveTable
 
@@ -20,7 +20,7 @@ class Clock:
 
 def runs():
     return [
-        Planned(case, variant, Experiment(rounds=4, seed=seed))
+        PlannedRun(case, variant, Experiment(rounds=4, seed=seed))
         for seed in (0, 1)
         for case in ("few", "many")
         for variant in ("base", "ours [red]")
@@ -58,7 +58,7 @@ def test_a_terminal_has_one_table_of_all():
     shown.ended(planned[0], 0.25, 40.0, before=False)
     shown.ended(planned[4], 0.35, 40.0, before=False)
     watcher = shown.begins(planned[1])
-    assert isinstance(watcher, Watcher)
+    assert isinstance(watcher, RunOnBoard)
     watcher.planned([])
     watcher.finished(SimpleNamespace(round=3))
     clock.now += 10.0
@@ -81,7 +81,7 @@ def test_a_run_that_ends_while_the_table_is_drawn_is_in_the_next_one():
 
     class Busy(Clock):
         def __call__(self):
-            if shown.standing.current and shown.standing.phase == "training":
+            if shown.progress.current and shown.progress.phase == "training":
                 shown.ended(run, 0.25, 40.0, before=False)
             return self.now
 
@@ -101,7 +101,7 @@ def test_a_run_that_ends_while_the_table_is_drawn_is_in_the_next_one():
 
 
 def test_many_variants_show_the_rows_around_the_one_that_runs():
-    planned = [Planned("", f"variant {i:02}", Experiment(rounds=1)) for i in range(50)]
+    planned = [PlannedRun("", f"variant {i:02}", Experiment(rounds=1)) for i in range(50)]
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=16)
     shown = Board(planned, quiet=False, console=console, clock=Clock())
     shown.begins(planned[30])

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedmoe.comparison.report import MEAN, Case, Study, Trial, Variant, read_result
-from fedmoe.comparison.report.files import write_numbers, write_pages
-from fedmoe.comparison.report.page import headline, render_page
-from fedmoe.comparison.report.result import last_validation
+from fedmoe.comparison.files import render_page, write_numbers, write_pages
+from fedmoe.comparison.headline import headline
+from fedmoe.comparison.result import MEAN, last_validation, read_result
+from fedmoe.comparison.study import Case, Study, Trial, VariantInfo
 from fedmoe.errors import FedMoEError
 from fedmoe.report import Ledger
 from fedmoe.report.run import read_run
@@ -152,7 +152,7 @@ def study(tmp_path, names=("base", "<b>ours</b>"), seeds=(0, 1), num_planned=Non
             write_run(folder, gain=0.01 * place + spread * place * seed)
             results.append(read_result(name, seed, folder))
     case = Case("", names[0], tuple(results))
-    variants = {name: Variant(("a=1",), "What it does.") for name in names}
+    variants = {name: VariantInfo(("a=1",), "A mean.") for name in names}
     return Study("demo", names[0], (case,), variants, num_planned or len(results))
 
 
@@ -207,14 +207,20 @@ def test_every_case_has_a_section_and_the_search_a_table(tmp_path):
     assert "The same points." in page
 
 
-def test_baselines_do_not_compete_in_the_headline(tmp_path):
+def test_anchors_do_not_compete_in_the_headline(tmp_path):
     case = study(tmp_path, names=("base", "ideal")).cases[0]
     assert "ideal" in headline(case)
-    said = headline(replace(case, baselines=("ideal",)))
+
+    def of(kinds):
+        results = [
+            replace(r, settings={"aggregation.name": kinds[r.variant]}) for r in case.results
+        ]
+        return headline(replace(case, results=tuple(results)))
+
+    said = of({"base": "fedavg", "ideal": "full_budget"})
     assert "base" in said
     assert "ideal" not in said
-    said = headline(replace(case, baselines=("base", "ideal")))
-    assert said.startswith("Baselines alone")
+    assert of({"base": "zero_round", "ideal": "centralized"}).startswith("There are only baselines")
 
 
 def test_the_headline_does_not_claim_what_the_interval_does_not_show(tmp_path):

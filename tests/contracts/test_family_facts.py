@@ -1,5 +1,6 @@
 """What families' files say is what their models are; and what cannot be trained is refused."""
 
+import json
 import re
 from dataclasses import replace
 from functools import cache
@@ -9,19 +10,22 @@ import pytest
 import torch
 import transformers
 from family_contract import SETTINGS, adapted, every_family, original, random_rows
-from family_models import tiny_family
+from family_models import TINY, tiny_family
+from pydantic import TypeAdapter
 from transformers.models.auto import modeling_auto as auto
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 
 from fedmoe.errors import ModelError
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings
-from fedmoe.models.families import FAMILIES, REFUSED, check_family, install, moe_layers
+from fedmoe.models.families import FAMILIES, check_family, install, moe_layers, refused_families
+from fedmoe.models.families.catalogue import PACKAGE, Refused, Size, sizes_of
 from fedmoe.models.families.parameters import parameters_of
 from fedmoe.models.gating import Gates, Top1Gating
 from fedmoe.models.memory.subset import drop_fault
 from fedmoe.models.modulation import SOFTMAX, modulate
 from fedmoe.models.rescaling import NoRescaling
+from fedmoe.system.package_data import package_yaml
 
 
 @every_family
@@ -105,7 +109,7 @@ def test_a_config_that_asks_for_another_rule_than_its_familys_is_refused(kind, c
     assert "use left_out: merge" in (drop_fault(FAMILIES[kind], layers) or "")
 
 
-@pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: refused.name)
+@pytest.mark.parametrize("refused", refused_families(), ids=lambda refused: refused.name)
 def test_what_cannot_be_trained_says_why(refused):
     assert len(refused.reason) > 40
     assert not refused.closest or refused.closest in FAMILIES
@@ -113,6 +117,19 @@ def test_what_cannot_be_trained_says_why(refused):
     if refused.model_type:
         with pytest.raises(ModelError, match=f"{refused.name}.*cannot be trained here"):
             check_family(refused.model_type)
+
+
+def test_facts_in_data_files_are_whole_and_of_families_that_are_known():
+    sizes, refused = (package_yaml(PACKAGE, f"{name}.yaml") for name in ("sizes", "refused"))
+    TypeAdapter(dict[str, list[Size]]).validate_json(json.dumps(sizes), strict=True)
+    TypeAdapter(list[Refused]).validate_json(json.dumps(refused), strict=True)
+    names = [family.model_type or family.name.lower() for family in refused_families()]
+    assert len(names) == len(set(names))
+    assert set(sizes) <= {*FAMILIES, *names}
+    for size in (size for kind in sizes for size in sizes_of(kind)):
+        assert size.source.startswith("https://")
+        assert size.stated
+    assert set(TINY) == {"shared", *FAMILIES}
 
 
 SPARSE = re.compile(
@@ -136,7 +153,7 @@ def sparse_types():
 
 def test_every_sparse_type_of_transformers_is_trained_or_refused():
     """Some hold a language model alone, which AutoModelForCausalLM takes out of them."""
-    known = {*FAMILIES, *(refused.model_type for refused in REFUSED)}
+    known = {*FAMILIES, *(refused.model_type for refused in refused_families())}
     types = list(sparse_types())
     assert len(types) > 60
     inside = {kind for kind in types if f"{kind}_text" in FAMILIES}

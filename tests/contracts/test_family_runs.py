@@ -5,7 +5,7 @@ import re
 
 import pytest
 from family_contract import KINDS, slow_but
-from family_models import save, tiny_family
+from family_models import save, tiny_family, tiny_settings
 
 from fedmoe.budget.levels import Levels, Tier
 from fedmoe.cli.main import main
@@ -14,7 +14,7 @@ from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
-from fedmoe.models.families import FAMILIES, REFUSED, TINY
+from fedmoe.models.families import FAMILIES, refused_families
 from fedmoe.models.families.parameters import rounded
 from fedmoe.rounds import run_rounds
 from fedmoe.runs.local.in_process import InProcess
@@ -30,7 +30,7 @@ PUBLISHED = [kind for kind, family in FAMILIES.items() if family.sizes]
 def test_a_federated_run_of_two_rounds_lowers_the_loss(kind, tmp_path):
     """Of every client, at full budget and at k = 1, before it trains a second time."""
     family = FAMILIES[kind]
-    sizes = {n: 4096 for n in ("vocab_size", "unpadded_vocab_size") if n in TINY | family.tiny}
+    sizes = {n: 4096 for n in ("vocab_size", "unpadded_vocab_size") if n in tiny_settings(family)}
     folder = save(tiny_family(family, **sizes), tmp_path / "base")
     rows = [{"prompt": f"say {i}", "response": f"ok {i % 3}"} for i in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -47,7 +47,7 @@ def test_a_federated_run_of_two_rounds_lowers_the_loss(kind, tmp_path):
             training=Training(steps=4, batch_size=4, learning_rate=1e-2),
         )
     )
-    transport, answers = InProcess(prepared), []
+    transport, answers = InProcess(prepared.server, prepared.scorer), []
 
     def kept(tasks):
         for answer in transport(tasks):
@@ -55,9 +55,9 @@ def test_a_federated_run_of_two_rounds_lowers_the_loss(kind, tmp_path):
             yield answer
 
     run_rounds(
-        prepared.first_state(),
-        prepared.members,
-        prepared.experiment.aggregation,
+        prepared.server.first_state(),
+        prepared.server.members,
+        prepared.setup.experiment.aggregation,
         kept,
         [],
         num_rounds=2,
@@ -118,7 +118,7 @@ def test_published_sizes_are_counted_from_their_configs_alone(kind, capsys):
 @pytest.mark.slow
 def test_models_lists_every_family_and_every_refusal(capsys):
     rows = listed(capsys)
-    assert len(rows) == len(FAMILIES) + len(REFUSED)
+    assert len(rows) == len(FAMILIES) + len(refused_families())
     assert all(row["reason"] for row in rows if row["status"] == "refused")
 
 

@@ -7,7 +7,7 @@ import pytest
 from watched import answered, end, ended_round, failed, header, scored, whole_round, write
 
 from fedmoe.cli.main import main
-from fedmoe.watch.live.place import Place
+from fedmoe.watch.folder import WatchedFolder
 from fedmoe.watch.prometheus import CONTENT_TYPE, render_metrics
 
 NAME, LABEL = r"[a-zA-Z_:][a-zA-Z0-9_:]*", r'([a-zA-Z_]\w*)="((?:[^"\\\n]|\\["\\n])*)"'
@@ -54,7 +54,7 @@ def folder(tmp_path):
 
 
 def test_all_that_is_counted_comes_back(folder):
-    types, samples = parse(render_metrics(Place(folder, None, lambda: 1000.0).look().runs))
+    types, samples = parse(render_metrics(WatchedFolder(folder, lambda: 1000.0).read().runs))
 
     def value(name, **labels):
         return samples[f"fedmoe_{name}", tuple(sorted(labels.items()))]
@@ -86,7 +86,7 @@ def test_all_that_is_counted_comes_back(folder):
 
 
 def test_counters_end_with_total_and_nothing_else_does(folder):
-    types, _ = parse(render_metrics(Place(folder).look().runs))
+    types, _ = parse(render_metrics(WatchedFolder(folder).read().runs))
     assert all((kind == "counter") == name.endswith("_total") for name, kind in types.items())
     assert len(types) > 15
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
@@ -96,8 +96,8 @@ def test_counters_only_grow_while_a_run_goes_on(tmp_path):
     lines = [header(), *whole_round(1), *whole_round(2)]
     before: dict = {}
     for stop in range(2, len(lines) + 1):
-        place = Place(write(tmp_path, *lines[:stop]))
-        types, samples = parse(render_metrics(place.look().runs))
+        place = WatchedFolder(write(tmp_path, *lines[:stop]))
+        types, samples = parse(render_metrics(place.read().runs))
         counters = {key: v for key, v in samples.items() if types[key[0]] == "counter"}
         assert all(v >= before.get(key, 0) for key, v in counters.items())
         before = counters

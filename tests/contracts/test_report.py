@@ -6,16 +6,15 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 from report_folder import EXPERTS, LAYERS, TIERS, ledger_lines, make_run
 
 from fedmoe.errors import FedMoEError
 from fedmoe.report import Ledger, write_report
+from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.plots import PLOTS
-from fedmoe.report.plots_experts import relative_load
 from fedmoe.report.run import flat, read_run
-from fedmoe.report.tables import clients, failures, schedule, test_scores
+from fedmoe.report.run_tables import clients, failures, schedule, test_scores
 from fedmoe.report.units import DASH
 
 test_scores.__test__ = False  # a table, not a test
@@ -52,7 +51,7 @@ def finished(tmp_path_factory):
 
 def test_a_finished_run_has_every_plot_small_enough_to_mail(finished):
     pictures = {path.stem: path.read_bytes() for path in (finished / "plots").iterdir()}
-    assert set(pictures) == {plot.name for plot in PLOTS}
+    assert set(pictures) == set(PLOTS)
     for data in pictures.values():
         width, height = struct.unpack(">II", data[16:24])
         assert data[:8] == b"\x89PNG\r\n\x1a\n"
@@ -126,7 +125,31 @@ def test_a_clients_row_sums_its_rounds(finished):
     assert (row["rounds"], row["failed"]) == ("11", "1")
     assert row["tokens"] == f"{sum(r['tokens'] for r in lines):,}"
     assert row["loss before"] == f"{lines[0]['loss_before']:.3f}"
-    assert row["after"] == f"{lines[-1]['loss_after']:.3f}"
+    assert row["loss after"] == f"{lines[-1]['loss_after']:.3f}"
+
+
+def test_own_metrics_have_a_table_only_where_there_are_some(finished, tmp_path):
+    assert own_metrics(read_run(finished)).rows == []
+    folder = make_run(tmp_path / "own", num_rounds=3)
+    records = ledger_lines(folder)
+    (folder / "ledger.jsonl").unlink()
+    with Ledger(folder / "ledger.jsonl") as ledger:
+        for record in records:
+            if record.get("status") == "ok":
+                norm = float(10 * record["round"] + record["client"])
+                record = record | {"metrics": {"norm": norm}}
+            ledger.append(record)
+    first, *_, last = [
+        [r["client"] for r in records if r.get("status") == "ok" and r["round"] == number]
+        for number in (1, 2, 3)
+    ]
+    means = (10 + sum(first) / len(first), 30 + sum(last) / len(last))
+    (row,) = own_metrics(read_run(folder)).rows
+    assert row[0] == "norm"
+    assert row[2:4] == [f"{mean:.3f}" for mean in means]
+    write_report(folder)
+    assert "Own metrics" in (folder / "summary.md").read_text(encoding="utf-8")
+    assert "Own metrics" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_failures_are_listed_with_their_reason(finished):
@@ -154,11 +177,7 @@ def test_the_schedule_says_how_far_from_ideal_it_was(finished, tmp_path):
     ("rounds", "status", "absent"),
     [
         (5, "interrupted after round 5 of 12", {"test-scores"}),
-        (
-            0,
-            "interrupted before round 1 of 12 was finished",
-            {plot.name for plot in PLOTS} - {"tier-costs"},
-        ),
+        (0, "interrupted before round 1 of 12 was finished", set(PLOTS) - {"tier-costs"}),
     ],
 )
 def test_an_interrupted_run_says_so(tmp_path, rounds, status, absent):
@@ -167,7 +186,7 @@ def test_an_interrupted_run_says_so(tmp_path, rounds, status, absent):
     assert status.capitalize() in Page((folder / "report.html").read_text(encoding="utf-8")).texts
     assert f"Status: {status}." in (folder / "summary.md").read_text(encoding="utf-8")
     drawn = {path.stem for path in (folder / "plots").iterdir()}
-    assert drawn == {plot.name for plot in PLOTS} - absent
+    assert drawn == set(PLOTS) - absent
 
 
 def test_only_the_ledger_is_needed(tmp_path):
@@ -177,13 +196,13 @@ def test_only_the_ledger_is_needed(tmp_path):
             path.unlink()
     write_report(folder)
     drawn = {path.stem for path in (folder / "plots").iterdir()}
-    assert {plot.name for plot in PLOTS} - drawn == {"expert-load", "client-expert-load"}
+    assert set(PLOTS) - drawn == {"expert-load", "client-expert-load"}
 
 
 def test_many_clients_are_shown_per_tier(tmp_path):
     folder = make_run(tmp_path / "many", num_clients=60, num_rounds=1)
     run = read_run(folder)
-    figures = {plot.name: plot.draw(run) for plot in PLOTS}
+    figures = {name: draw(run) for name, (_, draw) in PLOTS.items()}
     assert len(figures["client-losses"].axes[0].get_yticklabels()) == len(TIERS)
     titles = [axes.get_title(loc="left") for axes in figures["client-expert-load"].axes]
     assert titles[:2] == ["tiny k=1 (15)", "small k=2 (15)"]
@@ -225,16 +244,9 @@ def test_a_folder_without_a_run_is_the_users_mistake(tmp_path):
         write_report(tmp_path)
 
 
-def test_load_is_relative_to_the_uniform_share():
-    counts = np.array([[10, 10, 10, 10], [0, 40, 0, 0], [0, 0, 0, 0]])
-    load = relative_load(counts)
-    np.testing.assert_array_equal(load[:2], [[1, 1, 1, 1], [0, 4, 0, 0]])
-    assert np.isnan(load[2]).all()
-
-
 def test_the_expert_map_shows_the_sum_over_clients(finished):
     run = read_run(finished)
-    figure = next(plot for plot in PLOTS if plot.name == "expert-load").draw(run)
+    figure = PLOTS["expert-load"][1](run)
     shown = figure.axes[0].images[0].get_array()
     total = run.by_client.sum(0)
     assert shown.shape == (LAYERS, EXPERTS)

@@ -5,21 +5,21 @@ from dataclasses import replace
 
 import pytest
 from report_folder import make_run
-from simulations.benchmarks.memory_options import VARIANTS, asked, curve, kept, table
 
 from fedmoe.config import load_experiment
-from fedmoe.report.memory_options import memory_options_table
 from fedmoe.report.run import read_run
+from fedmoe.report.run_tables import memory_options
 from simulations.benchmarks import book, routers
+from simulations.benchmarks.levers import VARIANTS, asked, curve, kept, table
 
 
 def test_a_run_with_levers_shows_each_tiers_bytes_and_score(tmp_path):
     run = read_run(make_run(tmp_path))
-    assert memory_options_table(run).rows == []
+    assert memory_options(run).rows == []
     tiers = [replace(tier, expert_bytes=1000, full_expert_bytes=1000) for tier in run.tiers]
     said = "int8, 4 kept, others merged into one"
     tiers[0] = replace(tiers[0], memory_options=said, expert_bytes=80)
-    rows = memory_options_table(replace(run, tiers=tiers)).rows
+    rows = memory_options(replace(run, tiers=tiers)).rows
     assert len(rows) == len(tiers)
     assert rows[0][1] == said
     assert rows[0][3:5] == ["80 B", "92.0%"]

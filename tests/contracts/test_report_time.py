@@ -5,8 +5,8 @@ from report_folder import DEVICES, TIERS, ledger_lines, make_run
 
 from fedmoe.devices.clock import client_time
 from fedmoe.report import Ledger, write_report
+from fedmoe.report.plots_costs import PARTS, mean_parts, virtual_time
 from fedmoe.report.plots_scores import score_over_time, score_per_round
-from fedmoe.report.plots_time import PARTS, mean_parts, virtual_time
 from fedmoe.report.run import read_run
 
 KEYS = ("virtual_seconds", "virtual_clock", "virtual_bytes_up", "probe_flops")

@@ -68,7 +68,7 @@ def experiment(tmp_path):
 def test_a_federated_run_of_two_rounds_lowers_the_loss_and_is_scored(kind, experiment):
     """Updates cross the wire and the server's door; counts are exact in every stack."""
     prepared = prepare(experiment(kind))
-    transport, answers = InProcess(prepared), []
+    transport, answers = InProcess(prepared.server, prepared.scorer), []
 
     def kept(tasks):
         for answer in transport(tasks):
@@ -76,9 +76,9 @@ def test_a_federated_run_of_two_rounds_lowers_the_loss_and_is_scored(kind, exper
             yield answer
 
     state = run_rounds(
-        prepared.first_state(),
-        prepared.members,
-        prepared.experiment.aggregation,
+        prepared.server.first_state(),
+        prepared.server.members,
+        prepared.setup.experiment.aggregation,
         kept,
         [],
         num_rounds=2,
@@ -89,19 +89,19 @@ def test_a_federated_run_of_two_rounds_lowers_the_loss_and_is_scored(kind, exper
     for first, second in zip(answers[:4], answers[4:], strict=True):
         assert first.client == second.client
         assert second.loss_before < first.loss_before
-        stacks = dict(zip(prepared.model.stacks, first.counts.sum(1).tolist(), strict=True))
+        stacks = dict(zip(prepared.setup.model.stacks, first.counts.sum(1).tolist(), strict=True))
         assert sum(stacks.values()) == first.tokens * first.top_k
-    tiers = {tier: (k, state.rescalers[tier]) for tier, k in prepared.tiers.items()}
+    tiers = {tier: (k, state.rescalers[tier]) for tier, k in prepared.setup.top_ks.items()}
     found = evaluate(
-        prepared.model,
-        prepared.tokenizer,
-        prepared.sets["validation"],
+        prepared.setup.model,
+        prepared.setup.tokenizer,
+        prepared.scorer.sets["validation"],
         state.adapter,
         tiers,
-        prepared.experiment.evaluation,
+        prepared.setup.experiment.evaluation,
         2,
     )
-    rows = prepared.sets["validation"].rows
+    rows = prepared.scorer.sets["validation"].rows
     assert all(0 <= e.score <= 1 and e.loss > 0 and e.examples == len(rows) for e in found)
 
 
@@ -132,8 +132,10 @@ def test_a_run_accepts_tokens_that_met_no_expert_since_theirs_was_full(experimen
     folder = tmp_path / "crowded"
     save(tiny_family(FAMILIES["switch_transformers"], vocab_size=4096, expert_capacity=1), folder)
     prepared = prepare(experiment("switch_transformers", model=ModelSettings(path=str(folder))))
-    task = Task(1, 0, "high", 1, torch.ones(prepared.model.layout.num_layers), prepared.initial)
-    update = prepared.read(prepared.answer(task), task)
+    task = Task(
+        1, 0, "high", 1, torch.ones(prepared.setup.model.layout.num_layers), prepared.setup.initial
+    )
+    update = prepared.server.read(prepared.client.answer(task), task)
     assert 0 < update.counts.sum(1).max() < update.tokens
 
 

@@ -13,22 +13,22 @@ from watched import answered, end, ended_round, failed, header, scored, whole_ro
 from fedmoe.cli.main import main
 from fedmoe.errors import FedMoEError
 from fedmoe.report.run import read_run
-from fedmoe.watch.follow import follow, show
-from fedmoe.watch.live.pace import seconds_left
-from fedmoe.watch.live.place import Place
-from fedmoe.watch.live.state import RunNow, Unreadable
-from fedmoe.watch.sample import sample_of
+from fedmoe.watch.estimates import seconds_left
+from fedmoe.watch.folder import WatchedFolder
+from fedmoe.watch.read_state import participants
+from fedmoe.watch.state import RunState, Unreadable
+from fedmoe.watch.status import follow, show
 
 
-def now_of(folder, sample=None, now=1000.0):
-    return Place(folder, sample, lambda: now).one()
+def now_of(folder, now=1000.0):
+    return WatchedFolder(folder, lambda: now).read_run()
 
 
 def test_a_finished_run_says_what_it_reached_and_asks_for_nothing(tmp_path):
     lines = [header(2), *scored(0, "test", 0.0), *whole_round(1), *whole_round(2)]
     now = now_of(write(tmp_path, *lines, *scored(2, "test", 0.7), end(), age=5000))
     assert (now.phase, now.num_finished, now.round, now.seconds_left) == ("finished", 2, 2, None)
-    assert now.pace == "finished after 1 min 39 s"
+    assert now.status_line == "finished after 1 min 39 s"
     assert now.advice is None
     assert [(c.client, c.state) for c in now.clients] == [(c, "ok") for c in range(4)]
     low, high = now.tiers
@@ -163,12 +163,14 @@ def test_experts_are_counted_as_a_comparison_counts_them(tmp_path):
 
 
 def test_an_asynchronous_run_names_only_those_it_has_heard(tmp_path):
-    for size, unnamed in ((4, 3), (2, 1)):
-        lines = [header(updates_per_step=size), answered(1, 0), ended_round(1)]
-        lines += [answered(2, 2, staleness=1)]
-        now = now_of(write(tmp_path, *lines), sample_of)
-        assert [(c.client, c.state, c.staleness) for c in now.clients] == [(2, "ok", 1)]
-        assert now.unnamed == unnamed
+    (tmp_path / "config.yaml").write_text("aggregation: {buffer_size: 4}\n")
+    lines = [header(), answered(1, 0), ended_round(1)]
+    lines += [answered(2, 2, staleness=1)]
+    now = now_of(write(tmp_path, *lines))
+    assert [(c.client, c.state, c.staleness) for c in now.clients] == [(2, "ok", 1)]
+    assert now.unnamed == 3
+    (tmp_path / "config.yaml").write_text("aggregation: {buffer_size: 2}\n")
+    assert now_of(write(tmp_path, *lines)).unnamed == 1
 
 
 def test_those_awaited_are_those_that_the_round_loop_samples(tmp_path):
@@ -176,7 +178,7 @@ def test_those_awaited_are_those_that_the_round_loop_samples(tmp_path):
     tiers = header()["tiers"]
     tiers["high"]["clients"], tiers["low"]["clients"] = [5, 1, 2], [0, 3, 4, 6, 7]
     run = read_run(write(tmp_path, header(10, num_clients=8, tiers=tiers), *scored(0, "test")))
-    assert [sample_of(run, number) for number in (1, 2, 3)] == [
+    assert [participants(run, number) for number in (1, 2, 3)] == [
         [1, 2, 4, 7],
         [2, 3, 5, 7],
         [0, 1, 4, 6],
@@ -185,10 +187,9 @@ def test_those_awaited_are_those_that_the_round_loop_samples(tmp_path):
 
 def test_some_clients_of_a_sampled_round_are_awaited_by_name(tmp_path):
     folder = write(tmp_path, header(per_round=2), *scored(0, "test", 0.0))
-    assert now_of(folder).unnamed == 2, "without a sample nobody knows who"
-    drawn = sample_of(read_run(folder), 1)
+    drawn = participants(read_run(folder), 1)
     assert len(drawn) == 2
-    now = now_of(folder, sample_of)
+    now = now_of(folder)
     assert ([c.client for c in now.clients], now.unnamed) == (drawn, 0)
 
 
@@ -196,10 +197,10 @@ def test_a_diverged_loss_is_shown_as_nothing_and_not_as_a_fault(tmp_path):
     lines = [header(2), *whole_round(1)]
     lines[1] = answered(1, 0, loss_after=None)
     lines += scored(1, "test", 0.1, loss=None)
-    place = Place(write(tmp_path, *lines))
+    place = WatchedFolder(write(tmp_path, *lines))
     console = Console(record=True, width=120, quiet=True)
     show(place, console)
-    assert math.isfinite(place.one().quiet_seconds)
+    assert math.isfinite(place.read_run().quiet_seconds)
 
 
 def test_one_damaged_ledger_does_not_hide_the_others(tmp_path):
@@ -207,9 +208,9 @@ def test_one_damaged_ledger_does_not_hide_the_others(tmp_path):
     write(tmp_path / "empty")
     write(tmp_path / "odd", {"kind": "run"})
     write(tmp_path / "case/torn", header(), torn="{\n")
-    runs = {run.run: run for run in Place(tmp_path).look().runs}
+    runs = {run.run: run for run in WatchedFolder(tmp_path).read().runs}
     assert [*runs] == ["case/torn", "empty", "good", "odd"]
-    assert isinstance(runs["good"], RunNow)
+    assert isinstance(runs["good"], RunState)
     faults = {name: run.error for name, run in runs.items() if isinstance(run, Unreadable)}
     assert "line 2 is damaged" in faults["case/torn"]
     assert "only just beginning" in faults["empty"]
@@ -219,11 +220,11 @@ def test_one_damaged_ledger_does_not_hide_the_others(tmp_path):
 def test_a_comparison_says_how_many_runs_it_still_plans(tmp_path):
     write(tmp_path / "0-a-seed0", header(1), *whole_round(1), end())
     (tmp_path / "comparison.json").write_text('{"num_planned": 3}')
-    place = Place(tmp_path).look()
+    place = WatchedFolder(tmp_path).read()
     assert (place.num_finished, place.num_known) == (1, 3)
-    assert place.pace == "1 of 3 runs finished"
+    assert place.status_line == "1 of 3 runs finished"
     write(tmp_path / "search/0-a-0", header(1), *whole_round(1), end())
-    searched = Place(tmp_path).look()
+    searched = WatchedFolder(tmp_path).read()
     assert (searched.num_finished, searched.num_known) == (2, 4), "a search is planned besides"
 
 
@@ -232,7 +233,7 @@ def test_a_folder_without_a_run_is_an_error_one_can_fix(tmp_path, capsys, comman
     (tmp_path / "notes.txt").write_text("x")
     for path, words in (
         (tmp_path, "holds no ledger.jsonl"),
-        (tmp_path / "gone", "not there"),
+        (tmp_path / "gone", "does not exist"),
         (tmp_path / "notes.txt", "a file"),
     ):
         assert main([command, str(path)]) == 2
@@ -265,7 +266,7 @@ def test_following_shows_each_change_and_ends_with_the_run(tmp_path, terminal):
 
     console = Console(force_terminal=terminal, width=100, record=True, quiet=False, file=None)
     with console.capture() as shown:
-        follow(Place(folder, None, lambda: 1000.0), console, sleep=sleep)
+        follow(WatchedFolder(folder, lambda: 1000.0), console, sleep=sleep)
     assert slept == [2.0] * 3
     if not terminal:
         rounds = [line.split(",")[0] for line in shown.get().splitlines()]
@@ -282,7 +283,7 @@ def test_following_tells_lines_of_one_tick_of_the_files_clock_and_the_end(tmp_pa
 
     console = Console(width=100)
     with console.capture() as shown:
-        follow(Place(folder, None, lambda: 1000.0), console, json=True, sleep=sleep)
+        follow(WatchedFolder(folder, lambda: 1000.0), console, json=True, sleep=sleep)
     told = [json.loads(line) for line in shown.get().splitlines()]
     assert len({run["last_line"] for run in told}) == 1
     assert [(run["num_finished"], run["phase"]) for run in told] == [
@@ -295,7 +296,7 @@ def test_following_tells_lines_of_one_tick_of_the_files_clock_and_the_end(tmp_pa
 def test_metrics_that_cannot_be_written_say_where(tmp_path):
     folder = write(tmp_path / "run", header(), *whole_round(1))
     with pytest.raises(FedMoEError, match=r"folder must exist.*\.prom"):
-        show(Place(folder), Console(quiet=True), prometheus=tmp_path / "no/such.prom")
+        show(WatchedFolder(folder), Console(quiet=True), prometheus=tmp_path / "no/such.prom")
 
 
 @pytest.mark.parametrize(
@@ -306,16 +307,16 @@ def test_a_damaged_file_beside_a_ledger_does_not_hide_the_other_runs(tmp_path, n
     write(tmp_path / "sound", header(), *whole_round(1))
     write(tmp_path / "hurt", header(), *whole_round(1))
     (tmp_path / "hurt" / name).write_bytes(content)
-    found = {run.run: run for run in Place(tmp_path).look().runs}
+    found = {run.run: run for run in WatchedFolder(tmp_path).read().runs}
     assert isinstance(found["hurt"], Unreadable)
-    assert isinstance(found["sound"], RunNow)
+    assert isinstance(found["sound"], RunState)
 
 
 def test_an_address_that_is_none_is_refused_and_a_name_that_is_no_text_is_shown(tmp_path):
     from fedmoe.watch.server import Pages
 
     write(tmp_path / os.fsdecode(b"run-\xff"), header(), *whole_round(1))
-    pages = Pages(Place(tmp_path))
+    pages = Pages(WatchedFolder(tmp_path))
     assert pages.answer("//[")[0] == 400
     for target in ("/", "/metrics", "/state.json"):
         status, _, text = pages.answer(target)

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from fedmoe.budget import Auto, Levels, Tier
 from fedmoe.budget.measure import Sample
 from fedmoe.budget.work import Work
-from fedmoe.cli import budget_plan
-from fedmoe.cli.budget_plan import held_out, roomiest
 from fedmoe.cli.main import main
 from fedmoe.config import load_experiment
 from fedmoe.config.load import to_yaml
 from fedmoe.errors import ConfigError, ModelError
 from fedmoe.rounds import plan_round
+from fedmoe.runs import machine_plan
+from fedmoe.runs.machine_plan import held_out, roomiest
 from fedmoe.runs.prepare import prepare
 from fedmoe.training.trial import trial_steps
 
@@ -93,7 +92,7 @@ def test_a_machine_without_memory_for_the_largest_step_is_planned_with_a_smaller
             raise MemoryError("its process was killed")
         return Sample(setting, 10**6 * setting.top_k, 0.01, 0.01)
 
-    monkeypatch.setattr(budget_plan, "measure", measured)
+    monkeypatch.setattr(machine_plan, "measure", measured)
     small = ["training.batch_size=2", "training.steps=2", *SMALL]
     assert main(["plan", str(ROOT / "configs/quickstart.yaml"), *small]) == 0
     out = capsys.readouterr().out
@@ -103,21 +102,21 @@ def test_a_machine_without_memory_for_the_largest_step_is_planned_with_a_smaller
 
 
 def test_what_no_step_fits_into_is_refused_and_other_faults_are_raised():
-    work, console, tried = Work(1, 4, 1, False, 1, 8, 2, 8, 2), Console(quiet=True), []
+    work, said, tried = Work(1, 4, 1, False, 1, 8, 2, 8, 2), [], []
 
     def starved(work, k):
         tried.append((work.batch_size, k))
         raise MemoryError
 
     with pytest.raises(ModelError, match="down to k = 1 and a micro-batch of 1 x 8 tokens"):
-        roomiest(starved, work, 2, console)
+        roomiest(starved, work, 2, said.append)
     assert tried == [(4, 2), (4, 1), (2, 2), (2, 1), (1, 2), (1, 1)]
 
     def broken(work, k):
         raise RuntimeError("a shape")
 
     with pytest.raises(RuntimeError, match="a shape"):
-        roomiest(broken, work, 2, console)
+        roomiest(broken, work, 2, said.append)
 
 
 def test_measuring_a_profile_is_refused(capsys):
@@ -129,11 +128,11 @@ def test_a_tiers_k_follows_its_device_and_the_deadline():
     experiment = load_experiment(CONFIG, SMALL)
     assert isinstance(experiment.budget, Auto)
     prepared = prepare(experiment)
-    assert isinstance(prepared.experiment.budget, Levels)
-    k = prepared.tiers
+    assert isinstance(prepared.setup.experiment.budget, Levels)
+    k = prepared.setup.top_ks
     assert (k["gpu"], k["laptop"], k["desktop"]) == (4, 4, 4)
     assert 1 <= k["phone"] < 4
-    assert {m.top_k for m in prepared.members if m.tier == "phone"} == {k["phone"]}
+    assert {m.top_k for m in prepared.server.members if m.tier == "phone"} == {k["phone"]}
     capped = load_experiment(CONFIG, [*SMALL, "budget.tiers.gpu.most_top_k=3"])
     assert prepare(capped).tiers["gpu"] == 3
 
@@ -150,18 +149,18 @@ def test_a_tiers_own_steps_count_in_its_time():
 def test_a_device_too_small_for_a_micro_batch_trains_in_smaller_ones():
     experiment = load_experiment(CONFIG, [*SMALL, "devices.phone.memory_bytes=660000000"])
     prepared = prepare(experiment)
-    phone, gpu = prepared.training_of("phone"), prepared.training_of("gpu")
+    phone, gpu = prepared.setup.training_of("phone"), prepared.setup.training_of("gpu")
     assert phone.batch_size < gpu.batch_size == 8
     assert phone.batch_size * phone.accumulation == 8
 
 
 def test_who_has_no_time_is_left_out_and_the_runs_config_can_be_run_again(tmp_path):
     prepared = prepare(load_experiment(CONFIG, [*SMALL, "budget.deadline_seconds=1.6"]))
-    tasks = plan_round(prepared.first_state(), prepared.members, 8, 0)
+    tasks = plan_round(prepared.server.first_state(), prepared.server.members, 8, 0)
     assert {task.tier for task in tasks} == {"gpu", "laptop", "desktop"}
-    (tmp_path / "config.yaml").write_text(to_yaml(prepared.experiment))
+    (tmp_path / "config.yaml").write_text(to_yaml(prepared.setup.experiment))
     again = load_experiment(tmp_path / "config.yaml")
-    assert again == prepared.experiment
+    assert again == prepared.setup.experiment
     assert again.budget.tiers["phone"].skipped
     assert again.budget.tiers["gpu"] == Tier(top_k=4, batch_size=8, accumulation=1, recompute=False)
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from fedmoe.cli.main import _parsed, main
+from fedmoe.cli.main import main
 from fedmoe.report.ledger import read_ledger
 from simulations.benchmarks.__main__ import main as benchmarks
 
@@ -230,17 +230,3 @@ def test_an_interrupted_run_leaves_a_readable_folder(tmp_path):
     assert "Traceback" not in error
     assert "interrupted" in (folder / "report.html").read_text().lower()
     assert main(["generate", "--run", str(folder), "--max-new-tokens", "2", "hello"]) == 0
-
-
-def test_settings_may_stand_on_both_sides_of_an_option(capsys):
-    words = ["run", "run.yaml", "rounds=3", "--quiet", "seed=1", "data.name=x"]
-    assert _parsed(words).overrides == ["rounds=3", "seed=1", "data.name=x"]
-    for wrong in (
-        ["run", "run.yaml", "--quiet", "seed"],
-        ["run", "run.yaml", "--nosuch=1", "a=b"],
-        ["export", "run", "out", "a=b"],
-    ):
-        with pytest.raises(SystemExit) as raised:
-            _parsed(wrong)
-        assert raised.value.code == 2
-        assert "unrecognized arguments" in capsys.readouterr().err

@@ -8,11 +8,12 @@ import pytest
 from watched import end, header, write
 
 from fedmoe.cli.main import main
+from fedmoe.comparison import run_comparison
 from fedmoe.comparison.config import Comparison
 from fedmoe.comparison.plan import results_of, search_of
-from fedmoe.comparison.report import Trial
-from fedmoe.comparison.runs import ended
+from fedmoe.comparison.runs import has_ended
 from fedmoe.comparison.search import choose
+from fedmoe.comparison.study import Trial
 from fedmoe.config import Experiment
 from fedmoe.config.load import load
 from fedmoe.config.schema import Simulation
@@ -121,6 +122,23 @@ def test_the_best_point_of_a_search_is_used_for_the_results(tmp_path, capsys):
     assert "seed 7" in page
 
 
+def test_a_comparison_is_an_object_that_runs_without_a_word(tmp_path, capfd):
+    asked = Comparison(
+        name="mine",
+        folder=str(tmp_path),
+        experiment="quickstart.yaml",
+        overrides=tuple(SMALL),
+        seeds=(3,),
+        variants={"plain": ("aggregation.name=fedavg",)},
+        reference="plain",
+    )
+    folder = run_comparison(asked, ROOT / "configs/any.yaml")
+    assert folder == tmp_path / "mine"
+    assert "plain" in (folder / "comparison.md").read_text()
+    assert (folder / "comparison.html").exists()
+    assert capfd.readouterr().out == ""
+
+
 def test_what_a_run_says_of_itself_is_read_where_text_is_ascii(tmp_path, monkeypatch):
     """As in the C locale, where Python is told not to take UTF-8 all the same."""
     monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or "ascii")
@@ -130,7 +148,7 @@ def test_what_a_run_says_of_itself_is_read_where_text_is_ascii(tmp_path, monkeyp
     write_json(folder / "environment.json", said)
     (folder / "config.yaml").touch()
     with pytest.raises(FedMoEError, match="holds a run of other code"):
-        ended(experiment)
+        has_ended(experiment)
 
 
 def test_every_variant_has_the_same_points_seeds_and_cases(tmp_path):

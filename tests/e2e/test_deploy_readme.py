@@ -23,14 +23,14 @@ from simulations.rehearsal.processes import Service
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/deploy/rehearsal.yaml")
-CLIENTS = ("berlin=high,paris=low", "rome=lowest")
+CLIENTS = "berlin=high,paris=low,rome=lowest"
 NAMES = ("berlin", "paris", "rome")
 BLOCK = re.compile(r"^```sh (once|stays)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def init(folder, server, *more):
     """The exit code of `fedmoe deploy init`."""
-    words = (f"--server={server}", "--config", CONFIG, "--clients", *CLIENTS)
+    words = (f"--server={server}", "--config", CONFIG, "--clients", CLIENTS)
     return main(["deploy", "init", str(folder), *words, *more])
 
 
@@ -84,7 +84,7 @@ def test_the_readmes_keys_and_certificates_are_good(tmp_path):
 def test_the_readme_word_for_word_on_loopback(tmp_path):
     folder = tmp_path / "trial"
     superlink, *nodes = free_ports(1 + len(NAMES))
-    small = ("--set", "rounds=2", "data.per_domain=40", "--node-port", str(nodes[0]))
+    small = ("rounds=2", "data.per_domain=40", "--node-port", str(nodes[0]))
     assert init(folder, f"127.0.0.1:{superlink}", *small) == 0
     services = [Service(folder / "server/superlink.sh", folder / "server/state")]
     services += [Service(folder, folder / f"clients/{name}/state") for name in NAMES]
@@ -143,7 +143,7 @@ def wait_for(folder, num_online):
 def test_the_proxy_lets_clients_in_and_nobody_else(tmp_path):
     folder = tmp_path / "fleet"
     public, superlink, node = free_ports(3)
-    small = ("--set", "partition.num_clients=3", "--node-port", str(node))
+    small = ("partition.num_clients=3", "--node-port", str(node))
     assert init(folder, f"fed.example.org:{public}", *small) == 0
     for name in ("server/superlink.sh", "server/flwr.sh", "server/nginx.conf"):
         swap(folder / name, "8000", str(superlink))

@@ -101,7 +101,7 @@ def test_smollm2_is_upcycled_and_degrades_gracefully(tmp_path):
     if not DOLLY.is_file():
         pytest.skip("real data dolly_3k is not in the folder shared/data beside the repository")
     if importlib.util.find_spec("gguf") is None:
-        pytest.skip("the package gguf is not installed: pip install 'fedmoe[upcycle]'")
+        pytest.skip("the package gguf is not installed: pip install 'fedmoe[base-models]'")
     out = tmp_path / "moe"
     command = [
         sys.executable,

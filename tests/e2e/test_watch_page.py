@@ -10,7 +10,7 @@ from html import unescape
 import pytest
 from watched import answered, ended_round, header, scored, whole_round, write
 
-from fedmoe.watch.live.place import Place
+from fedmoe.watch.folder import WatchedFolder
 from fedmoe.watch.server import Server
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 def visit(folder, profile, *options, milliseconds=9000, before=None):
     """The page's DOM after some seconds of its own time; `before(target)` is told each request."""
-    with Server(Place(folder), 0) as server:
+    with Server(WatchedFolder(folder), 0) as server:
         asked, answer = [], server.pages.answer
 
         def told(target):

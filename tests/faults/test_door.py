@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sides import changed
 from uploads import LAYOUT, counts_of, deltas_of, task_for, update_of
 
 from fedmoe.adapter import Adapter
@@ -120,9 +121,9 @@ def scaled(message, layout, task, factor):
 
 def test_a_client_that_boosts_its_update_is_quarantined_and_the_others_count(experiment_of):
     run = prepare(experiment_of("training.steps=2"))
-    tasks = plan_round(run.first_state(), run.members, 3, 0, run.send_to)
-    layout = run.model.layout
-    answers = [run.answer(task) for task in tasks]
+    tasks = plan_round(run.server.first_state(), run.server.members, 3, 0, run.server.send_to)
+    layout = run.setup.model.layout
+    answers = [run.client.answer(task) for task in tasks]
     honest = [read(run, answer, task) for answer, task in zip(answers, tasks, strict=True)]
     assert not any(isinstance(a, Failure) for a in honest)
     answers[1] = scaled(answers[1], layout, tasks[1], 1000.0)
@@ -131,17 +132,17 @@ def test_a_client_that_boosts_its_update_is_quarantined_and_the_others_count(exp
     assert heard[1].code == "too_large"
     assert "ten times what 2 steps of AdamW can move" in heard[1].reason
     rest = [a for a in heard if not isinstance(a, Failure)]
-    state = run.first_state()
-    strategy = run.experiment.aggregation
+    state = run.server.first_state()
+    strategy = run.setup.experiment.aggregation
     pair = [finish_round(state, strategy, us).adapter for us in (rest, [honest[0], honest[2]])]
     assert pair[0].digest() == pair[1].digest()
 
 
 def test_the_bound_is_far_above_what_training_does(experiment_of):
     run = prepare(experiment_of("training.steps=8", "training.warmup_steps=0"))
-    task = plan_round(run.first_state(), run.members, 1, 0, run.send_to)[0]
-    largest = run.train(task).delta.flat.abs().max().item()
-    bound = run.limits(task).delta
+    task = plan_round(run.server.first_state(), run.server.members, 1, 0, run.server.send_to)[0]
+    largest = run.client.train(task).delta.flat.abs().max().item()
+    bound = run.server.limits(task).delta
     assert bound / 200 < largest < bound / 5
 
 
@@ -160,12 +161,14 @@ def test_the_bound_is_far_above_what_training_does(experiment_of):
 def test_whatever_is_sent_a_boosted_update_is_refused_and_an_honest_one_is_not(
     experiment_of, overrides, tmp_path
 ):
-    run = replace(prepare(experiment_of("training.steps=2", *overrides)), state_folder=tmp_path)
-    state = run.first_state()
-    layouts, upload = run.layouts("high", 1), run.experiment.upload
+    run = changed(prepare(experiment_of("training.steps=2", *overrides)), state_folder=tmp_path)
+    state = run.server.first_state()
+    layouts, upload = run.setup.layouts("high", 1), run.setup.experiment.upload
     for number in (1, 2):  # in the second round there is a residual
-        task = plan_round(replace(state, round=number - 1), run.members, 1, 0, run.send_to)[0]
-        answer = run.answer(task)
+        task = plan_round(
+            replace(state, round=number - 1), run.server.members, 1, 0, run.server.send_to
+        )[0]
+        answer = run.client.answer(task)
         assert not isinstance(read(run, answer, task), Failure)
     update = unpack_update(answer, layouts.update, task, upload)
     boosted = Adapter(layouts.update, update.delta.flat * 10**4)
@@ -177,10 +180,10 @@ def test_whatever_is_sent_a_boosted_update_is_refused_and_an_honest_one_is_not(
 
 def test_a_control_is_a_gradient_of_any_size(experiment_of, tmp_path):
     run = prepare(experiment_of("training.steps=2", "aggregation={name: scaffold}"))
-    run = replace(run, state_folder=tmp_path)
-    task = plan_round(run.first_state(), run.members, 1, 0, run.send_to)[0]
-    layout = run.layouts("high", 1).update
-    update = unpack_update(run.answer(task), layout, task)
+    run = changed(run, state_folder=tmp_path)
+    task = plan_round(run.server.first_state(), run.server.members, 1, 0, run.server.send_to)[0]
+    layout = run.setup.layouts("high", 1).update
+    update = unpack_update(run.client.answer(task), layout, task)
     flat = update.delta.flat.clone()
     flat[len(flat) // 2 :] *= 1000
     assert not isinstance(
@@ -193,8 +196,8 @@ def test_a_control_is_a_gradient_of_any_size(experiment_of, tmp_path):
 
 def test_what_top_k_owes_adds_up_over_rounds(experiment_of):
     run = prepare(experiment_of("upload.name=top_k"))
-    task = plan_round(run.first_state(), run.members, 1, 0, run.send_to)[0]
-    limits = {n: run.limits(replace(task, round=n)).delta for n in (1, 12, 34)}
+    task = plan_round(run.server.first_state(), run.server.members, 1, 0, run.server.send_to)[0]
+    limits = {n: run.server.limits(replace(task, round=n)).delta for n in (1, 12, 34)}
     assert limits[12] == pytest.approx(2 * limits[1])
     assert limits[34] == pytest.approx(4 * limits[1])
 
@@ -203,13 +206,13 @@ def test_what_top_k_owes_adds_up_over_rounds(experiment_of):
 def test_what_a_client_drops_and_owes_is_no_damage(experiment_of, tmp_path, upload):
     dropping = "aggregation={name: hetlora, decay: 0.5, regularisation: 50.0}"
     run = prepare(experiment_of("training.steps=2", dropping, f"upload={upload}"))
-    run = replace(run, state_folder=tmp_path)
-    state = run.first_state()
+    run = changed(run, state_folder=tmp_path)
+    state = run.server.first_state()
     flat = state.adapter.flat + 0.05  # B is not zero any more: there is a tail to drop
-    task = plan_round(state, run.members, 1, 0, run.send_to)[0]
+    task = plan_round(state, run.server.members, 1, 0, run.server.send_to)[0]
     for number in range(1, 13):
         sent = replace(task, round=number, adapter=Adapter(task.adapter.layout, flat))
-        heard = read(run, run.answer(sent), sent)
+        heard = read(run, run.client.answer(sent), sent)
         assert not isinstance(heard, Failure), (number, heard)
 
 

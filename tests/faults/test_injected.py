@@ -29,9 +29,8 @@ def prepared(upload=None, seed=0):
     def read(message, task):
         return unpack_update(message, LAYOUT, task, upload)
 
-    return SimpleNamespace(
-        experiment=SimpleNamespace(seed=seed, upload=upload, devices={"t": None}), read=read
-    )
+    experiment = SimpleNamespace(seed=seed, upload=upload, devices={"t": None})
+    return SimpleNamespace(setup=SimpleNamespace(experiment=experiment), read=read)
 
 
 def update_at(round, client):
@@ -225,7 +224,7 @@ def doubled(_, number):
 def test_a_worker_that_is_killed_on_purpose_is_replaced_and_its_job_done_again(tmp_path):
     told = []
     watch = SimpleNamespace(replaced=told.append, scheduled=told.append)
-    pool = Pool(cast(Any, None), 2, folder=tmp_path, watches=[cast(Any, watch)])
+    pool = Pool(cast(Any, None), cast(Any, None), 2, folder=tmp_path, watches=[cast(Any, watch)])
     try:
         pool.lose_worker()
         assert list(pool.map(doubled, range(5))) == [0, 2, 4, 6, 8]

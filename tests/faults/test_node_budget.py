@@ -15,8 +15,8 @@ from fedmoe.budget.probe import Machine
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError, FedMoEError, ModelError
 from fedmoe.messages.codec import Task, pack_task
+from fedmoe.runs import client_side as preparing
 from fedmoe.runs import node_budget as planning
-from fedmoe.runs import prepared as preparing
 from fedmoe.runs.node_budget import OwnBudget, planned_here
 from fedmoe.runs.prepare import prepare
 
@@ -69,9 +69,11 @@ def machine(monkeypatch):
 
 
 def task_of(run, top_k=4, tier="wide", round=1):
-    state = run.first_state()
-    client = next(m.client for m in run.members if m.tier == tier)
-    return Task(round, client, tier, top_k, state.rescalers[tier], run.send(state.adapter, tier))
+    state = run.server.first_state()
+    client = next(m.client for m in run.server.members if m.tier == tier)
+    return Task(
+        round, client, tier, top_k, state.rescalers[tier], run.server.send(state.adapter, tier)
+    )
 
 
 def started(config, *overrides):
@@ -95,26 +97,26 @@ def between(run, own, task, fewer):
 def test_server_and_node_agree_on_clients_tiers_and_the_most_they_may_use(config, machine):
     server = prepare(load_experiment(config, []), on_nodes=True)
     node, _ = started(config)
-    assert server.tiers == node.tiers == {"wide": 4, "slim": 2}
-    assert server.members == node.members
-    assert isinstance(server.experiment.budget, Auto), "it is what nodes are sent"
+    assert server.setup.top_ks == node.setup.top_ks == {"wide": 4, "slim": 2}
+    assert server.server.members == node.server.members
+    assert isinstance(server.setup.experiment.budget, Auto), "it is what nodes are sent"
 
 
 def test_it_does_what_it_is_asked_where_that_fits(config, machine):
     run, own = started(config)
     message = own.answer(run, task_of(run))
     assert top_k_of(message) == 4
-    assert bytes(message.buffer) == bytes(run.answer(task_of(run)).buffer)
+    assert bytes(message.buffer) == bytes(run.client.answer(task_of(run)).buffer)
 
 
 def test_memory_that_is_gone_lowers_k_at_once_and_room_raises_it_after_a_while(config, machine):
     run, own = started(config)
     task = task_of(run)
-    found = [top_k_of(own.answer(run, task))]
+    found = [top_k_of(own.answer(run.client, task))]
     machine["bytes"] = between(run, own, task, 2)
-    found.append(top_k_of(own.answer(run, task)))
+    found.append(top_k_of(own.answer(run.client, task)))
     machine["bytes"] = PLENTY
-    found += [top_k_of(own.answer(run, task)) for _ in range(4)]
+    found += [top_k_of(own.answer(run.client, task)) for _ in range(4)]
     assert found == [4, 2, 2, 3, 3, 4]
     assert machine["calibrations"] == 1
 
@@ -123,7 +125,7 @@ def test_the_server_takes_an_update_of_fewer_experts(config, machine):
     run, own = started(config)
     task = task_of(run)
     machine["bytes"] = between(run, own, task, 1)
-    assert run.read(own.answer(run, task), task).top_k == 1
+    assert run.server.read(own.answer(run.client, task), task).top_k == 1
 
 
 def test_what_ran_out_of_memory_is_not_tried_again(config, machine, monkeypatch):
@@ -166,7 +168,7 @@ def test_what_cannot_even_be_measured_is_not_trained_with(config, steps, error, 
     steps["error"] = error
     run, own = started(config)
     task = task_of(run)
-    assert [top_k_of(own.answer(run, task)) for _ in range(4)] == [2] * 4
+    assert [top_k_of(own.answer(run.client, task)) for _ in range(4)] == [2] * 4
     assert own.seats[task.client].standing.ceiling == 2
     assert f"client {task.client}, calibration, ran out of memory with k = 3" in caplog.text
 
@@ -176,9 +178,9 @@ def test_where_not_one_expert_can_be_measured_it_sits_out_until_one_can(config, 
     task = task_of(run)
     steps["most"] = 0
     with pytest.raises(FedMoEError, match=r"sits out: memory ran out in its calibration.*killed"):
-        own.answer(run, task)
+        own.answer(run.client, task)
     steps["most"] = 4
-    assert top_k_of(own.answer(run, task)) == 4
+    assert top_k_of(own.answer(run.client, task)) == 4
 
 
 def test_another_fault_of_a_step_is_raised_as_it_is(config, steps):

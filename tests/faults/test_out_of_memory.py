@@ -16,7 +16,7 @@ from fedmoe.errors import ModelError, WireError
 from fedmoe.messages.codec import Task
 from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import read_ledger
-from fedmoe.runs import prepared as preparing
+from fedmoe.runs import client_side as preparing
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.session import run

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,11 +26,11 @@ from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.rounds import finish_round, plan_round, run_rounds
+from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.local.pool import WAITING, Pool
 from fedmoe.runs.local.schedule import expected_work
 from fedmoe.runs.prepare import prepare
-from fedmoe.runs.prepared import Prepared
 from fedmoe.training.settings import Training
 
 pytestmark = [
@@ -41,7 +41,7 @@ pytestmark = [
 
 
 @dataclass(frozen=True, eq=False)
-class Deadly(Prepared):
+class Deadly(ClientSide):
     """A run in which some clients kill their process in the middle of their second step."""
 
     folder: Path = Path()
@@ -110,7 +110,7 @@ def prepared(tiny_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(prepared):
     """What the plain loop makes of it, in this process."""
-    return fingerprint(run(prepared, InProcess(prepared)))
+    return fingerprint(run(prepared, InProcess(prepared.server, prepared.scorer)))
 
 
 @pytest.fixture
@@ -122,11 +122,21 @@ def make_workers(prepared, tmp_path):
         (tmp_path / "marks").mkdir(exist_ok=True)
         run = prepared
         if killers:
-            values = {f.name: getattr(prepared, f.name) for f in fields(prepared)}
-            run = Deadly(**values, folder=tmp_path / "marks", **killers)
+            values = {f.name: getattr(prepared.client, f.name) for f in fields(ClientSide)}
+            client = Deadly(**values, folder=tmp_path / "marks", **killers)
+            run = replace(prepared, scorer=replace(prepared.scorer, client=client))
         told = Told()
         folder = tmp_path / "waiting"
-        pools.append(Pool(run, workers, work=expected_work(run), folder=folder, watches=[told]))
+        pools.append(
+            Pool(
+                run.server,
+                run.scorer,
+                workers,
+                work=expected_work(run.server),
+                folder=folder,
+                watches=[told],
+            )
+        )
         return pools[-1], told
 
     yield make
@@ -138,14 +148,14 @@ def make_workers(prepared, tmp_path):
 
 def run(prepared, transport):
     return run_rounds(
-        prepared.first_state(),
-        prepared.members,
-        prepared.experiment.aggregation,
+        prepared.server.first_state(),
+        prepared.server.members,
+        prepared.setup.experiment.aggregation,
         transport,
         [],
         num_rounds=2,
         clients_per_round=4,
-        seed=prepared.experiment.seed,
+        seed=prepared.setup.experiment.seed,
     )
 
 
@@ -154,7 +164,7 @@ def fingerprint(state):
 
 
 def first_tasks(prepared):
-    return plan_round(prepared.first_state(), prepared.members, 4, 0)
+    return plan_round(prepared.server.first_state(), prepared.server.members, 4, 0)
 
 
 def pids(pool):
@@ -202,9 +212,9 @@ def test_a_client_that_always_kills_its_worker_fails_and_the_round_goes_on(prepa
     assert answers[1] == Failure(1, 1, "it ended its worker 3 times, the last by SIGKILL")
     assert [e.deaths for e in told.replacements] == [1, 2, 3]
     others = [t for t in tasks if t.client != 1]
-    state, strategy = prepared.first_state(), prepared.experiment.aggregation
+    state, strategy = prepared.server.first_state(), prepared.setup.experiment.aggregation
     updates = [a for a in answers if isinstance(a, Update)]
-    alone = finish_round(state, strategy, InProcess(prepared)(others))
+    alone = finish_round(state, strategy, InProcess(prepared.server, prepared.scorer)(others))
     assert fingerprint(finish_round(state, strategy, iter(updates))) == fingerprint(alone)
     assert not list(pool.folder.path.iterdir())
 
@@ -306,7 +316,14 @@ def test_a_worker_that_hangs_is_killed_and_its_job_done_again(tmp_path):
             pool.force.job_seconds = math.inf
 
     told = Relenting()
-    pool = Pool(cast(Any, None), 2, folder=tmp_path, watches=[cast(Any, told)], job_seconds=0.2)
+    pool = Pool(
+        cast(Any, None),
+        cast(Any, None),
+        2,
+        folder=tmp_path,
+        watches=[cast(Any, told)],
+        job_seconds=0.2,
+    )
     try:
         assert list(pool.map(hang_until, [mark])) == ["mark"]
         (event,) = told.replacements
@@ -316,7 +333,7 @@ def test_a_worker_that_hangs_is_killed_and_its_job_done_again(tmp_path):
 
 
 def test_a_job_that_hangs_every_worker_fails(tmp_path):
-    pool = Pool(cast(Any, None), 2, folder=tmp_path, job_seconds=0.05)
+    pool = Pool(cast(Any, None), cast(Any, None), 2, folder=tmp_path, job_seconds=0.05)
     try:
         with pytest.raises(FedMoEError, match=r"3 times, the last by SIGKILL after 0.05 s"):
             list(pool.map(hang, [0]))
@@ -336,7 +353,7 @@ def test_what_a_job_raises_is_raised_in_its_turn(make_workers):
 
 def test_workers_killed_on_purpose_are_no_jobs_fault(tmp_path):
     told = Told()
-    pool = Pool(cast(Any, None), 1, folder=tmp_path, watches=[cast(Any, told)])
+    pool = Pool(cast(Any, None), cast(Any, None), 1, folder=tmp_path, watches=[cast(Any, told)])
     try:
         for _ in range(4):  # one more than a job may cost
             results = pool.map(nap_then, range(2))

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from fedmoe.runs.local.pool import Pool
-from fedmoe.runs.local.workforce import Job, Workforce
+from fedmoe.system.workforce import Job, Workforce
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="workers are forked"),
@@ -64,5 +64,5 @@ def test_what_a_killed_process_left_waiting_is_swept_away(tmp_path):
     dead, alive = tmp_path / ".waiting-999999999-x", tmp_path / f".waiting-{os.getpid()}-x"
     dead.mkdir()
     alive.mkdir()
-    Pool(cast(Any, None), 1, folder=tmp_path).close()
+    Pool(cast(Any, None), cast(Any, None), 1, folder=tmp_path).close()
     assert [path.name for path in tmp_path.iterdir()] == [alive.name]

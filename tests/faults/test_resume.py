@@ -16,12 +16,13 @@ from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import Ledger, read_ledger
 from fedmoe.report.run import read_run
 from fedmoe.runs import session
+from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.identity import identity
 from fedmoe.runs.local.in_process import make_transport
 from fedmoe.runs.prepare import prepare
-from fedmoe.runs.prepared import Prepared
-from fedmoe.runs.resume import alone_in, find, latest
+from fedmoe.runs.resume import find, latest
 from fedmoe.system import files as atomic
+from fedmoe.system.locks import alone_in
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="runs are forked"),
@@ -110,7 +111,7 @@ def play(config, folder, overrides, resume, die_at=None, count=None):
 
         return wrapper
 
-    Prepared.train = watched(Prepared.train)
+    ClientSide.train = watched(ClientSide.train)
     Ledger.append = watched(Ledger.append)
     atomic.os.replace = watched(os.replace)
     experiment = load_experiment(config, [*overrides, f"simulation.folder={folder}"])
@@ -296,7 +297,8 @@ def test_changed_code_model_or_data_is_refused(config, tmp_path, what, monkeypat
 def test_what_clients_run_on_their_machines_is_part_of_a_runs_code(config, tmp_path):
     prepared = prepare(load_experiment(config, [f"simulation.folder={tmp_path}"]))
     (tmp_path / "app.py").write_text("one")
-    on_nodes, found = replace(prepared, nodes_code=tmp_path), {identity(prepared)["code"]}
+    on_nodes = replace(prepared.server, nodes_code=tmp_path)
+    found = {identity(prepared.server)["code"]}
     for text in ("one", "two"):
         (tmp_path / "app.py").write_text(text)
         found.add(identity(on_nodes)["code"])
@@ -341,5 +343,9 @@ def test_a_folder_in_which_another_process_works_is_left_to_it(config, tmp_path)
     interrupted(config, tmp_path)
     prepared = prepare(load_experiment(config, [f"simulation.folder={tmp_path}"]))
     said = "another process is at work"
-    with alone_in(tmp_path / "run"), pytest.raises(FedMoEError, match=said), find(prepared, "auto"):
+    with (
+        alone_in(tmp_path / "run"),
+        pytest.raises(FedMoEError, match=said),
+        find(prepared.server, "auto"),
+    ):
         pass

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from fedmoe.cli.main import main
 from fedmoe.report.ledger import Ledger, read_ledger
-from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.client_side import ClientSide
 
 SAME = ("kind", "round", "client", "tier", "top_k", "status", "tokens", "loss_before", "loss_after")
 """Keys of a ledger's line that do not depend on how fast a machine is."""
@@ -135,7 +135,7 @@ def test_ctrl_c_ends_it_with_130_and_the_same_command_goes_on(
     config, whole, tmp_path, monkeypatch, capsys, at
 ):
     """In the middle of the first round, and of the second."""
-    train, trained = Prepared.train, []
+    train, trained = ClientSide.train, []
 
     def interrupted(prepared, task):
         trained.append(task.round)
@@ -144,7 +144,7 @@ def test_ctrl_c_ends_it_with_130_and_the_same_command_goes_on(
         return train(prepared, task)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Prepared, "train", interrupted)
+        patch.setattr(ClientSide, "train", interrupted)
         assert play(config, tmp_path) == 130
     assert trained[-1] == (1 if at == 2 else 2)
     assert "--resume auto" in capsys.readouterr().err

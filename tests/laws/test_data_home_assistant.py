@@ -1,17 +1,22 @@
 """The built-in commands: readable both ways, unseen phrasings in the test, one reading each."""
 
+import hashlib
+import json
 import re
 from collections import defaultdict
 from functools import cache
+from importlib.metadata import version
 from typing import get_args
 
 import pytest
+from pydantic import TypeAdapter
 
 from fedmoe.data.examples import Example, check_disjoint, prompt_key
 from fedmoe.data.home_assistant.dataset import HomeAssistant, read_response, write_response
-from fedmoe.data.home_assistant.domains import Domain
-from fedmoe.data.home_assistant.words import WORDS
+from fedmoe.data.home_assistant.grammar import english
+from fedmoe.data.home_assistant.household import LANGUAGES, PACKAGE, Domain, numbers, words
 from fedmoe.errors import DataError
+from fedmoe.system.package_data import package_yaml
 
 WRITTEN_OTHERWISE = {"answer", "domain", "device_class", "state", "media_class", "fan_mode"}
 """Slots whose values are Home Assistant's words, not the speaker's."""
@@ -26,7 +31,7 @@ def every(splits):
     return splits.train + splits.validation + splits.test
 
 
-@pytest.mark.parametrize("language", WORDS)
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_every_language_loads_without_leaks(language):
     splits = commands(language)
     check_disjoint(splits)
@@ -34,7 +39,7 @@ def test_every_language_loads_without_leaks(language):
     assert len(splits.test) > 200
 
 
-@pytest.mark.parametrize("language", WORDS)
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_responses_parse_back(language):
     for example in every(commands(language)):
         intent, slots = read_response(example.response)
@@ -62,19 +67,58 @@ def test_spoken_values_are_copied_from_the_prompt():
             assert said or inferred, example
 
 
-@pytest.mark.parametrize("language", WORDS)
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_no_device_name_is_in_two_domains(language):
     domains = defaultdict(set)
-    for key, words in WORDS[language].items():
+    for key, listed in words(language).items():
         if key.endswith(".name") or key == "light_kind":
-            for word in words.split(", "):
+            for word in listed:
                 domains[word].add(key)
     assert {word: keys for word, keys in domains.items() if len(keys) > 1} == {}
 
 
-def test_no_word_breaks_the_response_format():
-    for words in WORDS.values():
-        assert all(": " not in text for text in words.values())
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_words_are_text_that_fits_into_a_response(language):
+    tables = TypeAdapter(dict[str, list[str]]).validate_python(words(language), strict=True)
+    for key, listed in tables.items():
+        assert listed, key
+        assert len(listed) == len(set(listed)), key
+        assert all(word == word.strip() and not re.search(r"[:,<>{}]", word) for word in listed)
+
+
+def test_tables_of_the_household_and_of_english_are_whole():
+    household = package_yaml(PACKAGE, "household.yaml")
+    for table in household["domains"].values():
+        TypeAdapter(dict[str, Domain]).validate_python(table, strict=True)
+    assert all(len(values) > 1 for values in numbers().values())
+    pairs = TypeAdapter(list[tuple[str, str]])
+    for name in ("sentences", "inflections", "plurals"):
+        for pattern, replacement in pairs.validate_json(json.dumps(english()[name])):
+            named = (int(number) for number in re.findall(r"\\(\d)", replacement))
+            assert max(named, default=0) <= re.compile(pattern).groups, pattern
+    for listed in english()["lists"].values():
+        pairs.validate_json(json.dumps(listed))
+    TypeAdapter(dict[str, str]).validate_python(english()["rules"], strict=True)
+    TypeAdapter(list[str]).validate_python(english()["not_english"], strict=True)
+
+
+@pytest.mark.skipif(version("home-assistant-intents") != "2026.11.25", reason="of another version")
+@pytest.mark.parametrize(
+    ("language", "seed", "digest"),
+    [
+        ("en", 0, "941a95ecbaa5ed30"),
+        ("en", 1, "dcc01958542478b8"),
+        ("fr", 0, "8be1238d8905323d"),
+        ("nl", 1, "0c71740ae99cc96e"),
+    ],
+)
+def test_examples_do_not_change_unnoticed(language, seed, digest):
+    """Of all splits; whoever changes words or templates changes these on purpose."""
+    found = hashlib.sha256()
+    splits = HomeAssistant(languages=(language,)).load(seed)
+    for e in (*splits.train, *splits.validation, *splits.test):
+        found.update(repr((e.prompt, e.response, e.label, e.group)).encode())
+    assert found.hexdigest()[:16] == digest
 
 
 def test_every_domain_is_in_every_split():
@@ -110,7 +154,7 @@ def test_of_two_readings_the_first_in_the_file_is_kept(monkeypatch):
 
 
 def test_a_named_device_belongs_to_its_domain():
-    vacuums = WORDS["en"]["vacuum.name"].split(", ")
+    vacuums = words("en")["vacuum.name"]
     named = [
         read_response(e.response)[1]["name"]
         for e in every(commands())
@@ -124,7 +168,7 @@ def test_titles_match_their_class():
     for example in every(commands()):
         _, slots = read_response(example.response)
         if "media_class" in slots:
-            titles = WORDS["en"][f"{slots['media_class']}.search_query"].split(", ")
+            titles = words("en")[f"{slots['media_class']}.search_query"]
             assert slots["search_query"] in titles, example
 
 

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from sides import changed
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import Flame
 from fedmoe.budget import Levels, Tier
-from fedmoe.cli.check_plan import memory_warnings
 from fedmoe.config import Experiment
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
@@ -27,7 +27,7 @@ from fedmoe.models.build import ModelSettings
 from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import read_ledger
 from fedmoe.rounds import Member, ServerState, plan_round, run_rounds
-from fedmoe.runs.expected import expected_time
+from fedmoe.runs.costs import expected_time, memory_warnings
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.recorder import Recorder
@@ -97,7 +97,9 @@ def test_how_long_the_simulation_took_does_not_reach_the_clock(seconds, loss, pe
         seconds=1.0,
         peak_bytes=1,
     )
-    other = replace(plain, seconds=seconds, loss_after=loss, peak_bytes=peak)
+    plain = replace(plain, metrics={"wall": 1.0})
+    measured = {"seconds": seconds, "loss_after": loss, "peak_bytes": peak}
+    other = replace(plain, **measured, metrics={"wall": seconds})
     sizes = [unpack_update(pack_update(u), LAYOUT, task) for u in (plain, other)]
     assert virtual_bytes_up(sizes[0]) == virtual_bytes_up(sizes[1])
     assert 0 < sizes[1].num_bytes - virtual_bytes_up(sizes[1]) < 150
@@ -184,12 +186,12 @@ def prepared(experiment):
 
 def ledger_of(prepared, folder):
     folder.mkdir()
-    recorder = Recorder(folder, prepared)
+    recorder = Recorder(folder, prepared.server)
     run_rounds(
-        prepared.first_state(),
-        prepared.members,
-        prepared.experiment.aggregation,
-        InProcess(prepared),
+        prepared.server.first_state(),
+        prepared.server.members,
+        prepared.setup.experiment.aggregation,
+        InProcess(prepared.server, prepared.scorer),
         [recorder],
         num_rounds=2,
         clients_per_round=4,
@@ -219,7 +221,7 @@ def test_the_virtual_seconds_follow_from_the_ledger_alone_and_repeat_to_the_bit(
 
 
 def test_without_devices_the_ledger_says_nothing_of_virtual_time(prepared, experiment, tmp_path):
-    plain = replace(prepared, experiment=replace(experiment, devices={}))
+    plain = changed(prepared, experiment=replace(experiment, devices={}))
     text = json.dumps(ledger_of(plain, tmp_path / "plain"))
     assert "virtual" not in text
     assert "device" not in text
@@ -227,17 +229,17 @@ def test_without_devices_the_ledger_says_nothing_of_virtual_time(prepared, exper
 
 def test_a_failed_client_is_not_waited_for(prepared, tmp_path):
     (tmp_path / "run").mkdir()
-    recorder = Recorder(tmp_path / "run", prepared)
-    tasks = plan_round(prepared.first_state(), prepared.members, 4, 3)
+    recorder = Recorder(tmp_path / "run", prepared.server)
+    tasks = plan_round(prepared.server.first_state(), prepared.server.members, 4, 3)
     recorder.planned(tasks)
     for task in tasks:
         if task.tier == "b":
             recorder.answered(task, Failure(task.round, task.client, "off"))
         else:
-            recorder.answered(task, prepared.read(prepared.answer(task), task))
-    recorder.finished(replace(prepared.first_state(), round=1))
+            recorder.answered(task, prepared.server.read(prepared.client.answer(task), task))
+    recorder.finished(replace(prepared.server.first_state(), round=1))
     recorder.planned([])  # nobody was reachable
-    recorder.finished(replace(prepared.first_state(), round=2))
+    recorder.finished(replace(prepared.server.first_state(), round=2))
     recorder.close()
     lines = read_ledger(tmp_path / "run" / "ledger.jsonl")
     known = [x["virtual_seconds"] for x in lines if x["kind"] == "client" and x["tier"] == "a"]
@@ -255,22 +257,22 @@ def test_the_probes_are_counted_as_training_runs_them(prepared, monkeypatch):
         return measured(model, rows, *rest)
 
     monkeypatch.setattr(training_client, "mean_loss", listening)
-    for task in plan_round(prepared.first_state(), prepared.members, 4, 3):
+    for task in plan_round(prepared.server.first_state(), prepared.server.members, 4, 3):
         tokens.clear()
-        prepared.train(task)
-        lengths = [len(row.ids) for row in prepared.rows[task.client]]
+        prepared.client.train(task)
+        lengths = [len(row.ids) for row in prepared.client.rows[task.client]]
         assert len(tokens) == 2
-        assert probe_tokens(lengths, prepared.training.probe_examples) == sum(tokens)
+        assert probe_tokens(lengths, prepared.setup.training.probe_examples) == sum(tokens)
 
 
 def test_the_plan_expects_what_a_run_then_takes(prepared, tmp_path):
-    from fedmoe.runs.recorder import tier_costs
+    from fedmoe.runs.costs import tier_costs
 
     lines = [x for x in ledger_of(prepared, tmp_path / "run") if x["kind"] == "client"]
-    for tier, price in tier_costs(prepared).items():
+    for tier, price in tier_costs(prepared.server).items():
         expected = [
-            expected_time(prepared, m.client, tier, price).seconds
-            for m in prepared.members
+            expected_time(prepared.server, m.client, tier, price).seconds
+            for m in prepared.server.members
             if m.tier == tier
         ]
         taken = [x["virtual_seconds"] for x in lines if x["tier"] == tier]
@@ -278,8 +280,9 @@ def test_the_plan_expects_what_a_run_then_takes(prepared, tmp_path):
 
 
 def test_too_little_memory_is_said(prepared, experiment):
-    assert memory_warnings(prepared) == []
+    assert memory_warnings(prepared.server) == []
     small = {"a": replace(DEVICE, memory_bytes=1000), "b": DEVICE}
-    (warning,) = memory_warnings(replace(prepared, experiment=replace(experiment, devices=small)))
+    short = changed(prepared, experiment=replace(experiment, devices=small))
+    (warning,) = memory_warnings(short.server)
     assert "tier 'a' needs about" in warning
     assert "1.0 kB" in warning

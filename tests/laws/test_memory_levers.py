@@ -18,7 +18,7 @@ from fedmoe.errors import ConfigError
 from fedmoe.messages.codec import Task, pack_task
 from fedmoe.models.memory import frozen
 from fedmoe.models.memory.frozen import forms_of
-from fedmoe.models.memory.held import Elsewhere, Frozen
+from fedmoe.models.memory.stored import Elsewhere, Frozen
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.session import _evaluate
 
@@ -87,7 +87,7 @@ def test_on_a_gpu_full_weights_are_read_from_main_memory(model, monkeypatch):
     monkeypatch.setattr(model.frozen, "on_gpu", True)
     model.frozen.hold({"full": True})
     assert len(places) == 2 * len(model.layers)
-    assert all(isinstance(held, Elsewhere) for s in model.states for held in s.held)
+    assert all(isinstance(stored, Elsewhere) for s in model.states for stored in s.stored)
     assert all(layer.experts.gate_up_proj.is_meta for layer in model.layers)
     after = logits_of(model)
     assert (after - before).norm() <= 1e-6 * before.norm()
@@ -109,14 +109,14 @@ def test_each_tier_trains_and_is_evaluated_with_its_own_experts(tiny_folder):
     tiers += [f"budget.tiers.{tier}.top_k=2" for tier in ("high", "medium", "low", "lowest")]
     overrides = [f"model.path={tiny_folder}", *SMALL, *tiers]
     run = prepare(load_experiment(QUICKSTART, overrides))
-    assert set(run.model.frozen.forms) == {"full", "int8", "int4"}
-    tasks = {tier: Task(1, 0, tier, 2, run.rescaler(2), run.initial) for tier in forms}
+    assert set(run.setup.model.frozen.forms) == {"full", "int8", "int4"}
+    tasks = {tier: Task(1, 0, tier, 2, run.server.rescaler(2), run.setup.initial) for tier in forms}
     deltas, losses = [], []
     for tier, form in forms.items():
-        deltas.append(run.train(tasks[tier]).delta.flat)
-        assert run.model.frozen.used == form
+        deltas.append(run.client.train(tasks[tier]).delta.flat)
+        assert run.setup.model.frozen.used == form
         losses.append(_evaluate(run, (pack_task(tasks[tier]), "test")).loss)
-    assert torch.equal(run.train(tasks["lowest"]).delta.flat, deltas[-1])
+    assert torch.equal(run.client.train(tasks["lowest"]).delta.flat, deltas[-1])
     assert len(set(losses)) == 3
     assert not any(torch.equal(deltas[i], deltas[i - 1]) for i in range(3))
 

@@ -13,7 +13,7 @@ from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import Flame
 from fedmoe.budget import Levels, Tier
 from fedmoe.config import Experiment
-from fedmoe.data.examples import Example, Splits
+from fedmoe.data.examples import Example
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
 from fedmoe.data.text import TextSettings
@@ -23,8 +23,9 @@ from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.rounds import Member, ServerState, finish_round, plan_round, run_rounds
+from fedmoe.runs.data import evaluation_sets
 from fedmoe.runs.local.in_process import InProcess, Pool
-from fedmoe.runs.prepare import _evaluation_sets, prepare
+from fedmoe.runs.prepare import prepare
 from fedmoe.training.settings import Training
 
 LAYOUT = Layout.of([("a.A", (2, 3), 0), ("q.A", (4,), None)], 1, 2, 1, 1.0)
@@ -142,7 +143,7 @@ def test_a_round_in_which_all_failed_ends_the_run_with_the_first_reason():
             yield Failure(task.round, task.client, f"no {task.client}") if bad else update_for(task)
 
     listener = Listener()
-    with pytest.raises(FedMoEError, match=r"round 2: every client failed; no \d"):
+    with pytest.raises(FedMoEError, match=r"every client failed\. The first reason: no \d"):
         loop(from_round_two_all_fail, num_rounds=3, observers=[listener])
     assert [h for h in listener.heard if h[0] == "finished"] == [("finished", 1)]
 
@@ -202,14 +203,14 @@ def experiment(tiny_folder, tmp_path_factory):
 
 def run(prepared, transport):
     return run_rounds(
-        prepared.first_state(),
-        prepared.members,
-        prepared.experiment.aggregation,
+        prepared.server.first_state(),
+        prepared.server.members,
+        prepared.setup.experiment.aggregation,
         transport,
         [],
         num_rounds=2,
         clients_per_round=3,
-        seed=prepared.experiment.seed,
+        seed=prepared.setup.experiment.seed,
     )
 
 
@@ -222,9 +223,7 @@ def test_a_split_of_which_every_example_is_dropped_is_refused(experiment):
     long = (Example("word " * 30, "ok", label=""),)
     tokenizer = load_base(experiment.model)[1]
     with pytest.raises(DataError, match="all validation examples are longer"):
-        _evaluation_sets(
-            replace(experiment, text=text), Splits(long, long, long), tokenizer, "causal"
-        )
+        evaluation_sets(replace(experiment, text=text), long, long, tokenizer, "causal")
 
 
 def later_when_earlier(_, number):
@@ -236,17 +235,18 @@ def later_when_earlier(_, number):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_run_has_the_same_bits_again_and_on_a_pool_of_workers(experiment):
     prepared = prepare(experiment)
-    first = run(prepared, InProcess(prepared))
+    first = run(prepared, InProcess(prepared.server, prepared.scorer))
     assert first.adapter.flat.isfinite().all()
-    assert first.adapter.digest() != prepared.first_state().adapter.digest()
+    assert first.adapter.digest() != prepared.server.first_state().adapter.digest()
     assert any(r.ne(1).any() for r in first.rescalers.values())
     anew = prepare(experiment)
     assert fingerprint(run(anew, InProcess(anew))) == fingerprint(first)
-    pool = Pool(prepared, 2)
+    pool = Pool(prepared.server, prepared.scorer, 2)
     try:
         assert fingerprint(run(prepared, pool)) == fingerprint(first)
         delivered = [
-            a.client for a in pool(plan_round(prepared.first_state(), prepared.members, 4, 3))
+            a.client
+            for a in pool(plan_round(prepared.server.first_state(), prepared.server.members, 4, 3))
         ]
         assert list(pool.map(later_when_earlier, range(4))) == [0, 1, 2, 3]
     finally:

@@ -12,7 +12,7 @@ from fedmoe.budget.plan import options, plan_for, subsets
 from fedmoe.budget.probe import Machine
 from fedmoe.budget.shape import Setting, shape_of
 from fedmoe.budget.work import Work
-from fedmoe.cli.budget_show import _choice
+from fedmoe.cli.plan import chosen
 from fedmoe.config.schema import Experiment
 from fedmoe.data.text import Tokens
 from fedmoe.models.gating import TopPGating
@@ -96,7 +96,7 @@ def test_a_planned_subset_becomes_the_tiers_own(shape):
     made = options(shape, work, Machine("m", 10**9, 10**9, False, 1), CONSTANTS)[1]
     found = plan(shape, need(shape, work) / 0.9 + 2)
     found = replace(found, choice=made)
-    assert " frozen=int4 subset={keep: 6, left_out: merge}" in _choice(found)
+    assert " frozen=int4 subset={keep: 6, left_out: merge}" in chosen(found)
     levels = Auto().fixed({"full": found}, 2)
     assert (levels.tiers["full"].subset, levels.tiers["full"].frozen) == (MERGE, "int4")
     assert levels.tiers["full"].memory_options == "int4, 6 kept, others merged into one"
@@ -109,11 +109,11 @@ def test_predicted_bytes_are_those_that_are_held(tiny_model, monkeypatch, form, 
     made = tiny_model(hidden_size=64, intermediate_size=128, num_experts_per_tok=2)
     monkeypatch.setattr("fedmoe.models.memory.frozen.pinned", lambda w: w.detach().clone())
     monkeypatch.setattr(made.frozen, "on_gpu", True)
-    monkeypatch.setattr("fedmoe.models.memory.held.Quantised.is_elsewhere", True)
+    monkeypatch.setattr("fedmoe.models.memory.stored.Quantised.is_elsewhere", True)
     shape = shape_of(made)
     made.frozen.hold({form: True})
     made.kept.keep(COUNTS, subset)
-    held = [part.num_bytes for state in made.states for part in state.held]
+    held = [part.num_bytes for state in made.states for part in state.stored]
     for state in made.states:
         for part in state.merged[:2] if state.merged else ():
             held.append(part.nbytes if isinstance(part, torch.Tensor) else part.num_bytes)

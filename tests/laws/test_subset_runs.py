@@ -54,9 +54,9 @@ def run(tiny_folder):
 
 def task_of(run, tier, round=1, top_k=2):
     """A task of the tier's first client, with an adapter that changes something."""
-    client = next(m.client for m in run.members if m.tier == tier)
-    adapter = initial_adapter(run.model.layout, generator(round, "adapter"))
-    return Task(round, client, tier, top_k, run.rescaler(top_k), adapter)
+    client = next(m.client for m in run.server.members if m.tier == tier)
+    adapter = initial_adapter(run.setup.model.layout, generator(round, "adapter"))
+    return Task(round, client, tier, top_k, run.server.rescaler(top_k), adapter)
 
 
 def test_a_subset_of_all_is_no_subset_to_the_bit(tiny_folder, run):
@@ -70,10 +70,10 @@ def test_a_subset_of_all_is_no_subset_to_the_bit(tiny_folder, run):
         },
     )
     task = task_of(run, "high")
-    wanted = run.answer(task)
+    wanted = run.client.answer(task)
     for tier in ("high", "medium", "low"):
-        found = other.train(replace(task, tier=tier))
-        assert torch.equal(found.delta.flat, run.read(wanted, task).delta.flat)
+        found = other.client.train(replace(task, tier=tier))
+        assert torch.equal(found.delta.flat, run.server.read(wanted, task).delta.flat)
         assert found.merged is None
         assert len(pack_update(found).buffer) == len(wanted.buffer)
 
@@ -81,7 +81,7 @@ def test_a_subset_of_all_is_no_subset_to_the_bit(tiny_folder, run):
 @pytest.mark.parametrize("tier", ["medium", "low", "lowest"])
 def test_an_expert_left_out_has_no_token_and_a_delta_of_zero(run, tier):
     task = task_of(run, tier)
-    update = run.read(run.answer(task), task)
+    update = run.server.read(run.client.answer(task), task)
     keep, merges = TIERS[tier]["subset"]["keep"], tier != "medium"
     assert ((update.counts > 0).sum(1) <= keep).all()
     assert (update.counts > 0).sum() >= 2 * 2
@@ -95,9 +95,9 @@ def test_an_expert_left_out_has_no_token_and_a_delta_of_zero(run, tier):
             moved += view.ne(0).any()
     assert moved
     # What was trained with it is the client's affair alone: the next has its own, or none.
-    state = finish_round(run.first_state(), run.experiment.aggregation, [update])
+    state = finish_round(run.server.first_state(), run.setup.experiment.aggregation, [update])
     idle = update.counts == 0
-    for entry, before in run.initial.layout.views(run.initial.flat):
+    for entry, before in run.setup.initial.layout.views(run.setup.initial.flat):
         after = state.adapter.views()[entry.name]
         if entry.layer is not None:
             assert torch.equal(after[idle[entry.layer]], before[idle[entry.layer]])
@@ -105,14 +105,14 @@ def test_an_expert_left_out_has_no_token_and_a_delta_of_zero(run, tier):
 
 def test_who_is_kept_follows_from_seed_round_and_client_and_leaves_others_alone(run):
     def kept(task):
-        run.configure(task, task.adapter)
-        return torch.stack([~state.left_out[:-1] for state in run.model.states])
+        run.client.configure(task, task.adapter)
+        return torch.stack([~state.left_out[:-1] for state in run.setup.model.states])
 
     task = task_of(run, "medium")
     first = kept(task)
     assert first.sum(1).tolist() == [3, 3]
-    full = run.train(task_of(run, "high"))
-    assert all(state.left_out is None for state in run.model.states)
+    full = run.client.train(task_of(run, "high"))
+    assert all(state.left_out is None for state in run.setup.model.states)
     assert (full.counts > 0).sum() > 2 * 3
     assert torch.equal(kept(task), first)
     rounds = [kept(replace(task, round=r)) for r in range(2, 8)]
@@ -121,33 +121,33 @@ def test_who_is_kept_follows_from_seed_round_and_client_and_leaves_others_alone(
 
 def test_quantised_profiles_count_with_other_weights_and_train_with_the_tiers_own(run):
     used = []
-    original = run.model.frozen.use
-    run.model.frozen.use = lambda form: used.append(form) or original(form)
+    original = run.setup.model.frozen.use
+    run.setup.model.frozen.use = lambda form: used.append(form) or original(form)
     try:
-        run.train(task_of(run, "low"))
+        run.client.train(task_of(run, "low"))
     finally:
-        del run.model.frozen.use
+        del run.setup.model.frozen.use
     assert used == ["full", "int8", "full"]
 
 
 def test_the_same_bits_in_this_process_and_on_a_pool(run, tmp_path):
     def of(transport):
-        tasks = plan_round(run.first_state(), run.members, 8, 0, run.send_to)
+        tasks = plan_round(run.server.first_state(), run.server.members, 8, 0, run.server.send_to)
         updates = list(transport(tasks))
         assert all(isinstance(update, Update) for update in updates)
         return [(u.delta.digest(), u.counts.tolist(), str(u.merged)) for u in updates]
 
-    pool = Pool(run, 2, folder=tmp_path)
+    pool = Pool(run.server, run.scorer, 2, folder=tmp_path)
     try:
-        assert of(pool) == of(InProcess(run))
+        assert of(pool) == of(InProcess(run.server, run.scorer))
     finally:
         pool.close()
 
 
 def test_a_tier_is_scored_as_it_trains_by_the_mean_of_its_clients(run):
-    mine = [m.client for m in run.members if m.tier == "medium"]
-    assert run.scored("medium") == mine[:4]
-    assert run.scored("high") == [0]
+    mine = [m.client for m in run.server.members if m.tier == "medium"]
+    assert run.server.scored("medium") == mine[:4]
+    assert run.server.scored("high") == [0]
     task = task_of(run, "medium")
     found = {}
     for tier in ("high", "medium", "low"):
@@ -157,8 +157,8 @@ def test_a_tier_is_scored_as_it_trains_by_the_mean_of_its_clients(run):
 
 def test_the_door_counts_merged_choices_to_the_last_one(run):
     task, plain = task_of(run, "low"), task_of(run, "high")
-    update = run.train(task)
-    run.read(pack_update(update), task)
+    update = run.client.train(task)
+    run.server.read(pack_update(update), task)
     lies = {
         "one fewer": replace(update, merged=update.merged - 1),
         "negative": replace(update, merged=torch.full((2,), -1)),
@@ -167,12 +167,12 @@ def test_the_door_counts_merged_choices_to_the_last_one(run):
     }
     for lie in lies.values():
         with pytest.raises(WireError) as caught:
-            run.read(pack_update(lie), task)
+            run.server.read(pack_update(lie), task)
         assert caught.value.code in ("counts", "size")
-    honest = run.train(plain)
+    honest = run.client.train(plain)
     named = replace(honest, merged=torch.zeros(2, dtype=torch.int64))
     with pytest.raises(WireError, match="buffer of"):
-        run.read(pack_update(named), plain)
+        run.server.read(pack_update(named), plain)
 
 
 def test_more_experts_than_a_client_keeps_are_refused():

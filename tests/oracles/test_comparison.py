@@ -10,15 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedmoe.comparison.report import MEAN, Case, Result, Study, Trial, Variant
-from fedmoe.comparison.report.experts import mean_load, starved_and_captured
-from fedmoe.comparison.report.fairness import jain_index, mix_score, worst_tenth
-from fedmoe.comparison.report.files import as_csv, as_json
-from fedmoe.comparison.report.markdown import render_markdown
-from fedmoe.comparison.report.paired import difference, holm, wilcoxon
-from fedmoe.comparison.report.result import Point, Spent
-from fedmoe.comparison.report.study import fairness, spent_to_reach, verdicts
-from fedmoe.comparison.report.tables import clients, costs, differences, reach, scores
+from fedmoe.comparison.fairness import fairness, jain_index, worst_tenth
+from fedmoe.comparison.files import as_csv, as_json, render_markdown
+from fedmoe.comparison.paired import difference, holm, wilcoxon
+from fedmoe.comparison.result import MEAN, Point, Result, Spent, mean_load, mix_score
+from fedmoe.comparison.study import Case, Study, Trial, VariantInfo, spent_to_reach, verdicts
+from fedmoe.comparison.tables import clients, costs, differences, reach, scores
 from fedmoe.report.expert_load import relative_shares
 
 SCORES = {"base": [0.30, 0.50, 0.40], "better": [0.35, 0.56, 0.44], "noisy": [0.60, 0.10, 0.50]}
@@ -50,7 +47,7 @@ def case(made=None, **changes):
 
 
 def study(*cases, **changes):
-    fields = {"name": "x", "reference": "base", "variants": {n: Variant() for n in SCORES}}
+    fields = {"name": "x", "reference": "base", "variants": {n: VariantInfo() for n in SCORES}}
     return Study(**(fields | {"cases": cases or (case(),), "num_planned": 9} | changes))
 
 
@@ -228,7 +225,7 @@ def slow_starved(counts):
 def test_starved_and_captured_experts_are_counted_per_round():
     draw = np.random.default_rng(0)
     counts = (draw.pareto(0.4, (3, 2, 8)) * 10).astype(np.int64) + 1
-    starved, captured = starved_and_captured(result("base", 0, 0.4, counts=counts))
+    starved, captured = result("base", 0, 0.4, counts=counts).extreme_experts
     for r in range(3):
         assert [starved[r], captured[r]] == pytest.approx(slow_starved(counts[r].tolist()))
     assert starved.sum() > 0

@@ -11,7 +11,7 @@ from torch import nn
 from fedmoe.errors import ModelError
 from fedmoe.models.experts import SparseExperts
 from fedmoe.models.memory import offload
-from fedmoe.models.memory.held import BITS, Elsewhere, Frozen, Quantised, held_bytes, quantised
+from fedmoe.models.memory.stored import BITS, Elsewhere, Frozen, Quantised, quantised, stored_bytes
 from fedmoe.models.routed import route
 
 CPU = torch.device("cpu")
@@ -46,11 +46,11 @@ def slow_quantised(weights, bits, group):
 def test_codes_are_what_the_formula_says(kind, row, group, dtype):
     weights = random_weights(2, 3, row, dtype=dtype)
     weights[0, 1] = 0
-    held = quantised(weights, kind)
-    assert held.shape == weights.shape
-    assert torch.equal(held[0:2], slow_quantised(weights, BITS[kind], group))
-    assert torch.equal(held[1], held[0:2][1])
-    assert torch.equal(held.mT[1], held[1].mT)
+    stored = quantised(weights, kind)
+    assert stored.shape == weights.shape
+    assert torch.equal(stored[0:2], slow_quantised(weights, BITS[kind], group))
+    assert torch.equal(stored[1], stored[0:2][1])
+    assert torch.equal(stored.mT[1], stored[1].mT)
 
 
 @given(st.sampled_from(KINDS), st.floats(1e-30, 1e30), st.integers(0, 2**31))
@@ -72,11 +72,11 @@ def test_no_value_is_further_off_than_half_a_step_of_its_row(kind, size, seed):
     ],
 )
 def test_bytes_are_those_that_the_tensors_hold(kind, dtype, expected):
-    held = quantised(random_weights(5, 7, 128, dtype=dtype), kind)
-    storages = (held.codes.untyped_storage().nbytes(), held.scales.untyped_storage().nbytes())
-    assert sum(storages) == held.num_bytes == expected
-    assert held_bytes(5 * 7, 128, kind, torch.finfo(dtype).bits // 8) == expected
-    assert held_bytes(5 * 7, 128, "full", 4) == 5 * 7 * 128 * 4
+    stored = quantised(random_weights(5, 7, 128, dtype=dtype), kind)
+    storages = (stored.codes.untyped_storage().nbytes(), stored.scales.untyped_storage().nbytes())
+    assert sum(storages) == stored.num_bytes == expected
+    assert stored_bytes(5 * 7, 128, kind, torch.finfo(dtype).bits // 8) == expected
+    assert stored_bytes(5 * 7, 128, "full", 4) == 5 * 7 * 128 * 4
 
 
 def test_rows_that_4_bits_cannot_group_are_refused():
@@ -122,14 +122,14 @@ def gradients(out, leaves):
     return [out.detach(), *torch.autograd.grad((out * weighting).sum(), wanted)]
 
 
-def ours(leaves, index, held, recompute=False):
-    """Our layer; the frozen weights stand for shapes alone where they are held elsewhere."""
+def ours(leaves, index, stored, recompute=False):
+    """Our layer; the frozen weights stand for shapes alone where they are stored elsewhere."""
     x, weights, w1, w2, *factors = leaves
-    if held:
+    if stored:
         w1, w2 = (torch.empty_like(w, device="meta") for w in (w1, w2))
     trained = [leaf.clone().requires_grad_() for leaf in (x, weights, *factors)]
     out = SparseExperts.apply(
-        *trained[:2], w1, w2, *trained[2:], 1.5, route(index, 6), nn.SiLU(), recompute, held
+        *trained[:2], w1, w2, *trained[2:], 1.5, route(index, 6), nn.SiLU(), recompute, stored
     )
     return gradients(out, trained)
 
@@ -138,10 +138,10 @@ def ours(leaves, index, held, recompute=False):
 @given(st.sampled_from(KINDS), st.integers(0, 2**31), st.booleans())
 def test_values_and_gradients_are_those_of_dequantised_weights_in_float64(kind, seed, recompute):
     leaves, index = layer(seed)
-    held = quantised(leaves[2], kind), quantised(leaves[3], kind)
-    found = ours(leaves, index, held, recompute)
+    stored = quantised(leaves[2], kind), quantised(leaves[3], kind)
+    found = ours(leaves, index, stored, recompute)
     exact = [leaf.double() for leaf in leaves]
-    exact[2:4] = [w[0:6].double() for w in held]
+    exact[2:4] = [w[0:6].double() for w in stored]
     for i in (0, 1, 4, 5, 6, 7):
         exact[i].requires_grad_()
     wanted = gradients(slow_layer(exact, index), exact)
@@ -155,8 +155,8 @@ def test_values_and_gradients_are_those_of_dequantised_weights_in_float64(kind, 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_bits_every_time_and_with_recomputation(kind):
     leaves, index = layer()
-    held = quantised(leaves[2], kind), quantised(leaves[3], kind)
-    first, *others = (ours(leaves, index, held, again) for again in (False, False, True))
+    stored = quantised(leaves[2], kind), quantised(leaves[3], kind)
+    first, *others = (ours(leaves, index, stored, again) for again in (False, False, True))
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
@@ -171,10 +171,10 @@ def test_an_expert_without_rows_is_never_read():
             read.append(experts)
             return super().__getitem__(experts)
 
-    held = tuple(
+    stored = tuple(
         Watched(CPU, q.codes, q.scales) for q in (quantised(w, "int8") for w in leaves[2:4])
     )
-    ours(leaves, index, held)
+    ours(leaves, index, stored)
     assert set(read) == {0, 1, 3, 4, 5}  # one at a time, too
     assert len(read) == 4 * 5  # two products forward, two back
 
@@ -183,8 +183,8 @@ def test_what_lies_elsewhere_computes_the_same_bits():
     leaves, index = layer(width=64, inner=32)
     for kind in KINDS:
         here = tuple(quantised(w, kind) for w in leaves[2:4])
-        there = tuple(held.placed(offload.mapped) for held in here)
-        a, b = (ours(leaves, index, held) for held in (here, there))
+        there = tuple(stored.placed(offload.mapped) for stored in here)
+        a, b = (ours(leaves, index, stored) for stored in (here, there))
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     # The path of a GPU, whose weights in full lie in main memory: here both are one place.
     away = tuple(Elsewhere(CPU, offload.mapped(w)) for w in leaves[2:4])

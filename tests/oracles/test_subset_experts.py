@@ -12,7 +12,7 @@ from fedmoe.data.text import Tokens, collate
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.experts import experts_forward
 from fedmoe.models.families import FAMILIES
-from fedmoe.models.memory.held import Elsewhere, Quantised, quantised
+from fedmoe.models.memory.stored import Elsewhere, Quantised, quantised
 from fedmoe.models.memory.subset import Subset, drop_fault, merging_shares, most_active
 from fedmoe.models.rescaling import NoRescaling
 from fedmoe.training.client import response_loss
@@ -223,16 +223,16 @@ def test_a_merged_expert_takes_the_form_of_the_others(family_model, form):
 def test_narrowed_weights_are_those_of_the_experts_kept():
     weights = torch.randn(6, 4, 64, generator=torch.Generator().manual_seed(0))
     kept = torch.tensor([False, True, False, True, True, False])
-    for held in (Elsewhere(weights.device, weights), quantised(weights, "int8")):
-        some = held.narrowed(kept)
-        assert some.num_bytes == held.num_bytes // 2
+    for stored in (Elsewhere(weights.device, weights), quantised(weights, "int8")):
+        some = stored.narrowed(kept)
+        assert some.num_bytes == stored.num_bytes // 2
         assert some.shape == (6, 4, 64)
-        assert all(torch.equal(some[e], held[e]) for e in (1, 3, 4))
-        assert torch.equal(some[0:6][kept], held[0:6][kept])
+        assert all(torch.equal(some[e], stored[e]) for e in (1, 3, 4))
+        assert torch.equal(some[0:6][kept], stored[0:6][kept])
         assert some[0:6][~kept].eq(0).all()
-        assert torch.equal(some[2:4][1], held[3])
+        assert torch.equal(some[2:4][1], stored[3])
         assert some[5:6].shape == (1, 4, 64)
-        assert torch.equal(some.mT[3], held[3].mT)
+        assert torch.equal(some.mT[3], stored[3].mT)
 
 
 def test_the_path_of_a_gpu_brings_what_is_kept_and_computes_the_same(family_model, monkeypatch):
@@ -248,10 +248,10 @@ def test_the_path_of_a_gpu_brings_what_is_kept_and_computes_the_same(family_mode
         one.kept.keep(COUNTS, MERGE)
         found.append(one.hidden(ids, valid))
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
-    bytes_of = sum(held.num_bytes for state in model.states for held in state.held)
+    bytes_of = sum(stored.num_bytes for state in model.states for stored in state.stored)
     assert bytes_of == model.frozen.num_bytes("full") * 3 // 8
     model.kept.clear()
-    assert all(isinstance(held, Elsewhere) for state in model.states for held in state.held)
+    assert all(isinstance(stored, Elsewhere) for state in model.states for stored in state.stored)
 
 
 def test_a_loss_through_merged_experts_trains_routers_and_kept_experts_alone(random_adapter):

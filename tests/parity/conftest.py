@@ -60,7 +60,7 @@ def plain_digest(prepared):
     """The digest of the last adapter of the plain loop, in this process."""
     from fedmoe.runs.local.in_process import InProcess
 
-    return run_with(prepared, InProcess(prepared)).adapter.digest()
+    return run_with(prepared, InProcess(prepared.server, prepared.scorer)).adapter.digest()
 
 
 def run_with(prepared, transport):
@@ -68,14 +68,14 @@ def run_with(prepared, transport):
     from fedmoe.rounds import run_rounds
 
     return run_rounds(
-        prepared.first_state(),
-        prepared.members,
-        prepared.experiment.aggregation,
+        prepared.server.first_state(),
+        prepared.server.members,
+        prepared.setup.experiment.aggregation,
         transport,
         [],
-        num_rounds=prepared.experiment.rounds,
-        clients_per_round=len(prepared.members),
-        seed=prepared.experiment.seed,
+        num_rounds=prepared.setup.experiment.rounds,
+        clients_per_round=len(prepared.server.members),
+        seed=prepared.setup.experiment.seed,
     )
 
 
@@ -101,10 +101,12 @@ def known(prepared):
         return reply
 
     grid = FakeGrid({}, spoil=keep)
-    tasks = plan_round(prepared.first_state(), prepared.members, 4, prepared.experiment.seed)
+    tasks = plan_round(
+        prepared.server.first_state(), prepared.server.members, 4, prepared.setup.experiment.seed
+    )
     with pytest.MonkeyPatch.context() as patch:
         spare_digests(patch)
-        list(GridTransport(grid, prepared, Settings(), grid.clock)(tasks))
+        list(GridTransport(grid, prepared.server, prepared.scorer, Settings(), grid.clock)(tasks))
     del found[None]
     return found
 

@@ -79,7 +79,7 @@ def test_a_run_in_which_no_round_had_a_client_is_no_success(experiment_file, tmp
     grid = FakeGrid()
 
     def make_workers(prepared, _):
-        return GridTransport(grid, prepared, Settings(), grid.clock)
+        return GridTransport(grid, prepared.server, prepared.scorer, Settings(), grid.clock)
 
     with pytest.raises(FedMoEError, match="no round of 2 had a client: nothing was aggregated"):
         run(experiment, LogLines({}), make_workers)

@@ -24,7 +24,7 @@ BAD = 2
 
 
 def over(grid, prepared, **settings):
-    return GridTransport(grid, prepared, Settings(**settings), grid.clock)
+    return GridTransport(grid, prepared.server, prepared.scorer, Settings(**settings), grid.clock)
 
 
 def test_the_grid_gives_the_plain_loops_adapter(prepared, plain_digest, run_over):
@@ -64,7 +64,7 @@ def edit(change):
     """Spoil an update before it is packed again."""
 
     def spoil(reply, prepared, task):
-        packed = pack_update(change(prepared.read(read_update(reply), task)))
+        packed = pack_update(change(prepared.server.read(read_update(reply), task)))
         return content(packed.scalars, bytes(packed.buffer))
 
     return spoil
@@ -195,4 +195,6 @@ def test_a_request_carries_no_more_than_its_task(prepared):
 
 def tasks_of(prepared):
     """The first round's tasks, all four clients'."""
-    return plan_round(prepared.first_state(), prepared.members, 4, prepared.experiment.seed)
+    return plan_round(
+        prepared.server.first_state(), prepared.server.members, 4, prepared.setup.experiment.seed
+    )

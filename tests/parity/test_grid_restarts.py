@@ -18,11 +18,13 @@ pytestmark = pytest.mark.usefixtures("quick_digest")
 @pytest.fixture(scope="module")
 def tasks(prepared):
     """The first round's, all four clients'."""
-    return plan_round(prepared.first_state(), prepared.members, 4, prepared.experiment.seed)
+    return plan_round(
+        prepared.server.first_state(), prepared.server.members, 4, prepared.setup.experiment.seed
+    )
 
 
 def over(grid, prepared, **settings):
-    return GridTransport(grid, prepared, Settings(**settings), grid.clock)
+    return GridTransport(grid, prepared.server, prepared.scorer, Settings(**settings), grid.clock)
 
 
 def codes(answers):

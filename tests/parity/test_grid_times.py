@@ -18,13 +18,15 @@ pytestmark = pytest.mark.usefixtures("quick_digest")
 
 
 def over(grid, prepared, **settings):
-    return GridTransport(grid, prepared, Settings(**settings), grid.clock)
+    return GridTransport(grid, prepared.server, prepared.scorer, Settings(**settings), grid.clock)
 
 
 @pytest.fixture(scope="module")
 def tasks(prepared):
     """The first round's, all four clients'."""
-    return plan_round(prepared.first_state(), prepared.members, 4, prepared.experiment.seed)
+    return plan_round(
+        prepared.server.first_state(), prepared.server.members, 4, prepared.setup.experiment.seed
+    )
 
 
 def of_round(tasks, number):

@@ -48,12 +48,16 @@ class SlowUpload(FakeGrid):
 @pytest.fixture(scope="module")
 def tasks(prepared):
     """The first round's, all four clients'."""
-    return plan_round(prepared.first_state(), prepared.members, 4, prepared.experiment.seed)
+    return plan_round(
+        prepared.server.first_state(), prepared.server.members, 4, prepared.setup.experiment.seed
+    )
 
 
 def over(grid, prepared, monkeypatch, **settings):
     """A transport that goes on, as in earnest, while a call hangs, and waits for every other."""
-    transport = GridTransport(grid, prepared, Settings(**settings), grid.clock)
+    transport = GridTransport(
+        grid, prepared.server, prepared.scorer, Settings(**settings), grid.clock
+    )
     pulls = transport.nodes.post.pulls
     pulls.patience = 0.01
 

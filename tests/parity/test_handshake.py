@@ -28,12 +28,14 @@ MEMBERS = [Member(0, "high", 4), Member(1, "low", 1), Member(2, "low", 1), Membe
 
 
 def over(grid, prepared, **settings):
-    return GridTransport(grid, prepared, Settings(**settings), grid.clock)
+    return GridTransport(grid, prepared.server, prepared.scorer, Settings(**settings), grid.clock)
 
 
 @pytest.fixture(scope="module")
 def tasks(prepared):
-    return plan_round(prepared.first_state(), prepared.members, 4, prepared.experiment.seed)
+    return plan_round(
+        prepared.server.first_state(), prepared.server.members, 4, prepared.setup.experiment.seed
+    )
 
 
 def test_a_node_says_what_it_is_without_torch():
@@ -58,6 +60,9 @@ REFUSED = {
     r"runs code def, the server abc123": {"code": "def"},
     r"runs torch 2.1.0\+cu118, the server 2.*torch 2.*allow_versions": {"torch": "2.1.0+cu118"},
     r"runs transformers 4.9.1, the server 5": {"transformers": "4.9.1"},
+    r"processor is x86_64 Other AVX2, the server's .*allow_versions": {
+        "processor": "x86_64 Other AVX2"
+    },
     r"holds client 4; this run's clients are 0..3": {"clients": "1,4"},
     r"gives it client 2; its own config names 1": {"name": "pi", "clients": "1"},
     r"not usable: name: String should match": {"name": "a b\n"},
@@ -109,7 +114,7 @@ def test_a_nodes_name_and_clients_cannot_be_taken_over(prepared, known, tasks, c
 
 
 def test_other_versions_are_taken_where_the_run_config_allows_them():
-    other = about({}) | {"torch": "2.1.0", "transformers": "4.9.1"}
+    other = about({}) | {"torch": "2.1.0", "transformers": "4.9.1", "processor": "arm64"}
     assert Expected("abc123", 4, allow_versions=True).check(other).torch == "2.1.0"
     near = about({}) | {"torch": ".".join([*version("torch").split(".")[:2], "99+cu130"])}
     Expected("abc123", 4).check(near)
@@ -162,8 +167,8 @@ def test_a_silent_node_does_not_keep_the_others_from_beginning(prepared, known, 
 
 def test_a_named_node_serves_whom_the_run_config_says(prepared, known, tasks):
     grid = FakeGrid({}, {"name": "lab"}, {"name": "pi"}, known=known)
-    low = [m.client for m in prepared.members if m.tier == "low"]
-    high = [m.client for m in prepared.members if m.tier == "high"]
+    low = [m.client for m in prepared.server.members if m.tier == "low"]
+    high = [m.client for m in prepared.server.members if m.tier == "high"]
     answers = list(over(grid, prepared, num_nodes=3, nodes="lab=high; pi=low")(tasks))
     assert all(isinstance(answer, Update) for answer in answers)
     assert grid.clients_of(0) == [None]
@@ -235,7 +240,9 @@ def test_the_log_names_the_node_of_an_answer(prepared, known, tasks, caplog):
     places = {}
     grid = FakeGrid({"name": "lab-3090"}, known=known)
     lines = LogLines(places)
-    transport = GridTransport(grid, prepared, Settings(), grid.clock, places)
+    transport = GridTransport(
+        grid, prepared.server, prepared.scorer, Settings(), grid.clock, places
+    )
     for task, answer in zip(tasks, transport(tasks), strict=True):
         lines.answered(task, answer)
     assert "round 1: client 2 (" in caplog.text

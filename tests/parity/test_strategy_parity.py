@@ -8,16 +8,16 @@ import pytest
 import torch
 from fake_grid import FakeGrid
 from safetensors.torch import load_file
+from sides import changed
 
-from fedmoe.aggregation import STRATEGIES
-from fedmoe.comparison.baselines import LocalOnly
+from fedmoe.aggregation import MIXED_RANKS, STRATEGIES
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError
 from fedmoe.messages.codec import Failure, Task, pack_task
 from fedmoe.rounds import plan_round, run_rounds
 from fedmoe.runs.local.in_process import InProcess, make_transport
 from fedmoe.runs.prepare import prepare
-from fedmoe.runs.session import Evaluator, Phases, _evaluate
+from fedmoe.runs.session import Evaluator, Phases
 from server.settings import Settings
 from server.transport import GridTransport
 
@@ -25,9 +25,8 @@ DEVICE = (
     "{peak_flops: 1e9, memory_bytes: 1000, downlink_bytes_per_second: 1e6, "
     "uplink_bytes_per_second: 1e6}"
 )
-ALONE = "fedmoe.comparison.baselines:LocalOnly"
-KINDS = {kind().name: kind for kind in STRATEGIES} | {ALONE: LocalOnly}
-every = pytest.mark.parametrize("name", KINDS)
+NAMES = [kind().name for kind in STRATEGIES]
+every = pytest.mark.parametrize("name", NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -35,23 +34,22 @@ def run_of(experiment_file, tmp_path_factory):
     """A prepared run of a strategy, with clients of two ranks where it takes them."""
 
     def make(name, *overrides):
-        kind = KINDS[name]
-        chosen = [f"aggregation={{name: '{name}'}}", "training.steps=1", *overrides]
-        if not kind.averages_factors:
+        chosen = [f"aggregation={{name: {name}}}", "training.steps=1", *overrides]
+        if name in ("fedbuff", "local_only", "full_budget", "centralized"):
             chosen.append("rescaling={name: none}")
-        if kind.asynchronous:
+        if name == "fedbuff":
             chosen.append(f"devices={{high: {DEVICE}, low: {DEVICE}}}")
-        if kind.mixed_ranks:
+        if name in MIXED_RANKS:
             chosen.append("budget.tiers.low.rank=2")
         run = prepare(load_experiment(experiment_file, chosen))
-        return replace(run, state_folder=tmp_path_factory.mktemp(kind.__name__))
+        return changed(run, state_folder=tmp_path_factory.mktemp(name))
 
     return make
 
 
 def states(run, transport):
     """The state after each round; a client that fails says why."""
-    e, seen = run.experiment, []
+    e, seen = run.setup.experiment, []
 
     class Watch:
         def planned(self, tasks): ...
@@ -63,15 +61,15 @@ def states(run, transport):
 
     try:
         run_rounds(
-            run.first_state(),
-            run.members,
+            run.server.first_state(),
+            run.server.members,
             e.aggregation,
             transport,
             [Watch()],
             num_rounds=2,
             clients_per_round=3,
             seed=e.seed,
-            send=run.send_to,
+            send=run.server.send_to,
         )
     finally:
         transport.close()
@@ -80,7 +78,7 @@ def states(run, transport):
 
 def kept(run):
     """What clients keep, by file; safetensors writes its header in any order."""
-    root = run.state_folder
+    root = run.client.state_folder
     paths = root.rglob("*.safetensors")
     return {str(p.relative_to(root)): load_file(p)["values"].tolist() for p in paths}
 
@@ -92,7 +90,7 @@ def alone(run_of):
     @cache
     def played(name):
         run = run_of(name)
-        return run, states(run, InProcess(run))
+        return run, states(run, InProcess(run.server, run.scorer))
 
     return played
 
@@ -104,55 +102,65 @@ def test_two_workers_give_the_states_of_one_and_clients_keep_the_same(name, run_
     (one, found), two = alone(name), run_of(name, "simulation.workers=2")
     assert found == states(two, make_transport(two))
     assert kept(one) == kept(two)
-    assert len(set(found)) == (1 if name == ALONE else 2)
+    frozen = name in ("zero_round", "local_only")
+    assert len(set(found)) == (1 if frozen else 2)
 
 
 @every
 def test_the_grid_gives_the_states_of_this_process(name, run_of, alone, tmp_path):
     here = run_of(name)
     state = {"state": str(tmp_path)}
-    grid = GridTransport(FakeGrid(state, state), here, Settings(num_nodes=2))
+    grid = GridTransport(FakeGrid(state, state), here.server, here.scorer, Settings(num_nodes=2))
     assert states(here, grid) == alone(name)[1]
 
 
 def test_where_clients_keep_a_part_a_tier_scores_the_mean_of_its_clients(alone):
-    run = alone(ALONE)[0]
+    run = alone("local_only")[0]
     shown = []
 
     class Sink:
         def evaluated(self, *args):
             shown.extend(args[-1])
 
-    e = Evaluator(run, InProcess(run), Sink(), Sink(), Phases())  # pyright: ignore
-    e.measure(replace(run.first_state(), round=2), "test")
+    workers = InProcess(run.server, run.scorer)
+    e = Evaluator(run.server, workers, Sink(), Sink(), Phases())  # pyright: ignore
+    e.measure(replace(run.server.first_state(), round=2), "test")
     both = {x.tier: x for x in shown}
     assert set(both) == {"high", "low"}
-    clients = [m.client for m in run.members if m.tier == "high"]
+    clients = [m.client for m in run.server.members if m.tier == "high"]
     assert len(clients) == 2
-    alone = [next(iter(InProcess(run).map(_loss_of, [(run, client)]))) for client in clients]
+    alone = [_loss_of(run, client) for client in clients]
     assert alone[0] != alone[1]
     assert both["high"].loss == pytest.approx(sum(alone) / 2)
 
 
 def test_what_a_client_keeps_does_not_enter_the_score_of_a_common_model(alone):
     run = alone("hetlora")[0]  # whose clients keep a rank, some a lower one than others' tiers have
-    state = run.first_state()
-    for tier, top_k in run.tiers.items():
+    state = run.server.first_state()
+    for tier, top_k in run.setup.top_ks.items():
         served = [
-            run.deployed_adapter(
-                Task(3, m.client, tier, top_k, state.rescalers[tier], run.send(state.adapter, tier))
+            run.client.deployed_adapter(
+                Task(
+                    3,
+                    m.client,
+                    tier,
+                    top_k,
+                    state.rescalers[tier],
+                    run.server.send(state.adapter, tier),
+                )
             ).flat
-            for m in run.members
+            for m in run.server.members
         ]
         assert all(torch.equal(served[0], other) for other in served)
 
 
-def _loss_of(_, job):
+def _loss_of(run, client):
     """The test loss of one client of the high tier."""
-    run, client = job
-    state = run.first_state()
-    task = Task(3, client, "high", 4, state.rescalers["high"], run.send(state.adapter, "high"))
-    return _evaluate(run, (pack_task(task), "test")).loss
+    state = run.server.first_state()
+    task = Task(
+        3, client, "high", 4, state.rescalers["high"], run.server.send(state.adapter, "high")
+    )
+    return run.scorer.score(pack_task(task), "test").loss
 
 
 def test_a_strategy_that_cannot_combine_unlike_ranks_says_which_can(experiment_file):
@@ -168,55 +176,37 @@ def test_a_strategy_that_cannot_combine_unlike_ranks_says_which_can(experiment_f
         prepare(load_experiment(experiment_file, overrides))
 
 
-@pytest.mark.parametrize(
-    ("name", "setting", "said"),
-    [
-        (ALONE, "server_optimizer.name=adam", "has nothing to step by"),
-        (ALONE, "rescaling={name: learned}", "'learned' has no meaning .* 'none' or 'static'"),
-        ("flexlora", "upload.name=int4", "means something else in the next round"),
-        ("rolora", "upload.name=int4", "means something else in the next round"),
-        ("fedbuff", "rescaling={name: learned}", "'learned' has no meaning .* 'none' or 'static'"),
-        ("fedbuff", "rescaling={name: none}", "virtual time of clients"),
-        ("ub_smoe", "rescaling={name: static, by: mass}", "use 'ratio'"),
-        ("ub_smoe", "gating.name=top_p", "both change what routers choose; use 'top_k'"),
-    ],
-)
-def test_settings_that_a_strategy_gives_no_meaning_to_are_refused(
-    experiment_file, name, setting, said
-):
+REFUSED = {
+    "zero_round": ("server_optimizer.name=adam", "has nothing to step by"),
+    "flexlora": ("upload.name=int4", "means something else in the next round"),
+    "rolora": ("upload.name=int4", "means something else in the next round"),
+    "full_budget": ("rescaling={name: static}", "'static' has no meaning"),
+    "centralized": ("rescaling={name: learned}", "'learned' has no meaning"),
+    "local_only": ("rescaling={name: learned}", "'learned' has no meaning .* 'none' or 'static'"),
+    "fedbuff": ("rescaling={name: none}", "virtual time of clients"),
+    "ub_smoe": ("rescaling={name: static, by: mass}", "use 'ratio'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_settings_that_a_strategy_gives_no_meaning_to_are_refused(experiment_file, name):
+    setting, said = REFUSED[name]
+    overrides = [f"aggregation={{name: {name}}}", setting]
     with pytest.raises(ConfigError, match=said):
-        prepare(load_experiment(experiment_file, [f"aggregation={{name: '{name}'}}", setting]))
-
-
-def test_all_faults_of_all_parts_are_found_when_settings_are_loaded(experiment_file):
-    overrides = [
-        "aggregation={name: ub_smoe}",
-        "rescaling={name: static, by: mass}",
-        "gating.name=competition",
-        "losses.load=0.1",
-        "budget.tiers.low.rank=2",
-        "faults=drop=2",
-    ]
-    with pytest.raises(ConfigError) as caught:
-        load_experiment(experiment_file, overrides)
-    assert {fault.path for fault in caught.value.faults} == {
-        "rescaling.by",
-        "gating.name",
-        "losses.load",
-        "budget.tiers",
-        "faults",
-    }
+        prepare(load_experiment(experiment_file, overrides))
 
 
 def test_a_tier_with_steps_of_its_own_trains_that_many(experiment_file):
     overrides = ["training.steps=3", "budget.tiers.low.steps=1"]
     run = prepare(load_experiment(experiment_file, overrides))
     steps = {}
-    for member in run.members:
+    for member in run.server.members:
         task = next(
             t
-            for t in plan_round(run.first_state(), run.members, 4, 0, run.send_to)
+            for t in plan_round(
+                run.server.first_state(), run.server.members, 4, 0, run.server.send_to
+            )
             if t.client == member.client
         )
-        steps.setdefault(member.tier, set()).add(run.train(task).steps)
+        steps.setdefault(member.tier, set()).add(run.client.train(task).steps)
     assert steps == {"high": {3}, "low": {1}}

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from fake_grid import FakeGrid
+from sides import changed
 
 from fedmoe.messages.codec import Failure, pack_task
 from fedmoe.messages.compression import Int8, NoCompression, TopK
@@ -21,10 +22,10 @@ every_upload = pytest.mark.parametrize("upload", UPLOADS, ids=lambda upload: upl
 
 def with_upload(prepared, upload, folder, workers=1):
     """The prepared run with another upload, and clients' state in `folder`."""
-    e = prepared.experiment
+    e = prepared.setup.experiment
     simulation = replace(e.simulation, workers=workers)
     experiment = replace(e, upload=upload, simulation=simulation)
-    return replace(prepared, experiment=experiment, state_folder=folder)
+    return changed(prepared, experiment=experiment, state_folder=folder)
 
 
 def heard(transport):
@@ -40,16 +41,16 @@ def heard(transport):
 
 def digest_of(prepared, transport):
     """The digest of the last adapter over a transport, which is closed."""
-    e = prepared.experiment
+    e = prepared.setup.experiment
     try:
         state = run_rounds(
-            prepared.first_state(),
-            prepared.members,
+            prepared.server.first_state(),
+            prepared.server.members,
             e.aggregation,
             heard(transport),
             [],
             num_rounds=e.rounds,
-            clients_per_round=len(prepared.members),
+            clients_per_round=len(prepared.server.members),
             seed=e.seed,
         )
     finally:
@@ -80,7 +81,7 @@ def test_two_workers_give_the_adapter_of_one(prepared, plain_digest, upload, tmp
 def test_the_grid_gives_the_plain_loops_adapter(prepared, upload, tmp_path):
     here = with_upload(prepared, upload, tmp_path / "here")
     state = {"state": str(tmp_path / "nodes")}
-    grid = GridTransport(FakeGrid(state, state), here, Settings(num_nodes=2))
+    grid = GridTransport(FakeGrid(state, state), here.server, here.scorer, Settings(num_nodes=2))
     assert digest_of(here, grid) == digest_of(here, InProcess(here))
     assert (tmp_path / "nodes" / "run").exists() == upload.error_feedback
 
@@ -88,7 +89,7 @@ def test_the_grid_gives_the_plain_loops_adapter(prepared, upload, tmp_path):
 def test_a_node_without_a_folder_refuses_error_feedback_in_plain_words(prepared, tmp_path):
     here = with_upload(prepared, TopK(), tmp_path)
     tasks = plan_round(here.first_state(), here.members, 1, here.experiment.seed)
-    (answer,) = GridTransport(FakeGrid({}), here, Settings(num_nodes=1))(tasks)
+    (answer,) = GridTransport(FakeGrid({}), here.server, here.scorer, Settings(num_nodes=1))(tasks)
     assert isinstance(answer, Failure)
     assert "On a Flower node name one" in answer.reason
 
@@ -100,12 +101,12 @@ def test_the_ledger_holds_the_sizes_of_the_messages_and_the_plan_the_most_they_c
     run = with_upload(prepared, upload, tmp_path / "state")
     costs = tier_costs(run)
     (tmp_path / "run").mkdir()
-    recorder = Recorder(tmp_path / "run", run)
-    tasks = plan_round(run.first_state(), run.members, 4, run.experiment.seed)
+    recorder = Recorder(tmp_path / "run", run.server)
+    tasks = plan_round(run.server.first_state(), run.server.members, 4, run.setup.experiment.seed)
     sizes = []
     for task in tasks:
-        message = run.answer(task)
-        recorder.answered(task, run.read(message, task))
+        message = run.client.answer(task)
+        recorder.answered(task, run.server.read(message, task))
         sizes.append((pack_task(task).num_bytes, message.num_bytes))
         most = costs[task.tier]
         assert 0.5 * most.bytes_down < sizes[-1][0] <= most.bytes_down

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from fake_grid import FakeGrid
+from sides import changed
 
 from fedmoe.devices import Device
 from fedmoe.report.ledger import read_ledger
@@ -17,16 +18,16 @@ KEYS = ("round", "client", "virtual_seconds", "virtual_clock")
 
 def times_over(prepared, transport, folder):
     folder.mkdir()
-    recorder = Recorder(folder, prepared)
+    recorder = Recorder(folder, prepared.server)
     run_rounds(
-        prepared.first_state(),
-        prepared.members,
-        prepared.experiment.aggregation,
+        prepared.server.first_state(),
+        prepared.server.members,
+        prepared.setup.experiment.aggregation,
         transport,
         [recorder],
         num_rounds=2,
         clients_per_round=4,
-        seed=prepared.experiment.seed,
+        seed=prepared.setup.experiment.seed,
     )
     recorder.close()
     transport.close()
@@ -43,8 +44,8 @@ def test_the_grid_and_the_plain_loop_take_the_same_virtual_time(prepared, tmp_pa
         uplink_bytes_per_second=1e5,
     )
     devices = {"high": device, "low": replace(device, uplink_bytes_per_second=1e4)}
-    run = replace(prepared, experiment=replace(prepared.experiment, devices=devices))
-    here = times_over(run, InProcess(run), tmp_path / "here")
-    grid = GridTransport(FakeGrid({}, {}), run, Settings(num_nodes=2))
+    run = changed(prepared, experiment=replace(prepared.setup.experiment, devices=devices))
+    here = times_over(run, InProcess(run.server, run.scorer), tmp_path / "here")
+    grid = GridTransport(FakeGrid({}, {}), run.server, run.scorer, Settings(num_nodes=2))
     assert times_over(run, grid, tmp_path / "grid") == here
     assert len(here) == 2 * (4 + 1)

@@ -14,16 +14,16 @@ if sys.platform != "linux":
 
 from clients.worker_calls import NodeWorker
 from clients.worker_frames import Order
-from clients.worker_home import Node, node_of
 from fedmoe.messages.codec import Message, pack_task
 from fedmoe.rounds import plan_round
+from fedmoe.system.processes import Process, process_of
 
 
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     process = subprocess.Popen(["sleep", "600"])
-    worker = NodeWorker(node_of(process.pid))
+    worker = NodeWorker(process_of(process.pid))
     yield worker
     if found := worker.look():
         os.kill(found.pid, signal.SIGKILL)
@@ -40,23 +40,27 @@ def asked(worker, experiment_file, task):
 
 def expected(prepared, task):
     """The update's bytes, from this process."""
-    return bytes(prepared.answer(task).buffer)
+    return bytes(prepared.client.answer(task).buffer)
 
 
 def test_a_worker_gives_the_same_bits_and_loads_once(worker, prepared, experiment_file):
     first, second, *_ = plan_round(
-        prepared.first_state(), prepared.members, 4, prepared.experiment.seed
+        prepared.server.first_state(), prepared.server.members, 4, prepared.setup.experiment.seed
     )
     for task in (first, second):
         packed = asked(worker, experiment_file, task)
         assert bytes(packed.buffer) == expected(prepared, task)
-        assert prepared.read(Message(packed.scalars, packed.buffer), task).client == task.client
+        assert (
+            prepared.server.read(Message(packed.scalars, packed.buffer), task).client == task.client
+        )
     assert worker.look().loads == 1
 
 
 @pytest.mark.slow
 def test_a_killed_worker_changes_no_bits(worker, prepared, experiment_file):
-    tasks = plan_round(prepared.first_state(), prepared.members, 4, prepared.experiment.seed)
+    tasks = plan_round(
+        prepared.server.first_state(), prepared.server.members, 4, prepared.setup.experiment.seed
+    )
     before = [bytes(asked(worker, experiment_file, task).buffer) for task in tasks[:2]]
     os.kill(worker.look().pid, signal.SIGKILL)
     assert [bytes(asked(worker, experiment_file, task).buffer) for task in tasks[:2]] == before
@@ -82,12 +86,12 @@ def test_a_supernode_loads_its_model_once_and_takes_its_worker_along(
         records = federation.flwr_run(config=experiment_file, node_seconds=300)
         assert records[-1]["adapter_sha256"] == plain_digest
         (path,) = (tmp_path / "fedmoe").glob("*.sock")
-        found = NodeWorker(Node(*map(int, path.stem.split("-")))).look()
+        found = NodeWorker(Process(*map(int, path.stem.split("-")))).look()
         assert found.loads == 1
         node.kill()
         node.wait()  # until somebody has taken leave of it, it counts as there
         end = time.monotonic() + 60
-        while node_of(found.pid):
+        while process_of(found.pid):
             assert time.monotonic() < end
             time.sleep(0.1)
         assert not path.exists()

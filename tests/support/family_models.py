@@ -4,21 +4,27 @@ import shutil
 from pathlib import Path
 
 import torch
+import yaml
 
-from fedmoe.models.families import TINY, Family
+from fedmoe.models.families import Family
 from fedmoe.models.families.family import through_interface
 from fedmoe.models.tasks import TASKS
 
+TINY = yaml.safe_load(Path(__file__).with_name("tiny_models.yaml").read_text())
+
+
+def tiny_settings(family: Family):
+    """Return the settings of the family's tiny config; DBRX and others name sizes differently."""
+    own = TINY[family.model_type]
+    shared = {k: v for k, v in TINY["shared"].items() if "d_model" not in own or "token_id" in k}
+    return shared | {"vocab_size": 64} | own
+
 
 def tiny_config(family: Family, **changes):
-    """The family's tiny config; DBRX names its sizes in its own way."""
+    """Return the family's tiny config."""
     from transformers import AutoConfig
 
-    own = "d_model" in family.tiny
-    shared = {k: v for k, v in TINY.items() if not own or k.endswith("token_id")}
-    return AutoConfig.for_model(
-        family.model_type, **(shared | {"vocab_size": 64} | dict(family.tiny) | changes)
-    )
+    return AutoConfig.for_model(family.model_type, **tiny_settings(family) | changes)
 
 
 def tiny_family(family: Family, **changes):

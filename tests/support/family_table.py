@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from fedmoe.models.families import FAMILIES, REFUSED, Family
+from fedmoe.models.families import FAMILIES, Family, refused_families
 
 COLUMNS: Mapping[str, Sequence[str]] = {
     "is the original": [
@@ -148,7 +148,7 @@ def main(reports: Sequence[Path]) -> None:
     print(OPENING.format(**counts, used=used, explained=EXPLAINED))
     print("\n".join(table(found)))
     print("\n## Refused\n\n| family | `model_type` | why |\n|---|---|---|")
-    for refused in REFUSED:
+    for refused in refused_families():
         kind = f"`{refused.model_type}`" if refused.model_type else "none"
         print(f"| {refused.name} | {kind} | {refused.reason} |")
 

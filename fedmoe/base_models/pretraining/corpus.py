@@ -1,7 +1,7 @@
 """The pretraining text: collected, shuffled, tokenised once, and read in fixed blocks.
 
-Made files live in the recipe's work folder: `corpus.jsonl` (documents), `tokenizer/` and
-`tokens.npy` (uint16, documents joined by the end token, validation first).
+The recipe's work folder receives `tokenizer/`, `sources.json` and `tokens.npy` (uint16, documents
+joined by the end token, validation first).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fedmoe.base_models.pretraining import sources
 from fedmoe.base_models.pretraining.exercises import exercises
-from fedmoe.base_models.pretraining.work import AGAIN, TOKENS, damaged
+from fedmoe.base_models.pretraining.work import REBUILD, TOKENS, reading
 from fedmoe.errors import DataError
 from fedmoe.seeds import numpy_rng
 
@@ -36,7 +36,7 @@ SOURCES: dict[str, Callable[[Path], Iterator[str]]] = {
 
 
 def collect(root: Path, num_exercises: int, seed: int) -> list[tuple[str, str]]:
-    """All (source, document) pairs in a shuffled order that depends on the seed alone.
+    """Return all (source, document) pairs in a shuffled order that depends on the seed alone.
 
     Raises:
         DataError: a source's files are not below `root`; every missing source is named.
@@ -58,7 +58,7 @@ def collect(root: Path, num_exercises: int, seed: int) -> list[tuple[str, str]]:
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with a padding and an end token."""
+    """Return a byte-level BPE tokenizer with a padding and an end token."""
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
@@ -100,22 +100,20 @@ def build(root: Path, work: Path, vocab_size: int, num_exercises: int, seed: int
 
 
 def tokenizer_of(work: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that `build` has made.
+    """Return the tokenizer that `build` has made.
 
     Raises:
         FedMoEError: it is damaged, or missing.
     """
     path = work / "tokenizer"
-    try:
+    with reading(path, REBUILD):
         if not path.is_dir():  # transformers would ask the Hub
             raise FileNotFoundError("no such folder")
         return PreTrainedTokenizerFast.from_pretrained(path)
-    except Exception as error:  # tokenizers 0.23 raises nothing more special
-        raise damaged(path, error, AGAIN) from error
 
 
 def blocks(tokens: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarray:
-    """Start offsets of an epoch's blocks in random order; the phase differs between epochs."""
+    """Return where an epoch's blocks start, in random order; the phase differs between epochs."""
     rng = numpy_rng(seed, "epoch", epoch)
     starts = np.arange(int(rng.integers(length)), len(tokens) - length - 1, length)
     return rng.permutation(starts)

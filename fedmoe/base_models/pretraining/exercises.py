@@ -8,103 +8,71 @@ them shares a template with a fine-tuning task.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from fedmoe.base_models.pretraining.sources import pair
-
-NAMES = [
-    "Anna",
-    "Ben",
-    "Carla",
-    "David",
-    "Emma",
-    "Frank",
-    "Grace",
-    "Henry",
-    "Ines",
-    "Jack",
-    "Kate",
-    "Liam",
-    "Maria",
-    "Noah",
-    "Olga",
-    "Paul",
-    "Rosa",
-    "Sam",
-    "Tara",
-    "Umar",
-    "Vera",
-    "Walt",
-    "Yara",
-    "Zoe",
-    "Omar",
-    "Lena",
-    "Hugo",
-    "Mila",
-    "Ivan",
-    "Nora",
-]
-DEEDS = ("put", "left", "hid", "kept", "found")
-PLACES = ("in", "near", "behind", "under")
-ORDINALS = ("first", "second", "third", "fourth", "fifth")
-UNITS = (
-    "hours",
-    "minutes",
-    "days",
-    "percent",
-    "dollars",
-    "miles",
-    "degrees",
-    "pounds",
-    "boxes",
-    "pages",
-)
+from fedmoe.system.package_data import package_yaml
 
 
-class Words(NamedTuple):
-    """What the exercises draw from."""
+@dataclass(frozen=True)
+class Words:
+    """The words and phrasings that exercises draw from."""
 
     rng: np.random.Generator
     nouns: list[str]
     verbs: list[str]
+    tables: dict[str, Any] = field(
+        default_factory=lambda: package_yaml("fedmoe.base_models.pretraining", "exercises.yaml")
+    )
 
     def one(self, items):
+        """Draw one of `items`, or of the table of this name."""
+        items = self.tables[items] if isinstance(items, str) else items
         return items[int(self.rng.integers(len(items)))]
 
     def noun(self) -> str:
-        # Zipf-like: half of the draws from the 500 most frequent words, half from all of them.
+        """Draw a noun, Zipf-like: every second one from the 500 most frequent."""
         return self.one(self.nouns[:500] if self.rng.random() < 0.5 else self.nouns)
 
     def phrase(self, most: int = 3) -> str:
+        """Draw one noun or more."""
         return " ".join(self.noun() for _ in range(int(self.rng.integers(1, most + 1))))
 
     def distinct(self, count: int) -> list[str]:
+        """Draw different nouns, `count` or sometimes fewer."""
         return list(dict.fromkeys(self.noun() for _ in range(count * 2)))[:count]
 
     def number(self) -> str:
+        """Draw a number, more often a small one."""
         return str(int(self.rng.integers(1, self.one((10, 60, 100, 1000)))))
 
     def shuffled(self, items: list) -> list:
+        """Return the items in random order."""
         return [items[i] for i in self.rng.permutation(len(items))]
 
 
 def repeat(w: Words) -> str:
+    """Ask to repeat some words."""
     text = " ".join(
         w.noun() if w.rng.random() < 0.8 else w.number() for _ in range(w.rng.integers(1, 9))
     )
-    return pair(f"{w.one(('repeat', 'copy', 'say', 'echo'))}: {text}", text)
+    return pair(f"{w.one('repeat')}: {text}", text)
 
 
 def pick(w: Words) -> str:
+    """Ask which word of a list is at a place."""
     items = w.distinct(int(w.rng.integers(2, 6)))
     where = int(w.rng.integers(len(items)))
-    which = "last" if where == len(items) - 1 and w.rng.random() < 0.5 else ORDINALS[where]
+    last = where == len(items) - 1 and w.rng.random() < 0.5
+    which = "last" if last else w.tables["ordinals"][where]
     return pair(f"{', '.join(items)}. what is the {which}?", items[where])
 
 
 def after(w: Words) -> str:
+    """Ask for a word's neighbour in a list."""
     items = w.distinct(int(w.rng.integers(3, 8)))
     where = int(w.rng.integers(1, len(items)))
     side, key, answer = w.one((("after", where - 1, where), ("before", where, where - 1)))
@@ -112,16 +80,18 @@ def after(w: Words) -> str:
 
 
 def lookup(w: Words) -> str:
+    """Ask for the value of a key."""
     table = {
         k: w.number() if w.rng.random() < 0.3 else w.phrase(2)
         for k in w.distinct(int(w.rng.integers(2, 6)))
     }
     key = w.one(list(table))
     listed = ", ".join(f"{k}: {v}" for k, v in table.items())
-    return pair(f"{listed}. {w.one(('what is', 'find', 'give'))} {key}?", table[key])
+    return pair(f"{listed}. {w.one('lookup')} {key}?", table[key])
 
 
 def replace(w: Words) -> str:
+    """Ask to replace a word in a list."""
     items = w.distinct(int(w.rng.integers(2, 6)))
     old, new = w.one(items), w.noun()
     return pair(
@@ -131,66 +101,46 @@ def replace(w: Words) -> str:
 
 
 def reverse(w: Words) -> str:
+    """Ask for a list in reverse order."""
     items = w.distinct(int(w.rng.integers(2, 5)))
     return pair(f"reverse: {' '.join(items)}", " ".join(items[::-1]))
 
 
 def story(w: Words) -> str:
-    people, things, places = w.shuffled(NAMES)[:3], w.distinct(3), w.distinct(6)[3:]
+    """Ask about people, things and places of three sentences."""
+    people, things = w.shuffled(w.tables["names"])[:3], w.distinct(3)
+    places = w.distinct(6)[3:]
     lines = [
-        f"{p} {w.one(DEEDS)} the {t} {w.one(PLACES)} the {o}."
+        f"{p} {w.one('deeds')} the {t} {w.one('places')} the {o}."
         for p, t, o in zip(people, things, places, strict=True)
     ]
     i = int(w.rng.integers(len(places)))
-    question, answer = w.one(
-        (
-            (f"where is the {things[i]}?", places[i]),
-            (f"who had the {things[i]}?", people[i]),
-            (f"what is at the {places[i]}?", things[i]),
-            (f"what did {people[i]} have?", things[i]),
-        )
-    )
-    return pair(f"{' '.join(lines)} {question}", answer)
+    question, answer = w.one("story")
+    told = {"p": people[i], "t": things[i], "o": places[i]}
+    return pair(f"{' '.join(lines)} {question.format(**told)}", told[answer])
 
 
 def records(w: Words) -> str:
-    """A sentence of facts to `field: value` form, fields in alphabetical order."""
+    """Ask to write facts as `field: value`, fields in alphabetical order."""
     table = {k: w.phrase() for k in w.distinct(int(w.rng.integers(1, 5)))}
-    facts = w.shuffled(
-        [
-            w.one((f"the {k} is {v}", f"{k} {v}", f"{v} as the {k}", f"{k} to {v}"))
-            for k, v in table.items()
-        ]
-    )
-    ask = w.one(("note that", "list", "write down", "record:", "fields:"))
-    return pair(
-        f"{ask} {w.one((', ', ' and ', ' '))}".strip() + " " + w.one((" and ", ", ")).join(facts),
-        fields(table),
-    )
+    facts = w.shuffled([w.one("fact").format(k=k, v=v) for k, v in table.items()])
+    request = f"{w.one('record')} {w.one((', ', ' and ', ' '))}".strip()
+    return pair(f"{request} {w.one((' and ', ', ')).join(facts)}", fields(table))
 
 
 def fields(table: dict[str, str]) -> str:
+    """Return `field: value` pairs in alphabetical order."""
     return ", ".join(f"{k}: {table[k]}" for k in sorted(table))
 
 
-ROLES: dict[str, tuple[str, ...]] = {
-    "person": ("for {}", "with {}", "and tell {}"),
-    "place": ("in {}", "at {}", "in the {}", "from the {}"),
-    "tool": ("using {}", "by means of a {}", "using the {}"),
-    "title": ("called {}", "named {}", "titled {}"),
-    "amount": ("{} times", "up to {}", "by {}"),
-    "kind": ("as {}", "like a {}"),
-}
-
-
 def call(w: Words) -> str:
-    """One to three requests of one made-up command, answered as `VerbNoun field: value, ...`.
+    """Make one to three requests of a made-up command, answered as `VerbNoun field: value, ...`.
 
     Each request words the command and orders its fields anew, so that the answer has to follow the
     meaning of the words and copy the values.
     """
     verb, noun = w.one(w.verbs), w.noun()
-    roles = w.shuffled(list(ROLES))[: int(w.rng.integers(1, 4))]
+    roles = w.shuffled(list(w.tables["roles"]))[: int(w.rng.integers(1, 4))]
     own = w.distinct(int(w.rng.integers(0, 3)))
     return "\n".join(_request(w, verb, noun, roles, own) for _ in range(int(w.rng.integers(1, 4))))
 
@@ -200,30 +150,19 @@ def _request(w: Words, verb: str, noun: str, roles: list[str], own: list[str]) -
     parts = []
     for role in roles:
         if w.rng.random() < 0.75:
-            table[role] = {"person": w.one(NAMES), "amount": w.number()}.get(role) or w.phrase(2)
-            parts.append(w.one(ROLES[role]).format(table[role]))
-    for field in own:
+            drawn = {"person": w.one("names"), "amount": w.number()}.get(role)
+            table[role] = drawn or w.phrase(2)
+            parts.append(w.one(w.tables["roles"][role]).format(table[role]))
+    for name in own:
         if w.rng.random() < 0.75:
-            unit = w.one(UNITS)
+            unit = w.one("units")
             if w.rng.random() < 0.4:
                 table[unit] = w.number()
-                parts.append(w.one(("{} {}", "to {} {}", "of {} {}")).format(table[unit], unit))
+                parts.append(w.one("amount").format(table[unit], unit))
             else:
-                table[field] = w.phrase()
-                parts.append(
-                    w.one(
-                        ("{k} {v}", "{k} to {v}", "with {k} {v}", "the {k} {v}", "{v} {k}")
-                    ).format(k=field, v=table[field])
-                )
-    head = w.one(
-        (
-            f"{verb} the {noun}",
-            f"{verb} {noun}",
-            f"please {verb} my {noun}",
-            f"can you {verb} the {noun}",
-            f"{noun} {verb}",
-        )
-    )
+                table[name] = w.phrase()
+                parts.append(w.one("field").format(k=name, v=table[name]))
+    head = w.one("command").format(verb=verb, noun=noun)
     words = w.shuffled([head, *parts]) if w.rng.random() < 0.2 else [head, *w.shuffled(parts)]
     return pair(" ".join(words), f"{verb.capitalize()}{noun.capitalize()} {fields(table)}".strip())
 
@@ -244,7 +183,7 @@ EXERCISES: tuple[tuple[Callable[[Words], str], float], ...] = (
 def exercises(
     rng: np.random.Generator, nouns: list[str], verbs: list[str], count: int
 ) -> Iterator[str]:
-    """`count` documents, drawn from `EXERCISES` by their shares."""
+    """Generate `count` documents, drawn from `EXERCISES` by their shares."""
     words = Words(rng, nouns, verbs)
     shares = np.array([share for _, share in EXERCISES])
     for kind in rng.choice(len(EXERCISES), size=count, p=shares / shares.sum()):

@@ -1,4 +1,4 @@
-"""What `fedmoe pretrain` is asked for, and whether its work folder is work on the same."""
+"""The recipe of `fedmoe pretrain`, and checks that its folders serve no other recipe."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from fedmoe.system.files import write_json
 from fedmoe.training.router_losses import RouterLosses
 
 PATHS = ("sources", "work", "out")
-"""Settings that are of this machine and not of the model."""
+"""Settings of this machine, which do not change the model."""
 LATE = ("tokens", "decay_share")
-"""Settings that may change on the way: how long to train is chosen late."""
+"""Settings that may change on the way: the length of training is chosen late."""
 MOST_BLOCK = 512
-"""Positions that a model has."""
+"""Positions of a model."""
 HELD_OUT = 64
 """Blocks of tokens to validate on."""
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "README.md", "loss.png")
-"""What a finished model would be written over."""
+"""Files that a finished model would be written over."""
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -41,7 +41,7 @@ class ModelShape:
     num_experts: Count = 16
     top_k: Count = 4
     vocab_size: Annotated[int, Field(ge=258, le=2**16)] = 4096
-    """Tokens that there are: 256 bytes and two of the tokenizer's own at least."""
+    """Tokens in all: at least 256 bytes, and two special ones."""
 
     def __post_init__(self) -> None:
         if self.top_k > self.num_experts:
@@ -55,7 +55,7 @@ class ModelShape:
 
 @section
 class Pretrain:
-    """A recipe: where the text is, how long to train, where the model goes."""
+    """A recipe: the text, the model, how long to train, and where the result goes."""
 
     sources: str
     """Folder that the packages named in the recipe were unpacked into."""
@@ -80,8 +80,8 @@ class Pretrain:
     decay_share: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Last part of the run in which the learning rate falls to zero."""
     gating: Gating = TopKGating()
-    """How tokens and experts choose each other. The finished model has its router, and `fedmoe
-    generate` chooses as here; a run that is to do so names the same gating."""
+    """The rule by which tokens and experts choose each other. The finished model keeps its router,
+    and `fedmoe generate` chooses as here; a run that should do so names the same gating."""
     losses: RouterLosses = RouterLosses(load_balance=0.04, z=0.001)
     """Losses on routing, as in a run."""
 
@@ -102,60 +102,56 @@ class Pretrain:
 
     @property
     def steps(self) -> int:
+        """Optimiser steps in all."""
         return self.tokens // (self.batch_size * self.block)
 
 
 def claim(recipe: Pretrain) -> None:
-    """Write into the work folder what it is for.
+    """Write into the work folder which recipe it serves.
 
     Raises:
-        FedMoEError: what is there was begun with other settings; the folder cannot be made.
+        FedMoEError: it holds work of another recipe, or cannot be made.
     """
     work = Path(recipe.work)
-    path, asked = work / "recipe.json", _lasting(recipe)
+    path = work / "recipe.json"
     try:
         begun = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        differ = [name for name in asked if begun.get(name) != asked[name]]
+        differ = _differences(recipe, begun)
     except (ValueError, AttributeError) as error:
         raise FedMoEError(f"{path} is no recipe: {error}; delete {work} to begin anew") from error
-    if differ and any((work / done).exists() for done in ("tokens.npy", "checkpoint.safetensors")):
+    if differ and any((work / done).exists() for done in (works.TOKENS, works.CHECKPOINT)):
         raise FedMoEError(
-            f"{work} holds work on another recipe ({', '.join(differ)}); give `work` another "
-            f"folder, or delete it to begin anew. Only {' and '.join(LATE)} may change on the way"
+            f"{work} holds work on another recipe ({differ}); give `work` another folder, or "
+            f"delete it to begin anew. Only {' and '.join(LATE)} may change on the way"
         )
     try:
         work.mkdir(parents=True, exist_ok=True)
-        write_json(path, asked)
+        write_json(path, _lasting(recipe))
     except OSError as error:
         raise FedMoEError(f"work {recipe.work!r} cannot be written: {error.strerror}") from error
 
 
 def check_out(recipe: Pretrain, out: Path) -> None:
-    """Refuse to write over what is no model of this recipe.
+    """Refuse to write over anything but a model of this recipe.
 
     Raises:
-        ModelError: a file; a folder with another recipe's model, or with one nobody knows.
+        ModelError: a file; a folder with another recipe's model, or with an unknown one.
     """
-    cure = "name another folder, or remove it"
+    path, fault = out / "pretraining.json", ""
     if out.exists() and not out.is_dir():
-        raise ModelError(f"out {recipe.out!r} is a file; {cure}")
-    if found := [name for name in FILES if (out / name).is_dir()]:
-        raise ModelError(f"out {recipe.out!r} holds a folder called {found[0]}; {cure}")
-    path, asked = out / "pretraining.json", _lasting(recipe)
-    if path.exists():
+        fault = " is a file"
+    elif found := [name for name in FILES if (out / name).is_dir()]:
+        fault = f" holds a folder called {found[0]}"
+    elif path.exists():
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))["recipe"]
-            differ = [name for name in asked if said.get(name) != asked[name]]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"out {recipe.out!r}: {path.name} is damaged; {cure}") from error
-        if differ:
-            raise ModelError(
-                f"out {recipe.out!r} holds a model of another recipe ({', '.join(differ)}); {cure}"
-            )
+            differ = _differences(recipe, json.loads(path.read_text(encoding="utf-8"))["recipe"])
+            fault = f" holds a model of another recipe ({differ})" if differ else ""
+        except (ValueError, KeyError, TypeError, AttributeError):
+            fault = f": {path.name} is damaged"
     elif found := [name for name in FILES if (out / name).exists()]:
-        raise ModelError(
-            f"out {recipe.out!r} holds {found[0]}, and no {path.name} to say of what recipe; {cure}"
-        )
+        fault = f" holds {found[0]}, and no {path.name} to say of what recipe"
+    if fault:
+        raise ModelError(f"out {recipe.out!r}{fault}; name another folder, or remove it")
 
 
 def check_tokens(recipe: Pretrain) -> None:
@@ -174,6 +170,11 @@ def check_tokens(recipe: Pretrain) -> None:
 
 
 def _lasting(recipe: Pretrain) -> dict[str, Any]:
-    """The settings that a model depends on from its first step on, as JSON has them."""
-    said = json.loads(json.dumps(asdict(recipe)))
-    return {name: value for name, value in said.items() if name not in (*PATHS, *LATE)}
+    """Return the settings that a model depends on from its first step on, as JSON has them."""
+    settings = json.loads(json.dumps(asdict(recipe)))
+    return {name: value for name, value in settings.items() if name not in (*PATHS, *LATE)}
+
+
+def _differences(recipe: Pretrain, other: dict[str, Any]) -> str:
+    """Return the names of the lasting settings in which another recipe, from JSON, differs."""
+    return ", ".join(name for name, own in _lasting(recipe).items() if other.get(name) != own)

@@ -10,11 +10,13 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,16 +52,23 @@ from fedmoe.training.router_losses import router_training
 CHECKPOINT_SECONDS = 300
 LOG_STEPS = 50
 VALIDATION_STEPS = 250
+HEAR_SECONDS = 0.5
+"""Time between two looks at the workers' reports."""
+Progress = Callable[[dict[str, Any]], None]
 
 
-def pretrain(recipe: Pretrain) -> None:
+def pretrain(recipe: Pretrain, progress: Progress = lambda row: None) -> None:
     """Build the corpus if it is missing, then train to the end from the latest checkpoint.
 
     `out` appears, or is replaced, at the end. Whatever can be is checked before training.
 
+    Args:
+        recipe: what to train, and where.
+        progress: receives each row of the log: step, tokens, seconds, losses.
+
     Raises:
-        ModelError: `out` cannot be written, or holds what is no model of this recipe.
-        FedMoEError: the work folder is of another recipe, or damaged.
+        ModelError: `out` cannot be written, or holds anything but a model of this recipe.
+        FedMoEError: the work folder serves another recipe, or is damaged.
         DataError: sources are missing.
         OSError: a disk is full, or forbids; it names what could not be written.
     """
@@ -78,30 +87,44 @@ def pretrain(recipe: Pretrain) -> None:
         corpus.tokenizer_of(work)
         works.sources(work)
         works.forget_after(works.steps_done(work), work)
-        _spawn(recipe, folder)
+        _spawn(recipe, folder, progress)
 
 
-def _spawn(recipe: Pretrain, folder: Path) -> None:
-    """Train in processes of their own; what a user can mend is raised here as it was there."""
+def _spawn(recipe: Pretrain, folder: Path, progress: Progress) -> None:
+    """Train in separate processes; a user's error is raised here as it was there."""
     port = str(get_free_port())
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, OMP_NUM_THREADS="1")
-    told = get_context("spawn").SimpleQueue()
+    told, failed = get_context("spawn").SimpleQueue(), []
+
+    def hear() -> None:
+        while not told.empty():
+            said = told.get()
+            if isinstance(said, Exception):
+                failed.append(said)
+            else:
+                progress(said)
+
     try:
-        torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
-            _worker, (recipe, folder, told), nprocs=recipe.workers
+        workers = torch.multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
+            _worker, (recipe, folder, told), nprocs=recipe.workers, join=False
         )
+        assert workers is not None, "spawn joined by itself"
+        while not workers.join(timeout=HEAR_SECONDS):
+            hear()
     except (ProcessRaisedException, ProcessExitedException) as error:
-        if told.empty():
+        hear()
+        if not failed:
             raise
-        raise told.get() from error
+        raise failed[0] from error
+    hear()
 
 
-def _worker(rank: int, recipe: Pretrain, folder: Path, told: SimpleQueue[Exception]) -> None:
+def _worker(rank: int, recipe: Pretrain, folder: Path, told: SimpleQueue[Any]) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     try:
         dist.init_process_group("gloo", rank=rank, world_size=recipe.workers)
-        trainer = Trainer(recipe, rank)
+        trainer = Trainer(recipe, rank, told.put)
         with writing(recipe.work):
             trainer.run()
         if rank == 0:
@@ -114,7 +137,7 @@ def _worker(rank: int, recipe: Pretrain, folder: Path, told: SimpleQueue[Excepti
 
 
 def new_model(shape: ModelShape, seed: int) -> OlmoeForCausalLM:
-    """An untrained model; experts run on this project's fast path."""
+    """Return an untrained model whose experts run on this project's fast path."""
     torch.manual_seed(derive(seed, "init"))
     ExpertsInterface.register("fedmoe", experts_forward)
     config = OlmoeConfig(
@@ -139,16 +162,17 @@ def new_model(shape: ModelShape, seed: int) -> OlmoeForCausalLM:
 
 
 def new_gates(model: OlmoeForCausalLM, recipe: Pretrain) -> Gates:
-    """The model's routers under the recipe's gating, with what it trains beside them."""
+    """Return the model's routers under the recipe's gating, with the tensors it trains."""
     gates = Gates(moe_layers(model), recipe.gating, "olmoe", recipe.model.top_k)
     gates.bind({name: nn.Parameter(torch.zeros(shape)) for name, shape, _ in gates.tensors()})
     return gates
 
 
 class Trainer:
-    """One worker's state: the model, its optimiser, the step it has reached."""
+    """The state of one worker: the model, its optimiser, the step it has reached."""
 
-    def __init__(self, recipe: Pretrain, rank: int) -> None:
+    def __init__(self, recipe: Pretrain, rank: int, progress: Progress = lambda row: None) -> None:
+        self.progress = progress
         self.recipe, self.rank, self.step, self.seconds = recipe, rank, 0, 0.0
         self.agreement: float | None = None
         self.work = Path(recipe.work)
@@ -172,6 +196,7 @@ class Trainer:
         self._restore()
 
     def run(self) -> None:
+        """Train to the last step, with a log and checkpoints."""
         saved = began = time.monotonic()
         before = self.seconds
         while self.step < self.recipe.steps:
@@ -190,7 +215,7 @@ class Trainer:
         self._save()
 
     def _batch(self) -> Tensor:
-        """This worker's (sequences, block + 1) tokens of the current step."""
+        """Return this worker's tokens (sequences, block + 1) of the current step."""
         recipe = self.recipe
         per_epoch = (len(self.tokens) - 2 * recipe.block) // recipe.block // recipe.batch_size
         epoch, step = divmod(self.step, per_epoch)
@@ -244,7 +269,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, object]:
-        """Held-out loss, and each expert's share of the routed rows of its layer."""
+        """Return the held-out loss, and each expert's share of the routed rows of its layer."""
         batch = torch.from_numpy(self.validation[:-1].astype(np.int64)).view(-1, self.recipe.block)
         with self.gates.recording() as seen:
             out = self.model.model(batch[:, :-1], use_cache=False)
@@ -264,7 +289,7 @@ class Trainer:
             line |= self.validate()
         with (self.work / works.LOG).open("a") as file:
             file.write(json.dumps(line) + "\n")
-        print({k: round(v, 4) for k, v in line.items() if isinstance(v, (int, float))}, flush=True)
+        self.progress(line)
 
     def _save(self) -> None:
         mine = torch.tensor(math.nan if self.agreement is None else self.agreement)

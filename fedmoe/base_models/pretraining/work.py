@@ -1,16 +1,17 @@
-"""A work folder between two starts: what is in it, and whether that is whole."""
+"""The files of a work folder between two starts of pretraining, and whether they are whole."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -19,62 +20,66 @@ from fedmoe.system.files import write_text
 
 LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"
 TOKENS, SOURCES = "tokens.npy", "sources.json"
-AGAIN = f"delete {TOKENS}, and the corpus is built again"
+REBUILD = f"delete {TOKENS}, and the corpus is built again"
 
 
-def damaged(path: Path, found: object, cure: str) -> FedMoEError:
-    """The error of a file that cannot be read, on one line."""
-    said = " ".join(str(found).split())
-    return FedMoEError(f"{path} is damaged ({said}); {cure}")
+@contextmanager
+def reading(path: Path, cure: str) -> Iterator[None]:
+    """Report a file that cannot be read on one line, with what to do about it.
+
+    Raises:
+        FedMoEError: the block failed, in whatever way.
+    """
+    try:
+        yield
+    except Exception as error:  # tokenizers 0.23 and safetensors 0.8 raise nothing more special
+        reason = " ".join(str(error).split())
+        raise FedMoEError(f"{path} is damaged ({reason}); {cure}") from error
 
 
 def tokens(work: Path) -> np.ndarray:
-    """The corpus, uint16; read from the file where it is used.
+    """Return the corpus, uint16; it is read from the file where it is used.
 
     Raises:
         FedMoEError: the file is damaged.
     """
-    path = work / TOKENS
-    try:
-        found = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError, FileNotFoundError) as error:
-        raise damaged(path, error, AGAIN) from error
-    if found.dtype != np.uint16 or found.ndim != 1:
-        raise damaged(path, f"{found.dtype} {found.shape}", AGAIN)
-    return found
+    with reading(work / TOKENS, REBUILD):
+        found = np.load(work / TOKENS, mmap_mode="r")
+        if found.dtype != np.uint16 or found.ndim != 1:
+            raise ValueError(f"{found.dtype} {found.shape}")
+        return found
 
 
 def sources(work: Path) -> dict[str, dict[str, int]]:
-    """Documents, bytes and tokens of each source of the corpus.
+    """Return documents, bytes and tokens of each source of the corpus.
 
     Raises:
         FedMoEError: the file is damaged, or missing.
     """
-    path = work / SOURCES
-    try:
-        return TypeAdapter(dict[str, dict[str, int]]).validate_json(path.read_bytes())
-    except (ValueError, FileNotFoundError) as error:
-        raise damaged(path, error, AGAIN) from error
+    with reading(work / SOURCES, REBUILD):
+        kind = TypeAdapter(dict[str, dict[str, int]])
+        return kind.validate_json((work / SOURCES).read_bytes())
 
 
 def read_log(work: Path) -> list[dict[str, Any]]:
-    """What was logged, without a last line that a kill has torn; nothing where there is no log.
+    """Return the logged rows, without a last line that a kill has torn; none without a log.
 
     Raises:
         FedMoEError: a line before the last is damaged.
     """
     path, rows = work / LOG, []
-    if not path.exists():
-        return rows
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    lines = text.splitlines()
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             rows.append(row | {name: row[name] for name in ("step", "tokens", "loss")})
         except (ValueError, KeyError, TypeError) as error:
             if number < len(lines):
-                cure = "delete it: the curve of losses begins where training goes on"
-                raise damaged(path, f"line {number}: {error!r}", cure) from error
+                raise FedMoEError(
+                    f"{path} is damaged (line {number}: {error!r}); delete it: the curve of losses "
+                    "then begins where training resumes"
+                ) from error
     return rows
 
 
@@ -90,7 +95,7 @@ def forget_after(step: int, work: Path) -> None:
 
 
 def steps_done(work: Path) -> int:
-    """The step that the checkpoint is of; 0 where there is none.
+    """Return the step that the checkpoint was written at; 0 where there is none.
 
     Raises:
         FedMoEError: the checkpoint is damaged.
@@ -98,16 +103,13 @@ def steps_done(work: Path) -> int:
     path = work / CHECKPOINT
     if not path.exists():
         return 0
-    try:
-        with safe_open(path, "pt") as file:
-            return int(file.get_tensor("progress")[0])
-    except (SafetensorError, OSError) as error:
-        cure = "delete it, and training begins at its first step"
-        raise damaged(path, error, cure) from error
+    cure = "delete it, and training begins at its first step"
+    with reading(path, cure), safe_open(path, "pt") as file:
+        return int(file.get_tensor("progress")[0])
 
 
 def load_checkpoint(work: Path) -> dict[str, Tensor]:
-    """The checkpoint's tensors; none where there is none."""
+    """Return the checkpoint's tensors; none where there is none."""
     path = work / CHECKPOINT
     return load_file(path) if path.exists() else {}
 

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from fedmoe.data.dataset import Dataset
 from fedmoe.data.examples import Example, Share, Splits, drop_conflicts, prompt_key, split_by_group
-from fedmoe.data.home_assistant.domains import Domain
-from fedmoe.data.home_assistant.words import WORDS
+from fedmoe.data.home_assistant.household import LANGUAGES, Domain
 from fedmoe.errors import DataError
 from fedmoe.section import section
 from fedmoe.seeds import derive
+from fedmoe.system.extras import require
 
 if TYPE_CHECKING:
     from fedmoe.data.home_assistant.sampler import Sampler
@@ -32,7 +32,7 @@ class HomeAssistant(Dataset):
     "warm white" is `temperature: 2700`; locking is TurnOn and unlocking TurnOff, opening a cover is
     TurnOn. A slot the sentence leaves to its context (the room one stands in) is left out. Of the
     slots a template fills silently, only those that change the meaning are kept (see
-    `home_templates._fixed`), with `answer` for the kind of question: any, all, which, how_many.
+    `templates._fixed`), with `answer` for the kind of question: any, all, which, how_many.
 
     A template is one line of the intents file. Splits are by template, stratified by intent and
     slot combination: the test asks for meanings seen in training in phrasings that were not.
@@ -50,7 +50,7 @@ class HomeAssistant(Dataset):
     languages: tuple[str, ...] = ("en",)
     """Languages to keep: en, de, fr, es, it, nl."""
     label: Literal["domain", "language"] = "domain"
-    """What a client has most of: one device domain, or one language."""
+    """The property that a client's examples share most: a device domain, or a language."""
     per_template: Count = 48
     """Most examples from one sentence template."""
     per_domain: Count = 2000
@@ -65,7 +65,9 @@ class HomeAssistant(Dataset):
 
         Raises:
             DataError: a language we have no words for.
+            FedMoEError: the packages of the extra `home` are not installed.
         """
+        require("data.name 'home_assistant'", "home", "hassil", "home_assistant_intents")
         _check_languages(self.languages)
         drawn = [e for language in self.languages for e in self._examples(language, seed)]
         return split_by_group(
@@ -129,11 +131,11 @@ def read_response(response: str) -> tuple[str, dict[str, str]]:
 def _check_languages(languages: tuple[str, ...]) -> None:
     faults = []
     for language in languages:
-        if language not in WORDS:
-            near = get_close_matches(language, WORDS, n=1)
+        if language not in LANGUAGES:
+            near = get_close_matches(language, LANGUAGES, n=1)
             faults.append(repr(language) + (f" (did you mean {near[0]}?)" if near else ""))
     if faults or not languages:
         raise DataError(
             f"home_assistant: no words for language {', '.join(faults) or 'list ()'};"
-            f" supported: {', '.join(WORDS)}"
+            f" supported: {', '.join(LANGUAGES)}"
         )

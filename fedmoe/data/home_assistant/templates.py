@@ -1,4 +1,4 @@
-"""The sentence templates of `home-assistant-intents`, each with what it means and fills in."""
+"""The sentence templates of `home-assistant-intents`, each with its meaning and its slots."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,10 +10,9 @@ from typing import Any
 from hassil.expression import Expression
 from hassil.parse_expression import parse_sentence
 
-from fedmoe.data.home_assistant import grammar as home_grammar
-from fedmoe.data.home_assistant.domains import Domain, domain_of
+from fedmoe.data.home_assistant.grammar import english, rewrite
+from fedmoe.data.home_assistant.household import Domain, domain_of, numbers, words
 from fedmoe.data.home_assistant.sampler import Choice
-from fedmoe.data.home_assistant.words import NUMBERS, WORDS
 
 _QUESTIONS = ("any", "all", "which", "how_many")
 
@@ -38,12 +37,12 @@ def templates(language: str) -> Iterator[Template]:
     """Yield every usable template of a language in the file's order."""
     for intent, blocks in _intents(language)["intents"].items():
         intent = intent.removeprefix("Hass")
-        numbers: dict[str, int] = {}
+        used: dict[str, int] = {}
         for block in blocks["data"]:
             combination = f"{language}/{intent}/{block['metadata']['slot_combination']}"
             for sentence in block["sentences"]:
-                numbers[combination] = number = numbers.get(combination, -1) + 1
-                if sentence := home_grammar.rewrite(sentence) if language == "en" else sentence:
+                used[combination] = number = used.get(combination, -1) + 1
+                if sentence := rewrite(sentence) if language == "en" else sentence:
                     yield from _uses(intent, f"{combination}/{number}", block, sentence)
 
 
@@ -58,7 +57,7 @@ def _uses(intent: str, group: str, block: dict[str, Any], sentence: str) -> Iter
 
 
 def _devices(block: dict[str, Any], sentence: str) -> list[str]:
-    """Say which kinds of device the sentence is about; one empty string when it is none."""
+    """Return the kinds of device the sentence is about; one empty string when it is none."""
     if "{bs_open_states:" in sentence:
         return ["open_sensor"]
     required = block.get("requires_context", {}).get("domain")
@@ -84,15 +83,15 @@ def _fixed(intent: str, block: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def rules(language: str) -> dict[str, Expression]:
-    """Return what each `<rule>` of a language stands for."""
+    """Return the meaning of each `<rule>` of a language."""
     text = _intents(language)["expansion_rules"]
     if language == "en":
-        text = text | home_grammar.RULES
+        text = text | english()["rules"]
     return {name: parse_sentence(body).expression for name, body in text.items()}
 
 
 def choices(language: str) -> dict[str, list[Choice]]:
-    """Return what each `{list}` of a language may be: the file's values, our numbers and words."""
+    """Return the values of each `{list}` of a language: the file's, our numbers and words."""
     said: dict[str, list[tuple[str, str]]] = {}
     for name, body in _intents(language)["lists"].items():
         for value in body.get("values", ()):
@@ -102,12 +101,12 @@ def choices(language: str) -> dict[str, list[Choice]]:
             if name.startswith("media_class"):
                 said.setdefault(f"{written}.{name}", []).append((value["in"], written))
     if language == "en":
-        said |= {name: list(values) for name, values in home_grammar.LISTS.items()}
-    for name, (first, last, step) in NUMBERS.items():
+        said |= english()["lists"]
+    for name, values in numbers().items():
         sign = -1 if name == "volume_step_down" else 1
-        said[name] = [(str(n), str(sign * n)) for n in range(first, last + 1, step)]
-    for name, words in WORDS[language].items():
-        said[name] = [(word, word) for word in words.split(", ")]
+        said[name] = [(str(n), str(sign * n)) for n in values]
+    for name, listed in words(language).items():
+        said[name] = [(word, word) for word in listed]
     return {name: [_choice(*value) for value in values] for name, values in said.items()}
 
 

@@ -1,83 +1,27 @@
-"""Families of sparse MoE models: where their parts sit, how their routers weigh, what they need.
+"""Families of sparse MoE models: where their parts are, how routers weigh, what can be trained.
 
-- `family`: what a family's file says (`Family`), a published model (`Size`), and `Refused`
+- `family`: what a family's file states (`Family`)
+- `catalogue`: published models and refusals, from `sizes.yaml` and `refused.yaml`
 - `layers`: the sparse layers of a loaded model; whether its routers honour `top_k`
 - `parameters`: total and active parameters of a config, without its weights
-- one file per family; `refused` and `beyond_text` list those that cannot be trained, each with its
-  reason: together they name every MoE type of the installed transformers
+- one file per family; together with the refusals they name every MoE type of transformers
 
-To add a family see `fedmoe/README.md`; in short: a file with a `FAMILY`, and its name below. The
-contract suite, `fedmoe models` and the refusals follow from that.
+To add a family see `README.md` here; in short: a file with a `FAMILY`, and its name below.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from torch import nn
 
 from fedmoe.errors import ModelError
-from fedmoe.models.families import (
-    afmoe,
-    aria,
-    axk1,
-    axk2,
-    bailing_hybrid,
-    beam,
-    cohere2_moe,
-    dbrx,
-    deepseek_v2,
-    deepseek_v3,
-    deepseek_v32,
-    dots1,
-    dots3_note,
-    ernie4_5_moe,
-    exaone_moe,
-    flex_olmo,
-    flint,
-    glm4_moe,
-    glm4_moe_lite,
-    glm_moe_dsa,
-    gpt_oss,
-    granitemoe,
-    granitemoe_swa,
-    granitemoehybrid,
-    granitemoeshared,
-    hunyuan_v1_moe,
-    hy_v3,
-    hy_v4,
-    inkling2,
-    jamba,
-    kimi_linear,
-    kolibri1,
-    laguna,
-    lfm2_moe,
-    llama4,
-    mellum,
-    mimo_v2_flash,
-    minimax,
-    minimax_m2,
-    minimax_m3_vl,
-    mixtral,
-    nemotron_h,
-    nllb_moe,
-    olmoe,
-    phimoe,
-    qwen2_moe,
-    qwen3_5_moe,
-    qwen3_moe,
-    qwen3_next,
-    qwen4_exp,
-    solar_open,
-    switch_transformers,
-    vit,
-)
-from fedmoe.models.families.family import TINY, Family, Form, Refused, Size
+from fedmoe.models.families.catalogue import Refused, Size, refused_families
+from fedmoe.models.families.family import Family, Form
 from fedmoe.models.families.layers import MoELayer, check_top_k, set_top_k, sparse_layers
-from fedmoe.models.families.refused import REFUSED
 
 __all__ = [
     "FAMILIES",
-    "REFUSED",
-    "TINY",
     "Family",
     "Form",
     "MoELayer",
@@ -88,72 +32,28 @@ __all__ = [
     "family_of",
     "install",
     "moe_layers",
+    "refused_families",
     "set_top_k",
 ]
 
-FAMILIES = {
-    module.FAMILY.model_type: module.FAMILY
-    for module in (
-        olmoe,
-        mixtral,
-        qwen2_moe,
-        qwen3_moe,
-        qwen3_next,
-        qwen3_5_moe,
-        deepseek_v2,
-        deepseek_v3,
-        gpt_oss,
-        dbrx,
-        llama4,
-        phimoe,
-        jamba,
-        granitemoe,
-        granitemoeshared,
-        granitemoehybrid,
-        glm4_moe,
-        glm4_moe_lite,
-        ernie4_5_moe,
-        minimax,
-        minimax_m2,
-        hunyuan_v1_moe,
-        dots1,
-        afmoe,
-        flex_olmo,
-        lfm2_moe,
-        exaone_moe,
-        solar_open,
-        mellum,
-        switch_transformers,
-        nllb_moe,
-        vit,
-        deepseek_v32,
-        glm_moe_dsa,
-        axk1,
-        axk2,
-        hy_v4,
-        dots3_note,
-        kimi_linear,
-        bailing_hybrid,
-        beam,
-        cohere2_moe,
-        hy_v3,
-        flint,
-        kolibri1,
-        laguna,
-        granitemoe_swa,
-        mimo_v2_flash,
-        minimax_m3_vl,
-        aria,
-        qwen4_exp,
-        inkling2,
-        nemotron_h,
-    )
+_NAMES = """
+olmoe mixtral qwen2_moe qwen3_moe qwen3_next qwen3_5_moe deepseek_v2 deepseek_v3 gpt_oss dbrx
+llama4 phimoe jamba granitemoe granitemoeshared granitemoehybrid glm4_moe glm4_moe_lite
+ernie4_5_moe minimax minimax_m2 hunyuan_v1_moe dots1 afmoe flex_olmo lfm2_moe exaone_moe
+solar_open mellum switch_transformers nllb_moe vit deepseek_v32 glm_moe_dsa axk1 axk2 hy_v4
+dots3_note kimi_linear bailing_hybrid beam cohere2_moe hy_v3 flint kolibri1 laguna granitemoe_swa
+mimo_v2_flash minimax_m3_vl aria qwen4_exp inkling2 nemotron_h
+"""
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (import_module(f"{__name__}.{name}").FAMILY for name in _NAMES.split())
 }
 """Every family that is trained here, by transformers' name of its model type."""
 
 
 def family_of(model: nn.Module) -> Family:
-    """The family of a loaded model; one that is not listed is recognised by its parts."""
+    """Return the family of a loaded model; one that is not listed is recognised by its parts."""
     kind = str(model.config.model_type)  # pyright: ignore[reportAttributeAccessIssue]
     return FAMILIES.get(kind) or Family(name=kind, model_type=kind, listed=False)
 
@@ -164,7 +64,7 @@ def check_family(model_type: str) -> None:
     Raises:
         ModelError: with the reason.
     """
-    for refused in REFUSED:
+    for refused in refused_families():
         if model_type and refused.model_type == model_type:
             raise ModelError(
                 f"{refused.name} ({model_type}) cannot be trained here: {refused.reason}; "
@@ -173,7 +73,7 @@ def check_family(model_type: str) -> None:
 
 
 def install(model: nn.Module) -> Family:
-    """Put a model on the expert fast path, and let its routers honour `top_k`; its family."""
+    """Put a model on the expert fast path, make its routers honour `top_k`; return its family."""
     family = family_of(model)
     family.install(model)
     for layer in sparse_layers(model, family):
@@ -182,5 +82,5 @@ def install(model: nn.Module) -> Family:
 
 
 def moe_layers(model: nn.Module) -> list[MoELayer]:
-    """The sparse layers of `model`, first to last; see `sparse_layers` for the errors."""
+    """Return the sparse layers of `model`, first to last; see `sparse_layers` for the errors."""
     return sparse_layers(model, family_of(model))

@@ -1,6 +1,4 @@
-"""Aria's language model: experts kept as (in, out), a wide shared one."""
-
-from __future__ import annotations
+"""Aria's language model: experts laid out as (in, out), a wide shared one."""
 
 from fedmoe.models.families.family import Family, Form
 
@@ -12,5 +10,4 @@ FAMILY = Family(
     shared=True,
     form=Form(transposed=True),
     notes="text alone",
-    tiny={"moe_num_experts": 8, "moe_topk": 4, "moe_num_shared_experts": 1},
 )

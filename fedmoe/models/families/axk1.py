@@ -1,32 +1,7 @@
 """A.X K1: DeepSeek-V3 with a norm behind its sparse layers."""
 
-from __future__ import annotations
+from dataclasses import replace
 
-from fedmoe.models.families.family import LATENT_ATTENTION, Family
+from fedmoe.models.families.deepseek_v3 import FAMILY as DEEPSEEK_V3
 
-FAMILY = Family(
-    name="A.X K1",
-    model_type="axk1",
-    attention=LATENT_ATTENTION,
-    scores="sigmoid",
-    normalised="config",
-    scaled="routed_scaling_factor",
-    corrected=True,
-    groups=True,
-    shared=True,
-    tiny={
-        "q_lora_rank": 8,
-        "kv_lora_rank": 8,
-        "qk_nope_head_dim": 8,
-        "qk_rope_head_dim": 8,
-        "v_head_dim": 8,
-        "n_routed_experts": 8,
-        "n_shared_experts": 1,
-        "n_group": 4,
-        "topk_group": 2,
-        "routed_scaling_factor": 2.0,
-        "moe_intermediate_size": 16,
-        "num_hidden_layers": 3,
-        "mlp_layer_types": ["dense", "sparse", "sparse"],
-    },
-)
+FAMILY = replace(DEEPSEEK_V3, name="A.X K1", model_type="axk1")

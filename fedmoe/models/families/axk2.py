@@ -1,38 +1,10 @@
 """A.X K2: latent attention with a gate and an indexer, DeepSeek-V3's routers."""
 
-from __future__ import annotations
+from dataclasses import replace
 
-from fedmoe.models.families.family import LATENT_ATTENTION, Family
+from fedmoe.models.families.deepseek_v32 import FAMILY as DEEPSEEK_V32
+from fedmoe.models.families.family import LATENT_ATTENTION
 
-FAMILY = Family(
-    name="A.X K2",
-    model_type="axk2",
-    attention=(*LATENT_ATTENTION, "q_gate_proj"),
-    scores="sigmoid",
-    normalised="config",
-    scaled="routed_scaling_factor",
-    corrected=True,
-    groups=True,
-    shared=True,
-    notes="the indexer that picks the tokens attention sees stays frozen",
-    tiny={
-        "q_lora_rank": 8,
-        "kv_lora_rank": 8,
-        "qk_nope_head_dim": 8,
-        "qk_rope_head_dim": 8,
-        "v_head_dim": 8,
-        "n_routed_experts": 8,
-        "n_shared_experts": 1,
-        "n_group": 4,
-        "topk_group": 2,
-        "routed_scaling_factor": 2.0,
-        "moe_intermediate_size": 16,
-        "num_hidden_layers": 3,
-        "mlp_layer_types": ["dense", "sparse", "sparse"],
-        "index_topk": 4,
-        "index_head_dim": 8,
-        "index_n_heads": 8,
-        "head_dim": 8,
-        "gated_norm_rank": 4,
-    },
+FAMILY = replace(
+    DEEPSEEK_V32, name="A.X K2", model_type="axk2", attention=(*LATENT_ATTENTION, "q_gate_proj")
 )

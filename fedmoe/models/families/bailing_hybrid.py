@@ -1,33 +1,7 @@
 """Ling 3: delta attention between latent attention."""
 
-from __future__ import annotations
+from dataclasses import replace
 
-from fedmoe.models.families.family import ATTENTION, Family
+from fedmoe.models.families.kimi_linear import FAMILY as KIMI_LINEAR
 
-FAMILY = Family(
-    name="Ling 3 hybrid",
-    model_type="bailing_hybrid",
-    attention=(*ATTENTION, "kv_a_proj_with_mqa", "kv_b_proj"),
-    scores="sigmoid",
-    normalised="config",
-    scaled="routed_scaling_factor",
-    corrected=True,
-    groups=True,
-    shared=True,
-    tiny={
-        "kv_lora_rank": 8,
-        "qk_nope_head_dim": 8,
-        "qk_rope_head_dim": 8,
-        "v_head_dim": 8,
-        "num_local_experts": 8,
-        "n_shared_experts": 1,
-        "n_group": 4,
-        "topk_group": 2,
-        "routed_scaling_factor": 2.0,
-        "moe_intermediate_size": 16,
-        "num_hidden_layers": 3,
-        "mlp_layer_types": ["dense", "sparse", "sparse"],
-        "layer_types": ["full_attention", "linear_attention", "full_attention"],
-        "head_dim": 8,
-    },
-)
+FAMILY = replace(KIMI_LINEAR, name="Ling 3 hybrid", model_type="bailing_hybrid")

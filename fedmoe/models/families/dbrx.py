@@ -1,4 +1,4 @@
-"""DBRX: experts kept as three two-dimensional matrices, which are stacked here.
+"""DBRX: experts in three two-dimensional matrices, which are stacked here.
 
 Its attention is one projection to queries, keys and values; `top_k` and the normalisation sit in
 the block rather than in the router.
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmoe.models.experts import experts_forward
-from fedmoe.models.families.family import Family, Size
+from fedmoe.models.families.family import Family
 
 
 class StackedExperts(nn.Module):
@@ -82,38 +82,4 @@ FAMILY = Family(
     "original is met within rounding, which is coarse in bfloat16, and never to the bit",
     no_peft="DBRX keeps all experts in one two-dimensional matrix, for which PEFT has no factors "
     "per expert",
-    tiny={
-        "d_model": 32,
-        "n_heads": 4,
-        "n_layers": 2,
-        "max_seq_len": 512,
-        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8},
-        "ffn_config": {
-            "hidden_size": 32,
-            "ffn_hidden_size": 16,
-            "moe_num_experts": 8,
-            "moe_top_k": 4,
-        },
-    },
-    sizes=(
-        Size(
-            "DBRX",
-            {
-                "d_model": 6144,
-                "n_heads": 48,
-                "n_layers": 40,
-                "max_seq_len": 32768,
-                "vocab_size": 100352,
-                "attn_config": {"kv_n_heads": 8, "rope_theta": 500000.0, "clip_qkv": 8},
-                "ffn_config": {
-                    "hidden_size": 6144,
-                    "ffn_hidden_size": 10752,
-                    "moe_num_experts": 16,
-                    "moe_top_k": 4,
-                },
-            },
-            "https://huggingface.co/databricks/dbrx-instruct/blob/main/config.json",
-            "132 B, 36 B active",
-        ),
-    ),
 )

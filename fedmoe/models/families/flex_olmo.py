@@ -1,9 +1,7 @@
 """FlexOlmo (arXiv:2507.07024): experts trained apart and put together."""
 
-from __future__ import annotations
+from dataclasses import replace
 
-from fedmoe.models.families.family import Family
+from fedmoe.models.families.olmoe import FAMILY as OLMOE
 
-FAMILY = Family(
-    name="FlexOlmo", model_type="flex_olmo", normalised="config", tiny={"num_experts": 8}
-)
+FAMILY = replace(OLMOE, name="FlexOlmo", model_type="flex_olmo")

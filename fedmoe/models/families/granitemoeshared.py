@@ -1,17 +1,13 @@
 """Granite-MoE with a dense layer beside the experts."""
 
-from __future__ import annotations
+from dataclasses import replace
 
-from fedmoe.models.families.family import Family
+from fedmoe.models.families.granitemoe import FAMILY as GRANITEMOE
 
-FAMILY = Family(
+FAMILY = replace(
+    GRANITEMOE,
     name="Granite-MoE with a shared expert",
     model_type="granitemoeshared",
-    block="block_sparse_moe",
-    router="router",
-    scores="softmax of the chosen",
     shared=True,
     notes="the shared expert sits beside the sparse block",
-    scale_logits=lambda config, logits: logits / config.logits_scaling,
-    tiny={"num_local_experts": 8, "logits_scaling": 4.0, "shared_intermediate_size": 16},
 )

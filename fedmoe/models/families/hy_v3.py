@@ -1,6 +1,4 @@
-"""Hunyuan 3: sigmoid scores, a bias that balances the choice, kept beside the router."""
-
-from __future__ import annotations
+"""Hunyuan 3: sigmoid scores, a bias outside the router that balances the choice."""
 
 from fedmoe.models.families.family import Family
 
@@ -11,11 +9,4 @@ FAMILY = Family(
     scaled="router_scaling_factor",
     corrected=True,
     shared=True,
-    tiny={
-        "num_experts": 8,
-        "moe_intermediate_size": 16,
-        "head_dim": 8,
-        "num_hidden_layers": 3,
-        "mlp_layer_types": ["dense", "sparse", "sparse"],
-    },
 )

@@ -1,7 +1,5 @@
 """Kolibri: sigmoid scores, chosen by corrected logits, and a shared expert."""
 
-from __future__ import annotations
-
 from fedmoe.models.families.family import Family
 
 FAMILY = Family(
@@ -11,11 +9,4 @@ FAMILY = Family(
     normalised="config",
     corrected=True,
     shared=True,
-    tiny={
-        "num_experts": 8,
-        "moe_intermediate_size": 16,
-        "shared_expert_intermediate_size": 16,
-        "head_dim": 8,
-        "sliding_window": 4,
-    },
 )

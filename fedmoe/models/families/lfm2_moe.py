@@ -1,7 +1,5 @@
 """LFM2-MoE: short convolutions between attention layers, a bias to choose."""
 
-from __future__ import annotations
-
 from fedmoe.models.families.family import Family
 
 FAMILY = Family(
@@ -14,11 +12,4 @@ FAMILY = Family(
     scaled="routed_scaling_factor",
     corrected=True,
     notes="LoRA on its attention layers, none on convolutions",
-    tiny={
-        "num_experts": 8,
-        "moe_intermediate_size": 16,
-        "num_dense_layers": 0,
-        "routed_scaling_factor": 2.0,
-        "layer_types": ["conv", "full_attention"],
-    },
 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmoe.models.experts import experts_forward
-from fedmoe.models.families.family import Family, Form, Size
+from fedmoe.models.families.family import Family, Form
 
 
 class RoutedBlock(nn.Module):
@@ -70,25 +70,4 @@ FAMILY = Family(
     form=Form(transposed=True, weighs_input=True),
     notes="text alone; transformers itself computes all experts, whatever k",
     install=install,
-    tiny={"num_local_experts": 8, "intermediate_size_mlp": 16, "head_dim": 8},
-    sizes=(
-        Size(
-            "Llama 4 Scout",
-            {
-                "hidden_size": 5120,
-                "intermediate_size": 8192,
-                "intermediate_size_mlp": 16384,
-                "num_hidden_layers": 48,
-                "num_attention_heads": 40,
-                "num_key_value_heads": 8,
-                "head_dim": 128,
-                "num_local_experts": 16,
-                "num_experts_per_tok": 1,
-                "interleave_moe_layer_step": 1,
-                "vocab_size": 202048,
-            },
-            "https://huggingface.co/meta-llama/Llama-4-Scout-17B-16E/blob/main/config.json",
-            "109 B, 17 B active",
-        ),
-    ),
 )

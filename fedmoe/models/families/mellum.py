@@ -1,12 +1,7 @@
 """Mellum 2: Qwen3-MoE's routing with sliding windows."""
 
-from __future__ import annotations
+from dataclasses import replace
 
-from fedmoe.models.families.family import Family
+from fedmoe.models.families.qwen3_moe import FAMILY as QWEN3_MOE
 
-FAMILY = Family(
-    name="Mellum",
-    model_type="mellum",
-    normalised="config",
-    tiny={"num_experts": 8, "moe_intermediate_size": 16, "head_dim": 8},
-)
+FAMILY = replace(QWEN3_MOE, name="Mellum", model_type="mellum")

@@ -1,7 +1,5 @@
 """MiniMax-Text-01 (arXiv:2501.08313): lightning attention between softmax attention."""
 
-from __future__ import annotations
-
 from fedmoe.models.families.family import ATTENTION, Family
 
 FAMILY = Family(
@@ -11,10 +9,4 @@ FAMILY = Family(
     # transformers 5.23: of a padded batch, lightning attention loses later tokens from its cache.
     padded_cache=False,
     step="block_size",
-    tiny={
-        "num_local_experts": 8,
-        "head_dim": 8,
-        "block_size": 4,
-        "layer_types": ["linear_attention", "full_attention"],
-    },
 )

@@ -1,13 +1,5 @@
 """MiniMax-M2: sigmoid scores with a bias to choose, without groups."""
 
-from __future__ import annotations
-
 from fedmoe.models.families.family import Family
 
-FAMILY = Family(
-    name="MiniMax-M2",
-    model_type="minimax_m2",
-    scores="sigmoid",
-    corrected=True,
-    tiny={"num_local_experts": 8, "head_dim": 8},
-)
+FAMILY = Family(name="MiniMax-M2", model_type="minimax_m2", scores="sigmoid", corrected=True)

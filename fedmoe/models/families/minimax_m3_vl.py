@@ -1,7 +1,5 @@
 """MiniMax-M3's language model: a clamped gate, sigmoid scores, a shared expert."""
 
-from __future__ import annotations
-
 from fedmoe.models.families.family import Family, Form
 
 FAMILY = Family(
@@ -12,5 +10,4 @@ FAMILY = Family(
     shared=True,
     form=Form(own_gate=True),
     notes="text alone; a constant factor is on the output of a sparse layer, not on its weights",
-    tiny={"num_local_experts": 8, "head_dim": 8, "shared_intermediate_size": 16},
 )

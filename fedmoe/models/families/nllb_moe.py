@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmoe.errors import ModelError
-from fedmoe.models.families.family import Family, Form, Size
+from fedmoe.models.families.family import Family, Form
 from fedmoe.models.families.ungated import stack_experts
 
 LINEARS = ("fc1", "fc2")
@@ -41,7 +41,7 @@ def _choice(router: nn.Module, inputs: tuple[Tensor, ...], output: tuple[Tensor,
     """
     k = int(router.top_k)  # pyright: ignore[reportArgumentType]
     if k > 2:
-        raise ModelError(f"NLLB-MoE was asked for top_k = {k}: its router chooses 2 experts")
+        raise ModelError(f"NLLB-MoE got top_k = {k}: its router chooses 2 experts")
     logits, dtype = output[2], inputs[0].dtype
     shares = torch.softmax(logits, dim=-1, dtype=router.dtype).to(dtype)  # pyright: ignore
     first = shares.argmax(dim=-1, keepdim=True)
@@ -69,35 +69,4 @@ FAMILY = Family(
     "of which it passes one",
     no_peft="transformers 5.23 sends every token of NLLB-MoE to its experts 0 and 1, whatever the "
     "router says, so that PEFT would serve another model",
-    tiny={
-        "d_model": 32,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "encoder_ffn_dim": 16,
-        "decoder_ffn_dim": 16,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_sparse_step": 2,
-        "decoder_sparse_step": 1,
-        "num_experts": 8,
-        "decoder_start_token_id": 1,
-    },
-    sizes=(
-        Size(
-            "NLLB-MoE-54B",
-            {
-                "d_model": 2048,
-                "encoder_layers": 24,
-                "decoder_layers": 24,
-                "encoder_ffn_dim": 8192,
-                "decoder_ffn_dim": 8192,
-                "encoder_attention_heads": 16,
-                "decoder_attention_heads": 16,
-                "num_experts": 128,
-                "vocab_size": 256206,
-            },
-            "https://huggingface.co/facebook/nllb-moe-54b/blob/main/config.json",
-            "54.5 B",
-        ),
-    ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fedmoe.models.families.family import Family, Size
+from fedmoe.models.families.family import Family
 
 SLICED = "fedmoe_sliced"
 
@@ -34,24 +34,4 @@ FAMILY = Family(
     scores="sparsemixer",
     normalised="never",
     prepare_router=honour_top_k,
-    tiny={"num_local_experts": 8, "num_experts_per_tok": 2},
-    sizes=(
-        Size(
-            "Phi-3.5-MoE",
-            {
-                "hidden_size": 4096,
-                "intermediate_size": 6400,
-                "num_hidden_layers": 32,
-                "num_attention_heads": 32,
-                "num_key_value_heads": 8,
-                "num_local_experts": 16,
-                "num_experts_per_tok": 2,
-                "vocab_size": 32064,
-                "attention_bias": True,
-                "lm_head_bias": True,
-            },
-            "https://huggingface.co/microsoft/Phi-3.5-MoE-instruct/blob/main/config.json",
-            "41.9 B, 6.6 B active",
-        ),
-    ),
 )

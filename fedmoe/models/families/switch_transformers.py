@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fedmoe.errors import ModelError
-from fedmoe.models.families.family import Family, Form, Size
+from fedmoe.models.families.family import Family, Form
 from fedmoe.models.families.ungated import stack_experts
 
 LINEARS = ("wi", "wo")
@@ -29,7 +29,7 @@ def _prepare(router: nn.Module, _block: nn.Module) -> None:
 def _choice(router: nn.Module, _inputs: object, output: tuple[Tensor, Tensor, Tensor]):
     if router.top_k != 1:
         raise ModelError(
-            f"Switch Transformer was asked for top_k = {router.top_k}: it is trained with one "
+            f"Switch Transformer got top_k = {router.top_k}: it is trained with one "
             "expert per token, whose weight is its share of all; a second has no meaning. Let "
             "budgets differ in rank, steps or the form of frozen experts instead"
         )
@@ -40,7 +40,7 @@ def _choice(router: nn.Module, _inputs: object, output: tuple[Tensor, Tensor, Te
 
 
 def scale_logits(config: Any, logits: Tensor) -> Tensor:
-    """What the class multiplies the decoder's states by, before a tied head."""
+    """Scale logits as the class scales the decoder's states before a tied head."""
     return logits * config.d_model**-0.5 if config.tie_word_embeddings else logits
 
 
@@ -59,35 +59,4 @@ FAMILY = Family(
     notes="prompts to the encoder, responses from the decoder; k is 1; an expert takes "
     "expert_capacity tokens of a sequence, those after them meet none; FLOPs count a token in both "
     "stacks, of which it passes one",
-    tiny={
-        "d_model": 32,
-        "d_ff": 16,
-        "d_kv": 8,
-        "num_heads": 4,
-        "num_layers": 2,
-        "num_experts": 8,
-        "num_decoder_layers": 2,
-        "num_sparse_encoder_layers": 1,
-        "num_sparse_decoder_layers": 1,
-        "decoder_start_token_id": 0,
-    },
-    sizes=(
-        Size(
-            "Switch-Base-128",
-            {
-                "d_model": 768,
-                "d_ff": 3072,
-                "d_kv": 64,
-                "num_heads": 12,
-                "num_layers": 12,
-                "num_decoder_layers": 12,
-                "num_sparse_encoder_layers": 6,
-                "num_sparse_decoder_layers": 6,
-                "num_experts": 128,
-                "vocab_size": 32128,
-            },
-            "https://huggingface.co/google/switch-base-128/blob/main/config.json",
-            "7.4 B",
-        ),
-    ),
 )

@@ -1,7 +1,5 @@
 """V-MoE (arXiv:2106.05974): a ViT with a sparse layer in every other place; see `models.vit`."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from fedmoe.models.families.family import Family, Form
@@ -19,13 +17,4 @@ FAMILY = Family(
     install=partial(stack_experts, linears=LINEARS, act="activation_fn"),
     notes="classifies images; transformers' ViT with feed-forward layers upcycled into experts, as "
     "`python -m simulations.vmoe_digits` shows; no capacity: no token is dropped",
-    tiny={
-        "id2label": {i: str(i) for i in range(10)},
-        "label2id": {str(i): i for i in range(10)},
-        "image_size": 8,
-        "patch_size": 2,
-        "num_channels": 1,
-        "num_experts": 8,
-        "sparse_step": 1,
-    },
 )

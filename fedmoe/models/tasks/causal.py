@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from fedmoe.models.tasks.task import Asked, TaskForm, device_of
+from fedmoe.models.tasks.task import TaskBatch, TaskForm, device_of
 
 
 class Causal(TaskForm):
@@ -21,14 +21,14 @@ class Causal(TaskForm):
     auto = AutoModelForCausalLM
     peft = "CAUSAL_LM"
 
-    def routed(self, model: nn.Module, batch: Asked) -> list[Tensor]:
+    def routed(self, model: nn.Module, batch: TaskBatch) -> list[Tensor]:
         return [batch.valid.flatten()]
 
-    def hidden(self, model: nn.Module, batch: Asked) -> Tensor:
+    def hidden(self, model: nn.Module, batch: TaskBatch) -> Tensor:
         states = all_states(model, batch.input_ids).flatten(0, 1)
         return states[batch.positions.to(states.device)]
 
-    def own_logits(self, model: Any, batch: Asked) -> Tensor:
+    def own_logits(self, model: Any, batch: TaskBatch) -> Tensor:
         logits = model(input_ids=batch.input_ids.to(device_of(model))).logits.flatten(0, 1)
         return logits[batch.positions.to(logits.device)]
 
@@ -57,7 +57,7 @@ class Causal(TaskForm):
 
 
 def all_states(model: nn.Module, input_ids: Tensor) -> Tensor:
-    """Last hidden states (batch, length, hidden) of right-padded ids.
+    """Return the last hidden states (batch, length, hidden) of right-padded ids.
 
     Under a causal mask no real token looks at the padding after it, so attention needs no mask;
     nor does a convolution or a recurrent layer, which read their past alone.
@@ -67,7 +67,7 @@ def all_states(model: nn.Module, input_ids: Tensor) -> Tensor:
 
 
 def body_of(model: nn.Module) -> nn.Module:
-    """What turns ids into hidden states, below the output head."""
+    """Return the part that turns ids into hidden states, below the output head."""
     # transformers 5.23: Llama4ForCausalLM names a prefix that it has no attribute of.
     names = (str(model.base_model_prefix), "model")  # pyright: ignore[reportAttributeAccessIssue]
     return next(model.get_submodule(name) for name in names if hasattr(model, name))

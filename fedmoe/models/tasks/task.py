@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 
-class Asked(Protocol):
-    """What is used of a batch, see `data.text.Batch`."""
+class TaskBatch(Protocol):
+    """The parts of a batch that forms of task read; see `data.text.Batch`."""
 
     @property
     def input_ids(self) -> Tensor: ...
@@ -36,63 +36,63 @@ class Sample:
 
     @classmethod
     def of(cls, ids: Tensor, prompt_length: int) -> Sample:
-        """Rows (batch, length) of which all behind the prompt, and one more, is asked for."""
+        """Return rows (batch, length) whose targets follow the prompt, one token earlier on."""
         where = torch.arange(ids.numel()).view(ids.shape)[:, prompt_length - 1 :].flatten()
         lengths = torch.full((len(ids),), prompt_length)
         return cls(ids, torch.ones_like(ids, dtype=torch.bool), where, lengths)
 
 
 class TaskForm(ABC):
-    """One form of task, of all models that are asked it."""
+    """One form of task, shared by all models of its kind."""
 
     name: ClassVar[str]
     does: ClassVar[str]
-    """What such a model does, for an error's sentence."""
+    """Words for what such a model does, for errors."""
     kind: ClassVar[str]
-    """What it is called when a folder does not hold one."""
+    """Name of such a model, for errors."""
     auto: ClassVar[Any]
     """The class of transformers that finds a model's own."""
     peft: ClassVar[str | None]
     """PEFT's name of it."""
     sample_prompt: ClassVar[int] = 1
-    """Of the 32 ids of a sample, those that are its prompt."""
+    """Ids of a sample's prompt, of 32 in all."""
 
     def load(self, folder: str, config: Any, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-        """The model in a folder, and what transformers says of its keys."""
+        """Return the model in a folder, and transformers' report on its keys."""
         return self.auto.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True
         )
 
     def build(self, config: Any, dtype: torch.dtype, **options: Any) -> nn.Module:
-        """A model of random weights."""
+        """Return a model of random weights."""
         return self.auto.from_config(config, dtype=dtype, **options)
 
     def tokenizer(self, folder: str, config: Any) -> Any:
-        """What makes ids of a prompt and of a response, and text of ids."""
+        """Return the encoder of prompts and responses into ids, and of ids into text."""
         return AutoTokenizer.from_pretrained(folder)
 
     def head(self, model: nn.Module) -> nn.Module:
-        """The layer that makes logits of hidden states."""
+        """Return the layer that makes logits of hidden states."""
         return model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
 
     def stack(self, path: str) -> int:
-        """Which of the model's stacks the sparse layer at `path` is in."""
+        """Return the number of the model's stack that contains the sparse layer at `path`."""
         return 0
 
     @abstractmethod
-    def routed(self, model: nn.Module, batch: Asked) -> list[Tensor]:
-        """For each stack which of its tokens are real: flat bool; False at padding."""
+    def routed(self, model: nn.Module, batch: TaskBatch) -> list[Tensor]:
+        """Return, for each stack, a flat bool: True at real tokens, False at padding."""
 
     @abstractmethod
-    def hidden(self, model: nn.Module, batch: Asked) -> Tensor:
-        """The states (targets, hidden) from which the batch's targets are predicted."""
+    def hidden(self, model: nn.Module, batch: TaskBatch) -> Tensor:
+        """Return the states (targets, hidden) that predict the batch's targets."""
 
     @abstractmethod
-    def own_logits(self, model: Any, batch: Asked) -> Tensor:
-        """Logits (targets, vocabulary) as the class's own forward pass makes them."""
+    def own_logits(self, model: Any, batch: TaskBatch) -> Tensor:
+        """Return the logits (targets, vocabulary) of the class's own forward pass."""
 
     def sample(self, model: nn.Module) -> Sample:
-        """Two fixed rows."""
+        """Return two fixed rows."""
         vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore
         return Sample.of((torch.arange(64) * 7919 % vocabulary).view(2, 32), self.sample_prompt)
 
@@ -106,9 +106,9 @@ class TaskForm(ABC):
         end: int,
         cache: bool,
     ) -> list[list[int]]:
-        """The best ids for each prompt, one after another, in no more than `max_new_tokens`."""
+        """Return greedy ids for each prompt, at most `max_new_tokens`."""
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's first parameter is."""
+    """Return the device of a model's first parameter."""
     return next(model.parameters()).device

@@ -17,29 +17,31 @@ import torch
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import CheckpointError, FedMoEError
 from fedmoe.messages.codec import Failure, Message, Task, Update
-from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.client_side import ClientSide
+from fedmoe.runs.scorer import Scorer
+from fedmoe.runs.server_side import ServerSide
 
 
-def answer(prepared: Prepared, task: Task) -> Message | Failure:
+def answer(client: ClientSide, task: Task) -> Message | Failure:
     """The packed update of a task, or why there is none; the round goes on without it.
 
     Raises:
         CheckpointError: what the client kept is not to be had: no result would be the run's own.
     """
     try:
-        return prepared.answer(task)
+        return client.answer(task)
     except CheckpointError:
         raise
     except FedMoEError as error:
         return Failure(task.round, task.client, str(error), getattr(error, "code", "failed"))
 
 
-def read(prepared: Prepared, answer: Message | Failure, task: Task) -> Update | Failure:
+def read(server: ServerSide, answer: Message | Failure, task: Task) -> Update | Failure:
     """The checked update in an answer, or why there is none."""
     if isinstance(answer, Failure):
         return answer
     try:
-        return prepared.read(answer, task)
+        return server.read(answer, task)
     except FedMoEError as error:
         return Failure(task.round, task.client, str(error), getattr(error, "code", "failed"))
 
@@ -98,10 +100,10 @@ class Folder:
             path.unlink()
 
 
-def train(prepared: Prepared, order: Order) -> Message | Failure:
+def train(scorer: Scorer, order: Order) -> Message | Failure:
     """In a worker: carry out an order; the answer without its buffer, which lies in the file."""
-    layouts = prepared.layouts(order.values["tier"], order.values["round"])
-    made = answer(prepared, order.task(layouts.task))
+    layouts = scorer.client.setup.layouts(order.values["tier"], order.values["round"])
+    made = answer(scorer.client, order.task(layouts.task))
     if isinstance(made, Failure):
         return made
     order.answer.write_bytes(made.buffer)

@@ -12,7 +12,8 @@ from fedmoe.messages.codec import Failure, Task, Update
 from fedmoe.runs.local.answers import answer, read
 from fedmoe.runs.local.pool import Pool
 from fedmoe.runs.local.schedule import Tally, expected_work
-from fedmoe.runs.prepared import Prepared
+from fedmoe.runs.scorer import Scorer
+from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.workers import Watch
 
 A = TypeVar("A")
@@ -22,24 +23,24 @@ R = TypeVar("R")
 class InProcess:
     """Clients one after another on the resident model of this process."""
 
-    def __init__(self, prepared: Prepared, watches: Sequence[Watch] = ()) -> None:
-        self.prepared, self.watches = prepared, watches
+    def __init__(self, server: ServerSide, scorer: Scorer, watches: Sequence[Watch] = ()) -> None:
+        self.server, self.scorer, self.watches = server, scorer, watches
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
         """One answer per task, in order; see `rounds.Transport`."""
         tally, seconds = Tally(), 0.0
         for task in tasks:
             started = time.monotonic()
-            update = read(self.prepared, answer(self.prepared, task), task)
+            update = read(self.server, answer(self.scorer.client, task), task)
             seconds += time.monotonic() - started  # without what the caller does meanwhile
             tally.add(update)
             yield update
         for watch in self.watches if tasks else ():
             watch.scheduled(tally.schedule(tasks[0].round, 1, seconds))
 
-    def map(self, job: Callable[[Prepared, A], R], arguments: Iterable[A]) -> Iterator[R]:
-        """`job(prepared, argument)` for each argument, in order."""
-        return (job(self.prepared, argument) for argument in arguments)
+    def map(self, job: Callable[[Scorer, A], R], arguments: Iterable[A]) -> Iterator[R]:
+        """Return `job(scorer, argument)` for each argument, in order."""
+        return (job(self.scorer, argument) for argument in arguments)
 
     def lose_worker(self) -> None:
         """There are none."""
@@ -51,16 +52,17 @@ class InProcess:
 Transport = InProcess | Pool
 
 
-def make_transport(prepared: Prepared, watches: Sequence[Watch] = ()) -> Transport:
+def make_transport(server: ServerSide, scorer: Scorer, watches: Sequence[Watch] = ()) -> Transport:
     """The transport that `simulation.workers` asks for."""
-    simulation = prepared.experiment.simulation
+    simulation = server.setup.experiment.simulation
     # A forked process cannot use its parent's GPU.
-    if simulation.workers == 1 or prepared.model.device.type == "cuda":
-        return InProcess(prepared, watches)
+    if simulation.workers == 1 or server.setup.model.device.type == "cuda":
+        return InProcess(server, scorer, watches)
     return Pool(
-        prepared,
+        server,
+        scorer,
         simulation.workers,
-        work=expected_work(prepared),
+        work=expected_work(server),
         folder=Path(simulation.folder),
         watches=watches,
         job_seconds=simulation.job_seconds or math.inf,

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fedmoe.messages.codec import Failure, Task, Update
-from fedmoe.runs.expected import expected_flops
-from fedmoe.runs.prepared import Prepared
-from fedmoe.runs.recorder import tier_costs
+from fedmoe.runs.costs import expected_flops, tier_costs
+from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.workers import Schedule
 
 Work = Callable[[Task], float]
@@ -28,10 +27,10 @@ def longest_first(expected: Sequence[float]) -> list[int]:
     return sorted(range(len(expected)), key=lambda i: (-expected[i], i))
 
 
-def expected_work(prepared: Prepared) -> Work:
+def expected_work(server: ServerSide) -> Work:
     """A function from a task to its expected FLOPs."""
-    costs = tier_costs(prepared)
-    return lambda task: expected_flops(prepared, task.client, task.tier, costs[task.tier])
+    costs = tier_costs(server)
+    return lambda task: expected_flops(server, task.client, task.tier, costs[task.tier])
 
 
 class TimeModel:

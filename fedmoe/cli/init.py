@@ -1,0 +1,76 @@
+"""`fedmoe init`: a commented config for one's own rows and model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from string import Template
+
+import click
+
+from fedmoe.cli import arguments
+from fedmoe.errors import FedMoEError
+
+FILE, ROWS = "config.yaml", "rows.jsonl"
+KINDS = (".json", ".jsonl", ".csv", ".parquet")
+
+
+@click.command()
+@click.argument("folder", type=arguments.FILE, default=".", help="An empty folder, or a new one.")
+@click.option(
+    "--data",
+    default="",
+    help="A .json, .jsonl, .csv or .parquet file, or a dataset of the Hugging Face Hub; when "
+    "omitted, example rows are written for you to replace.",
+)
+@click.option("--model", default="mini", help="mini, a folder, or a Hub id.")
+@click.option("--clients", type=click.IntRange(min=1), default=4, help="Number of clients.")
+@click.option("--name", help="The run's name; the folder's when omitted.")
+def init(folder: Path, data: str, model: str, clients: int, name: str | None) -> None:
+    """Write a commented config for your own rows and model.
+
+    \b
+    Examples:
+      fedmoe init my-experiment
+      fedmoe init my-experiment --data rows.jsonl --model allenai/OLMoE-1B-7B-0924 --clients 8
+    """
+    from fedmoe.models.adapted import AdapterSettings
+    from fedmoe.models.build import MINI, ModelSettings
+    from fedmoe.models.memory.meta import meta_model
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FedMoEError(f"{folder} is not an empty folder; name another, nothing is overwritten")
+    top_k = meta_model(ModelSettings(path=model), AdapterSettings()).full_top_k
+    # Of equal ks the last one stays.
+    tiers = {1: "low", max(1, top_k // 2): "medium", top_k: "high"}
+    path, own = (Path(data) if data else folder / ROWS).resolve(), Path(model).exists()
+    files = path.exists() or path.suffix.lower() in KINDS
+    file = shlex.quote(str(folder / FILE))
+    settings = {
+        "file": file,
+        "name": re.sub(r"[^\w.-]+", "-", name or folder.resolve().name) or "run",
+        "clients": clients,
+        "model": json.dumps(str(Path(model).resolve()) if own else model),
+        "dtype": "float32" if own or model == MINI else "bfloat16",
+        "rate": "5e-3" if model == MINI else "2e-4",
+        "kind": "files" if files else "hub",
+        "data": json.dumps(str(path) if files else data),
+        "top_k": top_k,
+        "tiers": "\n".join(f"    {tier}: {{top_k: {k}}}" for k, tier in reversed(tiers.items())),
+    }
+    template = Path(__file__).with_name(FILE).read_text(encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_text(Template(template).substitute(settings), encoding="utf-8")
+    if not data:
+        (folder / ROWS).write_text("".join(_example_rows()), encoding="utf-8")
+    print(f"{folder / FILE} is written" + ("" if data else f"; put your rows in {folder / ROWS}"))
+    print(f"next: fedmoe check {file}\nthen: fedmoe run {file}")
+
+
+def _example_rows() -> list[str]:
+    """Return lines of JSON that stand in for the user's rows."""
+    sums = [(a, b) for a in range(20) for b in range(10)]
+    rows = ({"instruction": f"What is {a} plus {b}?", "output": str(a + b)} for a, b in sums)
+    return [json.dumps(row) + "\n" for row in rows]

@@ -1,0 +1,167 @@
+"""A whole comparison in turn: the plan, the search, the runs, the report."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+
+from fedmoe.comparison.baselines import BASELINES
+from fedmoe.comparison.board import Board
+from fedmoe.comparison.config import Comparison
+from fedmoe.comparison.files import render_markdown, write_numbers, write_pages
+from fedmoe.comparison.plan import PlannedRun, first_plan, folder_of, results_of, search_of
+from fedmoe.comparison.result import MEAN, Result, read_result
+from fedmoe.comparison.runs import check_same_inputs, has_ended, run_to_end
+from fedmoe.comparison.runs import folder_of as run_folder
+from fedmoe.comparison.search import choose, chosen_settings, describe, read_trial
+from fedmoe.comparison.study import Case, Study, Trial, VariantInfo
+from fedmoe.config import Experiment
+from fedmoe.config.load import load
+from fedmoe.system.locks import alone_in
+
+
+def compare(
+    config: Path, overrides: Sequence[str] = (), quiet: bool = False, console: Console | None = None
+) -> Path:
+    """Run the comparison that a YAML file describes; see `run_comparison`.
+
+    Raises:
+        ConfigError: the file, the overrides or a run that they ask for are faulty.
+        FedMoEError: a finished run in the folder has other settings.
+    """
+    return run_comparison(load(Comparison, config, overrides), config, quiet, console)
+
+
+def run_comparison(
+    comparison: Comparison,
+    source: Path = Path("comparison"),
+    quiet: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Run what is missing of a comparison, write its report, and return its folder.
+
+    Args:
+        comparison: variants, cases and seeds.
+        source: the file that it comes from; a relative `experiment` starts at its folder.
+        quiet: show a line per run instead of a live table.
+        console: shows progress and the scores at the end; nothing is shown without one.
+
+    Raises:
+        ConfigError: a run that it asks for is faulty.
+        FedMoEError: a finished run in the folder has other settings.
+    """
+    console = console or Console(quiet=True)
+    # All runs of both, before the first one starts: a fault must not wait for hours.
+    first_plan(comparison, source)
+    searches = search_of(comparison, source)
+    parent = folder_of(comparison)
+    parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(parent, "comparison"):
+        trials = _search(searches, quiet, console)
+        runs = results_of(comparison, source, chosen_settings(trials))
+        study = _results(comparison, runs, trials, quiet, console)
+    if console.is_terminal:
+        console.print()
+    console.print(render_markdown(study, short=True), markup=False, soft_wrap=True)
+    return parent
+
+
+def _search(runs: Sequence[PlannedRun], quiet: bool, console: Console) -> list[Trial]:
+    """Return the outcome of every run of the search, with the best of each variant marked."""
+    if not runs:
+        return []
+    trials = []
+    with Board(runs, quiet=quiet, console=console) as board:
+        for run in runs:
+            folder, seconds, before = _done(run, board)
+            trials.append(read_trial(run, folder))
+            board.ended(run, trials[-1].score, seconds, before=before)
+    return choose(trials)
+
+
+def _results(
+    comparison: Comparison,
+    runs: Sequence[PlannedRun],
+    trials: Sequence[Trial],
+    quiet: bool,
+    console: Console,
+) -> Study:
+    """Return the comparison with all results; its report is written even if interrupted."""
+    results: list[Result] = []
+    parent = folder_of(comparison)
+    try:
+        with Board(runs, quiet=quiet, console=console) as board:
+            for run in runs:
+                folder, seconds, before = _done(run, board)
+                result = _result(run, folder)
+                assert result, folder
+                check_same_inputs(result, results)
+                results.append(result)
+                board.ended(run, result.scores[MEAN], seconds, before=before)
+                write_numbers(study_of(comparison, runs, results, trials), parent)
+    except BaseException:
+        if results:
+            with suppress(Exception):  # the user must see the cause, not a fault of this report
+                write_pages(study_of(comparison, runs, results, trials), parent)
+        raise
+    study = study_of(comparison, runs, results, trials)
+    write_pages(study, parent)
+    return study
+
+
+def _done(run: PlannedRun, board: Board) -> tuple[Path, float, bool]:
+    """Return the folder of a finished run, its seconds, and whether it had ended before."""
+    if has_ended(run.experiment):
+        folder = run_folder(run.experiment)
+        result = _result(run, folder)
+        return folder, result.seconds if result else 0.0, True
+    folder = run_to_end(run.experiment, board.begins(run))
+    return folder, board.progress.elapsed, False
+
+
+def study_of(
+    comparison: Comparison,
+    runs: Sequence[PlannedRun],
+    results: Sequence[Result],
+    trials: Sequence[Trial],
+) -> Study:
+    """Return the comparison as far as it got."""
+    experiments = {run.variant: run.experiment for run in reversed(runs)}
+    cases = [
+        Case(
+            name=name,
+            reference=comparison.reference,
+            results=tuple(r for r in results if r.case == name),
+            overrides=overrides,
+            target=comparison.target,
+            baselines=tuple(comparison.baselines),
+        )
+        for name, overrides in comparison.in_cases.items()
+    ]
+    return Study(
+        name=comparison.name,
+        reference=comparison.reference,
+        cases=tuple(case for case in cases if case.results),
+        variants={
+            name: VariantInfo(own, _about(comparison, name, experiments[name]))
+            for name, own in comparison.settings.items()
+        },
+        num_planned=len(runs),
+        trials=tuple(trials),
+        search=describe(comparison),
+    )
+
+
+def _result(run: PlannedRun, folder: Path) -> Result | None:
+    return read_result(run.variant, run.experiment.seed, folder, run.case, run.scored)
+
+
+def _about(comparison: Comparison, variant: str, experiment: Experiment) -> str:
+    """Return the first line of the docstring of a baseline, or of an aggregation."""
+    kind = comparison.baselines.get(variant)
+    described = BASELINES[kind] if kind else type(experiment.aggregation)
+    return (inspect.getdoc(described) or "").partition("\n")[0]

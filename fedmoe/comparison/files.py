@@ -1,0 +1,142 @@
+"""The files of a comparison: Markdown, CSV and JSON after every run, the page and its plots."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fedmoe.comparison import study_tables, tables
+from fedmoe.comparison.config import slug
+from fedmoe.comparison.fairness import fairness
+from fedmoe.comparison.headline import headline
+from fedmoe.comparison.plots import draw_case
+from fedmoe.comparison.result import Result
+from fedmoe.comparison.study import Case, Study, verdicts
+from fedmoe.report.page import render
+from fedmoe.report.plots import Picture
+from fedmoe.report.text_table import TextTable, markdown_sections, plain
+from fedmoe.system.files import write_bytes, write_json, write_text
+
+
+def write_numbers(study: Study, folder: Path) -> None:
+    """Write `comparison.md`, `.csv` and `.json`, which is quick enough for after every run."""
+    write_text(folder / "comparison.md", render_markdown(study))
+    write_json(folder / "comparison.json", as_json(study))
+    write_text(folder / "comparison.csv", as_csv(study))
+
+
+def write_pages(study: Study, folder: Path) -> None:
+    """Write `comparison.html`, and `plots/*.png` of every case."""
+    pictures = {case.name: draw_case(case) for case in study.cases}
+    for number, case in enumerate(study.cases):
+        plots = folder / "plots" / (f"{number}-{slug(case.name)}" if case.name else "")
+        plots.mkdir(parents=True, exist_ok=True)
+        for picture in pictures[case.name]:
+            write_bytes(plots / f"{picture.name}.png", picture.png)
+    write_text(folder / "comparison.html", render_page(study, pictures))
+
+
+def render_page(study: Study, pictures: dict[str, list[Picture]]) -> str:
+    """Return the comparison as one HTML page that needs no other file; `pictures` are by case."""
+    done = len(study.results)
+    complete = done == study.num_planned
+    return render(
+        "fedmoe.comparison",
+        "comparison.html",
+        title=study.name,
+        status="Finished" if complete else f"{done} of {study.num_planned} runs are finished",
+        complete=complete,
+        headlines=[
+            f"{case.name}: {headline(case)}" if case.name else headline(case)
+            for case in study.cases
+        ],
+        facts=study_tables.facts(study),
+        cases=[
+            (case, tables.scores(case), pictures[case.name], _more_tables(case))
+            for case in study.cases
+        ],
+        shown=[study_tables.variants(study), study_tables.search(study)],
+        folded=[
+            study_tables.settings(study),
+            study_tables.runs(study),
+            study_tables.versions(study),
+        ],
+    )
+
+
+def render_markdown(study: Study, *, short: bool = False) -> str:
+    """Return the tables as Markdown for a terminal, an issue or a README; `short`: scores alone."""
+    lines: list[str] = []
+    for case in study.cases:
+        if case.name:
+            lines += [f"# {plain(case.name)}", ""]
+        if short:
+            lines += [*tables.scores(case).markdown(), ""]
+        else:
+            lines += markdown_sections([tables.scores(case), *_more_tables(case)])
+    if not short:
+        all_runs = (study_tables.variants, study_tables.search, study_tables.versions)
+        lines += markdown_sections([table(study) for table in all_runs])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _more_tables(case: Case) -> list[TextTable]:
+    """Return the tables below the scores of a case."""
+    shown = (tables.differences, tables.clients, tables.costs, tables.reach, tables.experts)
+    return [table(case) for table in shown]
+
+
+def as_csv(study: Study) -> str:
+    """Return a row per run: scores, fairness and costs, in plain units."""
+    tiers = dict.fromkeys(tier for r in study.results for tier in r.scores)
+    costs = [*asdict(study.results[0].spent)] if study.results else []
+    even = ["mean_client", "worst_client", "worst_tenth", "jain_index"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", "variant", "seed", *tiers, *even, *costs, "seconds", "adapter_sha256"])
+    for r in study.results:
+        found = fairness(r)
+        fair = [*asdict(found).values()] if found else [None] * len(even)
+        scores = [r.scores.get(tier) for tier in tiers]
+        spent = [*asdict(r.spent).values()]
+        row = [r.case, r.variant, r.seed, *scores, *fair, *spent, r.seconds, r.adapter_sha256]
+        writer.writerow(row)
+    return text.getvalue()
+
+
+def as_json(study: Study) -> dict[str, Any]:
+    """Return everything the report shows, as numbers."""
+    return {
+        "name": study.name,
+        "reference": study.reference,
+        "num_planned": study.num_planned,
+        "variants": {name: asdict(variant) for name, variant in study.variants.items()},
+        "search": {"about": study.search, "trials": [asdict(t) for t in study.trials]},
+        "cases": [
+            {
+                "name": case.name,
+                "overrides": case.overrides,
+                "target": case.score_to_reach,
+                "differences": {v: asdict(found) for v, found in verdicts(case).items()},
+                "runs": [_run(result) for result in case.results],
+            }
+            for case in study.cases
+        ],
+    }
+
+
+def _run(r: Result) -> dict[str, Any]:
+    found, experts = fairness(r), r.extreme_experts
+    same = ("variant", "seed", "scores", "clients", "bytes_up", "client_seconds", "seconds")
+    hashes = ("adapter_sha256", "data_sha256", "settings", "environment")
+    return {
+        **{name: getattr(r, name) for name in (*same, *hashes)},
+        "fairness": asdict(found) if found else None,
+        "spent": asdict(r.spent),
+        "validation": [asdict(point) for point in r.points],
+        "starved_share": experts[0].tolist() if experts else None,
+        "captured_share": experts[1].tolist() if experts else None,
+    }

@@ -1,0 +1,238 @@
+"""The result of one finished run of a comparison: the numbers that its report shows."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from fedmoe.report.expert_load import relative_shares, starved_and_captured
+from fedmoe.report.ledger import Record
+from fedmoe.report.run import Run, read_run
+
+MEAN = "mean of tiers"
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Costs of a run up to the end of a round, all clients together."""
+
+    bytes_up: float = 0.0
+    bytes_down: float = 0.0
+    flops: float = 0.0
+    """Of local training."""
+    client_seconds: float = 0.0
+    """Sum of the clients' own training times."""
+    wall_seconds: float = 0.0
+    """Of the rounds, on the machine that simulated them."""
+    virtual_seconds: float | None = None
+    """Of the rounds, on the clients' virtual devices; None without such devices."""
+
+    @property
+    def bytes(self) -> float:
+        """Both ways."""
+        return self.bytes_up + self.bytes_down
+
+
+@dataclass(frozen=True)
+class Point:
+    """A validation score during the run, and the costs up to it."""
+
+    round: int
+    score: float
+    """Mean of the tiers."""
+    spent: Spent
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One finished run of one variant."""
+
+    variant: str
+    seed: int
+    scores: dict[str, float]
+    """Test score after the last round, by tier, and their mean."""
+    spent: Spent
+    """In all rounds."""
+    num_answers: int
+    """Updates that arrived."""
+    case: str = ""
+    seconds: float = 0.0
+    """Wall time of the whole run, including loading and evaluation."""
+    clients: dict[int, float] = field(default_factory=dict)
+    """Each client's expected score on its own mix of labels."""
+    points: tuple[Point, ...] = ()
+    counts: np.ndarray | None = None
+    """int64 (rounds, layers, experts): routed tokens."""
+    adapter_sha256: str = ""
+    data_sha256: str = ""
+    """Hash of the manifest; equal hashes mean the same examples for every client."""
+    settings: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def bytes_up(self) -> float:
+        """Mean bytes of a client's answer."""
+        return self.spent.bytes_up / max(self.num_answers, 1)
+
+    @property
+    def extreme_experts(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Per round, the shares of starved and of captured experts; see `expert_load`."""
+        return None if self.counts is None else starved_and_captured(self.counts)
+
+    @property
+    def client_seconds(self) -> float:
+        """Mean training seconds of a client's round."""
+        return self.spent.client_seconds / max(self.num_answers, 1)
+
+
+def as_scored(run: Run, scored: Mapping[str, tuple[int, ...]] | None) -> Run:
+    """Return a run with only the tiers that count, and the clients that are scored there.
+
+    Where clients of a baseline train at full budget, they are scored at the tier they can afford.
+    """
+    if scored is None:
+        return run
+    tiers = [replace(t, clients=scored[t.name]) for t in run.tiers if t.name in scored]
+    evaluations = [e for e in run.evaluations if e["tier"] in scored]
+    return replace(run, tiers=tiers, evaluations=evaluations)
+
+
+def read_result(
+    variant: str,
+    seed: int,
+    folder: Path,
+    case: str = "",
+    scored: Mapping[str, tuple[int, ...]] | None = None,
+) -> Result | None:
+    """Return the result of a run's folder, or None for a run that has not ended.
+
+    Args:
+        variant: whose run it is.
+        seed: of the run.
+        folder: of the run.
+        case: of the comparison.
+        scored: see `as_scored`; None takes all tiers, and clients where they train.
+
+    Raises:
+        FedMoEError: the folder has no ledger, or a damaged one.
+    """
+    run = as_scored(read_run(folder), scored)
+    if run.end is None:
+        return None
+    tested = {t.name: run.curve("test", t.name)[-1] for t in run.tiers}
+    scores = {tier: float(e["score"]) for tier, e in tested.items()}
+    spent = spending(run)
+    manifest = folder / "manifest.json"
+    return Result(
+        variant=variant,
+        seed=seed,
+        scores=scores | {MEAN: statistics.mean(scores.values())},
+        spent=spent[max(spent)],
+        num_answers=len(run.ok()),
+        case=case,
+        seconds=run.end["seconds"],
+        clients=_clients(run, tested),
+        points=_points(run, spent),
+        counts=_counts(folder / "activations.npz"),
+        adapter_sha256=run.end["adapter_sha256"],
+        data_sha256=hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else "",
+        settings=run.settings,
+        environment=run.environment,
+    )
+
+
+def spending(run: Run) -> dict[int, Spent]:
+    """Return the costs up to the end of each round; round 0 costs nothing."""
+    total = Spent(virtual_seconds=0.0)
+    after = {0: total}
+    for line in run.rounds:
+        done = [c for c in run.ok() if c["round"] == line["round"]]
+        virtual = line.get("virtual_seconds")
+        known = total.virtual_seconds is not None and virtual is not None
+        total = Spent(
+            total.bytes_up + sum(c["bytes_up"] for c in done),
+            total.bytes_down + sum(c["bytes_down"] for c in done),
+            total.flops + sum(c["flops"] for c in done),
+            total.client_seconds + sum(c["seconds"] for c in done),
+            total.wall_seconds + line["seconds"],
+            (total.virtual_seconds or 0.0) + (virtual or 0.0) if known else None,
+        )
+        after[line["round"]] = total
+    return after
+
+
+def last_validation(run: Run) -> tuple[float, float] | None:
+    """Return the last validation score and its loss, each the mean of the tiers; or None."""
+    curves = [run.curve("validation", tier.name) for tier in run.tiers]
+    if not all(curves):
+        return None
+    return (
+        statistics.mean(float(curve[-1]["score"]) for curve in curves),
+        statistics.mean(_loss(curve[-1]) for curve in curves),
+    )
+
+
+def mix_score(labels: Mapping[str, int], by_label: Mapping[str, float]) -> float | None:
+    r"""Return a client's expected score on examples with the same mix of labels as its own.
+
+    $$s_c = \sum_l n_{cl}\, s_l \,/\, \sum_l n_{cl}$$
+
+    over the labels l that were tested, with n the client's examples and s the test score of the
+    label at the client's tier. None where no label of the client was tested.
+
+    >>> mix_score({"lights": 3, "timers": 1}, {"lights": 0.5, "timers": 0.1})
+    0.4
+    """
+    known = {label: n for label, n in labels.items() if label in by_label}
+    total = sum(known.values())
+    return sum(n * by_label[label] for label, n in known.items()) / total if total else None
+
+
+def mean_load(results: Sequence[Result]) -> np.ndarray | None:
+    """Return the (layers, experts) relative shares over all rounds, the mean of all runs' own."""
+    loads = [relative_shares(r.counts.sum(0)) for r in results if r.counts is not None]
+    return np.mean(loads, axis=0) if loads else None
+
+
+def _points(run: Run, spent: dict[int, Spent]) -> tuple[Point, ...]:
+    by_round: dict[int, list[float]] = {}
+    for e in run.evaluations:
+        if e["split"] == "validation":
+            by_round.setdefault(e["round"], []).append(float(e["score"]))
+    return tuple(
+        Point(round, statistics.mean(scores), spent[round])
+        for round, scores in sorted(by_round.items())
+        if len(scores) == len(run.tiers) and round in spent
+    )
+
+
+def _clients(run: Run, tested: dict[str, Record]) -> dict[int, float]:
+    """Return each client's score with its own adapter; empty where one client stood for all."""
+    scores = {}
+    if sum(len(tier.clients) for tier in run.tiers) < len(run.labels):
+        return {}
+    for tier in run.tiers:
+        test = tested[tier.name]
+        own = test.get("by_client") or {}
+        for client in tier.clients:
+            by_label = own.get(str(client), test.get("by_label", {}))
+            scores[client] = mix_score(run.labels.get(client, {}), by_label)
+    return {client: score for client, score in sorted(scores.items()) if score is not None}
+
+
+def _counts(path: Path) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        counts = arrays["by_round"]
+    return counts if counts.sum() else None
+
+
+def _loss(evaluation: Record) -> float:
+    """A loss that was not finite is null in the ledger."""
+    return float("inf") if evaluation["loss"] is None else float(evaluation["loss"])

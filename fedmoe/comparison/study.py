@@ -1,0 +1,146 @@
+"""A comparison as one value: its cases, their results, and the search for settings."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fedmoe.comparison.paired import Difference, difference, holm, wilcoxon
+from fedmoe.comparison.result import MEAN, Result, Spent
+from fedmoe.report.units import DASH
+
+TARGET_SHARE = 0.9
+"""Share of the reference's last validation score that is the target if none is set."""
+
+
+@dataclass(frozen=True)
+class VariantInfo:
+    """A variant's settings, and a sentence about its strategy."""
+
+    overrides: tuple[str, ...] = ()
+    about: str = ""
+    """The first line of its aggregation's, or its baseline's, docstring."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the search for a variant's hyper-parameters, on a separate seed."""
+
+    variant: str
+    settings: tuple[str, ...]
+    score: float
+    """Last validation score, mean of the tiers."""
+    loss: float
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One setting of everything that variants share; variants are compared within a case."""
+
+    name: str
+    reference: str
+    results: tuple[Result, ...]
+    overrides: tuple[str, ...] = ()
+    target: float | None = None
+    baselines: tuple[str, ...] = ()
+    """Variants that show what is lost or gained by federating; they do not compete."""
+
+    @property
+    def tiers(self) -> list[str]:
+        """The names of the tiers, without their mean."""
+        return [name for name in self.results[0].scores if name != MEAN]
+
+    @property
+    def variants(self) -> dict[str, list[Result]]:
+        """Each variant's runs by seed; variants in the order of their first runs."""
+        names = dict.fromkeys(r.variant for r in self.results)
+        return {
+            name: sorted((r for r in self.results if r.variant == name), key=lambda r: r.seed)
+            for name in names
+        }
+
+    def paired(self, variant: str) -> list[tuple[Result, Result]]:
+        """Return the variant's and the reference's run of every seed that both have."""
+        theirs = {r.seed: r for r in self.variants.get(self.reference, [])}
+        return [(r, theirs[r.seed]) for r in self.variants[variant] if r.seed in theirs]
+
+    @property
+    def score_to_reach(self) -> float | None:
+        """The target, or nine tenths of the reference's mean last validation score."""
+        if self.target is not None:
+            return self.target
+        last = [r.points[-1].score for r in self.variants.get(self.reference, []) if r.points]
+        return TARGET_SHARE * statistics.mean(last) if last else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything the report of a comparison shows; missing runs are still to come."""
+
+    name: str
+    reference: str
+    cases: tuple[Case, ...]
+    variants: dict[str, VariantInfo]
+    num_planned: int
+    trials: tuple[Trial, ...] = ()
+    search: str = ""
+    """A sentence on how settings were searched."""
+
+    @property
+    def results(self) -> list[Result]:
+        """Every finished run."""
+        return [result for case in self.cases for result in case.results]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The comparison of a variant with the reference."""
+
+    by_tier: dict[str, Difference]
+    """Differences by tier, and that of the tiers' mean."""
+    num_pairs: int
+    """Number of (seed, tier) pairs that both have."""
+    p: float
+    p_holm: float
+
+
+def verdicts(case: Case) -> dict[str, Verdict]:
+    """Return the verdict on every variant but the reference, on the seeds that both have.
+
+    The signed-rank test takes one pair for every seed and tier. Over seeds alone it could not
+    reject anything: three pairs have a p of at least 0.25. Over clients it would count the same
+    few scores by label again and again. Pairs of one seed share its data and its adapters, so p
+    tends to be too small: read it with the interval, which takes a seed as one pair.
+    """
+    found: dict[str, tuple[dict[str, Difference], int, float]] = {}
+    for variant in case.variants:
+        pairs = case.paired(variant)
+        if variant == case.reference or not pairs:
+            continue
+        by_tier = {
+            tier: difference([a.scores[tier] for a, _ in pairs], [b.scores[tier] for _, b in pairs])
+            for tier in (*case.tiers, MEAN)
+        }
+        both = [(a.scores[t], b.scores[t]) for a, b in pairs for t in case.tiers]
+        p = wilcoxon([a for a, _ in both], [b for _, b in both])
+        found[variant] = by_tier, len(both), p
+    adjusted = holm([p for *_, p in found.values()])
+    return {
+        variant: Verdict(by_tier, number, p, raised)
+        for (variant, (by_tier, number, p)), raised in zip(found.items(), adjusted, strict=True)
+    }
+
+
+def spent_to_reach(result: Result, score: float) -> Spent | None:
+    """Return the costs up to the first validation score of at least `score`, or None."""
+    return next((point.spent for point in result.points if point.score >= score), None)
+
+
+def spread(values: Sequence[float], text: Callable[[float], str]) -> str:
+    """Return mean ± standard deviation as text; one value alone, or a dash without any."""
+    if not values:
+        return DASH
+    mean = text(statistics.mean(values))
+    return f"{mean} ± {text(statistics.stdev(values))}" if len(values) > 1 else mean

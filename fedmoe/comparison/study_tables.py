@@ -1,0 +1,105 @@
+"""The tables of a whole comparison: variants, search, shared settings, runs, versions."""
+
+from __future__ import annotations
+
+from fedmoe.comparison.result import MEAN
+from fedmoe.comparison.study import Study
+from fedmoe.report.text_table import TextTable, pairs_table
+from fedmoe.report.units import DASH, number_text, percent_text, seconds_text
+
+OWN = ("name", "seed", "simulation.folder")
+"""Settings in which the runs of one variant differ."""
+NOT_COMPARED = ("started",)
+
+
+def facts(study: Study) -> list[tuple[str, str]]:
+    """Return the size and the state of a comparison as names and values."""
+    results = study.results
+    if not results:
+        return []
+    splits: dict[tuple[str, int], set[str]] = {}
+    for case in study.cases:
+        for r in case.results:
+            if r.variant not in case.baselines:  # one of which pools all data
+                splits.setdefault((r.case, r.seed), set()).add(r.data_sha256)
+    same = all(len(found) == 1 for found in splits.values())
+    known = [
+        ("Variants", str(len({r.variant for r in results}))),
+        ("Reference", study.reference),
+        ("Seeds", ", ".join(map(str, sorted({r.seed for r in results})))),
+        ("Cases", str(len(study.cases)) if len(study.cases) > 1 else ""),
+        ("Runs", f"{len(results)} of {study.num_planned}"),
+        ("Time of all runs", seconds_text(sum(r.seconds for r in results))),
+        ("Clients' data alike per seed", "yes, by hash" if same else "no"),
+    ]
+    return [(name, value) for name, value in known if value]
+
+
+def variants(study: Study) -> TextTable:
+    """Return a row per variant: its strategy and its settings."""
+    chosen = {t.variant: " ".join(t.settings) for t in study.trials if t.chosen}
+    table = TextTable.of(
+        "What is compared",
+        study.variants.items(),
+        ("", lambda item: item[0]),
+        ("aggregation", lambda item: item[1].about or DASH),
+        ("settings", lambda item: " ".join(item[1].overrides) or DASH),
+        ("searched", lambda item: chosen.get(item[0], DASH)),
+        num_words=4,
+    )
+    return table if chosen else table.without("searched")
+
+
+def search(study: Study) -> TextTable:
+    """Return a row per point of the search; all variants have the same points."""
+    return TextTable.of(
+        "Search for hyper-parameters",
+        study.trials,
+        ("", lambda t: t.variant),
+        ("settings", lambda t: " ".join(t.settings)),
+        ("validation score", lambda t: percent_text(t.score)),
+        ("loss", lambda t: number_text(t.loss)),
+        ("", lambda t: "chosen" if t.chosen else ""),
+        num_words=2,
+        note=study.search,
+    )
+
+
+def settings(study: Study) -> TextTable:
+    """Return the settings that all runs share, with which they can be repeated."""
+    first, *others = [r.settings for r in study.results] or [{}]
+    common = [
+        (name, value)
+        for name, value in first.items()
+        if name not in OWN and all(other.get(name) == value for other in others)
+    ]
+    return pairs_table("Settings of all runs", ("setting", "value"), common)
+
+
+def versions(study: Study) -> TextTable:
+    """Return the environments of the runs; where they differ, all values of a part."""
+    environments = [r.environment for r in study.results]
+    names = dict.fromkeys(name for e in environments for name in e if name not in NOT_COMPARED)
+    pairs = [
+        (name, ", ".join(sorted({e.get(name, DASH) for e in environments})))
+        for name in names
+        if name
+    ]
+    return pairs_table("Environment", ("part", "version"), pairs)
+
+
+def runs(study: Study) -> TextTable:
+    """Return a row per run, with the hashes that tell whether a repetition is identical."""
+    table = TextTable.of(
+        "Runs",
+        study.results,
+        ("", lambda r: r.variant),
+        ("case", lambda r: r.case or DASH),
+        ("seed", lambda r: str(r.seed)),
+        (MEAN, lambda r: percent_text(r.scores[MEAN])),
+        ("time", lambda r: seconds_text(r.seconds)),
+        ("data", lambda r: r.data_sha256[:8] or DASH),
+        ("adapter SHA-256", lambda r: r.adapter_sha256[:16] or DASH),
+        num_words=2,
+    )
+    return table.without_empty("case")

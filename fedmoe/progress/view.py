@@ -1,0 +1,66 @@
+"""A view that is redrawn twice a second on a terminal, with plain lines above or instead of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+
+class LiveView(ABC):
+    """Shows a changing state on a console while it is open as a context.
+
+    rich draws on a separate thread, so a state never changes: `_now` replaces it by another one.
+    """
+
+    def __init__(self, console: Console, *, drawn: bool) -> None:
+        """Draw on `console` if it is a terminal and `drawn` is set; else `live` is None.
+
+        The state must exist before: rich asks for the first view at once.
+        """
+        self.console = console
+        drawing = drawn and console.is_terminal
+        self.live = (
+            Live(console=console, get_renderable=self._render, refresh_per_second=2)
+            if drawing
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.live:
+            self._now(phase="interrupted" if error else "finished")
+            self.live.stop()
+
+    @abstractmethod
+    def _now(self, **changes: Any) -> Any:
+        """Replace fields of the state, `phase` among them, and return it."""
+
+    @abstractmethod
+    def _render(self) -> RenderableType:
+        """Return the view of the present state."""
+
+    def _line(self, text: str) -> None:
+        """Print an event as one line: rich would wrap it at 80 columns and colour its numbers."""
+        self.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def plain_table(*columns: str, words: tuple[str, ...]) -> Table:
+    """Return an empty table without lines; columns in `words` are aligned left, others right."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in columns:
+        table.add_column(name, justify="left" if name in words else "right")
+    return table

@@ -1,0 +1,83 @@
+"""Tables as text in rows and columns; HTML, Markdown and terminals show the same cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from fedmoe.report.units import DASH
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A titled table; its first `num_words` columns hold words, the others numbers."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    num_words: int = 1
+    note: str = ""
+
+    @staticmethod
+    def of(
+        title: str,
+        items: Iterable[T],
+        *columns: tuple[str, Callable[[T], str]],
+        num_words: int = 1,
+        note: str = "",
+    ) -> TextTable:
+        """Return a table with a row per item; a column is a heading and the text of one item.
+
+        >>> TextTable.of("Squares", [2, 3], ("n", str), ("squared", lambda n: str(n * n))).rows
+        [['2', '4'], ['3', '9']]
+        """
+        rows = [[text(item) for _, text in columns] for item in items]
+        return TextTable(title, [name for name, _ in columns], rows, num_words, note)
+
+    def without(self, *names: str) -> TextTable:
+        """Return the table without the named columns."""
+        return self._keep([i for i, name in enumerate(self.columns) if name not in names])
+
+    def without_empty(self, *names: str) -> TextTable:
+        """Return the table without those of the named columns that hold dashes alone.
+
+        Without names, every column but the first may go.
+        """
+        empty = [all(row[i] == DASH for row in self.rows) for i in range(len(self.columns))]
+        may_go = [name in names if names else i > 0 for i, name in enumerate(self.columns)]
+        return self._keep([i for i in range(len(empty)) if not (empty[i] and may_go[i])])
+
+    def markdown(self) -> list[str]:
+        """Return the lines of the table in Markdown."""
+        rules = [":--" if i < self.num_words else "--:" for i in range(len(self.columns))]
+        rows = [self.columns, rules, *([plain(cell) for cell in row] for row in self.rows)]
+        return ["| " + " | ".join(row) + " |" for row in rows]
+
+    def _keep(self, indices: list[int]) -> TextTable:
+        columns, *rows = ([row[i] for i in indices] for row in (self.columns, *self.rows))
+        return replace(self, columns=columns, rows=rows)
+
+
+def pairs_table(
+    title: str, columns: tuple[str, str], pairs: Iterable[tuple[str, str]]
+) -> TextTable:
+    """Return a table of names and values, such as settings."""
+    return TextTable(title, [*columns], [[*pair] for pair in pairs], num_words=2)
+
+
+def markdown_sections(tables: Iterable[TextTable], *, notes: bool = True) -> list[str]:
+    """Return the lines of titled tables in Markdown; those without rows are left out."""
+    lines = []
+    for table in tables:
+        if table.rows:
+            lines += [f"## {plain(table.title)}", "", *table.markdown(), ""]
+            lines += [plain(table.note), ""] if notes and table.note else []
+    return lines
+
+
+def plain(text: str) -> str:
+    """Return text that can neither end its cell or line nor become HTML."""
+    return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")

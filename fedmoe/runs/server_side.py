@@ -1,0 +1,116 @@
+"""The server side of a run: members, tasks, limits and the global state, without anybody's rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from fedmoe.adapter import Adapter
+from fedmoe.config.schema import Experiment
+from fedmoe.messages.codec import Message, Task, Update, unpack_update
+from fedmoe.messages.validation import LARGEST_DELTA, Limits
+from fedmoe.rounds import Member, ServerState
+from fedmoe.runs.data import DataFacts
+from fedmoe.runs.setup import Setup
+
+MARGIN = 10.0
+"""How many times as far as training can move a value the server accepts."""
+MOST_SCORED = 4
+"""Clients of a tier whose mean score is the tier's, where each has experts of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class ServerSide:
+    """Plans what clients are sent, and checks what they answer."""
+
+    setup: Setup
+    members: tuple[Member, ...]
+    facts: DataFacts
+    requested: Experiment
+    """The experiment as it was given: an automatic budget is still to be planned there."""
+    run_id: str = "run"
+    """Names the run on every machine: a node never mixes up the client states of two runs."""
+    nodes_code: Path | None = None
+    """The code that clients run beside this package, where they have their own machines."""
+
+    @property
+    def clients_per_round(self) -> int:
+        """Return how many clients take part in one round."""
+        return min(self.setup.experiment.clients_per_round or len(self.members), len(self.members))
+
+    def first_state(self) -> ServerState:
+        """Return the state before round 1."""
+        setup = self.setup
+        adapter = setup.experiment.aggregation.first_state(setup.initial)
+        return ServerState(0, adapter, {t: self.rescaler(k) for t, k in setup.top_ks.items()})
+
+    def rescaler(self, top_k: int) -> Tensor:
+        """Return a tier's factors before round 1, float32 (layers,)."""
+        model = self.setup.model
+        return model.rescaling.initial(model.layout.num_layers, model.full_top_k, top_k)
+
+    def send(self, state: Adapter, tier: str) -> Adapter:
+        """Return what a client of this tier is sent of the global state."""
+        return self.setup.experiment.aggregation.send(state, self.setup.plain(tier))
+
+    def send_to(self, state: Adapter, member: Member) -> Adapter:
+        """Return what a member is sent of the global state; see `rounds.Send`."""
+        return self.send(state, member.tier)
+
+    def scored(self, tier: str) -> list[int]:
+        """Return the clients whose mean score stands for the tier's.
+
+        Any one, where all compute with the same model; the tier's first few, where each holds its
+        own subset of experts; all, where each stores a part of the model.
+        """
+        mine = [m.client for m in self.members if m.tier == tier]
+        if self.setup.experiment.aggregation.personal:
+            return mine
+        return mine[:MOST_SCORED] if mine and self.setup.subset(tier) else [0]
+
+    def read(self, message: Message, task: Task) -> Update:
+        """Return the checked update in an answer to `task`.
+
+        Raises:
+            WireError: the message is no answer that an honest client could give.
+        """
+        setup, limits = self.setup, self.limits(task)
+        e, model = setup.experiment, setup.model
+        if not e.gating.exact_counts:
+            limits = replace(limits, per_token=e.gating.per_token)
+        elif model.family.capacity:
+            limits = replace(limits, per_token=lambda top_k: (0.0, float(top_k)))
+        if len(stacks := Counter(model.stacks)) > 1:
+            limits = replace(limits, stacks=tuple(stacks.values()))
+        if subset := setup.subset(task.tier):
+            limits = replace(limits, most_experts=subset.keep, merges=subset.merges)
+        layout = setup.layouts(task.tier, task.round).update
+        learns = e.rescaling.learned
+        return unpack_update(message, layout, task, e.upload, learns_rescaler=learns, limits=limits)
+
+    def limits(self, task: Task) -> Limits:
+        """Return the most that an honest client can send in answer to a task.
+
+        Ten times what training can move a value by (`Training.reach`), from what was sent, or from
+        what a client may have made of its own part since round 1; and what the strategy adds. What
+        rounding left out of earlier updates is within the ten times. What `top_k` left out adds up:
+        a client may owe all that it ever changed, which is as much again for every round.
+        """
+        setup, training = self.setup, self.setup.training_of(task.tier)
+        e, start = setup.experiment, 0.0
+        if training.weight_decay:
+            start = max(task.adapter.largest(), setup.initial.largest())
+            start += task.round * replace(training, weight_decay=0.0).reach()
+        owing = e.upload.owes_more and e.upload.error_feedback
+        most, free = e.aggregation.reach(task, training.reach(start))
+        most = min(most * (MARGIN + task.round * owing), LARGEST_DELTA)
+        rescaler = 0.0
+        if e.rescaling.learned:
+            rate = e.rescaling.learning_rate
+            learned = replace(training, learning_rate=rate, weight_decay=0.0)
+            rescaler = min(MARGIN * learned.reach(), LARGEST_DELTA)
+        why = f"ten times what {training.steps} steps of AdamW can move"
+        return Limits(e.admission.most_examples, most, free, why, rescaler)

@@ -1,0 +1,70 @@
+"""What both sides of a run share: the model, the tiers and the strategy's layouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fedmoe.adapter import Adapter, Layout
+from fedmoe.aggregation.strategy import Layouts
+from fedmoe.budget import Tier
+from fedmoe.config.schema import Experiment
+from fedmoe.errors import WireError
+from fedmoe.models.adapted import AdaptedModel
+from fedmoe.models.memory.subset import Subset
+from fedmoe.training.settings import Training
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """The part of a run that follows from the experiment alone, the same on every machine."""
+
+    experiment: Experiment
+    """The experiment as it is run: an automatic budget has been planned."""
+    model: AdaptedModel
+    tokenizer: Any
+    tiers: dict[str, Tier]
+    training: Training
+    initial: Adapter
+    """The adapter before round 1, which changes nothing."""
+    base: str
+    """A digest of the frozen model as it was loaded."""
+
+    @property
+    def top_ks(self) -> dict[str, int]:
+        """Each tier's number of active experts."""
+        return {name: tier.top_k for name, tier in self.tiers.items()}
+
+    def tier(self, name: str) -> Tier:
+        """Return a tier by its name.
+
+        Raises:
+            WireError: there is no such tier.
+        """
+        if name not in self.tiers:
+            raise WireError(f"there is no tier {name!r}; the tiers are {', '.join(self.tiers)}")
+        return self.tiers[name]
+
+    def plain(self, tier: str) -> Layout:
+        """Return the layout of every tensor that LoRA adds, at the rank of a tier's clients."""
+        layout, rank = self.model.layout, self.tier(tier).rank
+        return layout if rank in (None, layout.rank) else layout.with_rank(rank)
+
+    def layouts(self, tier: str, round: int) -> Layouts:
+        """Return what a tier's client receives, trains and sends in a round, and what it stores."""
+        return self.experiment.aggregation.layouts(self.plain(tier), round)
+
+    def training_of(self, tier: str) -> Training:
+        """Return the training settings of a tier's clients."""
+        changes = self.tier(tier).training_changes
+        return replace(self.training, **changes) if changes else self.training
+
+    def subset(self, tier: str) -> Subset | None:
+        """Return the subset of experts that a tier's clients hold; None where they hold all."""
+        subset = self.tier(tier).subset
+        return subset if subset and subset.keep < self.model.layout.num_experts else None
+
+    def configure_experts(self, tier: str) -> None:
+        """Let the model compute with all experts, stored as on this tier's devices."""
+        self.model.kept.clear()
+        self.model.frozen.use(self.tier(tier).frozen)

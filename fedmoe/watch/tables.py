@@ -1,0 +1,135 @@
+"""The tables that `fedmoe status` and the live page share."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fedmoe.report.fields import live_cells, live_headings
+from fedmoe.report.text_table import TextTable
+from fedmoe.report.units import (
+    DASH,
+    bytes_text,
+    count_text,
+    number_text,
+    percent_text,
+    seconds_text,
+)
+from fedmoe.watch.state import ClientState, FolderState, RunState, Score, Unreadable
+
+MOST_CLIENTS = 200
+"""Clients of a round that are listed; failed ones first, if there are more."""
+SIGNS = {"ok": "\u2713 ok", "failed": "\u2717 failed", "awaited": "\u2026 not heard yet"}
+"""Told apart without colour."""
+
+
+def scores(now: RunState) -> TextTable:
+    """Return, per tier, the newest validation and test scores, and the base model's."""
+    rows = []
+    for tier in now.tiers:
+        newest = [cell for name in ("validation", "test") for cell in _score(tier.newest(name))]
+        rows.append([tier.name, count_text(tier.top_k), *_score(tier.base)[:2], *newest])
+    columns = ["tier", "k", "base", "loss", "validation", "loss", "round", "test", "loss", "round"]
+    if all(row[7] == DASH for row in rows):  # no test but the base model's yet
+        columns, rows = columns[:7], [row[:7] for row in rows]
+    score = now.score_name.capitalize()
+    note = f"{score}, newest; loss per token. Base: without an adapter, on test."
+    return TextTable("Scores per tier", columns, rows, note=note)
+
+
+def clients(now: RunState, most: int = MOST_CLIENTS) -> TextTable:
+    """Return the clients of the round with tier, state, and their measurements."""
+    found = now.clients
+    if cut := max(0, len(found) - most):
+        found = sorted(found, key=lambda c: c.state != "failed")[:most]
+    answered = sum(c.state != "awaited" for c in now.clients)
+    note = f"{answered} of {len(now.clients) + now.unnamed} clients have answered."
+    if now.unnamed:
+        note += f" The names of the other {now.unnamed} are known when they answer."
+    if cut:
+        note += f" {cut} are not listed."
+    table = TextTable.of(
+        f"Clients of round {now.round}",
+        found,
+        ("client", lambda c: str(c.client)),
+        ("tier", lambda c: c.tier),
+        ("state", lambda c: SIGNS[c.state] + (f": {c.reason}" if c.reason else "")),
+        ("k", lambda c: count_text(c.top_k)),
+        *((name, partial(_live, number)) for number, name in enumerate(live_headings())),
+        ("virtual time", lambda c: seconds_text(c.virtual_seconds)),
+        ("steps stale", lambda c: count_text(c.staleness)),
+        num_words=3,
+        note=note,
+    )
+    return table.without_empty("virtual time", "steps stale")
+
+
+def failures(now: RunState) -> TextTable:
+    """Return the reasons for which updates were kept out of the average, in all rounds."""
+    return TextTable.of(
+        "Updates refused or lost",
+        now.quarantine,
+        ("last reason", lambda group: group.reason),
+        ("code", lambda group: group.code or DASH),
+        ("clients", lambda group: _listed(group.clients)),
+        ("times", lambda group: count_text(group.count)),
+        ("last in round", lambda group: count_text(group.last_round)),
+        num_words=3,
+        note="Numbers in a reason may differ from time to time.",
+    )
+
+
+def costs(now: RunState) -> TextTable:
+    """Return, per tier, the work of its clients in all rounds."""
+    table = TextTable.of(
+        "All rounds so far",
+        now.tiers,
+        ("tier", lambda t: t.name),
+        ("device", lambda t: t.device or DASH),
+        ("clients", lambda t: count_text(t.num_clients)),
+        ("answers", lambda t: count_text(t.answers)),
+        ("failed", lambda t: count_text(t.failures or None)),
+        ("tokens", lambda t: count_text(t.tokens)),
+        ("time of one", lambda t: seconds_text(t.seconds / t.answers if t.answers else None)),
+        ("sent", lambda t: bytes_text(t.bytes_down)),
+        ("sent back", lambda t: bytes_text(t.bytes_up)),
+        num_words=2,
+    )
+    return table.without_empty("device")
+
+
+def runs(folder: FolderState) -> TextTable:
+    """Return a row per run: its progress and its newest scores."""
+    tiers = dict.fromkeys(t.name for r in folder.runs if isinstance(r, RunState) for t in r.tiers)
+    rows = []
+    for run in folder.runs:
+        if isinstance(run, Unreadable):
+            rows.append([run.run, run.error, *[DASH] * (len(tiers) + 3)])
+            continue
+        newest = {t.name: t.scores[-1].score for t in run.tiers if t.scores}
+        rows.append(
+            [
+                run.run,
+                run.phase,
+                f"{run.num_finished}/{run.num_rounds}",
+                seconds_text(run.seconds_left),
+                count_text(run.num_failures or None),
+                *(percent_text(newest.get(t)) for t in tiers),
+            ]
+        )
+    columns = ["run", "state", "rounds", "left", "failed", *tiers]
+    return TextTable("Runs", columns, rows, num_words=2, note="Newest score of each tier.")
+
+
+def _live(number: int, c: ClientState) -> str:
+    return live_cells(c.reported)[number]
+
+
+def _score(score: Score | None) -> list[str]:
+    if score is None:
+        return [DASH] * 3
+    return [percent_text(score.score), number_text(score.loss), str(score.round)]
+
+
+def _listed(clients: tuple[int, ...], most: int = 8) -> str:
+    shown = ", ".join(map(str, clients[:most]))
+    return shown if len(clients) <= most else f"{shown} and {len(clients) - most} more"
