@@ -22,7 +22,6 @@ from fedmoe.data.text import Batch, Tokens, evaluation_batches, training_batches
 from fedmoe.errors import DataError
 from fedmoe.messages.records import Task, Update
 from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.seeds import generator, numpy_rng
 from fedmoe.training.router_losses import NO_LOSSES, RouterLosses, RouterTraining, router_training
 from fedmoe.training.settings import Training
@@ -144,7 +143,7 @@ def _optimise(
     flat = nn.Parameter(theta)
     groups = [{"params": [flat], "scale": 1.0}]
     rescaler = None
-    if isinstance(model.rescaling, LearnedRescaling):
+    if model.rescaling.learned:
         rescaler = model.train_rescaler()
         ratio = model.rescaling.learning_rate / settings.learning_rate
         groups.append({"params": [rescaler], "scale": ratio, "weight_decay": 0.0})

@@ -34,7 +34,8 @@ class Training:
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of a step's gradient."""
     recompute: bool = False
-    """Compute the experts' activations again in backward: less memory, more time, the same bits."""
+    """Compute the experts' activations again in backward: less memory, more time, and a bitwise
+    identical result."""
     probe_examples: Annotated[int, Field(ge=1)] = 32
     """Local examples on which the loss is measured before and after the round."""
 
