@@ -74,12 +74,8 @@ def train_client(
         else:
             client = LocalClient(model, batches, task, local)
             metrics = run_step(settings.local_step, client)
-            after, tokens, rescaler, steps = (
-                client.after(),
-                client.tokens,
-                task.rescaler,
-                client.steps,
-            )
+            after, rescaler = client.after(), task.rescaler
+            tokens, steps = client.tokens, client.steps
     model.set_budget(task.top_k, rescaler)
     counts = counts.cpu()
     delta = keep_untouched(local.finish(after, counts), counts)

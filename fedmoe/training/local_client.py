@@ -37,8 +37,8 @@ class LocalClient:
     ) -> None:
         if not local.whole:
             raise FedMoEError(
-                "training.local_step moves the whole adapter, and this strategy trains a part of it; use "
-                "a strategy that trains every value, such as fedavg or flame"
+                "training.local_step moves the whole adapter, and this strategy trains a part of "
+                "it; use a strategy that trains every value, such as fedavg or flame"
             )
         self.model, self.task, self._batches = model, task, batches
         self.flat = nn.Parameter(model.flat)
@@ -75,9 +75,7 @@ class LocalClient:
                 "training.local_step trained on no batch: `client.loss` was never called"
             )
         if not bool(torch.isfinite(self.flat).all()):
-            raise FedMoEError(
-                f"client {self.task.client} diverged in training.local_step: not finite"
-            )
+            raise FedMoEError(f"client {self.task.client} diverged: training.local_step")
         return Adapter(self.model.bound, self.model.flat.to("cpu", copy=True))
 
 
@@ -96,7 +94,5 @@ def run_step(step: LocalStep, client: LocalClient) -> dict[str, float]:
         return {}
     if not isinstance(metrics, dict):
         kind = type(metrics).__name__
-        raise FedMoEError(
-            f"training.local_step returned {kind}; expected a dict of metrics, or None"
-        )
+        raise FedMoEError(f"training.local_step returned {kind}; expected a dict or None")
     return {str(name): float(value) for name, value in metrics.items()}
