@@ -7,12 +7,11 @@ from logging import INFO, WARNING
 from types import TracebackType
 from typing import Self
 
-from flwr.supercore import log
-
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.messages.codec import Failure, Task, Update
 from fedmoe.rounds import ServerState
 from fedmoe.runs.workers import Injected, Replaced, Schedule
+from server.private import log
 
 
 class LogLines:
