@@ -1,4 +1,4 @@
-"""What runs beside the SuperLink: a Flower ServerApp that runs a session over Flower's grid.
+"""The server: a Flower ServerApp beside the SuperLink that runs a session over Flower's grid.
 
 In reading order:
     app.py        reads the run config, loads the experiment, runs the session

@@ -1,4 +1,4 @@
-"""What a node says of itself, checked, and whether it fits this server; see `clients/about.py`."""
+"""A node's description, validated, and whether it fits this server; see `clients/about.py`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class About:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a node must be to get tasks."""
+    """The requirements on a node that gets tasks."""
 
     code: str
     num_clients: int

@@ -64,7 +64,7 @@ def check_nonce(content: RecordDict, nonce: str) -> None:
 
 
 def read_about(content: RecordDict) -> dict[str, Any]:
-    """What a node says of itself, not checked yet.
+    """Return a node's description of itself, not validated yet.
 
     Raises:
         WireError: it refuses to say, and why.

@@ -1,4 +1,4 @@
-"""Which nodes are there, whether they fit, which are busy, and which may serve a client."""
+"""The nodes that are present: whether they fit, are busy, and may serve a client."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Nodes:
         """Nodes that fit, in the order in which they said so."""
         self.refused: dict[int, str] = {}
         self.busy: dict[int, str] = {}
-        """What a node has let go by."""
+        """The messages that a node has missed."""
         self.fresh: set[int] = set()
         """Nodes whose first answer is still awaited."""
         self.registered: dict[int, str] = {}
@@ -132,7 +132,7 @@ class Nodes:
         return f"no node holds the data of client {client}"
 
     def label(self, node: int) -> str:
-        """What a node is called in the log and in reasons."""
+        """Return a node's name in the log and in reasons."""
         about = self.known.get(node)
         return about.name if about and about.name else f"node {node}"
 
@@ -164,7 +164,7 @@ class Nodes:
                 self.post.send(node, MessageType.QUERY, content, QUESTION, seconds)
 
     def _learn(self, item: Arrived) -> list[Arrived]:
-        """What a node says of itself; the result are tasks that it has thereby shown to be lost."""
+        """Take a node's description; return the tasks that it thereby shows to be lost."""
         node, answer = item.letter.node, item.answer
         self.fresh.discard(node)
         if isinstance(answer, Lost) and answer.code in ("late", "gone", "crashed"):
@@ -226,7 +226,7 @@ class Nodes:
         self.present = [other for other in self.present if other != node]
 
     def _clash(self, node: int) -> str | None:
-        """Which other node has this one's name."""
+        """Return another node that has this one's name."""
         name = self.known[node].name
         if node in self.usable() or node not in self.present:
             return None

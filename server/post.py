@@ -55,7 +55,7 @@ class Letter:
     client: int | None
     """Whose task it is; None asks a node who it is."""
     about: str
-    """What it is, for the log."""
+    """Its description for the log."""
     seconds: float
     end: float
     """When it is given up, by the clock."""
@@ -76,12 +76,12 @@ class Lost:
 
 @dataclass(frozen=True)
 class Arrived:
-    """What came of a letter."""
+    """The outcome of a letter."""
 
     letter: Letter
     answer: RecordDict | Lost
     late_seconds: float | None = None
-    """How long ago the letter was given up; None for one that was still open."""
+    """Seconds since the letter was given up; None for one that was still open."""
 
 
 class Post:
@@ -121,7 +121,7 @@ class Post:
             self.unsent.append(letter)
 
     def arrived(self) -> list[Arrived]:
-        """What has come since the last look; waits a moment if nothing has.
+        """Return what has arrived since the last look; wait a moment if nothing has.
 
         A letter may be given up while its reply is under way, which is then late when it comes.
         """

@@ -51,7 +51,7 @@ class Pulls:
         self.under_way: list[Pull] = []
 
     def replies(self, numbers: Sequence[str]) -> list[Message]:
-        """What has come for these messages, and for those of earlier looks.
+        """Return what has arrived for these messages, and for those of earlier looks.
 
         Raises:
             BaseException: what Flower raised in a call.

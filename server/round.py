@@ -170,7 +170,7 @@ class Round:
             self._fail(oldest, busy, "busy")
 
     def _busy(self, task: Task) -> str:
-        """Which of a task's nodes are busy, and with what; empty where one is not."""
+        """Return which of a task's nodes are busy, and with what; empty where one is not."""
         here = [node for node in self.serving[task.client] if node in self.nodes.known]
         if not all(node in self.nodes.busy for node in here):
             return ""

@@ -1,4 +1,4 @@
-"""How long the server waits, and for whom: what the run config says beside the experiment."""
+"""The server's waiting times and nodes: settings of the run config beside the experiment."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Settings:
     """Take nodes whose torch, transformers or kind of processor differ: their updates, and so the
     run, are not bitwise identical to those of one kind of machine."""
     nodes: str = ""
-    """Which clients or tiers a named node serves, as `lab-3090=0,3; pi=low`."""
+    """The clients or tiers that a named node serves, as `lab-3090=0,3; pi=low`."""
 
 
 def read_settings(run_config: Mapping[str, Any]) -> Settings:

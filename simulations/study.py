@@ -61,7 +61,7 @@ class Study:
     name: str
     variants: Sequence[Variant]
     measure: Callable[[Variant, Path], Line]
-    """What is wanted of a finished run's folder."""
+    """The values that are wanted of a finished run's folder."""
     parent: Path = Path("runs")
 
     def folder(self, quick: bool = False) -> Path:
