@@ -100,7 +100,7 @@ def test_where_no_folder_can_be_is_said_before_any_work(recipe, tmp_path):
 
 
 def test_what_a_killed_command_left_is_removed(recipe, tmp_path):
-    left = tmp_path / ".out.unfinished/model"
+    left = tmp_path / ".out.unfinished/made"
     left.mkdir(parents=True)
     (left / "model.safetensors").touch()
     (left.parent / "lock").touch()
@@ -122,7 +122,7 @@ def test_a_full_disk_is_told_as_one(recipe, tmp_path, monkeypatch):
 def test_an_interrupted_command_leaves_no_folder(recipe, tmp_path):
     def interrupt(what, done, total):
         if what == "measuring losses":
-            assert (tmp_path / ".out.unfinished/model/config.json").is_file()
+            assert (tmp_path / ".out.unfinished/made/config.json").is_file()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

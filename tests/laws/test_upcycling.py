@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 from upcycled import tiny_dense
 
 from fedmoe.base_models.upcycling import observe
-from fedmoe.base_models.upcycling.convert import convert
 from fedmoe.base_models.upcycling.copies import Copy
 from fedmoe.base_models.upcycling.dense import DenseFFN
 from fedmoe.base_models.upcycling.groups import clusters, neighbours
 from fedmoe.base_models.upcycling.router import ROUTER_STD, fit_router, random_router
-from fedmoe.base_models.upcycling.split import Split, choose_groups, split_layer
-from fedmoe.base_models.upcycling.upcycle import halvings
+from fedmoe.base_models.upcycling.split import Split, choose_groups
+from fedmoe.base_models.upcycling.upcycle import convert, halvings
 from fedmoe.models.families import check_top_k, moe_layers, set_top_k
 
 IDS = torch.arange(2, 98).view(2, 48)
@@ -165,7 +164,7 @@ def test_a_split_layer_agrees_with_the_formula():
     x = torch.randn(7, 6, generator=generator)
     ffn = DenseFFN(gate, up, down, "silu")
     method = Split(num_experts=4, shared_width=4, top_k=2)
-    tensors = split_layer(ffn, x, method, np.random.default_rng(0))
+    tensors = method.layer(ffn, x, np.random.default_rng(0))
     config = Qwen2MoeConfig(
         hidden_size=6,
         num_experts=4,
