@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from fedmoe.adapter import Adapter, Layout
+from fedmoe.adapter import Adapter
 from fedmoe.errors import CheckpointError
 from fedmoe.rounds import ServerState
-from fedmoe.runs.round_files import DamagedError, RoundFiles
+from fedmoe.runs.round_files import CHECKPOINTS, DamagedError, RoundFiles
 
-KEPT = 2
+if TYPE_CHECKING:
+    from fedmoe.adapter import Layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Checkpoint:
 
     state: ServerState
     versions: dict[int, ServerState]
-    """Older states that clients at work started from, by round; for FedBuff alone."""
+    """Older states that clients at work started from, by round; in asynchronous runs alone."""
     by_round: Tensor
     """int64 (rounds, layers, experts): routed tokens so far."""
     by_client: Tensor
@@ -87,7 +88,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def _files(folder: Path) -> RoundFiles:
-    return RoundFiles(folder, "checkpoint", KEPT)
+    return RoundFiles(folder, "checkpoint", CHECKPOINTS)
 
 
 def _read(folder: Path, number: int, layout: Layout) -> Checkpoint:
