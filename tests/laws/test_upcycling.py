@@ -1,4 +1,4 @@
-"""What an upcycled model must keep of the dense one, and what its parts must do."""
+"""Laws of upcycling: properties that carry over from the dense model, and those of the parts."""
 
 import numpy as np
 import pytest
@@ -131,7 +131,7 @@ def test_clusters_find_neurons_that_are_active_together():
 
 
 def test_a_fitted_router_chooses_the_expert_that_matters():
-    """Each expert's output is large along a direction of its own; chance is right 1 time in 4."""
+    """Each expert's output is large along its own direction; chance is right 1 time in 4."""
     generator = torch.Generator().manual_seed(0)
     x, hidden = (torch.randn(n, 16, generator=generator) for n in (2000, 4))
     outputs = 5 + x @ hidden.T + 0.3 * torch.randn(2000, 4, generator=generator)
