@@ -1,9 +1,8 @@
 """The private parts of torch and transformers that models need; each may go with any release.
 
 torch 2.13: fake tensors and dispatch modes are documented, in modules whose names begin with an
-underscore. transformers 5.23: the default gate of an experts module, a
-model class's way from a config, and the function that looks for packed sequences, which cannot see
-that a fake sequence is no packing of several.
+underscore. transformers 5.23: the default gate of an experts module; the way from a config to a
+model of a given class; and the search for packed sequences, which takes a fake one for several.
 """
 
 from __future__ import annotations
