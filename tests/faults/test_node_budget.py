@@ -105,7 +105,7 @@ def test_server_and_node_agree_on_clients_tiers_and_the_most_they_may_use(config
 
 def test_it_does_what_it_is_asked_where_that_fits(config, machine):
     run, own = started(config)
-    message = own.answer(run, task_of(run))
+    message = own.answer(run.client, task_of(run))
     assert top_k_of(message) == 4
     assert bytes(message.buffer) == bytes(run.client.answer(task_of(run)).buffer)
 
@@ -141,7 +141,7 @@ def test_what_ran_out_of_memory_is_not_tried_again(config, machine, monkeypatch)
 
     tried = []
     monkeypatch.setattr(preparing, "train_client", starved)
-    assert [top_k_of(own.answer(run, task_of(run))) for _ in range(5)] == [2] * 5
+    assert [top_k_of(own.answer(run.client, task_of(run))) for _ in range(5)] == [2] * 5
     (seat,) = own.clients.values()
     assert seat.standing is not None
     assert seat.standing.ceiling == 2
@@ -190,23 +190,23 @@ def test_another_fault_of_a_step_is_raised_as_it_is(config, steps):
     steps["error"] = ModelError("a shape")
     run, own = started(config)
     with pytest.raises(ModelError, match="a shape"):
-        own.answer(run, task_of(run))
+        own.answer(run.client, task_of(run))
 
 
 def test_where_nothing_fits_it_sits_out_and_says_why(config, machine):
     run, own = started(config)
     machine["bytes"] = 0
     with pytest.raises(FedMoEError, match=r"client \d is skipped in this round: .*0\.00 GB"):
-        own.answer(run, task_of(run))
+        own.answer(run.client, task_of(run))
 
 
 def test_a_slow_link_and_a_deadline_count(config, machine):
     task_seconds = "budget.deadline_seconds=10"
     run, own = started(config, task_seconds, "budget.uplink_bytes_per_second=1e9")
-    assert top_k_of(own.answer(run, task_of(run))) == 4
+    assert top_k_of(own.answer(run.client, task_of(run))) == 4
     run, own = started(config, task_seconds, "budget.uplink_bytes_per_second=100")
     with pytest.raises(FedMoEError, match="over the deadline of 10 s"):
-        own.answer(run, task_of(run))
+        own.answer(run.client, task_of(run))
 
 
 def between_times(run, own, task):
@@ -220,21 +220,21 @@ def test_the_servers_deadline_counts_for_this_round_alone(config, machine):
     task = task_of(run)
     seconds = between_times(run, own, task)
     deadlines = [1e6, seconds, 1e6, seconds, None]
-    assert [top_k_of(own.answer(run, task, s)) for s in deadlines] == [4, 2, 4, 2, 4]
+    assert [top_k_of(own.answer(run.client, task, s)) for s in deadlines] == [4, 2, 4, 2, 4]
     with pytest.raises(
         FedMoEError, match=r"is skipped in this round: .*over the deadline of 1e-09 s"
     ):
-        own.answer(run, task, 1e-9)
-    assert top_k_of(own.answer(run, task, 1e6)) == 4
+        own.answer(run.client, task, 1e-9)
+    assert top_k_of(own.answer(run.client, task, 1e6)) == 4
 
 
 def test_of_the_servers_deadline_and_the_experiments_the_shorter_counts(config, machine):
     run, own = started(config)
     seconds = between_times(run, own, task_of(run))
     run, own = started(config, f"budget.deadline_seconds={seconds}")
-    assert top_k_of(own.answer(run, task_of(run), 1e6)) == 2
+    assert top_k_of(own.answer(run.client, task_of(run), 1e6)) == 2
     with pytest.raises(FedMoEError, match="over the deadline of 1e-09 s"):
-        own.answer(run, task_of(run), 1e-9)
+        own.answer(run.client, task_of(run), 1e-9)
 
 
 FIXED = "'budget={tiers: {wide: {share: 0.5, top_k: 4}, slim: {share: 0.5, top_k: 2}}}'"
