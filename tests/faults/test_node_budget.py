@@ -90,7 +90,7 @@ def top_k_of(message):
 def between(run, own, task, fewer):
     """Free memory that fits `fewer` experts and not one more."""
     seat = planning.Calibrated(Constants(seconds_per_flop=1e-9))
-    options = own._plan(run, task, seat.constants).options
+    options = own._plan(run.client, task, seat.constants).options
     need = [option.memory.above_weights for option in options]
     return int((need[fewer - 1] + need[fewer]) / 2 / own.budget.memory_share)
 
@@ -211,7 +211,7 @@ def test_a_slow_link_and_a_deadline_count(config, machine):
 
 def between_times(run, own, task):
     """Seconds in which a round with two experts ends, and one with three does not."""
-    found = [o.seconds for o in own._plan(run, task, Constants(seconds_per_flop=1e-9)).options]
+    found = [o.seconds for o in own._plan(run.client, task, Constants(seconds_per_flop=1e-9)).options]
     return (found[1] + found[2]) / 2
 
 
@@ -290,7 +290,7 @@ def test_a_fixed_budget_is_left_alone(config, machine):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_few_real_steps_calibrate_it(config, machine):
     run, own = started(config)
-    found, ran_out_at = machine["measured"](own, run, task_of(run))
+    found, ran_out_at = machine["measured"](own, run.client, task_of(run))
     assert ran_out_at is None
     assert found.seconds_per_step + found.seconds_per_flop > 0
-    assert own._plan(run, task_of(run), found).top_k == 4
+    assert own._plan(run.client, task_of(run), found).top_k == 4
