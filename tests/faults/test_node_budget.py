@@ -211,7 +211,9 @@ def test_a_slow_link_and_a_deadline_count(config, machine):
 
 def between_times(run, own, task):
     """Seconds in which a round with two experts ends, and one with three does not."""
-    found = [o.seconds for o in own._plan(run.client, task, Constants(seconds_per_flop=1e-9)).options]
+    found = [
+        o.seconds for o in own._plan(run.client, task, Constants(seconds_per_flop=1e-9)).options
+    ]
     return (found[1] + found[2]) / 2
 
 
