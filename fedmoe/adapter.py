@@ -132,7 +132,7 @@ class Adapter:
     Example:
         >>> layout = Layout.of([("up.A", (2, 3), None), ("up.B", (4, 2), None)], 0, 0, 2, 2.0)
         >>> adapter = Adapter(layout, torch.zeros(layout.size))
-        >>> _ = adapter["up.B"].add_(1)  # a view: it writes into `flat`
+        >>> view = adapter["up.B"].add_(1)  # a view: it writes into `flat`
         >>> adapter.flat.sum().item(), (adapter - adapter).largest()
         (8.0, 0.0)
     """

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from fedmoe.report.expert_load import CAPTURED, STARVED, relative_shares
+from fedmoe.report.expert_load import relative_shares, starved_and_captured
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run, read_run
 
@@ -80,18 +80,48 @@ class Result:
         return self.spent.bytes_up / max(self.num_answers, 1)
 
     @property
+    def extreme_experts(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Per round, the shares of starved and of captured experts; see `expert_load`."""
+        return None if self.counts is None else starved_and_captured(self.counts)
+
+    @property
     def client_seconds(self) -> float:
         """Mean training seconds of a client's round."""
         return self.spent.client_seconds / max(self.num_answers, 1)
 
 
-def read_result(variant: str, seed: int, folder: Path, case: str = "") -> Result | None:
+def as_scored(run: Run, scored: Mapping[str, tuple[int, ...]] | None) -> Run:
+    """Return a run with only the tiers that count, and the clients that are scored there.
+
+    Where clients of a baseline train at full budget, they are scored at the tier they can afford.
+    """
+    if scored is None:
+        return run
+    tiers = [replace(t, clients=scored[t.name]) for t in run.tiers if t.name in scored]
+    evaluations = [e for e in run.evaluations if e["tier"] in scored]
+    return replace(run, tiers=tiers, evaluations=evaluations)
+
+
+def read_result(
+    variant: str,
+    seed: int,
+    folder: Path,
+    case: str = "",
+    scored: Mapping[str, tuple[int, ...]] | None = None,
+) -> Result | None:
     """Return the result of a run's folder, or None for a run that has not ended.
+
+    Args:
+        variant: whose run it is.
+        seed: of the run.
+        folder: of the run.
+        case: of the comparison.
+        scored: see `as_scored`; None takes all tiers, and clients where they train.
 
     Raises:
         FedMoEError: the folder has no ledger, or a damaged one.
     """
-    run = read_run(folder)
+    run = as_scored(read_run(folder), scored)
     if run.end is None:
         return None
     tested = {t.name: run.curve("test", t.name)[-1] for t in run.tiers}
@@ -161,17 +191,6 @@ def mix_score(labels: Mapping[str, int], by_label: Mapping[str, float]) -> float
     known = {label: n for label, n in labels.items() if label in by_label}
     total = sum(known.values())
     return sum(n * by_label[label] for label, n in known.items()) / total if total else None
-
-
-def starved_and_captured(result: Result) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return, per round, the share of all experts that are starved, and that are captured.
-
-    See `expert_load` for the limits. In a layer without tokens, no expert is either.
-    """
-    if result.counts is None:
-        return None
-    shares = relative_shares(result.counts)  # a comparison with NaN is False
-    return (shares < STARVED).mean((1, 2)), (shares > CAPTURED).mean((1, 2))
 
 
 def mean_load(results: Sequence[Result]) -> np.ndarray | None:

@@ -22,9 +22,8 @@ def test_scores(run: Run) -> TextTable:
     """Return, per tier, test loss and score of the base model and of the last adapter."""
     ends: list[tuple[TierCost, Record, Record]] = []
     for tier in run.tiers:
-        points = {e["round"]: e for e in run.curve("test", tier.name)}
-        before = points.pop(0, {})
-        ends.append((tier, before, points[max(points)] if points else {}))
+        before = [e for e in run.curve("test", tier.name) if e["round"] == 0]
+        ends.append((tier, before[0] if before else {}, run.last_test(tier.name) or {}))
     table = TextTable.of(
         "Test scores",
         ends,
@@ -45,8 +44,7 @@ def test_scores(run: Run) -> TextTable:
 
 def label_scores(run: Run) -> TextTable:
     """Return the last adapter's test score for each label, per tier."""
-    last = {t.name: run.curve("test", t.name)[-1:] for t in run.tiers}
-    by_tier = {name: e[0]["by_label"] for name, e in last.items() if e and e[0]["round"] > 0}
+    by_tier = {t.name: e["by_label"] for t in run.tiers if (e := run.last_test(t.name))}
     labels = sorted({label for scores in by_tier.values() for label in scores})
     return TextTable(
         f"Test {run.score_name} by label",
@@ -81,8 +79,7 @@ def memory_options(run: Run) -> TextTable:
 
     There are no rows where no tier uses a memory option.
     """
-    last = {t.name: run.curve("test", t.name)[-1:] for t in run.tiers}
-    scores = {n: e[0]["score"] for n, e in last.items() if e and e[0]["round"] > 0}
+    scores = {t.name: e["score"] for t in run.tiers if (e := run.last_test(t.name))}
     return TextTable.of(
         "Memory options",
         run.tiers if any(t.memory_options for t in run.tiers) else (),

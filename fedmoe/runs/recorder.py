@@ -9,30 +9,36 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import save as to_safetensors
 
-from fedmoe.adapter import Adapter
-from fedmoe.budget.cost import Cost
 from fedmoe.config.faults import parse_faults
 from fedmoe.config.load import to_yaml
 from fedmoe.devices.clock import client_time, probe_tokens, profile_tokens, virtual_bytes_up
-from fedmoe.evaluation.evaluate import Evaluation
-from fedmoe.messages.codec import Failure, Task, Update, task_num_bytes
+from fedmoe.messages.codec import task_num_bytes
+from fedmoe.messages.records import Failure
 from fedmoe.report.ledger import Ledger, read_ledger
-from fedmoe.rounds import Observer, ServerState
+from fedmoe.rounds import Observer
 from fedmoe.runs.checkpoint import Checkpoint
 from fedmoe.runs.costs import tier_cost, tier_costs
 from fedmoe.runs.identity import identity, settings_digest, written_identity
-from fedmoe.runs.server_side import ServerSide
-from fedmoe.runs.workers import Injected, Replaced, Schedule, Watch
+from fedmoe.runs.workers import Watch
 from fedmoe.system.digests import code_digest
+from fedmoe.system.extras import versions
 from fedmoe.system.files import write_bytes, write_json, write_text
+
+if TYPE_CHECKING:
+    from fedmoe.adapter import Adapter
+    from fedmoe.budget.cost import Cost
+    from fedmoe.evaluation.evaluate import Evaluation
+    from fedmoe.messages.records import Task, Update
+    from fedmoe.rounds import ServerState
+    from fedmoe.runs.server_side import ServerSide
+    from fedmoe.runs.workers import Injected, Replaced, Schedule
 
 OF_TIER = (
     "top_k",
@@ -247,15 +253,18 @@ class Recorder(Observer, Watch):
             }
             for tier, cost in self.costs.items()
         }
+        strategy, number = e.aggregation, server.clients_per_round
+        step = {"updates_per_step": strategy.updates_per_step(number)}
         return {
             "kind": "run",
             "name": e.name,
             "seed": e.seed,
             "num_rounds": e.rounds,
             "num_clients": len(server.members),
-            "clients_per_round": server.clients_per_round,
+            "clients_per_round": number,
             "model": e.model.path,
-            "strategy": e.aggregation.name,
+            "strategy": strategy.name,
+            **(step if strategy.asynchronous else {}),
             "rescaling": e.rescaling.name,
             "upload": e.upload.name,
             "full_top_k": server.setup.model.full_top_k,
@@ -280,6 +289,6 @@ def environment(server: ServerSide) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": str(torch.get_num_threads()),
-        **{name: version(name) for name in VERSIONS},
+        **versions(*VERSIONS),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedmoe.messages.records import CLIENT_FIELDS
-from fedmoe.report.expert_load import CAPTURED, STARVED, relative_shares
-from fedmoe.report.facts import headline
+from fedmoe.report.expert_load import relative_shares, starved_and_captured
+from fedmoe.report.facts import facts, headline
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run, TierCost
 from fedmoe.watch.estimates import activity, phase, seconds_left
@@ -53,6 +53,7 @@ def run_state(run: Run, name: str, last_line: float, now: float) -> RunState:
         num_replaced=run.num_replaced,
         virtual_clock=max(run.virtual_clock.values(), default=None),
         headline=headline(run),
+        facts=tuple(facts(run)),
         advice=_advice(run) if at == "silent" else None,
     )
 
@@ -115,8 +116,7 @@ def _answers_per_step(run: Run) -> int | None:
 
     Such a server takes clients as they finish in virtual time: nobody knows the next ones.
     """
-    buffer = run.settings.get("aggregation.buffer_size", "")
-    return int(buffer) if buffer.isdigit() else None
+    return run.header.get("updates_per_step")
 
 
 def _answered(line: Record) -> ClientState:
@@ -161,13 +161,10 @@ def _expert_load(run: Run) -> ExpertLoad | None:
     """Return load, starved and captured experts; None before the first round's end."""
     if run.by_client is None:
         return None
-    load = relative_shares(run.by_client.sum(0))
-    return ExpertLoad(
-        num_experts=load.size,
-        starved=int((load < STARVED).sum()),  # a comparison with NaN is False
-        captured=int((load > CAPTURED).sum()),
-        load=tuple(_row(layer) for layer in load),
-    )
+    counts = run.by_client.sum(0)
+    starved, captured = (round(s * counts.size) for s in starved_and_captured(counts))
+    load = tuple(_row(layer) for layer in relative_shares(counts))
+    return ExpertLoad(counts.size, starved, captured, load)
 
 
 def _row(layer: Sequence[float] | np.ndarray) -> tuple[float | None, ...]:

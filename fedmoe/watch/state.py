@@ -143,6 +143,8 @@ class RunState:
     virtual_clock: float | None
     """Virtual seconds since the start, if clients have devices."""
     headline: str
+    facts: tuple[tuple[str, str], ...]
+    """The most important settings and totals as names and values, as in the report."""
     advice: str | None
     """How to resume a silent run."""
 

@@ -22,27 +22,6 @@ SIGNS = {"ok": "\u2713 ok", "failed": "\u2717 failed", "awaited": "\u2026 not he
 """Told apart without colour."""
 
 
-def facts(now: RunState) -> list[tuple[str, str]]:
-    """Return the most important settings and totals of a run as names and values."""
-    experts = now.experts
-    down, up = (sum(getattr(t, n) for t in now.tiers) for n in ("bytes_down", "bytes_up"))
-    known = [
-        ("Model", now.model),
-        ("Aggregation", now.strategy),
-        ("Rescaling", now.rescaling),
-        ("Seed", str(now.seed)),
-        ("Sent to clients", bytes_text(down or None)),
-        ("Sent back", bytes_text(up or None)),
-        ("Trained tokens", count_text(sum(t.tokens for t in now.tiers) or None)),
-        ("Virtual time", seconds_text(now.virtual_clock)),
-        ("Starved experts", f"{experts.starved} of {experts.num_experts}" if experts else DASH),
-        ("Captured experts", f"{experts.captured} of {experts.num_experts}" if experts else DASH),
-        ("Updates refused or lost", count_text(now.num_failures or None)),
-        ("Workers replaced", count_text(now.num_replaced or None)),
-    ]
-    return [(name, value) for name, value in known if value != DASH]
-
-
 def scores(now: RunState) -> TextTable:
     """Return, per tier, the newest validation and test scores, and the base model's."""
     rows = []
