@@ -8,11 +8,10 @@ from logging import INFO
 from pathlib import Path
 from typing import cast, get_args
 
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore import log
 
-from fedmoe.aggregation import FedBuff
 from fedmoe.config import load_experiment
 from fedmoe.config.words import not_one_of
 from fedmoe.errors import ConfigError, Fault
@@ -22,6 +21,7 @@ from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.session import run
 from fedmoe.runs.workers import Watch
 from server.log import LogLines
+from server.private import log
 from server.settings import read_settings
 from server.transport import GridTransport
 
@@ -34,27 +34,21 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment that the run config names; an error fails the Flower run."""
+    torch.set_num_threads(1)  # as on every node: the same bits
     given = context.run_config
     experiment = load_experiment(
         BUNDLE / str(given["config"]), shlex.split(str(given["overrides"]))
     )
 
-    if isinstance(experiment.aggregation, FedBuff):
-        raise ConfigError(
-            "run config",
-            [Fault("aggregation.name", "'fedbuff' goes by virtual time; run it with `fedmoe run`")],
+    strategy = experiment.aggregation
+    if strategy.asynchronous or strategy.personal:
+        why = (
+            "goes by virtual time"
+            if strategy.asynchronous
+            else "is scored with the part that every client keeps to itself"
         )
-    if experiment.aggregation.personal:
-        raise ConfigError(
-            "run config",
-            [
-                Fault(
-                    "aggregation.name",
-                    f"{experiment.aggregation.name!r} is scored with the part "
-                    "that every client keeps to itself; run it with `fedmoe run`",
-                )
-            ],
-        )
+        said = f"{strategy.name!r} {why}; run it with `fedmoe run`"
+        raise ConfigError("run config", [Fault("aggregation.name", said)])
 
     settings, places = read_settings(given), dict[int, str]()
 

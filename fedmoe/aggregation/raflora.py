@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.slices import slice_mean
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 from fedmoe.section import section
 
 
@@ -25,6 +25,7 @@ class RaFLoRA(Mean):
     """
 
     name: Literal["raflora"] = "raflora"
+    maskable: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = True
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from fedmoe.adapter import Adapter, Layout, cut, keep_untouched
 from fedmoe.aggregation.mean import Mean, peek
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.aggregation.streaming import weighted_mean
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 from fedmoe.section import section
 
 PREFIX = "control."
@@ -36,6 +36,7 @@ class Scaffold(Mean):
     """
 
     name: Literal["scaffold"] = "scaffold"
+    maskable: ClassVar[bool] = False
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         both = _both(plain)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.optimize import nnls
 
 from fedmoe.budget.measure import Sample
 from fedmoe.budget.model import Constants, hidden_bytes, memory, step_flops
@@ -54,6 +53,11 @@ def _fit(
     weight = 1 / np.where(size > 0, size, size.max() or 1.0)  # a count may be zero, if a poor one
     if len(y) == 1:
         return 0.0, max(0.0, float(y[0] / x[0, 1]))
-    scale = x.max(0)  # nnls stops by an absolute tolerance: bytes and FLOPs must be near one
-    (constant, slope), _ = nnls(x / scale * weight[:, None], y * weight)
-    return float(constant / scale[0]), float(slope / scale[1])
+    scale = x.max(0)  # bytes and FLOPs must be near one
+    a, b = x / scale * weight[:, None], y * weight
+    fits = np.zeros((4, 2))  # of both numbers, of each alone, of none
+    for fit, kept in zip(fits, ([0, 1], [0], [1]), strict=False):
+        fit[kept] = np.linalg.lstsq(a[:, kept], b, rcond=None)[0]
+    allowed = (fit for fit in fits if (fit >= 0).all())
+    constant, slope = min(allowed, key=lambda fit: float(np.linalg.norm(a @ fit - b))) / scale
+    return float(constant), float(slope)

@@ -24,6 +24,10 @@ def compare(config: Path, overrides: tuple[str, ...], quiet: bool) -> None:
     """
     from rich.console import Console
 
+    from fedmoe.system.extras import require
+
+    arguments.one_thread()
+    require("fedmoe compare", "report", "matplotlib", "scipy")
     from fedmoe.comparison import compare
 
     arguments.end_like_ctrl_c()

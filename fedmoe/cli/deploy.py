@@ -66,11 +66,11 @@ def init(
       fedmoe deploy init trial --server 127.0.0.1:8000 --config quickstart \\
           --clients a=high,b=low                     (all on this machine, to try it)
     """
-    from fedmoe.deploy.app import experiment_for
     from fedmoe.deploy.fleet import fleet_of
     from fedmoe.system.extras import require
 
-    require("fedmoe deploy", "deploy", "cryptography", "jinja2")
+    require("fedmoe deploy", "deploy", "cryptography", "jinja2", "tomli_w")
+    from fedmoe.deploy.app import experiment_for
     from fedmoe.deploy.folder import write_folder
 
     fleet = fleet_of(server, clients, data, node_port, insecure)

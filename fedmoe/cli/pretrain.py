@@ -22,6 +22,9 @@ def pretrain(config: Path, overrides: tuple[str, ...]) -> None:
     """
     from fedmoe.base_models.pretraining import recipe, train
     from fedmoe.config.load import load
+    from fedmoe.system.extras import require
+
+    require("fedmoe pretrain", "base-models", "matplotlib")
 
     def show(row: dict[str, object]) -> None:
         numbers = {k: round(v, 4) for k, v in row.items() if isinstance(v, int | float)}

@@ -25,6 +25,10 @@ def upcycle(config: Path, overrides: tuple[str, ...]) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from fedmoe.system.extras import require
+
+    arguments.one_thread()
+    require("fedmoe upcycle", "base-models", "scipy")
     from fedmoe.base_models.upcycling.recipe import Upcycle
     from fedmoe.base_models.upcycling.upcycle import upcycle
     from fedmoe.config.load import load

@@ -14,7 +14,7 @@ from rich.text import Text
 from fedmoe.comparison.plan import PlannedRun
 from fedmoe.comparison.study import spread
 from fedmoe.comparison.tables import points
-from fedmoe.messages.codec import Task
+from fedmoe.messages.records import Task
 from fedmoe.progress.table import LiveTable, replaced_line
 from fedmoe.progress.view import LiveView, plain_table
 from fedmoe.report.units import percent_text, seconds_text

@@ -12,6 +12,7 @@ from fedmoe.data.examples import Example, Share, Splits, drop_repeats, prompt_ke
 from fedmoe.errors import DataError
 from fedmoe.section import section
 from fedmoe.seeds import derive
+from fedmoe.system.extras import require
 
 TASKS = (
     "calendar_arithmetic",
@@ -48,7 +49,9 @@ class ReasoningGym(Dataset):
 
         Raises:
             DataError: a task the package does not have.
+            FedMoEError: the package is not installed.
         """
+        require("data.name 'reasoning_gym'", "reasoning", "reasoning_gym")
         _check_tasks(self.tasks)
         num_test = round(self.per_task * self.test_share)
         num_validation = round(self.per_task * self.validation_share)

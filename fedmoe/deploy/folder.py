@@ -16,23 +16,26 @@ from fedmoe.errors import FedMoEError
 from fedmoe.system.folders import whole_folder
 
 SECRET, SCRIPT, PLAIN = 0o600, 0o755, 0o644
+EXTRAS = {"home_assistant": "home", "reasoning_gym": "reasoning", "digits": "vision"}
+"""Extras of this package that built-in data need on every machine."""
 
 
 def write_folder(folder: Path, fleet: Fleet, experiment: Experiment) -> None:
-    """Write everything that the fleet needs to `folder`; keys can be read by their owner alone.
+    """Write everything that the fleet needs to `folder`; only its owner can read the keys.
 
     Raises:
         FedMoEError: the folder exists, or cannot be made; nothing of it is left then.
     """
+    _check_new(folder)
     files = _texts(fleet, experiment) | ({} if fleet.insecure else _keys(fleet))
     for path, data in app_files(experiment, fleet).items():
         files[f"server/app/{path}"] = data
-    with whole_folder(folder, _refuse_existing) as made:
+    with whole_folder(folder, _check_new) as made:
         made.chmod(0o700)
         _write(made, files)
 
 
-def _refuse_existing(folder: Path) -> None:
+def _check_new(folder: Path) -> None:
     if folder.exists() or folder.is_symlink():
         raise FedMoEError(f"{folder} exists; it may hold keys in use, so name another folder")
 
@@ -95,6 +98,7 @@ def _texts(fleet: Fleet, experiment: Experiment) -> dict[str, bytes]:
     )
     forms.globals |= {
         "fleet": fleet,
+        "extras": ",".join(filter(None, ("report", EXTRAS.get(experiment.data.name)))),
         "proxied": not fleet.loopback,
         "run_name": experiment.name,
         "learns_factors": experiment.rescaling.learned,

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedmoe.evaluation.evaluate import Evaluation
-from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.progress.view import LiveView, plain_table
 from fedmoe.report.fields import live_cells, live_headings
 from fedmoe.report.units import number_text, percent_text, seconds_text
@@ -71,10 +71,10 @@ class Progress:
 
 
 class LiveTable(LiveView, Display):
-    """Shows a run on stdout as an observer of its rounds.
+    """Shows a run on stdout.
 
-    A table that is redrawn where stdout is a terminal, else plain lines; with `json` one JSON
-    line per event; with `quiet` only clients that fail.
+    On a terminal, that is a table that is redrawn, else plain lines; with `json` one JSON line per
+    event; with `quiet` only clients that fail.
     """
 
     def __init__(
@@ -129,7 +129,6 @@ class LiveTable(LiveView, Display):
             )
 
     def evaluated(self, evaluations: Sequence[Evaluation]) -> None:
-        """Show the scores of the global adapter at every tier."""
         self._now(scores={**self.progress.scores, **{e.tier: e for e in evaluations}})
         for e in evaluations:
             self._event("evaluation", **asdict(e))

@@ -15,9 +15,12 @@ To add a plot, write a function `Run -> Figure | None` and list it in `plots.PLO
 table, write a function `Run -> TextTable` and list it in `page.py`.
 """
 
+import warnings
 from pathlib import Path
 
+from fedmoe.errors import FedMoEWarning
 from fedmoe.report.ledger import Ledger, read_ledger
+from fedmoe.system.extras import install, missing
 
 __all__ = ["Ledger", "read_ledger", "write_report"]
 
@@ -25,21 +28,27 @@ __all__ = ["Ledger", "read_ledger", "write_report"]
 def write_report(folder: Path) -> None:
     """Write `plots/*.png`, `report.html` and `summary.md` into a run's folder.
 
-    An interrupted run is reported as far as it got, and the report says so.
+    An interrupted run is reported as far as it got, and the report says so. Without matplotlib
+    there is the summary alone, and a warning.
 
     Raises:
         FedMoEError: the folder has no ledger, or a damaged one.
     """
     # Only a report needs matplotlib and numpy; a run that writes its ledger does not.
     from fedmoe.report.page import render_page, render_summary
-    from fedmoe.report.plots import draw_plots
     from fedmoe.report.run import read_run
     from fedmoe.system.files import write_bytes, write_text
 
     run = read_run(folder)
+    write_text(folder / "summary.md", render_summary(run))
+    if missing("matplotlib"):
+        said = "matplotlib is not installed: no report.html and no plots were written; run"
+        warnings.warn(f"{said}: {install('report')}", FedMoEWarning, stacklevel=2)
+        return
+    from fedmoe.report.plots import draw_plots
+
     pictures = draw_plots(run)
     (folder / "plots").mkdir(exist_ok=True)
     for picture in pictures:
         write_bytes(folder / "plots" / f"{picture.name}.png", picture.png)
     write_text(folder / "report.html", render_page(run, pictures))
-    write_text(folder / "summary.md", render_summary(run))

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from fedmoe.budget.cost import Cost, cost
-from fedmoe.devices.clock import VirtualTime, probe_tokens, profile_tokens, virtual_time
+from fedmoe.budget.cost import cost
+from fedmoe.devices.clock import probe_tokens, profile_tokens, virtual_time
 from fedmoe.report.units import bytes_text
-from fedmoe.runs.server_side import ServerSide
-from fedmoe.training.settings import Training
+
+if TYPE_CHECKING:
+    from fedmoe.budget.cost import Cost
+    from fedmoe.devices.clock import VirtualTime
+    from fedmoe.runs.server_side import ServerSide
+    from fedmoe.training.settings import Training
 
 
 def tier_costs(server: ServerSide) -> dict[str, Cost]:
     """Return what each tier's clients pay, for batches of the run's mean length."""
-    setup = server.setup
-    strategy = setup.experiment.aggregation
-    full = setup.model.full_top_k if strategy.full_budget or strategy.pooled else 0
-    return {tier: tier_cost(server, tier, full or k) for tier, k in setup.top_ks.items()}
+    return {tier: tier_cost(server, tier, k) for tier, k in server.setup.top_ks.items()}
 
 
 def tier_cost(server: ServerSide, tier: str, top_k: int) -> Cost:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fedmoe.adapter import Adapter
-from fedmoe.config.schema import Experiment
-from fedmoe.messages.codec import Message, Task, Update, unpack_update
+from fedmoe.messages.codec import unpack_update
 from fedmoe.messages.validation import LARGEST_DELTA, Limits
-from fedmoe.models.rescaling import LearnedRescaling
-from fedmoe.rounds import Member, ServerState
-from fedmoe.runs.data import DataFacts
-from fedmoe.runs.setup import Setup
+from fedmoe.rounds import ServerState
+
+if TYPE_CHECKING:
+    from fedmoe.adapter import Adapter
+    from fedmoe.config.schema import Experiment
+    from fedmoe.messages.records import Message, Task, Update
+    from fedmoe.rounds import Member
+    from fedmoe.runs.data import DataFacts
+    from fedmoe.runs.setup import Setup
 
 MARGIN = 10.0
 """How many times as far as training can move a value the server accepts."""
@@ -109,8 +113,9 @@ class ServerSide:
         most, free = e.aggregation.reach(task, training.reach(start))
         most = min(most * (MARGIN + task.round * owing), LARGEST_DELTA)
         rescaler = 0.0
-        if isinstance(e.rescaling, LearnedRescaling):
-            learned = replace(training, learning_rate=e.rescaling.learning_rate, weight_decay=0.0)
+        if e.rescaling.learned:
+            rate = e.rescaling.learning_rate
+            learned = replace(training, learning_rate=rate, weight_decay=0.0)
             rescaler = min(MARGIN * learned.reach(), LARGEST_DELTA)
         why = f"ten times what {training.steps} steps of AdamW can move"
         return Limits(e.admission.most_examples, most, free, why, rescaler)

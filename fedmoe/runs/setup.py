@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedmoe.adapter import Adapter, Layout
-from fedmoe.aggregation.strategy import Layouts
-from fedmoe.budget import Tier
-from fedmoe.config.schema import Experiment
 from fedmoe.errors import WireError
-from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.memory.subset import Subset
-from fedmoe.training.settings import Training
+
+if TYPE_CHECKING:
+    from fedmoe.adapter import Adapter, Layout
+    from fedmoe.aggregation.strategy import Layouts
+    from fedmoe.budget import Tier
+    from fedmoe.config.schema import Experiment
+    from fedmoe.models.adapted import AdaptedModel
+    from fedmoe.models.memory.subset import Subset
+    from fedmoe.training.settings import Training
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +27,6 @@ class Setup:
     tokenizer: Any
     tiers: dict[str, Tier]
     training: Training
-    """The experiment's; with more steps where one client stands for all."""
     initial: Adapter
     """The adapter before round 1, which changes nothing."""
     base: str
@@ -57,8 +58,6 @@ class Setup:
 
     def training_of(self, tier: str) -> Training:
         """Return the training settings of a tier's clients."""
-        if self.experiment.aggregation.pooled:
-            return self.training
         changes = self.tier(tier).training_changes
         return replace(self.training, **changes) if changes else self.training
 

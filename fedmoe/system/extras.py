@@ -1,5 +1,7 @@
 """Packages that only some commands need: `pip install 'fedmoe[report]'` and its like."""
 
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from fedmoe.errors import FedMoEError
@@ -26,6 +28,15 @@ def require(purpose: str, extra: str, *packages: str) -> None:
             f"{purpose} needs {' and '.join(lacking)}, which is not installed; "
             f"run: {install(extra)}"
         )
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """Return the versions of the distributions that are installed, by name."""
+    found = {}
+    for name in distributions:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def install(extra: str) -> str:

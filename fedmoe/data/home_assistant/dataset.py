@@ -14,6 +14,7 @@ from fedmoe.data.home_assistant.household import LANGUAGES, Domain
 from fedmoe.errors import DataError
 from fedmoe.section import section
 from fedmoe.seeds import derive
+from fedmoe.system.extras import require
 
 if TYPE_CHECKING:
     from fedmoe.data.home_assistant.sampler import Sampler
@@ -49,7 +50,7 @@ class HomeAssistant(Dataset):
     languages: tuple[str, ...] = ("en",)
     """Languages to keep: en, de, fr, es, it, nl."""
     label: Literal["domain", "language"] = "domain"
-    """What a client has most of: one device domain, or one language."""
+    """The property that a client's examples share most: a device domain, or a language."""
     per_template: Count = 48
     """Most examples from one sentence template."""
     per_domain: Count = 2000
@@ -64,7 +65,9 @@ class HomeAssistant(Dataset):
 
         Raises:
             DataError: a language we have no words for.
+            FedMoEError: the packages of the extra `home` are not installed.
         """
+        require("data.name 'home_assistant'", "home", "hassil", "home_assistant_intents")
         _check_languages(self.languages)
         drawn = [e for language in self.languages for e in self._examples(language, seed)]
         return split_by_group(

@@ -1,6 +1,6 @@
-"""What models are asked, and all in which that makes them differ.
+"""Forms of task: how prompts and responses pass through a model.
 
-- `task`: what a form of task says (`TaskForm`), of a batch (`TaskBatch`)
+- `task`: the base class (`TaskForm`), and what it reads of a batch (`TaskBatch`)
 - `causal`: a prompt and its response are one text, of which each token follows from those before
 - `seq2seq`: the prompt goes to an encoder, the response comes from a decoder
 - `image`: an image to one label
@@ -18,9 +18,17 @@ from fedmoe.models.families import FAMILIES
 from fedmoe.models.tasks.causal import Causal
 from fedmoe.models.tasks.image import ImageLabel
 from fedmoe.models.tasks.seq2seq import SequenceToSequence
-from fedmoe.models.tasks.task import TaskBatch, TaskForm
+from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm
 
-__all__ = ["TASKS", "TaskBatch", "TaskForm", "require_causal", "task_of"]
+__all__ = [
+    "TASKS",
+    "Decoding",
+    "TaskBatch",
+    "TaskForm",
+    "causal_fault",
+    "require_causal",
+    "task_of",
+]
 
 TASKS: dict[str, TaskForm] = {
     "causal": Causal(),
@@ -30,9 +38,17 @@ TASKS: dict[str, TaskForm] = {
 
 
 def task_of(model_type: str) -> TaskForm:
-    """The form of task of a model type; that of language models where it is not listed."""
+    """Return the form of task of a model type; causal where the type is not listed."""
     family = FAMILIES.get(model_type)
     return TASKS[family.task if family else "causal"]
+
+
+def causal_fault(model: nn.Module) -> str | None:
+    """Return why something is not for this model; None for a causal language model."""
+    kind = str(model.config.model_type)  # pyright: ignore[reportAttributeAccessIssue]
+    if (form := task_of(kind)).name == "causal":
+        return None
+    return f"is for causal language models; {kind!r} models {form.does}: leave it out"
 
 
 def require_causal(model: nn.Module, what: str) -> None:
@@ -41,8 +57,5 @@ def require_causal(model: nn.Module, what: str) -> None:
     Raises:
         ModelError: which model, and why.
     """
-    kind = str(model.config.model_type)  # pyright: ignore[reportAttributeAccessIssue]
-    if (form := task_of(kind)).name != "causal":
-        raise ModelError(
-            f"{what} is for causal language models; {kind!r} models {form.does}: leave it out"
-        )
+    if fault := causal_fault(model):
+        raise ModelError(f"{what} {fault}")
