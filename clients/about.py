@@ -1,4 +1,4 @@
-"""What a node says of itself when the server asks; found out without torch, so that it is quick."""
+"""A node's description of itself for the server, made without torch, so that it is quick."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from pathlib import Path
 from fedmoe.errors import FedMoEError
 from fedmoe.section.imports import Imports, Refused
 from fedmoe.system.digests import code_digest
+from fedmoe.system.machine import main_memory, num_threads, processor
 
 LIBRARIES = ("fedmoe", "flwr", "torch", "transformers")
 GPU_SECONDS = 10
-"""After which `nvidia-smi` is given up."""
+"""Time for `nvidia-smi`."""
 
 
 def about(node_config: Mapping[str, object]) -> dict[str, str | int]:
-    """What `server/about.py` checks: name, clients, code, versions, and what the machine has.
+    """Return what `server/about.py` checks: name, clients, code, versions and machine.
 
-    Main memory and threads are the machine's; the budget's own probe looks closer (control groups,
-    what is free), but needs torch. A node's data are not looked at: to know them takes loading
-    them, which its first task does.
+    A node's data are not looked at: that would take loading them, which its first task does.
 
     Raises:
         FedMoEError: the node's config is faulty.
     """
-    device, memory_bytes = gpu() or ("cpu", main_memory())
+    device, memory_bytes = gpu() or ("cpu", main_memory()[1])
     return {
         "name": str(node_config.get("name", "")),
         "clients": ",".join(map(str, own_clients(node_config))),
@@ -39,13 +38,14 @@ def about(node_config: Mapping[str, object]) -> dict[str, str | int]:
         "device": device,
         "memory_bytes": memory_bytes,
         "threads": num_threads(),
+        "processor": processor(),
         "python": platform.python_version(),
         **{library: version_of(library) for library in LIBRARIES},
     }
 
 
 def own_clients(node_config: Mapping[str, object]) -> list[int]:
-    """The clients that the node's config names, as `clients=3` or `clients="0,3"`."""
+    """Return the clients that the node's config names, as `clients=3` or `clients="0,3"`."""
     named = str(node_config.get("clients", ""))
     try:
         return sorted(int(number) for number in named.split(",") if number.strip())
@@ -84,7 +84,7 @@ def check_components(request: Mapping[str, object], node_config: Mapping[str, ob
 
 
 def gpu() -> tuple[str, int] | None:
-    """Name and bytes of the first GPU by NVIDIA's own tool; None without a GPU or the tool."""
+    """Return the name and bytes of the first GPU by NVIDIA's own tool, if both exist."""
     tool = shutil.which("nvidia-smi")
     # Empty or -1 hides all GPUs from CUDA: Ray sets it for workers that have been given none.
     if tool is None or os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
@@ -98,23 +98,8 @@ def gpu() -> tuple[str, int] | None:
         return None
 
 
-def main_memory() -> int:
-    """Bytes of the machine's memory; 0 where the system does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 0
-
-
-def num_threads() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def version_of(library: str) -> str:
-    """An installed library's version, not imported."""
+    """Return an installed library's version without importing it."""
     try:
         return version(library)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The Flower ClientApp: says who it is, and carries out tasks."""
+"""The Flower ClientApp: it describes its node, and carries out tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ app = ClientApp()
 
 @app.query()
 def hello(message: Message, context: Context) -> Message:
-    """Reply with what this node is; see `about`. The server decides whether it fits."""
+    """Reply with a description of this node; the server decides whether it fits. See `about`."""
     try:
         check_components(message.content.config_records["config"], context.node_config)
         reply = words(**about(context.node_config))
@@ -44,13 +44,13 @@ def train(message: Message, context: Context) -> Message:
 
 
 def replied(message: Message, reply: RecordDict) -> Message:
-    """The reply with its request's nonce, which shows that it answers that request alone."""
+    """Add the request's nonce to a reply, which shows that it answers that request alone."""
     reply.config_records["config"]["nonce"] = text(message.content, "nonce")
     return Message(reply, reply_to=message)
 
 
 def carry_out(content: RecordDict, context: Context, ttl: float) -> RecordDict:
-    """Task in, update out; whoever holds the model does the work, see `worker_calls`.
+    """Carry out a task where the model is held, and return its update; see `worker_calls`.
 
     `ttl` is how long the server waits, in seconds since it sent the task.
     """
@@ -71,9 +71,9 @@ def carry_out(content: RecordDict, context: Context, ttl: float) -> RecordDict:
 
 
 def check_code(content: RecordDict) -> None:
-    """Refuse to work for a server that runs other code: its results could not be repeated.
+    """Refuse to work for a server that runs other code: the results could not be repeated.
 
-    Ray's workers put the folder in which the SuperLink was started ahead of the app bundle, so a
+    Ray's workers search the folder in which the SuperLink was started before the app bundle, so a
     stray `clients/` there would run in place of the bundle's.
     """
     here, there = code_digest(Path(__file__).parent), text(content, "code")
@@ -85,13 +85,13 @@ def check_code(content: RecordDict) -> None:
 
 
 def state_folder(context: Context, run: str) -> Path | None:
-    """Where clients keep what they need in a later round: `state`, with the run's id behind it.
+    """Return where clients keep what they need in a later round: `state`/<the run's id>.
 
-    A client's tasks must find its files: nodes that share its tasks share the folder. The id is
-    fedmoe's own, not Flower's, which is another one after an interruption.
+    Nodes that may get the same client's tasks must share the folder. The id is fedmoe's own:
+    Flower's changes when a run is resumed.
 
     Raises:
-        FedMoEError: the id is no name of a folder.
+        FedMoEError: the id cannot be the name of a folder.
     """
     if not re.fullmatch(r"\w{1,40}", run):
         raise FedMoEError(f"run is {run[:60]!r}; expected letters and digits")

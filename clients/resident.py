@@ -1,4 +1,4 @@
-"""The model and data of a run, built once per process and kept between its tasks."""
+"""The model and data of a run, prepared once per process and kept between its tasks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+
 from clients.worker_frames import Order
 from fedmoe.budget import Auto
 from fedmoe.config import load_experiment
 from fedmoe.errors import FedMoEError
-from fedmoe.messages.codec import Message, sealed
+from fedmoe.messages.codec import sealed
+from fedmoe.messages.records import Message
 from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.node_budget import OwnBudget, planned_here
 from fedmoe.runs.prepare import prepare
@@ -20,16 +23,18 @@ from fedmoe.section import Imports
 
 
 def carry_out(order: Order, buffer: memoryview) -> Message:
-    """The packed update of the task in `order` and `buffer`.
+    """Return the packed update of the task in `order` and `buffer`.
 
     Raises:
         FedMoEError: the task is damaged or not for this node, or the run cannot be prepared here.
     """
+    # As on every node and in every worker: sums of products differ with the number of threads.
+    torch.set_num_threads(1)
     run = resident(order.experiment, order.overrides, tuple(order.allow))
     client, own_budget = run.client, run.own_budget
     task = client.read_task(Message(order.scalars, buffer, order.crc32))
     if order.own and task.client not in order.own:
-        raise FedMoEError(f"client {task.client} is not one of this node's: {order.own}")
+        raise FedMoEError(f"client {task.client} is not one of this node's, {order.own}")
     folder = Path(order.state) if order.state else None
     here = replace(client, state_folder=folder)
     if own_budget:
@@ -44,22 +49,22 @@ class Resident:
 
     client: ClientSide
     own_budget: OwnBudget | None
-    """What plans for this machine, where the run has an automatic budget and no devices."""
+    """Plans for this machine, if the run has an automatic budget and no devices."""
     fewer: dict[int, int] = field(default_factory=dict)
-    """By client, where nothing plans: experts less than it is asked for, see `Order`. Its next
-    rounds need not cost a worker each."""
+    """By client, without a plan: experts to leave out of its tasks (see `Order`), so that not each
+    of its rounds costs a worker."""
 
 
 @lru_cache(maxsize=1)
 def resident(experiment: str, overrides: str, allow: tuple[str, ...] = ()) -> Resident:
-    """Return the client side of a resolved experiment (YAML), with this machine's dotted overrides.
+    """Prepare the client side of a resolved experiment (YAML), with this machine's overrides.
 
-    A process that carries out many tasks builds it once: a Ray actor, or a SuperNode's worker. Of
+    A process that carries out many tasks does so once: a Ray actor, or a SuperNode's worker. Of
     the modules that the experiment names, those that `allow` lists are imported, and entry points
     of installed packages.
 
     Raises:
-        FedMoEError: the experiment is faulty, or its model or data are not to be had here.
+        FedMoEError: the experiment is faulty, or its model or data cannot be loaded here.
     """
     with TemporaryDirectory() as folder:
         path = Path(folder) / "experiment.yaml"

@@ -1,8 +1,8 @@
 """The process that holds a node's model between tasks: `python -m clients.worker`.
 
-`worker_calls` starts it with a socket that listens already. It says hello to every caller at once,
-also while it trains, and carries out one task at a time, in the order in which they came. It ends
-by itself: with its node, when nobody has asked for a while, or when another has its place.
+`worker_calls` starts it with a socket that listens already. It greets every caller at once, even
+while it trains, and carries out one task at a time, in the order of arrival. It ends by itself:
+with its node, when nobody has called for a while, or when another worker has its place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import sys
 import time
 import traceback
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
 from threading import Thread
@@ -30,9 +29,10 @@ from clients.worker_frames import (
     receive,
     send,
 )
-from clients.worker_home import Home, Node, is_ours
+from clients.worker_home import Home, is_ours
 from fedmoe.errors import FedMoEError
 from fedmoe.system.digests import code_digest
+from fedmoe.system.processes import Process
 
 TICK_SECONDS = 0.5
 """Between two looks at whether its node still runs."""
@@ -44,55 +44,43 @@ STALL_SECONDS = 60.0
 Reply = tuple[dict[str, Any], "bytes | memoryview"]
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A task on its way through the worker."""
-
-    order: Order
-    buffer: memoryview
-    reply: Future[Reply]
-
-
 class Worker:
-    """Threads talk to callers; the main thread alone computes: torch counts threads by thread."""
+    """Threads talk to callers; only the main thread computes: torch sets threads by thread."""
 
-    def __init__(self, listener: socket, seat: int, node: Node, idle_seconds: float) -> None:
+    def __init__(self, listener: socket, seat: int, node: Process, idle_seconds: float) -> None:
         """`seat` is the number of the file that `listener` is bound to."""
         self.listener, self.seat, self.node = listener, seat, node
         self.idle_seconds = idle_seconds
         self.home = Home()
         self.code = code_digest(Path(__file__).parent)
-        self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self.waiting: queue.SimpleQueue[tuple[Order, memoryview, Future[Reply]]]
+        self.waiting = queue.SimpleQueue()
         self.rested = time.monotonic() + FIRST_SECONDS
         """When it last had something to do, or will have had for the first time."""
         self.key: tuple[str, str, list[str]] | None = None
-        """What its model was loaded for."""
+        """Experiment, overrides and allowed modules that its model was loaded for."""
         self.loads = 0
         self.callers: list[socket] = []
-        """Who has called and has not hung up."""
+        """Connections that are still open."""
 
     def run(self) -> None:
-        """Work until there is nobody left to work for; does not return."""
+        """Work as long as anybody may call; never return."""
         for life in (self._accept, self._watch):
             Thread(target=life, daemon=True).start()
         while self._wanted():
-            self._turn()
+            try:
+                order, buffer, reply = self.waiting.get(timeout=TICK_SECONDS)
+            except queue.Empty:
+                continue
+            reply.set_result(self._answer(order, buffer))
+            self.rested = time.monotonic()
         self._end()
 
     def _wanted(self) -> bool:
         in_place = self.home.seat(self.node.name) == self.seat
-        # What has come before another took its place is still its own.
+        # Tasks that came before another worker took its place are still its own.
         idle = time.monotonic() - self.rested > self.idle_seconds
-        return bool(self.callers) or not self.jobs.empty() or (in_place and not idle)
-
-    def _turn(self) -> None:
-        """Carry out a task, or wait a moment for one."""
-        try:
-            job = self.jobs.get(timeout=TICK_SECONDS)
-        except queue.Empty:
-            return
-        job.reply.set_result(self._answer(job.order, job.buffer))
-        self.rested = time.monotonic()
+        return bool(self.callers) or not self.waiting.empty() or (in_place and not idle)
 
     def _answer(self, order: Order, buffer: memoryview) -> Reply:
         try:
@@ -105,11 +93,11 @@ class Worker:
             return {"kind": "error", "error": said}, b""
 
     def _carry_out(self, order: Order, buffer: memoryview) -> Reply:
-        # Here, because it takes seconds, and a caller should hear at once that somebody is there.
+        # Here, because it takes seconds, and a caller should be greeted at once.
         from clients.resident import carry_out, resident
 
         if (key := (order.experiment, order.overrides, order.allow)) != self.key:
-            resident.cache_clear()  # else the old model would stay until the new one is there
+            resident.cache_clear()  # else the old model would stay until the new one is loaded
             self.key = key
         before = resident.cache_info().misses
         try:
@@ -124,37 +112,32 @@ class Worker:
             self.callers.append(connection)  # not in its thread, which may come to run too late
             try:
                 Thread(target=self._serve, args=(connection,), daemon=True).start()
-            except RuntimeError:  # no thread to be had: it may call again
+            except RuntimeError:  # no thread is free: it may call again
                 self.callers.remove(connection)
                 connection.close()
 
     def _serve(self, connection: socket) -> None:
-        """Hear one caller out; whatever it sends, nothing but its own connection suffers."""
-        connection.settimeout(STALL_SECONDS)
+        """Talk to one caller; whatever it sends, only its own connection suffers."""
         try:
-            self._hear_out(connection)
+            with connection:
+                connection.settimeout(STALL_SECONDS)
+                if is_ours(connection):
+                    send(connection, header_of(Hello(self.code, os.getpid(), self.loads)))
+                    send(connection, *self._reply(connection))
+        except (Gone, TimeoutError):
+            pass  # it only wanted to know who is there, or has died; its task is done again
         finally:
             self.rested = time.monotonic()
             self.callers.remove(connection)
 
-    def _hear_out(self, connection: socket) -> None:
-        with connection:
-            if not is_ours(connection):
-                return
-            try:
-                send(connection, header_of(Hello(self.code, os.getpid(), self.loads)))
-                send(connection, *self._reply(connection))
-            except (Gone, TimeoutError):
-                pass  # it only wanted to know who is there, or has died; its task is done again
-
     def _reply(self, connection: socket) -> Reply:
         try:
             header, buffer = receive(connection)
-            job = Job(read_header(header, Order), buffer, Future())
+            order, reply = read_header(header, Order), Future[Reply]()
         except FrameError as error:
             return _reason(error)
-        self.jobs.put(job)
-        return job.reply.result()
+        self.waiting.put((order, buffer, reply))
+        return reply.result()
 
     def _watch(self) -> None:
         while self.node.alive():
@@ -162,11 +145,11 @@ class Worker:
         self._end()
 
     def _end(self) -> None:
-        """Leave nothing behind but a log, if there is something in it."""
+        """Leave nothing behind but a log that is not empty."""
         sys.stdout.flush()
         sys.stderr.flush()
         try:
-            with self.home.locked():  # between a look and a removal nobody else must take the place
+            with self.home.locked():  # between a look and a removal nobody may take the place
                 self.home.leave(self.node.name, self.seat)
         finally:
             os._exit(0)  # the other threads wait for callers without end
@@ -180,7 +163,7 @@ def main(arguments: list[str]) -> None:
     """Serve on the socket that was inherited under a number."""
     fd, seat, pid, started = map(int, arguments[:4])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the node's to handle
-    Worker(socket(fileno=fd), seat, Node(pid, started), float(arguments[4])).run()
+    Worker(socket(fileno=fd), seat, Process(pid, started), float(arguments[4])).run()
 
 
 if __name__ == "__main__":

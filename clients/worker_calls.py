@@ -1,4 +1,4 @@
-"""The way to the process that holds the model: find the node's worker, or start it, and ask it."""
+"""Calls to the process that holds the model: find the node's worker, or start it, and ask it."""
 
 from __future__ import annotations
 
@@ -27,29 +27,30 @@ from clients.worker_frames import (
     receive,
     send,
 )
-from clients.worker_home import Home, Node, node_here
+from clients.worker_home import Home, node_here
 from fedmoe.errors import FedMoEError, WireError
 from fedmoe.system.control_groups import oom_events, oom_kills
 from fedmoe.system.digests import code_digest
+from fedmoe.system.processes import Process, ending
 
 if TYPE_CHECKING:
-    # It imports torch: seconds of every message that only passes a task on.
-    from fedmoe.messages.codec import Message
+    # It imports torch, which takes seconds, and most messages only pass a task on.
+    from fedmoe.messages.records import Message
 
 LOG = logging.getLogger(__name__)
 BUNDLE = Path(__file__).parents[1]
-"""Holds the `clients/` that this process runs, and its worker must."""
+"""The folder of the `clients/` that this process runs, and its worker must run, too."""
 IDLE_SECONDS = 1800.0
-"""How long a worker keeps its model for nothing: several rounds of other clients."""
+"""How long a worker keeps an unused model: several rounds of other clients."""
 HELLO_SECONDS = 60.0
-"""A worker says hello before it loads anything; on a busy machine Python takes seconds to start."""
+"""Time for a worker's greeting: on a busy machine Python takes seconds to start."""
 END_SECONDS = 5.0
-"""The kernel clears a killed process away at once, unless its memory is very large."""
+"""Time for the kernel to clear away a killed process, more than it needs unless that is huge."""
 MOST_DEATHS = 2
 """Workers that one task may cost, beside those that were killed for memory with a larger k."""
 UNKNOWN, SILENT = "an unknown cause (another process had started it)", "falling silent"
 MAYBE_KILLED = {signal.SIGKILL.name, UNKNOWN, SILENT}
-"""How a worker ends that the kernel has killed, as far as its caller can see."""
+"""The end of a worker that the kernel has killed, as its caller may see it."""
 KILLED = (
     "a worker of this node was killed for want of memory (%s); its task is done again with %d "
     "expert(s) fewer"
@@ -57,7 +58,7 @@ KILLED = (
 
 
 class WorkerError(Exception):
-    """What went wrong in the worker and is not the user's to mend, with the traceback there."""
+    """An exception of the worker that the user cannot mend, with its traceback."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ class Packed:
 
 
 def answer(order: Order, buffer: bytes, idle_seconds: float, task_seconds: float) -> Message:
-    """The packed update of the task in `order` and `buffer`, from whoever holds the model.
+    """Return the packed update of the task in `order` and `buffer`, within `task_seconds`.
 
-    On a SuperNode that is its worker, which is started if need be; elsewhere, or where
-    `idle_seconds` is 0, this process. Nobody waits longer than `task_seconds` for it.
+    On a SuperNode its worker makes it, which is started if need be; elsewhere, or where
+    `idle_seconds` is 0, this process does.
 
     Raises:
         FedMoEError: the task is refused, or ended every worker that tried it.
@@ -88,7 +89,7 @@ def answer(order: Order, buffer: bytes, idle_seconds: float, task_seconds: float
 
 
 def idle_seconds_of(node_config: Mapping[str, Any]) -> float:
-    """How long a node's worker may idle: `worker_idle_seconds` of the node's config."""
+    """Read how long a node's worker may idle: `worker_idle_seconds` of the node's config."""
     named = node_config.get("worker_idle_seconds", IDLE_SECONDS)
     try:
         if (seconds := float(named)) >= 0:
@@ -107,23 +108,23 @@ class Found:
     connection: socket
     hello: Hello
     process: Popen[bytes] | None
-    """None where another process started it: how it ends is told to that one alone."""
+    """None if another process started it, which alone can see how it ends."""
 
 
 @dataclass(frozen=True)
 class NodeWorker:
-    """The worker of a node, as its callers see it: there is one at most, and it comes if called."""
+    """The only worker of a node, as its callers see it; it is started when it is called."""
 
-    node: Node
+    node: Process
     idle_seconds: float = IDLE_SECONDS
     bundle: Path = BUNDLE
 
     def ask(self, order: Order, buffer: bytes, task_seconds: float) -> Packed:
-        """The packed update of a task; see `answer`.
+        """Return the packed update of a task; see `answer`.
 
-        A task whose worker dies is given to a new one: it can be repeated from its own values. With
-        one expert fewer, where the kernel has killed the worker for memory, which no k that does
-        not fit survives; after any other death as it was, so that it gives the same bits.
+        A task whose worker dies is given to a new one: with one expert fewer if the kernel has
+        killed the worker for memory, which would happen again; else unchanged, so that the update
+        is bitwise identical.
         """
         with Home() as home:
             deaths, how = 0, ""
@@ -148,7 +149,7 @@ class NodeWorker:
             )
 
     def look(self) -> Hello | None:
-        """What the worker says of itself; None if there is none, and none is started."""
+        """Return a running worker's greeting; None if there is none, and none is started."""
         with Home() as home:
             connection = home.connect(self.node.name, HELLO_SECONDS)
             if connection is None:
@@ -157,7 +158,7 @@ class NodeWorker:
                 return _hello(connection)
 
     def _reach(self, home: Home) -> Found:
-        """Connect to the worker; one that is missing, dumb or of other code is replaced."""
+        """Connect to the worker; replace one that is missing, silent or runs other code."""
         name, process, fault = self.node.name, None, ""
         code = code_digest(self.bundle / "clients")
         for _ in range(MOST_DEATHS):
@@ -175,14 +176,14 @@ class NodeWorker:
             if connection:
                 connection.close()
             with home.locked():
-                # It does what it has begun and ends, once its place is taken.
+                # It finishes what it has begun and ends, once its place is taken.
                 home.leave(name, seat)
         raise FedMoEError(
             f"the worker that should hold the model {fault}; its log is {home.log_path(name)}"
         )
 
     def _start(self, home: Home) -> Popen[bytes]:
-        """A worker that takes calls from the moment this returns, though it says nothing yet."""
+        """Start a worker; calls can be made as soon as this returns, and wait for its greeting."""
         home.sweep()
         listener = home.listen(self.node.name)
         # -P, and not the working folder: a stray `clients/` there would run in place of ours.
@@ -199,7 +200,7 @@ class NodeWorker:
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
             )
-        # It outlives this process; if it does not, somebody must take leave of it.
+        # It usually outlives this process; if it does not, its exit code must be collected.
         Thread(target=process.wait, daemon=True).start()
         return process
 
@@ -210,10 +211,10 @@ def _ask(found: Found, order: Order, buffer: bytes, task_seconds: float) -> Pack
     try:
         header, update = receive(found.connection)
     except TimeoutError:
-        # Nobody waits for it any more, and the next task must not wait behind it.
+        # Nobody waits for the update any more, and the next task must not wait behind it.
         with suppress(ProcessLookupError):
             os.kill(found.hello.pid, signal.SIGKILL)
-        raise FedMoEError(f"no update within {task_seconds:g} s; its worker was ended") from None
+        raise FedMoEError(f"no update within {task_seconds:g} s; its worker was killed") from None
     match header:
         case {"kind": "done", "scalars": str(scalars), "crc32": int() | None as crc32}:
             return Packed(scalars, update, crc32)
@@ -223,11 +224,11 @@ def _ask(found: Found, order: Order, buffer: bytes, task_seconds: float) -> Pack
             raise FedMoEError(reason)
         case {"kind": "error", "error": str(error)}:
             raise WorkerError(error)
-    raise FrameError(f"the worker answers with a frame of kind {header.get('kind')!r}")
+    raise FrameError(f"the worker answered with a frame of kind {header.get('kind')!r}")
 
 
 def _hello(connection: socket) -> Hello | None:
-    """What the worker at the other end says first; None from one that dies or stays silent."""
+    """Read the greeting of the worker at the other end; None if it dies or stays silent."""
     try:
         return read_header(receive(connection)[0], Hello)
     except (Gone, TimeoutError, FrameError):
@@ -235,7 +236,7 @@ def _hello(connection: socket) -> Hello | None:
 
 
 def _top_k(order: Order) -> int:
-    """Experts that its task asks for; 1 where it does not say: then none can be left out."""
+    """Return the experts that a task asks for; 1 if unknown: then none can be left out."""
     try:
         return int(json.loads(order.scalars)["top_k"])
     except (ValueError, TypeError, KeyError):
@@ -243,11 +244,8 @@ def _top_k(order: Order) -> int:
 
 
 def _how(process: Popen[bytes] | None) -> str:
-    """How a worker ended: `SIGKILL`, or `exit code 1`."""
-    if process is None:
-        return UNKNOWN
+    """Say how a worker ended: `SIGKILL`, or `exit code 1`."""
     try:
-        code = process.wait(END_SECONDS)
+        return ending(process.wait(END_SECONDS)) if process else UNKNOWN
     except subprocess.TimeoutExpired:
         return SILENT
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"

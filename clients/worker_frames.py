@@ -1,12 +1,15 @@
-"""What passes over a worker's socket: frames of a JSON header and raw bytes, nothing pickled.
+"""The frames that pass over a worker's socket: a JSON header and raw bytes, nothing pickled.
 
 A frame is `fedmoe/1`, the header's length (4 bytes, big-endian), the buffer's (8), the header, the
 buffer. By the header's `kind`:
-- `hello`: the worker's first words to whoever calls; see `Hello`
-- `task`: what the caller asks for; see `Order`, with the task's buffer
+- `hello`: the worker's first words to every caller; see `Hello`
+- `order`: the caller's task; see `Order`, with the task's buffer
 - `done`: the packed update, with its buffer
-- `reason`: why there is none, and the user can mend it
-- `error`: what else went wrong, with its traceback
+- `reason`: why there is none, for the user to mend
+- `error`: any other exception, with its traceback
+
+`multiprocessing.connection` would save a few lines here, but it takes memory for a message as soon
+as its length is announced, and waits without end in the middle of one.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import json
 import struct
 from dataclasses import asdict, dataclass, field
 from socket import socket
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from fedmoe.errors import FedMoEError
 
@@ -26,8 +29,6 @@ MOST_HEADER_BYTES = 2**24
 MOST_BUFFER_BYTES = 2**34
 """An adapter of rank 64 for OLMoE-1B-7B takes 2.4e9."""
 CHUNK_BYTES = 2**20
-
-T = TypeVar("T")
 
 
 class FrameError(FedMoEError):
@@ -40,10 +41,10 @@ class Gone(Exception):
 
 @dataclass(frozen=True)
 class Hello:
-    """Who answers: a worker, before it is asked anything."""
+    """What a worker says of itself before it is asked anything."""
 
     code: str
-    """A digest of what it runs; see `fedmoe/system/digests.py`."""
+    """A digest of the code that it runs; see `fedmoe/system/digests.py`."""
     pid: int
     loads: int
     """How often it has loaded a model."""
@@ -51,7 +52,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Order:
-    """A task, and all that a node has to say to it."""
+    """A task, and all that a node adds to it."""
 
     experiment: str
     """Resolved, as YAML."""
@@ -60,55 +61,39 @@ class Order:
     scalars: str
     """The task's."""
     crc32: int | None
-    """The task's checksum, where it has one."""
-    own: list[int]
-    """The clients whose data lies here; empty where any client's task will do."""
+    """The task's checksum, if it has one."""
+    own: list
+    """The clients whose data this node holds; empty if it takes any client's task."""
     state: str
-    """The folder for what clients keep between rounds; empty where there is none."""
-    deadline_seconds: float | None = None
+    """The folder for what clients keep between rounds; empty if there is none."""
+    deadline_seconds: float | int | None = None
     """From the task's sending to the update's arrival, as the server set it; it counts where the
     node plans for itself."""
     fewer: int = 0
-    """Experts that it is to take less than it would: a worker was killed for memory each time."""
+    """Experts to leave out of the task: a worker was killed for memory each time."""
     allow: list[str] = field(default_factory=list)
     """Modules that the node's own config allows an experiment to name; see `fedmoe.section`."""
 
 
-KINDS: dict[type, tuple[str, dict[str, Any]]] = {
-    Hello: ("hello", {"code": str, "pid": int, "loads": int}),
-    Order: (
-        "task",
-        {
-            "experiment": str,
-            "overrides": str,
-            "scalars": str,
-            "crc32": int | None,
-            "own": list,
-            "state": str,
-            "deadline_seconds": float | int | None,
-            "fewer": int,
-            "allow": list,
-        },
-    ),
-}
+T = TypeVar("T", Hello, Order)
 
 
 def header_of(record: Hello | Order) -> dict[str, Any]:
-    """A record as a header."""
-    return {"kind": KINDS[type(record)][0], **asdict(record)}
+    """Return a record as a header."""
+    return {"kind": type(record).__name__.lower(), **asdict(record)}
 
 
 def read_header(header: dict[str, Any], record: type[T]) -> T:
-    """The record in a header.
+    """Return the record in a header.
 
     Raises:
         FrameError: it is of another kind, or a value is missing or of another type.
     """
-    kind, types = KINDS[record]
+    kind, types = record.__name__.lower(), get_type_hints(record)
     if (found := header.get("kind")) != kind:
-        raise FrameError(f"a frame of kind {str(found)[:40]!r}; expected {kind!r}")
+        raise FrameError(f"a frame of kind {str(found)[:40]!r} came; expected {kind!r}")
     if bad := [name for name, of in types.items() if not isinstance(header.get(name, ...), of)]:
-        raise FrameError(f"{kind}: missing or of a wrong type: {', '.join(bad)}")
+        raise FrameError(f"a frame of kind {kind!r} lacks valid values of {', '.join(bad)}")
     return record(**{name: header[name] for name in types})
 
 
@@ -129,33 +114,32 @@ def send(connection: socket, header: dict[str, Any], buffer: bytes | memoryview 
 
 
 def receive(connection: socket) -> tuple[dict[str, Any], memoryview]:
-    """The header and the buffer of one frame; memory grows only with what has arrived.
+    """Return the header and the buffer of one frame; memory grows only with what has arrived.
 
     Raises:
-        FrameError: it is none of ours, or larger than anything that we send.
+        FrameError: it is not one of ours, or larger than anything that we send.
         Gone: the other end closed or died first.
         TimeoutError: nothing came for as long as the connection waits.
     """
     magic, header_bytes, buffer_bytes = HEAD.unpack(_exactly(connection, HEAD.size))
     if magic != MAGIC:
-        raise FrameError(f"a frame that starts with {magic!r}; expected {MAGIC!r}")
+        raise FrameError(f"a frame starts with {magic!r}; expected {MAGIC!r}")
     _check_sizes(header_bytes, buffer_bytes)
     try:
         header = json.loads(_exactly(connection, header_bytes))
     except (ValueError, RecursionError) as error:
-        raise FrameError(f"a header that is not JSON: {str(error)[:100]}") from error
+        raise FrameError(f"a frame's header is not JSON: {str(error)[:100]}") from error
     if not isinstance(header, dict):
-        raise FrameError("a header that is no JSON object")
+        raise FrameError("a frame's header is not a JSON object")
     return header, memoryview(_exactly(connection, buffer_bytes))
 
 
 def _check_sizes(header_bytes: int, buffer_bytes: int) -> None:
-    for what, size, most in (
-        ("header", header_bytes, MOST_HEADER_BYTES),
-        ("buffer", buffer_bytes, MOST_BUFFER_BYTES),
-    ):
-        if size > most:
-            raise FrameError(f"a {what} of {size:,} bytes; at most {most:,}")
+    if header_bytes > MOST_HEADER_BYTES or buffer_bytes > MOST_BUFFER_BYTES:
+        raise FrameError(
+            f"a frame has a header of {header_bytes:,} and a buffer of {buffer_bytes:,} bytes; at "
+            f"most {MOST_HEADER_BYTES:,} and {MOST_BUFFER_BYTES:,} are taken"
+        )
 
 
 def _exactly(connection: socket, size: int) -> bytearray:

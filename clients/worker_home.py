@@ -1,47 +1,46 @@
-"""Where workers live: the process they belong to, and an owner-only folder for their sockets.
+"""The process that a node's worker belongs to, and an owner-only folder for workers' sockets.
 
-Linux alone tells what is needed here: `/proc`, and who is at the other end of a socket.
+Only Linux has what this needs: `/proc`, and the identity of the other end of a socket.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import stat
 import struct
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from tempfile import gettempdir
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from fedmoe.errors import FedMoEError
-from fedmoe.system.processes import Node, node_of
+from fedmoe.system.locks import turn
+from fedmoe.system.processes import Process, process_of
 
 BACKLOG = 128
 SWEEP_SECONDS = 1.0
 
 
-def node_here() -> Node | None:
-    """What starts a process per message, and so needs a worker; None where this process lives on.
+def node_here() -> Process | None:
+    """Return the process that starts one per message, and so needs a worker, if there is one.
 
     Flower's SuperNode runs `flwr-clientapp` for every message, through a `flower-superexec` that
-    ends with it. Ray's actors, and whoever calls the ClientApp from Python, carry out many tasks
-    in one process, which keeps the model itself.
+    ends with it. Ray's actors, and anything that calls the ClientApp from Python, carry out many
+    tasks in one process, which keeps the model itself.
     """
     if sys.platform != "linux" or Path(sys.argv[0]).name != "flwr-clientapp":
         return None
-    return node_of(os.getppid())
+    return process_of(os.getppid())
 
 
 class Home:
-    """The folder of this user's workers; nobody else can reach what is in it."""
+    """The folder of this user's workers, closed to all other users."""
 
     def __init__(self) -> None:
-        """Make it if need be, and open it.
+        """Open it, and make it first if need be.
 
         Raises:
             FedMoEError: it cannot be made, is no folder, or is open to others.
@@ -60,17 +59,12 @@ class Home:
     ) -> None:
         os.close(self.fd)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Alone among those who look for a worker, or start one."""
-        fcntl.flock(self.fd, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self.fd, fcntl.LOCK_UN)
+    def locked(self) -> AbstractContextManager[None]:
+        """Wait for a turn among those who look for a worker, or start one."""
+        return turn(self.fd)
 
     def listen(self, name: str) -> socket.socket:
-        """A socket that takes calls from now on, in place of any that was there."""
+        """Return a socket that takes calls from now on, in place of any that was there."""
         with suppress(FileNotFoundError):
             os.unlink(f"{name}.sock", dir_fd=self.fd)
         listener = socket.socket(socket.AF_UNIX)
@@ -79,7 +73,7 @@ class Home:
         return listener
 
     def connect(self, name: str, seconds: float) -> socket.socket | None:
-        """A connection to who listens there, which waits up to `seconds`; None if nobody does.
+        """Return a connection to the listener, with a timeout of `seconds`; None if nobody listens.
 
         Raises:
             FedMoEError: another user listens there.
@@ -97,25 +91,25 @@ class Home:
         return connection
 
     def seat(self, name: str) -> int | None:
-        """The number of the socket's file; none is used twice while somebody listens on it."""
+        """Return the number of the socket's file, which no other gets while somebody listens."""
         try:
             return os.stat(f"{name}.sock", dir_fd=self.fd).st_ino
         except FileNotFoundError:
             return None
 
     def leave(self, name: str, seat: int | None) -> None:
-        """Remove the socket's file, if it is still the one with this number, and an empty log."""
+        """Remove the socket's file, if it still has this number, and its log, if that is empty."""
         if seat is None or self.seat(name) != seat:
             return
         with suppress(FileNotFoundError):
-            # The log first: who finds no socket makes a new one of each.
+            # The log first: a caller that finds no socket makes both again.
             if not os.stat(f"{name}.log", dir_fd=self.fd).st_size:
                 os.unlink(f"{name}.log", dir_fd=self.fd)
         with suppress(FileNotFoundError):
             os.unlink(f"{name}.sock", dir_fd=self.fd)
 
     def sweep(self) -> None:
-        """Remove what killed workers have left: sockets on which nobody listens."""
+        """Remove the sockets of killed workers, on which nobody listens."""
         for path in self.path.glob("*.sock"):
             if connection := self.connect(path.stem, SWEEP_SECONDS):
                 connection.close()
@@ -123,29 +117,29 @@ class Home:
                 self.leave(path.stem, self.seat(path.stem))
 
     def log_path(self, name: str) -> Path:
-        """What a worker has written to its output."""
+        """Return the path of a worker's output."""
         return self.path / f"{name}.log"
 
     def log(self, name: str) -> BinaryIO:
-        """The same file, to be written to at its end."""
+        """Open the same file, to append to it."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.fdopen(os.open(f"{name}.log", flags, 0o600, dir_fd=self.fd), "ab")
 
     def _address(self, name: str) -> str:
-        # Not the folder's own path: an address holds 107 bytes, and the folder is surely the one
-        # that was checked.
+        # Not by the folder's own path: an address holds at most 107 bytes, and this is certainly
+        # the folder that was checked.
         return f"/proc/self/fd/{self.fd}/{name}.sock"
 
 
 def is_ours(connection: socket.socket) -> bool:
-    """Whether a process of this user is at the other end."""
+    """Return whether a process of this user is at the other end."""
     size = struct.calcsize("3i")
     found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     return struct.unpack("3i", found)[1] == os.geteuid()
 
 
 def _default_path() -> Path:
-    """Under the session's own folder where there is one, else with the temporary files."""
+    """Return a path in the session's own folder, if there is one, else with temporary files."""
     session = os.environ.get("XDG_RUNTIME_DIR")
     with suppress(OSError):
         if session and os.stat(session).st_uid == os.geteuid():
@@ -159,7 +153,7 @@ def _open(path: Path) -> int:
             path.mkdir(0o700)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise FedMoEError(f"{path}: no folder for workers' sockets: {error.strerror}") from error
+        raise FedMoEError(f"{path}: no folder for workers: {error.strerror}") from error
     found = os.fstat(fd)
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         os.close(fd)

@@ -1,4 +1,4 @@
-"""Adapter: the LoRA of every expert and shared part of a model, as views of one flat tensor."""
+"""The adapter: LoRA of every expert and shared part of a model, as views of one flat tensor."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedmoe.errors import WireError
 
 RANK_AXES = {"A": -2, "B": -1}
-"""`A` is (rank, in) and `B` (out, rank), of each expert or of a linear layer."""
+"""Rank axes: `A` is (rank, in) and `B` (out, rank), of each expert or of a linear layer."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of an adapter: where it sits in the model and in the flat buffer."""
+    """One tensor of an adapter: its place in the model and in the flat buffer."""
 
     name: str
     """Module path and factor, e.g. `model.layers.0.mlp.experts.gate_up_proj.A`."""
@@ -29,25 +29,34 @@ class Entry:
     layer: int | None
     """Index of the MoE layer whose experts lead the shape; None for a part all tokens use."""
     start: int
+    """Its first value in the flat buffer."""
 
     @property
     def stop(self) -> int:
+        """The end of its values in the flat buffer."""
         return self.start + math.prod(self.shape)
 
     @property
     def kind(self) -> str:
-        """Which factor it is: `A`, `B`, or what else a strategy or the router adds."""
+        """The factor: `A`, `B`, or another that a strategy or the router adds."""
         return self.name.rpartition(".")[2]
 
     @property
     def rank_axis(self) -> int | None:
-        """The axis of the rank components; None of what has none."""
+        """The rank axis, or None if the tensor has no rank."""
         return RANK_AXES.get(self.kind)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The order and shapes of an adapter's tensors, the same on the server and on every client."""
+    """The order and shapes of an adapter's tensors, the same on the server and on every client.
+
+    Example:
+        >>> tensors = [("mlp.experts.up.A", (8, 4, 16), 0), ("attention.q.A", (4, 16), None)]
+        >>> layout = Layout.of(tensors, num_layers=1, num_experts=8, rank=4, alpha=8.0)
+        >>> layout.size, layout.scale, layout.only("A") == layout
+        (576, 2.0, True)
+    """
 
     entries: tuple[Entry, ...]
     num_layers: int
@@ -65,7 +74,7 @@ class Layout:
         rank: int,
         alpha: float,
     ) -> Layout:
-        """Lay out (name, shape, layer) one after another."""
+        """Return a layout of (name, shape, layer) one after another."""
         entries, start = [], 0
         for name, shape, layer in tensors:
             entries.append(Entry(name, shape, layer, start))
@@ -74,15 +83,16 @@ class Layout:
 
     @cached_property
     def size(self) -> int:
+        """The number of values."""
         return self.entries[-1].stop if self.entries else 0
 
     @property
     def scale(self) -> float:
-        """A delta of the weights is `scale * B A`."""
+        """The factor in a change of the weights, `scale * B A`."""
         return self.alpha / self.rank
 
     def with_rank(self, rank: int, scale: float | None = None) -> Layout:
-        """The same parts with `rank` components; without a `scale`, alpha stays and it changes."""
+        """Return the layout with `rank` components; without a `scale`, alpha stays the same."""
         tensors = []
         for e in self.entries:
             shape = list(e.shape)
@@ -93,12 +103,12 @@ class Layout:
         return Layout.of(tensors, self.num_layers, self.num_experts, rank, alpha)
 
     def only(self, *kinds: str) -> Layout:
-        """The entries of these kinds alone."""
+        """Return the layout of the entries of these kinds."""
         kept = [(e.name, e.shape, e.layer) for e in self.entries if e.kind in kinds]
         return Layout.of(kept, self.num_layers, self.num_experts, self.rank, self.alpha)
 
     def plus(self, tensors: list[tuple[str, tuple[int, ...], int | None]]) -> Layout:
-        """These entries, and others behind them."""
+        """Return the layout of these entries with others after them."""
         own = [(e.name, e.shape, e.layer) for e in self.entries]
         return Layout.of(own + tensors, self.num_layers, self.num_experts, self.rank, self.alpha)
 
@@ -110,14 +120,22 @@ class Layout:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def views(self, flat: Tensor) -> Iterator[tuple[Entry, Tensor]]:
-        """Each entry with its part of `flat`, shaped, without a copy."""
+        """Yield each entry with its part of `flat`, shaped, without a copy."""
         for entry in self.entries:
             yield entry, flat[entry.start : entry.stop].view(entry.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """All LoRA factors (or a difference of them) in one fp32 buffer."""
+    """All LoRA factors, or a difference of them, in one float32 buffer.
+
+    Example:
+        >>> layout = Layout.of([("up.A", (2, 3), None), ("up.B", (4, 2), None)], 0, 0, 2, 2.0)
+        >>> adapter = Adapter(layout, torch.zeros(layout.size))
+        >>> view = adapter["up.B"].add_(1)  # a view: it writes into `flat`
+        >>> adapter.flat.sum().item(), (adapter - adapter).largest()
+        (8.0, 0.0)
+    """
 
     layout: Layout
     flat: Float[Tensor, " parameters"]
@@ -138,32 +156,32 @@ class Adapter:
         return replace(self, flat=self.flat + other.flat)
 
     def views(self) -> dict[str, Tensor]:
-        """Every tensor by its name, without a copy."""
+        """Return every tensor by its name, without a copy."""
         return {entry.name: view for entry, view in self.layout.views(self.flat)}
 
     def copy(self) -> Adapter:
-        """The same values in memory of their own."""
+        """Return a copy of the values."""
         return replace(self, flat=self.flat.clone())
 
     def largest(self) -> float:
-        """The size of its largest value; see `largest`."""
+        """Return the size of its largest value; see `largest`."""
         return largest(self.flat)
 
     def digest(self) -> str:
-        """sha256 of the values: two adapters are the same to the bit when these agree."""
+        """Return the sha256 of the values: equal for adapters that are bitwise identical."""
         return hashlib.sha256(self.flat.contiguous().numpy().tobytes()).hexdigest()
 
 
 def largest(values: Float[Tensor, " values"]) -> float:
-    """The size of the largest value, NaN where one is; 0 of none."""
+    """Return the size of the largest value: NaN if one is NaN, 0 if there is none."""
     # One pass and no copy, where abs().max() takes two passes and a copy.
     return torch.stack(values.aminmax()).abs().max().item() if values.numel() else 0.0
 
 
 def initial_adapter(layout: Layout, generator: torch.Generator) -> Adapter:
-    """A adapter that changes nothing: `A` uniform within 1/sqrt(in), `B` and router shifts zero.
+    """Return an adapter that changes nothing: `A` uniform in 1/sqrt(in), `B` and shifts zero.
 
-    The same bounds as PEFT's default (`kaiming_uniform_` with `a = sqrt(5)`).
+    The bounds are PEFT's default (`kaiming_uniform_` with `a = sqrt(5)`).
     """
     flat = torch.zeros(layout.size)
     for entry, view in layout.views(flat):
@@ -173,13 +191,10 @@ def initial_adapter(layout: Layout, generator: torch.Generator) -> Adapter:
     return Adapter(layout, flat)
 
 
-def keep_untouched(
-    delta: Adapter,
-    counts: Tensor,  # counts: int (layers, experts)
-) -> Adapter:
-    """`delta` with the rows of experts that no token reached set to zero.
+def keep_untouched(delta: Adapter, counts: Int[Tensor, "layers experts"]) -> Adapter:
+    """Return `delta` with the rows of experts that no token reached set to zero.
 
-    Weight decay and stale optimiser moments would otherwise move an expert without any evidence.
+    Weight decay and stale optimiser moments would otherwise move an expert without evidence.
     """
     flat = delta.flat.clone()
     for entry, view in delta.layout.views(flat):
@@ -189,14 +204,14 @@ def keep_untouched(
 
 
 def components(entry: Entry, view: Tensor, start: int, count: int) -> Tensor:
-    """`count` rank components of a tensor from `start` on; all of one that has none."""
+    """Return `count` rank components from `start`, as a view; the whole tensor if it has none."""
     return view if entry.rank_axis is None else view.narrow(entry.rank_axis, start, count)
 
 
 def place(source: Adapter, into: Adapter, *, last: bool = False) -> None:
-    """Copy every tensor of `source` over the one of its name in `into`.
+    """Copy every tensor of `source` over the one of the same name in `into`.
 
-    Where `into` has more rank components, the first are replaced, or the `last`; the others stay.
+    If `into` has more rank components, the first are replaced, or the `last`.
     """
     for entry, there, value in _shared(source, into):
         more = into.layout.rank - source.layout.rank
@@ -204,7 +219,7 @@ def place(source: Adapter, into: Adapter, *, last: bool = False) -> None:
 
 
 def cut(source: Adapter, layout: Layout, *, last: bool = False) -> Adapter:
-    """The part of `source` that `layout` names: its first rank components, or its `last`."""
+    """Return the tensors of `layout` from `source`: the first rank components, or the `last`."""
     made = Adapter(layout, source.flat.new_empty(layout.size))
     for entry, there, value in _shared(made, source):
         more = source.layout.rank - layout.rank
@@ -213,10 +228,9 @@ def cut(source: Adapter, layout: Layout, *, last: bool = False) -> Adapter:
 
 
 def resized(source: Adapter, layout: Layout) -> Adapter:
-    """`source` with the rank of `layout`: cut, or padded with zeros; each product stays.
+    """Return `source` at the rank of `layout`: cut, or padded with zeros.
 
-    Where the scales differ, `B` takes the ratio, so that `scale * B A` of the components that are
-    left is what it was.
+    `B` is multiplied by the ratio of the scales, which keeps `scale * B A` of each component.
     """
     made = Adapter(layout, source.flat.new_zeros(layout.size))
     rank, ratio = min(source.layout.rank, layout.rank), source.layout.scale / layout.scale
@@ -227,7 +241,7 @@ def resized(source: Adapter, layout: Layout) -> Adapter:
 
 
 def _shared(small: Adapter, large: Adapter) -> Iterator[tuple[Entry, Tensor, Tensor]]:
-    """Each entry of `small`, with the tensor of its name in `large` and its own."""
+    """Yield each entry of `small`, the tensor of its name in `large`, and its own tensor."""
     large_views = large.views()
     for entry, view in small.layout.views(small.flat):
         yield entry, large_views[entry.name], view

@@ -1,4 +1,4 @@
-"""The user's mistakes: printed without a traceback, they end the program with exit code 2."""
+"""The user's mistakes: a command prints them without a traceback and ends with exit code 2."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,16 @@ LONGEST_SHOWN = 60
 
 
 class FedMoEError(Exception):
-    """A mistake the user can fix; its text says where, what we got, what we expected."""
+    """A mistake that the user can fix; its text says what failed, why, and what to do.
+
+    Example:
+        >>> import fedmoe
+        >>> try:
+        ...     fedmoe.open_run("nowhere")
+        ... except fedmoe.FedMoEError as error:
+        ...     print(error)
+        nowhere is not the folder of a run: it has no ledger.jsonl
+    """
 
     exit_code: ClassVar[int] = 2
 
@@ -21,7 +30,7 @@ class FedMoEWarning(UserWarning):
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """One thing wrong at one place; an empty path means the whole file."""
+    """A fault at one place of a configuration; an empty path means the whole file."""
 
     path: str
     message: str
@@ -31,7 +40,7 @@ class Fault:
 
 
 class ConfigError(FedMoEError):
-    """Every fault found in one configuration, printed one a line under its source."""
+    """All faults of one configuration, printed one a line under its source."""
 
     def __init__(self, where: str, faults: Iterable[Fault]) -> None:
         self.where = where
@@ -45,20 +54,20 @@ class ConfigError(FedMoEError):
 
 
 class DataError(FedMoEError):
-    """A dataset or partition that cannot be used as asked."""
+    """A dataset or partition that cannot be used as requested."""
 
 
 class ModelError(FedMoEError):
-    """A model that lacks what was asked of it, or a setting it would ignore."""
+    """A model that lacks what was requested of it, or a setting that it would ignore."""
 
 
 class WireError(FedMoEError):
-    """A message that does not say what its receiver expects.
+    """A message that its receiver cannot use.
 
-    `code` is one word for what was wrong with it, by which refused updates are counted: `message`
-    (no message of ours), `damaged` (on its way), `layout`, `size`, `task` (of another round,
-    client, tier or k), `scalars`, `counts`, `examples`, `not_finite`, `too_large`, `replay`
-    (an answer to another request).
+    `code` categorises the error, so that rejected updates can be counted: `message` (not one of
+    ours), `damaged` (in transit), `layout`, `size`, `task` (of another round, client, tier or k),
+    `scalars`, `counts`, `examples`, `not_finite`, `too_large`, `replay` (an answer to another
+    request).
     """
 
     def __init__(self, message: str, code: str = "message") -> None:

@@ -18,7 +18,8 @@ from fedmoe.errors import ConfigError, Fault, FedMoEError
 from fedmoe.evaluation.evaluate import Evaluation, EvaluationSettings, by_tier
 from fedmoe.export.finished import RunResults
 from fedmoe.export.saved import SavedRun
-from fedmoe.messages.codec import Failure, Task, Update, pack_task
+from fedmoe.messages.codec import pack_task
+from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.rounds import ServerState, finish_round, plan_round
@@ -26,7 +27,6 @@ from fedmoe.runs import session
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import Prepared, prepare
 from fedmoe.runs.resume import Resume
-from fedmoe.training.local_client import LocalStep
 from fedmoe.training.settings import Training
 
 
@@ -126,10 +126,11 @@ class Federation:
     Example:
         >>> import fedmoe as fm
         >>> rows = [(f"say {word}", word) for word in ("yes", "no", "left", "right", "up", "down")]
-        >>> clients = [fm.Client(rows, tier="high"), fm.Client(rows, tier="low")]
+        >>> clients = [fm.Client(rows[:2], tier="high"), fm.Client(rows[2:4], tier="low")]
         >>> tiers = {"high": fm.Tier(top_k=4), "low": fm.Tier(top_k=1)}
         >>> training = fm.Training(steps=1, batch_size=2)
-        >>> fed = fm.Federation("mini", clients, tiers=tiers, training=training, test=rows)
+        >>> held_out = {"validation": rows[4:5], "test": rows[5:]}
+        >>> fed = fm.Federation("mini", clients, tiers=tiers, training=training, **held_out)
         >>> state, updates = fed.round(fed.init())
         >>> state.round, [update.top_k for update in updates]
         (1, [4, 1])
@@ -146,7 +147,6 @@ class Federation:
         strategy: Strategy | None = None,
         lora: AdapterSettings | None = None,
         training: Training | None = None,
-        local: LocalStep | None = None,
         test: Sequence[Any] = (),
         validation: Sequence[Any] = (),
         evaluation: EvaluationSettings | None = None,
@@ -163,7 +163,6 @@ class Federation:
             strategy: how updates are averaged; FedAvg without one.
             lora: rank, alpha and targets of the adapters.
             training: one local round's steps, batch size and learning rate.
-            local: a local round of your own, in place of AdamW's; see `LocalClient`.
             test: examples that scores are measured on. Without any, a seventh of every client's
                 rows is held out: `fed.held_out` says how many.
             validation: the same for `evaluate(state, "validation")`.
@@ -182,15 +181,14 @@ class Federation:
         first = next(iter(known), "")
         budget = Levels(
             tiers={
-                name: replace(tier, clients=self._of(clients, name, first), share=None)
+                name: replace(tier, clients=self._of(clients, name, first))
                 for name, tier in known.items()
             }
         )
-        self.local = local
         self.experiment = Experiment(
             model=ModelSettings(path=str(model)),
             data=Memory.of_clients(rows, test=tuple(test), validation=tuple(validation)),
-            partition=Given(num_clients=len(clients)),
+            partition=Given(clients=tuple(self.names)),
             budget=budget,
             aggregation=strategy or FedAvg(),
             adapter=lora or AdapterSettings(),
@@ -257,7 +255,7 @@ class Federation:
         """Run all rounds with a ledger, checkpoints and a report, in `folder/name`."""
         simulation = replace(self.experiment.simulation, folder=str(folder))
         experiment = replace(self.experiment, name=name, simulation=simulation)
-        return RunResults(session.run(experiment, display, resume=resume, local=self.local))
+        return RunResults(session.run(experiment, display, resume=resume))
 
     def export(self, state: ServerState, out: Path | str, **options: bool) -> float:
         """Write a state's adapter as a PEFT folder that proves itself; see `SavedRun.export`."""
@@ -280,7 +278,7 @@ class Federation:
     @cached_property
     def prepared(self) -> Prepared:
         """Both sides of the run, with the model; made when first needed."""
-        return prepare(self.experiment, local=self.local)
+        return prepare(self.experiment)
 
     def __repr__(self) -> str:
         tiers = ", ".join(self.experiment.budget.resolved(0)) or "full"

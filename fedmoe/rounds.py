@@ -1,8 +1,8 @@
-"""The only round loop: plan, train through a transport, combine, tell whoever watches.
+"""The only round loop: plan, train through a transport, combine, notify the observers.
 
-The loop knows tasks and updates. Whether clients run in this process, on a pool of workers or
-behind Flower is the transport's affair, and changes no bit of the result: updates are combined in
-the order of client ids, and all randomness comes from `(seed, round, client)`.
+The loop knows tasks and updates. The transport decides whether clients run in this process, on a
+pool of workers or behind Flower; the results are bitwise identical, because updates are combined
+in the order of client ids and all randomness comes from `(seed, round, client)`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ import torch
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, cut, place
-from fedmoe.aggregation import NoOptimizer, ServerOptimizer
 from fedmoe.aggregation.mean import again
-from fedmoe.aggregation.server_optimizer import Memory, Rule
+from fedmoe.aggregation.server_optimizer import Memory, NoOptimizer, Rule, ServerOptimizer
 from fedmoe.errors import FedMoEError
-from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.seeds import numpy_rng
 
 
 class Aggregator(Protocol):
-    """What the loop needs of an aggregation strategy."""
+    """The part of an aggregation strategy that the loop uses; see `aggregation.Strategy`."""
 
     def combine(
         self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0
@@ -41,28 +40,28 @@ class Aggregator(Protocol):
 NO_OPTIMIZER = NoOptimizer()
 
 Plan = Callable[["ServerState"], "list[Task]"]
-"""The tasks whose updates make the next state."""
+"""Returns the tasks whose updates make the next state."""
 Send = Callable[[Adapter, "Member"], Adapter]
-"""What a member is sent of the global state."""
+"""Returns the part of the global state that a member is sent."""
 
 Transport = Callable[[Sequence[Task]], Iterator[Update | Failure]]
-"""Carries out tasks; yields one answer per task, in the order of the tasks."""
+"""Carries out tasks and yields one answer per task, in the order of the tasks."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A client as the server knows it."""
+    """A client as the server knows it: its tier, its budget, and how often it can be reached."""
 
     client: int
     tier: str
     top_k: int
     availability: float = 1.0
-    """Probability of being reachable in a round."""
+    """Probability that it can be reached in a round."""
 
 
 @dataclass(frozen=True, eq=False)
 class ServerState:
-    """All that the next round depends on."""
+    """Everything that the next round depends on."""
 
     round: int
     """Rounds finished."""
@@ -70,19 +69,24 @@ class ServerState:
     rescalers: dict[str, Tensor]
     """Per tier, float32 (layers,)."""
     memory: dict[str, Tensor] = field(default_factory=dict)
-    """What the server optimiser keeps, float64 (parameters,) by name."""
+    """The server optimiser's memory, float64 (parameters,) by name."""
 
 
-class Observer(Protocol):
-    """Is told what happens; cannot change it."""
+class Observer:
+    """Is notified of each round and cannot change it; a subclass overrides what it needs."""
 
-    def planned(self, tasks: Sequence[Task]) -> None: ...
-    def answered(self, task: Task, answer: Update | Failure) -> None: ...
-    def finished(self, state: ServerState) -> None: ...
+    def planned(self, tasks: Sequence[Task]) -> None:
+        """Note the tasks of a round that begins; none if no client can be reached."""
+
+    def answered(self, task: Task, answer: Update | Failure) -> None:
+        """Note the answer to a task, in the order of the tasks."""
+
+    def finished(self, state: ServerState) -> None:
+        """Note the state after a round."""
 
 
 def whole_state(state: Adapter, member: Member) -> Adapter:
-    """Every member is sent the global state as it is."""
+    """Return the global state as it is: every member is sent all of it."""
     return state
 
 
@@ -93,9 +97,9 @@ def plan_round(
     seed: int,
     send: Send = whole_state,
 ) -> list[Task]:
-    """The next round's tasks, by client id; who takes part depends on `(seed, round)` alone."""
+    """Return the next round's tasks by client id; `(seed, round)` alone decides who takes part."""
     number = state.round + 1
-    # Drawn for all, from a stream of its own: where everyone is reachable the samples stay as ever.
+    # Drawn for all, from a separate stream: if everyone is reachable the samples do not change.
     draws = numpy_rng(seed, "round", number, "available").random(len(members))
     members = [m for m, u in zip(members, draws, strict=True) if u < m.availability]
     if not members:
@@ -103,7 +107,7 @@ def plan_round(
     rng = numpy_rng(seed, "round", number, "sample")
     chosen = rng.choice(len(members), size=min(clients_per_round, len(members)), replace=False)
     taking_part = sorted((members[i] for i in chosen), key=lambda m: m.client)
-    # One object for all clients of a tier: transports write it down once.
+    # One object for all clients of a tier: transports serialise it once.
     sent = {m.tier: m for m in taking_part}
     adapters = {tier: send(state.adapter, member) for tier, member in sent.items()}
     return [
@@ -126,15 +130,15 @@ def finish_round(
     optimizer: ServerOptimizer = NO_OPTIMIZER,
     num_clients: int = 0,
 ) -> ServerState:
-    """The state after the updates of one round; they are taken one at a time.
+    """Return the state after the updates of one round, which are taken one at a time.
 
-    A round in which no update arrived keeps the adapter.
+    A round without updates keeps the adapter.
     """
     rescalers = RescalerMean(state.rescalers)
     stream = rescalers.watch(updates)
-    if not (held := list(islice(stream, 1))):
+    if not (first := list(islice(stream, 1))):
         return replace(state, round=state.round + 1)
-    proposed = strategy.combine(state.adapter, again(held, stream), num_clients)
+    proposed = strategy.combine(state.adapter, again(first, stream), num_clients)
     adapter, memory = proposed, state.memory
     if not isinstance(optimizer, NoOptimizer):
         adapter, memory = strategy.step(optimizer, state.adapter, proposed, state.memory)
@@ -160,11 +164,12 @@ def run_rounds(
 ) -> ServerState:
     """Run the rounds that are left and return the last state.
 
-    A round of fewer updates than `quorum`, a share of its tasks, is not finished: nothing of it
-    enters a state that anyone sees, so that a resumed run does it again.
+    A round with fewer updates than `quorum`, a share of its tasks, is discarded: no observer sees
+    its state, and a resumed run does it again.
 
     Raises:
-        FedMoEError: every client of a round failed, or too many; the message has the first reason.
+        FedMoEError: every client of a round failed, or too many; the message gives the first
+            reason.
     """
     while state.round < num_rounds:
         tasks = plan(state) if plan else plan_round(state, members, clients_per_round, seed, send)
@@ -176,7 +181,9 @@ def run_rounds(
         updates = (strategy.discount(u, number - u.round) for u in heard)
         state = finish_round(state, strategy, updates, optimizer, len(members))
         if tasks and len(failures) == len(tasks):
-            raise FedMoEError(f"round {state.round}: every client failed; {failures[0].reason}")
+            raise FedMoEError(
+                f"round {number}: every client failed. The first reason: {failures[0].reason}"
+            )
         check_quorum(number, len(tasks), failures, quorum)
         for observer in observers:
             observer.finished(state)
@@ -184,17 +191,17 @@ def run_rounds(
 
 
 def check_quorum(number: int, num_tasks: int, failures: Sequence[Failure], quorum: float) -> None:
-    """Refuse a round in which less than a share `quorum` of the tasks gave an update.
+    """Refuse a round in which fewer than `quorum * num_tasks` tasks, rounded up, gave an update.
 
-    The least is `quorum * num_tasks`, rounded up.
+    >>> check_quorum(3, 4, [Failure(3, 0, "no memory")], quorum=0.75)
     """
     least = math.ceil(round(quorum * num_tasks, 9))  # .7 * 10 is a little over 7
     arrived = num_tasks - len(failures)
     if arrived < least:
         raise FedMoEError(
-            f"round {number}: {arrived} of {num_tasks} clients gave an update; quorum {quorum:g} "
-            f"needs {least}, so the round is not aggregated. Resume the run (auto) when they are "
-            f"back, or lower `quorum`; the first reason: {failures[0].reason}"
+            f"round {number}: {arrived} of {num_tasks} clients sent an update, and quorum "
+            f"{quorum:g} needs {least}. Round discarded. Resume with `--resume auto` once more "
+            f"clients are back, or lower `quorum`. The first reason: {failures[0].reason}"
         )
 
 
@@ -204,7 +211,7 @@ def _heard(
     observers: Sequence[Observer],
     failures: list[Failure],
 ) -> Iterator[Update]:
-    """Pass updates on, show every answer to the observers, and keep the failures."""
+    """Pass updates on, show every answer to the observers, and collect the failures."""
     for task, answer in zip(tasks, answers, strict=True):
         assert answer.client == task.client, (answer.client, task.client)
         for observer in observers:
@@ -216,7 +223,7 @@ def _heard(
 
 
 class RescalerMean:
-    """Averages the learned rescalers within each tier, by data size, as updates stream past."""
+    """The mean of learned rescalers within each tier, by data size, over a stream of updates."""
 
     def __init__(self, old: dict[str, Tensor]) -> None:
         self.old = old
@@ -224,6 +231,7 @@ class RescalerMean:
         self.weights = dict.fromkeys(old, 0.0)
 
     def watch(self, updates: Iterable[Update]) -> Iterator[Update]:
+        """Pass updates on, and add up their rescalers."""
         for update in updates:
             self.sums[update.tier] += (
                 update.rescaler - self.old[update.tier]
@@ -232,7 +240,7 @@ class RescalerMean:
             yield update
 
     def mean(self) -> dict[str, Tensor]:
-        """The tiers' new factors; a tier without clients in the round keeps its own."""
+        """Return the tiers' new factors; a tier without clients in the round keeps its factors."""
         return {
             tier: (old.double() + self.sums[tier] / self.weights[tier]).float()
             if self.weights[tier]

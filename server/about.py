@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from fedmoe.errors import WireError
 from fedmoe.section import section
+from fedmoe.system.machine import processor
 from server.messages import plain
 
 Version = Annotated[str, Field(pattern=r"^[\w.+!-]{1,40}$")]
@@ -33,6 +34,8 @@ class About:
     memory_bytes: Annotated[int, Field(ge=0, le=2**50)]
     """0 where the system does not say."""
     threads: Annotated[int, Field(ge=1, le=2**16)]
+    processor: Annotated[str, Field(min_length=1, max_length=100)]
+    """Architecture, vendor and torch's kernels, as `x86_64 GenuineIntel AVX512`."""
     python: Version
     fedmoe: Version
     flwr: Version
@@ -46,7 +49,8 @@ class About:
 
     def __str__(self) -> str:
         return (
-            f"{plain(self.device)}, {self.memory_bytes / 1e9:.1f} GB, {self.threads} threads; "
+            f"{plain(self.device)}, {self.memory_bytes / 1e9:.1f} GB, {self.threads} threads of "
+            f"{plain(self.processor)}; "
             f"clients {self.clients[:60] or 'any'}; python {self.python}, torch {self.torch}, "
             f"transformers {self.transformers}, flwr {self.flwr}, fedmoe {self.fedmoe} {self.code}"
         )
@@ -96,7 +100,15 @@ class Expected:
         return about
 
     def _check_versions(self, about: About) -> None:
-        for library in () if self.allow_versions else BOUND:
+        if self.allow_versions:
+            return
+        if about.processor != (here := processor()):
+            raise WireError(
+                f"its processor is {plain(about.processor)}, the server's {here}: its updates "
+                "would not be bitwise identical to those of one kind of processor; allow it with "
+                "allow_versions=true in the run config"
+            )
+        for library in BOUND:
             here, there = version(library), getattr(about, library)
             if minor(here) != minor(there):
                 raise WireError(

@@ -8,6 +8,7 @@ from logging import INFO
 from pathlib import Path
 from typing import cast, get_args
 
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -34,6 +35,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment that the run config names; an error fails the Flower run."""
+    torch.set_num_threads(1)  # as on every node: the same bits
     given = context.run_config
     experiment = load_experiment(
         BUNDLE / str(given["config"]), shlex.split(str(given["overrides"]))

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from logging import INFO, WARNING
-from types import TracebackType
-from typing import Self
 
 from fedmoe.evaluation.evaluate import Evaluation
-from fedmoe.messages.codec import Failure, Task, Update
-from fedmoe.rounds import ServerState
-from fedmoe.runs.workers import Injected, Replaced, Schedule
+from fedmoe.messages.records import Failure, Task, Update
+from fedmoe.report.fields import live_line
+from fedmoe.runs.display import Display
+from fedmoe.runs.workers import Injected
 from server.private import log
 
 
-class LogLines:
-    """Shows a run as an observer of its rounds; see `session.Display`."""
+class LogLines(Display):
+    """Shows a run as lines of Flower's log."""
 
     def __init__(self, places: Mapping[int, str]) -> None:
-        """`places` says by client which node its task went to last."""
+        """Show a run; `places` has for each client the node that its task went to last."""
         self.places = places
 
     def planned(self, tasks: Sequence[Task]) -> None:
@@ -34,19 +33,7 @@ class LogLines:
         if isinstance(answer, Failure):
             log(WARNING, "%s failed: %s", who, answer.reason)
             return
-        log(
-            INFO,
-            "%s: %d tokens, loss %.3f -> %.3f, %.1f s",
-            who,
-            answer.tokens,
-            answer.loss_before,
-            answer.loss_after,
-            answer.seconds,
-        )
-
-    def finished(self, state: ServerState) -> None: ...
-    def scheduled(self, schedule: Schedule) -> None: ...
-    def replaced(self, event: Replaced) -> None: ...
+        log(INFO, "%s: %s", who, live_line(answer.reported()))
 
     def injected(self, event: Injected) -> None:
         who = f"round {event.round}: client {event.client}"
@@ -64,13 +51,3 @@ class LogLines:
                 e.loss,
                 100 * e.score,
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...

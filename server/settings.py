@@ -31,7 +31,8 @@ class Settings:
     """Seconds from a round's start after which all that is missing is late. No message lives
     longer than the shorter of the two."""
     allow_versions: bool = False
-    """Take nodes whose torch or transformers differ; their updates have other bits."""
+    """Take nodes whose torch, transformers or kind of processor differ: their updates, and so the
+    run, are not bitwise identical to those of one kind of machine."""
     nodes: str = ""
     """Which clients or tiers a named node serves, as `lab-3090=0,3; pi=low`."""
 

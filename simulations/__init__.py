@@ -1,1 +1,1 @@
-"""The command line and local simulation: transports, live table, saved runs."""
+"""Programs that use the library as a user would; `simulations/README.md` says what each found."""

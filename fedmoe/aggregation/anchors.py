@@ -11,7 +11,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout, keep_untouched, resized
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.strategy import Layouts, Local, Strategy
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 from fedmoe.section import section
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.passes import TOGETHER, passes
 from fedmoe.errors import AggregationError
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 
 WEIGHT_BITS = 29
 """Significant bits that are kept of a weight. With the 24 of a float32 its product is exact in

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
-import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,7 +17,11 @@ from torch import Tensor
 from fedmoe.budget.replan import ran_out_of_memory
 from fedmoe.budget.shape import Setting
 from fedmoe.errors import ModelError
-from fedmoe.models.memory.stored import Frozen, quantised
+from fedmoe.models.memory.stored import quantised
+from fedmoe.system.workforce import Done, Job, Lost, Workforce
+
+if TYPE_CHECKING:
+    from fedmoe.models.memory.stored import Frozen
 
 Step = Callable[[Setting], Callable[[], object]]
 """Prepares training at a setting; the result makes one step, optimiser included."""
@@ -61,30 +63,24 @@ def measure(
     """
     if device.type == "cuda":
         return _on_gpu(step, setting, repeats, device, weight_bytes)
-    fork = multiprocessing.get_context("fork")
-    ours, theirs = fork.Pipe(duplex=False)
-    child = fork.Process(target=_in_child, args=(step, setting, repeats, theirs), daemon=True)
-    child.start()
-    theirs.close()
+    force = Workforce((step, setting, repeats), 1, job_seconds=LONGEST_SECONDS, most_deaths=1)
     try:
-        answer = ours.recv() if ours.poll(LONGEST_SECONDS) else "it took longer than ten minutes"
-    except EOFError:
-        answer = None
-    if child.is_alive():
-        child.join(1.0)
-        child.terminate()
-    child.join()
-    if answer is None:
-        answer = f"its process ended with exit code {child.exitcode}"
-        if child.exitcode == -signal.SIGKILL:
-            answer = MemoryError("its process was killed; the system may have been out of memory")
+        (outcome,) = force.carry_out([Job(0, _in_child, None, "a step")])
+    finally:
+        force.close()
     what = f"a step with {setting} could not be measured"
-    if isinstance(answer, MemoryError):
-        raise MemoryError(f"{what}: {answer}")
-    if isinstance(answer, str):
-        raise ModelError(f"{what}: {answer}")
-    peak, seconds, wall = answer
-    return Sample(setting, int(peak), seconds, wall)
+    match outcome:
+        case Lost(ended_by="SIGKILL"):
+            said = "its process was killed; the system may have been out of memory"
+            raise MemoryError(f"{what}: {said}")
+        case Lost():
+            raise ModelError(f"{what}: its process ended with {outcome.ended_by}")
+        case Done(value=MemoryError() as error):
+            raise MemoryError(f"{what}: {error}")
+        case Done(value=str(said)):
+            raise ModelError(f"{what}: {said}")
+    peak, seconds, wall = outcome.value
+    return Sample(setting, peak, seconds, wall)
 
 
 def measure_in_turns(
@@ -112,7 +108,10 @@ def _middle(samples: Sequence[Sample]) -> Sample:
     return Sample(samples[0].setting, round(median(peaks)), median(seconds), median(wall))
 
 
-def _in_child(step: Step, setting: Setting, repeats: int, pipe: Connection) -> None:
+def _in_child(
+    measured: tuple[Step, Setting, int], _: None
+) -> tuple[int, float, float] | MemoryError | str:
+    step, setting, repeats = measured
     try:
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)  # else freed memory of the parent serves the step
@@ -124,10 +123,10 @@ def _in_child(step: Step, setting: Setting, repeats: int, pipe: Connection) -> N
         own, wall = zip(*(_timed(go) for _ in range(repeats)), strict=True)
         one_thread = torch.get_num_threads() == 1
         seconds = statistics.median(own if one_thread else wall)
-        pipe.send((_status("VmHWM") - before, seconds, statistics.median(wall)))
-    except Exception as error:  # the parent says it; a child's traceback would reach nobody
+        return _status("VmHWM") - before, seconds, statistics.median(wall)
+    except Exception as error:  # as text: not every exception can be pickled
         said = str(error) or type(error).__name__
-        pipe.send(MemoryError(said) if ran_out_of_memory(error) else said)
+        return MemoryError(said) if ran_out_of_memory(error) else said
 
 
 def _on_gpu(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from tempfile import gettempdir
 import torch
 
 from fedmoe.devices import Device
-from fedmoe.system.control_groups import ROOT, digits, folders, number, table, text
+from fedmoe.system.control_groups import ROOT
+from fedmoe.system.machine import main_memory, num_threads
 
 HOST = "this machine"
 GPU_RUNTIME_BYTES = 650 * 10**6
@@ -103,43 +103,3 @@ def probe(
         return Machine(name, free, total, True, num_threads(root), disk, link, offload_bytes=beside)
     (free, total), beside = main_memory(root), shutil.disk_usage(gettempdir()).free
     return Machine(HOST, free, total, False, num_threads(root), disk, link, offload_bytes=beside)
-
-
-def main_memory(root: Path = ROOT) -> tuple[int, int]:
-    """Free and total bytes of main memory: the machine's, or less where a control group says so.
-
-    A group's file cache that nobody has used of late counts as free, as `MemAvailable` counts it.
-    """
-    info = table(root / "proc/meminfo")
-    total, free = 1024 * info.get("MemTotal", 0), 1024 * info.get("MemAvailable", 0)
-    for limit, used in _memory_groups(root):
-        total, free = min(total, limit), min(free, max(0, limit - used))
-    return free, total
-
-
-def num_threads(root: Path = ROOT) -> int:
-    """Processors that this process may use: its affinity, or less by a control group's quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quotas = [count or 1]
-    for folder in folders(root, "cpu"):
-        words = text(folder / "cpu.max").split()
-        v1 = number(folder / "cpu.cfs_quota_us"), number(folder / "cpu.cfs_period_us")
-        quota, period = (digits(w) for w in words) if len(words) == 2 else v1
-        if quota and period:
-            quotas.append(max(1, quota // period))
-    return min(quotas)
-
-
-def _memory_groups(root: Path) -> list[tuple[int, int]]:
-    """Limit and use of every control group that holds this process and has a limit."""
-    groups = []
-    for folder in folders(root, "memory"):
-        stat = table(folder / "memory.stat")
-        for most, now, idle in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        ):
-            limit, used = number(folder / most), number(folder / now)
-            if limit is not None and used is not None:
-                groups.append((limit, used - stat.get(idle, 0)))
-    return groups

@@ -51,6 +51,13 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
     return click.argument("config", type=CONFIG, help=text)(overrides(command))
 
 
+def one_thread() -> None:
+    """Compute on one thread: the same bits as in every worker and on every node."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def end_like_ctrl_c() -> None:
     """Let SIGTERM end this process as Ctrl-C does: what was finished is written down."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

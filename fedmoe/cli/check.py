@@ -35,6 +35,7 @@ def check(config: Path, overrides: tuple[str, ...]) -> None:
     from fedmoe.runs.costs import memory_warnings
     from fedmoe.runs.prepare import prepare
 
+    arguments.one_thread()
     server, console = prepare(load_experiment(config, overrides)).server, Console()
     e, model = server.setup.experiment, server.setup.model
     batch = e.training.batch_size * e.training.accumulation

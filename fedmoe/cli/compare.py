@@ -26,6 +26,7 @@ def compare(config: Path, overrides: tuple[str, ...], quiet: bool) -> None:
 
     from fedmoe.system.extras import require
 
+    arguments.one_thread()
     require("fedmoe compare", "report", "matplotlib", "scipy")
     from fedmoe.comparison import compare
 

@@ -25,6 +25,7 @@ def export(run: Path, out: Path, without_rescaling: bool, which: str) -> None:
     """
     from fedmoe.export.saved import SavedRun
 
+    arguments.one_thread()
     saved = SavedRun.open(run, which)
     difference = saved.export(out, without_rescaling=without_rescaling)
     print(f"{out}: PEFT's logits agree within {difference:.1e}")

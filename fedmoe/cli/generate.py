@@ -37,6 +37,7 @@ def generate(
     """
     from fedmoe.export.generate import Generator
 
+    arguments.one_thread()
     generator = Generator.of(run, model, which, tier, top_k)
     for line in [" ".join(prompt)] if prompt else map(str.strip, sys.stdin):
         for text in generator.stream(line, max_new_tokens):

@@ -54,6 +54,7 @@ def plan(config: Path, overrides: tuple[str, ...], device: tuple[str, ...], meas
     from fedmoe.runs.machine_plan import plan_device, plan_here, plan_tiers
     from fedmoe.system.shipped import find_beside
 
+    arguments.one_thread()
     e, console = load_experiment(config, overrides), Console()
     tiers = isinstance(e.budget, Auto) and e.devices and not device
     if measure and (device or tiers):

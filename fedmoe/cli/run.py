@@ -49,6 +49,7 @@ def run(
     from fedmoe.progress.table import LiveTable
     from fedmoe.runs.session import run
 
+    arguments.one_thread()
     arguments.end_like_ctrl_c()
     experiment = load_experiment(config, [*overrides, *([f"faults={faults}"] if faults else [])])
     rounds, workers = experiment.rounds, experiment.simulation.workers

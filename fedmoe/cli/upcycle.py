@@ -27,6 +27,7 @@ def upcycle(config: Path, overrides: tuple[str, ...]) -> None:
 
     from fedmoe.system.extras import require
 
+    arguments.one_thread()
     require("fedmoe upcycle", "base-models", "scipy")
     from fedmoe.base_models.upcycling.recipe import Upcycle
     from fedmoe.base_models.upcycling.upcycle import upcycle

@@ -19,7 +19,7 @@ from fedmoe.comparison.runs import folder_of as run_folder
 from fedmoe.comparison.search import choose, chosen_settings, describe, read_trial
 from fedmoe.comparison.study import Case, Study, Trial, VariantInfo
 from fedmoe.config.load import load
-from fedmoe.runs.resume import alone_in
+from fedmoe.system.locks import alone_in
 
 
 def compare(

@@ -13,7 +13,7 @@ from fedmoe.comparison.config import slug
 from fedmoe.comparison.fairness import fairness
 from fedmoe.comparison.headline import headline
 from fedmoe.comparison.plots import draw_case
-from fedmoe.comparison.result import Result, starved_and_captured
+from fedmoe.comparison.result import Result
 from fedmoe.comparison.study import Case, Study, verdicts
 from fedmoe.report.page import render
 from fedmoe.report.plots import Picture
@@ -129,7 +129,7 @@ def as_json(study: Study) -> dict[str, Any]:
 
 
 def _run(r: Result) -> dict[str, Any]:
-    found, experts = fairness(r), starved_and_captured(r)
+    found, experts = fairness(r), r.extreme_experts
     same = ("variant", "seed", "scores", "clients", "bytes_up", "client_seconds", "seconds")
     hashes = ("adapter_sha256", "data_sha256", "settings", "environment")
     return {

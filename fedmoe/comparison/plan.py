@@ -80,17 +80,16 @@ def search_of(comparison: Comparison, config: Path) -> list[PlannedRun]:
     if comparison.search is None:
         return []
     search, shared = comparison.search, next(iter(comparison.in_cases.values()))
-    runs, faults = [], []
-    for case, settings in comparison.in_cases.items():
-        faults += [
-            Fault(f"cases.{case}: {path}", "is what the search chooses")
-            for path in search.grid
-            if any(_touches(text, path) for text in settings)
-        ]
+    fixed = [(f"cases.{name}", own) for name, own in comparison.in_cases.items()]
+    fixed += [(f"variants.{name}", own) for name, own in comparison.variants.items()]
+    faults = [
+        Fault(f"{where}: {path}", "is what the search chooses")
+        for where, own in fixed
+        for path in search.grid
+        if any(_touches(text, path) for text in own)
+    ]
+    runs = []
     for number, (variant, own) in enumerate(comparison.variants.items()):
-        for path in search.grid:
-            if any(_touches(text, path) for text in own):
-                faults.append(Fault(f"variants.{variant}: {path}", "is what the search chooses"))
         for place, settings in enumerate(grid(comparison)):
             layers = [*comparison.overrides, *shared, *own, *search.overrides, *settings]
             name, where = f"{number}-{slug(variant)}-{place}", f"search, variants.{variant}"

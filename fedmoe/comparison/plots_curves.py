@@ -8,19 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedmoe.comparison.result import MEAN, Result, starved_and_captured
+from fedmoe.comparison.result import MEAN, Result
 from fedmoe.comparison.study import Case
 from fedmoe.comparison.tables import Cost, mean_if_known
+from fedmoe.report import figures
 from fedmoe.report.expert_load import CAPTURED, STARVED
-from fedmoe.report.figures import (
-    INK,
-    MARKERS,
-    dress,
-    legend,
-    new_figure,
-    percent_scale,
-    round_scale,
-)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +42,7 @@ def score_against(case: Case, cost: Cost) -> Figure | None:
     if not curves:
         return None
     which = "Validation score" if learned else "Test score after the last round"
-    figure = new_figure(f"{which} against {name}", _height(3.1, len(curves)))
+    figure = figures.new_figure(f"{which} against {name}", _height(3.1, len(curves)))
     axes = figure.add_subplot()
     styles = _styles(case, [*curves])
     for variant, curve in curves.items():
@@ -71,11 +63,11 @@ def score_against(case: Case, cost: Cost) -> Figure | None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
     plain = FuncFormatter(lambda x, _: text(x))
     axes.xaxis.set_major_formatter(EngFormatter(UNITS[name]) if name in UNITS else plain)
-    percent_scale(axes)
+    figures.percent_scale(axes)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(f"{name}, all clients")
-    dress(axes)
-    legend(figure, 2)
+    figures.dress(axes)
+    figures.legend(figure, 2)
     return figure
 
 
@@ -83,12 +75,12 @@ def starved_over_rounds(case: Case) -> Figure | None:
     """Draw starved and captured experts in percent in two panels."""
     found: dict[str, np.ndarray] = {}
     for variant, runs in case.variants.items():
-        each = [f for r in runs if (f := starved_and_captured(r))]
+        each = [f for r in runs if (f := r.extreme_experts)]
         if each and len({len(f[0]) for f in each}) == 1:
             found[variant] = np.mean(each, axis=0)  # (2, rounds)
     if not found:
         return None
-    figure = new_figure("Experts that tokens avoid or crowd", _height(2.9, len(found)))
+    figure = figures.new_figure("Experts that tokens avoid or crowd", _height(2.9, len(found)))
     titles = (f"starved: < {STARVED:g} of equal share", f"captured: > {CAPTURED:g} equal shares")
     styles = _styles(case, [*found])
     panels = zip(figure.subplots(1, 2), titles, strict=True)
@@ -102,17 +94,17 @@ def starved_over_rounds(case: Case) -> Figure | None:
                 label=variant if which == 0 else None,
                 **styles[variant],
             )
-        axes.set_title(title, fontsize=9, color=INK, loc="left")
-        round_scale(axes)
-        percent_scale(axes)
+        axes.set_title(title, fontsize=9, color=figures.INK, loc="left")
+        figures.round_scale(axes)
+        figures.percent_scale(axes)
         axes.set_ylim(0, max(0.05, axes.get_ylim()[1]))
-        dress(axes)
-    legend(figure, 2)
+        figures.dress(axes)
+    figures.legend(figure, 2)
     return figure
 
 
 def _height(inches: float, num_variants: int) -> float:
-    """Return the height of a figure with room for a legend of two columns."""
+    """Return the height of a figure with room for a figures.legend of two columns."""
     return inches + 0.19 * -(-num_variants // 2)
 
 
@@ -123,8 +115,8 @@ def _styles(case: Case, variants: Sequence[str]) -> dict[str, dict[str, Any]]:
     colours = colormaps["tab10" if len(variants) <= 10 else "tab20"]
     return {
         variant: {
-            "color": INK if variant == case.reference else colours(i % colours.N),
-            "marker": MARKERS[i % len(MARKERS)],
+            "color": figures.INK if variant == case.reference else colours(i % colours.N),
+            "marker": figures.MARKERS[i % len(figures.MARKERS)],
             "markeredgecolor": "white",
             "markeredgewidth": 0.5,
         }

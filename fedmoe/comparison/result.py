@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedmoe.report.expert_load import CAPTURED, STARVED, relative_shares
+from fedmoe.report.expert_load import relative_shares, starved_and_captured
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run, read_run
 
@@ -78,6 +78,11 @@ class Result:
     def bytes_up(self) -> float:
         """Mean bytes of a client's answer."""
         return self.spent.bytes_up / max(self.num_answers, 1)
+
+    @property
+    def extreme_experts(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Per round, the shares of starved and of captured experts; see `expert_load`."""
+        return None if self.counts is None else starved_and_captured(self.counts)
 
     @property
     def client_seconds(self) -> float:
@@ -161,17 +166,6 @@ def mix_score(labels: Mapping[str, int], by_label: Mapping[str, float]) -> float
     known = {label: n for label, n in labels.items() if label in by_label}
     total = sum(known.values())
     return sum(n * by_label[label] for label, n in known.items()) / total if total else None
-
-
-def starved_and_captured(result: Result) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return, per round, the share of all experts that are starved, and that are captured.
-
-    See `expert_load` for the limits. In a layer without tokens, no expert is either.
-    """
-    if result.counts is None:
-        return None
-    shares = relative_shares(result.counts)  # a comparison with NaN is False
-    return (shares < STARVED).mean((1, 2)), (shares > CAPTURED).mean((1, 2))
 
 
 def mean_load(results: Sequence[Result]) -> np.ndarray | None:

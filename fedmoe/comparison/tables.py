@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from fedmoe.comparison.fairness import fairness
 from fedmoe.comparison.paired import Difference
-from fedmoe.comparison.result import MEAN, Result, Spent, starved_and_captured
+from fedmoe.comparison.result import MEAN, Result, Spent
 from fedmoe.comparison.study import Case, spent_to_reach, spread, verdicts
 from fedmoe.report.expert_load import CAPTURED, STARVED
 from fedmoe.report.text_table import TextTable
@@ -149,7 +149,7 @@ def experts(case: Case) -> TextTable:
     """Return, per variant: starved and captured experts in the first and in the last round."""
     rows = []
     for variant, runs in case.variants.items():
-        if found := [f for r in runs if (f := starved_and_captured(r))]:
+        if found := [f for r in runs if (f := r.extreme_experts)]:
             cells = [
                 spread([float(f[which][when]) for f in found], points)
                 for which in (0, 1)

@@ -21,20 +21,21 @@ EXTRAS = {"home_assistant": "home", "reasoning_gym": "reasoning", "digits": "vis
 
 
 def write_folder(folder: Path, fleet: Fleet, experiment: Experiment) -> None:
-    """Write everything that the fleet needs to `folder`; keys can be read by their owner alone.
+    """Write everything that the fleet needs to `folder`; only its owner can read the keys.
 
     Raises:
         FedMoEError: the folder exists, or cannot be made; nothing of it is left then.
     """
+    _check_new(folder)
     files = _texts(fleet, experiment) | ({} if fleet.insecure else _keys(fleet))
     for path, data in app_files(experiment, fleet).items():
         files[f"server/app/{path}"] = data
-    with whole_folder(folder, _refuse_existing) as made:
+    with whole_folder(folder, _check_new) as made:
         made.chmod(0o700)
         _write(made, files)
 
 
-def _refuse_existing(folder: Path) -> None:
+def _check_new(folder: Path) -> None:
     if folder.exists() or folder.is_symlink():
         raise FedMoEError(f"{folder} exists; it may hold keys in use, so name another folder")
 

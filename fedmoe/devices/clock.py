@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedmoe.devices.device import Device
-from fedmoe.messages.codec import UPDATE_SCALARS, Update
+from fedmoe.messages.codec import update_scalars
+from fedmoe.messages.records import Update
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def virtual_bytes_up(update: Update) -> int:
     The whole size will not do for a clock: the message spells out the seconds that training took
     and the peak memory, so its length differs by a few bytes from one run to the next.
     """
-    scalars = (getattr(update, name) for name in UPDATE_SCALARS)
-    return update.num_bytes - sum(len(json.dumps(value)) for value in scalars)
+    values = update_scalars(update).values()
+    return update.num_bytes - sum(len(json.dumps(value)) for value in values)
 
 
 def profile_tokens(lengths: Sequence[int], examples: int) -> float:

@@ -1,4 +1,4 @@
-"""`fedmoe generate`: stream answers of the base model or of a run's adapter, at a chosen k."""
+"""Answers of the base model or of a run's adapter, streamed at a chosen k."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Generator:
     def of(
         cls, run: Path | None, model: str, which: str, tier: str | None, top_k: int | None
     ) -> Generator:
-        """The generator that the command line describes.
+        """Return the generator that the command line describes.
 
         Raises:
             FedMoEError: no such run, tier or k.
@@ -52,7 +52,7 @@ class Generator:
             if tier and tiers[tier].subset:
                 raise FedMoEError(
                     f"--tier {tier!r}: each of its clients keeps the experts that its own data "
-                    "choose, and here are no data; give --top-k instead, which uses all experts"
+                    "choose, and there are no data here; give --top-k, which uses all experts"
                 )
             top_k = top_k or (tiers[tier].top_k if tier else None)
             adapted.frozen.hold({tiers[tier].frozen if tier else "full": False})
@@ -67,9 +67,9 @@ class Generator:
         return cls(adapted, tokenizer)
 
     def stream(self, prompt: str, max_new_tokens: int) -> Iterator[str]:
-        """The answer to one prompt, piece by piece."""
-        asked = [Example(prompt, "", "")]
-        ids = FRAMES[self.model.form.name](asked, self.tokenizer)[0].prompt
+        """Generate the answer to one prompt, piece by piece."""
+        examples = [Example(prompt, "", "")]
+        ids = FRAMES[self.model.form.name](examples, self.tokenizer)[0].prompt
         yield from greedy_stream(
             self.model.model, torch.tensor([ids]), max_new_tokens, self.tokenizer
         )

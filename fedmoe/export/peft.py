@@ -2,7 +2,7 @@
 
 PEFT 0.21 keeps the factors of fused experts as `A` (experts * rank, in), expert-major, and `B`
 (out, rank * experts), expert-*minor*: slicing B the obvious way gives wrong weights. Its key names
-do not tell which parameter a factor belongs to (wrappers nest), so we ask each wrapper.
+do not tell which parameter a factor belongs to (wrappers nest), but each wrapper does.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
     unfinished = out.with_name(out.name + ".unfinished")
     try:
         with warnings.catch_warnings():
-            # PEFT 0.21 reads a name that transformers 5.23 deprecates: not the user's affair.
+            # PEFT 0.21 reads a name that transformers 5.23 deprecates, which users cannot help.
             warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
             base, _ = load_base(exact, fast=False)
             to_peft(lora, base).save_pretrained(str(unfinished))
@@ -63,7 +63,7 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
 
 
 def check_export(adapter: Adapter, model: AdaptedModel) -> None:
-    """Refuse what PEFT cannot compute.
+    """Refuse an adapter that PEFT cannot compute.
 
     Raises:
         ModelError: it has no form for the family's experts; the adapter modulates routers, or a
@@ -77,21 +77,21 @@ def check_export(adapter: Adapter, model: AdaptedModel) -> None:
             f"{model.gates.gating.name!r}: only 'top_k', and gatings that choose in training "
             "alone, export"
         )
-    if not {entry.kind for entry in _served(adapter, model)} <= {*RANK_AXES, SHIFT}:
+    if not {entry.kind for entry in _lasting(adapter, model)} <= {*RANK_AXES, SHIFT}:
         raise ModelError(
             "PEFT has no form for modulated routers (aggregation.name: ub_smoe): only LoRA and "
             "trained routers export"
         )
 
 
-def _served(adapter: Adapter, model: AdaptedModel) -> list[Entry]:
-    """All entries but those that a gating trains for noise, which there is in training alone."""
+def _lasting(adapter: Adapter, model: AdaptedModel) -> list[Entry]:
+    """Return all entries but those of a gating's noise, which acts in training alone."""
     noise = {name for name, *_ in model.gates.tensors()}
     return [entry for entry in adapter.layout.entries if entry.name not in noise]
 
 
 def _without_noise(adapter: Adapter, model: AdaptedModel) -> Adapter:
-    kept, layout = _served(adapter, model), adapter.layout
+    kept, layout = _lasting(adapter, model), adapter.layout
     flat = torch.cat([adapter.flat[entry.start : entry.stop] for entry in kept])
     tensors = [(entry.name, entry.shape, entry.layer) for entry in kept]
     sizes = layout.num_layers, layout.num_experts, layout.rank, layout.alpha
@@ -99,7 +99,7 @@ def _without_noise(adapter: Adapter, model: AdaptedModel) -> Adapter:
 
 
 def peft_config(layout: Layout, family: Family, base: nn.Module) -> LoraConfig:
-    """The LoRA configuration that reaches the same weights of `base`.
+    """Return the LoRA configuration that reaches the same weights of `base`.
 
     Trained routers are saved whole, as PEFT's `modules_to_save`.
     """
@@ -125,13 +125,13 @@ def peft_config(layout: Layout, family: Family, base: nn.Module) -> LoraConfig:
 
 
 def _in_layer(name: str) -> str:
-    """A weight's path below its decoder layer, `mlp.experts.down_proj`, from a factor's name."""
+    """Return a weight's path below its decoder layer, `mlp.experts.down_proj`, by factor."""
     path = name.rpartition(".")[0]
     return re.split(r"\.\d+\.", path, maxsplit=1)[-1]
 
 
 def _each_linear(name: str, base: nn.Module, family: Family) -> list[str]:
-    """Paths of the linear layers, expert by expert, that a factor's name stands for."""
+    """Return the paths of the linear layers, expert by expert, that a factor's name stands for."""
     path, weight, _ = name.rsplit(".", 2)
     assert family.linears is not None
     first, second = family.linears
@@ -141,7 +141,7 @@ def _each_linear(name: str, base: nn.Module, family: Family) -> list[str]:
 
 
 def _one_by_one(values: dict[str, Tensor], base: nn.Module, family: Family) -> dict[str, Tensor]:
-    """Every factor by the path of the layer it belongs to, where experts are kept one by one."""
+    """Return every factor by the path of its layer, where experts are separate modules."""
     split: dict[str, Tensor] = {}
     for name, view in values.items():
         if view.dim() == 3:
@@ -154,7 +154,7 @@ def _one_by_one(values: dict[str, Tensor], base: nn.Module, family: Family) -> d
 
 
 def to_peft(adapter: Adapter, base: nn.Module) -> PeftModel:
-    """`base`, a model of transformers' own, wrapped by PEFT with the adapter's values."""
+    """Return `base`, a model of transformers, wrapped by PEFT with the adapter's values."""
     family = family_of(base)
     config, values = peft_config(adapter.layout, family, base), adapter.views()
     if family.linears:
@@ -164,7 +164,7 @@ def to_peft(adapter: Adapter, base: nn.Module) -> PeftModel:
         if isinstance(layer, LoraLayer) and NAME in layer.lora_A:
             target = _target(path, layer)
             a, b = values.pop(f"{target}.A"), values.pop(f"{target}.B")
-            if a.dim() == 3 and family.form.transposed and not _told_transposed(layer):
+            if a.dim() == 3 and family.form.transposed and not _takes_transposed(layer):
                 a, b = b.mT, a.mT  # the delta of W^T is A^T B^T
             layer.lora_A[NAME].weight.data.copy_(_peft_a(a))  # pyright: ignore
             layer.lora_B[NAME].weight.data.copy_(_peft_b(b))  # pyright: ignore
@@ -177,21 +177,21 @@ def to_peft(adapter: Adapter, base: nn.Module) -> PeftModel:
 
 @torch.no_grad()
 def _shift(router: nn.Module, shift: Tensor) -> None:
-    """Add what was trained to a router's one weight of this shape."""
+    """Add the trained difference to a router's one weight of this shape."""
     (weight,) = (p for p in router.parameters() if p.shape == shift.shape)
     weight += shift
 
 
 def _target(path: str, layer: LoraLayer) -> str:
-    """The weight a PEFT layer adapts, by our name."""
+    """Return the weight that a PEFT layer adapts, by our name."""
     parameter = getattr(layer, "parameter_name", None)
     while path.endswith(".base_layer"):
         path = path.removesuffix(".base_layer")
     return f"{path}.{parameter}" if parameter else path
 
 
-def _told_transposed(layer: LoraLayer) -> bool:
-    """Whether PEFT takes the weights for (experts, in, out): it asks the module."""
+def _takes_transposed(layer: LoraLayer) -> bool:
+    """Return whether PEFT takes the weights for (experts, in, out), as the module tells it."""
     return bool(getattr(layer.get_base_layer(), "is_transposed", False))
 
 
@@ -207,7 +207,7 @@ def _peft_b(b: Tensor) -> Tensor:
 def largest_difference(
     adapter: Adapter, model: AdaptedModel, settings: ModelSettings, folder: Path
 ) -> float:
-    """Logits of `PeftModel.from_pretrained(folder)` against ours, on fixed rows."""
+    """Return how far the logits of `PeftModel.from_pretrained(folder)` are from ours."""
     base, _ = load_base(settings, fast=False)
     if model.family.install is through_interface:
         base.set_experts_implementation("eager")  # pyright: ignore[reportCallIssue]

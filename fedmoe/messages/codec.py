@@ -1,14 +1,14 @@
-"""Task and Update as one flat byte buffer and a few scalars, and the checks at the door.
+"""Task and Update as one flat byte buffer and a few scalars.
 
 Flower spends seconds on thousands of tensors and milliseconds on one buffer of the same bytes, so
 a message is `scalars` (JSON) and `buffer`, little-endian:
-- a task's: the adapter, float32 in layout order; the rescaler, float32
-- an update's: the counts, int64; the choices that went to merged experts, int64, where a client
-  merges those that it leaves out; the rescaler; the values of all shared parts and of the experts
-  with a count above 0, in layout order, as `compression` writes them
+- of a task: the adapter, float32 in layout order; the rescaler, float32
+- of an update: the counts, int64; the choices of merged experts, int64, if the client merges the
+  experts that it leaves out; the rescaler; the values of all shared parts and of the experts with
+  a count above 0, in layout order, as `compression` writes them
 
-Nothing is pickled. Everything that arrives is checked before a value of it is used; how long an
-update must be follows from its counts, which are checked first.
+Nothing is pickled. Every value is checked before it is used: the counts first, because the length
+of an update follows from them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from dataclasses import dataclass, replace
+from collections.abc import Set
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,118 +28,60 @@ from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import WireError
 from fedmoe.messages.compression import Compression, NoCompression
 from fedmoe.messages.compression.parts import all_parts, carried, gather, num_values, scatter
-from fedmoe.messages.validation import LIMITS, Limits, check_counts, check_scalars, check_values
+from fedmoe.messages.records import CLIENT_FIELDS, Failure, Message, Task, Update
+from fedmoe.messages.validation import (
+    LIMITS,
+    Limits,
+    check_counts,
+    check_metrics,
+    check_scalars,
+    check_values,
+)
+
+__all__ = ["Failure", "Message", "Task", "Update"]
 
 MOST_SCALAR_BYTES = 512
-"""What the scalars of a message take at most, but for very long names of tiers."""
+"""Bound on the scalars of a message without own metrics, unless a tier has a very long name."""
+MOST_METRIC_BYTES = 96
+"""Bound on what each own metric adds to an update's scalars."""
 MOST_JSON_CHARACTERS = 2**20
-"""Scalars longer than this are not parsed, for lists in lists take many times the memory of their
-text. An honest message's are a few hundred characters."""
+"""Longer scalars are not parsed: nested lists take many times the memory of their text. Honest
+scalars have a few hundred characters."""
 LOSSLESS = NoCompression()
 
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What a client is sent: one whole local round, repeatable from these values alone."""
-
-    round: int
-    client: int
-    tier: str
-    top_k: int
-    rescaler: Tensor
-    """float32 (layers,): the tier's factors on each MoE layer's output."""
-    adapter: Adapter
-
-
-@dataclass(frozen=True, eq=False)
-class Update:
-    """What a client sends back."""
-
-    round: int
-    client: int
-    tier: str
-    top_k: int
-    rescaler: Tensor
-    delta: Adapter
-    """Local minus global adapter; zero for experts that no token reached."""
-    counts: Tensor
-    """int64 (layers, experts): tokens routed to each expert in local training."""
-    examples: int
-    """Training examples the client holds."""
-    tokens: int
-    """Tokens that passed through the model in training, padding excluded."""
-    steps: int
-    loss_before: float
-    loss_after: float
-    seconds: float
-    peak_bytes: int
-    num_bytes: int = 0
-    """Size of the message that it came in; 0 before it is sent."""
-    merged: Tensor | None = None
-    """int64 (layers,): choices that went to the expert merged of those left out; None where there
-    is none."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A client whose round did not arrive or was refused, and why."""
-
-    round: int
-    client: int
-    reason: str
-    code: str = "failed"
-    """`failed` (the client could not), `late` (no answer in time), `busy` (its nodes are at work on
-    another task), or a `WireError`'s code."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """The packed form of a task or an update."""
-
-    scalars: str
-    """JSON."""
-    buffer: bytes | memoryview
-    """An update's values are read in place where it can be written to, else from a copy."""
-    crc32: int | None = None
-    """Of both, where the message crosses a network; see `sealed`."""
-
-    @property
-    def num_bytes(self) -> int:
-        return len(self.scalars.encode()) + len(self.buffer)
-
-
 TASK_SCALARS: dict[str, type] = {"round": int, "client": int, "tier": str, "top_k": int}
-UPDATE_SCALARS: dict[str, type] = {
-    **TASK_SCALARS,
-    "examples": int,
-    "tokens": int,
-    "steps": int,
-    "loss_before": float,
-    "loss_after": float,
-    "seconds": float,
-    "peak_bytes": int,
-}
+UPDATE_SCALARS: dict[str, type] = TASK_SCALARS | {f.name: f.type for f in CLIENT_FIELDS}
 
 
 def pack_task(task: Task) -> Message:
-    """A task as a message."""
+    """Return a task as a message.
+
+    >>> from fedmoe.adapter import Adapter, Layout
+    >>> layout = Layout.of([("experts.A", (4, 2, 3), 0)], 1, num_experts=4, rank=2, alpha=4.0)
+    >>> adapter = Adapter(layout, torch.zeros(layout.size))
+    >>> message = pack_task(Task(1, 0, "low", 2, torch.ones(1), adapter))
+    >>> len(message.buffer), unpack_task(message, layout).tier
+    (100, 'low')
+    """
     values = task.adapter.flat.detach().contiguous().numpy()
     pieces = [values.astype("<f4", copy=False), _floats(task.rescaler)]
     buffer = b"".join([piece.data for piece in pieces])
-    return Message(_words(task, TASK_SCALARS, task.adapter.layout), buffer)
+    return Message(_json(_task_scalars(task), task.adapter.layout), buffer)
 
 
 def task_num_bytes(task: Task) -> int:
-    """The size of a task's message, without making it."""
+    """Return the size of a task's message, without making it."""
     layout = task.adapter.layout
-    words = _words(task, TASK_SCALARS, layout)
-    return len(words.encode()) + 4 * (layout.size + layout.num_layers)
+    return len(_json(_task_scalars(task), layout).encode()) + 4 * (layout.size + layout.num_layers)
 
 
 def most_bytes(
     task: Layout, update: Layout, compression: Compression, merges: bool = False
 ) -> tuple[int, int]:
-    """The most that a task's message can take, and an update's, in which all experts were used."""
+    """Return the largest size of a task's message, and of an update that used all experts.
+
+    Each own metric of an update adds at most `MOST_METRIC_BYTES`.
+    """
     down = 4 * (task.size + task.num_layers)
     up = _head_bytes(update, merges)
     up += compression.num_bytes(all_parts(update)) if update.size else 0
@@ -146,12 +89,13 @@ def most_bytes(
 
 
 def pack_update(update: Update, compression: Compression = LOSSLESS) -> Message:
-    """An update as a message, without the rows of experts that no token reached.
+    """Return an update as a message, without the rows of experts that no token reached.
 
     Those rows must be zero; see `adapter.keep_untouched`.
 
     Raises:
-        WireError: a value is not finite, which only `none` and `bf16` can write down.
+        WireError: a value is not finite, and `compression` is not `none` or `bf16`, which can
+            represent it.
     """
     layout, counts = update.delta.layout, update.counts.numpy()
     flat = update.delta.flat.detach().contiguous().numpy()
@@ -167,16 +111,21 @@ def pack_update(update: Update, compression: Compression = LOSSLESS) -> Message:
     pieces += compression.encode(values, parts) if values.size else []
     # numpy asks Linux for huge pages: 6 MB are first touched in a third of a bytearray's time.
     buffer = np.concatenate([piece.view(np.uint8) for piece in pieces])
-    return Message(_words(update, UPDATE_SCALARS, layout), buffer.data)
+    return Message(_json(update_scalars(update), layout), buffer.data)
+
+
+def update_scalars(update: Update) -> dict[str, Any]:
+    """Return the scalars of an update's message, all but the layout's digest."""
+    return _task_scalars(update) | update.as_json()
 
 
 def sealed(message: Message) -> Message:
-    """The message with a checksum, by which the door knows what was damaged on its way."""
+    """Return the message with a checksum, which shows damage in transit."""
     return replace(message, crc32=_crc32(message))
 
 
 def tier_of(message: Message) -> str:
-    """The tier that a task's message names, not checked: it tells which layout to expect."""
+    """Return the tier that a task's message names, unchecked: it tells which layout to expect."""
     try:
         return str(json.loads(message.scalars)["tier"])
     except (ValueError, RecursionError, KeyError, TypeError) as error:
@@ -184,7 +133,11 @@ def tier_of(message: Message) -> str:
 
 
 def unpack_task(message: Message, layout: Layout) -> Task:
-    """The task in a message; WireError says what is wrong with it."""
+    """Return the task in a message, checked.
+
+    Raises:
+        WireError: damaged in transit, of another layout or size, or with a value out of range.
+    """
     _check_seal(message)
     scalars = _scalars(message, TASK_SCALARS, layout)
     _check_size(message, 4 * (layout.size + layout.num_layers))
@@ -206,17 +159,17 @@ def unpack_update(
     learns_rescaler: bool = False,
     limits: Limits = LIMITS,
 ) -> Update:
-    """The update in a message, checked against the task it answers; see `check_update`.
+    """Return the update in a message, checked against the task that it answers.
 
     Raises:
-        WireError: damaged on its way; another layout, size, round, client or budget; a value that
+        WireError: damaged in transit; another layout, size, round, client or budget; a value that
             is not finite or is absurdly large; counts that are negative or do not sum to
-            `tokens * top_k` in a layer, merged choices included, or to what `limits` says in its
-            place.
+            `tokens * top_k` in a layer, merged choices included, or to what `limits` says instead.
     """
     _check_seal(message)
-    scalars = _scalars(message, UPDATE_SCALARS, layout)
-    check_scalars(scalars, {name: getattr(task, name) for name in TASK_SCALARS}, limits)
+    scalars = _scalars(message, UPDATE_SCALARS, layout, optional={"metrics"})
+    metrics = check_metrics(scalars.pop("metrics", {}))
+    check_scalars(scalars, _task_scalars(task), limits)
     head = _head_bytes(layout, limits.merges)
     if len(message.buffer) < head:
         raise WireError(f"buffer of {len(message.buffer)} bytes; expected {head} or more", "size")
@@ -238,12 +191,16 @@ def unpack_update(
         counts=counts,
         num_bytes=message.num_bytes,
         merged=merged,
+        metrics=metrics,
     )
 
 
-def _words(source: Task | Update, names: dict[str, type], layout: Layout) -> str:
-    """The scalars of a message."""
-    return json.dumps({name: getattr(source, name) for name in names} | {"layout": layout.digest})
+def _task_scalars(source: Task | Update) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in TASK_SCALARS}
+
+
+def _json(scalars: dict[str, Any], layout: Layout) -> str:
+    return json.dumps(scalars | {"layout": layout.digest})
 
 
 def _floats(values: Tensor) -> np.ndarray:
@@ -251,26 +208,28 @@ def _floats(values: Tensor) -> np.ndarray:
 
 
 def _head_bytes(layout: Layout, merges: bool = False) -> int:
-    """The counts and the rescaler of an update."""
+    """Size of an update's counts and rescaler."""
     return 8 * layout.num_layers * (layout.num_experts + merges) + 4 * layout.num_layers
 
 
-def _scalars(message: Message, names: dict[str, type], layout: Layout) -> dict[str, Any]:
-    """The message's scalars, every one present, of its type and finite, and no other."""
+def _scalars(
+    message: Message, names: dict[str, type], layout: Layout, optional: Set[str] = frozenset()
+) -> dict[str, Any]:
+    """Return the message's scalars: all of `names`, finite and of their types, and no others."""
     if (length := len(message.scalars)) > MOST_JSON_CHARACTERS:
         raise WireError(
             f"scalars of {length} characters; expected at most {MOST_JSON_CHARACTERS}", "size"
         )
     try:
-        scalars = json.loads(message.scalars)
+        scalars = json.loads(message.scalars, object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
         raise WireError(f"scalars are not JSON: {error}") from error
-    if not isinstance(scalars, dict) or set(scalars) != {*names, "layout"}:
+    if not isinstance(scalars, dict) or {*scalars} - optional != {*names, "layout"}:
         found = sorted(scalars) if isinstance(scalars, dict) else type(scalars).__name__
-        raise WireError(f"scalars are {found}; expected {sorted({*names, 'layout'})}")
+        raise WireError(f"scalars are {found!s:.500}; expected {sorted({*names, 'layout'})}")
     if (digest := scalars.pop("layout")) != layout.digest:
         raise WireError(
-            f"adapter layout {digest!r}; expected {layout.digest!r}: both sides need the same "
+            f"adapter layout {digest!r:.80}; expected {layout.digest!r}: both sides need the same "
             "model, rank, alpha and adapted parts",
             "layout",
         )
@@ -279,8 +238,16 @@ def _scalars(message: Message, names: dict[str, type], layout: Layout) -> dict[s
         if kind is float and type(value) is int and abs(value) < 2**53:
             value = scalars[name] = float(value)
         if type(value) is not kind or (kind is float and not math.isfinite(value)):
-            raise WireError(f"{name} is {value!r}; expected a finite {kind.__name__}", "scalars")
+            raise WireError(
+                f"{name} is {value!r:.80}; expected a finite {kind.__name__}", "scalars"
+            )
     return scalars
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise WireError("scalars have two values of one name; expected one", "scalars")
+    return found
 
 
 def _crc32(message: Message) -> int:
@@ -289,7 +256,7 @@ def _crc32(message: Message) -> int:
 
 def _check_seal(message: Message) -> None:
     if message.crc32 is not None and _crc32(message) != message.crc32:
-        # Without the sums: they are over wall times, too, and a ledger is to be repeatable.
+        # Without the sums: they cover wall times, too, and a ledger must be repeatable.
         raise WireError("its checksum is not the sender's: damaged on its way", "damaged")
 
 
@@ -299,6 +266,6 @@ def _check_size(message: Message, expected: int) -> None:
 
 
 def _tensor(message: Message, dtype: str, size: int, start: int) -> Tensor:
-    """A copy of `size` numbers of the buffer, from byte `start` on."""
+    """Return a copy of `size` numbers of the buffer, from byte `start`."""
     part = np.frombuffer(message.buffer, dtype, size, start)
     return torch.from_numpy(part.astype(part.dtype.newbyteorder("=")))

@@ -1,4 +1,4 @@
-"""The checks at the server's door: what no honest client sends is refused.
+"""The checks of a server on what arrives: it refuses what no honest client sends.
 
 Scalars and counts are checked before the values are decoded, because the counts say how many
 values there must be.
@@ -17,38 +17,38 @@ from torch import Tensor
 
 from fedmoe.adapter import largest
 from fedmoe.errors import WireError
+from fedmoe.messages.records import CLIENT_FIELDS, METRIC_NAME, MOST_METRICS
 
 LARGEST_DELTA = 1e4
 """A local change of one weight beyond this is damage, not learning."""
 MOST_EXAMPLES = 2**40
-MOST_PEAK_BYTES = 2**50
-"""More memory than any client has."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run admits at most; the defaults are what no run exceeds."""
+    """Bounds on the updates of a run; no run exceeds the defaults."""
 
     examples: int = MOST_EXAMPLES
-    """That a client may claim to hold: they weigh its update."""
+    """Examples that a client may claim: they weigh its update."""
     delta: float = LARGEST_DELTA
-    """Of any value's change in one local round."""
+    """Change of any value in one local round."""
     free: int = 0
-    """Of how many of the last values it is not known: of them `LARGEST_DELTA` holds."""
+    """Number of trailing values without a known bound; `LARGEST_DELTA` applies to them."""
     why: str = "beyond which it is damage, not learning"
+    """Reason for the bound on `delta`, for messages."""
     rescaler: float = LARGEST_DELTA
-    """The same, of a learned factor."""
+    """Change of a learned factor."""
     per_token: Callable[[int], tuple[float, float]] | None = None
-    """For a k the least and the most experts of a layer that a token reaches on average; None
-    where it is k, neither less nor more."""
+    """For a k, the least and the most experts of a layer that a token reaches on average; None if
+    it is exactly k."""
     stacks: tuple[int, ...] = ()
-    """Sparse layers of each stack, in their order, where a token passes one stack of several, as in
-    an encoder-decoder; () where all layers are one."""
+    """Sparse layers of each stack, in order, if a token passes only one of several stacks, as in
+    an encoder-decoder; () if a token passes all layers."""
     most_experts: int | None = None
-    """Experts of a layer that tokens can have reached, where a client keeps a subset of them."""
+    """Experts of a layer that tokens can have reached, if a client keeps a subset of them."""
     merges: bool = False
-    """Whether one expert stands for those left out: an update then says how many choices it got,
-    and they count towards k."""
+    """Whether one expert stands for those left out: an update then counts the choices it got, and
+    they are part of the k."""
 
 
 LIMITS = Limits()
@@ -57,34 +57,47 @@ LIMITS = Limits()
 def check_scalars(
     scalars: Mapping[str, Any], task: Mapping[str, Any], limits: Limits = LIMITS
 ) -> None:
-    """Refuse the scalars of an update to another task, or that are not believable."""
+    """Refuse the scalars of an update that answers another task or that are out of bounds."""
     for name, expected in task.items():
         if name == "top_k" and 1 <= scalars[name] < expected:
-            continue  # memory ran out with more; see `budget.replan`
+            continue  # it ran out of memory with more; see `budget.replan`
         if scalars[name] != expected:
             raise WireError(
                 f"update for {name} {scalars[name]!r}; its task has {expected!r}", "task"
             )
-    for name in ("loss_before", "loss_after", "seconds"):
-        if not math.isfinite(scalars[name]):
-            raise WireError(f"{name} is {scalars[name]}; expected a finite float", "scalars")
-    if scalars["seconds"] < 0:
-        raise WireError(f"seconds is {scalars['seconds']}; expected 0 or more", "scalars")
-    work = "{examples} examples, {tokens} tokens, {steps} steps".format(**scalars)
-    if min(scalars["examples"], scalars["tokens"], scalars["steps"]) < 1:
-        raise WireError(f"{work}; expected 1 or more", "scalars")
-    if scalars["steps"] > 2**40 or scalars["tokens"] > 2**50:
-        raise WireError(f"{work} is not believable", "scalars")
     if scalars["examples"] > limits.examples:
         raise WireError(
             f"{scalars['examples']} examples; expected at most {limits.examples} "
             "(admission.most_examples)",
             "examples",
         )
-    if not 0 <= scalars["peak_bytes"] <= MOST_PEAK_BYTES:
-        raise WireError(
-            f"peak_bytes is {scalars['peak_bytes']}; expected 0 to {MOST_PEAK_BYTES}", "scalars"
-        )
+    for field in CLIENT_FIELDS:
+        value = scalars[field.name]
+        if not field.least <= value <= field.most:
+            bounds = "or more" if field.most == math.inf else f"to {field.most}"
+            raise WireError(f"{field.name} is {value}; expected {field.least} {bounds}", "scalars")
+
+
+def check_metrics(metrics: Any) -> dict[str, float]:
+    """Return an update's own metrics; refuse too many, ill-named ones, and all but finite numbers.
+
+    >>> check_metrics({"gradient_norm": 1})
+    {'gradient_norm': 1.0}
+    """
+    if not isinstance(metrics, dict) or len(metrics) > MOST_METRICS:
+        found = len(metrics) if isinstance(metrics, dict) else type(metrics).__name__
+        raise WireError(f"metrics are {found}; expected at most {MOST_METRICS} by name", "scalars")
+    for name, value in metrics.items():
+        if not METRIC_NAME.fullmatch(name):
+            raise WireError(
+                f"a metric is called {name!r:.60}; expected a letter, then up to 39 letters, "
+                "digits, `_`, `.` or `-`",
+                "scalars",
+            )
+        number = type(value) is float or (type(value) is int and abs(value) < 2**53)
+        if not (number and math.isfinite(value)):
+            raise WireError(f"metric {name} is {value!r:.60}; expected a finite number", "scalars")
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def check_counts(
@@ -96,9 +109,9 @@ def check_counts(
 ) -> None:
     """Refuse counts that `tokens` tokens, each to `top_k` experts of a layer, cannot give.
 
-    `limits.per_token` says where a gating's tokens reach fewer, `limits.stacks` where a token
-    passes a part of the layers. Where experts are merged, their choices, `merged`, make up what the
-    counts lack, to the last one.
+    `limits.per_token` allows for a gating whose tokens reach fewer experts, `limits.stacks` for
+    tokens that pass only some layers. The choices of merged experts, `merged`, must make up exactly
+    what the counts lack.
     """
     if (counts < 0).any():
         raise WireError(
@@ -139,7 +152,7 @@ def check_counts(
 
 
 def _check_stacks(routed: Int64[Tensor, " layers"], expected: int, stacks: tuple[int, ...]) -> None:
-    """Refuse sums that differ within a stack of layers, or do not add up over the stacks."""
+    """Refuse sums that differ within a stack of layers or do not add up over the stacks."""
     parts = routed.split(list(stacks))
     if any((part != part[0]).any() for part in parts) or sum(p[0] for p in parts) != expected:
         raise WireError(
@@ -166,7 +179,7 @@ def check_values(
     learns_rescaler: bool = False,
     limits: Limits = LIMITS,
 ) -> None:
-    """Refuse absurd values, and any rescaler but the one `sent` where it is not learned."""
+    """Refuse absurd values, and a rescaler that differs from the one `sent` if none is learned."""
     bounded = len(delta) - limits.free
     for values, most, why in (
         (delta[:bounded], limits.delta, limits.why),

@@ -31,7 +31,7 @@ TOP_K = TopKGating()
 
 @section
 class AdapterSettings:
-    """Which parts get LoRA, and how large it is."""
+    """The parts that get LoRA, and its size."""
 
     rank: Annotated[int, Field(ge=1)] = 8
     """Rank of every factor pair."""
@@ -117,7 +117,7 @@ class AdaptedModel:
         self.flat.copy_(adapter.flat)
 
     def read(self) -> Adapter:
-        """The values now in the model, as a copy in main memory."""
+        """Return the values now in the model, as a copy in main memory."""
         return Adapter(self.bound, self.flat.to("cpu", copy=True))
 
     def bind(self, layout: Layout) -> None:
@@ -140,7 +140,7 @@ class AdaptedModel:
         self._modulate({name: leaf.detach() for name, leaf in leaves.items()})
 
     def _modulate(self, values: dict[str, Tensor]) -> None:
-        """Let the routers add what the layout holds of it to their affinities; see `modulation`."""
+        """Make the routers add the layout's `phi`, where it has any, to their affinities."""
         names = [f"{layer.path}.phi" for layer in self.layers]
         if names[0] in values and not self.modulations:
             kind = self.family.model_type
@@ -160,24 +160,24 @@ class AdaptedModel:
             state.rescaler = self.rescaler[i] if changes else None
 
     def train_rescaler(self) -> nn.Parameter:
-        """The rescaler as a leaf that a forward pass differentiates."""
+        """Return the rescaler as a leaf that a forward pass differentiates."""
         leaf = nn.Parameter(self.rescaler)
         for i, state in enumerate(self.states):
             state.rescaler = leaf[i]
         return leaf
 
     def set_recompute(self, recompute: bool) -> None:
-        """Whether backward computes the experts' activations again rather than keep them."""
+        """Set whether backward computes the experts' activations again instead of saving them."""
         for state in self.states:
             state.recompute = recompute
 
     def check_top_ks(self, top_ks: set[int]) -> None:
-        """Refuse to go on when the model's routers do not honour one of these `top_k`.
+        """Refuse a `top_k` that the model's routers do not honour.
 
         Raises:
-            ModelError: a router chose another number of experts than it was asked for, or a family
-                that is not listed does more to its logits than we know; or one is over the model's
-                own K where weights are those of K experts.
+            ModelError: a router chose another number of experts; a family that is not listed
+                changes its logits in an unknown way; or a `top_k` is over the model's K where
+                weights are those of K experts.
         """
         if self.keeps_mass and max(top_ks) > self.full_top_k:
             raise ModelError(
@@ -203,7 +203,7 @@ class AdaptedModel:
     def counting(self) -> Iterator[Tensor]:
         """Collect routed tokens, int64 (layers, experts), from the forward passes inside.
 
-        What went to merged experts is in `kept.counts`.
+        Tokens of merged experts are counted in `kept.counts`.
         """
         shape = self.layout.num_layers, self.layout.num_experts
         counts = torch.zeros(shape, dtype=torch.int64, device=self.device)
@@ -217,7 +217,7 @@ class AdaptedModel:
                 state.counts = state.merged_count = None
 
     def hidden(self, input_ids: Tensor, valid: Tensor) -> Tensor:
-        """Last hidden states (batch, length, hidden) of a causal model, for right-padded ids.
+        """Return a causal model's last hidden states (batch, length, hidden) of right-padded ids.
 
         `valid` (batch, length) is False at padding, which reaches no expert.
         """
@@ -225,27 +225,27 @@ class AdaptedModel:
             return all_states(self.model, input_ids)
 
     def target_logits(self, batch: TaskBatch) -> Tensor:
-        """Logits (targets, vocabulary) of what a batch asks for, whatever the form of task."""
+        """Return the logits (targets, vocabulary) of a batch's targets."""
         return self.logits(self.target_states(batch))
 
     def target_states(self, batch: TaskBatch) -> Tensor:
-        """The hidden states (targets, hidden) that those are of."""
+        """Return the hidden states (targets, hidden) behind those logits."""
         with self._meeting(self.routed(batch)):
             return self.form.hidden(self.model, batch)
 
     def routed(self, batch: TaskBatch) -> list[Tensor]:
-        """For every sparse layer which of the tokens that pass it are real: flat bool."""
+        """Return, for every sparse layer, a flat bool: True at the real tokens that pass it."""
         stacks = self.form.routed(self.model, batch)
         return [stacks[stack] for stack in self.stacks]
 
     def num_tokens(self, batch: TaskBatch) -> int:
-        """Tokens of a batch that reach experts: k of them in every sparse layer of their stack."""
+        """Count the tokens of a batch that reach experts, k of them in every sparse layer."""
         stacks = self.form.routed(self.model, batch)
         return sum(int(stacks[stack].sum()) for stack in set(self.stacks))
 
     @contextmanager
     def _meeting(self, valid: list[Tensor]) -> Iterator[None]:
-        """Let each layer's experts meet the tokens alone that are `valid` there."""
+        """Route only the tokens that are `valid` at each layer to its experts."""
         for state, mask in zip(self.states, valid, strict=True):
             state.valid = mask.to(self.device)
         try:
@@ -255,16 +255,16 @@ class AdaptedModel:
                 state.valid = None
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states: of the next token, or of labels."""
+        """Return the logits of hidden states: of the next token, or of labels."""
         logits = self.form.head(self.model)(hidden)
         scale = self.family.scale_logits
         return logits if scale is None else scale(self.model.config, logits)
 
     @cached_property
     def saved(self) -> Saved | None:
-        """What is kept for backward outside experts, LoRA's narrow products apart; see `saved`.
+        """Bytes saved for backward outside experts, without LoRA's narrow products.
 
-        None also of what is no causal language model.
+        None where a dry run cannot tell, and for all but causal language models.
         """
         if self.form.name != "causal":
             return None
@@ -275,7 +275,7 @@ class AdaptedModel:
         return None if found is None else found.without(narrow)
 
     def _install(self, settings: AdapterSettings, adapted: list[str]) -> None:
-        """Put LoRA's places into the model; `bind` puts factors there."""
+        """Put slots for LoRA into the model; `bind` fills them."""
         none = torch.empty(0, 0)
         for layer, state in zip(self.layers, self.states, strict=True):
             setattr(layer.experts, experts.STATE, state)
@@ -297,7 +297,7 @@ def _expert_names(layer: MoELayer) -> list[str]:
 
 
 def _attention_paths(model: nn.Module, names: tuple[str, ...]) -> list[str]:
-    """The linear layers whose paths end in one of `names`."""
+    """Return the paths of linear layers that end in one of `names`."""
     paths = [
         path
         for path, module in model.named_modules()
@@ -314,7 +314,7 @@ def _attention_paths(model: nn.Module, names: tuple[str, ...]) -> list[str]:
 def _layout(
     model: nn.Module, layers: list[MoELayer], settings: AdapterSettings, adapted: list[str]
 ) -> Layout:
-    """Expert factors layer by layer, then routers, then attention."""
+    """Return the layout: expert factors layer by layer, then routers, then attention."""
     rank, tensors = settings.rank, []
     for i, layer in enumerate(layers):
         shapes = zip(layer.weight_names, layer.shapes(), strict=True)

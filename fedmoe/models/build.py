@@ -18,6 +18,7 @@ from fedmoe.models.adapted import TOP_K, AdaptedModel, AdapterSettings
 from fedmoe.models.families import check_family, install, moe_layers
 from fedmoe.models.gating import Rule
 from fedmoe.models.memory.frozen import weights_of
+from fedmoe.models.private import map_tensors
 from fedmoe.models.rescaling import Rescaling
 from fedmoe.models.tasks import TASKS, task_of
 from fedmoe.section import section
@@ -33,22 +34,22 @@ class ModelSettings:
     path: Annotated[str, Field(min_length=1)] = MINI
     """`mini` (the small OLMoE-architecture model inside this package), a folder, or a Hub id."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the frozen weights and of the computation; LoRA itself is kept in float32."""
+    """Type of the frozen weights and of the computation; LoRA itself is stored in float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where it computes; `auto` takes a GPU if there is one. On a CPU the same run gives the same
-    bits; on a GPU attention's backward may not."""
+    """Device to compute on; `auto` takes a GPU if there is one. On a CPU equal runs are bitwise
+    identical; on a GPU attention's backward may differ."""
 
 
 def model_folder(path: str) -> str:
-    """Where `path` really is: the folder of the built-in model, or `path` itself."""
+    """Return the folder of the built-in model for `mini`, and any other `path` as it is."""
     return str(files("fedmoe.models") / "mini") if path == MINI else path
 
 
 def device_of(settings: ModelSettings) -> torch.device:
-    """The device that `settings.device` means on this machine.
+    """Return the device that `settings.device` means on this machine.
 
     Raises:
-        ModelError: a GPU is asked for and there is none.
+        ModelError: a GPU is requested and there is none.
     """
     if settings.device == "cpu":
         return torch.device("cpu")
@@ -61,7 +62,7 @@ def device_of(settings: ModelSettings) -> torch.device:
 def load_base(
     settings: ModelSettings, *, experts_stay: bool = False, fast: bool = True
 ) -> tuple[nn.Module, Any]:
-    """The frozen model on the expert fast path, and its tokenizer, or what stands for one.
+    """Return the frozen model on the expert fast path, and its tokenizer or image encoder.
 
     With `experts_stay` the experts remain in main memory, whatever the device; without `fast` the
     model is transformers' own.
@@ -91,12 +92,12 @@ def load_base(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     stay = {id(w) for x in moe_layers(model) for w in weights_of(x)} if experts_stay else set()
-    model._apply(lambda tensor: tensor if id(tensor) in stay else tensor.to(device))
+    map_tensors(model, lambda tensor: tensor if id(tensor) in stay else tensor.to(device))
     return model, tokenizer
 
 
 def _cannot_load(path: str, kind: str, error: Exception) -> str:
-    """Say whether the folder is missing, is not a model, or the Hub could not serve the id."""
+    """Return an error's text: no folder, no model in it, or no such id on the Hub."""
     reason = (str(error) or type(error).__name__).splitlines()[0]
     if Path(path).is_dir():
         return f"model.path {path!r}: the folder holds no {kind} ({reason})"
@@ -114,7 +115,7 @@ def build_model(
     *,
     experts_stay: bool = False,
 ) -> tuple[AdaptedModel, Any]:
-    """The resident model of a run and its tokenizer; see `load_base` for the errors.
+    """Return the resident model of a run and its tokenizer; see `load_base` for the errors.
 
     With `experts_stay`, `model.frozen.hold` must bring the experts to the device, in some form.
     """

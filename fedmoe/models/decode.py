@@ -12,24 +12,25 @@ from transformers import TextIteratorStreamer
 
 from fedmoe.errors import ModelError
 from fedmoe.models.families import family_of
-from fedmoe.models.tasks import TASKS
+from fedmoe.models.tasks import TASKS, Decoding
 
 
 def greedy(
     model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, pad: int, end: int
 ) -> list[list[int]]:
-    """The ids that answer each prompt, up to the end token or `max_new_tokens`.
+    """Return the ids that answer each prompt, up to the end token or `max_new_tokens`.
 
-    What an answer is says the family's form of task: text that follows, or a label.
+    An answer is the text that follows, or a label, by the family's form of task.
     """
     family = family_of(model)
-    return TASKS[family.task].answers(model, prompts, max_new_tokens, pad, end, family.padded_cache)
+    decoding = Decoding(max_new_tokens, pad, end, family.padded_cache)
+    return TASKS[family.task].answers(model, prompts, decoding)
 
 
 def greedy_stream(
     model: nn.Module, ids: torch.Tensor, max_new_tokens: int, tokenizer: Any
 ) -> Iterator[str]:
-    """Pieces of the text that answers one prompt (1, length), as soon as they are known.
+    """Generate pieces of the text that answers one prompt (1, length).
 
     Raises:
         ModelError: the model classifies, and so writes no text.

@@ -1,4 +1,4 @@
-"""What a layer's experts carry beside their frozen weights: LoRA, a merged expert, and settings."""
+"""The state of a layer's experts apart from frozen weights: LoRA, a merged expert, settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Biases(NamedTuple):
 
 
 class Stacks(NamedTuple):
-    """Frozen weights of some experts, as a module keeps them: mere shapes beside `stored`."""
+    """Frozen weights of some experts in the module's layout; with `stored`, mere shapes."""
 
     gate_up: Tensor
     down: Tensor
@@ -38,7 +38,7 @@ class Stacks(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """One frozen expert in the place of several, kept as the module keeps its own."""
+    """One frozen expert in the place of several, in the module's layout."""
 
     gate_up: Tensor | Stored  # (1, ...)
     down: Tensor | Stored
@@ -46,7 +46,7 @@ class Merged(NamedTuple):
 
     @property
     def stacks(self) -> Stacks:
-        """The same as a stack of one."""
+        """The expert as a stack of one."""
         gate_up, down, biases = self
         if isinstance(gate_up, Tensor) and isinstance(down, Tensor):
             return Stacks(gate_up, down, None, biases)
@@ -56,7 +56,7 @@ class Merged(NamedTuple):
 
 @dataclass(eq=False)
 class ExpertState:
-    """What an adapted experts module carries beside its frozen weights."""
+    """The state of an adapted experts module apart from its frozen weights."""
 
     lora: ExpertLoRA | None = None
     rescaler: Tensor | None = None
@@ -66,13 +66,13 @@ class ExpertState:
     counts: Tensor | None = None
     """int64 (experts,): routed tokens so far; None switches counting off."""
     recompute: bool = False
-    """Compute activations again in backward rather than keep them."""
+    """Compute activations again in backward instead of saving them."""
     stored: tuple[Stored, Stored] | None = None
-    """Another form of the two frozen weights, read in their place; see `stored`."""
+    """Another form of the two frozen weights, read in their place; see `memory.stored`."""
     left_out: Tensor | None = None
     """bool (experts + 1,): True for those that the client does not keep; see `subset`."""
     merged: Merged | None = None
-    """What stands for them; None where no token can choose them."""
+    """The expert in their place; None where no token can choose them."""
     merged_count: Tensor | None = None
     """int64 (): the choices so far that went there; None switches counting off."""
 

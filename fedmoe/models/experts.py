@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.moe import ExpertsInterface, _default_apply_gate
+from transformers.integrations.moe import ExpertsInterface
 
 from fedmoe.models.expert_state import Biases, ExpertLoRA, ExpertState, Stacks, no_lora
+from fedmoe.models.private import own_gate
 from fedmoe.models.routed import Block, Routing, Stacked, blocks, can_group, groupable, route
 
 IMPLEMENTATION = "fedmoe"
@@ -32,7 +33,7 @@ class Adapted(NamedTuple):
     scale: float
 
     def forward(self, x: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-        """`A x` (rows, rank) and the output (rows, out)."""
+        """Return `A x` (rows, rank) and the output (rows, out)."""
         y = block.mm(x, self.w.mT)
         if not self.a.shape[1]:
             return x.new_empty(len(x), 0), y
@@ -41,7 +42,7 @@ class Adapted(NamedTuple):
         return low, y
 
     def backward(self, dy: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-        """The gradients of `A x` and of `x`."""
+        """Return the gradients of `A x` and of `x`."""
         dx = block.mm(dy, self.w)
         if not self.a.shape[1]:
             return dy.new_empty(len(dy), 0), dx
@@ -62,7 +63,7 @@ class Adapted(NamedTuple):
 
 @dataclass(frozen=True)
 class OwnGate:
-    """A family's own way from `[g; u]` to `h`, in place of `act(g) * u`."""
+    """A family's way from `[g; u]` to `h` that replaces `act(g) * u`."""
 
     apply: Callable[[Tensor], Tensor]
 
@@ -168,12 +169,12 @@ def _buffers(adapted: Adapted, trained: bool) -> Gradients:
 
 
 def _row_weights(weights: Tensor, block: Block) -> Tensor:
-    """The router's weight of each row, (rows, 1)."""
+    """Return the router's weight of each row, (rows, 1)."""
     return weights.reshape(-1)[block.slot].unsqueeze(1)
 
 
 def _row_biases(bias: Tensor, block: Block) -> Tensor:
-    """The bias (experts, out) of each row's expert, (rows, out)."""
+    """Return the bias of each row's expert, (rows, out), from (experts, out)."""
     sizes = torch.tensor(block.sizes, device=bias.device)
     return bias[block.experts].repeat_interleave(sizes, dim=0, output_size=len(block.token))
 
@@ -184,14 +185,14 @@ def add_rows(out: Tensor, rows: Tensor, block: Block) -> None:
 
 
 def add_slots(out: Tensor, rows: Tensor, block: Block, top_k: int) -> None:
-    """The same where `index_add_` adds in any order (CUDA): each slot has a place of its own."""
+    """Add rows where `index_add_` has no fixed order (CUDA): each slot has a separate place."""
     slots = rows.new_zeros(len(out) * top_k, out.shape[1])
     slots[block.slot] = rows
     out.add_(slots.view(len(out), top_k, -1).sum(1))
 
 
 def _combine(out: Tensor, rows: Tensor, block: Block, top_k: int) -> None:
-    """Add rows to their tokens, to the same bits in every call."""
+    """Add rows to their tokens, bitwise identical in every call."""
     if out.is_cuda:
         add_slots(out, rows, block, top_k)
     else:
@@ -199,7 +200,7 @@ def _combine(out: Tensor, rows: Tensor, block: Block, top_k: int) -> None:
 
 
 def _gated(act: Gate, gate_up: Tensor) -> Tensor:
-    """`h` (rows, width) of `[g; u]` (rows, 2 * width)."""
+    """Return `h` (rows, width) of `[g; u]` (rows, 2 * width)."""
     if isinstance(act, OwnGate):
         return act.apply(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
@@ -207,7 +208,7 @@ def _gated(act: Gate, gate_up: Tensor) -> Tensor:
 
 
 def _gate(act: Gate, gate_up: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The same, and the function that maps its gradient, which it may use up, to `gate_up`'s."""
+    """Return `h`, and the map of its gradient, which may be overwritten, to that of `gate_up`."""
     if isinstance(act, OwnGate):
         return _differentiable(act.apply, gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
@@ -218,7 +219,7 @@ def _gate(act: Gate, gate_up: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor
 def _differentiable(
     function: Callable[[Tensor], Tensor], x: Tensor
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The value of `function` at `x`, and the map of its gradient back to that of `x`."""
+    """Return the value of `function` at `x`, and the map of its gradient to that of `x`."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         out = function(leaf)
@@ -226,10 +227,11 @@ def _differentiable(
 
 
 def experts_forward(module: nn.Module, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """transformers' experts call: `hidden` (tokens, hidden), `index`, `weights` (tokens, top_k).
+    """Compute an experts module: `hidden` (tokens, hidden), `index`, `weights` (tokens, top_k).
 
-    How the module holds its weights is told by transformers' flags on it; a module with a true
-    `weighs_input` has the weights multiply each expert's input rather than its output.
+    The signature is that of transformers' experts interface, and its flags on the module tell the
+    layout of the weights. With a true `weighs_input` a router's weight multiplies an expert's
+    input rather than its output.
     """
     state: ExpertState = getattr(module, STATE, None) or ExpertState()
     if state.valid is not None:
@@ -246,7 +248,7 @@ def experts_forward(module: nn.Module, hidden: Tensor, index: Tensor, weights: T
 def _mixed(
     module: nn.Module, state: ExpertState, hidden: Tensor, weights: Tensor, index: Tensor
 ) -> Tensor:
-    """What the module's experts make of `hidden`; what is left out of them goes to one merged."""
+    """Return the experts' output for `hidden`; choices of experts left out go to the merged one."""
     num_experts = int(module.num_experts)  # pyright: ignore[reportArgumentType]
     others = None
     if state.merged is not None:
@@ -278,7 +280,7 @@ def _computed(
     stacks: Stacks,
     lora: ExpertLoRA | None,
 ) -> Tensor:
-    """What experts of these weights make of routed tokens."""
+    """Return the output of experts with these weights for routed tokens."""
     gate_up, down, stored, biases = stacks
     if getattr(module, "is_transposed", False):
         gate_up, down = gate_up.mT, down.mT
@@ -305,20 +307,20 @@ def _computed(
 
 
 def _gate_of(module: nn.Module) -> Gate:
-    """The activation of a module that gates as transformers does by default, or its own way."""
+    """Return the activation of a module that gates as transformers does, or its own way to gate."""
     if not getattr(module, "has_gate", True):
         return OwnGate(module.act_fn)  # pyright: ignore
-    own: Any = getattr(type(module), "_apply_gate", _default_apply_gate)
-    return module.act_fn if own is _default_apply_gate else OwnGate(module._apply_gate)  # pyright: ignore
+    own = own_gate(module)
+    return module.act_fn if own is None else OwnGate(own)  # pyright: ignore
 
 
 def weight_names(module: nn.Module) -> tuple[str, str]:
-    """What a module calls its two weights: transformers' experts without a gate have `up_proj`."""
+    """Return the names of a module's two weights: without a gate the first is `up_proj`."""
     return "gate_up_proj" if getattr(module, "has_gate", True) else "up_proj", "down_proj"
 
 
 def biases_of(module: nn.Module) -> Biases | None:
-    """A module's own biases, where it has some."""
+    """Return a module's biases, where it has some."""
     if not getattr(module, "has_bias", False):
         return None
     return Biases(*(getattr(module, f"{name}_bias") for name in weight_names(module)))

@@ -1,4 +1,4 @@
-"""How a base model that was pretrained here chooses experts outside training."""
+"""The gating by which a base model that was pretrained here chooses experts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from fedmoe.section import Imports
 
 
 def gating_of(folder: Path) -> Rule:
-    """How a model that was pretrained here chooses experts outside training.
+    """Return the gating by which a model that was pretrained here chooses outside training.
 
-    The model's own top-k where nobody says otherwise, or for what chose in training alone.
+    It is the model's own top-k where its folder does not name another, and where the other acts in
+    training alone.
 
     Raises:
         FedMoEError: its `pretraining.json` is damaged.
@@ -37,10 +38,10 @@ def gating_of(folder: Path) -> Rule:
 
 
 def unlike_gating(gating: Rule, model: str) -> str | None:
-    """A warning, where a model pretrained here under a gating is to answer under another.
+    """Return a warning where a model pretrained here under a gating is to answer under another.
 
-    `model` is as in a config: a folder, a Hub id, or the built-in one. A warning also where its
-    `pretraining.json` does not say which: a file of that name may be anyone's.
+    It also warns where `pretraining.json` does not name one: a file of that name may be anyone's.
+    `model` is as in a config: a folder, a Hub id, or the built-in one.
     """
     folder = Path(model_folder(model))
     try:
@@ -54,5 +55,5 @@ def unlike_gating(gating: Rule, model: str) -> str | None:
     return (
         f"{folder} was pretrained under the gating {learned}, and outside training this run "
         f"chooses experts by {now.name!r}; give `gating` the same settings, unless the change is "
-        "what is asked"
+        "intended"
     )

@@ -18,11 +18,11 @@ from torch import Tensor
 from fedmoe.models.memory.stored import Stored, Transposed
 
 BLOCK_ROWS = 1024
-"""Rows that are in work at one time on a CPU: temporaries stay small, and in its cache."""
+"""Rows computed at once on a CPU: temporaries stay small, and in its cache."""
 GROUPED_ROWS = 64
 """Mean rows per expert below which one grouped product beats a loop on a CPU."""
 GROUPED_BYTES = 16
-"""torch's grouped products take rows of a whole number of so many bytes."""
+"""Bytes of which a row must be a multiple for torch's grouped products."""
 Stacked = Tensor | Stored | Transposed
 """Weights of all experts, of which `w[e]` and `w[i:j]` are tensors."""
 
@@ -48,19 +48,19 @@ def route(index: Tensor, num_experts: int) -> Routing:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The rows of some neighbouring experts: what is computed at one time."""
+    """The rows of some neighbouring experts, which are computed at once."""
 
     token: Tensor
     slot: Tensor
     experts: slice
-    """The experts in question."""
+    """The range of experts."""
     sizes: list[int]
     """Rows of each of them; an expert without rows is not touched."""
     ends: Tensor | None
-    """int32 (experts,): where each one's rows end; None to loop over experts."""
+    """int32 (experts,): the end of each one's rows; None to loop over experts."""
 
     def mm(self, x: Tensor, w: Stacked) -> Tensor:
-        """(rows, out): each row of `x` (rows, in) times its expert's `w` (experts, in, out)."""
+        """Return (rows, out): each row of `x` times its expert's `w` (experts, in, out)."""
         if self.ends is not None:
             return F.grouped_mm(x, w[self.experts], offs=self.ends)
         out = x.new_empty(len(x), w.shape[2])
@@ -77,7 +77,7 @@ class Block:
             into.addmm_(rows, weight, alpha=scale)
 
     def outer(self, left: Tensor, right: Tensor, into: Tensor) -> None:
-        """`left^T right` over each expert's rows, written to its part of `into` (experts, m, n)."""
+        """Write `left^T right` of each expert's rows to its part of `into` (experts, m, n)."""
         if self.ends is not None:
             into[self.experts] = F.grouped_mm(left.mT, right, offs=self.ends)
             empty = [self.experts.start + i for i, size in enumerate(self.sizes) if not size]
@@ -93,14 +93,14 @@ class Block:
         return x.split([size for size in self.sizes if size])
 
     def _pick(self, w: Stacked) -> Iterator[Tensor]:
-        """One expert after another, so that no more than two of those made here exist at once."""
+        """Yield one expert's weights after another, so that at most two exist at once."""
         return (w[self.experts.start + i] for i, size in enumerate(self.sizes) if size)
 
 
 def blocks(routing: Routing, grouped: bool) -> Iterator[Block]:
-    """The blocks of a layer, in the order of experts; on a GPU there is one.
+    """Yield the blocks of a layer, in the order of experts; on a GPU there is one.
 
-    `grouped` says that shapes and dtype allow a grouped product at all.
+    `grouped` states that shapes and dtype allow a grouped product at all.
     """
     on_gpu = routing.slot.is_cuda
     limit = sum(routing.sizes) if on_gpu else BLOCK_ROWS
@@ -119,7 +119,7 @@ def blocks(routing: Routing, grouped: bool) -> Iterator[Block]:
 
 
 def can_group(x: Tensor, *widths: int) -> bool:
-    """Whether torch's grouped product takes this dtype and rows of these widths.
+    """Return whether torch's grouped product takes this dtype and rows of these widths.
 
     torch 2.13: no float64, and every row must be a whole number of 16 bytes.
     """
@@ -129,7 +129,7 @@ def can_group(x: Tensor, *widths: int) -> bool:
 
 
 def groupable(factors: Sequence[Tensor]) -> list[Tensor]:
-    """`A1`, `B1`, `A2` and `B2` of such a rank that products with them can be grouped.
+    """Return `A1`, `B1`, `A2` and `B2` padded to a rank whose products can be grouped.
 
     Zeros are added to the rank, which adds nothing to any product, and their gradients are cut off.
     Without them a rank of 20 in bfloat16 would cost a GPU a loop over all experts in every product.

@@ -20,14 +20,14 @@ class TopKRouter(nn.Module):
         self.classifier = nn.Linear(config.hidden_size, config.num_experts, bias=False)
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, weights and index of tokens in a row."""
+        """Return logits, weights and index of tokens in a row."""
         logits = self.classifier(hidden.flatten(0, -2))
         weights, index = torch.softmax(logits.float(), dim=-1).topk(self.top_k, dim=-1)
         return logits, (weights / weights.sum(-1, keepdim=True)).to(logits.dtype), index
 
 
 class SparseMLP(nn.Module):
-    """Experts of the dense layer's shape, each a module of its own; see `SparseViT`."""
+    """Experts of the dense layer's shape, each a separate module; see `SparseViT`."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -74,13 +74,13 @@ def upcycled(
     generator: torch.Generator,
     router_std: float = 0.02,
 ) -> SparseViT:
-    """A sparse model that computes `dense`, at any k: every expert is a copy, routers are random.
+    """Return a sparse model that computes `dense` at any k: experts are copies, routers random.
 
     Args:
-        dense: stays as it is.
+        dense: the model to copy; it stays as it is.
         num_experts: of every sparse layer.
         top_k: experts per token.
-        sparse_step: every how many layers one is sparse; 2 is every other.
+        sparse_step: one layer in so many is sparse; 2 is every other.
         generator: of the routers' weights.
         router_std: their standard deviation.
 

@@ -1,50 +1,38 @@
-"""What a run shows while it runs: a live table, plain lines, or one JSON line per event."""
+"""The display of a run on stdout: a live table, plain lines, or one JSON line per event."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from fedmoe.evaluation.evaluate import Evaluation
-from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.progress.view import LiveView, plain_table
+from fedmoe.report.fields import live_cells, live_headings
 from fedmoe.report.units import number_text, percent_text, seconds_text
 from fedmoe.rounds import ServerState
-from fedmoe.runs.workers import Injected, Replaced, Schedule
+from fedmoe.runs.display import Display
+from fedmoe.runs.workers import Injected, Replaced
 from fedmoe.system.json_text import json_text
 
 MOST_ROWS = 20
 """Clients shown at once."""
 STYLES = {"waiting": "dim", "training": "cyan", "done": "green", "failed": "bold red"}
 
-
-@dataclass(frozen=True)
-class Done:
-    """What is shown of a client that trained; its update is as large as the adapter."""
-
-    tokens: int
-    loss_before: float
-    loss_after: float
-    seconds: float
-
-    @classmethod
-    def of(cls, update: Update) -> Self:
-        """Of an update, which is not kept."""
-        return cls(update.tokens, update.loss_before, update.loss_after, update.seconds)
+Done = Mapping[str, float]
+"""The numbers that a client reported, by name; its update is not kept, for it is as large as the
+adapter."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known so far of the run, for whoever draws it: rich does so on a thread of its own.
-
-    So it never changes; what is new is in another one.
-    """
+    """Everything known of the run so far; immutable, because rich draws it on another thread."""
 
     num_rounds: int
     workers: int
@@ -76,18 +64,21 @@ class Progress:
         return self.elapsed / (self.finished + part) * left
 
     def state_of(self, task: Task) -> str:
-        """`training` is a guess: answers come in the order of tasks, so it is the next ones."""
+        """Return `waiting`, `training`, `done` or `failed`.
+
+        `training` is a guess: answers come in the order of tasks, so it is the next ones.
+        """
         if answer := self.answers.get(task.client):
             return "failed" if isinstance(answer, Failure) else "done"
         open_tasks = [t.client for t in self.tasks if t.client not in self.answers]
         return "training" if task.client in open_tasks[: self.workers] else "waiting"
 
 
-class LiveTable(LiveView):
-    """Shows a run on stdout as an observer of its rounds.
+class LiveTable(LiveView, Display):
+    """Shows a run on stdout.
 
-    A table that is redrawn where stdout is a terminal, else plain lines; with `json` one JSON
-    line per event; with `quiet` only clients that fail.
+    On a terminal, that is a table that is redrawn, else plain lines; with `json` one JSON line per
+    event; with `quiet` only clients that fail.
     """
 
     def __init__(
@@ -112,7 +103,7 @@ class LiveTable(LiveView):
             self._event("planned", round=tasks[0].round, clients=[t.client for t in tasks])
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
-        shown = answer if isinstance(answer, Failure) else Done.of(answer)
+        shown = answer if isinstance(answer, Failure) else answer.reported()
         self._now(answers={**self.progress.answers, task.client: shown})
         who = {"round": task.round, "client": task.client, "tier": task.tier, "top_k": task.top_k}
         if isinstance(answer, Failure):
@@ -127,23 +118,21 @@ class LiveTable(LiveView):
                     f"round {task.round}: client {task.client} ran out of memory with "
                     f"k = {task.top_k} and trained with k = {answer.top_k}"
                 )
-        names = ("examples", "tokens", "steps", "loss_before", "loss_after", "seconds")
-        self._event("client", **who, status="ok", **{n: getattr(answer, n) for n in names})
+        self._event("client", **who, status="ok", **answer.as_json())
 
     def finished(self, state: ServerState) -> None:
         p = self._now(finished=self.progress.finished + 1, phase="evaluating")
-        ok = [a for a in p.answers.values() if isinstance(a, Done)]
+        ok = [a for a in p.answers.values() if not isinstance(a, Failure)]
         failed = len(p.answers) - len(ok)
         self._event("round", round=state.round, clients=len(p.tasks), failed=failed)
         if not (self.quiet or self.json or self.live):
             self._line(
                 f"round {state.round}/{p.num_rounds}: {len(ok)} of {len(p.tasks)} clients, "
-                f"{sum(a.tokens for a in ok):,} tokens, local loss {_mean_losses(ok)}, "
+                f"{sum(a['tokens'] for a in ok):,} tokens, local loss {_mean_losses(ok)}, "
                 f"{seconds_text(p.elapsed)} elapsed{_left(p)}"
             )
 
     def evaluated(self, evaluations: Sequence[Evaluation]) -> None:
-        """Show the scores of the global adapter at every tier."""
         self._now(scores={**self.progress.scores, **{e.tier: e for e in evaluations}})
         for e in evaluations:
             self._event("evaluation", **asdict(e))
@@ -155,22 +144,16 @@ class LiveTable(LiveView):
             )
             self._line(f"round {first.round}/{self.progress.num_rounds}: {first.split} {scores}")
 
-    def scheduled(self, schedule: Schedule) -> None: ...
-
     def replaced(self, event: Replaced) -> None:
-        """Say that a worker died, of which its client will show no trace."""
         self._event("worker", **asdict(event))
         if not (self.quiet or self.json):
-            self._line(f"{event.job} ended its worker ({event.ended_by}); another does it again")
+            self._line(f"{event.job} ended its worker ({event.ended_by}); another repeats it")
 
     def injected(self, event: Injected) -> None:
-        """Say what was done to a client on purpose."""
         self._event("fault", **asdict(event))
         if not (self.quiet or self.json):
-            self._line(
-                f"round {event.round}: client {event.client}: {event.fault} on purpose: "
-                f"{event.outcome}"
-            )
+            what = f"{event.fault} injected, {event.outcome}"
+            self._line(f"round {event.round}: client {event.client}: {what}")
 
     def _now(self, **changes: Any) -> Progress:
         self.progress = replace(self.progress, **changes)
@@ -206,13 +189,13 @@ def _left(p: Progress) -> str:
 
 
 def _clients(p: Progress, most: int) -> list[Text | Table]:
-    """A row per client of the round; of many, those around the ones in training."""
+    """Return a row per client of the round; of many, those around the ones in training."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("client", justify="right")
     table.add_column("tier")
     table.add_column("k", justify="right")
     table.add_column("state", min_width=8)
-    for name in ("loss before", "after", "tokens/s", "time"):
+    for name in live_headings():
         table.add_column(name, justify="right", no_wrap=True)
     end = min(len(p.tasks), max(most, len(p.answers) + p.workers + 1))
     for task in p.tasks[max(0, end - most) : end]:
@@ -232,12 +215,7 @@ def _measured(answer: Done | Failure | None) -> list[str]:
     # A failure's reason has its line above the table: here it would squeeze the other columns.
     if answer is None or isinstance(answer, Failure):
         return []
-    return [
-        number_text(answer.loss_before),
-        number_text(answer.loss_after),
-        f"{answer.tokens / max(answer.seconds, 1e-9):,.0f}",
-        seconds_text(answer.seconds),
-    ]
+    return live_cells(answer)
 
 
 def _scores(p: Progress) -> Table:
@@ -258,6 +236,5 @@ def _scores(p: Progress) -> Table:
 def _mean_losses(updates: Sequence[Done]) -> str:
     if not updates:
         return "unknown"
-    before = sum(u.loss_before for u in updates) / len(updates)
-    after = sum(u.loss_after for u in updates) / len(updates)
-    return f"{before:.3f} -> {after:.3f}"
+    sides = (sum(u[side] for u in updates) for side in ("loss_before", "loss_after"))
+    return " -> ".join(number_text(side / len(updates)) for side in sides)

@@ -19,3 +19,16 @@ def relative_shares(counts: np.ndarray) -> np.ndarray:
     total = counts.sum(-1, keepdims=True).astype(np.float64)
     total[total == 0] = np.nan
     return counts / total * counts.shape[-1]
+
+
+def starved_and_captured(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the share of all experts that are starved, and that are captured.
+
+    Args:
+        counts: (..., layers, experts) routed tokens; in a layer without any, no expert is either.
+
+    >>> [float(share) for share in starved_and_captured(np.array([[9, 1, 0, 0]]))]
+    [0.5, 0.25]
+    """
+    load = relative_shares(counts)  # a comparison with NaN is False
+    return (load < STARVED).mean((-2, -1)), (load > CAPTURED).mean((-2, -1))

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from fedmoe.report.expert_load import starved_and_captured
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run
 from fedmoe.report.run_tables import gap_text
-from fedmoe.report.units import DASH, count_text, percent_text, seconds_text
+from fedmoe.report.units import DASH, bytes_text, count_text, percent_text, seconds_text
 
 
 def status(run: Run) -> str:
@@ -29,9 +30,14 @@ def headline(run: Run) -> str:
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """Return the most important settings and totals of a run as names and values."""
-    head, end = run.header, run.end or {}
+    head, end, done = run.header, run.end or {}, run.ok()
     seconds = end.get("seconds", sum(r["seconds"] for r in run.rounds) or None)
     resumed = {0: DASH, 1: "once"}.get(run.num_resumed, f"{run.num_resumed} times")
+    starved, captured = DASH, DASH
+    if run.by_client is not None:
+        counts = run.by_client.sum(0)
+        shares = starved_and_captured(counts)
+        starved, captured = (f"{share * counts.size:.0f} of {counts.size}" for share in shares)
     known = [
         ("Model", head["model"]),
         ("Clients", f"{head['num_clients']}, {head['clients_per_round']} per round"),
@@ -39,11 +45,16 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Aggregation", head["strategy"]),
         ("Rescaling", head["rescaling"]),
         ("Seed", str(head["seed"])),
-        ("Trained tokens", count_text(sum(c["tokens"] for c in run.ok()))),
+        ("Trained tokens", count_text(sum(c["tokens"] for c in done) or None)),
+        ("Sent to clients", bytes_text(sum(c["bytes_down"] for c in done) or None)),
+        ("Sent back", bytes_text(sum(c["bytes_up"] for c in done) or None)),
         ("Wall time" if run.end else "Time in rounds", seconds_text(seconds)),
         ("Virtual time", seconds_text(max(run.virtual_clock.values(), default=None))),
         ("Spent in training", percent_text(end.get("training_share"))),
         ("Over the ideal schedule", gap_text(run.rounds)),
+        ("Starved experts", starved),
+        ("Captured experts", captured),
+        ("Updates refused or lost", count_text((len(run.clients) - len(done)) or None)),
         ("Workers replaced", count_text(run.num_replaced or None)),
         ("Interrupted and resumed", resumed),
         ("Adapter SHA-256", end.get("adapter_sha256", DASH)[:16]),

@@ -6,6 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -88,18 +90,11 @@ def shades(names: Sequence[str]) -> dict[str, Colour]:
     For tiers by `top_k` that is: the more experts, the darker, also in grey and for the
     colour-blind.
     """
-    last = max(len(names) - 1, 1)
-    return {name: _shade(i / last if len(names) > 1 else 2 / 3) for i, name in enumerate(names)}
-
-
-def _shade(darkness: float) -> Colour:
-    place = darkness * (len(VIRIDIS) - 1)
-    step = min(int(place), len(VIRIDIS) - 2)
-    red, green, blue = (
-        (int(a, 16) + (int(b, 16) - int(a, 16)) * (place - step)) / 255
-        for a, b in ((VIRIDIS[step][i : i + 2], VIRIDIS[step + 1][i : i + 2]) for i in (1, 3, 5))
-    )
-    return (red, green, blue)
+    stops = np.array([[int(stop[i : i + 2], 16) / 255 for i in (1, 3, 5)] for stop in VIRIDIS])
+    places = np.linspace(0, 1, len(names)) if len(names) > 1 else [2 / 3]
+    steps = np.linspace(0, 1, len(stops))
+    red, green, blue = (np.interp(places, steps, channel).tolist() for channel in stops.T)
+    return dict(zip(names, zip(red, green, blue, strict=True), strict=False))
 
 
 def hex_colour(colour: Colour) -> str:

@@ -1,8 +1,9 @@
-"""What happened in a run, one JSON line at a time, readable after any crash."""
+"""The events of a run, one JSON line each, readable after any crash."""
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,9 +19,9 @@ Record = dict[str, Any]
 
 
 class Ledger:
-    """Appends records to a file; a resumed run goes on in the file it left.
+    """Appends records to a file; a resumed run continues in the file that it left.
 
-    Where the file cannot be written, every method raises an OSError whose `filename` it is.
+    If the file cannot be written, every method raises an OSError with its name as `filename`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,18 +39,19 @@ class Ledger:
                 os.fsync(self._file.fileno())
 
     def sync(self) -> int:
-        """The size of the file now, all of which survives a power cut."""
+        """Return the size of the file now, all of which survives a power cut."""
         with self._named():
             os.fsync(self._file.fileno())
             return self._file.tell()
 
     def close(self) -> None:
+        """Close the file."""
         with self._named():
             self._file.close()  # tries again what could not be written
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """Of an open file the system says that the disk is full, but not which file it is."""
+        """Add the file's name, which the system leaves out of the errors of an open file."""
         try:
             yield
         except OSError as error:
@@ -71,10 +73,10 @@ class Ledger:
 def read_ledger(path: Path) -> list[Record]:
     """Return a ledger's records in the order they were written.
 
-    A last line without its newline is what an interrupted run leaves: it is left out.
+    An interrupted run may leave a last line without its newline, which is left out.
 
     Raises:
-        FedMoEError: no such file, or a damaged line; the message has its number.
+        FedMoEError: no such file, or a damaged line; the message gives its number.
     """
     try:
         content = path.read_bytes()
@@ -84,18 +86,45 @@ def read_ledger(path: Path) -> list[Record]:
     return [_record(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
+def follow_ledger(
+    path: Path, *, sleep: Callable[[float], None] = time.sleep, seconds: float = 1.0
+) -> Iterator[Record]:
+    """Yield a ledger's records as they are written, up to the line that ends the run.
+
+    A resumed run cuts off what it does again; those records are yielded again, too.
+
+    Args:
+        path: of the ledger.
+        sleep: waits between two looks.
+        seconds: how long it waits.
+
+    Raises:
+        FedMoEError: see `read_ledger`.
+    """
+    seen: list[Record] = []
+    while True:
+        found = read_ledger(path)
+        pairs = enumerate(zip(seen, found, strict=False))
+        common = next((i for i, (old, new) in pairs if old != new), min(len(seen), len(found)))
+        yield from found[common:]
+        seen = found
+        if seen and seen[-1]["kind"] == "end":
+            return
+        sleep(seconds)
+
+
 def _record(path: Path, number: int, line: bytes) -> Record:
     try:
         record = json.loads(line)
     except ValueError as error:
         raise FedMoEError(f"{path}: line {number} is damaged: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
-        raise FedMoEError(f"{path}: line {number} is no record; expected an object with a `kind`")
+        raise FedMoEError(f"{path}: line {number} is not a record; expected a `kind`")
     return record
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cut what follows the last newline, or the next record would be glued to it."""
+    """Cut off what follows the last newline, else the next record would continue that line."""
     if not path.exists():
         return
     content = path.read_bytes()

@@ -10,8 +10,9 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from fedmoe.report import run_tables
 from fedmoe.report.facts import facts, headline, status
+from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.run import Run
-from fedmoe.report.text_table import markdown_sections, pairs_table, plain
+from fedmoe.report.text_table import TextTable, markdown_sections, pairs_table, plain
 
 if TYPE_CHECKING:
     from fedmoe.report.plots import Picture
@@ -46,14 +47,6 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
     """Return the report of a run as one page, with its plots inside."""
     settings = pairs_table("Settings", ("setting", "value"), run.settings.items())
     versions = pairs_table("Environment", ("part", "version"), run.environment.items())
-    shown = [
-        run_tables.tier_costs(run),
-        run_tables.memory_options(run),
-        run_tables.clients(run),
-        run_tables.faults(run),
-        run_tables.failures(run),
-        run_tables.phases(run),
-    ]
     folded = [run_tables.schedule(run), run_tables.label_scores(run), settings, versions]
     return render(
         "fedmoe.report",
@@ -65,22 +58,27 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
         facts=facts(run),
         scores=run_tables.test_scores(run),
         pictures=pictures,
-        shown=shown,
+        shown=[*_overview(run), run_tables.clients(run)],
         folded=folded,
     )
 
 
 def render_summary(run: Run) -> str:
     """Return the report in short, as Markdown for a terminal, an issue or a README."""
-    shown = [
-        run_tables.test_scores(run),
+    tables = [run_tables.test_scores(run), *_overview(run)]
+    lines = [f"# {plain(run.header['name'])}", "", f"**{plain(headline(run))}**", ""]
+    lines += [f"Status: {status(run)}.", ""]
+    lines += [f"- {name}: {plain(value)}" for name, value in facts(run)] + [""]
+    return "\n".join(lines + markdown_sections(tables, notes=False))
+
+
+def _overview(run: Run) -> list[TextTable]:
+    """Return the tables of a screenful that follow the scores."""
+    return [
         run_tables.tier_costs(run),
         run_tables.memory_options(run),
+        own_metrics(run),
         run_tables.faults(run),
         run_tables.failures(run),
         run_tables.phases(run),
     ]
-    lines = [f"# {plain(run.header['name'])}", "", f"**{plain(headline(run))}**", ""]
-    lines += [f"Status: {status(run)}.", ""]
-    lines += [f"- {name}: {plain(value)}" for name, value in facts(run)] + [""]
-    return "\n".join(lines + markdown_sections(shown, notes=False))

@@ -5,28 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from fedmoe.report.figures import (
-    FAINT,
-    INK,
-    MARKERS,
-    MUTED,
-    dress,
-    dress_rows,
-    new_figure,
-    percent_scale,
-    round_scale,
-    shades,
-    spread,
-    text_colour,
-    write,
-)
+from fedmoe.report import figures
 from fedmoe.report.units import time_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from fedmoe.report.figures import Colour
     from fedmoe.report.run import Run
 
 MOST_ROWS = 40
@@ -53,9 +38,9 @@ def _per_round(run: Run, value: str, title: str, virtual: bool = False) -> Figur
     curves = {tier.name: run.curve("validation", tier.name) for tier in run.tiers}
     if not any(curves.values()):
         return None
-    figure = new_figure(title)
+    figure = figures.new_figure(title)
     axes = figure.add_subplot()
-    colours = shades([*curves])
+    colours = figures.shades([*curves])
     length, unit = time_unit(max(run.virtual_clock.values(), default=0.0))
     for i, (tier, curve) in enumerate(curves.items()):
         # A round that was interrupted may have scores and no line of its own.
@@ -65,7 +50,7 @@ def _per_round(run: Run, value: str, title: str, virtual: bool = False) -> Figur
             [run.virtual_clock[r] / length for r in rounds] if virtual else rounds,
             [_number(p[value]) for p in points],
             color=colours[tier],
-            marker=MARKERS[i % len(MARKERS)],
+            marker=figures.MARKERS[i % len(figures.MARKERS)],
             markersize=5.5,
             linewidth=1.8,
             markeredgecolor="white",
@@ -77,16 +62,16 @@ def _per_round(run: Run, value: str, title: str, virtual: bool = False) -> Figur
         axes.set_xlabel(f"virtual {unit}")
         axes.set_xlim(left=0)
     else:
-        round_scale(axes)
+        figures.round_scale(axes)
     if value == "score":
         axes.set_ylim(bottom=0)
-        percent_scale(axes)
-    dress(axes)
+        figures.percent_scale(axes)
+    figures.dress(axes)
     _label_ends(axes, run, value, colours)
     return figure
 
 
-def _label_ends(axes: Axes, run: Run, value: str, colours: dict[str, Colour]) -> None:
+def _label_ends(axes: Axes, run: Run, value: str, colours: dict[str, figures.Colour]) -> None:
     """Write each tier's name at the end of its line, apart from each other."""
     ends = {}
     for tier in run.tiers:
@@ -94,10 +79,10 @@ def _label_ends(axes: Axes, run: Run, value: str, colours: dict[str, Colour]) ->
         if known:
             ends[tier.name] = (f"{tier.name} (k={tier.top_k})", known[-1][value])
     low, high = axes.get_ylim()
-    heights = spread([height for _, height in ends.values()], gap=0.075 * (high - low))
+    heights = figures.spread([height for _, height in ends.values()], gap=0.075 * (high - low))
     for (name, (text, _)), height in zip(ends.items(), heights, strict=True):
-        look = {"fontsize": 9, "color": text_colour(colours[name])}
-        write(axes, text, (1, height), (8, 0), xycoords=("axes fraction", "data"), **look)
+        look = {"fontsize": 9, "color": figures.text_colour(colours[name])}
+        figures.write(axes, text, (1, height), (8, 0), xycoords=("axes fraction", "data"), **look)
 
 
 def test_scores(run: Run) -> Figure | None:
@@ -105,21 +90,22 @@ def test_scores(run: Run) -> Figure | None:
     pairs = {tier: run.curve("test", tier.name) for tier in run.tiers}
     if not any(point["round"] for points in pairs.values() for point in points):
         return None
-    figure = new_figure(f"Test {run.score_name}: base model (grey), then fine-tuned")
+    figure = figures.new_figure(f"Test {run.score_name}: base model (grey), then fine-tuned")
     axes = figure.add_subplot()
-    colours = shades([tier.name for tier in pairs])
+    colours = figures.shades([tier.name for tier in pairs])
     for place, (tier, points) in enumerate(pairs.items()):
         for point in points[:1] + points[1:][-1:]:
             base, height = point["round"] == 0, _number(point["score"])
-            x, colour = (place - 0.2, FAINT) if base else (place + 0.2, colours[tier.name])
-            bar, ink = axes.bar(x, height, width=0.38, color=colour), MUTED if base else INK
+            x, colour = (place - 0.2, figures.FAINT) if base else (place + 0.2, colours[tier.name])
+            bar = axes.bar(x, height, width=0.38, color=colour)
+            ink = figures.MUTED if base else figures.INK
             axes.bar_label(bar, [f"{100 * height:.1f}"], padding=2, fontsize=9, color=ink)
     axes.set_xticks(range(len(pairs)), [f"{tier.name}\nk = {tier.top_k}" for tier in pairs])
     axes.set_xlim(-0.6, len(pairs) - 0.4)
-    percent_scale(axes)
+    figures.percent_scale(axes)
     axes.margins(y=0.1)
-    dress(axes)
-    axes.tick_params(axis="x", length=0, labelcolor=INK)
+    figures.dress(axes)
+    axes.tick_params(axis="x", length=0, labelcolor=figures.INK)
     return figure
 
 
@@ -129,15 +115,15 @@ def client_losses(run: Run) -> Figure | None:
     if not rows:
         return None
     title = "Local loss: before the first round (open), after the last (filled)"
-    figure = new_figure(title, max(2.0, 0.9 + 0.235 * len(rows)))
+    figure = figures.new_figure(title, max(2.0, 0.9 + 0.235 * len(rows)))
     axes = figure.add_subplot()
-    colours = shades([tier.name for tier in run.tiers])
+    colours = figures.shades([tier.name for tier in run.tiers])
     for y, (_, tier, before, after) in enumerate(rows):
         axes.plot([before, after], [y, y], color=colours[tier], linewidth=2, alpha=0.45)
         axes.plot(before, y, "o", color="white", markeredgecolor=colours[tier], markersize=6)
         axes.plot(after, y, "o", color=colours[tier], markersize=6)
     axes.set_xlabel("loss per token on the client's own data")
-    dress_rows(axes, [label for label, *_ in rows])
+    figures.dress_rows(axes, [label for label, *_ in rows])
     return figure
 
 

@@ -103,6 +103,11 @@ class Run:
         chosen = [e for e in self.evaluations if e["split"] == split and e["tier"] == tier]
         return sorted(chosen, key=lambda e: e["round"])
 
+    def last_test(self, tier: str) -> Record | None:
+        """Return a tier's last evaluation on test data, if it is not the base model's."""
+        last = self.curve("test", tier)[-1:]
+        return last[0] if last and last[0]["round"] > 0 else None
+
 
 def read_run(folder: Path) -> Run:
     """Return the run recorded in `folder`, finished or not.

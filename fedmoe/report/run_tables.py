@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 
+from fedmoe.report.fields import IN_REPORT, largest, total_cells
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run, TierCost
 from fedmoe.report.text_table import TextTable
@@ -21,9 +22,8 @@ def test_scores(run: Run) -> TextTable:
     """Return, per tier, test loss and score of the base model and of the last adapter."""
     ends: list[tuple[TierCost, Record, Record]] = []
     for tier in run.tiers:
-        points = {e["round"]: e for e in run.curve("test", tier.name)}
-        before = points.pop(0, {})
-        ends.append((tier, before, points[max(points)] if points else {}))
+        before = [e for e in run.curve("test", tier.name) if e["round"] == 0]
+        ends.append((tier, before[0] if before else {}, run.last_test(tier.name) or {}))
     table = TextTable.of(
         "Test scores",
         ends,
@@ -44,8 +44,7 @@ def test_scores(run: Run) -> TextTable:
 
 def label_scores(run: Run) -> TextTable:
     """Return the last adapter's test score for each label, per tier."""
-    last = {t.name: run.curve("test", t.name)[-1:] for t in run.tiers}
-    by_tier = {name: e[0]["by_label"] for name, e in last.items() if e and e[0]["round"] > 0}
+    by_tier = {t.name: e["by_label"] for t in run.tiers if (e := run.last_test(t.name))}
     labels = sorted({label for scores in by_tier.values() for label in scores})
     return TextTable(
         f"Test {run.score_name} by label",
@@ -68,7 +67,7 @@ def tier_costs(run: Run) -> TextTable:
         ("down", lambda t: bytes_text(t.bytes_down)),
         ("up", lambda t: bytes_text(t.bytes_up)),
         ("memory, estimated", lambda t: bytes_text(t.memory_bytes)),
-        ("memory, measured", lambda t: bytes_text(_peak(done[t.name]))),
+        ("memory, measured", lambda t: bytes_text(largest(done[t.name], "peak_bytes"))),
         ("time per round", lambda t: seconds_text(_mean_seconds(done[t.name]))),
         note="One client, one round. Measured memory is the peak of the whole process; on a GPU, "
         "that of the client's own work and of all that the model stores there.",
@@ -80,8 +79,7 @@ def memory_options(run: Run) -> TextTable:
 
     There are no rows where no tier uses a memory option.
     """
-    last = {t.name: run.curve("test", t.name)[-1:] for t in run.tiers}
-    scores = {n: e[0]["score"] for n, e in last.items() if e and e[0]["round"] > 0}
+    scores = {t.name: e["score"] for t in run.tiers if (e := run.last_test(t.name))}
     return TextTable.of(
         "Memory options",
         run.tiers if any(t.memory_options for t in run.tiers) else (),
@@ -100,8 +98,8 @@ def memory_options(run: Run) -> TextTable:
 def clients(run: Run) -> TextTable:
     """Return, per client, its data and the sums over its rounds."""
     rows = [_client_row(run, tier, c) for tier in run.tiers for c in sorted(tier.clients)]
-    columns = ["client", "tier", "mostly", "k", "examples", "rounds", "failed", "tokens"]
-    columns += ["time", "tokens/s", "bytes both ways", "peak memory", "loss before", "after"]
+    columns = ["client", "tier", "mostly", "k", "rounds", "failed"]
+    columns += [*(field.label for field in IN_REPORT), "tokens/s", "bytes both ways"]
     note = "Sums over all rounds. Loss: local, before the first round and after the last."
     return TextTable("Clients", columns, rows, num_words=3, note=note)
 
@@ -110,22 +108,17 @@ def _client_row(run: Run, tier: TierCost, client: int) -> list[str]:
     done = run.ok(client=client)
     failed = sum(c["client"] == client and c["status"] == "failed" for c in run.clients)
     tokens, seconds = sum(c["tokens"] for c in done), sum(c["seconds"] for c in done)
-    examples = run.num_examples.get(client, done[-1]["examples"] if done else None)
+    known = {"examples": run.num_examples[client]} if client in run.num_examples else {}
     return [
         str(client),
         tier.name,
         _mostly(run.labels.get(client, {})),
         count_text(tier.top_k),
-        count_text(examples),
         count_text(len(done)),
         count_text(failed or None),
-        count_text(tokens),
-        seconds_text(seconds),
+        *total_cells(done, known),
         count_text(tokens / seconds if seconds else None),
         bytes_text(sum(c["bytes_down"] + c["bytes_up"] for c in done)),
-        bytes_text(_peak(done)),
-        number_text(done[0]["loss_before"] if done else None),
-        number_text(done[-1]["loss_after"] if done else None),
     ]
 
 
@@ -221,10 +214,6 @@ def _interval(evaluation: Record) -> str:
 
 def _difference(before: float | None, after: float | None) -> str:
     return DASH if before is None or after is None else percent_text(after - before, signed=True)
-
-
-def _peak(done: list[Record]) -> int | None:
-    return max((c["peak_bytes"] for c in done), default=None)
 
 
 def _mean_seconds(done: list[Record]) -> float | None:

@@ -1,8 +1,8 @@
-"""A run's ledger told again to an experiment tracker: TensorBoard, trackio, MLflow or W&B.
+"""Export of a run's ledger to an experiment tracker: TensorBoard, trackio, MLflow or W&B.
 
-A tracker reads what the run has written down, afterwards or meanwhile, in a process of its own: it
-cannot change or delay a run, and one that fails costs nothing. None of them is needed; each stays
-on this machine unless its own environment variables say otherwise.
+A tracker reads what the run has written, afterwards or meanwhile, in a separate process: it cannot
+change or delay a run, and one that fails costs nothing. None of them is needed; each keeps its
+data on this machine unless its environment variables say otherwise.
 """
 
 from __future__ import annotations
@@ -11,27 +11,33 @@ import importlib
 import importlib.util
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, Protocol, get_args
 
 from fedmoe.errors import FedMoEError
-from fedmoe.report.ledger import Record, read_ledger
+from fedmoe.report.fields import LIVE
+from fedmoe.report.ledger import Record, follow_ledger, read_ledger
+from fedmoe.report.own_metrics import metric_means
 
 TrackerName = Literal["tensorboard", "trackio", "mlflow", "wandb"]
 PROJECT = "fedmoe"
 MOST_CLIENTS = 20
-"""Clients beyond which their own curves are left out: nobody reads a thousand of them."""
-OF_CLIENT = ("loss_before", "loss_after", "seconds", "virtual_seconds", "tokens", "bytes_up")
+"""With more clients their curves are left out: nobody reads a thousand of them."""
+OF_CLIENT = (*(field.name for field in LIVE), "virtual_seconds", "bytes_up")
+METRICS = "metrics"
+"""Prefix of own metrics: `client/3/metrics/NAME`, and their mean as `round/metrics/NAME`."""
 
 
 class Tracker(Protocol):
     """Takes a run's numbers, in the order of its ledger."""
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
-    def close(self) -> None: ...
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record values by name at a round."""
+
+    def close(self) -> None:
+        """Finish the record."""
 
 
 class TensorBoard:
@@ -67,7 +73,7 @@ class Trackio:
 
 
 class MLflow:
-    """A run of MLflow: where `MLFLOW_TRACKING_URI` says, else in a database in the run's folder."""
+    """A run of MLflow, at `MLFLOW_TRACKING_URI` or else in a database in the run's folder."""
 
     def __init__(self, folder: Path, name: str, settings: Mapping[str, str]) -> None:
         self.mlflow = _module("mlflow")
@@ -85,7 +91,7 @@ class MLflow:
 
 
 class WandB:
-    """A run of Weights & Biases: offline in the run's folder unless `WANDB_MODE` says otherwise."""
+    """A run of Weights & Biases, offline in the run's folder unless `WANDB_MODE` is set."""
 
     def __init__(self, folder: Path, name: str, settings: Mapping[str, str]) -> None:
         mode = os.environ.get("WANDB_MODE", "offline")
@@ -109,12 +115,12 @@ TRACKERS: dict[str, Callable[[Path, str, Mapping[str, str]], Tracker]] = {
 
 
 def track(folder: Path, name: TrackerName, *, follow: bool = False) -> int:
-    """Tell a tracker everything in a run's ledger; the number of values it was told.
+    """Export everything in a run's ledger to a tracker, and return the number of values.
 
     Args:
         folder: a run's folder.
         name: which tracker.
-        follow: go on until the run's end, however long that takes.
+        follow: continue until the run's end, however long that takes.
 
     Raises:
         FedMoEError: no run in the folder, a damaged ledger, or the tracker is not installed.
@@ -122,20 +128,24 @@ def track(folder: Path, name: TrackerName, *, follow: bool = False) -> int:
     from fedmoe.report.run import read_run
 
     run = read_run(folder)
-    tracker, told = TRACKERS[name](folder, run.header["name"], run.settings), 0
+    tracker, number = TRACKERS[name](folder, run.header["name"], run.settings), 0
     try:
-        for step, metrics in _steps(_records(folder / "ledger.jsonl", follow)):
+        ledger = folder / "ledger.jsonl"
+        for step, metrics in _steps(follow_ledger(ledger) if follow else read_ledger(ledger)):
             tracker.log(step, metrics)
-            told += len(metrics)
+            number += len(metrics)
     finally:
         tracker.close()
-    return told
+    return number
 
 
 def metrics_of(record: Record, *, clients: bool) -> dict[str, float]:
-    """A ledger line's numbers by name: `test/high/score`, `round/seconds`, `client/3/loss_after`.
+    """Return a ledger line's numbers by name, such as `test/high/score` or `client/3/seconds`.
 
     A value that was not finite is null in the ledger, and left out here.
+
+    >>> metrics_of({"kind": "round", "round": 1, "seconds": 9.5, "failed": 0}, clients=True)
+    {'round/seconds': 9.5, 'round/failed': 0.0}
     """
     match record["kind"]:
         case "evaluation":
@@ -143,7 +153,9 @@ def metrics_of(record: Record, *, clients: bool) -> dict[str, float]:
         case "round":
             prefix, names = "round", [key for key in record if key not in ("kind", "round")]
         case "client" if clients and record["status"] == "ok":
-            prefix, names = f"client/{record['client']}", OF_CLIENT
+            own = {f"{METRICS}/{name}": v for name, v in record.get(METRICS, {}).items()}
+            record = {**record, **own}
+            prefix, names = f"client/{record['client']}", (*OF_CLIENT, *own)
         case "end":
             prefix, names = "run", ("seconds", "training_share")
         case _:
@@ -157,28 +169,24 @@ def metrics_of(record: Record, *, clients: bool) -> dict[str, float]:
     }
 
 
-def _steps(records: Iterator[Record]) -> Iterator[tuple[int, dict[str, float]]]:
+def _steps(records: Iterable[Record]) -> Iterator[tuple[int, dict[str, float]]]:
     step, clients = 0, True
+    lines: dict[int, Record] = {}
     for record in records:
-        if record["kind"] == "run":
-            clients = record["num_clients"] <= MOST_CLIENTS
+        match record["kind"]:
+            case "run":
+                clients = record["num_clients"] <= MOST_CLIENTS
+            case "client":
+                lines[record["client"]] = record
+            case "round":
+                means = metric_means(lines.values())
+                record = {**record, **{f"{METRICS}/{name}": v for name, v in means.items()}}
+                lines.clear()
+            case "resumed":
+                lines.clear()
         step = record.get("round", step)
         if metrics := metrics_of(record, clients=clients):
             yield step, metrics
-
-
-def _records(path: Path, follow: bool) -> Iterator[Record]:
-    seen: list[Record] = []
-    while True:
-        found = read_ledger(path)
-        # A resumed run cuts off what it does again.
-        pairs = enumerate(zip(seen, found, strict=False))
-        common = next((i for i, (old, new) in pairs if old != new), min(len(seen), len(found)))
-        yield from found[common:]
-        seen = found
-        if not follow or (seen and seen[-1]["kind"] == "end"):
-            return
-        time.sleep(1.0)
 
 
 def _module(name: TrackerName) -> ModuleType:
@@ -188,5 +196,5 @@ def _module(name: TrackerName) -> ModuleType:
         names = ", ".join(n for n in get_args(TrackerName) if importlib.util.find_spec(n))
         raise FedMoEError(
             f"{name} cannot be imported ({error}); install it (pip install {name}), or use another "
-            f"tracker; of those that fedmoe knows there are here: {names or 'none'}"
+            f"tracker. Installed here: {names or 'none'}"
         ) from None

@@ -1,30 +1,25 @@
 """Checkpoints: after every round, all that the next ones depend on, in one file written whole.
 
-`<run>/checkpoint-<round>.safetensors`, the two newest of them. A file says its own sha256: one that
-was cut short or changed is passed over for the one before it. What a client keeps between rounds
-has files of its own (`kept`), which a round done again reads as it did the first time.
+`<run>/checkpoint-<round>.safetensors`, the newest two. A damaged one is passed over for the one
+before it. What a client keeps between rounds has files of its own (`client_state`), from which a
+repeated round reads what it read the first time.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from fedmoe.adapter import Adapter, Layout
+from fedmoe.adapter import Adapter
 from fedmoe.errors import CheckpointError
 from fedmoe.rounds import ServerState
-from fedmoe.system.files import write_bytes
+from fedmoe.runs.round_files import CHECKPOINTS, DamagedError, RoundFiles
 
-KEPT = 2
-NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
+if TYPE_CHECKING:
+    from fedmoe.adapter import Layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +28,7 @@ class Checkpoint:
 
     state: ServerState
     versions: dict[int, ServerState]
-    """Older states that clients at work started from, by round; of FedBuff alone."""
+    """Older states that clients at work started from, by round; for FedBuff alone."""
     by_round: Tensor
     """int64 (rounds, layers, experts): routed tokens so far."""
     by_client: Tensor
@@ -48,70 +43,56 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: it cannot be written; the files before it stay.
     """
-    number = checkpoint.state.round
     tensors = {"by_round": checkpoint.by_round, "by_client": checkpoint.by_client}
-    for prefix, state in _states(checkpoint):
+    versions = checkpoint.versions.items()
+    for prefix, state in [("", checkpoint.state), *((f"version.{v}.", s) for v, s in versions)]:
         tensors[f"{prefix}adapter"] = state.adapter.flat
         tensors |= {f"{prefix}rescaler.{tier}": r for tier, r in state.rescalers.items()}
         tensors |= {f"{prefix}memory.{name}": m for name, m in state.memory.items()}
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # some share memory
-    about = {
-        "round": number,
-        "versions": sorted(checkpoint.versions),
-        "about": checkpoint.about,
-        "layout": checkpoint.state.adapter.layout.digest,
-    }
-    about["sha256"] = _digest(tensors, about)
-    path = folder / f"checkpoint-{number}.safetensors"
-    try:
-        write_bytes(path, save(tensors, {"checkpoint": json.dumps(about)}))
-        for old in _rounds(folder)[:-KEPT]:
-            (folder / f"checkpoint-{old}.safetensors").unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
+    _files(folder).write(
+        checkpoint.state.round,
+        checkpoint.state.adapter.layout,
+        {name: tensor.clone() for name, tensor in tensors.items()},  # some share memory
+        versions=sorted(checkpoint.versions),
+        about=checkpoint.about,
+    )
 
 
 def newest(folder: Path, layout: Layout, ledger_bytes: int) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, and what is wrong with those that were passed over.
+    """Return the newest whole checkpoint, or None, and what is wrong with those passed over.
 
-    None where there are none. One that counts on more than the `ledger_bytes` that there are is
-    passed over, too.
+    A checkpoint that continues after more than the `ledger_bytes` that exist is passed over, too.
 
     Raises:
-        CheckpointError: there are some, and all are damaged; or they are of another adapter.
+        CheckpointError: all that exist are damaged; or one is of another adapter.
     """
     faults: list[str] = []
-    for number in reversed(_rounds(folder)):
-        path = folder / f"checkpoint-{number}.safetensors"
+    for number in reversed(_files(folder).rounds()):
         try:
-            return _read(path, layout, ledger_bytes), faults
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            faults.append(f"{path}: damaged ({error})")
+            found = _read(folder, number, layout)
+        except DamagedError as error:
+            faults.append(str(error))
+            continue
+        if (needed := found.about.get("ledger_bytes", 0)) <= ledger_bytes:
+            return found, faults
+        path = _files(folder).path(number)
+        faults.append(f"{path} continues after {needed} bytes of a ledger of {ledger_bytes}")
     if faults:
         raise CheckpointError("no whole checkpoint is left:\n  " + "\n  ".join(faults))
     return None, faults
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove them all: the run has ended, and its adapter is in files of its own."""
-    for number in _rounds(folder):
-        (folder / f"checkpoint-{number}.safetensors").unlink(missing_ok=True)
+    """Remove them all, after the end of a run, which has written its adapter by then."""
+    _files(folder).remove()
 
 
-def _read(path: Path, layout: Layout, ledger_bytes: int) -> Checkpoint:
-    data = path.read_bytes()
-    tensors = load(data)
-    # The header is read by hand: safetensors gives metadata of files it opens itself alone.
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    about = json.loads(header["__metadata__"]["checkpoint"])
-    if about.pop("sha256") != _digest(tensors, about):
-        raise ValueError("its sha256 is not that of its values")
-    if (needed := about["about"].get("ledger_bytes", 0)) > ledger_bytes:
-        raise ValueError(f"it goes on after {needed} bytes of a ledger that has {ledger_bytes}")
-    if about["layout"] != layout.digest:
-        raise CheckpointError(
-            f"{path} is of another adapter: model, rank, alpha or strategy have changed"
-        )
+def _files(folder: Path) -> RoundFiles:
+    return RoundFiles(folder, "checkpoint", CHECKPOINTS)
+
+
+def _read(folder: Path, number: int, layout: Layout) -> Checkpoint:
+    tensors, facts = _files(folder).read(number, layout)
 
     def state(number: int, prefix: str) -> ServerState:
         def named(kind: str) -> dict[str, Tensor]:
@@ -121,30 +102,6 @@ def _read(path: Path, layout: Layout, ledger_bytes: int) -> Checkpoint:
         adapter = Adapter(layout, tensors[f"{prefix}adapter"])
         return ServerState(number, adapter, named("rescaler"), named("memory"))
 
-    return Checkpoint(
-        state(about["round"], ""),
-        {number: state(number, f"version.{number}.") for number in about["versions"]},
-        tensors["by_round"],
-        tensors["by_client"],
-        about["about"],
-    )
-
-
-def _states(checkpoint: Checkpoint) -> list[tuple[str, ServerState]]:
-    versions = checkpoint.versions.items()
-    return [("", checkpoint.state), *((f"version.{v}.", s) for v, s in versions)]
-
-
-def _digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
-    """A hash of names and values, in the order of names, and of what is said about them."""
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}\0".encode())
-        digest.update(tensors[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _rounds(folder: Path) -> list[int]:
-    """The rounds of which there is a file, in order."""
-    found = (NAME.fullmatch(path.name) for path in folder.glob("checkpoint-*"))
-    return sorted(int(match[1]) for match in found if match)
+    versions = {number: state(number, f"version.{number}.") for number in facts["versions"]}
+    sums = tensors["by_round"], tensors["by_client"]
+    return Checkpoint(state(number, ""), versions, *sums, facts["about"])

@@ -1,4 +1,4 @@
-"""What a run is of: digests by which a resumed run finds out whether anything has changed."""
+"""The identity of a run, by which a resumed run finds out whether anything has changed."""
 
 from __future__ import annotations
 
@@ -7,42 +7,56 @@ import json
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fedmoe.config import Experiment
+import torch
+
 from fedmoe.config.components import foreign_code
 from fedmoe.config.load import to_yaml
 from fedmoe.config.schema import Simulation
-from fedmoe.runs.server_side import ServerSide
 from fedmoe.system.digests import code_digest
+from fedmoe.system.machine import processor
+
+if TYPE_CHECKING:
+    from fedmoe.config import Experiment
+    from fedmoe.runs.server_side import ServerSide
 
 LIBRARIES = ("torch", "transformers", "numpy")
 
 
 def identity(server: ServerSide) -> dict[str, str]:
-    """Return `config`, `code`, `libraries`, `device`, `model`, `data` and `components`.
+    """Return everything that can change a bit of the result, by `config`, `code` and so on.
 
-    Each changes a bit of a result; components are those from outside fedmoe, where there are any.
+    Components are those from outside fedmoe, where there are any.
     """
-    nodes = [server.nodes_code] if server.nodes_code else []
     foreign = foreign_code(server.setup.experiment)
     return {
         "config": settings_digest(server.setup.experiment),
-        "code": code_digest(*nodes),
+        "code": code_digest(*filter(None, [server.nodes_code])),
         "libraries": libraries(),
         "device": server.setup.model.device.type,
+        "processor": processor(torch.backends.cpu.get_cpu_capability()),
+        "threads": _threads(server),
         "model": server.setup.base,
         "data": server.facts.sha256,
         **({"components": foreign} if foreign else {}),
     }
 
 
+def _threads(server: ServerSide) -> str:
+    """Return the threads of torch here, and of a client: sums of products differ with them."""
+    here = torch.get_num_threads()
+    in_process = server.setup.experiment.simulation.workers == 1 and server.nodes_code is None
+    return f"{here} here, {here if in_process else 1} per client"
+
+
 def libraries() -> str:
-    """The versions of libraries that results depend on."""
+    """Return the versions of the libraries that results depend on."""
     return ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
 
 
 def written_identity(folder: Path) -> dict[str, str]:
-    """The identity that a run's folder says it is of; {} where it says none."""
+    """Read the identity of the run in a folder; {} if it is not written there."""
     try:
         return json.loads((folder / "environment.json").read_text(encoding="utf-8"))["identity"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -50,11 +64,11 @@ def written_identity(folder: Path) -> dict[str, str]:
 
 
 def settings_digest(experiment: Experiment) -> str:
-    """A digest of `settings_text`."""
+    """Return a digest of `settings_text`."""
     return hashlib.sha256(settings_text(experiment).encode()).hexdigest()[:16]
 
 
 def settings_text(experiment: Experiment) -> str:
-    """The experiment as YAML, without what changes no bit of the result."""
-    # A round is aggregated as ever or not at all, whatever the quorum.
+    """Return the experiment as YAML, without the settings that change no bit of the result."""
+    # Whatever the quorum, a round is aggregated in the same way or not at all.
     return to_yaml(replace(experiment, simulation=Simulation(), quorum=0.0))

@@ -10,19 +10,25 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
 from fedmoe.adapter import Adapter
-from fedmoe.config.faults import Faults, Strike
 from fedmoe.errors import WireError
-from fedmoe.messages.codec import Failure, Message, Task, Update, pack_update, sealed
-from fedmoe.rounds import ServerState
-from fedmoe.runs.scorer import Scorer
-from fedmoe.runs.server_side import ServerSide
-from fedmoe.runs.workers import Injected, Watch, Workers
+from fedmoe.messages.codec import pack_update, sealed
+from fedmoe.messages.records import Failure
+from fedmoe.rounds import Observer
+from fedmoe.runs.workers import Injected
 from fedmoe.seeds import numpy_rng
+
+if TYPE_CHECKING:
+    from fedmoe.config.faults import Faults, Strike
+    from fedmoe.messages.records import Message, Task, Update
+    from fedmoe.rounds import ServerState
+    from fedmoe.runs.scorer import Scorer
+    from fedmoe.runs.server_side import ServerSide
+    from fedmoe.runs.workers import Watch, Workers
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -120,14 +126,11 @@ class Faulty:
             watch.injected(Injected(task.round, task.client, strike, outcome))
 
 
-class ServerKiller:
+class ServerKiller(Observer):
     """An observer that kills this process once a round is finished, as a power cut would."""
 
     def __init__(self, faults: Faults) -> None:
         self.round = faults.kill_server
-
-    def planned(self, tasks: Sequence[Task]) -> None: ...
-    def answered(self, task: Task, answer: Update | Failure) -> None: ...
 
     def finished(self, state: ServerState) -> None:
         """Kill it; nothing is flushed, closed or said."""

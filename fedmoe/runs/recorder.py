@@ -1,4 +1,4 @@
-"""A run's folder while it runs: resolved config, ledger, adapters, scores, activation counts."""
+"""The record of a run in its folder: config, ledger, adapters, scores, activation counts."""
 
 from __future__ import annotations
 
@@ -10,35 +10,52 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import save as to_safetensors
 
-from fedmoe.adapter import Adapter
-from fedmoe.budget.cost import Cost
 from fedmoe.config.faults import parse_faults
 from fedmoe.config.load import to_yaml
 from fedmoe.devices.clock import client_time, probe_tokens, profile_tokens, virtual_bytes_up
-from fedmoe.evaluation.evaluate import Evaluation
-from fedmoe.messages.codec import Failure, Task, Update, task_num_bytes
+from fedmoe.messages.codec import task_num_bytes
+from fedmoe.messages.records import Failure
 from fedmoe.report.ledger import Ledger, read_ledger
-from fedmoe.rounds import ServerState
+from fedmoe.rounds import Observer
 from fedmoe.runs.checkpoint import Checkpoint
 from fedmoe.runs.costs import tier_cost, tier_costs
 from fedmoe.runs.identity import identity, settings_digest, written_identity
-from fedmoe.runs.server_side import ServerSide
-from fedmoe.runs.workers import Injected, Replaced, Schedule
+from fedmoe.runs.workers import Watch
 from fedmoe.system.digests import code_digest
 from fedmoe.system.extras import versions
 from fedmoe.system.files import write_bytes, write_json, write_text
 
+if TYPE_CHECKING:
+    from fedmoe.adapter import Adapter
+    from fedmoe.budget.cost import Cost
+    from fedmoe.evaluation.evaluate import Evaluation
+    from fedmoe.messages.records import Task, Update
+    from fedmoe.rounds import ServerState
+    from fedmoe.runs.server_side import ServerSide
+    from fedmoe.runs.workers import Injected, Replaced, Schedule
+
+OF_TIER = (
+    "top_k",
+    "parameters",
+    "bytes_down",
+    "bytes_up",
+    "train_flops_per_token",
+    "memory_bytes",
+    "expert_bytes",
+    "full_expert_bytes",
+)
+"""Costs of a tier that the ledger's first line gives."""
 VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy", "home-assistant-intents")
 
 
-class Recorder:
-    """An observer of the round loop that writes everything down as it happens."""
+class Recorder(Observer, Watch):
+    """Writes down everything that happens in a run."""
 
     def __init__(
         self,
@@ -50,11 +67,12 @@ class Recorder:
         """Open the folder's ledger.
 
         Args:
-            folder: of the run; it exists.
+            folder: the run's; it exists.
             server: the run.
-            clock: virtual seconds since the run began, where rounds are not as long as their
-                slowest client.
-            resumed: where the run goes on; what its ledger says of later rounds is cut off.
+            clock: returns the virtual seconds since the run began, if rounds are not as long as
+                their slowest client.
+            resumed: the checkpoint that the run continues from; later lines of its ledger are cut
+                off.
         """
         self.folder, self.server, self.clock = folder, server, clock
         self.costs = tier_costs(server)
@@ -69,20 +87,20 @@ class Recorder:
         self.round: dict[str, int | float] = {"tokens": 0, "clients": 0, "failed": 0}
         self.round_started = time.monotonic()
         if resumed:
-            self._go_on(resumed)
+            self._continue(resumed)
             return
         self.ledger = Ledger(folder / "ledger.jsonl")
         self._open()
 
     def _open(self) -> None:
-        """Say what the run is of, from here on."""
+        """Describe the run, from here on."""
         write_text(self.folder / "config.yaml", to_yaml(self.server.setup.experiment))
         write_json(self.folder / "environment.json", environment(self.server))
         write_json(self.folder / "manifest.json", self.server.facts.manifest)
         self.ledger.append(self._opening())
 
-    def _go_on(self, resumed: Checkpoint) -> None:
-        """Take up the ledger and the sums as they were when the checkpoint was written."""
+    def _continue(self, resumed: Checkpoint) -> None:
+        """Restore the ledger and the sums as they were when the checkpoint was written."""
         path, about = self.folder / "ledger.jsonl", resumed.about
         os.truncate(path, about["ledger_bytes"])
         records = read_ledger(path)
@@ -95,13 +113,13 @@ class Recorder:
         evaluated = [record for record in records if record["kind"] == "evaluation"]
         self.scores = [{k: v for k, v in r.items() if k != "kind"} for r in evaluated]
         self.ledger.append({"kind": "resumed", "round": self.number})
-        # It goes on as another run (`--resume anyway`), or what it says of itself is another's.
+        # It continues as another run (`--resume anyway`), or its files describe another one.
         mine = identity(self.server)
         if about["identity"] != mine or written_identity(self.folder) != mine:
             self._open()
 
     def checkpoint(self, state: ServerState, versions: dict[int, ServerState]) -> Checkpoint:
-        """All that a later process needs to go on from here."""
+        """Return everything that a later process needs to continue from here."""
         about = {
             "ledger_bytes": self.ledger.sync(),
             "virtual_clock": self.virtual_clock,
@@ -123,9 +141,8 @@ class Recorder:
             line["staleness"] = self.number - task.round
         if isinstance(answer, Failure):
             self.round["failed"] += 1
-            self.ledger.append(
-                line | {"status": "failed", "reason": answer.reason, "code": answer.code}
-            )
+            failed = {"status": "failed", "reason": answer.reason, "code": answer.code}
+            self.ledger.append(line | failed)
             return
         if answer.top_k < task.top_k:
             line |= {"top_k": answer.top_k, "requested_top_k": task.top_k}
@@ -134,17 +151,7 @@ class Recorder:
         counts = answer.counts.numpy()
         self.by_round[self.number - 1] += counts
         self.by_client[task.client] += counts
-        names = (
-            "examples",
-            "tokens",
-            "steps",
-            "loss_before",
-            "loss_after",
-            "seconds",
-            "peak_bytes",
-        )
-        line |= {name: getattr(answer, name) for name in names}
-        line |= {
+        line |= answer.as_json() | {
             "bytes_down": task_num_bytes(task),
             "bytes_up": answer.num_bytes,
             "status": "ok",
@@ -153,12 +160,12 @@ class Recorder:
         self.ledger.append(line | self._virtual(answer, line, price))
 
     def _price(self, tier: str, top_k: int) -> Cost:
-        """What a client pays that trained with `top_k` experts."""
+        """Return the cost of a client that trained with `top_k` experts."""
         usual = self.costs[tier]
         return usual if usual.top_k == top_k else tier_cost(self.server, tier, top_k)
 
     def _virtual(self, update: Update, line: dict[str, Any], price: Cost) -> dict[str, float]:
-        """What a client's round takes on its virtual device, and the figures that tell."""
+        """Return the time of a client's round on its virtual device, and the figures behind it."""
         e = self.server.setup.experiment
         if not e.devices:
             return {}
@@ -174,7 +181,7 @@ class Recorder:
         if slowdown > 1:
             figures["slowdown"] = slowdown
         seconds = client_time(e.devices[update.tier], line | figures).seconds
-        # The server waits for the slowest whose update counts.
+        # The server waits for the slowest client whose update counts.
         self.round["virtual_seconds"] = max(self.round["virtual_seconds"], seconds)
         return figures | {"virtual_seconds": seconds}
 
@@ -186,9 +193,8 @@ class Recorder:
         if "virtual_seconds" in self.round:
             self.virtual_clock += self.round["virtual_seconds"]
             self.round["virtual_clock"] = self.virtual_clock
-        self.ledger.append(
-            {"kind": "round", "round": state.round, "seconds": seconds, **self.round}
-        )
+        line = {"kind": "round", "round": state.round, "seconds": seconds}
+        self.ledger.append(line | self.round)
         self.save_adapter("adapter-last", state)
         file = io.BytesIO()
         np.savez_compressed(file, by_round=self.by_round[: state.round], by_client=self.by_client)
@@ -196,19 +202,13 @@ class Recorder:
 
     def scheduled(self, schedule: Schedule) -> None:
         """Keep how the round's training filled the workers, for the round's line."""
-        self.round |= {
-            "workers": schedule.workers,
-            "busy_seconds": schedule.busy_seconds,
-            "makespan_seconds": schedule.makespan_seconds,
-            "ideal_seconds": schedule.ideal_seconds,
-        }
+        names = ("workers", "busy_seconds", "makespan_seconds", "ideal_seconds")
+        self.round |= {name: getattr(schedule, name) for name in names}
 
     def replaced(self, event: Replaced) -> None:
-        """Write down that a worker died, and at which job."""
         self.ledger.append({"kind": "worker", **asdict(event)})
 
     def injected(self, event: Injected) -> None:
-        """Write down what was done to a client on purpose."""
         self.ledger.append({"kind": "fault", **asdict(event)})
 
     def evaluated(self, state: ServerState, results: Sequence[Evaluation]) -> None:
@@ -224,23 +224,16 @@ class Recorder:
                 self.save_adapter("adapter-best", state)
 
     def save_adapter(self, name: str, state: ServerState) -> None:
-        """The adapter and the tiers' rescalers, as safetensors, atomically."""
+        """Write the adapter and the tiers' rescalers as safetensors, atomically."""
         blob = adapter_bytes(state.adapter, state)
         write_bytes(self.folder / f"{name}.safetensors", blob)
 
     def ended(
         self, state: ServerState, seconds: float, phases: dict[str, float], share: float
     ) -> None:
-        """The last line of a run that was not interrupted."""
-        self.ledger.append(
-            {
-                "kind": "end",
-                "seconds": seconds,
-                "phases": phases,
-                "training_share": share,
-                "adapter_sha256": state.adapter.digest(),
-            }
-        )
+        """Write the last line of a run that was not interrupted."""
+        line = {"kind": "end", "seconds": seconds, "phases": phases, "training_share": share}
+        self.ledger.append(line | {"adapter_sha256": state.adapter.digest()})
 
     def close(self) -> None:
         """Close the ledger."""
@@ -250,22 +243,15 @@ class Recorder:
         e, server = self.server.setup.experiment, self.server
         tiers = {
             tier: {
-                "top_k": c.top_k,
                 "clients": [m.client for m in server.members if m.tier == tier],
-                "parameters": c.parameters,
-                "bytes_down": c.bytes_down,
-                "bytes_up": c.bytes_up,
-                "train_flops_per_token": c.train_flops_per_token,
-                "memory_bytes": c.memory_bytes,
+                **{name: getattr(cost, name) for name in OF_TIER},
                 "availability": min(
                     (m.availability for m in server.members if m.tier == tier), default=0.0
                 ),
                 **({"device": asdict(e.devices[tier])} if e.devices else {}),
-                "memory_options": self.server.setup.tier(tier).memory_options,
-                "expert_bytes": c.expert_bytes,
-                "full_expert_bytes": c.full_expert_bytes,
+                "memory_options": server.setup.tier(tier).memory_options,
             }
-            for tier, c in self.costs.items()
+            for tier, cost in self.costs.items()
         }
         return {
             "kind": "run",
@@ -284,14 +270,14 @@ class Recorder:
 
 
 def adapter_bytes(adapter: Adapter, state: ServerState) -> bytes:
-    """Every factor by its name, the rescalers as `rescaler.<tier>`, the round in the metadata."""
+    """Return every factor by name, rescalers as `rescaler.<tier>`, the round in the metadata."""
     tensors = {entry.name: view.contiguous() for entry, view in adapter.layout.views(adapter.flat)}
     tensors |= {f"rescaler.{tier}": r for tier, r in state.rescalers.items()}
     return to_safetensors(tensors, {"round": str(state.round), "layout": adapter.layout.digest})
 
 
 def environment(server: ServerSide) -> dict[str, Any]:
-    """Versions and machine that the figures of a run depend on, and what it is of."""
+    """Return the versions and the machine that a run's figures depend on, and its identity."""
     return {
         "identity": identity(server),
         "code": code_digest(),

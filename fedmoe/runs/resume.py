@@ -1,35 +1,40 @@
-"""Where a run is written: a new folder, or the one in which an interrupted run goes on."""
+"""The folder of a run: a new one, or that of an interrupted run, which is resumed there."""
 
 from __future__ import annotations
 
-import fcntl
 import shutil
-import sys
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fedmoe.config import load_experiment
 from fedmoe.config.components import untold
 from fedmoe.config.yaml_text import dump, parse, read_yaml
-from fedmoe.errors import CheckpointError, ConfigError, FedMoEError
+from fedmoe.errors import CheckpointError, ConfigError, FedMoEError, FedMoEWarning
 from fedmoe.report.ledger import read_ledger
-from fedmoe.runs.checkpoint import Checkpoint, newest, remove_checkpoints
+from fedmoe.runs.checkpoint import newest, remove_checkpoints
 from fedmoe.runs.identity import identity, settings_text, written_identity
-from fedmoe.runs.server_side import ServerSide
 from fedmoe.system.files import write_text
+from fedmoe.system.locks import alone_in
+
+if TYPE_CHECKING:
+    from fedmoe.runs.checkpoint import Checkpoint
+    from fedmoe.runs.server_side import ServerSide
 
 Resume = Literal["no", "auto", "anyway"]
-"""`no`: always a new folder. `auto`: go on where a run of this name was interrupted, if it is the
-same run. `anyway`: also if config, code or model have changed."""
-
+"""`no`: always a new folder. `auto`: resume the interrupted run of this name, if it is still the
+same. `anyway`: also if config, code, model or processor have changed."""
 
 LEDGER = "ledger.jsonl"
 FIRST = {"run-id", "config.yaml", "environment.json", "manifest.json"}
-"""What a run's folder may hold before its ledger."""
+"""Files that a run's folder may hold before its ledger."""
+TOLD = {"libraries", "device", "processor", "threads"}
+"""Parts of an identity that people can read; the others are digests."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,20 +44,20 @@ class Found:
     folder: Path
     identity: dict[str, str]
     run_id: str
-    """Made up when the run began; the same after every interruption from round 0 on."""
+    """Drawn when the run began, and the same after every interruption."""
     checkpoint: Checkpoint | None = None
-    """Where it goes on; None for one that begins."""
+    """Where it resumes; None for one that begins."""
     ended: bool = False
     """Whether nothing is left to do but the report."""
 
 
 @contextmanager
 def find(server: ServerSide, resume: Resume) -> Iterator[Found]:
-    """The folder of a run, for as long as it is worked on.
+    """Find or make the folder of a run, and lock it for as long as it is worked on.
 
     Raises:
-        FedMoEError: the folder cannot be made; another process works in it; the run that was
-            interrupted is another one, and what has changed; no whole checkpoint is left.
+        FedMoEError: the folder cannot be made; another process works in it; the run in it is
+            another one (what has changed is named); no whole checkpoint is left.
     """
     parent, name = Path(server.setup.experiment.simulation.folder), server.setup.experiment.name
     mine = identity(server)
@@ -70,114 +75,88 @@ def find(server: ServerSide, resume: Resume) -> Iterator[Found]:
         ended, ledger_bytes = records[-1]["kind"] == "end", (folder / LEDGER).stat().st_size
         checkpoint, faults = (None, []) if ended else newest(folder, layout, ledger_bytes)
         if resume == "auto":
-            # A run without a checkpoint that has not ended begins anew: only its settings count.
+            # Without a checkpoint a run that has not ended starts again: only its settings count.
             theirs = written_identity(folder) if ended else {}
             theirs = checkpoint.about["identity"] if checkpoint else theirs
             _check_same(folder, server, theirs, mine)
         if checkpoint is not None:
             _check_fits(folder, server, checkpoint)
         for fault in faults:
-            print(f"fedmoe: warning: {fault}; going on from an older one", file=sys.stderr)
+            warnings.warn(
+                f"{fault}; the run resumes from an older one", FedMoEWarning, stacklevel=2
+            )
         if ended:
-            remove_checkpoints(folder)  # it may have been killed before it did
+            remove_checkpoints(folder)  # it may have been killed before it did so itself
         elif checkpoint is None:
             _clear(folder)
         yield Found(folder, mine, _run_id(folder), checkpoint, ended)
 
 
 def _is_a_run(folder: Path) -> bool:
-    """Whether a folder of that name is a run's, were it one that died in its first moment."""
-    # What begins with a dot is the lock, or a file that was not yet in its place.
+    """Return whether a folder of that name is a run's, even one that died in its first moment."""
+    # A name with a dot in front is the lock's, or that of a file not yet in its place.
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     return LEDGER in names or ("run-id" in names and names <= FIRST) or not names
 
 
 def latest(parent: Path, name: str) -> Path | None:
-    """The folder of the last run of that name: `name`, or the highest of `name-2`, `name-3`."""
-    number, found = 1, None
-    while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
+    """Return the folder of the last run of that name: `name`, or the highest of `name-2`, ..."""
+    found = None
+    for folder in _named(parent, name):
         if not folder.is_dir():
             return found
-        found, number = folder, number + 1
+        found = folder
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """A folder that did not exist: `parent/name`, or with the first free number behind it.
+    """Make the folder `parent/name`, or, if that exists, the first free one of `name-2`, ...
 
     Raises:
         FedMoEError: it cannot be made.
     """
-    number = 1
     while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
+        folder = next(folder for folder in _named(parent, name) if not folder.is_dir())
         try:
             folder.mkdir(parents=True)
-        except FileExistsError:
+            return folder
+        except FileExistsError:  # a file, or another process was faster
             if not folder.is_dir():
                 raise FedMoEError(f"{folder} is a file; name another simulation.folder") from None
-            number += 1
         except OSError as error:
             raise FedMoEError(f"{folder} cannot be made: {error.strerror}") from error
-        else:
-            return folder
 
 
-HELD: set[Path] = set()
-"""Folders that this process works in."""
-
-
-@contextmanager
-def alone_in(folder: Path, who: str = "process") -> Iterator[None]:
-    """Keep others out of a folder; the lock goes with the process.
-
-    Raises:
-        FedMoEError: another one is at work there, by the word for `who`, in this process or not.
-    """
-    real = folder.resolve()
-    refusal = FedMoEError(f"another {who} is at work in {folder}")
-    if real in HELD:  # lockf is blind to that; it would let go of both at the end of the second
-        raise refusal
-    with (folder / ".lock").open("w") as file:
-        try:
-            # Not flock: what the process has forked would keep that after its death.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise refusal from None
-        HELD.add(real)
-        try:
-            yield
-        finally:
-            HELD.remove(real)
+def _named(parent: Path, name: str) -> Iterator[Path]:
+    return (parent / (name if number == 1 else f"{name}-{number}") for number in count(1))
 
 
 def _check_same(
     folder: Path, server: ServerSide, theirs: dict[str, str], mine: dict[str, str]
 ) -> None:
-    """Refuse to go on with another run than was interrupted, or than ended."""
+    """Refuse to resume another run than was interrupted, or than ended."""
     if nameless := untold(server.setup.experiment):
         raise CheckpointError(
             f"{folder} holds a run that cannot be resumed, as nobody can tell whether its code has "
             f"changed: {'; '.join(nameless)}. Use --resume anyway to resume it regardless, "
             "--resume no for a new folder"
         )
-    changed = [what for what in mine if theirs and mine[what] != theirs.get(what)]
     differ = _settings_that_differ(folder, server)
+    changed = [what for what in mine if theirs and mine[what] != theirs.get(what)]
     if not theirs and differ:
         changed = ["config"]
     if not changed:
         return
-    said = ", ".join(changed)
-    if "config" in changed and differ:
-        said += f" ({'; '.join(differ[:5])})"
+    told = {what: f": {theirs.get(what, 'unknown')} then, {mine[what]} now" for what in TOLD}
+    told["config"] = f" ({'; '.join(differ[:5])})" if differ else ""
     raise CheckpointError(
-        f"{folder} holds a run that cannot go on as it was: changed since: {said}. Use --resume "
-        "anyway to go on all the same, --resume no for a new folder"
+        f"{folder} holds a run that cannot be resumed as it was: changed since: "
+        f"{', '.join(what + told.get(what, '') for what in changed)}. Use --resume anyway to "
+        "resume it nevertheless, --resume no for a new folder"
     )
 
 
 def _check_fits(folder: Path, server: ServerSide, checkpoint: Checkpoint) -> None:
-    """Refuse to go on with other clients or tiers than the checkpoint is of."""
+    """Refuse to resume with other clients or tiers than the checkpoint is of."""
     there = len(checkpoint.by_client), sorted(checkpoint.state.rescalers)
     here = len(server.members), sorted(server.setup.top_ks)
     if there != here:
@@ -188,7 +167,7 @@ def _check_fits(folder: Path, server: ServerSide, checkpoint: Checkpoint) -> Non
 
 
 def _settings_that_differ(folder: Path, server: ServerSide) -> list[str]:
-    """The lines of the settings that are not in the other's, as `- old` and `+ new`."""
+    """Return the lines of the settings that the other run lacks, as `- old` and `+ new`."""
     path, text = folder / "config.yaml", settings_text(server.setup.experiment)
     try:
         theirs = settings_text(load_experiment(path)).splitlines()
@@ -198,14 +177,14 @@ def _settings_that_differ(folder: Path, server: ServerSide) -> list[str]:
         try:
             theirs = dump(read_yaml(path) | kept).splitlines()
         except ConfigError:
-            return ["its config.yaml is not valid any more"]
+            return ["its config.yaml is no longer valid"]
     ours = text.splitlines()
     gone = [f"- {line.strip()}" for line in theirs if line not in ours]
     return gone + [f"+ {line.strip()}" for line in ours if line not in theirs]
 
 
 def _run_id(folder: Path) -> str:
-    """What a run's file says, written when there is none."""
+    """Read a run's name from its file, which is written if there is none."""
     path = folder / "run-id"
     if not path.exists():
         write_text(path, uuid.uuid4().hex[:12] + "\n")
@@ -213,7 +192,7 @@ def _run_id(folder: Path) -> str:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a run left that was interrupted before its first checkpoint."""
+    """Remove the files of a run that was interrupted before its first checkpoint."""
     for path in folder.iterdir():
         if path.name == ".lock":
             continue

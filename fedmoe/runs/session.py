@@ -12,60 +12,38 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING
 
-from fedmoe.config import Experiment
 from fedmoe.config.faults import NO_FAULTS, parse_faults
 from fedmoe.errors import FedMoEError, FedMoEWarning
-from fedmoe.evaluation.evaluate import Evaluation, by_tier
-from fedmoe.messages.codec import Failure, Message, Task, Update, pack_task
+from fedmoe.evaluation.evaluate import by_tier
+from fedmoe.messages.codec import pack_task
+from fedmoe.messages.records import Task
 from fedmoe.models.pretrained_gating import unlike_gating
 from fedmoe.report import write_report
-from fedmoe.rounds import Observer, Plan, ServerState, run_rounds
-from fedmoe.runs.asynchronous import Buffered, buffered_of
+from fedmoe.rounds import Observer, run_rounds
+from fedmoe.runs.asynchronous import buffered_of
 from fedmoe.runs.checkpoint import remove_checkpoints, write_checkpoint
+from fedmoe.runs.display import Display
 from fedmoe.runs.injection import Faulty, ServerKiller
 from fedmoe.runs.local.in_process import make_transport
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.recorder import Recorder
-from fedmoe.runs.resume import Found, Resume, find
+from fedmoe.runs.resume import find
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
-from fedmoe.runs.workers import Injected, Replaced, Schedule, Watch, Workers
+from fedmoe.runs.workers import Watch, Workers
+
+if TYPE_CHECKING:
+    from fedmoe.config import Experiment
+    from fedmoe.evaluation.evaluate import Evaluation
+    from fedmoe.messages.records import Message
+    from fedmoe.rounds import Plan, ServerState
+    from fedmoe.runs.asynchronous import Buffered
+    from fedmoe.runs.resume import Found, Resume
 
 MakeWorkers = Callable[[ServerSide, Scorer, Sequence[Watch]], Workers]
 """Makes the workers of a run, which tell the watches what they notice."""
-
-
-class Display(Observer, Watch, Protocol):
-    """Shows a run while it runs."""
-
-    def evaluated(self, evaluations: Sequence[Evaluation], /) -> None: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None: ...
-
-
-class NoDisplay:
-    """Shows nothing."""
-
-    def planned(self, tasks: Sequence[Task]) -> None: ...
-    def answered(self, task: Task, answer: Update | Failure) -> None: ...
-    def finished(self, state: ServerState) -> None: ...
-    def scheduled(self, schedule: Schedule) -> None: ...
-    def replaced(self, event: Replaced) -> None: ...
-    def injected(self, event: Injected) -> None: ...
-    def evaluated(self, evaluations: Sequence[Evaluation]) -> None: ...
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 class Phases:
@@ -111,9 +89,7 @@ def run(
     with phases("load"):
         prepared = prepare(experiment, on_nodes=nodes_code is not None)
     server = replace(prepared.server, nodes_code=nodes_code)
-    session = Session(
-        server, prepared.scorer, make_workers, display or NoDisplay(), phases, started
-    )
+    session = Session(server, prepared.scorer, make_workers, display or Display(), phases, started)
     return session.run(resume)
 
 
@@ -206,7 +182,7 @@ class Session:
         return state
 
 
-class Keeper:
+class Keeper(Observer):
     """An observer that writes a checkpoint after every round, when all others have been told."""
 
     def __init__(
@@ -215,9 +191,6 @@ class Keeper:
         self.found, self.recorder, self.buffered, self.started = found, recorder, buffered, started
         self.plan: Plan | None = buffered.plan if buffered else None
         self.before = found.checkpoint.about["seconds"] if found.checkpoint else 0.0
-
-    def planned(self, tasks: Sequence[Task]) -> None: ...
-    def answered(self, task: Task, answer: Update | Failure) -> None: ...
 
     def finished(self, state: ServerState) -> None:
         versions = dict(self.buffered.states) if self.buffered else {}
@@ -230,7 +203,7 @@ class Keeper:
         return self.before + time.monotonic() - self.started
 
 
-class Evaluator:
+class Evaluator(Observer):
     """An observer that scores the global adapter, the tiers shared out over the workers."""
 
     def __init__(
@@ -243,9 +216,6 @@ class Evaluator:
     ) -> None:
         self.server, self.workers, self.phases = server, workers, phases
         self.recorder, self.display = recorder, display
-
-    def planned(self, tasks: Sequence[Task]) -> None: ...
-    def answered(self, task: Task, answer: Update | Failure) -> None: ...
 
     def finished(self, state: ServerState) -> None:
         e = self.server.setup.experiment

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from fedmoe.budget import Tier
-from fedmoe.config.schema import Experiment
 from fedmoe.errors import ConfigError, Fault
-from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.memory.stored import Frozen
-from fedmoe.models.memory.subset import LeftOut, Subset, drop_fault
+from fedmoe.models.memory.subset import Subset, drop_fault
 from fedmoe.models.rescaling import StaticRescaling
+
+if TYPE_CHECKING:
+    from fedmoe.config.schema import Experiment
+    from fedmoe.models.adapted import AdaptedModel
+    from fedmoe.models.memory.stored import Frozen
+    from fedmoe.models.memory.subset import LeftOut
 
 
 def places(tiers: Iterable[Tier]) -> Iterator[tuple[Frozen, bool]]:

@@ -9,7 +9,7 @@ import re
 import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, distribution, entry_points, packages_distributions
+from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +115,10 @@ def version_of(group: str, reference: str) -> str:
         if _value(point) == reference and point.dist:
             return f"{point.dist.name}=={point.dist.version}"
     module = reference.partition(":")[0]
-    if found := packages_distributions().get(module.partition(".")[0]):
-        return " ".join(f"{name}=={distribution(name).version}" for name in sorted(set(found)))
-    file = _file_of(module)
-    return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}" if file else ""
+    if (file := _file_of(module)) is None:
+        return ""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    return " ".join(_packages(module, file)) or f"sha256:{digest}"
 
 
 def _of_entry_point(group: str, name: str) -> str:
@@ -147,6 +147,19 @@ def _imported(module: str, reference: str) -> Any:
         raise Refused(f"{module!r} needs the module {missing!r}, which is not here") from error
     except Exception as error:
         raise Refused(f"{module!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _packages(module: str, file: Path) -> list[str]:
+    """The installed packages beside a module that say it is theirs."""
+    top, inside = module.partition(".")[0], module.count(".") + (file.stem == "__init__")
+    of_top = re.compile(rf"^{re.escape(top)}(/|\.\w+,)", re.MULTILINE)
+    found = {
+        f"{package.name}=={package.version}"
+        for package in distributions(path=[str(file.parents[inside])])
+        if top in (package.read_text("top_level.txt") or "").split()
+        or of_top.search(package.read_text("RECORD") or "")
+    }
+    return sorted(found)
 
 
 def _file_of(module: str) -> Path | None:

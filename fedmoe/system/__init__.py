@@ -1,1 +1,11 @@
-"""Files, locks, digests and processes of this machine; nothing here imports torch."""
+"""Files, locks, digests and processes of this machine; nothing here imports torch.
+
+In reading order:
+    files.py, json_text.py    files that are replaced whole, and strict JSON for them
+    locks.py, folders.py      locks that end with their process; folders that appear whole
+    digests.py                a digest of the installed code
+    machine.py                memory, threads and kind of processor
+    control_groups.py         what a container leaves of them
+    processes.py              running processes, told apart
+    workforce.py              forked workers that are replaced when they die
+"""

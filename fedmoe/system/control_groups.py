@@ -1,7 +1,4 @@
-"""Linux control groups: where a process's own lie, what they say, and what was killed in them.
-
-Without torch: whoever only passes a task on looks here, too.
-"""
+"""Linux control groups: the folders of a process's groups, their limits, and kills for memory."""
 
 from __future__ import annotations
 
@@ -9,11 +6,11 @@ from pathlib import Path
 
 ROOT = Path("/")
 EVENTS = ("memory.events", "memory.oom_control")
-"""Where `oom_kill` stands: version 2, and 1."""
+"""The files with the line `oom_kill`, of version 2 and 1."""
 
 
 def folders(root: Path, controller: str, process: int | str = "self") -> list[Path]:
-    """The folders of a process's control groups, innermost first: version 2, then 1."""
+    """Return the folders of a process's control groups, innermost first: version 2, then 1."""
     found = []
     for line in text(root / f"proc/{process}/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -29,37 +26,37 @@ def folders(root: Path, controller: str, process: int | str = "self") -> list[Pa
 
 
 def oom_events(process: int, root: Path = ROOT) -> Path | None:
-    """The file in which the kernel counts what it kills for memory in a process's group.
+    """Return the file in which the kernel counts its kills for memory in a process's group, if any.
 
-    None where there is none to read. It outlives the process: look for it before that dies.
+    The file outlives the process, but can be found only while that is alive.
     """
     paths = (folder / name for folder in folders(root, "memory", process) for name in EVENTS)
     return next((path for path in paths if "oom_kill" in table(path)), None)
 
 
 def oom_kills(events: Path | None) -> int:
-    """How many processes of the group were killed for want of memory so far."""
+    """Count the processes of the group that were killed for want of memory so far."""
     return table(events).get("oom_kill", 0) if events else 0
 
 
 def table(path: Path) -> dict[str, int]:
-    """The first number of each line, by its word."""
+    """Return the first number of each line, by the line's first word."""
     rows = (line.replace(":", " ").split() for line in text(path).splitlines())
     return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
 
 
 def number(path: Path) -> int | None:
-    """The number that a file holds; None for another word: "max" and "-1" are no limit."""
+    """Return the number in a file; None for words: "max" and "-1" mean no limit."""
     return digits(text(path).strip())
 
 
 def digits(word: str) -> int | None:
-    """A word as a number, if it is one."""
+    """Return a word as a number, if it is one."""
     return int(word) if word.isdigit() else None
 
 
 def text(path: Path) -> str:
-    """What a file says; nothing where there is none."""
+    """Return the content of a file, or nothing if it cannot be read."""
     try:
         return path.read_text()
     except OSError:

@@ -10,9 +10,9 @@ IGNORED = {"__pycache__", BUNDLE}
 
 
 def code_digest(*folders: Path) -> str:
-    """A hash of every file of this package, built-in weights included, and of `folders`.
+    """Hash every file of this package, built-in weights included, and of `folders`.
 
-    Where the folders lie does not enter it, only the files' names inside them and their bytes.
+    Only the files' bytes and their names within each folder count, not where the folders are.
     """
     digest = hashlib.sha256()
     for folder in (Path(__file__).parents[1], *folders):

@@ -1,4 +1,4 @@
-"""Files that are replaced whole: a reader, or a crash, finds the old content or the new one."""
+"""Files that are replaced whole: a reader, or a crash, finds the old content or the new."""
 
 import os
 import uuid
@@ -14,7 +14,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; `filename` is `path`, and the old content stays.
     """
-    # The same folder, because a rename is atomic within one file system only. Not `tempfile`:
+    # In the same folder, since a rename is atomic within one file system only. Not `tempfile`:
     # its files can be read by their owner alone, and keep that after the rename.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -26,7 +26,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename = str(path)  # a full disk names no file, and nobody knows the temporary
+            error.filename = str(path)  # a full disk names no file; the temporary one means nothing
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

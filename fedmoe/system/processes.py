@@ -1,35 +1,42 @@
-"""Running processes, told apart even where their numbers come again."""
+"""Running processes, told apart even where the system gives a number again, and how they ended."""
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Node:
-    """The process that a worker lives and dies with."""
+class Process:
+    """A process, as opposed to another one with the same number."""
 
     pid: int
     started: int
-    """Clock ticks from the machine's start: process numbers come again."""
+    """Clock ticks since the machine started. `psutil` 7 has wall-clock seconds instead, which are
+    other ones after the clock was set: two processes could disagree about a third."""
 
     @property
     def name(self) -> str:
-        """What its worker's files are called."""
+        """A name for files that belong to it."""
         return f"{self.pid}-{self.started}"
 
     def alive(self) -> bool:
-        """Whether it still runs; one that has ended and waits for its parent does not."""
-        return node_of(self.pid) == self
+        """Return whether it still runs; a zombie, which waits for its parent, does not."""
+        return process_of(self.pid) == self
 
 
-def node_of(pid: int) -> Node | None:
-    """The running process of this number."""
+def process_of(pid: int) -> Process | None:
+    """Return the running process with this number, if there is one (Linux)."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    # The name, in brackets, may hold anything; what follows is counted from its end.
+    # The name, in brackets, may hold anything; fields are counted from its end.
     state, *numbers = text.rpartition(")")[2].split()
-    return None if state in "ZX" else Node(pid, int(numbers[18]))
+    return None if state in "ZX" else Process(pid, int(numbers[18]))
+
+
+def ending(exit_code: int) -> str:
+    """Say how a process ended: `SIGKILL`, or `exit code 1`."""
+    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"

@@ -20,7 +20,7 @@ from fedmoe.adapter import Adapter, keep_untouched
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.data.text import Batch, Tokens, evaluation_batches, training_batches
 from fedmoe.errors import DataError
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.seeds import generator, numpy_rng

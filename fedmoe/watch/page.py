@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from urllib.parse import quote
 
 from fedmoe.report.page import render
 from fedmoe.system.json_text import json_text
@@ -28,14 +29,15 @@ def render_state(now: State, parent: str | None = None) -> str:
     same = {"now": now, "stamp": stamp_of(now), "parent": parent}
     match now:
         case FolderState():
-            runs = tables.runs(now)
-            return render(PACKAGE, "live_folder.html", title=now.title, runs=runs, **same)
+            links = {run.run: f"/?run={quote(run.run, safe='')}" for run in now.runs}
+            same |= {"title": now.title, "runs": tables.runs(now), "links": links}
+            return render(PACKAGE, "live_folder.html", **same)
         case RunState():
             return render(
                 PACKAGE,
                 "live_run.html",
                 title=f"{now.num_finished}/{now.num_rounds} {now.name}",
-                facts=tables.facts(now),
+                facts=now.facts,
                 scores=tables.scores(now),
                 score_chart=score_chart(now.tiers, now.num_rounds, now.score_name),
                 load_chart=load_chart(now.experts) if now.experts else None,

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedmoe.report.expert_load import CAPTURED, STARVED, relative_shares
-from fedmoe.report.facts import headline
+from fedmoe.messages.records import CLIENT_FIELDS
+from fedmoe.report.expert_load import relative_shares, starved_and_captured
+from fedmoe.report.facts import facts, headline
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run, TierCost
 from fedmoe.watch.estimates import activity, phase, seconds_left
@@ -52,6 +53,7 @@ def run_state(run: Run, name: str, last_line: float, now: float) -> RunState:
         num_replaced=run.num_replaced,
         virtual_clock=max(run.virtual_clock.values(), default=None),
         headline=headline(run),
+        facts=tuple(facts(run)),
         advice=_advice(run) if at == "silent" else None,
     )
 
@@ -119,14 +121,13 @@ def _answers_per_step(run: Run) -> int | None:
 
 
 def _answered(line: Record) -> ClientState:
-    names = ("reason", "loss_before", "loss_after", "tokens", "seconds", "virtual_seconds")
     return ClientState(
         line["client"],
         line["tier"],
         line["top_k"],
         state="ok" if line["status"] == "ok" else "failed",
-        staleness=line.get("staleness"),
-        **{name: line.get(name) for name in names},
+        reported={f.name: line.get(f.name) for f in CLIENT_FIELDS},
+        **{name: line.get(name) for name in ("reason", "virtual_seconds", "staleness")},
     )
 
 
@@ -161,13 +162,10 @@ def _expert_load(run: Run) -> ExpertLoad | None:
     """Return load, starved and captured experts; None before the first round's end."""
     if run.by_client is None:
         return None
-    load = relative_shares(run.by_client.sum(0))
-    return ExpertLoad(
-        num_experts=load.size,
-        starved=int((load < STARVED).sum()),  # a comparison with NaN is False
-        captured=int((load > CAPTURED).sum()),
-        load=tuple(_row(layer) for layer in load),
-    )
+    counts = run.by_client.sum(0)
+    starved, captured = (round(s * counts.size) for s in starved_and_captured(counts))
+    load = tuple(_row(layer) for layer in relative_shares(counts))
+    return ExpertLoad(counts.size, starved, captured, load)
 
 
 def _row(layer: Sequence[float] | np.ndarray) -> tuple[float | None, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
 from fedmoe.report.units import seconds_text
@@ -63,17 +64,15 @@ class TierState:
 
 @dataclass(frozen=True)
 class ClientState:
-    """A client of the current round; its numbers are None until it answers."""
+    """A client of the current round."""
 
     client: int
     tier: str
     top_k: int
     state: Literal["ok", "failed", "awaited"]
     reason: str | None = None
-    loss_before: float | None = None
-    loss_after: float | None = None
-    tokens: int | None = None
-    seconds: float | None = None
+    reported: Mapping[str, float | None] = field(default_factory=dict)
+    """The client's own numbers, by their names in `CLIENT_FIELDS`."""
     virtual_seconds: float | None = None
     staleness: int | None = None
     """Server steps since the adapter that it started from, in asynchronous runs."""
@@ -144,6 +143,8 @@ class RunState:
     virtual_clock: float | None
     """Virtual seconds since the start, if clients have devices."""
     headline: str
+    facts: tuple[tuple[str, str], ...]
+    """The most important settings and totals as names and values, as in the report."""
     advice: str | None
     """How to resume a silent run."""
 
@@ -182,7 +183,9 @@ class RunState:
 
     def as_json(self) -> dict[str, Any]:
         """Return all fields, for `json_text`."""
-        return {"kind": "run", **asdict(self)}
+        found = {"kind": "run", **asdict(self)}
+        found["clients"] = [c | c.pop("reported") for c in found["clients"]]
+        return found
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def _run_view(now: RunState) -> RenderableType:
     parts: list[RenderableType] = [
         Text.assemble((now.name, "bold"), "  ", phase, round),
         Text(now.status_line),
-        Text("; ".join(f"{name}: {value}" for name, value in tables.facts(now)), "dim"),
+        Text("; ".join(f"{name}: {value}" for name, value in now.facts), "dim"),
     ]
     for table in (tables.scores(now), tables.clients(now, MOST_CLIENTS), tables.failures(now)):
         parts += _drawn(table)

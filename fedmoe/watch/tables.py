@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from fedmoe.report.fields import live_cells, live_headings
 from fedmoe.report.text_table import TextTable
 from fedmoe.report.units import (
     DASH,
@@ -17,27 +20,6 @@ MOST_CLIENTS = 200
 """Clients of a round that are listed; failed ones first, if there are more."""
 SIGNS = {"ok": "\u2713 ok", "failed": "\u2717 failed", "awaited": "\u2026 not heard yet"}
 """Told apart without colour."""
-
-
-def facts(now: RunState) -> list[tuple[str, str]]:
-    """Return the most important settings and totals of a run as names and values."""
-    experts = now.experts
-    down, up = (sum(getattr(t, n) for t in now.tiers) for n in ("bytes_down", "bytes_up"))
-    known = [
-        ("Model", now.model),
-        ("Aggregation", now.strategy),
-        ("Rescaling", now.rescaling),
-        ("Seed", str(now.seed)),
-        ("Sent to clients", bytes_text(down or None)),
-        ("Sent back", bytes_text(up or None)),
-        ("Trained tokens", count_text(sum(t.tokens for t in now.tiers) or None)),
-        ("Virtual time", seconds_text(now.virtual_clock)),
-        ("Starved experts", f"{experts.starved} of {experts.num_experts}" if experts else DASH),
-        ("Captured experts", f"{experts.captured} of {experts.num_experts}" if experts else DASH),
-        ("Updates refused or lost", count_text(now.num_failures or None)),
-        ("Workers replaced", count_text(now.num_replaced or None)),
-    ]
-    return [(name, value) for name, value in known if value != DASH]
 
 
 def scores(now: RunState) -> TextTable:
@@ -72,10 +54,7 @@ def clients(now: RunState, most: int = MOST_CLIENTS) -> TextTable:
         ("tier", lambda c: c.tier),
         ("state", lambda c: SIGNS[c.state] + (f": {c.reason}" if c.reason else "")),
         ("k", lambda c: count_text(c.top_k)),
-        ("loss before", lambda c: number_text(c.loss_before)),
-        ("after", lambda c: number_text(c.loss_after)),
-        ("tokens/s", lambda c: count_text(_speed(c))),
-        ("time", lambda c: seconds_text(c.seconds)),
+        *((name, partial(_live, number)) for number, name in enumerate(live_headings())),
         ("virtual time", lambda c: seconds_text(c.virtual_seconds)),
         ("steps stale", lambda c: count_text(c.staleness)),
         num_words=3,
@@ -141,8 +120,8 @@ def runs(folder: FolderState) -> TextTable:
     return TextTable("Runs", columns, rows, num_words=2, note="Newest score of each tier.")
 
 
-def _speed(c: ClientState) -> float | None:
-    return c.tokens / c.seconds if c.tokens and c.seconds else None
+def _live(number: int, c: ClientState) -> str:
+    return live_cells(c.reported)[number]
 
 
 def _score(score: Score | None) -> list[str]:

@@ -1,68 +1,85 @@
-"""Memory of processes as the kernel shares it out: each page counts once, over all who map it."""
+"""How memory is measured: of arrays, of tensors, of a process and its descendants."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import json
+import tempfile
 import threading
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-
-def pss_bytes(pids: list[int]) -> int:
-    """The summed proportional set size of processes; one that is gone counts nothing."""
-    return sum(map(_pss, pids))
-
-
-def tree(root: int) -> list[int]:
-    """A process and all its descendants."""
-    found = [root]
-    for pid in found:
-        for path in Path(f"/proc/{pid}/task").glob("*/children"):
-            with suppress(OSError):
-                found += map(int, path.read_text().split())
-    return found
+import psutil
+import torch
+from torch.profiler import ProfilerActivity, profile
 
 
-def _pss(pid: int) -> int:
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return 0
+def array_bytes(step: Callable[[], object]) -> int:
+    """Return the most bytes that numpy's arrays and Python's objects made in `step` hold."""
+    tracemalloc.start()
+    step()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def tensor_bytes(step: Callable[[], object], device: str = "cpu") -> int:
+    """Return the most bytes that tensors made in `step` hold at one time.
+
+    From torch's profiler on a processor, from its allocator on a GPU.
+    """
+    if device != "cpu":
+        step()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        recorded.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    changes = sorted((e for e in events if e["name"] == "[memory]"), key=lambda e: e["ts"])
+    return max(accumulate((e["args"]["Bytes"] for e in changes), initial=0))
 
 
 class Peak:
-    """The largest of a figure's values while a block runs, looked at every `seconds`."""
+    """The most memory that a process and its descendants use while a block runs.
 
-    def __init__(self, figure: Callable[[], int], seconds: float) -> None:
-        self.figure, self.seconds, self.bytes = figure, seconds, 0
-        self.ended = threading.Event()
+    Proportional set sizes are summed: a page that several processes share counts once.
+    """
+
+    def __init__(self, pid: int | None = None, seconds: float = 0.02) -> None:
+        gc.collect()
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed, and would reuse it
+        self.process, self.seconds, self.bytes = psutil.Process(pid), seconds, 0
+        self.before, self.ended = self.now(), threading.Event()
         self.thread = threading.Thread(target=self._look, daemon=True)
+
+    def now(self) -> int:
+        """Return the bytes in use; a process that has gone uses none."""
+        total = 0
+        with suppress(psutil.Error):
+            for process in (self.process, *self.process.children(recursive=True)):
+                with suppress(psutil.Error):
+                    total += process.memory_full_info().pss
+        return total
 
     def __enter__(self) -> Self:
         self.thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.ended.set()
         self.thread.join()
 
     def _look(self) -> None:
         while not self.ended.wait(self.seconds):
-            self.bytes = max(self.bytes, self.figure())
-
-
-def give_back() -> None:
-    """Give memory that was freed back to the system; glibc keeps it otherwise."""
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+            self.bytes = max(self.bytes, self.now())

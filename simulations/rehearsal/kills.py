@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedmoe.report.ledger import Record
-from simulations.rehearsal.processes import Deployment, Role
+from simulations.rehearsal.deployment import Deployment
+from simulations.rehearsal.processes import Role
 
 Phase = Literal["begin", "training", "upload", "first answer", "all answers", "end"]
 PHASES: dict[Phase, str] = {
@@ -25,7 +26,7 @@ LOG_TAIL = 4096
 
 @dataclass(frozen=True)
 class Kill:
-    """One process to kill at one moment; which client's, where it is one."""
+    """One process to kill at one moment, and which client's if it is one of a client."""
 
     who: Role
     phase: Phase
@@ -43,26 +44,26 @@ class Kill:
         return f"{self.who}/{self.when}/{self.client}"
 
     def due(self, ledger: Sequence[Record], num_rounds: int, deployment: Deployment) -> bool:
-        """Whether its moment has come."""
-        done = max((r["round"] for r in ledger if r["kind"] == "round"), default=0)
-        answers = sum(r["kind"] == "client" and r["round"] == self.round for r in ledger)
+        """Return whether its moment has come."""
+        finished = done(ledger)
         match self.phase:
             case "begin":
                 return any(r["kind"] == "run" for r in ledger)
             case "training":
+                evaluated = self.round > 1 or any(r["kind"] == "evaluation" for r in ledger)
                 at_work = self.victims(deployment, "client app")
-                return done == self.round - 1 and evaluated(ledger, self.round) and bool(at_work)
+                return finished == self.round - 1 and evaluated and bool(at_work)
             case "upload":
-                return done == self.round - 1 and self.sends(deployment)
+                return finished == self.round - 1 and self.sends(deployment)
             case "first answer":
-                return answers > 0
+                return any(r["kind"] == "client" and r["round"] == self.round for r in ledger)
             case "all answers":
-                return done >= self.round
+                return finished >= self.round
             case "end":
-                return done >= num_rounds
+                return finished >= num_rounds
 
     def sends(self, deployment: Deployment) -> bool:
-        """Whether the client's SuperNode is at sending an update, as the end of its log says."""
+        """Return whether the client's SuperNode is sending an update, by the end of its log."""
         log = [*deployment.clients.values()][self.client].state / "log"
         with suppress(FileNotFoundError), log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - LOG_TAIL))
@@ -71,40 +72,27 @@ class Kill:
         return False
 
     def missed(self, ledger: Sequence[Record]) -> bool:
-        """Whether its moment has passed."""
-        done = max((r["round"] for r in ledger if r["kind"] == "round"), default=0)
+        """Return whether its moment has passed."""
         early = self.phase not in ("all answers", "end")
-        return early and done > max(self.round, 1) - 1
+        return early and done(ledger) > max(self.round, 1) - 1
 
     def victims(self, deployment: Deployment, role: Role | None = None) -> list[int]:
-        """The processes to kill, none if there is no such process now."""
+        """Return the processes to kill; none if there is no such process now."""
         who = role or self.who
         if who in ("server app", "SuperLink"):
             return deployment.server.pids(who)
         return [*deployment.clients.values()][self.client].pids(who)
 
 
-def evaluated(ledger: Sequence[Record], number: int) -> bool:
-    """Whether the evaluation that comes before a round has been written down."""
-    return number > 1 or any(r["kind"] == "evaluation" for r in ledger)
+def done(ledger: Sequence[Record]) -> int:
+    """Return how many rounds a ledger has."""
+    return max((r["round"] for r in ledger if r["kind"] == "round"), default=0)
 
 
+SERVER: tuple[Role, Role] = ("server app", "SuperLink")
 LADDER: tuple[tuple[Kill, ...], ...] = (
-    (
-        Kill("server app", "begin"),
-        Kill("server app", "training", 2),
-        Kill("server app", "first answer", 3),
-    ),
-    (
-        Kill("SuperLink", "begin"),
-        Kill("SuperLink", "training", 2),
-        Kill("SuperLink", "first answer", 3),
-    ),
-    (
-        Kill("client app", "training", 1, client=0),
-        Kill("client app", "training", 2, client=1),
-        Kill("client app", "training", 3, client=2),
-    ),
+    *((Kill(w, "begin"), Kill(w, "training", 2), Kill(w, "first answer", 3)) for w in SERVER),
+    tuple(Kill("client app", "training", n, client=n - 1) for n in (1, 2, 3)),
     (
         Kill("worker", "training", 1, client=0),
         Kill("worker", "first answer", 2, client=2),
@@ -115,16 +103,7 @@ LADDER: tuple[tuple[Kill, ...], ...] = (
         Kill("SuperNode", "training", 2, client=1),
         Kill("SuperNode", "first answer", 3, client=2),
     ),
-    (
-        Kill("server app", "training", 1),
-        Kill("server app", "all answers", 2),
-        Kill("server app", "end"),
-    ),
-    (
-        Kill("SuperLink", "training", 1),
-        Kill("SuperLink", "all answers", 2),
-        Kill("SuperLink", "end"),
-    ),
+    *((Kill(w, "training", 1), Kill(w, "all answers", 2), Kill(w, "end")) for w in SERVER),
     (Kill("SuperNode", "all answers", 1, client=0), Kill("SuperNode", "end", client=1)),
     (
         Kill("SuperNode", "upload", 1, client=0),

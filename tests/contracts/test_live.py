@@ -12,8 +12,8 @@ from rich.console import Console
 
 from fedmoe.adapter import Adapter
 from fedmoe.evaluation.evaluate import Evaluation
-from fedmoe.messages.codec import Failure, Task, Update
-from fedmoe.progress.table import Done, LiveTable, Progress
+from fedmoe.messages.records import Failure, Task, Update
+from fedmoe.progress.table import LiveTable, Progress
 from fedmoe.rounds import ServerState
 
 NO_ADAPTER: Adapter = None  # type: ignore[assignment]  # the table never looks at it
@@ -113,7 +113,16 @@ def test_json_is_one_object_per_event(terminal):
     assert kinds == ["evaluation", "evaluation", *one_round, *one_round]
     failed = [e for e in events if e.get("status") == "failed"]
     assert [(e["round"], e["client"], e["reason"]) for e in failed] == [(1, 1, "no [bold] memory")]
-    assert (events[3]["status"], events[3]["loss_before"]) == ("ok", 2.5)
+    assert events[3] | update_for(tasks_of(1)[0]).reported() == events[3]
+    assert (events[3]["status"], "metrics" in events[3]) == ("ok", False)
+
+
+def test_json_has_own_metrics():
+    out = io.StringIO()
+    live = LiveTable(num_rounds=1, json=True, console=Console(file=out, width=500))
+    task = tasks_of(1)[0]
+    live.answered(task, replace(update_for(task), metrics={"gradient_norm": 0.5}))
+    assert json.loads(out.getvalue())["metrics"] == {"gradient_norm": 0.5}
 
 
 def test_json_has_null_for_a_loss_that_is_not_finite():
@@ -207,7 +216,7 @@ def test_the_time_left_follows_the_pace_of_this_process():
     progress = replace(progress, tasks=tasks_of(6))  # resumed after round 5
     assert progress.seconds_left is None
     clock.now += 10
-    answers = {t.client: Done.of(update_for(t)) for t in progress.tasks}
+    answers = {t.client: update_for(t).reported() for t in progress.tasks}
     progress = replace(progress, answers={client: answers[client] for client in (0, 1)})
     assert progress.seconds_left == pytest.approx(90)  # half a round took 10; 4.5 are left
     progress = replace(progress, phase="evaluating", finished=1, answers=answers)

@@ -11,6 +11,7 @@ from report_folder import EXPERTS, LAYERS, TIERS, ledger_lines, make_run
 
 from fedmoe.errors import FedMoEError
 from fedmoe.report import Ledger, write_report
+from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.plots import PLOTS
 from fedmoe.report.run import flat, read_run
 from fedmoe.report.run_tables import clients, failures, schedule, test_scores
@@ -124,7 +125,31 @@ def test_a_clients_row_sums_its_rounds(finished):
     assert (row["rounds"], row["failed"]) == ("11", "1")
     assert row["tokens"] == f"{sum(r['tokens'] for r in lines):,}"
     assert row["loss before"] == f"{lines[0]['loss_before']:.3f}"
-    assert row["after"] == f"{lines[-1]['loss_after']:.3f}"
+    assert row["loss after"] == f"{lines[-1]['loss_after']:.3f}"
+
+
+def test_own_metrics_have_a_table_only_where_there_are_some(finished, tmp_path):
+    assert own_metrics(read_run(finished)).rows == []
+    folder = make_run(tmp_path / "own", num_rounds=3)
+    records = ledger_lines(folder)
+    (folder / "ledger.jsonl").unlink()
+    with Ledger(folder / "ledger.jsonl") as ledger:
+        for record in records:
+            if record.get("status") == "ok":
+                norm = float(10 * record["round"] + record["client"])
+                record = record | {"metrics": {"norm": norm}}
+            ledger.append(record)
+    first, *_, last = [
+        [r["client"] for r in records if r.get("status") == "ok" and r["round"] == number]
+        for number in (1, 2, 3)
+    ]
+    means = (10 + sum(first) / len(first), 30 + sum(last) / len(last))
+    (row,) = own_metrics(read_run(folder)).rows
+    assert row[0] == "norm"
+    assert row[2:4] == [f"{mean:.3f}" for mean in means]
+    write_report(folder)
+    assert "Own metrics" in (folder / "summary.md").read_text(encoding="utf-8")
+    assert "Own metrics" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_failures_are_listed_with_their_reason(finished):

@@ -16,7 +16,7 @@ from fedmoe.aggregation.flexlora import FlexLoRA
 from fedmoe.aggregation.flora import FLoRA
 from fedmoe.aggregation.raflora import RaFLoRA
 from fedmoe.aggregation.streaming import Weights
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 
 
 class OnlyTheFirst(FedAvg):

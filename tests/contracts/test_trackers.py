@@ -1,5 +1,6 @@
 """Every tracker is told the same numbers, and one that is not installed is an error one can fix."""
 
+import json
 import sys
 import threading
 import time
@@ -171,6 +172,23 @@ def test_a_run_at_work_is_followed_to_its_end(run, fake):
     assert fake.ended == 1
 
 
+@pytest.mark.parametrize("num_clients", [2, 500])
+def test_own_metrics_are_told_of_few_clients_and_always_as_a_mean(run, fake, num_clients):
+    lines = [HEAD | {"num_clients": num_clients}]
+    lines += [CLIENT | {"client": c, "metrics": {"norm": float(c)}} for c in (1, 2, 6)]
+    lines += [CLIENT | {"client": 7}, ROUND, ROUND | {"round": 2}, END]
+    (run / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    track(run, "trackio")
+    told = {
+        (step, name): value
+        for step, metrics in fake.told
+        for name, value in metrics.items()
+        if "norm" in name
+    }
+    each = {(1, f"client/{c}/metrics/norm"): c for c in (1, 2, 6)} if num_clients == 2 else {}
+    assert told == each | {(1, "round/metrics/norm"): 3.0}
+
+
 def test_of_many_clients_there_are_no_curves(run, fake):
     lines = (run / "ledger.jsonl").read_text().replace('"num_clients": 2', '"num_clients": 500')
     (run / "ledger.jsonl").write_text(lines)
@@ -181,12 +199,12 @@ def test_of_many_clients_there_are_no_curves(run, fake):
 
 
 def test_a_ledger_that_was_cut_back_is_taken_up_from_there(run, monkeypatch):
-    from fedmoe.report import trackers
+    from fedmoe.report import ledger
 
     lost, again = CLIENT | {"client": 1}, CLIENT | {"client": 2}
     resumed = {"kind": "resumed", "round": 1}
     states = [[HEAD, SCORE, CLIENT, lost], [HEAD, SCORE, CLIENT, resumed, again, END]]
-    monkeypatch.setattr(trackers, "read_ledger", lambda _: states.pop(0))
-    monkeypatch.setattr(trackers.time, "sleep", lambda _: None)
-    told = [r.get("client", r["kind"]) for r in trackers._records(run, follow=True)]
+    monkeypatch.setattr(ledger, "read_ledger", lambda _: states.pop(0))
+    found = ledger.follow_ledger(run, sleep=lambda _: None)
+    told = [r.get("client", r["kind"]) for r in found]
     assert told == ["run", "evaluation", 3, 1, "resumed", 2, "end"]

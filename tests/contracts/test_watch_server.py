@@ -1,5 +1,7 @@
 """The local web server: what it answers, to whom, and that no address reaches the file system."""
 
+import base64
+import hashlib
 import http.client
 import json
 import os
@@ -17,6 +19,7 @@ import pytest
 from watched import answered, end, failed, header, scored, whole_round, write
 
 from fedmoe.cli.main import main
+from fedmoe.report.figures import hex_colour, shades
 from fedmoe.watch.folder import WatchedFolder
 from fedmoe.watch.server import Server
 
@@ -85,6 +88,23 @@ def test_the_page_is_whole_without_a_script_and_escapes_what_comes_from_the_run(
     policy = headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+
+
+def test_the_pages_policy_names_its_own_style_and_script(runs):
+    """Else a browser would show the page bare, and never renew it."""
+    with serving(runs) as server:
+        _, headers, text = ask(server, "/")
+    for tag in ("style", "script"):
+        (inner,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in headers["Content-Security-Policy"]
+
+
+def test_a_tier_has_the_colour_of_the_reports_plots(runs):
+    with serving(runs / "a") as server:
+        text = ask(server, "/")[2]
+    report = [hex_colour(colour) for colour in shades(["low", "high"]).values()]
+    assert re.findall(r'<g class="tier" color="([^"]*)"', text) == report
 
 
 def test_a_head_has_no_body_and_other_methods_are_refused(runs):

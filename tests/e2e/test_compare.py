@@ -8,6 +8,7 @@ import pytest
 from watched import end, header, write
 
 from fedmoe.cli.main import main
+from fedmoe.comparison import run_comparison
 from fedmoe.comparison.config import Comparison
 from fedmoe.comparison.plan import results_of, search_of
 from fedmoe.comparison.runs import has_ended
@@ -119,6 +120,23 @@ def test_the_best_point_of_a_search_is_used_for_the_results(tmp_path, capsys):
     assert page.count('<h2 class="case">') == 1
     assert "Search for hyper-parameters" in page
     assert "seed 7" in page
+
+
+def test_a_comparison_is_an_object_that_runs_without_a_word(tmp_path, capfd):
+    asked = Comparison(
+        name="mine",
+        folder=str(tmp_path),
+        experiment="quickstart.yaml",
+        overrides=tuple(SMALL),
+        seeds=(3,),
+        variants={"plain": ("aggregation.name=fedavg",)},
+        reference="plain",
+    )
+    folder = run_comparison(asked, ROOT / "configs/any.yaml")
+    assert folder == tmp_path / "mine"
+    assert "plain" in (folder / "comparison.md").read_text()
+    assert (folder / "comparison.html").exists()
+    assert capfd.readouterr().out == ""
 
 
 def test_what_a_run_says_of_itself_is_read_where_text_is_ascii(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What clients keep between rounds: every bit of a file counts, and a full disk is said."""
+"""Files of clients' state: every bit of a file counts, and a full disk is named."""
 
 import errno
 import os
@@ -62,7 +62,7 @@ def test_a_one_that_became_infinite_is_refused_and_without_the_file_the_one_befo
     data = bytearray(path.read_bytes())
     data[-1] ^= 0x40  # 0x3f80_0000 is 1.0, and 0x7f80_0000 inf
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"round-2\.safetensors: .* damaged .* or remove it"):
+    with pytest.raises(CheckpointError, match=r"round-2\.safetensors is damaged: .* or remove it"):
         read_client_state(tmp_path, 3, LAYOUT)
     path.unlink()
     assert kept(tmp_path, 3) == (1, ones.flat.numpy().tobytes())
@@ -70,7 +70,7 @@ def test_a_one_that_became_infinite_is_refused_and_without_the_file_the_one_befo
 
 def test_a_file_under_another_rounds_name_is_refused(home):
     (home / "round-1.safetensors").rename(home / "round-7.safetensors")
-    with pytest.raises(CheckpointError, match=r"round-7\.safetensors: .* damaged"):
+    with pytest.raises(CheckpointError, match=r"round-7\.safetensors is damaged"):
         read_client_state(home, 8, LAYOUT)
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fedmoe.errors import FedMoEError
-from fedmoe.runs.resume import alone_in
+from fedmoe.system.locks import alone_in
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes are forked"),

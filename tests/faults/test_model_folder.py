@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
-from fedmoe.errors import ModelError
-from fedmoe.system.folders import _check_filled, whole_folder, writing
+from fedmoe.errors import FedMoEError
+from fedmoe.system.folders import _check_writable, whole_folder, writing
 
 
 def anything(_):
@@ -50,7 +50,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
         finally:
             os._exit(9)
     assert os.waitpid(child, 0)[1] == 9 << 8
-    assert ".moe.unfinished/model/weights" in everything(tmp_path)
+    assert ".moe.unfinished/made/weights" in everything(tmp_path)
     with whole_folder(tmp_path / "moe", anything) as folder:
         assert everything(folder) == []
         (folder / "config").touch()
@@ -60,19 +60,19 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 def test_one_process_at_a_time(tmp_path):
     out = tmp_path / "moe"
     with whole_folder(out, anything) as folder:
-        with pytest.raises(ModelError, match=r"another process is making out '.*moe'"):
+        with pytest.raises(FedMoEError, match=r"another process is making .*moe \(this process"):
             whole_folder(out, anything).__enter__()
         (folder / "weights").touch()
     assert everything(out) == ["weights"]
 
 
 def test_a_lock_that_its_owner_has_just_removed_is_none(tmp_path, monkeypatch):
-    real = fcntl.flock
+    real = fcntl.lockf
     monkeypatch.setattr(
-        "fcntl.flock",
+        "fcntl.lockf",
         lambda file, how: (tmp_path / ".moe.unfinished/lock").unlink() or real(file, how),
     )
-    with pytest.raises(ModelError, match="another process"):
+    with pytest.raises(FedMoEError, match=r"another process .* just finished"):
         whole_folder(tmp_path / "moe", anything).__enter__()
 
 
@@ -98,14 +98,14 @@ def test_what_came_into_the_way_meanwhile_stays(tmp_path):
 
     def new(path):
         if path.exists():
-            raise ModelError("exists")
+            raise FedMoEError("exists")
 
     def late():
         with whole_folder(out, new) as folder:
             (folder / "weights").write_text("new")
             out.mkdir()
 
-    with pytest.raises(ModelError, match="exists"):
+    with pytest.raises(FedMoEError, match="exists"):
         late()
     assert everything(tmp_path) == ["moe"]
 
@@ -113,13 +113,13 @@ def test_what_came_into_the_way_meanwhile_stays(tmp_path):
 def test_where_no_folder_can_be_is_said_at_once(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     out = tmp_path / "file/moe"
-    with pytest.raises(ModelError, match=f"out '{out}' cannot be made: Not a directory"):
+    with pytest.raises(FedMoEError, match=f"{out} cannot be made: Not a directory"):
         whole_folder(out, anything).__enter__()
-    with pytest.raises(ModelError, match="cannot be made: File name too long"):
+    with pytest.raises(FedMoEError, match="cannot be made: File name too long"):
         whole_folder(tmp_path / ("x" * 300), anything).__enter__()
     (tmp_path / "moe").mkdir()
     monkeypatch.setattr(os, "access", lambda path, how: False)  # root may write everywhere
-    with pytest.raises(ModelError, match="moe' cannot be written: no permission"):
+    with pytest.raises(FedMoEError, match="moe cannot be written: no permission"):
         whole_folder(tmp_path / "moe", anything).__enter__()
     assert everything(tmp_path) == ["file", "moe"]
 
@@ -128,8 +128,8 @@ def test_a_folder_that_files_cannot_be_moved_into_is_said(tmp_path):
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no second file system at /dev/shm")
-    with pytest.raises(ModelError, match="out 'o' is where a file system begins"):
-        _check_filled(other, tmp_path, "o")
+    with pytest.raises(FedMoEError, match="o is where a file system begins"):
+        _check_writable(other, tmp_path, "o")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_errors_of_other_writers_name_the_place(tmp_path):
         save_file({"a": torch.zeros(1)}, tmp_path / "nowhere/x")
     assert caught.value.filename == "the work"
     with (
-        pytest.raises(ModelError, match="the work cannot be written: 9 requested"),
+        pytest.raises(FedMoEError, match="the work cannot be written: 9 requested"),
         writing("the work"),
     ):
         raise OSError("9 requested and 1 written")  # as numpy does

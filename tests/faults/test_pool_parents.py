@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from fedmoe.runs.local.pool import Pool
-from fedmoe.runs.local.workforce import Job, Workforce
+from fedmoe.system.workforce import Job, Workforce
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="workers are forked"),

@@ -24,7 +24,7 @@ from clients.worker_frames import HEAD, MAGIC, Order, receive
 from clients.worker_home import Home, node_here
 from fedmoe.errors import FedMoEError, WireError
 from fedmoe.system.digests import code_digest
-from fedmoe.system.processes import node_of
+from fedmoe.system.processes import process_of
 
 RESIDENT = '''
 """In the place of a model: the experiment in capitals. What to do with a task its scalars say."""
@@ -95,7 +95,7 @@ class Stage:
         return folder
 
     def worker(self, idle_seconds=60.0, stub=RESIDENT):
-        node = node_of(self.process.pid)
+        node = process_of(self.process.pid)
         assert node
         return NodeWorker(node, idle_seconds, self.bundle(stub))
 
@@ -142,7 +142,7 @@ def until(condition):
 
 
 def gone(pid):
-    return node_of(pid) is None
+    return process_of(pid) is None
 
 
 def test_the_second_task_loads_nothing_and_another_experiment_does(worker):
@@ -157,7 +157,8 @@ def test_the_second_task_loads_nothing_and_another_experiment_does(worker):
 def test_a_worker_outlives_the_process_that_called_it(stage, worker):
     script = stage.folder / "flwr-clientapp"
     script.write_text(CLIENT_APP)
-    environment = os.environ | {"PYTHONPATH": str(worker.bundle)}
+    paths = [str(worker.bundle), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     said = [
         subprocess.run(
             [sys.executable, script], env=environment, check=True, capture_output=True, text=True
@@ -165,7 +166,7 @@ def test_a_worker_outlives_the_process_that_called_it(stage, worker):
         for _ in range(2)
     ]
     # Its node is what starts such processes: here, this one.
-    mine = NodeWorker(node_of(os.getpid()), 60.0, worker.bundle)
+    mine = NodeWorker(process_of(os.getpid()), 60.0, worker.bundle)
     found = mine.look()
     assert said == [f"{found.pid} TINY\n"] * 2
     assert found.loads == 1
@@ -314,7 +315,7 @@ GARBAGE = {
     "deep": HEAD.pack(MAGIC, 10**5, 0) + b"[" * 10**5,
     "no object": HEAD.pack(MAGIC, 2, 0) + b"[]",
     "other kind": HEAD.pack(MAGIC, 16, 0) + b'{"kind": "done"}',
-    "no fields": HEAD.pack(MAGIC, 16, 0) + b'{"kind": "task"}',
+    "no fields": HEAD.pack(MAGIC, 17, 0) + b'{"kind": "order"}',
 }
 
 
@@ -336,7 +337,7 @@ def test_a_process_that_lives_on_needs_no_worker():
 
 def test_a_node_can_do_without_a_worker(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/bin/flwr-clientapp"])
-    assert node_here() == node_of(os.getppid())
+    assert node_here() == process_of(os.getppid())
     here = SimpleNamespace(carry_out=lambda order, buffer: (order, bytes(buffer)))
     monkeypatch.setitem(sys.modules, "clients.resident", here)
     order = Order("tiny", "", "", None, [], "")

@@ -95,7 +95,7 @@ def test_what_exists_is_not_written_over(recipe, tmp_path):
 
 def test_where_no_folder_can_be_is_said_before_any_work(recipe, tmp_path):
     for out in (tmp_path / "rows.jsonl/out", "/proc/none/out"):
-        with pytest.raises(ModelError, match=f"out '{out}' cannot be made"):
+        with pytest.raises(FedMoEError, match=f"{out} cannot be made"):
             module.upcycle(recipe(f"out={out}"), lambda *_: pytest.fail("it began"))
 
 

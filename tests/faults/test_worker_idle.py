@@ -13,14 +13,14 @@ if sys.platform != "linux":
 import clients.worker
 from clients.worker import Worker
 from clients.worker_home import Home
-from fedmoe.system.processes import node_of
+from fedmoe.system.processes import process_of
 
 
 @pytest.fixture
 def unborn(tmp_path, monkeypatch):
     """A worker in this process that may not idle at all, and its first caller."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    node = node_of(os.getpid())
+    node = process_of(os.getpid())
     assert node
     with Home() as home, home.listen(node.name) as listener:
         worker = Worker(listener, home.seat(node.name), node, idle_seconds=0.0)

@@ -1,25 +1,28 @@
 """What a machine has free: the least that the kernel and any control group leave."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from fedmoe.budget.probe import Machine, main_memory, num_threads, probe
+from fedmoe.budget.probe import Machine, probe
 from fedmoe.config.load import load
 from fedmoe.devices import Device
+from fedmoe.system.machine import main_memory, num_threads
 
 ROOT = Path(__file__).parents[2]
 GB = 10**9
 
 
 @pytest.fixture
-def tree(tmp_path):
-    """A function that writes files under a root, with 8 GiB of memory, 6 of them free."""
+def tree(tmp_path, monkeypatch):
+    """A function that writes files under a root, where 6 of 8 GiB of memory are free."""
+    memory = SimpleNamespace(total=8 * 2**30, available=6 * 2**30)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
 
     def make(**files):
-        meminfo = "MemTotal: 8388608 kB\nMemFree: 1 kB\nMemAvailable: 6291456 kB\n"
-        for path, text in {"proc/meminfo": meminfo, **files}.items():
+        for path, text in files.items():
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_text(text)
         return tmp_path

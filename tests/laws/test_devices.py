@@ -21,7 +21,8 @@ from fedmoe.data.partition import Iid
 from fedmoe.devices import Device
 from fedmoe.devices.clock import client_time, probe_tokens, virtual_bytes_up, virtual_time
 from fedmoe.evaluation.evaluate import EvaluationSettings
-from fedmoe.messages.codec import Failure, Task, Update, pack_update, unpack_update
+from fedmoe.messages.codec import pack_update, unpack_update
+from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.progress.table import LiveTable
@@ -97,7 +98,9 @@ def test_how_long_the_simulation_took_does_not_reach_the_clock(seconds, loss, pe
         seconds=1.0,
         peak_bytes=1,
     )
-    other = replace(plain, seconds=seconds, loss_after=loss, peak_bytes=peak)
+    plain = replace(plain, metrics={"wall": 1.0})
+    measured = {"seconds": seconds, "loss_after": loss, "peak_bytes": peak}
+    other = replace(plain, **measured, metrics={"wall": seconds})
     sizes = [unpack_update(pack_update(u), LAYOUT, task) for u in (plain, other)]
     assert virtual_bytes_up(sizes[0]) == virtual_bytes_up(sizes[1])
     assert 0 < sizes[1].num_bytes - virtual_bytes_up(sizes[1]) < 150

@@ -18,7 +18,7 @@ from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
 from fedmoe.data.text import TextSettings
 from fedmoe.errors import DataError, FedMoEError
-from fedmoe.messages.codec import Failure, Update
+from fedmoe.messages.records import Failure, Update
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.rescaling import LearnedRescaling
@@ -143,7 +143,7 @@ def test_a_round_in_which_all_failed_ends_the_run_with_the_first_reason():
             yield Failure(task.round, task.client, f"no {task.client}") if bad else update_for(task)
 
     listener = Listener()
-    with pytest.raises(FedMoEError, match=r"round 2: every client failed; no \d"):
+    with pytest.raises(FedMoEError, match=r"every client failed\. The first reason: no \d"):
         loop(from_round_two_all_fail, num_rounds=3, observers=[listener])
     assert [h for h in listener.heard if h[0] == "finished"] == [("finished", 1)]
 

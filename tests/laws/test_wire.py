@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -12,15 +14,16 @@ from hypothesis import strategies as st
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import WireError
 from fedmoe.messages.codec import (
-    Message,
-    Task,
-    Update,
+    LOSSLESS,
+    MOST_METRIC_BYTES,
+    most_bytes,
     pack_task,
     pack_update,
     task_num_bytes,
     unpack_task,
     unpack_update,
 )
+from fedmoe.messages.records import CLIENT_FIELDS, METRIC_NAME, MOST_METRICS, Message, Task, Update
 from fedmoe.messages.validation import LARGEST_DELTA
 
 LAYERS, EXPERTS = 2, 4
@@ -91,17 +94,86 @@ def test_a_task_arrives_to_the_bit(client, number, tier, top_k):
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@given(finite, finite, finite.map(abs), st.integers(0, 2**50), st.integers(1, 2**40))
-def test_an_update_arrives_to_the_bit(before, after, seconds, peak_bytes, examples):
-    update = update_of(
-        loss_before=before,
-        loss_after=after,
-        seconds=seconds,
-        peak_bytes=peak_bytes,
-        examples=examples,
-    )
+kinds = {
+    field.name: finite.map(abs if field.least == 0 else float)
+    if field.type is float
+    else st.integers(int(field.least), int(min(field.most, 2**40)))
+    for field in CLIENT_FIELDS
+    if field.name != "tokens"  # which the counts must agree with
+}
+metrics = st.dictionaries(st.from_regex(METRIC_NAME, fullmatch=True), finite, max_size=MOST_METRICS)
+
+
+@given(st.fixed_dictionaries(kinds), metrics)
+def test_an_update_arrives_to_the_bit(reported, own):
+    update = update_of(**reported, metrics=own)
     message = pack_update(update)
     assert same(received(message), replace(update, num_bytes=message.num_bytes))
+
+
+@pytest.mark.parametrize("field", CLIENT_FIELDS, ids=lambda field: field.name)
+def test_a_number_outside_its_bounds_is_refused(field):
+    for bound, beyond in ((field.least, -1), (field.most, 1)):
+        if math.isfinite(bound):
+            change = {field.name: field.type(bound + beyond)}
+            with pytest.raises(WireError, match=f"^{field.name} is .*; expected") as caught:
+                received(with_scalars(pack_update(update_of()), **change))
+            assert caught.value.code == "scalars"
+
+
+def test_own_metrics_cost_nothing_where_there_are_none_and_at_most_what_is_said():
+    plain = pack_update(update_of())
+    assert "metrics" not in plain.scalars
+    largest = most_bytes(LAYOUT, LAYOUT, LOSSLESS)[1]
+    assert plain.num_bytes <= largest
+    for number in (1, MOST_METRICS):
+        own = {f"m{i:0>39}": -sys.float_info.min * (1 + 2**-52) for i in range(number)}
+        message = pack_update(update_of(metrics=own))
+        assert received(message).metrics == own
+        assert message.num_bytes <= plain.num_bytes + number * MOST_METRIC_BYTES
+        assert message.num_bytes <= largest + number * MOST_METRIC_BYTES
+
+
+OWN_REFUSED = [
+    ({f"m{i}": 1.0 for i in range(MOST_METRICS + 1)}, "metrics are 17; expected at most 16"),
+    ({"m" * 41: 1.0}, "a metric is called 'mmm"),
+    ({"m" * 10**5: 1.0}, "a metric is called 'mmm"),
+    ({"": 1.0}, "a metric is called ''"),
+    ({"1st": 1.0}, "a metric is called '1st'"),
+    ({"é": 1.0}, "a metric is called 'é'"),
+    ({"a b": 1.0}, "a metric is called 'a b'"),
+    ({"a\n": 1.0}, "a metric is called"),
+    ({"m": math.nan}, "metric m is nan; expected a finite number"),
+    ({"m": -math.inf}, "metric m is -inf"),
+    ({"m": 10**400}, "metric m is 1000"),
+    ({"m": 2**53}, "metric m is 9007199254740992"),
+    ({"m": True}, "metric m is True"),
+    ({"m": None}, "metric m is None"),
+    ({"m": "1"}, "metric m is '1'"),
+    ({"m": {"n": 1.0}}, "metric m is {'n'"),
+    ({"m": [1.0]}, "metric m is "),
+    ([["m", 1.0]], "metrics are list"),
+    (None, "metrics are NoneType"),
+    ("m", "metrics are str"),
+]
+
+
+@pytest.mark.parametrize(("own", "reason"), OWN_REFUSED, ids=lambda v: repr(v)[:12])
+def test_metrics_that_are_no_few_finite_numbers_by_name_are_refused(own, reason):
+    with pytest.raises(WireError, match=reason) as caught:
+        received(with_scalars(pack_update(update_of()), metrics=own))
+    assert caught.value.code == "scalars"
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"m": 1.0', '"m": 1.0, "m": 2.0'), ('"steps": 4', '"steps": 4, "steps": 5')]
+)
+def test_a_name_that_is_there_twice_is_refused(old, new):
+    message = pack_update(update_of(metrics={"m": 1.0}))
+    with pytest.raises(WireError, match="two values of one name") as caught:
+        received(replace(message, scalars=message.scalars.replace(old, new)))
+    assert caught.value.code == "scalars"
 
 
 def test_a_buffer_has_the_size_of_its_values():
@@ -169,14 +241,16 @@ REFUSED = [
     ({"counts": torch.tensor([COUNTS[0], [7, 7, 1, 0]])}, r"\[14, 15\]"),
     ({"counts": torch.tensor([[8, 4, 1, 1], COUNTS[1]])}, "7 tokens can reach an expert"),
     ({"counts": torch.tensor(WRAPS)}, "7 tokens can reach an expert"),
-    ({"examples": 0, "tokens": 0}, "0 examples, 0 tokens"),
-    ({"steps": -1}, "-1 steps"),
+    ({"examples": 0}, "examples is 0; expected 1 or more"),
+    ({"tokens": 0}, "tokens is 0; expected 1 to"),
+    ({"steps": -1}, "steps is -1; expected 1 to"),
     ({"examples": 2**41}, r"at most .* .admission.most_examples"),
-    ({"steps": 10**100}, "not believable"),
-    ({"tokens": 2**51}, "not believable"),
+    ({"steps": 10**100}, "steps is 10+; expected 1 to"),
+    ({"tokens": 2**51}, "tokens is .*; expected 1 to"),
     ({"loss_before": math.nan}, "loss_before"),
     ({"loss_after": math.inf}, "loss_after"),
     ({"seconds": -math.inf}, "seconds"),
+    ({"seconds": -0.5}, "seconds is -0.5; expected 0 or more"),
     ({"peak_bytes": -1}, "peak_bytes is -1; expected 0 to"),
     ({"peak_bytes": 2**50 + 1}, "peak_bytes is 1125899906842625"),
 ]
@@ -266,13 +340,31 @@ values = st.recursive(
     ),
     max_leaves=4,
 )
+
+
+@given(st.dictionaries(st.from_regex(METRIC_NAME) | st.text(max_size=50), values, max_size=20))
+def test_any_metrics_are_refused_or_few_finite_numbers_by_name(own):
+    try:
+        found = received(with_scalars(pack_update(update_of()), metrics=own)).metrics
+    except WireError:
+        return
+    assert found == own
+    assert len(found) <= MOST_METRICS
+    for name, value in found.items():
+        assert re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,39}", name)
+        assert type(value) is float
+        assert math.isfinite(value)
+
+
 SIZE = len(pack_update(update_of()).buffer)
 
 
 @settings(max_examples=200)
 @given(
     st.text(max_size=20)
-    | st.dictionaries(st.sampled_from(list(json.loads(pack_update(update_of()).scalars))), values),
+    | st.dictionaries(
+        st.sampled_from([*json.loads(pack_update(update_of()).scalars), "metrics"]), values
+    ),
     st.binary(max_size=64) | st.binary(min_size=SIZE, max_size=SIZE),
 )
 def test_random_bytes_raise_nothing_but_a_wire_error(scalars, buffer):

@@ -58,7 +58,7 @@ def examples():
         yield from (test for test in finder.find(module) if test.examples)
 
 
-@pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
+@pytest.mark.parametrize("example", [*examples()], ids=lambda example: example.name)
 def test_docstring_examples_run(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     failed, _ = doctest.DocTestRunner(optionflags=EXAMPLES, verbose=False).run(example)

@@ -13,15 +13,7 @@ from scipy import stats
 from fedmoe.comparison.fairness import fairness, jain_index, worst_tenth
 from fedmoe.comparison.files import as_csv, as_json, render_markdown
 from fedmoe.comparison.paired import difference, holm, wilcoxon
-from fedmoe.comparison.result import (
-    MEAN,
-    Point,
-    Result,
-    Spent,
-    mean_load,
-    mix_score,
-    starved_and_captured,
-)
+from fedmoe.comparison.result import MEAN, Point, Result, Spent, mean_load, mix_score
 from fedmoe.comparison.study import Case, Study, Trial, VariantInfo, spent_to_reach, verdicts
 from fedmoe.comparison.tables import clients, costs, differences, reach, scores
 from fedmoe.report.expert_load import relative_shares
@@ -233,7 +225,7 @@ def slow_starved(counts):
 def test_starved_and_captured_experts_are_counted_per_round():
     draw = np.random.default_rng(0)
     counts = (draw.pareto(0.4, (3, 2, 8)) * 10).astype(np.int64) + 1
-    starved, captured = starved_and_captured(result("base", 0, 0.4, counts=counts))
+    starved, captured = result("base", 0, 0.4, counts=counts).extreme_experts
     for r in range(3):
         assert [starved[r], captured[r]] == pytest.approx(slow_starved(counts[r].tolist()))
     assert starved.sum() > 0

@@ -9,7 +9,7 @@ from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import passes
 from fedmoe.aggregation.blocks import BLOCK_VALUES
 from fedmoe.aggregation.streaming import Weights, weighted_mean
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 
 numba = pytest.importorskip(
     "numba", reason="NOT COMPARED: numba is not installed; `pip install fedmoe[fast]`"

@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from clients.about import about
 from fedmoe.errors import ConfigError, FedMoEError, WireError
-from fedmoe.messages.codec import Failure, Update
+from fedmoe.messages.records import Failure, Update
 from fedmoe.rounds import Member, plan_round
 from server.about import Expected
 from server.log import LogLines
@@ -60,6 +60,9 @@ REFUSED = {
     r"runs code def, the server abc123": {"code": "def"},
     r"runs torch 2.1.0\+cu118, the server 2.*torch 2.*allow_versions": {"torch": "2.1.0+cu118"},
     r"runs transformers 4.9.1, the server 5": {"transformers": "4.9.1"},
+    r"processor is x86_64 Other AVX2, the server's .*allow_versions": {
+        "processor": "x86_64 Other AVX2"
+    },
     r"holds client 4; this run's clients are 0..3": {"clients": "1,4"},
     r"gives it client 2; its own config names 1": {"name": "pi", "clients": "1"},
     r"not usable: name: String should match": {"name": "a b\n"},
@@ -111,7 +114,7 @@ def test_a_nodes_name_and_clients_cannot_be_taken_over(prepared, known, tasks, c
 
 
 def test_other_versions_are_taken_where_the_run_config_allows_them():
-    other = about({}) | {"torch": "2.1.0", "transformers": "4.9.1"}
+    other = about({}) | {"torch": "2.1.0", "transformers": "4.9.1", "processor": "arm64"}
     assert Expected("abc123", 4, allow_versions=True).check(other).torch == "2.1.0"
     near = about({}) | {"torch": ".".join([*version("torch").split(".")[:2], "99+cu130"])}
     Expected("abc123", 4).check(near)

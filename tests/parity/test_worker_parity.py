@@ -14,16 +14,17 @@ if sys.platform != "linux":
 
 from clients.worker_calls import NodeWorker
 from clients.worker_frames import Order
-from clients.worker_home import Node, node_of
-from fedmoe.messages.codec import Message, pack_task
+from fedmoe.messages.codec import pack_task
+from fedmoe.messages.records import Message
 from fedmoe.rounds import plan_round
+from fedmoe.system.processes import Process, process_of
 
 
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     process = subprocess.Popen(["sleep", "600"])
-    worker = NodeWorker(node_of(process.pid))
+    worker = NodeWorker(process_of(process.pid))
     yield worker
     if found := worker.look():
         os.kill(found.pid, signal.SIGKILL)
@@ -86,12 +87,12 @@ def test_a_supernode_loads_its_model_once_and_takes_its_worker_along(
         records = federation.flwr_run(config=experiment_file, node_seconds=300)
         assert records[-1]["adapter_sha256"] == plain_digest
         (path,) = (tmp_path / "fedmoe").glob("*.sock")
-        found = NodeWorker(Node(*map(int, path.stem.split("-")))).look()
+        found = NodeWorker(Process(*map(int, path.stem.split("-")))).look()
         assert found.loads == 1
         node.kill()
         node.wait()  # until somebody has taken leave of it, it counts as there
         end = time.monotonic() + 60
-        while node_of(found.pid):
+        while process_of(found.pid):
             assert time.monotonic() < end
             time.sleep(0.1)
         assert not path.exists()

@@ -11,7 +11,7 @@ import torch
 
 from fedmoe.adapter import Adapter, Layout, initial_adapter, keep_untouched
 from fedmoe.aggregation.strategy import Local
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 
 LAYERS, EXPERTS, RANK, TOKENS = 2, 3, 4, 6
 SHAPES = {"up": (5, 4), "down": (4, 6)}  # out, in

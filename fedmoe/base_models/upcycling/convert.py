@@ -1,4 +1,4 @@
-"""A dense model turned into a sparse one: every weight outside the feed-forward layers is kept."""
+"""Conversion of a dense model: only its feed-forward layers become other weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Tick = Callable[[int, int], None]
 
 
 def check_method(method: Split | Copy, dense: PreTrainedModel) -> None:
-    """Refuse what the method's sparse class cannot hold.
+    """Refuse a dense model that the method's sparse class cannot represent.
 
     Raises:
         ModelError: the neurons cannot be split evenly; biases that Mixtral lacks.
@@ -39,16 +39,16 @@ def check_method(method: Split | Copy, dense: PreTrainedModel) -> None:
 
 
 def has_bias(dense: PreTrainedModel) -> bool:
-    """Whether queries, keys and values have biases."""
+    """Return whether queries, keys and values have biases."""
     return dense.get_submodule("model.layers.0.self_attn.q_proj").bias is not None
 
 
 def convert(
     method: Split | Copy, dense: PreTrainedModel, inputs: Sequence[Tensor], seed: int, tick: Tick
 ) -> PreTrainedModel:
-    """The sparse model, in the dense one's dtype.
+    """Return the sparse model, in the dense one's dtype.
 
-    `inputs` holds what each layer's feed-forward part sees, first to last, (tokens, hidden); a
+    `inputs` has the inputs (tokens, hidden) of each layer's feed-forward part, first to last; a
     copy needs none.
     """
     model = _empty(method, dense)
@@ -69,7 +69,7 @@ def convert(
 
 
 def _empty(method: Split | Copy, dense: PreTrainedModel) -> PreTrainedModel:
-    """A model of the sparse class with the dense one's sizes and unset weights."""
+    """Return a model of the sparse class with the dense one's sizes and unset weights."""
     sizes, width = carried(dense.config), int(dense.config.intermediate_size)
     if isinstance(method, Split):
         sizes |= split_config(method, width) | {"qkv_bias": has_bias(dense)}

@@ -34,16 +34,16 @@ class Copy:
         return self.top_k
 
     def active_share(self, top_k: int, _width: int) -> float:
-        """Neurons that a token meets, over the dense layer's: every expert has them all."""
+        """Return the neurons that a token meets, over the dense layer's: experts have them all."""
         return float(top_k)
 
 
 def copy_layer(ffn: DenseFFN, method: Copy, rng: np.random.Generator) -> dict[str, Tensor]:
-    r"""The tensors of a Mixtral layer that computes `ffn`, named as under `mlp.`.
+    r"""Return the tensors of a Mixtral layer that computes `ffn`, named as under `mlp.`.
 
     $$y = \sum_{e \in TopK} w_e \, FFN(x) = FFN(x), \quad \sum_e w_e = 1$$
 
-    Mixtral renormalises the chosen weights, so this is exact at every k, whatever the router says.
+    Mixtral renormalises the chosen weights, so this is exact at every k, for any router.
 
     Source: sparse upcycling (Komatsuzaki et al. 2022, arXiv:2212.05055), with every layer sparse
     and their combine weights renormalised; optimiser state is not carried over.
@@ -58,7 +58,7 @@ def copy_layer(ffn: DenseFFN, method: Copy, rng: np.random.Generator) -> dict[st
 
 
 def copy_config(method: Copy, width: int) -> dict[str, Any]:
-    """What a Mixtral config says beyond the dense model's sizes."""
+    """Return a Mixtral config's settings beyond the dense model's sizes."""
     return {
         "num_local_experts": method.num_experts,
         "num_experts_per_tok": method.top_k,

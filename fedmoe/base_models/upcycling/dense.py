@@ -1,4 +1,4 @@
-"""The dense models that can be upcycled: where their layers are, and which are refused."""
+"""The dense models that can be upcycled, their layers, and refusals of others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CARRIED = (
     "bos_token_id",
     "eos_token_id",
 )
-"""Settings that mean the same in the dense and in the sparse config."""
+"""Settings with the same meaning in the dense and in the sparse config."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class DenseFFN:
 
     @staticmethod
     def of(layer: nn.Module, act: str) -> DenseFFN:
-        """The feed-forward part of one decoder layer."""
+        """Return the feed-forward part of one decoder layer."""
         mlp: Any = layer.mlp
         return DenseFFN(
             mlp.gate_proj.weight.detach(),
@@ -56,7 +56,7 @@ class DenseFFN:
         )
 
     def neurons(self, x: Tensor) -> Tensor:
-        """`act(G x) * U x`, (tokens, neurons)."""
+        """Return `act(G x) * U x`, (tokens, neurons)."""
         return ACT2FN[self.act](F.linear(x, self.gate)) * F.linear(x, self.up)
 
 
@@ -81,7 +81,7 @@ def check_llama_like(source: str, config: PreTrainedConfig) -> None:
         faults.append(f"a sliding window of {_window(config)} tokens")
     if faults:
         raise ModelError(
-            f"source {source!r} has what no sparse class of ours has: {', '.join(faults)}"
+            f"source {source!r} has parts that no sparse class here has: {', '.join(faults)}"
         )
 
 
@@ -92,7 +92,7 @@ def _window(config: PreTrainedConfig) -> int | None:
 
 
 def carried(config: PreTrainedConfig) -> dict[str, Any]:
-    """What the sparse config takes over from the dense one."""
+    """Return the settings that the sparse config takes over from the dense one."""
     heads = config.hidden_size // config.num_attention_heads
     return {
         **{name: getattr(config, name) for name in CARRIED},

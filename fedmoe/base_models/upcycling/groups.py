@@ -1,4 +1,4 @@
-"""Which neurons of a dense layer make up an expert; every expert gets equally many."""
+"""Groups of a dense layer's neurons, one for each expert, of equal size."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BALANCED_STEPS = 3
 
 
 def neighbours(num_neurons: int, num_experts: int) -> Tensor:
-    """The expert of each neuron, (neurons,): the first ones in expert 0, and so on."""
+    """Return the expert of each neuron, (neurons,): the first ones in expert 0, and so on."""
     return torch.arange(num_neurons) // (num_neurons // num_experts)
 
 
 def clusters(sizes: Tensor, num_experts: int, rng: np.random.Generator) -> Tensor:
-    """The expert of each neuron, (neurons,): neurons that are active on the same tokens.
+    """Return the expert of each neuron, (neurons,): together are those active on like tokens.
 
     k-means on the directions of the columns of `sizes` (tokens, neurons), then a few steps in
     which each expert takes exactly its share: the assignment of least total squared distance.
@@ -41,7 +41,7 @@ def clusters(sizes: Tensor, num_experts: int, rng: np.random.Generator) -> Tenso
 
 
 def _balanced(points: Tensor, centres: Tensor) -> Tensor:
-    """Each point's centre, (points,); every centre has as many places as the others."""
+    """Return each point's centre, (points,); all centres take equally many points."""
     places = len(points) // len(centres)
     distance = torch.cdist(points, centres).square().repeat_interleave(places, dim=1)
     return torch.from_numpy(linear_sum_assignment(distance.numpy())[1]) // places

@@ -1,4 +1,4 @@
-"""What a model sees and predicts on some text: inputs of its layers, loss, logits."""
+"""Measurements of a model on some text: inputs of its layers, loss, logits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from fedmoe.data.text import Tokens, evaluation_batches
 
 Tick = Callable[[int, int], None]
-"""Told after each step: how many are done, of how many."""
+"""A function that receives after each step how many are done, of how many."""
 
 
 def enough(rows: Sequence[Tokens], num_tokens: int) -> list[Tokens]:
-    """The first rows that together have `num_tokens` tokens, or all."""
+    """Return the first rows that together have `num_tokens` tokens, or all."""
     taken, total = [], 0
     for row in rows:
         if total >= num_tokens:
@@ -30,7 +30,7 @@ def enough(rows: Sequence[Tokens], num_tokens: int) -> list[Tokens]:
 def layer_inputs(
     model: Any, rows: Sequence[Tokens], batch_size: int, pad: int, tick: Tick
 ) -> list[Tensor]:
-    """What each layer's feed-forward part sees, first to last, each (tokens, hidden)."""
+    """Return the inputs of each layer's feed-forward part, first to last, (tokens, hidden)."""
     seen: list[list[Tensor]] = [[] for _ in model.model.layers]
     hooks = [
         layer.mlp.register_forward_pre_hook(
@@ -54,7 +54,7 @@ def layer_inputs(
 def loss(
     model: Any, rows: Sequence[Tokens], batch_size: int, pad: int, tick: Tick = lambda *_: None
 ) -> float:
-    """Mean cross-entropy per response token, in nats."""
+    """Return the mean cross-entropy per response token, in nats."""
     total, count = 0.0, 0
     for i, batch in enumerate(evaluation_batches(rows, batch_size, pad), 1):
         # Padded on the right under a causal mask: no real token sees the padding.
@@ -68,8 +68,8 @@ def loss(
 
 @torch.no_grad()
 def logits_differ(dense: Any, sparse: Any, row: Tokens) -> float:
-    """How far the logits on one text are apart: the root mean square of their difference, as a
-    share of the dense ones'."""
+    """Return the root mean square of the difference of the logits on one text, as a share of
+    the dense ones'."""
     ids = torch.tensor([row.ids])
     wanted, found = (m(input_ids=ids, use_cache=False).logits.float() for m in (dense, sparse))
     return float((found - wanted).norm() / wanted.norm())

@@ -1,4 +1,4 @@
-"""What `fedmoe upcycle` is asked to do."""
+"""The recipe of `fedmoe upcycle`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Upcycle:
     """Text: its training split fits the routers, its validation split measures the loss."""
     text: TextSettings = TextSettings(max_length=256, too_long="drop")
     fit_tokens: Annotated[int, Field(ge=1)] = 8192
-    """Tokens that clusters and routers are fitted on. They are kept in memory, per layer one
-    float32 vector of the model's width a token."""
+    """Tokens that clusters and routers are fitted on. In each layer every token takes one float32
+    vector of the model's width of memory."""
     held_out_examples: Annotated[int, Field(ge=1)] = 64
     """Examples the loss is measured on, dense and at each number of active experts."""
     batch_size: Annotated[int, Field(ge=1)] = 16

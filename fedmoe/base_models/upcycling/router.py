@@ -1,4 +1,4 @@
-"""The router of a split layer: which experts matter for a token, with nearly equal weights."""
+"""The router of a split layer, which chooses the experts that matter at nearly equal weights."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ RIDGE = 1e-3
 
 
 def fit_router(x: Tensor, outputs: Tensor) -> Tensor:
-    r"""The weights (experts, hidden) whose logits best predict which experts' outputs are large.
+    r"""Return the weights (experts, hidden) whose logits best predict experts' large outputs.
 
     $$\min_W \|X W^T - \bar Y\|^2 + \lambda \|W\|^2, \quad
       \bar Y_{te} = Y_{te} - \tfrac1E \sum_{e'} Y_{te'}$$
 
     then scaled to logits of standard deviation 1e-4. Only the order of a token's logits decides,
-    so what all experts share is taken out of `outputs`. Solved in float64.
+    so the mean over experts is taken out of `outputs`. Solved in float64.
 
     Args:
-        x: what the layer sees, (tokens, hidden).
-        outputs: how large each expert's output is, (tokens, experts).
+        x: the layer's inputs, (tokens, hidden).
+        outputs: the norm of each expert's output, (tokens, experts).
     """
     features = x.double()
     target = outputs.double()
@@ -36,7 +36,7 @@ def fit_router(x: Tensor, outputs: Tensor) -> Tensor:
 
 
 def random_router(x: Tensor, num_experts: int, rng: np.random.Generator) -> Tensor:
-    """Random weights (experts, hidden) at the same scale."""
+    """Return random weights (experts, hidden) at the same scale."""
     weights = torch.from_numpy(rng.standard_normal((num_experts, x.shape[1])))
     return _scaled(weights, x.double()).to(x.dtype)
 

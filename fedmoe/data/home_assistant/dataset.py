@@ -50,7 +50,7 @@ class HomeAssistant(Dataset):
     languages: tuple[str, ...] = ("en",)
     """Languages to keep: en, de, fr, es, it, nl."""
     label: Literal["domain", "language"] = "domain"
-    """What a client has most of: one device domain, or one language."""
+    """The property that a client's examples share most: a device domain, or a language."""
     per_template: Count = 48
     """Most examples from one sentence template."""
     per_domain: Count = 2000

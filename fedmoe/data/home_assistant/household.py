@@ -19,7 +19,7 @@ time, small talk. robots: vacuums, mowers. status: questions about the state of 
 
 @cache
 def words(language: str) -> dict[str, list[str]]:
-    """Return what each list of a language may be; people and titles are those of English.
+    """Return the values of each list of a language; people and titles are those of English.
 
     >>> words("de")["zone"]
     ['Arbeit', 'Schule', 'Kindergarten', 'Universität']

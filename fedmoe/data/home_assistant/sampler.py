@@ -15,17 +15,17 @@ from hassil.expression import (
 )
 
 Choice = tuple[Expression, str]
-"""How a list value is said, and how it is written in the response."""
+"""A list value as it is said, and as it is written in the response."""
 
 
 @dataclass
 class Sampler:
-    """Draws one sentence at a time; never enumerates, since one line may mean millions."""
+    """A generator of single sentences; it never enumerates, since one line may mean millions."""
 
     rules: Mapping[str, Expression]
-    """What `<rule>` stands for."""
+    """Meaning of each `<rule>`."""
     choices: Mapping[str, Sequence[Choice]]
-    """What `{list}` may be; `topic.list` is preferred when the sentence has that topic."""
+    """Values of each `{list}`; `topic.list` is preferred when the sentence has that topic."""
     generator: random.Random
     topics: Sequence[str] = ()
     """Keep the values of one sentence together: a device domain, a kind of media."""

@@ -1,4 +1,4 @@
-"""The sentence templates of `home-assistant-intents`, each with what it means and fills in."""
+"""The sentence templates of `home-assistant-intents`, each with its meaning and its slots."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -83,7 +83,7 @@ def _fixed(intent: str, block: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def rules(language: str) -> dict[str, Expression]:
-    """Return what each `<rule>` of a language stands for."""
+    """Return the meaning of each `<rule>` of a language."""
     text = _intents(language)["expansion_rules"]
     if language == "en":
         text = text | english()["rules"]
@@ -91,7 +91,7 @@ def rules(language: str) -> dict[str, Expression]:
 
 
 def choices(language: str) -> dict[str, list[Choice]]:
-    """Return what each `{list}` of a language may be: the file's values, our numbers and words."""
+    """Return the values of each `{list}` of a language: the file's, our numbers and words."""
     said: dict[str, list[tuple[str, str]]] = {}
     for name, body in _intents(language)["lists"].items():
         for value in body.get("values", ()):

@@ -1,4 +1,4 @@
-"""Aria's language model: experts kept as (in, out), a wide shared one."""
+"""Aria's language model: experts laid out as (in, out), a wide shared one."""
 
 from fedmoe.models.families.family import Family, Form
 

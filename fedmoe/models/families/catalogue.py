@@ -20,7 +20,7 @@ class Size:
     config: Mapping[str, Any]
     """Settings that differ from transformers' defaults and change a count."""
     source: str
-    """Where the numbers are published."""
+    """Address that publishes the numbers."""
     stated: str = ""
     """Parameters as its makers state them: total, and active per token where they do."""
 

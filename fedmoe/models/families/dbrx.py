@@ -1,4 +1,4 @@
-"""DBRX: experts kept as three two-dimensional matrices, which are stacked here.
+"""DBRX: experts in three two-dimensional matrices, which are stacked here.
 
 Its attention is one projection to queries, keys and values; `top_k` and the normalisation sit in
 the block rather than in the router.

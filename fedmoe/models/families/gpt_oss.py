@@ -1,4 +1,4 @@
-"""GPT-OSS (arXiv:2508.10925): biases, transposed weights, a clamped gate of its own."""
+"""GPT-OSS (arXiv:2508.10925): biases, transposed weights, its own clamped gate."""
 
 from fedmoe.models.families.family import Family, Form
 

@@ -1,4 +1,4 @@
-"""Hunyuan 3: sigmoid scores, a bias that balances the choice, kept beside the router."""
+"""Hunyuan 3: sigmoid scores, a bias outside the router that balances the choice."""
 
 from fedmoe.models.families.family import Family
 

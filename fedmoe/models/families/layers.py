@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations.moe import _default_apply_gate
 
 from fedmoe.errors import ModelError
 from fedmoe.models.experts import weight_names
 from fedmoe.models.families.family import Family
+from fedmoe.models.private import own_gate
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class MoELayer:
     router_path: str
     router: nn.Module
     block: nn.Module
-    """What holds both."""
+    """The module with both."""
 
     @property
     def num_experts(self) -> int:
@@ -32,12 +32,12 @@ class MoELayer:
 
     @property
     def weight_names(self) -> tuple[str, str]:
-        """What its experts call their two weights."""
+        """Names of its experts' two weights."""
         return weight_names(self.experts)
 
     @property
     def top_k(self) -> int:
-        """How many experts the router chooses now."""
+        """Number of experts that the router chooses now."""
         return int(self.router.top_k)  # pyright: ignore[reportArgumentType]
 
     @property
@@ -49,7 +49,7 @@ class MoELayer:
         return linear
 
     def shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """(experts, out, in) of its experts' two weights, however they are kept."""
+        """Return (experts, out, in) of its experts' two weights, whatever their layout."""
         (e, out1, in1), (_, out2, in2) = (
             getattr(self.experts, name).shape for name in self.weight_names
         )
@@ -59,7 +59,7 @@ class MoELayer:
 
 
 def sparse_layers(model: nn.Module, family: Family) -> list[MoELayer]:
-    """The sparse layers of `model`, first to last; layers may be dense in between.
+    """Return the sparse layers of `model`, first to last; layers may be dense in between.
 
     Raises:
         ModelError: there are none, they differ in experts or top_k, or their weights are laid out
@@ -100,7 +100,7 @@ def _router_name(path: str, parent: nn.Module, family: Family) -> str:
 
 
 def _check_supported(layer: MoELayer, family: Family) -> None:
-    """Refuse experts that are not kept and applied as the family's file says."""
+    """Refuse experts that are not laid out and applied as in the family's file."""
     experts, form = layer.experts, family.form
     if not hasattr(experts, "has_gate"):  # set by transformers' decorator
         raise ModelError(
@@ -115,8 +115,7 @@ def _check_supported(layer: MoELayer, family: Family) -> None:
         "weighs_input": form.weighs_input,
     }
     odd = [flag for flag, expected in usual.items() if getattr(experts, flag, False) != expected]
-    own = getattr(type(experts), "_apply_gate", _default_apply_gate) is not _default_apply_gate
-    if own != form.own_gate:
+    if (own_gate(experts) is not None) != form.own_gate:
         odd.append("_apply_gate")
     if odd:
         raise ModelError(
@@ -126,7 +125,7 @@ def _check_supported(layer: MoELayer, family: Family) -> None:
 
 
 def set_top_k(layers: list[MoELayer], top_k: int) -> None:
-    """Let every router choose `top_k` experts per token."""
+    """Make every router choose `top_k` experts per token."""
     for layer in layers:
         layer.router.top_k = top_k  # pyright: ignore[reportArgumentType]
 
@@ -146,11 +145,11 @@ def check_top_k(layers: list[MoELayer], top_ks: set[int]) -> None:
 
 
 def _probe(layer: MoELayer, top_k: int) -> None:
-    """Send four tokens through the block: what else a router is handed is the block's affair."""
+    """Send four tokens through the block, which hands its router all that it needs."""
     weight, scorer = getattr(layer.experts, layer.weight_names[0]), layer.scorer.weight
     assert isinstance(weight, Tensor)
     assert isinstance(scorer, Tensor)
-    # The router's width and place: experts may work in a narrower space, and be kept elsewhere.
+    # The router's width and place: experts may work in a narrower space, and be elsewhere.
     width = scorer.shape[1]
     hidden = torch.linspace(-1, 1, 4 * width, dtype=weight.dtype, device=scorer.device)
     outputs: list[Any] = []
@@ -162,6 +161,6 @@ def _probe(layer: MoELayer, top_k: int) -> None:
     _, weights, index = outputs[-1]
     if index.shape != (4, top_k) or weights.shape != (4, top_k):
         raise ModelError(
-            f"{layer.router_path} ({type(layer.router).__name__}) was asked for top_k = {top_k} "
+            f"{layer.router_path} ({type(layer.router).__name__}) got top_k = {top_k} "
             f"and chose {index.shape[-1]} experts: this family cannot be trained under a budget"
         )

@@ -41,7 +41,7 @@ def _choice(router: nn.Module, inputs: tuple[Tensor, ...], output: tuple[Tensor,
     """
     k = int(router.top_k)  # pyright: ignore[reportArgumentType]
     if k > 2:
-        raise ModelError(f"NLLB-MoE was asked for top_k = {k}: its router chooses 2 experts")
+        raise ModelError(f"NLLB-MoE got top_k = {k}: its router chooses 2 experts")
     logits, dtype = output[2], inputs[0].dtype
     shares = torch.softmax(logits, dim=-1, dtype=router.dtype).to(dtype)  # pyright: ignore
     first = shares.argmax(dim=-1, keepdim=True)

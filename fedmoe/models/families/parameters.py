@@ -17,30 +17,30 @@ from fedmoe.models.tasks import TASKS
 
 @dataclass(frozen=True)
 class Parameters:
-    """How many weights a model has, and a token meets."""
+    """Numbers of weights: of a model, and of the part that a token meets."""
 
     total: int
     per_expert: int
-    """Of one expert of every sparse layer."""
+    """Weights of one expert in every sparse layer."""
     num_experts: int
     top_k: int
 
     def active(self, top_k: int) -> int:
-        """Weights that a token meets with `top_k` experts in each layer; embeddings count too."""
+        """Return the weights that a token meets with `top_k` experts, embeddings included."""
         return self.total - (self.num_experts - top_k) * self.per_expert
 
 
 def parameters_of(model: nn.Module, family: Family) -> Parameters:
-    """The numbers of a model on any device, the meta device too."""
+    """Return the numbers of a model on any device, the meta device too."""
     layers = sparse_layers(model, family)
-    held = sum(p.numel() for layer in layers for p in layer.experts.parameters())
+    of_experts = sum(p.numel() for layer in layers for p in layer.experts.parameters())
     num_experts = layers[0].num_experts
     total = sum(p.numel() for p in model.parameters())
-    return Parameters(total, held // num_experts, num_experts, layers[0].top_k)
+    return Parameters(total, of_experts // num_experts, num_experts, layers[0].top_k)
 
 
 def published(family: Family, size: Size) -> Parameters:
-    """The numbers of a published model, built on the meta device: without a byte of its weights."""
+    """Return the numbers of a published model, built on the meta device without its weights."""
     config = AutoConfig.for_model(family.model_type, **size.config)
     with torch.device("meta"):
         model = TASKS[family.task].build(config, torch.bfloat16)
@@ -49,7 +49,7 @@ def published(family: Family, size: Size) -> Parameters:
 
 
 def rounded(number: int) -> str:
-    """A number of parameters, as people write it: 46.7 B, 800 M."""
+    """Return a number of parameters as people write it: 46.7 B, 800 M."""
     unit, letter = (1e9, "B") if number >= 1e9 else (1e6, "M")
     value = number / unit
     return f"{value:.{max(0, 2 - int(math.log10(max(value, 1))))}f} {letter}"

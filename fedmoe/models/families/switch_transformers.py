@@ -29,7 +29,7 @@ def _prepare(router: nn.Module, _block: nn.Module) -> None:
 def _choice(router: nn.Module, _inputs: object, output: tuple[Tensor, Tensor, Tensor]):
     if router.top_k != 1:
         raise ModelError(
-            f"Switch Transformer was asked for top_k = {router.top_k}: it is trained with one "
+            f"Switch Transformer got top_k = {router.top_k}: it is trained with one "
             "expert per token, whose weight is its share of all; a second has no meaning. Let "
             "budgets differ in rank, steps or the form of frozen experts instead"
         )
@@ -40,7 +40,7 @@ def _choice(router: nn.Module, _inputs: object, output: tuple[Tensor, Tensor, Te
 
 
 def scale_logits(config: Any, logits: Tensor) -> Tensor:
-    """What the class multiplies the decoder's states by, before a tied head."""
+    """Scale logits as the class scales the decoder's states before a tied head."""
     return logits * config.d_model**-0.5 if config.tie_word_embeddings else logits
 
 

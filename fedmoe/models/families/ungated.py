@@ -1,4 +1,4 @@
-"""Experts without a gate, kept one by one as two linear layers: stacked here for the fast path."""
+"""Experts without a gate, each of two linear layers: stacked here for the fast path."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def _stacked(tensors: list[Any]) -> nn.Parameter:
 
 
 class UngatedBlock(nn.Module):
-    """A sparse block of which tokens meet the experts that the router's choice names.
+    """A sparse block in which tokens meet the experts that the router chose.
 
-    What else transformers hands a block, a mask of padding, is `ExpertState.valid`'s affair.
+    Its further input, a mask of padding, is ignored: `ExpertState.valid` has it.
     """
 
     def __init__(self, router: nn.Module, experts: StackedExperts, by_sequence: bool) -> None:
@@ -54,7 +54,7 @@ class UngatedBlock(nn.Module):
 
 
 def each_expert(experts: nn.Module, linears: tuple[str, str]) -> dict[str, nn.Module]:
-    """The experts that are kept one by one, by name; there may be other modules among them."""
+    """Return single experts by name; there may be other modules among them."""
     return {name: m for name, m in experts.named_children() if hasattr(m, linears[0])}
 
 
@@ -65,12 +65,12 @@ def stack_experts(
     prepare: Callable[[nn.Module, nn.Module], None] = lambda _router, _block: None,
     by_sequence: bool = False,
 ) -> None:
-    """Replace every block that keeps its experts one by one; one layer exists twice at a time.
+    """Stack every block of single experts, one after another: one layer exists twice at a time.
 
     Args:
-        model: of transformers' own.
+        model: a model of transformers.
         linears: names of an expert's two linear layers.
-        act: name of its activation.
+        act: name of an expert's activation.
         prepare: makes a block's router return logits, weights and index.
         by_sequence: whether routers are handed (batch, length, hidden) rather than all rows.
     """

@@ -1,1 +1,1 @@
-"""How frozen weights are stored, and how much memory training takes."""
+"""Storage of frozen weights, and the memory that training takes."""

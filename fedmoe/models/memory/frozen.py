@@ -18,16 +18,16 @@ from fedmoe.models.memory.stored import Elsewhere, Frozen, Stored, quantised
 SAMPLES = 4096
 """Values of each tensor, or a few more, that enter the model's digest: it must not read 14 GB."""
 ELSEWHERE = ("transformers_version", "dtype", "torch_dtype", "architectures")
-"""Of a model's configuration, what does not change what it computes, or is said otherwise."""
+"""Settings of a model's configuration that do not change its results, or enter in another way."""
 Form = tuple[Stored, Stored] | None
 """One layer's weights in another form; None for the parameters as they are."""
 
 
 class FrozenExperts:
-    """The frozen experts of a model, in as many forms as its budgets ask for.
+    """The frozen experts of a model, in as many forms as its budgets request.
 
-    A small device holds one form. Where one model stands for devices of several kinds it holds all
-    of their forms: arithmetic is what each device's would be, and memory is not saved.
+    A small device has one form. A model that stands for devices of several kinds has all of their
+    forms: each computes as its device would, and no memory is saved.
     """
 
     def __init__(self, layers: list[MoELayer], states: list[ExpertState], device: torch.device):
@@ -37,15 +37,15 @@ class FrozenExperts:
         self.used: Frozen = "full"
 
     def hold(self, wanted: Mapping[Frozen, bool]) -> None:
-        """Make the forms `wanted`, let go of all others, and compute with the first.
+        """Make the forms `wanted`, drop all others, and compute with the first.
 
-        Layer by layer: beside what was loaded and what is made, one layer exists twice. Weights
-        that are to be quantised or offloaded may still be in main memory, see `build_model`; they
-        then never exist in full on a GPU.
+        It works layer by layer: apart from the loaded and the new forms, one layer exists twice.
+        Weights to be quantised or offloaded may still be in main memory, see `build_model`; then
+        they never exist in full on a GPU.
 
         Args:
-            wanted: whether each form is to be offloaded: a quantised one, and that of a GPU, are
-                kept in another place, see `offload`; full weights on a processor are mapped.
+            wanted: the forms, and whether each is to be offloaded: a quantised one, and that of a
+                GPU, are stored elsewhere, see `offload`; full weights on a processor are mapped.
 
         Raises:
             ModelError: this model's rows cannot be grouped for 4 bits, or offload has no room.
@@ -62,29 +62,29 @@ class FrozenExperts:
         self.use(next(iter(wanted)))
 
     def use(self, frozen: Frozen) -> None:
-        """Compute with this form from now on; it is one of those stored."""
+        """Compute with this form from now on; it must be one of those made."""
         assert frozen in self.forms, (frozen, list(self.forms))
         self.used = frozen
         for state, form in zip(self.states, self.forms[frozen], strict=True):
             state.stored = form
 
     def narrow(self, kept: Tensor | None) -> None:
-        """Have the experts that `kept`, bool (layers, experts), marks on the device; None for all.
+        """Bring the experts that `kept`, bool (layers, experts), marks to the device; None for all.
 
-        Of a form that lies in main memory beside a GPU theirs are copied there, until the next
-        `use` or `narrow`. A processor copies nothing: the system reads what is used of a file.
+        A form in main memory beside a GPU is copied there for them, until the next `use` or
+        `narrow`. A processor copies nothing: the system reads the used parts of a file.
         """
         for i, (state, form) in enumerate(zip(self.states, self.forms[self.used], strict=True)):
             state.stored = form
-            if kept is not None and form is not None and self._lies_elsewhere(form):
+            if kept is not None and form is not None and self._is_elsewhere(form):
                 first, second = (stored.narrowed(kept[i]) for stored in form)
                 state.stored = first, second
 
-    def _lies_elsewhere(self, form: tuple[Stored, Stored]) -> bool:
+    def _is_elsewhere(self, form: tuple[Stored, Stored]) -> bool:
         return self.on_gpu and form[0].is_elsewhere
 
     def num_bytes(self, frozen: Frozen) -> int:
-        """Bytes of all experts in a form that is stored, wherever they lie."""
+        """Return the bytes of all experts in a form, wherever they are stored."""
         pairs = zip(self.layers, self.forms[frozen], strict=True)
         kept = (form or weights_of(layer) for layer, form in pairs)
         return sum(
@@ -105,28 +105,28 @@ class FrozenExperts:
         return None
 
 
-def forms_of(asked: Iterable[tuple[Frozen, bool]]) -> dict[Frozen, bool]:
-    """What to `hold` for devices that ask for (form, offloaded): one place for each form.
+def forms_of(requests: Iterable[tuple[Frozen, bool]]) -> dict[Frozen, bool]:
+    """Return the forms to `hold` for devices that request (form, offloaded).
 
-    A form is offloaded where all who use it ask for that: to compute from elsewhere changes no bit.
+    A form is offloaded where all its users request that; the results are bitwise identical.
     """
     wanted: dict[Frozen, bool] = {}
-    for frozen, offloaded in asked:
+    for frozen, offloaded in requests:
         wanted[frozen] = offloaded and wanted.get(frozen, True)
     return wanted
 
 
 def weights_of(layer: MoELayer) -> tuple[nn.Parameter, nn.Parameter]:
-    """The frozen weights of a layer's experts, which can be stored in other forms."""
+    """Return the frozen weights of a layer's experts, which can be stored in other forms."""
     gate_up, down = (getattr(layer.experts, name) for name in layer.weight_names)
     return gate_up, down
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """A digest of a model's settings and of every frozen tensor's name, shape, type and values.
+    """Return a digest of a model's settings and of each frozen tensor's name, shape, type, values.
 
-    Of a large tensor it has some values, of a small one, such as a router's bias, all. To be taken
-    before `FrozenExperts.hold`, which lets go of weights that no budget asks for.
+    It covers all values of a small tensor, such as a router's bias, and a sample of a large one.
+    Take it before `FrozenExperts.hold`, which drops weights that no budget requests.
     """
     digest = hashlib.sha256(_settings(model).encode())
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -140,7 +140,7 @@ def frozen_digest(model: nn.Module) -> str:
 
 
 def _settings(model: nn.Module) -> str:
-    """What the model's configuration says, but for where it is from and how it is computed."""
+    """Return the model's configuration, without its origin and how it is computed."""
     config = getattr(model, "config", None)
     said = config.to_dict() if isinstance(config, PretrainedConfig) else {}
     kept = {k: v for k, v in said.items() if k[0] != "_" and k not in ELSEWHERE}

@@ -17,9 +17,9 @@ from fedmoe.models.tasks import task_of
 def meta_model(
     settings: ModelSettings, adapter: AdapterSettings, gating: Rule = TOP_K
 ) -> AdaptedModel:
-    """The adapted model of `settings` as shapes; a folder with a `config.json` is enough.
+    """Return the adapted model of `settings` as shapes; a folder with a `config.json` is enough.
 
-    With what a gating trains beside the routers, and refused where the gating does not fit.
+    It has the tensors that a gating trains, and is refused where the gating does not fit.
 
     Raises:
         ModelError: there is no configuration, or not that of a sparse MoE with fused experts.

@@ -1,4 +1,4 @@
-"""Where frozen weights lie that a device does not keep: main memory, or a file mapped into it."""
+"""Places for frozen weights outside a device: main memory, or a file mapped into it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fedmoe.errors import ModelError
 
 
 def pinned(tensor: Tensor) -> Tensor:
-    """The tensor in main memory that a GPU copies from by itself, without the processor."""
+    """Return the tensor in main memory that a GPU copies from without the processor."""
     return tensor.cpu().pin_memory()
 
 
 def mapped(tensor: Tensor) -> Tensor:
-    """The tensor in a file of its own that is mapped into memory: the system reads what is used.
+    """Return the tensor in a separate file that is mapped into memory: pages are read when used.
 
     Pages that nothing reads are never in memory, and all others can be given up without being
-    written. The file lies in `TMPDIR`, which should be on a disk; its name is removed at once, so
+    written. The file is in `TMPDIR`, which should be on a disk; its name is removed at once, so
     that it ends with the process, and with all that were forked from it.
 
     Raises:

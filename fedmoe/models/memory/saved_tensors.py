@@ -1,9 +1,9 @@
-"""What a model keeps for backward outside its experts, from a run on shapes alone.
+"""Bytes that a model saves for backward outside its experts, from a dry run on shapes.
 
-`budget.model` knows by arithmetic what our experts keep. Around them families differ (shared
-experts, dense layers, linear attention, Mamba, streams): a formula for each would be wrong with the
-next one. So one decoder layer of each kind is run on fake tensors, which have shapes and no values,
-and what autograd asks to keep is added up. It takes a second or two, and no memory.
+`budget.model` has a formula for the experts. Around them families differ (shared experts, dense
+layers, linear attention, Mamba, streams), and a formula for each would be wrong with the next one.
+So one decoder layer of each kind is run on fake tensors, which have shapes and no values, and the
+tensors that autograd saves are added up. It takes a second or two, and no memory.
 """
 
 from __future__ import annotations
@@ -18,21 +18,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from transformers import masking_utils
 
 from fedmoe.models.families import MoELayer, set_top_k
+from fedmoe.models.private import SeenBy, fake_tensors, replaced
 
 INDICES = ("layer_idx", "layer_id", "block_idx")
 """Numbers that differ between layers of one kind."""
-
-
 LENGTHS = (0.25, 0.5, 1, 2, 3)
-"""Lengths of the sequences that are run, in steps; the last three are as far apart."""
+"""Lengths of the sequences that are run, in steps; the last three are equally far apart."""
 
 
 @dataclass(frozen=True)
@@ -41,25 +36,25 @@ class Saved:
 
     lengths: tuple[int, ...]
     kept: tuple[float, ...]
-    """For backward."""
+    """Bytes saved for backward."""
     working: tuple[float, ...]
-    """The most that exists for a while beside that; what exists on the way back is as much."""
+    """The most bytes that exist for a while on top; backward needs as many."""
 
     def of(self, tokens: int, length: int) -> float:
-        """Bytes kept of so many tokens in sequences of this length."""
+        """Return the bytes saved of so many tokens in sequences of this length."""
         return tokens / length * self._at(length, self.kept)
 
     def outside_bytes(self, tokens: int, length: int) -> float:
-        """Bytes that a layer works with beside those."""
+        """Return the bytes that a layer works with on top of those."""
         return tokens / length * self._at(length, self.working)
 
     def without(self, per_token: float) -> Saved:
-        """The same less so many bytes that are kept of each token."""
+        """Return the sizes with so many bytes of each token taken off."""
         fewer = (size - n * per_token for size, n in zip(self.kept, self.lengths, strict=True))
         return replace(self, kept=tuple(fewer))
 
     def _at(self, length: int, sizes: tuple[float, ...]) -> float:
-        """In proportion between lengths, and beyond; on a parabola where scores are kept."""
+        """Interpolate between lengths, and beyond; on a parabola where scores are saved."""
         (first, step), n = _growth(*sizes[-3:]), length / self.lengths[-3]
         if n >= 1 and step > 0:
             return sizes[-3] + first * (n - 1) + step * (n - 1) * (n - 2)
@@ -69,12 +64,12 @@ class Saved:
 
 
 def _growth(one: float, two: float, three: float) -> tuple[float, float]:
-    """How sizes grow from 1 to 2, and half of how that itself grows."""
+    """Return the growth of sizes from 1 to 2, and half of its own growth."""
     return two - one, (three - 2 * two + one) / 2
 
 
 class Unknown(torch.autograd.Function):
-    """Experts of which the shape of the answer is all that matters; they keep nothing."""
+    """Experts that return the shape of an answer and save nothing."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weights: Tensor, trained: Tensor) -> Tensor:
@@ -85,29 +80,21 @@ class Unknown(torch.autograd.Function):
         raise AssertionError("a run on shapes goes forward alone")
 
 
-class Live(TorchDispatchMode):
-    """Bytes of all tensors that exist, now and at the most."""
+class Live:
+    """Bytes of the tensors that exist, now and at the most; each storage counts once."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.now = self.most = 0
         self.storages: set[int] = set()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # torch's own signature
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._add(tensor.untyped_storage())
-        return out
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata not in self.storages:
-            self.storages.add(storage._cdata)
+    def see(self, tensor: Tensor) -> None:
+        """Count a tensor until its storage is gone."""
+        storage = tensor.untyped_storage()
+        if id(storage) not in self.storages:
+            self.storages.add(id(storage))
             self.now += storage.nbytes()
             self.most = max(self.most, self.now)
-            weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+            weakref.finalize(storage, self._gone, id(storage), storage.nbytes())
 
     def _gone(self, storage: int, size: int) -> None:
         self.storages.discard(storage)
@@ -117,22 +104,22 @@ class Live(TorchDispatchMode):
 def saved_outside(
     body: nn.Module, layers: Sequence[MoELayer], top_k: int, step: int
 ) -> Saved | None:
-    """What `body`, ids to hidden states, keeps; None where it cannot be run on shapes.
+    """Return the bytes that `body`, ids to hidden states, saves; None where it has no dry run.
 
-    Less what does not grow with the length, such as factors in the weights' type.
+    Bytes that do not grow with the length, such as factors in the weights' type, are left out.
 
     Args:
         body: on any device; its values are not read, and it is left as it was.
         layers: its sparse layers.
-        top_k: experts of each token; of little account.
-        step: a number of tokens that its recurrent layers take at one time.
+        top_k: experts of each token; it changes little.
+        step: tokens that its recurrent layers take at once.
     """
     lengths = tuple(int(step * n) for n in LENGTHS)
     before = layers[0].top_k
     set_top_k(list(layers), top_k)
     try:
         runs = [_saved(body, layers, length) for length in lengths]
-    except Exception:  # whatever a family does that fake tensors cannot: the plan then says so
+    except Exception:  # whatever fake tensors cannot follow: the plan then says so
         return None
     finally:
         set_top_k(list(layers), before)
@@ -141,44 +128,39 @@ def saved_outside(
 
 
 def _growing(sizes: tuple[int, ...]) -> tuple[float, ...]:
-    """Sizes without what they would be of no token at all."""
+    """Return the sizes without their part that no token causes."""
     first, step = _growth(*sizes[-3:])
     fixed = sizes[-3] - first + (2 * step if step > 0 else 0)
-    return tuple(size - max(fixed, 0) for size in sizes)
+    return tuple(max(size - max(fixed, 0), 0) for size in sizes)
 
 
 def _saved(body: nn.Module, layers: Sequence[MoELayer], length: int) -> tuple[int, int]:
-    """Bytes kept of one sequence, and those that a layer takes beside them for a while."""
-    found: dict[int, tuple[int, Tensor]] = {}
+    """Return the bytes saved of one sequence, and those that a layer works with on top."""
+    found: dict[int, tuple[int, Any]] = {}
+    live = Live()
     with ExitStack() as stack:
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(fake_tensors())
         state = _fake_state(body)
-        own = {tensor.untyped_storage()._cdata for tensor in state.values()}
+        own = {id(storage): storage for storage in (x.untyped_storage() for x in state.values())}
 
         def keep(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            if storage._cdata not in own:  # alive while it is listed: no address comes twice
-                found[storage._cdata] = storage.nbytes(), tensor
+            if id(storage) not in own:  # alive in the list: no id comes twice
+                found[id(storage)] = storage.nbytes(), storage
             return tensor
 
         counted = stack.enter_context(_one_of_each_kind(body, layers, found))
         stack.enter_context(_without_experts(layers))
-        # transformers 5.23: it cannot see that a fake sequence is no packing of several.
-        stack.enter_context(_set(masking_utils, "find_packed_sequence_indices", _none))
         stack.enter_context(saved_tensors_hooks(keep, lambda tensor: tensor))
-        live = stack.enter_context(Live())
-        asked = {"input_ids": torch.zeros(1, length, dtype=torch.long), "use_cache": False}
-        functional_call(body, state, kwargs=asked, tie_weights=False)
+        stack.enter_context(SeenBy(live.see))
+        given = {"input_ids": torch.zeros(1, length, dtype=torch.long), "use_cache": False}
+        functional_call(body, state, kwargs=given, tie_weights=False)
     kept = sum(size for size, _ in found.values())
     return kept + sum(counted), max(live.most - kept, 0)
 
 
-def _none(*_args: object) -> None:
-    """One sequence in each row."""
-
-
 def _fake_state(body: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of the same names, shapes and types on a processor."""
+    """Return parameters and buffers of the same names, shapes and types on a processor."""
     state = {
         name: torch.empty(p.shape, dtype=p.dtype, requires_grad=p.requires_grad)
         for name, p in body.named_parameters(remove_duplicate=False)
@@ -190,7 +172,7 @@ def _fake_state(body: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def _without_experts(layers: Sequence[MoELayer]) -> Iterator[None]:
-    """Let experts answer without computing, as if trained."""
+    """Make experts answer without computing, as if they were trained."""
     trained = torch.empty(1, requires_grad=True)
 
     def forward(hidden: Tensor, _index: Tensor, weights: Tensor) -> Any:
@@ -198,7 +180,7 @@ def _without_experts(layers: Sequence[MoELayer]) -> Iterator[None]:
 
     with ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(_set(layer.experts, "forward", forward))
+            stack.enter_context(replaced(layer.experts, "forward", forward))
         yield
 
 
@@ -212,7 +194,7 @@ def _one_of_each_kind(
 
     def once(kind: str, run: Any) -> Any:
         def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-            this = kind, hidden.requires_grad  # what the first layer is given cannot be trained
+            this = kind, hidden.requires_grad  # the first layer's input needs no gradient
             if this in seen:
                 size, out = seen[this]
                 counted.append(size)
@@ -226,12 +208,12 @@ def _one_of_each_kind(
 
     with ExitStack() as stack:
         for layer in _decoder_layers(body, layers):
-            stack.enter_context(_set(layer, "forward", once(_kind(layer), layer.forward)))
+            stack.enter_context(replaced(layer, "forward", once(_kind(layer), layer.forward)))
         yield counted
 
 
 def _decoder_layers(body: nn.Module, layers: Sequence[MoELayer]) -> Iterator[nn.Module]:
-    """All layers of the list that the sparse ones are in."""
+    """Yield all layers of the list that contains the sparse ones."""
     inside = {id(layer.block) for layer in layers}
     for module in body.modules():
         if isinstance(module, nn.ModuleList) and any(id(m) in inside for m in module.modules()):
@@ -240,7 +222,7 @@ def _decoder_layers(body: nn.Module, layers: Sequence[MoELayer]) -> Iterator[nn.
 
 
 def _kind(layer: nn.Module) -> str:
-    """The same for layers that keep the same: their modules, numbers and shapes."""
+    """Return a key that is equal for layers that save the same: modules, numbers, shapes."""
     parts = []
     for name, module in layer.named_modules():
         plain = [
@@ -251,16 +233,3 @@ def _kind(layer: nn.Module) -> str:
         shapes = [tuple(p.shape) for p in module.parameters(recurse=False)]
         parts.append((name, type(module).__name__, plain, shapes))
     return re.sub(r"\s", "", repr(parts))
-
-
-@contextmanager
-def _set(holder: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute of a module, of either sort, while the context lasts."""
-    own, before = name in vars(holder), getattr(holder, name)
-    setattr(holder, name, value)
-    try:
-        yield
-    finally:
-        delattr(holder, name)
-        if own:
-            setattr(holder, name, before)

@@ -1,11 +1,11 @@
-"""Frozen weights of a layer's experts in other forms than one tensor in the model's own memory.
+"""Frozen weights of a layer's experts in other forms than one tensor in the model's memory.
 
-A form gives the weights of one expert, or of a few, at the moment of a product, and they are gone
-after it; what is kept is smaller, or lies elsewhere:
+A form makes the weights of one expert, or of a few, for a product, and drops them after it; the
+stored data are smaller, or in another place:
 
 - `Elsewhere`: in full, in main memory beside a GPU, or in a file that is mapped into memory;
-- `Quantised`: as whole numbers of 8 or 4 bits, which may themselves lie elsewhere;
-- `Narrowed`: those of some experts alone, brought here from elsewhere.
+- `Quantised`: as whole numbers of 8 or 4 bits, which may themselves be elsewhere;
+- `Narrowed`: those of some experts, brought here from elsewhere.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import Tensor
 from fedmoe.errors import ModelError
 
 Frozen = Literal["full", "int8", "int4"]
-"""How frozen experts are kept: in the model's own type, or in 8 or 4 bits with scales."""
+"""The form of frozen experts: the model's own type, or 8 or 4 bits with scales."""
 BITS: dict[Frozen, int] = {"int8": 8, "int4": 4}
 GROUP = 64
 """Neighbouring values that share a scale in 4 bits; in 8 bits a whole row does."""
 SMALLEST_GROUP = 8
-"""Below this the scales would weigh more than the 4 bits save."""
+"""The smallest group: with a smaller one the scales would take more than the 4 bits save."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Stored(ABC):
     """Weights (experts, out, in) whose `stored[e]` and `stored[i:j]` are tensors on `device`."""
 
     device: torch.device
-    """Where products are computed."""
+    """The device that computes products."""
 
     @property
     @abstractmethod
@@ -45,28 +45,28 @@ class Stored(ABC):
     @property
     @abstractmethod
     def num_bytes(self) -> int:
-        """Bytes of what is kept, wherever it lies."""
+        """Bytes of the stored data, wherever they are."""
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether what is kept is not on `device`."""
+        """True where the stored data are not on `device`."""
         return False
 
     @abstractmethod
     def __getitem__(self, experts: int | slice) -> Tensor:
-        """The weights of one expert (out, in), or of a range of them."""
+        """Return the weights of one expert (out, in), or of a range of them."""
 
     @abstractmethod
     def placed(self, place: Callable[[Tensor], Tensor]) -> Self:
-        """The same with what is kept moved by `place`."""
+        """Return the same form with its stored data moved by `place`."""
 
     @property
     def mT(self) -> Transposed:
-        """The same weights as (experts, in, out)."""
+        """The weights as (experts, in, out)."""
         return Transposed(self)
 
     def narrowed(self, kept: Tensor) -> Narrowed:
-        """Those of the experts that `kept`, bool (experts,), marks, on `device`."""
+        """Return the weights of the experts that `kept`, bool (experts,), marks, on `device`."""
         where = kept.nonzero().flatten()
         return Narrowed(
             self.device,
@@ -78,7 +78,7 @@ class Stored(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Narrowed(Stored):
-    """Some experts' weights, numbered as all are; those of the others are zeros that none reads."""
+    """Some experts' weights under their own numbers; the others are zeros that nothing reads."""
 
     stored: Stored  # (experts kept, out, in)
     where: tuple[int, ...]
@@ -96,11 +96,11 @@ class Narrowed(Stored):
     def __getitem__(self, experts: int | slice) -> Tensor:
         if isinstance(experts, int):
             return self.stored[self.where.index(experts)]
-        asked = range(*experts.indices(self.whole[0]))
-        here = [i for i, e in enumerate(self.where) if e in asked]
+        wanted = range(*experts.indices(self.whole[0]))
+        here = [i for i, e in enumerate(self.where) if e in wanted]
         some = self.stored[here[0] : here[-1] + 1] if here else self.stored[0:0]
-        out = some.new_zeros(len(asked), *some.shape[1:])
-        out[[asked.index(self.where[i]) for i in here]] = some
+        out = some.new_zeros(len(wanted), *some.shape[1:])
+        out[[wanted.index(self.where[i]) for i in here]] = some
         return out
 
     def placed(self, place: Callable[[Tensor], Tensor]) -> Self:
@@ -109,7 +109,7 @@ class Narrowed(Stored):
 
 @dataclass(frozen=True, eq=False)
 class Transposed:
-    """`stored.mT`: what products forward read."""
+    """The transpose of stored weights, which forward products read."""
 
     stored: Stored
 
@@ -121,7 +121,7 @@ class Transposed:
 
     @property
     def mT(self) -> Stored:
-        """The weights as they are kept."""
+        """The weights as they are stored."""
         return self.stored
 
     def __getitem__(self, experts: int | slice) -> Tensor:
@@ -173,7 +173,7 @@ class Quantised(Stored):
 
     @property
     def bits(self) -> int:
-        """Of one value."""
+        """Bits of one value."""
         return 8 if self.codes.dtype == torch.int8 else 4
 
     @property
@@ -203,7 +203,7 @@ class Quantised(Stored):
 
 @torch.no_grad()
 def quantised(weights: Tensor, frozen: Frozen) -> Quantised:
-    """Weights (experts, out, in) in 8 or 4 bits, expert by expert, on the device they are on.
+    """Quantise weights (experts, out, in) to 8 or 4 bits, expert by expert, on their device.
 
     Raises:
         ModelError: rows are of a length that 4 bits cannot group.
@@ -215,15 +215,15 @@ def quantised(weights: Tensor, frozen: Frozen) -> Quantised:
 
 
 def can_quantise(rows: tuple[int, ...], frozen: Frozen) -> bool:
-    """Whether rows of these lengths can be kept in this form."""
+    """Return whether rows of these lengths can be stored in this form."""
     return frozen != "int4" or all(math.gcd(row, GROUP) >= SMALLEST_GROUP for row in rows)
 
 
 def group_of(row: int, frozen: Frozen) -> int:
-    """Values of a row of this length that share a scale.
+    """Return how many values of a row of this length share a scale.
 
     Raises:
-        ModelError: as `quantised`.
+        ModelError: 4 bits cannot group such a row.
     """
     if frozen != "int4":
         return row
@@ -236,14 +236,14 @@ def group_of(row: int, frozen: Frozen) -> int:
 
 
 def stored_bytes(rows: int, row: int, frozen: Frozen, element_bytes: int) -> int:
-    """Bytes of `rows` rows of `row` values, scales included."""
+    """Return the bytes of `rows` rows of `row` values, scales included."""
     if frozen == "full":
         return rows * row * element_bytes
     return rows * (row * BITS[frozen] // 8 + row // group_of(row, frozen) * element_bytes)
 
 
 def _coded(weights: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
-    """Codes and scales of one expert's (out, in)."""
+    """Return codes and scales of one expert's (out, in)."""
     largest = 2 ** (bits - 1) - 1
     values = weights.float().unflatten(-1, (-1, group))
     scales = (values.abs().amax(-1) / largest).to(weights.dtype)
@@ -256,7 +256,7 @@ def _coded(weights: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
 
 
 def _unpacked(codes: Tensor, dtype: torch.dtype) -> Tensor:
-    """Whole numbers from -7 to 7: the first half of a row is in the low bits, the second above."""
+    """Return whole numbers from -7 to 7: low bits are a row's first half, high bits its second."""
     half = codes.shape[-1]
     whole = torch.empty(*codes.shape[:-1], 2 * half, dtype=dtype, device=codes.device)
     whole[..., :half] = codes & 15

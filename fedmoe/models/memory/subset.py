@@ -21,7 +21,7 @@ from fedmoe.section import section
 
 LeftOut = Literal["drop", "merge"]
 Output = tuple[Tensor, Tensor, Tensor]
-"""Of a router: logits (tokens, experts), weights and index (tokens, top_k)."""
+"""A router's logits (tokens, experts), weights and index (tokens, top_k)."""
 
 
 @section
@@ -43,33 +43,33 @@ class Subset:
     keep: Annotated[int, Field(ge=1)]
     """Experts of each layer that stay, at least the tier's `top_k`."""
     left_out: LeftOut = "drop"
-    """What becomes of the others. `drop`: no token can choose them. `merge`: one frozen expert
+    """Treatment of the others. `drop`: no token can choose them. `merge`: one frozen expert
     stands for all of them, the mean of their frozen weights by how often each was chosen; the
     router chooses as ever, and a token's choices among them go there, with their weights added."""
     examples: Annotated[int, Field(ge=1)] = 32
-    """Of a client's own, drawn anew in each round, on which it counts."""
+    """A client's examples, drawn anew in each round, on which it counts."""
     profile: Frozen | None = None
-    """How the frozen experts are kept while it counts; as in training when omitted."""
+    """The form of the frozen experts while it counts; as in training when omitted."""
 
     @property
     def merges(self) -> bool:
-        """Whether one expert stands for those left out."""
+        """True where one expert stands for those left out."""
         return self.left_out == "merge"
 
     @property
     def outcome(self) -> str:
-        """What becomes of the others, in a word or two."""
+        """The treatment of the others, in a word or two."""
         return "merged into one" if self.merges else "dropped"
 
     def num_held(self, num_experts: int) -> int:
-        """Experts of each layer, of which the model has `num_experts`, whose weights are needed."""
+        """Return the number of each layer's experts whose weights are needed."""
         return min(num_experts, self.keep + self.merges)
 
 
 def most_active(
     counts: Int64[Tensor, "layers experts"], keep: int
 ) -> Bool[Tensor, "layers experts"]:
-    """The `keep` experts of each layer with the most tokens; of equal ones the lower index."""
+    """Return the `keep` experts of each layer with the most tokens; ties go to the lower index."""
     order = counts.sort(dim=1, descending=True, stable=True).indices
     return torch.zeros_like(counts, dtype=torch.bool).scatter(1, order[:, :keep], True)
 
@@ -77,7 +77,7 @@ def most_active(
 def merging_shares(
     counts: Int64[Tensor, " experts"], kept: Bool[Tensor, " experts"]
 ) -> Float64[Tensor, " experts"]:
-    r"""How much of each expert goes into the merged one of its layer; they sum to 1.
+    r"""Return the share of each expert in the merged one of its layer; they sum to 1.
 
     $$p_e = n_e / \sum_{j\ left\ out} n_j$$
 
@@ -89,7 +89,7 @@ def merging_shares(
 
 
 class KeptExperts:
-    """Which experts of each layer a model computes with: a mask, beside weights that all share."""
+    """The experts of each layer that a model computes with: a mask over shared weights."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class KeptExperts:
     ) -> None:
         self.layers, self.states, self.frozen, self.family = layers, states, frozen, family
         self.merges = False
-        """Whether some experts are merged now."""
+        """True while some experts are merged."""
         self.counts = torch.zeros(len(layers), dtype=torch.int64)
         """int64 (layers,): choices that went to merged experts since counting began."""
         self._routers_see = False
@@ -111,7 +111,7 @@ class KeptExperts:
         """Compute with the experts that `counts` favour; with all of them where all are kept.
 
         Merged experts take the form that the frozen experts are used in. With `offloaded` those
-        kept stay where they lie.
+        kept stay in their place.
         """
         self.clear()
         kept = most_active(counts, subset.keep)
@@ -172,13 +172,13 @@ def merged(
     shares: Float64[Tensor, " experts"],
     frozen: Frozen,
 ) -> Merged:
-    r"""One expert in the place of several: $W = \sum_e p_e W_e$, and its biases likewise.
+    r"""Return one expert in the place of several: $W = \sum_e p_e W_e$, and its biases likewise.
 
     Sums run in float32 at least; the result is of the weights' type, or quantised as they are.
     LoRA of the merged experts does not enter.
 
     Args:
-        stored: the form in which the layer's weights are kept; None for its parameters.
+        stored: the form of the layer's weights; None for its parameters.
         shares: the p; an expert of none is not read.
         frozen: the form that the result takes.
     """
@@ -190,7 +190,7 @@ def merged(
 
 @torch.no_grad()
 def _mean(weights: Tensor | Stored, shares: Tensor) -> Tensor:
-    """(1, ...): the weighted mean over experts, one after another."""
+    """Return (1, ...): the weighted mean over experts, summed one after another."""
     total, kind = None, None
     for e, share in enumerate(shares.tolist()):
         if share:

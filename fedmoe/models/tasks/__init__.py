@@ -1,6 +1,6 @@
-"""What models are asked, and all in which that makes them differ.
+"""Forms of task: how prompts and responses pass through a model.
 
-- `task`: what a form of task says (`TaskForm`), of a batch (`TaskBatch`)
+- `task`: the base class (`TaskForm`), and what it reads of a batch (`TaskBatch`)
 - `causal`: a prompt and its response are one text, of which each token follows from those before
 - `seq2seq`: the prompt goes to an encoder, the response comes from a decoder
 - `image`: an image to one label
@@ -18,9 +18,9 @@ from fedmoe.models.families import FAMILIES
 from fedmoe.models.tasks.causal import Causal
 from fedmoe.models.tasks.image import ImageLabel
 from fedmoe.models.tasks.seq2seq import SequenceToSequence
-from fedmoe.models.tasks.task import TaskBatch, TaskForm
+from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm
 
-__all__ = ["TASKS", "TaskBatch", "TaskForm", "require_causal", "task_of"]
+__all__ = ["TASKS", "Decoding", "TaskBatch", "TaskForm", "require_causal", "task_of"]
 
 TASKS: dict[str, TaskForm] = {
     "causal": Causal(),
@@ -30,7 +30,7 @@ TASKS: dict[str, TaskForm] = {
 
 
 def task_of(model_type: str) -> TaskForm:
-    """The form of task of a model type; that of language models where it is not listed."""
+    """Return the form of task of a model type; causal where the type is not listed."""
     family = FAMILIES.get(model_type)
     return TASKS[family.task if family else "causal"]
 

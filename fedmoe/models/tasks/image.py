@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmoe.errors import DataError, ModelError
-from fedmoe.models.tasks.task import Sample, TaskBatch, TaskForm
+from fedmoe.models.tasks.task import Decoding, Sample, TaskBatch, TaskForm
 from fedmoe.models.vit import SparseViT
 
 WHITE = 255
@@ -62,24 +62,18 @@ class ImageLabel(TaskForm):
 
     @torch.no_grad()
     def answers(
-        self,
-        model: nn.Module,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        pad: int,
-        end: int,
-        cache: bool,
+        self, model: nn.Module, prompts: Sequence[Sequence[int]], decoding: Decoding
     ) -> list[list[int]]:
-        """The likeliest label's id."""
+        """Return the id of the likeliest label."""
         logits = model(pixel_values=as_images(model, torch.tensor(prompts))).logits
         return logits.argmax(-1, keepdim=True).tolist()
 
 
 class Pixels:
-    """Makes ids of an image's written grey values, and of the name of a label."""
+    """An encoder of images, written as grey values, and of labels into ids."""
 
     pad_token_id = eos_token_id = 0
-    """Never used: all images of a model have one size, and a label is one id."""
+    """Unused: all images of a model have one size, and a label is one id."""
 
     def __init__(self, config: Any) -> None:
         side = config.image_size
@@ -88,7 +82,7 @@ class Pixels:
         self.ids = {name: i for i, name in self.names.items()}
 
     def __call__(self, images: list[str]) -> dict[str, list[list[int]]]:
-        """The grey values of images, each written as numbers between spaces.
+        """Return the grey values of images, each written as numbers between spaces.
 
         Raises:
             DataError: an image is not written so, or is of another size than the model's.
@@ -96,7 +90,7 @@ class Pixels:
         return {"input_ids": [self._image(image) for image in images]}
 
     def labels(self, names: list[str]) -> list[int]:
-        """The ids of labels.
+        """Return the ids of labels.
 
         Raises:
             DataError: a label that the model does not have.
@@ -108,7 +102,7 @@ class Pixels:
         return [self.ids[name] for name in names]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """The names of labels."""
+        """Return the names of labels."""
         return " ".join(self.names[i] for i in ids)
 
     def _image(self, image: str) -> list[int]:
@@ -128,7 +122,7 @@ class Pixels:
 
 
 def as_images(model: nn.Module, ids: Tensor) -> Tensor:
-    """Grey values (images, pixels) as float images (images, channels, side, side), -1 to 1."""
+    """Return grey values (images, pixels) as images (images, channels, side, side), -1 to 1."""
     config: Any = model.config
     shape = (-1, config.num_channels, config.image_size, config.image_size)
     weight = next(model.parameters())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 
-from fedmoe.models.tasks.task import TaskBatch, TaskForm, device_of
+from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm, device_of
 
 ENCODER, DECODER = 0, 1
 
@@ -38,62 +38,46 @@ class SequenceToSequence(TaskForm):
         return [encoded.flatten(), decoded.flatten()]
 
     def hidden(self, model: nn.Module, batch: TaskBatch) -> Tensor:
-        """Of the decoder.
+        """Return the decoder's states.
 
-        The state that is to predict token t of a row's text is that of decoder position
-        t - prompt_length: the causal model's, counted from the prompt's end.
+        The state that predicts token t of a row's text is at decoder position t - prompt_length:
+        the causal model's, counted from the prompt's end.
         """
         prompt, mask, response = _inputs(model, batch)
         encoded = model.get_encoder()(  # pyright: ignore[reportCallIssue]
             input_ids=prompt, attention_mask=mask
         ).last_hidden_state
-        # The decoder is causal and padded on the right: it needs no mask of its own.
+        # The decoder is causal and padded on the right: it needs no separate mask.
         states = model.get_decoder()(  # pyright: ignore[reportCallIssue]
             input_ids=response,
             encoder_hidden_states=encoded,
             encoder_attention_mask=mask,
             use_cache=False,
         ).last_hidden_state
-        return _asked_for(states, batch)
+        return _targets(states, batch)
 
     def own_logits(self, model: Any, batch: TaskBatch) -> Tensor:
         prompt, mask, response = _inputs(model, batch)
         out = model(input_ids=prompt, attention_mask=mask, decoder_input_ids=response)
-        return _asked_for(out.logits, batch)
+        return _targets(out.logits, batch)
 
     def answers(
-        self,
-        model: nn.Module,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        pad: int,
-        end: int,
-        cache: bool,
+        self, model: nn.Module, prompts: Sequence[Sequence[int]], decoding: Decoding
     ) -> list[list[int]]:
-        length, device = max(len(p) for p in prompts), device_of(model)
-        ids = torch.tensor([[*p, *[pad] * (length - len(p))] for p in prompts])
-        mask = torch.tensor([[1] * len(p) + [0] * (length - len(p)) for p in prompts])
-        out = model.generate(  # pyright: ignore[reportCallIssue]
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            eos_token_id=end,
-        )
+        out = decoding.generate(model, prompts, pad_left=False)
         return [row[1:].tolist() for row in out]  # without the token it started with
 
 
 def _inputs(model: Any, batch: TaskBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Prompts, which of them is no padding, and what the decoder is shown."""
+    """Return the prompts, the mask of their real tokens, and the decoder's input."""
     prompt, response = apart(batch, int(model.config.decoder_start_token_id))
     mask = _before(batch.prompt_lengths).long()
     prompt, mask, response = (x.to(device_of(model)) for x in (prompt, mask, response))
     return prompt, mask, response
 
 
-def _asked_for(states: Tensor, batch: TaskBatch) -> Tensor:
-    """Of the decoder's (batch, length, ...), those from which the targets are predicted."""
+def _targets(states: Tensor, batch: TaskBatch) -> Tensor:
+    """Pick the decoder's states, of (batch, length, ...), that predict the targets."""
     length = batch.valid.shape[1]
     row, column = batch.positions // length, batch.positions % length
     column = column - batch.prompt_lengths[row] + 1
@@ -101,9 +85,9 @@ def _asked_for(states: Tensor, batch: TaskBatch) -> Tensor:
 
 
 def apart(batch: TaskBatch, start: int) -> tuple[Tensor, Tensor]:
-    """The prompts, and `start` with the responses but for their last token; both right-padded.
+    """Return the prompts, and `start` with the responses but for their last token.
 
-    What stands at padding is any id.
+    Both are right-padded, with any id.
     """
     ids, lengths = batch.input_ids, batch.prompt_lengths
     most = int((batch.valid.sum(1) - lengths).max()) + 1

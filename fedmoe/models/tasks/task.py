@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 
 class TaskBatch(Protocol):
-    """What is used of a batch, see `data.text.Batch`."""
+    """The parts of a batch that forms of task read; see `data.text.Batch`."""
 
     @property
     def input_ids(self) -> Tensor: ...
@@ -36,79 +36,102 @@ class Sample:
 
     @classmethod
     def of(cls, ids: Tensor, prompt_length: int) -> Sample:
-        """Rows (batch, length) of which all behind the prompt, and one more, is asked for."""
+        """Return rows (batch, length) whose targets follow the prompt, one token earlier on."""
         where = torch.arange(ids.numel()).view(ids.shape)[:, prompt_length - 1 :].flatten()
         lengths = torch.full((len(ids),), prompt_length)
         return cls(ids, torch.ones_like(ids, dtype=torch.bool), where, lengths)
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """Settings of greedy decoding."""
+
+    max_new_tokens: int
+    pad: int
+    end: int
+    cache: bool = True
+    """Whether the model decodes a padded batch correctly with a cache."""
+
+    def generate(self, model: Any, rows: Sequence[Sequence[int]], pad_left: bool) -> Tensor:
+        """Return the ids that transformers generates for rows of unlike lengths."""
+        length, device = max(len(row) for row in rows), device_of(model)
+        ids = torch.full((len(rows), length), self.pad)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            place = slice(length - len(row), None) if pad_left else slice(len(row))
+            ids[i, place], mask[i, place] = torch.tensor(row), 1
+        return model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            do_sample=False,
+            max_new_tokens=self.max_new_tokens,
+            pad_token_id=self.pad,
+            eos_token_id=self.end,
+            use_cache=self.cache or bool(mask.all()),
+        )
+
+
 class TaskForm(ABC):
-    """One form of task, of all models that are asked it."""
+    """One form of task, shared by all models of its kind."""
 
     name: ClassVar[str]
     does: ClassVar[str]
-    """What such a model does, for an error's sentence."""
+    """Words for what such a model does, for errors."""
     kind: ClassVar[str]
-    """What it is called when a folder does not hold one."""
+    """Name of such a model, for errors."""
     auto: ClassVar[Any]
     """The class of transformers that finds a model's own."""
     peft: ClassVar[str | None]
     """PEFT's name of it."""
     sample_prompt: ClassVar[int] = 1
-    """Of the 32 ids of a sample, those that are its prompt."""
+    """Ids of a sample's prompt, of 32 in all."""
 
     def load(self, folder: str, config: Any, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-        """The model in a folder, and what transformers says of its keys."""
+        """Return the model in a folder, and transformers' report on its keys."""
         return self.auto.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True
         )
 
     def build(self, config: Any, dtype: torch.dtype, **options: Any) -> nn.Module:
-        """A model of random weights."""
+        """Return a model of random weights."""
         return self.auto.from_config(config, dtype=dtype, **options)
 
     def tokenizer(self, folder: str, config: Any) -> Any:
-        """What makes ids of a prompt and of a response, and text of ids."""
+        """Return the encoder of prompts and responses into ids, and of ids into text."""
         return AutoTokenizer.from_pretrained(folder)
 
     def head(self, model: nn.Module) -> nn.Module:
-        """The layer that makes logits of hidden states."""
+        """Return the layer that makes logits of hidden states."""
         return model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
 
     def stack(self, path: str) -> int:
-        """Which of the model's stacks the sparse layer at `path` is in."""
+        """Return the number of the model's stack that contains the sparse layer at `path`."""
         return 0
 
     @abstractmethod
     def routed(self, model: nn.Module, batch: TaskBatch) -> list[Tensor]:
-        """For each stack which of its tokens are real: flat bool; False at padding."""
+        """Return, for each stack, a flat bool: True at real tokens, False at padding."""
 
     @abstractmethod
     def hidden(self, model: nn.Module, batch: TaskBatch) -> Tensor:
-        """The states (targets, hidden) from which the batch's targets are predicted."""
+        """Return the states (targets, hidden) that predict the batch's targets."""
 
     @abstractmethod
     def own_logits(self, model: Any, batch: TaskBatch) -> Tensor:
-        """Logits (targets, vocabulary) as the class's own forward pass makes them."""
+        """Return the logits (targets, vocabulary) of the class's own forward pass."""
 
     def sample(self, model: nn.Module) -> Sample:
-        """Two fixed rows."""
+        """Return two fixed rows."""
         vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore
         return Sample.of((torch.arange(64) * 7919 % vocabulary).view(2, 32), self.sample_prompt)
 
     @abstractmethod
     def answers(
-        self,
-        model: nn.Module,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        pad: int,
-        end: int,
-        cache: bool,
+        self, model: nn.Module, prompts: Sequence[Sequence[int]], decoding: Decoding
     ) -> list[list[int]]:
-        """The best ids for each prompt, one after another, in no more than `max_new_tokens`."""
+        """Return greedy ids for each prompt, at most `decoding.max_new_tokens`."""
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's first parameter is."""
+    """Return the device of a model's first parameter."""
     return next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""Clients side by side on forked workers; one that dies is replaced and its client done again."""
+"""Clients side by side on forked workers; if one dies, it is replaced and its client done again."""
 
 from __future__ import annotations
 
@@ -12,29 +12,35 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
 
 from fedmoe.errors import FedMoEError
-from fedmoe.messages.codec import Failure, Task, Update
-from fedmoe.runs.local.answers import Folder, Order, fetch, read, train
-from fedmoe.runs.local.schedule import Tally, TimeModel, Work, longest_first
-from fedmoe.runs.local.worker import Done
-from fedmoe.runs.local.workforce import Job, Lost, Workforce
-from fedmoe.runs.scorer import Scorer
-from fedmoe.runs.server_side import ServerSide
-from fedmoe.runs.workers import Replaced, Watch
-from fedmoe.system.processes import node_of
+from fedmoe.messages.records import Failure, Update
+from fedmoe.runs.local.answers import Folder, fetch, read, train
+from fedmoe.runs.local.schedule import Tally, TimeModel, longest_first
+from fedmoe.system.processes import process_of
+from fedmoe.system.workforce import Job, Lost, Workforce
+
+if TYPE_CHECKING:
+    from fedmoe.messages.records import Task
+    from fedmoe.runs.local.answers import Order
+    from fedmoe.runs.local.schedule import Work
+    from fedmoe.runs.scorer import Scorer
+    from fedmoe.runs.server_side import ServerSide
+    from fedmoe.runs.workers import Replaced, Watch
+    from fedmoe.system.workforce import Done
 
 A = TypeVar("A")
 R = TypeVar("R")
 
-
 WAITING = ".waiting-"
-"""Begins the name of a folder of updates that wait; the number of its process follows."""
+"""The beginning of the name of a folder of waiting updates; the number of its process follows."""
 
 
 class Pool:
-    """Forked processes, which share the frozen weights and the data with this one."""
+    """Forked processes that share the frozen weights and the data with this one."""
 
     def __init__(
         self,
@@ -47,16 +53,16 @@ class Pool:
         watches: Sequence[Watch] = (),
         job_seconds: float = math.inf,
     ) -> None:
-        """Fork the workers.
+        """Fork the workers, each of which computes on one thread.
 
         Args:
             server: checks the answers, in this process.
-            scorer: what the workers inherit: the client side and the evaluation sets.
-            workers: how many.
-            work: the expected FLOPs of a task; without it all are thought equal.
+            scorer: inherited by the workers: the client side and the evaluation sets.
+            workers: the number of workers.
+            work: the expected FLOPs of a task; by default all are taken to be equal.
             folder: where updates wait for their turn, in a folder that `close` removes.
-            watches: who is told of schedules and of workers that were replaced.
-            job_seconds: after which a worker that has not answered is killed and replaced.
+            watches: notified of schedules and of workers that were replaced.
+            job_seconds: time for a job; after it, its worker is killed and replaced.
 
         Raises:
             FedMoEError: this is not Linux.
@@ -71,10 +77,12 @@ class Pool:
             _sweep(folder)
         self.waiting = tempfile.TemporaryDirectory(prefix=f"{WAITING}{os.getpid()}-", dir=folder)
         self.folder = Folder(Path(self.waiting.name))
-        self.force = Workforce(scorer, workers, self._replaced, job_seconds)
+        self.force = Workforce(
+            scorer, workers, self._replaced, job_seconds=job_seconds, prepare=_one_thread
+        )
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
-        """One answer per task, in order; see `rounds.Transport`."""
+        """Yield one answer per task, in order; see `rounds.Transport`."""
         tally, started = Tally(), time.monotonic()
         ended = started
         work = [self.work(task) for task in tasks]
@@ -95,7 +103,7 @@ class Pool:
             watch.scheduled(tally.schedule(tasks[0].round, self.force.size, ended - started))
 
     def map(self, job: Callable[[Scorer, A], R], arguments: Iterable[A]) -> Iterator[R]:
-        """Return `job(scorer, argument)` for each argument, in order.
+        """Yield `job(scorer, argument)` for each argument, in order.
 
         Raises:
             FedMoEError: a job ended every worker that tried it.
@@ -109,27 +117,25 @@ class Pool:
                 yield outcome.value
 
     def lose_worker(self) -> None:
-        """Kill the first worker; what it was at is done again."""
+        """Kill the first worker; its job is done again."""
         pid = self.force.workers[0].process.pid if self.force.workers else None
         if pid:
             self.force.killed.add(pid)
             os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End the workers and remove what waits."""
+        """End the workers and remove their files."""
         self.force.close()
         self.waiting.cleanup()
 
     def _jobs(
         self, tasks: Sequence[Task], orders: Sequence[Order], work: Sequence[float]
     ) -> Iterator[Job]:
-        """The tasks as jobs, the one expected to take longest first."""
-        expected = [
-            self.times.expected(task.client, flops) for task, flops in zip(tasks, work, strict=True)
-        ]
+        """Yield the tasks as jobs, the one expected to take longest first."""
+        pairs = zip(tasks, work, strict=True)
+        expected = [self.times.expected(task.client, flops) for task, flops in pairs]
         for number in longest_first(expected):
-            task = tasks[number]
-            name = f"client {task.client} of round {task.round}"
+            name = f"client {tasks[number].client} of round {tasks[number].round}"
             yield Job(number, train, orders[number], name)
 
     def _read(self, task: Task, order: Order, outcome: Done | Lost) -> Update | Failure:
@@ -142,9 +148,14 @@ class Pool:
             watch.replaced(event)
 
 
+def _one_thread() -> None:
+    # OpenMP's threads do not survive a fork: a worker would wait for a second one without end.
+    torch.set_num_threads(1)
+
+
 def _sweep(folder: Path) -> None:
-    """Remove what processes left that were killed, also those of which nobody took leave yet."""
+    """Remove the folders of killed processes, zombies included."""
     for left in folder.glob(f"{WAITING}*-*"):
         pid = left.name.removeprefix(WAITING).partition("-")[0]
-        if pid.isdecimal() and node_of(int(pid)) is None:
+        if pid.isdecimal() and process_of(int(pid)) is None:
             shutil.rmtree(left, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""`python -m simulations.benchmarks.flower_noop`: Flower's Ray engine, its client idle.
+"""`python -m simulations.benchmarks.flower_idle ROUNDS`: Flower's Ray engine with idle clients.
 
-Prints seconds per round, a line each: the first has Ray's start in it. A process of its own, since
-Ray leaves threads, environment variables and child processes behind.
+Prints the seconds of each round; the first includes Ray's start. A separate process, since Ray
+leaves threads, environment variables and child processes behind.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from flwr.simulation import run_simulation
 NUM_TENSORS, VALUES, NODES = 6144, 256, 2
 
 
-def main() -> None:
-    """Run as many rounds as the argument says, of one client on each of two nodes."""
-    rounds, client, server = int(sys.argv[1]), ClientApp(), ServerApp()
+def main(rounds: int) -> None:
+    """Carry out rounds of one client on each of two nodes."""
+    client, server = ClientApp(), ServerApp()
 
     @client.train()
     def train(message: Message, context: Context) -> Message:
@@ -43,18 +43,17 @@ def main() -> None:
 
 
 def one_round(grid: Grid, nodes: list[int], state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Everything out, everything back, averaged."""
-    arrays = ArrayRecord({name: Array(values) for name, values in state.items()})
-    content = RecordDict({"arrays": arrays})
-    messages = [Message(content, node, MessageType.TRAIN) for node in nodes]
+    """Send everything, take everything back, and average it by name."""
+    content = RecordDict({"arrays": ArrayRecord({k: Array(v) for k, v in state.items()})})
+    replies = grid.send_and_receive([Message(content, n, MessageType.TRAIN) for n in nodes])
+    returned = [reply.content["arrays"] for reply in replies]
     sums = {name: np.zeros(VALUES, np.float64) for name in state}
-    for reply in grid.send_and_receive(messages):
-        returned = reply.content["arrays"]
-        assert isinstance(returned, ArrayRecord)
-        for name, array in returned.items():
+    for arrays in returned:
+        assert isinstance(arrays, ArrayRecord)
+        for name, array in arrays.items():
             sums[name] += array.numpy()
     return {name: (values / len(nodes)).astype(np.float32) for name, values in sums.items()}
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -1,0 +1,176 @@
+"""The records that messages carry, and the one list of the numbers that a client reports.
+
+To report one more number, add a line to `ClientReport` and compute it where the update is made
+(`training/client.py`): messages, validation, the ledger, live tables, logs, trackers and reports
+iterate over `CLIENT_FIELDS`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from torch import Tensor
+
+from fedmoe.adapter import Adapter
+
+MOST_METRICS = 16
+"""Own metrics in one update."""
+METRIC_NAME = re.compile(r"[A-Za-z][\w.-]{0,39}", re.ASCII)
+"""The whole of a metric's name."""
+
+Number = int | float
+
+
+@dataclass(frozen=True)
+class Field:
+    """One number that a client reports about its local round: its bounds, and how it is shown.
+
+    `name` and `type` are filled in from the attribute that the field annotates.
+    """
+
+    label: str
+    """Its column's heading."""
+    unit: Literal["", "seconds", "bytes"] = ""
+    least: float = -math.inf
+    most: float = math.inf
+    """An update with a value outside the bounds is refused."""
+    live: Literal["value", "per second"] | None = "value"
+    """How live tables and logs show it; trackers then get it, too. Ledger and JSON have them all.
+    """
+    over_rounds: Literal["first", "last", "sum", "largest"] | None = None
+    """How the report sums up a client's rounds; None leaves the column out."""
+    name: str = ""
+    type: type[Number] = float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClientReport:
+    """The numbers that a client reports about its local round: a line each, and no other list."""
+
+    examples: Annotated[int, Field("examples", least=1, live=None, over_rounds="last")]
+    """Training examples that the client holds; `Limits.examples` bounds them."""
+    steps: Annotated[int, Field("steps", least=1, most=2**40, live=None)]
+    """Optimiser steps."""
+    loss_before: Annotated[float, Field("loss before", over_rounds="first")]
+    """Mean loss per response token on the client's own examples, before training."""
+    loss_after: Annotated[float, Field("loss after", over_rounds="last")]
+    tokens: Annotated[
+        int, Field("tokens", least=1, most=2**50, live="per second", over_rounds="sum")
+    ]
+    """Tokens that passed through the model in training, padding excluded."""
+    seconds: Annotated[float, Field("time", "seconds", least=0, over_rounds="sum")]
+    """Wall time of the local round."""
+    peak_bytes: Annotated[
+        int, Field("peak memory", "bytes", least=0, most=2**50, live=None, over_rounds="largest")
+    ]
+    """Peak of the process's memory; on a GPU, of the memory allocated there in this round."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Own metrics of a local step: at most `MOST_METRICS` finite numbers with a `METRIC_NAME`."""
+
+    def reported(self) -> dict[str, Number]:
+        """Return every field of `CLIENT_FIELDS` by name, in order."""
+        return {f.name: getattr(self, f.name) for f in CLIENT_FIELDS}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same for JSON, and under `metrics` the own metrics, if there are any."""
+        metrics = {name: float(value) for name, value in self.metrics.items()}
+        return self.reported() | ({"metrics": metrics} if metrics else {})
+
+
+def _client_fields() -> tuple[Field, ...]:
+    hints = get_type_hints(ClientReport, include_extras=True)
+    marked = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Annotated}
+    return tuple(replace(mark, name=name, type=kind) for name, (kind, mark) in marked.items())
+
+
+CLIENT_FIELDS = _client_fields()
+"""Everything that a client reports, in the order in which it is shown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One whole local round of one client, repeatable from these values alone.
+
+    >>> import torch
+    >>> from fedmoe.adapter import Adapter, Layout
+    >>> layout = Layout.of([("experts.A", (4, 2, 3), 0)], 1, num_experts=4, rank=2, alpha=4.0)
+    >>> adapter = Adapter(layout, torch.zeros(layout.size))
+    >>> task = Task(1, client=0, tier="low", top_k=2, rescaler=torch.ones(1), adapter=adapter)
+    >>> task.tier, task.adapter.layout.size
+    ('low', 24)
+    """
+
+    round: int
+    client: int
+    tier: str
+    top_k: int
+    """Experts that each token activates."""
+    rescaler: Tensor
+    """float32 (layers,): the tier's factors on each MoE layer's output."""
+    adapter: Adapter
+
+
+@dataclass(frozen=True, eq=False)
+class Update(ClientReport):
+    """A client's answer to a task: what training changed, which experts it used, and its report.
+
+    >>> import torch
+    >>> from fedmoe.adapter import Adapter, Layout
+    >>> layout = Layout.of([("experts.A", (4, 2, 3), 0)], 1, num_experts=4, rank=2, alpha=4.0)
+    >>> delta = Adapter(layout, torch.ones(layout.size))
+    >>> counts = torch.tensor([[5, 3, 0, 0]])
+    >>> update = Update(
+    ...     1, client=0, tier="low", top_k=2, rescaler=torch.ones(1), delta=delta, counts=counts,
+    ...     examples=8, steps=1, tokens=4, loss_before=2.0, loss_after=1.5, seconds=0.1,
+    ...     peak_bytes=0, metrics={"gradient_norm": 0.7},
+    ... )
+    >>> update.reported()["loss_after"], update.metrics
+    (1.5, {'gradient_norm': 0.7})
+    """
+
+    round: int
+    client: int
+    tier: str
+    top_k: int
+    rescaler: Tensor
+    delta: Adapter
+    """Local minus global adapter; zero for experts that no token reached."""
+    counts: Tensor
+    """int64 (layers, experts): tokens routed to each expert in local training."""
+    num_bytes: int = 0
+    """Size of the message that it arrived in; 0 before it is sent."""
+    merged: Tensor | None = None
+    """int64 (layers,): choices of the expert that merges those left out; None without one."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A client whose round did not arrive or was refused, and why."""
+
+    round: int
+    client: int
+    reason: str
+    code: str = "failed"
+    """`failed` (the client could not), `late` (no answer in time), `busy` (its nodes are at work on
+    another task), `injected` (on purpose), or a `WireError`'s code."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A task or an update in packed form; see `codec`."""
+
+    scalars: str
+    """JSON."""
+    buffer: bytes | memoryview
+    """Values of an update are read in place if it is writable, else from a copy."""
+    crc32: int | None = None
+    """Of both, for a message that crosses a network; see `codec.sealed`."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of both parts."""
+        return len(self.scalars.encode()) + len(self.buffer)

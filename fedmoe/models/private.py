@@ -1,0 +1,68 @@
+"""The private parts of torch and transformers that models need; each may go with any release.
+
+torch 2.13: fake tensors and dispatch modes are documented, in modules whose names begin with an
+underscore. transformers 5.23: the default gate of an experts module, and the function that looks
+for packed sequences, which cannot see that a fake sequence is no packing of several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import masking_utils
+from transformers.integrations.moe import _default_apply_gate
+
+
+def own_gate(experts: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """Return how an experts module combines gate and up; None where it is transformers' default."""
+    if getattr(type(experts), "_apply_gate", _default_apply_gate) is _default_apply_gate:
+        return None
+    return experts._apply_gate  # pyright: ignore[reportReturnType]
+
+
+def map_tensors(model: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+    """Replace the data of every parameter and buffer of `model` by what `function` returns."""
+    model._apply(function)
+
+
+@contextmanager
+def fake_tensors() -> Iterator[None]:
+    """Let tensors that are made inside have shapes and no values."""
+    with (
+        replaced(masking_utils, "find_packed_sequence_indices", lambda *_, **__: None),
+        FakeTensorMode(allow_non_fake_inputs=True),
+    ):
+        yield
+
+
+class SeenBy(TorchDispatchMode):
+    """A context in which `see` is given each tensor that an operation returns."""
+
+    def __init__(self, see: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.see = see
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                self.see(tensor)
+        return out
+
+
+@contextmanager
+def replaced(holder: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of a module, of either sort, while the context lasts."""
+    own, before = name in vars(holder), getattr(holder, name)
+    setattr(holder, name, value)
+    try:
+        yield
+    finally:
+        delattr(holder, name)
+        if own:
+            setattr(holder, name, before)

@@ -1,0 +1,111 @@
+"""One file per round, of tensors and facts about them; hashed, written whole, the newest kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fedmoe.errors import CheckpointError
+from fedmoe.system.files import write_bytes
+
+if TYPE_CHECKING:
+    from fedmoe.adapter import Layout
+
+CHECKPOINTS = 2
+"""Checkpoints of a run: the one before the newest is there if that one is damaged."""
+
+
+class DamagedError(CheckpointError):
+    """A file that was cut short or changed since it was written."""
+
+
+@dataclass(frozen=True)
+class RoundFiles:
+    """The files `<folder>/<name>-<round>.safetensors`, of which the newest `keep` are kept."""
+
+    folder: Path
+    name: str
+    keep: int
+
+    def path(self, round: int) -> Path:
+        """Return the path of a round's file."""
+        return self.folder / f"{self.name}-{round}.safetensors"
+
+    def rounds(self) -> list[int]:
+        """Return the rounds that have a file, in order."""
+        form = re.compile(rf"{re.escape(self.name)}-(\d+)\.safetensors")
+        found = (form.fullmatch(path.name) for path in self.folder.glob(f"{self.name}-*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def write(
+        self, round: int, layout: Layout, tensors: Mapping[str, Tensor], **facts: Any
+    ) -> None:
+        """Write a round's file, and remove all but the newest.
+
+        Raises:
+            CheckpointError: it cannot be written; the files before it stay.
+        """
+        path, about = self.path(round), json.dumps({"layout": layout.digest, **facts})
+        sha256 = _digest(path.name, about, tensors)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, save(dict(tensors), {"about": about, "sha256": sha256}))
+            self.remove(but=self.keep)
+        except OSError as error:
+            why = error.strerror or error
+            raise CheckpointError(f"{path}: cannot be written: {why}") from error
+
+    def read(self, round: int, layout: Layout) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and facts of a round.
+
+        Raises:
+            DamagedError: they cannot be read, or are not those that were written for this round.
+            CheckpointError: they belong to another adapter.
+        """
+        path = self.path(round)
+        tensors, metadata = read_tensors(path)
+        about = metadata.get("about", "")
+        if metadata.get("sha256") != _digest(path.name, about, tensors):
+            raise DamagedError(f"{path} is damaged: its sha256 is not that of its values")
+        facts = json.loads(about)
+        if facts["layout"] != layout.digest:
+            raise CheckpointError(
+                f"{path} is of another adapter: model, rank, alpha or strategy have changed"
+            )
+        return tensors, facts
+
+    def remove(self, but: int = 0) -> None:
+        """Remove all files but the newest few."""
+        for old in self.rounds()[: -but or None]:
+            self.path(old).unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file.
+
+    Raises:
+        DamagedError: it cannot be read.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
+
+
+def _digest(name: str, about: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(f"{name}\0{about}".encode())
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"\0{key} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()

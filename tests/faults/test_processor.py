@@ -1,0 +1,85 @@
+"""A run that moves to another kind of processor: the bits would differ, so it is not resumed."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fedmoe.report.ledger import read_ledger
+from fedmoe.system.machine import processor
+
+if platform.machine() != "x86_64" or sys.platform != "linux":
+    pytest.skip("torch's kernels can be chosen on x86 alone", allow_module_level=True)
+
+HERE = torch.backends.cpu.get_cpu_capability()
+FEWER = "avx2" if HERE == "AVX512" else "default"
+"""Kernels that this processor has, and torch would not choose."""
+
+
+def python(code, *arguments, kernels=None):
+    """The end of a Python process whose torch uses these kernels."""
+    environment = {k: v for k, v in os.environ.items() if k != "ATEN_CPU_CAPABILITY"}
+    if kernels:
+        environment["ATEN_CPU_CAPABILITY"] = kernels
+    command = [sys.executable, "-W", "ignore", *code, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("kernels", [None, "default", FEWER, "none of torch's"])
+def test_what_a_node_finds_out_without_torch_is_what_torch_uses(kernels):
+    code = (
+        "import sys; from fedmoe.system.machine import processor; print(processor()); "
+        "assert 'torch' not in sys.modules; "
+        "import torch; print(processor(torch.backends.cpu.get_cpu_capability()))"
+    )
+    alone, told = python(["-c", code], kernels=kernels).stdout.splitlines()
+    assert alone == told
+    assert alone.endswith({"default": " DEFAULT", FEWER: f" {FEWER.upper()}"}.get(kernels, HERE))
+
+
+def test_architecture_and_vendor_are_named(tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 fma\n")
+    assert processor(root=tmp_path) == "x86_64 AuthenticAMD AVX2"
+
+
+@pytest.fixture
+def config(tmp_path, tiny_folder):
+    """Two rounds, after the first of which the process is killed."""
+    rows = [{"prompt": f"{a} plus {a}", "response": f"{a + a}"} for a in range(24)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"""\
+name: run
+rounds: 2
+model: {{path: {tiny_folder}}}
+data: {{name: files, path: {tmp_path / "rows.jsonl"}}}
+partition: {{num_clients: 2}}
+budget: {{tiers: {{high: {{top_k: 4}}}}}}
+training: {{steps: 1, batch_size: 2, probe_examples: 2}}
+evaluation: {{validation_examples: 2, test_examples: 2, max_new_tokens: 1}}
+simulation: {{folder: {tmp_path}}}
+faults: kill-server@1
+"""
+    )
+    return path
+
+
+def test_a_run_killed_on_one_kind_of_processor_is_not_resumed_on_another(config, tmp_path):
+    run = ["-m", "fedmoe.cli.main", "run", config, "--quiet"]
+    killed = python(run)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    told = json.loads((tmp_path / "run/environment.json").read_text())["identity"]["processor"]
+    assert told.endswith(HERE)
+    refused = python(run, "--resume", "auto", kernels=FEWER)
+    assert refused.returncode == 2
+    now = told.removesuffix(HERE) + FEWER.upper()
+    assert f"changed since: processor: {told} then, {now} now. Use --resume" in refused.stderr
+    assert python(run, "--resume", "anyway", kernels=FEWER).returncode == 0
+    assert read_ledger(tmp_path / "run/ledger.jsonl")[-1]["kind"] == "end"
