@@ -39,6 +39,17 @@ class Fault:
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
+class Unfit(ValueError):
+    """Faults that a section finds in its own settings while it is being made.
+
+    pydantic passes a `ValueError` on; `config.explain` then lists the faults one by one.
+    """
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = list(faults)
+        super().__init__("; ".join(map(str, self.faults)))
+
+
 class ConfigError(FedMoEError):
     """All faults of one configuration, printed one a line under its source."""
 

@@ -12,7 +12,6 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedmoe.aggregation import FedBuff
 from fedmoe.config import load_experiment
 from fedmoe.config.words import not_one_of
 from fedmoe.errors import ConfigError, Fault
@@ -41,22 +40,15 @@ def main(grid: Grid, context: Context) -> None:
         BUNDLE / str(given["config"]), shlex.split(str(given["overrides"]))
     )
 
-    if isinstance(experiment.aggregation, FedBuff):
-        raise ConfigError(
-            "run config",
-            [Fault("aggregation.name", "'fedbuff' goes by virtual time; run it with `fedmoe run`")],
+    strategy = experiment.aggregation
+    if strategy.asynchronous or strategy.personal:
+        why = (
+            "goes by virtual time"
+            if strategy.asynchronous
+            else "is scored with the part that every client keeps to itself"
         )
-    if experiment.aggregation.personal:
-        raise ConfigError(
-            "run config",
-            [
-                Fault(
-                    "aggregation.name",
-                    f"{experiment.aggregation.name!r} is scored with the part "
-                    "that every client keeps to itself; run it with `fedmoe run`",
-                )
-            ],
-        )
+        said = f"{strategy.name!r} {why}; run it with `fedmoe run`"
+        raise ConfigError("run config", [Fault("aggregation.name", said)])
 
     settings, places = read_settings(given), dict[int, str]()
 

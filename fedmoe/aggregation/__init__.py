@@ -3,13 +3,12 @@
 One strategy a file, its paper's formula in the docstring; in reading order:
 
 - `strategy`: the hooks, with FedAvg's answers
-- `mean`: averaging per expert, on `streaming` sums in `passes` over cache-sized `blocks`, compiled
-  where numba is installed; `fedavg`, `flame`, `a3smoe`, `ub_smoe`, `fedprox`, `scaffold`, `fedbuff`
+- `mean`: averaging per expert, on `streaming` sums over cache-sized `blocks`; `fedavg`, `flame`,
+  `a3smoe`, `ub_smoe`, `fedprox`, `scaffold`, `fedbuff`
 - means of one factor, or of what lies between two: `ffa_lora`, `rolora`, `fedsa_lora`, `fed_sb`
 - `slices`: means over unlike ranks; `raflora`, `replication`, `hetlora`
 - `products`: means of BA, on the best low-rank factors of a sum (`factored`), never forming it;
   `flexlora`, `lora_fair`, and with a `merged` part `flora`, `florist`, `fedex_lora`
-- `anchors`: no training, each alone, all data in one place, all at full budget
 - `server_optimizer`: momentum, Adagrad, Adam and Yogi on the change that a strategy proposes;
   `product_optimizer`: the same where a state means products
 
@@ -22,7 +21,6 @@ instance, or `package.module:Name` in YAML.
 from typing import Annotated
 
 from fedmoe.aggregation.a3smoe import A3SMoE
-from fedmoe.aggregation.anchors import Centralized, FullBudget, LocalOnly, ZeroRound
 from fedmoe.aggregation.fed_sb import FedSB
 from fedmoe.aggregation.fedavg import FedAvg
 from fedmoe.aggregation.fedbuff import FedBuff
@@ -65,20 +63,13 @@ STRATEGIES: tuple[type[Strategy], ...] = (
     RaFLoRA,
     LoRAFair,
     FedBuff,
-    ZeroRound,
-    LocalOnly,
-    Centralized,
-    FullBudget,
 )
 Aggregation = Annotated[Strategy, Open("fedmoe.strategies", Strategy, STRATEGIES)]
 """What `aggregation` in a configuration may name."""
 MIXED_RANKS = tuple(s.name for s in STRATEGIES if s.mixed_ranks)
 """The strategies that can combine clients of unlike ranks."""
-ANCHORS = tuple(s.name for s in STRATEGIES if not s.steps or s.pooled or s.full_budget)
-"""What strategies are measured against: none of them federates clients within their budgets."""
 
 __all__ = [
-    "ANCHORS",
     "MIXED_RANKS",
     "SERVER_OPTIMIZERS",
     "STRATEGIES",

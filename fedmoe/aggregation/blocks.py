@@ -5,7 +5,7 @@ A row is the part of one tensor that has one weight: an expert's, or all of a sh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,10 @@ BLOCK_VALUES = 2**16
 
 @dataclass(frozen=True)
 class Blocks:
-    """Where to cut; the same for every flat buffer of a layout."""
+    """Where to cut the flat buffers of a layout, and the two passes of a weighted mean over them.
+
+    Weights are float64, one for each owner: each expert of each layer, then all shared parts.
+    """
 
     sizes: list[int]
     """Values of each block."""
@@ -31,27 +34,26 @@ class Blocks:
 
     @classmethod
     def of(cls, layout: Layout, block_values: int = BLOCK_VALUES) -> Blocks:
-        """As many rows to a block as fit; a row that does not fit is cut."""
+        """Cut a layout: as many rows to a block as fit; a row that does not fit is cut."""
         sizes, heights, owners = [], [], []
         for entry in layout.entries:
             num_rows = 1 if entry.layer is None else layout.num_experts
             layer = layout.num_layers if entry.layer is None else entry.layer
             width = (entry.stop - entry.start) // num_rows
             for row, height, size in _pieces(num_rows, width, block_values):
+                first = layer * layout.num_experts + row
                 sizes.append(size)
                 heights.append(height)
-                owners += range(
-                    layer * layout.num_experts + row, layer * layout.num_experts + row + height
-                )
+                owners += range(first, first + height)
         return cls(sizes, *(torch.tensor(x, dtype=torch.int64) for x in (heights, owners)))
 
     def cut(self, flat: Tensor) -> list[Tensor]:
-        """The blocks of a flat buffer, each (rows, values), without a copy."""
+        """Return the blocks of a flat buffer, each (rows, values), without a copy."""
         pieces = zip(flat.split(self.sizes), self.heights.tolist(), strict=True)
         return [piece.view(height, -1) for piece, height in pieces]
 
     def weights(self, per_owner: Float[Tensor, " owners"]) -> list[Tensor | None]:
-        """Each block's weights, (rows, 1); None for a block in which all are zero."""
+        """Return each block's weights, (rows, 1); None for a block in which all are zero."""
         if not self.sizes:
             return []
         rows = per_owner[self.owners]
@@ -59,9 +61,41 @@ class Blocks:
         columns = rows.unsqueeze(1).split(self.heights.tolist())
         return [w if most else None for w, most in zip(columns, largest, strict=True)]
 
+    def subtract(self, total: Tensor, deltas: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+        """Take `weight * delta` of each delta, in their order, from the float64 `total`.
+
+        Block by block, so that a block's sum stays in cache.
+        """
+        buffer = total.new_empty(max(self.sizes, default=0))
+        per_block = zip(
+            self.cut(total),
+            zip(*map(self.cut, deltas), strict=True),
+            zip(*map(self.weights, weights), strict=True),
+            strict=True,
+        )
+        for into, parts, gammas in per_block:
+            wide = buffer[: into.numel()].view_as(into)
+            for part, gamma in zip(parts, gammas, strict=True):
+                if gamma is not None:
+                    into.addcmul_(wide.copy_(part), gamma, value=-1)
+
+    def descended(self, flat: Tensor, total: Tensor, weight: Tensor) -> Tensor:
+        """Return `flat - total / weight`, rounded once; `flat` itself where the weight is zero.
+
+        May use `total` up.
+        """
+        made = torch.from_numpy(flat.numpy().copy())  # huge pages; see `weighted_mean`
+        for old, summed, rows in zip(
+            self.cut(made), self.cut(total), self.weights(weight), strict=True
+        ):
+            if rows is not None:
+                # Where one row's weight is zero its sum is zero too: no move.
+                old.copy_(old - summed.div_(rows.where(rows > 0, 1)))
+        return made
+
 
 def _pieces(num_rows: int, width: int, block_values: int) -> Iterator[tuple[int, int, int]]:
-    """(first row, rows, values) of the blocks of one tensor."""
+    """Yield (first row, rows, values) of the blocks of one tensor."""
     if width > block_values:
         for row in range(num_rows):
             for start in range(0, width, block_values):

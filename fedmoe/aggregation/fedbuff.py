@@ -28,11 +28,16 @@ class FedBuff(Mean):
     """
 
     name: Literal["fedbuff"] = "fedbuff"
-    rescalings: ClassVar[tuple[str, ...]] = ("none", "static")
+    maskable: ClassVar[bool] = False
+    asynchronous: ClassVar[bool] = True
+    averages_factors: ClassVar[bool] = False
     buffer_size: Annotated[int, Field(ge=1)] | None = None
     """Updates that the server waits for; `clients_per_round` when omitted."""
     exponent: Annotated[float, Field(ge=0)] = 0.5
     """The a: how fast the weight of a late update falls; 0 ignores lateness."""
+
+    def updates_per_step(self, clients_per_round: int) -> int:
+        return self.buffer_size or clients_per_round
 
     def discount(self, update: Update, staleness: int) -> Update:
         share = (1 + staleness) ** -self.exponent

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 
 from fedmoe.adapter import Adapter, resized
-from fedmoe.aggregation.mean import Mean
+from fedmoe.aggregation.mean import BySize
 from fedmoe.aggregation.product_optimizer import step_products
 from fedmoe.aggregation.products import mean_of, nearest, others, pairs, reached, trained
 from fedmoe.aggregation.server_optimizer import Memory, Rule
@@ -17,7 +17,7 @@ from fedmoe.section import section
 
 
 @section
-class FlexLoRA(Mean):
+class FlexLoRA(BySize):
     r"""Average products of any rank, and keep the best factors of the largest rank.
 
     $$\overline W = \sum_c p_c \, \frac{\alpha}{r_c} B_c A_c = U S V^T, \qquad

@@ -9,14 +9,14 @@ import torch
 from pydantic import Field
 
 from fedmoe.adapter import Adapter
-from fedmoe.aggregation.mean import Mean
+from fedmoe.aggregation.mean import BySize
 from fedmoe.aggregation.products import mean_of, others, pairs, reached, shares, trained
 from fedmoe.messages.records import Update
 from fedmoe.section import section
 
 
 @section
-class LoRAFair(Mean):
+class LoRAFair(BySize):
     r"""Average the factors and correct `B`.
 
     $$\Delta B = \arg\min_X \Big\| \sum_c p_c B_c A_c - (\bar B + X) \bar A \Big\|_F^2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -16,11 +16,25 @@ from fedmoe.section import section
 
 
 @section
-class Mean(Strategy):
-    """Average what clients sent; what they do not send stays as it is."""
+class BySize(Strategy):
+    """Base of strategies in which clients count by their size."""
 
+    size_weighted: ClassVar[bool] = True
     weighting: Literal["examples", "tokens", "uniform"] = "examples"
     """A client's size n_c: the examples it holds, the tokens it trained on, or 1."""
+
+    def size(self, update: Update) -> float:
+        """Return a client's `n_c`."""
+        sizes = {"examples": update.examples, "tokens": update.tokens, "uniform": 1}
+        return float(sizes[self.weighting])
+
+
+@section
+class Mean(BySize):
+    """Average what clients sent; what they do not send stays as it is."""
+
+    linear: ClassVar[bool] = True
+    maskable: ClassVar[bool] = True
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
         """The next global state; see `weighted_mean` for promises and errors."""
@@ -29,13 +43,8 @@ class Mean(Strategy):
             return weighted_mean(adapter, stream, self.weigh)
         return over(adapter, weighted_mean(cut(adapter, layout), stream, self.weigh))
 
-    def size(self, update: Update) -> float:
-        """A client's `n_c`."""
-        sizes = {"examples": update.examples, "tokens": update.tokens, "uniform": 1}
-        return float(sizes[self.weighting])
-
     def weigh(self, update: Update) -> Weights:
-        """`n_c` for every expert and for shared parts."""
+        """Return `n_c` for every expert and for shared parts."""
         n = self.size(update)
         return Weights(torch.full(update.counts.shape, n, dtype=torch.float64), n)
 

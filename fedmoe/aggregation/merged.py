@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, components, place
-from fedmoe.aggregation.mean import Mean
+from fedmoe.aggregation.mean import BySize
 from fedmoe.aggregation.product_optimizer import step_products
 from fedmoe.aggregation.products import Pair
 from fedmoe.aggregation.server_optimizer import Memory, Rule
@@ -22,7 +22,7 @@ from fedmoe.section import section
 
 
 @section
-class Merged(Mean):
+class Merged(BySize):
     """What strategies with a merged part share."""
 
     merged_rank: Annotated[int, Field(ge=1)] = 32

@@ -25,6 +25,7 @@ class RaFLoRA(Mean):
     """
 
     name: Literal["raflora"] = "raflora"
+    maskable: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = True
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:

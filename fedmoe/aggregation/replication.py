@@ -31,6 +31,7 @@ class Replication(Mean):
     """
 
     name: Literal["replication"] = "replication"
+    maskable: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = True
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Scaffold(Mean):
     """
 
     name: Literal["scaffold"] = "scaffold"
+    maskable: ClassVar[bool] = False
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         both = _both(plain)

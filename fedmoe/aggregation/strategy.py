@@ -11,9 +11,9 @@ One round, in the order of the calls:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, cut, place, resized
 from fedmoe.aggregation.server_optimizer import Memory, Rule, step_values
+from fedmoe.errors import Fault
 from fedmoe.messages.records import Task, Update
 from fedmoe.section import Component
 
@@ -80,28 +81,84 @@ class Local:
 
 
 class Strategy(Component):
-    """The hooks of a strategy, as FedAvg answers them."""
+    """Base of all strategies: the hooks as FedAvg answers them, and traits.
 
-    mixed_ranks: ClassVar[bool] = False
-    """Whether clients of unlike ranks can be combined."""
+    A trait claims a law, which the contract suite (`tests/support/conformance.py`) then tests, or
+    asks something of the rest of an experiment, which `faults` then refuses where it is missing.
+    Nothing outside a strategy's file asks for more than these.
+    """
+
+    name: Any
+    """The name in YAML."""
+    linear: ClassVar[bool] = False
+    """Claims that the next state is the old one plus a weighted mean of what clients sent, with
+    weights that do not depend on its values: the move of a sum of updates is the sum of moves."""
+    size_weighted: ClassVar[bool] = False
+    """Claims that clients count by their size: one of size 2n as two of size n with the same
+    update, one of size 0 not at all."""
     exact: ClassVar[bool] = False
-    """Whether the state's product is the weighted mean of the clients' products BA, as long as the
-    ranks that it is kept at suffice."""
-    steps: ClassVar[bool] = True
-    """Whether there is a global change that a server optimiser could step by."""
+    """Claims that the state's product is the weighted mean of the clients' products BA, as long as
+    the ranks that it is kept at suffice."""
+    mixed_ranks: ClassVar[bool] = False
+    """Claims that clients of unlike ranks can be combined: equal products give that product."""
+    maskable: ClassVar[bool] = False
+    """Claims that the next state is a ratio of two sums over clients, each of whose terms the
+    client can form alone: `weigh(update)` times its update, and `weigh(update)`. The server then
+    needs the sums alone, which secure aggregation can give it without the terms."""
+    robust: ClassVar[bool] = False
+    """Claims that fewer than half of the clients that used an expert cannot move a value of it
+    beyond those that the others sent, whatever they send themselves."""
+    personal: ClassVar[bool] = False
+    """Whether clients keep a part of the model: there is no common one, and each is scored with its
+    own. Without it, claims that equal updates of all clients are the next state."""
+    asynchronous: ClassVar[bool] = False
+    """Whether the server steps by updates as they arrive (`updates_per_step`), late ones
+    discounted (`discount`), not by rounds. Claims that an update on time is worth all of itself,
+    and a later one no more than an earlier one."""
+    changes_routers: ClassVar[bool] = False
+    """Whether its state holds more than adapters and trained routers: something that changes what
+    routers choose. They must then take a softmax, and be left alone by everything else."""
     continues: ClassVar[bool] = True
     """Whether what a client sends means the same in the next round: else what an upload left out
-    could not be added there."""
-    rescalings: ClassVar[tuple[str, ...]] = ("none", "static", "learned")
-    """The rescalings that have a meaning here."""
-    personal: ClassVar[bool] = False
-    """Whether clients keep a part of the model: then each is scored with its own."""
-    pooled: ClassVar[bool] = False
-    """Whether one client holds all data."""
-    full_budget: ClassVar[bool] = False
-    """Whether all clients train with the model's K experts, whatever their tier."""
-    trains: ClassVar[bool] = True
-    """Whether there are clients at all."""
+    could not be added there. Claims that clients send the same tensors in every round."""
+    averages_factors: ClassVar[bool] = True
+    """Whether learned rescaling factors of a tier's clients can be averaged, round by round."""
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield what of an experiment the traits rule out."""
+        e, named = experiment, f"aggregation.name {self.name!r}"
+        if e.upload.error_feedback and not self.continues:
+            yield Fault(
+                "upload.error_feedback",
+                f"what clients of {named} send means something else in the next round, so that "
+                "what an update left out could not be added there; use false",
+            )
+        if e.rescaling.learned and not self.averages_factors:
+            yield Fault(
+                "rescaling.name",
+                f"{e.rescaling.name!r} has no meaning with {named}; use 'none' or 'static'",
+            )
+        if self.asynchronous and model is not None and not e.devices:
+            # Asked when a run begins: the same settings may be for machines of their own.
+            yield Fault(
+                "devices",
+                f"missing: {named} goes by the virtual time of clients' devices; give every tier "
+                "one, as configs/fleet_virtual.yaml does",
+            )
+        if self.changes_routers:
+            yield from self._router_faults(e, model)
+
+    def _router_faults(self, experiment: Any, model: Any) -> Iterator[Fault]:
+        """Yield what else changes routers, and routers that cannot be changed."""
+        e, named = experiment, f"aggregation.name {self.name!r}"
+        if e.rescaling.reweighs:
+            said = f"{e.rescaling.by!r} and {named} both change the routers' weights; use 'ratio'"
+            yield Fault("rescaling.by", said)
+        if not e.gating.own:
+            said = f"{e.gating.name!r} and {named} both change what routers choose; use 'top_k'"
+            yield Fault("gating.name", said)
+        if model is not None and (fault := model.gates.softmax_fault()):
+            yield Fault("aggregation.name", f"{self.name!r} {fault}; use another strategy")
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         """The layouts of a client; `plain` has its rank and all tensors that LoRA adds."""
@@ -141,6 +198,10 @@ class Strategy(Component):
     def discount(self, update: Update, staleness: int) -> Update:
         """What an update is worth that started `staleness` server updates ago."""
         return update
+
+    def updates_per_step(self, clients_per_round: int) -> int:
+        """Return how many updates an asynchronous server waits for before it steps."""
+        return clients_per_round
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
         """The next global state.

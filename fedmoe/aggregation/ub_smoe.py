@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -39,6 +39,8 @@ class UBSMoE(Mean):
     """
 
     name: Literal["ub_smoe"] = "ub_smoe"
+    maskable: ClassVar[bool] = False
+    changes_routers: ClassVar[bool] = True
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """The zeta."""
     least: Annotated[float, Field(le=0)] = -1.0

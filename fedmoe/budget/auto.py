@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,7 @@ from fedmoe.messages.compression import Compression
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.memory.subset import LeftOut
+from fedmoe.models.tasks import causal_fault
 from fedmoe.section import section
 
 Count = Annotated[int, Field(ge=1)]
@@ -89,6 +90,12 @@ class Auto(Budget):
             )
             for name, tier in (self.tiers or {"full": AutoTier(share=1.0)}).items()
         }
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield what any budget does, and models whose work cannot be predicted."""
+        yield from super().faults(experiment, model)
+        if model is not None and (fault := causal_fault(model.model)):
+            yield Fault("budget.name", f"'auto' {fault}")
 
     def assign(self, num_clients: int, full_top_k: int, seed: int) -> tuple[str, ...]:
         """The tier of each client; see `Levels.assign`."""

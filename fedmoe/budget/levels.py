@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from fedmoe.aggregation import MIXED_RANKS
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.memory.subset import Subset
@@ -99,6 +101,17 @@ class Budget(Component):
         """
         raise NotImplementedError
 
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield tiers that the adapter, the strategy or the model has no room for."""
+        tiers = self.resolved(model.full_top_k if model else 1)
+        yield from _rank_faults(tiers, experiment)
+        if model is None:
+            return
+        yield from self.over(model.full_top_k)
+        for name, tier in tiers.items():
+            for where, said in tier.subset.misfits(experiment, model) if tier.subset else ():
+                yield Fault(f"budget.tiers.{name}.subset{where}", said)
+
     def over(self, full_top_k: int) -> list[Fault]:
         """Return a fault for each tier that asks for more experts than the model's K."""
         return []
@@ -171,6 +184,23 @@ class Levels(Budget):
         shares = [t.share for t in self.tiers.values() if t.share is not None]
         if shares and abs(sum(shares) - 1) > 1e-6:
             raise ValueError(f"the tiers' shares sum to {sum(shares):g}; expected 1")
+
+
+def _rank_faults(tiers: Mapping[str, Tier], experiment: Any) -> Iterator[Fault]:
+    """Yield ranks over the adapter's, and unlike ranks that the strategy cannot combine."""
+    most, strategy = experiment.adapter.rank, experiment.aggregation
+    ranks = {name: tier.rank or most for name, tier in tiers.items()}
+    for name, rank in ranks.items():
+        if rank > most:
+            said = f"{rank} is over adapter.rank, which is {most}"
+            yield Fault(f"budget.tiers.{name}.rank", said)
+    if any(rank < most for rank in ranks.values()) and not strategy.mixed_ranks:
+        unlike = ", ".join(f"{name} {rank}" for name, rank in ranks.items())
+        yield Fault(
+            "budget.tiers",
+            f"ranks ({unlike}) below adapter.rank, {most}, are what aggregation.name "
+            f"{strategy.name!r} cannot combine; {', '.join(MIXED_RANKS)} can",
+        )
 
 
 def _apportion(count: int, weights: list[float]) -> list[slice]:

@@ -15,7 +15,7 @@ from fedmoe.comparison.plan import PlannedRun
 from fedmoe.comparison.study import spread
 from fedmoe.comparison.tables import points
 from fedmoe.messages.records import Task
-from fedmoe.progress.table import LiveTable
+from fedmoe.progress.table import LiveTable, replaced_line
 from fedmoe.progress.view import LiveView, plain_table
 from fedmoe.report.units import percent_text, seconds_text
 from fedmoe.rounds import ServerState
@@ -137,7 +137,7 @@ class RunOnBoard(LiveTable):
         self.board._now(round=state.round, phase="evaluating")
 
     def replaced(self, event: Replaced) -> None:
-        self._line(f"{event.job} ended its worker ({event.ended_by}) and is repeated by another")
+        self._line(replaced_line(event))
 
 
 def _table(p: ComparisonProgress, most: int) -> Table:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fedmoe.comparison.baselines import BASELINES
 from fedmoe.comparison.board import Board
 from fedmoe.comparison.config import Comparison
 from fedmoe.comparison.files import render_markdown, write_numbers, write_pages
@@ -18,6 +19,7 @@ from fedmoe.comparison.runs import check_same_inputs, has_ended, run_to_end
 from fedmoe.comparison.runs import folder_of as run_folder
 from fedmoe.comparison.search import choose, chosen_settings, describe, read_trial
 from fedmoe.comparison.study import Case, Study, Trial, VariantInfo
+from fedmoe.config import Experiment
 from fedmoe.config.load import load
 from fedmoe.system.locks import alone_in
 
@@ -95,7 +97,7 @@ def _results(
         with Board(runs, quiet=quiet, console=console) as board:
             for run in runs:
                 folder, seconds, before = _done(run, board)
-                result = read_result(run.variant, run.experiment.seed, folder, run.case)
+                result = _result(run, folder)
                 assert result, folder
                 check_same_inputs(result, results)
                 results.append(result)
@@ -115,7 +117,7 @@ def _done(run: PlannedRun, board: Board) -> tuple[Path, float, bool]:
     """Return the folder of a finished run, its seconds, and whether it had ended before."""
     if has_ended(run.experiment):
         folder = run_folder(run.experiment)
-        result = read_result(run.variant, run.experiment.seed, folder)
+        result = _result(run, folder)
         return folder, result.seconds if result else 0.0, True
     folder = run_to_end(run.experiment, board.begins(run))
     return folder, board.progress.elapsed, False
@@ -136,6 +138,7 @@ def study_of(
             results=tuple(r for r in results if r.case == name),
             overrides=overrides,
             target=comparison.target,
+            baselines=tuple(comparison.baselines),
         )
         for name, overrides in comparison.in_cases.items()
     ]
@@ -144,8 +147,8 @@ def study_of(
         reference=comparison.reference,
         cases=tuple(case for case in cases if case.results),
         variants={
-            name: VariantInfo(own, _first_line(experiments[name].aggregation))
-            for name, own in comparison.variants.items()
+            name: VariantInfo(own, _about(comparison, name, experiments[name]))
+            for name, own in comparison.settings.items()
         },
         num_planned=len(runs),
         trials=tuple(trials),
@@ -153,5 +156,12 @@ def study_of(
     )
 
 
-def _first_line(component: object) -> str:
-    return (inspect.getdoc(type(component)) or "").partition("\n")[0]
+def _result(run: PlannedRun, folder: Path) -> Result | None:
+    return read_result(run.variant, run.experiment.seed, folder, run.case, run.scored)
+
+
+def _about(comparison: Comparison, variant: str, experiment: Experiment) -> str:
+    """Return the first line of the docstring of a baseline, or of an aggregation."""
+    kind = comparison.baselines.get(variant)
+    described = BASELINES[kind] if kind else type(experiment.aggregation)
+    return (inspect.getdoc(described) or "").partition("\n")[0]

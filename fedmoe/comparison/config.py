@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fedmoe.comparison.baselines import Baseline
 from fedmoe.section import section
 
 Overrides = tuple[str, ...]
@@ -32,6 +33,18 @@ class Search:
 
 
 @section
+class BaselineVariant:
+    """A variant that is no method: what methods are read against. It does not compete."""
+
+    baseline: Baseline
+    """`zero_rounds`: no training. `alone`: every client trains by itself. `all_data`: one client
+    holds all data and trains at full budget, as many steps as a round's clients. `full_budget`: all
+    clients train at full budget. The last two are scored at the tiers' own budgets."""
+    overrides: Overrides = ()
+    """Its settings, as of any variant."""
+
+
+@section
 class Comparison:
     """Variants of one experiment over several seeds and cases."""
 
@@ -43,8 +56,8 @@ class Comparison:
     overrides: Overrides = ()
     """Settings of all variants, as on the command line: `rounds=8`."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
-    variants: Annotated[dict[str, Overrides], Field(min_length=1)]
-    """Name and overrides of each variant."""
+    variants: Annotated[dict[str, Overrides | BaselineVariant], Field(min_length=1)]
+    """Name and overrides of each variant, or `{baseline: alone}` of a baseline."""
     reference: str
     """The variant that the others are compared with."""
     cases: Annotated[dict[str, Overrides], Field(min_length=1)] | None = None
@@ -66,6 +79,20 @@ class Comparison:
                 f"search.seed {self.search.seed} is one of the seeds {list(self.seeds)}; results "
                 "on a seed that settings were chosen on are too good: take another"
             )
+
+    @property
+    def settings(self) -> dict[str, Overrides]:
+        """The overrides of each variant."""
+        return {
+            name: variant.overrides if isinstance(variant, BaselineVariant) else variant
+            for name, variant in self.variants.items()
+        }
+
+    @property
+    def baselines(self) -> dict[str, Baseline]:
+        """The variants that are baselines."""
+        variants = self.variants.items()
+        return {name: v.baseline for name, v in variants if isinstance(v, BaselineVariant)}
 
     @property
     def in_cases(self) -> dict[str, Overrides]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 
-from fedmoe.aggregation import ANCHORS
 from fedmoe.comparison.paired import difference
 from fedmoe.comparison.result import MEAN
 from fedmoe.comparison.study import Case, verdicts
@@ -17,13 +16,12 @@ def headline(case: Case) -> str:
     Baselines do not compete. As the best was picked among all, the sentence on chance takes the
     interval that holds for all of them.
     """
-    baselines = _baselines(case)
-    against = {name: found for name, found in verdicts(case).items() if name not in baselines}
+    against = {name: found for name, found in verdicts(case).items() if name not in case.baselines}
     ahead = {name: found.by_tier[MEAN].mean for name, found in against.items()}
     means = {
         name: statistics.mean(r.scores[MEAN] for r in runs)
         for name, runs in case.variants.items()
-        if name not in baselines
+        if name not in case.baselines
     }
     if not means:
         return "There are only baselines, so nothing is compared."
@@ -47,9 +45,3 @@ def headline(case: Case) -> str:
     return text + (
         f", which chance does not explain, {many}." if sure else f", which may be chance {many}."
     )
-
-
-def _baselines(case: Case) -> set[str]:
-    """Return the variants that show the gain of federating, and are no strategies themselves."""
-    kind = "aggregation.name"
-    return {name for name, runs in case.variants.items() if runs[0].settings.get(kind) in ANCHORS}

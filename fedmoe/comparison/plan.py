@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from fedmoe.comparison.baselines import BASELINES, Clients, scored
 from fedmoe.comparison.config import Comparison, Overrides, slug
 from fedmoe.config import Experiment, load_experiment
+from fedmoe.config.constraints import check
 from fedmoe.config.load import load
 from fedmoe.errors import ConfigError, Fault, ModelError
-from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.memory.meta import meta_model
-from fedmoe.runs.prepare import check_settings
 from fedmoe.system.shipped import find_beside
 
 PAIRED = ("data", "text", "partition", "clients_per_round", "devices", "adapter", "evaluation")
@@ -33,6 +35,8 @@ class PlannedRun:
     experiment: Experiment
     settings: Overrides = ()
     """Settings that this run of the search tries, or that were chosen for its variant."""
+    scored: Clients | None = None
+    """The tiers that count and their clients, if not those of the run; see `baselines.scored`."""
 
 
 def planned(config: Path, overrides: Sequence[str]) -> list[PlannedRun]:
@@ -60,18 +64,19 @@ def results_of(
 ) -> list[PlannedRun]:
     """Return the runs of the results; one seed after another, for early results to be paired."""
     parent = folder_of(comparison)
-    runs = []
+    runs, unchanged = [], []
     for seed in comparison.seeds:
         for place, (case, shared) in enumerate(comparison.in_cases.items()):
             folder = parent / f"{place}-{slug(case)}" if case else parent
-            for number, (variant, own) in enumerate(comparison.variants.items()):
+            for number, (variant, own) in enumerate(comparison.settings.items()):
                 settings = tuple(chosen.get(variant, ()))
                 name = f"{number}-{slug(variant)}-seed{seed}"
                 layers = [*comparison.overrides, *shared, *own, *settings]
                 where = f"cases.{case}, variants.{variant}" if case else f"variants.{variant}"
                 made = _experiment(comparison, config, where, layers, seed, name, folder)
-                runs.append(PlannedRun(case, variant, made, settings))
-    _check_paired(comparison, config, runs)
+                unchanged.append(PlannedRun(case, variant, made, settings))
+                runs.append(_changed(comparison, where, unchanged[-1]))
+    _check_paired(comparison, config, unchanged)
     return runs
 
 
@@ -81,7 +86,7 @@ def search_of(comparison: Comparison, config: Path) -> list[PlannedRun]:
         return []
     search, shared = comparison.search, next(iter(comparison.in_cases.values()))
     fixed = [(f"cases.{name}", own) for name, own in comparison.in_cases.items()]
-    fixed += [(f"variants.{name}", own) for name, own in comparison.variants.items()]
+    fixed += [(f"variants.{name}", own) for name, own in comparison.settings.items()]
     faults = [
         Fault(f"{where}: {path}", "is what the search chooses")
         for where, own in fixed
@@ -89,7 +94,9 @@ def search_of(comparison: Comparison, config: Path) -> list[PlannedRun]:
         if any(_touches(text, path) for text in own)
     ]
     runs = []
-    for number, (variant, own) in enumerate(comparison.variants.items()):
+    for number, (variant, own) in enumerate(comparison.settings.items()):
+        if comparison.baselines.get(variant) == "zero_rounds":
+            continue
         for place, settings in enumerate(grid(comparison)):
             layers = [*comparison.overrides, *shared, *own, *search.overrides, *settings]
             name, where = f"{number}-{slug(variant)}-{place}", f"search, variants.{variant}"
@@ -99,7 +106,7 @@ def search_of(comparison: Comparison, config: Path) -> list[PlannedRun]:
                 faults.append(
                     Fault(f"{where}: evaluation.every", "is 0; a search reads validation scores")
                 )
-            runs.append(PlannedRun(SEARCH, variant, made, settings))
+            runs.append(_changed(comparison, where, PlannedRun(SEARCH, variant, made, settings)))
     if faults:
         raise ConfigError(str(config), dict.fromkeys(faults))
     return runs
@@ -138,23 +145,46 @@ def _experiment(
 ) -> Experiment:
     path = find_beside(comparison.experiment, config.parent)
     fixed = [f"seed={seed}", f"name={name}", f"simulation.folder={json.dumps(str(folder))}"]
+    with _placed(where, str(path)):
+        return load_experiment(path, [*layers, *fixed])
+
+
+def _changed(comparison: Comparison, where: str, run: PlannedRun) -> PlannedRun:
+    """Return a run as its baseline changes it, if it is one, checked as far as the model is there.
+
+    Raises:
+        ConfigError: with the faults that the run would end with before its first round.
+    """
+    kind, made = comparison.baselines.get(run.variant), run.experiment
+    shapes = _shapes(made.model)
+    full_top_k = shapes.full_top_k if shapes else None
+    with _placed(where, comparison.experiment):
+        if kind:
+            changed = BASELINES[kind](made, full_top_k)
+            run = replace(run, experiment=changed, scored=scored(kind, made, full_top_k))
+        if shapes:
+            check(run.experiment, shapes)
+    return run
+
+
+@contextmanager
+def _placed(where: str, file: str) -> Iterator[None]:
+    """Name the run of a comparison in which a fault is."""
     try:
-        made = load_experiment(path, [*layers, *fixed])
-        check_settings(made, _full_top_k(made.model))
-        return made
+        yield
     except ConfigError as error:
         faults = [Fault(f"{where}: {f.path}", f.message) for f in error.faults]
-        raise ConfigError(str(path), faults) from None
+        raise ConfigError(file, faults) from None
 
 
 @cache
-def _full_top_k(model: ModelSettings) -> int | None:
-    """Return the K of a model from its config alone, or None if that cannot be read yet.
+def _shapes(model: ModelSettings) -> AdaptedModel | None:
+    """Return a model as shapes, from its config alone, or None if that cannot be read yet.
 
     The error, if there is one, is that of the first run.
     """
     try:
-        return meta_model(model, AdapterSettings()).full_top_k
+        return meta_model(model, AdapterSettings())
     except ModelError:
         return None
 
@@ -180,7 +210,7 @@ def _check_paired(comparison: Comparison, config: Path, runs: Sequence[PlannedRu
         ]
         for what in differ:
             names = " in its names" if what == "budget.tiers" else ""
-            said = f"differs{names} from {comparison.reference!r}'s; pairs need the same"
-            faults.append(Fault(f"{where}variants.{run.variant}: {what}", said))
+            message = f"differs{names} from {comparison.reference!r}'s; pairs need the same"
+            faults.append(Fault(f"{where}variants.{run.variant}: {what}", message))
     if faults:
         raise ConfigError(str(config), faults)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,13 +90,38 @@ class Result:
         return self.spent.client_seconds / max(self.num_answers, 1)
 
 
-def read_result(variant: str, seed: int, folder: Path, case: str = "") -> Result | None:
+def as_scored(run: Run, scored: Mapping[str, tuple[int, ...]] | None) -> Run:
+    """Return a run with only the tiers that count, and the clients that are scored there.
+
+    Where clients of a baseline train at full budget, they are scored at the tier they can afford.
+    """
+    if scored is None:
+        return run
+    tiers = [replace(t, clients=scored[t.name]) for t in run.tiers if t.name in scored]
+    evaluations = [e for e in run.evaluations if e["tier"] in scored]
+    return replace(run, tiers=tiers, evaluations=evaluations)
+
+
+def read_result(
+    variant: str,
+    seed: int,
+    folder: Path,
+    case: str = "",
+    scored: Mapping[str, tuple[int, ...]] | None = None,
+) -> Result | None:
     """Return the result of a run's folder, or None for a run that has not ended.
+
+    Args:
+        variant: whose run it is.
+        seed: of the run.
+        folder: of the run.
+        case: of the comparison.
+        scored: see `as_scored`; None takes all tiers, and clients where they train.
 
     Raises:
         FedMoEError: the folder has no ledger, or a damaged one.
     """
-    run = read_run(folder)
+    run = as_scored(read_run(folder), scored)
     if run.end is None:
         return None
     tested = {t.name: run.curve("test", t.name)[-1] for t in run.tiers}

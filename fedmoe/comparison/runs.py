@@ -85,11 +85,9 @@ def check_same_inputs(found: Result, others: Sequence[Result]) -> None:
 
 def _inputs(result: Result, name: str) -> tuple[object, ...]:
     """Return everything that determines a run's model, or its examples, if no file changes."""
-    if name == "data":
-        return result.case, result.seed
-    deciding = ("model.", "gating.")
+    deciding = ("partition.",) if name == "data" else ("model.", "gating.")
     settings = {key: value for key, value in result.settings.items() if key.startswith(deciding)}
-    return result.case, settings
+    return result.case, result.seed if name == "data" else None, settings
 
 
 def _named(result: Result) -> str:

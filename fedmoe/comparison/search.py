@@ -8,14 +8,14 @@ from pathlib import Path
 
 from fedmoe.comparison.config import Comparison, Overrides
 from fedmoe.comparison.plan import PlannedRun, grid
-from fedmoe.comparison.result import last_validation
+from fedmoe.comparison.result import as_scored, last_validation
 from fedmoe.comparison.study import Trial
 from fedmoe.report.run import read_run
 
 
 def read_trial(run: PlannedRun, folder: Path) -> Trial:
     """Return the outcome of a finished run of the search."""
-    found = last_validation(read_run(folder))
+    found = last_validation(as_scored(read_run(folder), run.scored))
     assert found, folder
     return Trial(run.variant, run.settings, *found)
 

@@ -20,7 +20,7 @@ class VariantInfo:
 
     overrides: tuple[str, ...] = ()
     about: str = ""
-    """The first line of its aggregation's docstring."""
+    """The first line of its aggregation's, or its baseline's, docstring."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Case:
     results: tuple[Result, ...]
     overrides: tuple[str, ...] = ()
     target: float | None = None
+    baselines: tuple[str, ...] = ()
+    """Variants that show what is lost or gained by federating; they do not compete."""
 
     @property
     def tiers(self) -> list[str]:

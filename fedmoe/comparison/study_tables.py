@@ -18,8 +18,10 @@ def facts(study: Study) -> list[tuple[str, str]]:
     if not results:
         return []
     splits: dict[tuple[str, int], set[str]] = {}
-    for r in results:
-        splits.setdefault((r.case, r.seed), set()).add(r.data_sha256)
+    for case in study.cases:
+        for r in case.results:
+            if r.variant not in case.baselines:  # one of which pools all data
+                splits.setdefault((r.case, r.seed), set()).add(r.data_sha256)
     same = all(len(found) == 1 for found in splits.values())
     known = [
         ("Variants", str(len({r.variant for r in results}))),

@@ -7,7 +7,7 @@ from pydantic_core import ErrorDetails
 
 from fedmoe.config.place import Place, alternatives, key_kind, opened, sections, tag
 from fedmoe.config.words import describe, literals, not_one_of, show, unknown_key
-from fedmoe.errors import Fault
+from fedmoe.errors import Fault, Unfit
 
 BOUNDS = {
     "greater_than": "more than {gt}",
@@ -38,7 +38,11 @@ def explain(error: ValidationError, root: Place, tree: dict[str, Any]) -> list[F
         error.errors(include_url=False), key=lambda e: e["type"].endswith(WRONG_TYPE)
     ):
         path, message = _fault(item, root, tree)
-        found.setdefault(".".join(path), message)
+        raised = item.get("ctx", {}).get("error")
+        for fault in raised.faults if isinstance(raised, Unfit) else ():
+            found.setdefault(".".join((*path, fault.path)), fault.message)
+        if not isinstance(raised, Unfit):
+            found.setdefault(".".join(path), message)
     return [Fault(path, message) for path, message in found.items()]
 
 

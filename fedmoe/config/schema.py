@@ -8,15 +8,14 @@ from pydantic import Field
 
 from fedmoe.aggregation import SERVER_OPTIMIZERS, Aggregation, Flame, NoOptimizer, ServerOptimizer
 from fedmoe.budget import BUDGETS, Budget, Levels
+from fedmoe.config.constraints import faults_of
 from fedmoe.config.faults import parse_faults
 from fedmoe.config.files import OwnFile
-from fedmoe.config.routing import routing_faults
-from fedmoe.config.words import not_one_of
 from fedmoe.data import DATASETS, PARTITIONS, Dataset, HomeAssistant, Partition
 from fedmoe.data.partition import Natural
 from fedmoe.data.text import TextSettings
 from fedmoe.devices import Device
-from fedmoe.errors import ConfigError
+from fedmoe.errors import ConfigError, Fault, Unfit
 from fedmoe.evaluation.evaluate import EvaluationSettings
 from fedmoe.messages.compression import COMPRESSIONS, Compression, NoCompression
 from fedmoe.models.adapted import AdapterSettings
@@ -60,7 +59,8 @@ class Experiment:
     """Name of the run and of its folder."""
     seed: int = 0
     """All randomness is derived from this, the round and the client."""
-    rounds: Annotated[int, Field(ge=1)] = 10
+    rounds: Annotated[int, Field(ge=0)] = 10
+    """Rounds of training and aggregation; 0 evaluates the base model, at every tier."""
     clients_per_round: Annotated[int, Field(ge=1)] | None = None
     """Clients sampled in each round; all of them when omitted."""
     quorum: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -97,17 +97,10 @@ class Experiment:
         return self.devices[tier].availability if self.devices else 1.0
 
     def __post_init__(self) -> None:
+        found: list[Fault] = []
         try:
             parse_faults(self.faults)
         except ConfigError as error:
-            raise ValueError("; ".join(f"faults: {fault}" for fault in error.faults)) from None
-        tiers = [*self.budget.resolved(1)] if self.devices else []
-        faults = [f"devices: {not_one_of(t, tiers)}" for t in self.devices if t not in tiers]
-        faults += routing_faults(
-            self.gating, self.losses, self.adapter, self.rescaling, self.aggregation
-        )
-        if bare := [tier for tier in tiers if tier not in self.devices]:
-            names = ", ".join(map(repr, bare))
-            faults.append(f"devices: no device for {names}; give every tier one, or none")
-        if faults:
-            raise ValueError("; ".join(faults))
+            found = [Fault("faults", str(fault)) for fault in error.faults]
+        if found := [*found, *faults_of(self)]:
+            raise Unfit(found)

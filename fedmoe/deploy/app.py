@@ -9,7 +9,6 @@ from pathlib import Path
 
 import tomli_w
 
-from fedmoe.aggregation import FedBuff
 from fedmoe.budget import Auto
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.load import to_yaml
@@ -41,7 +40,7 @@ def experiment_for(fleet: Fleet, config: Path, overrides: Sequence[str]) -> Expe
         for node in fleet.nodes
         if node.tier not in tiers
     ]
-    if isinstance(e.aggregation, FedBuff) or e.aggregation.personal:
+    if e.aggregation.asynchronous or e.aggregation.personal:
         said = f"{e.aggregation.name!r} does not run on separate machines; see `fedmoe run`"
         faults.append(Fault("aggregation.name", said))
     if faults:

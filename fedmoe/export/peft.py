@@ -79,8 +79,8 @@ def check_export(adapter: Adapter, model: AdaptedModel) -> None:
         )
     if not {entry.kind for entry in _lasting(adapter, model)} <= {*RANK_AXES, SHIFT}:
         raise ModelError(
-            "PEFT has no form for modulated routers (aggregation.name: ub_smoe): only LoRA and "
-            "trained routers export"
+            "PEFT has no form for modulated routers: only LoRA and trained routers export; train "
+            "with a strategy that leaves routers alone"
         )
 
 

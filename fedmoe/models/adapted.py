@@ -21,7 +21,7 @@ from fedmoe.models.memory.frozen import FrozenExperts
 from fedmoe.models.memory.saved_tensors import Saved, saved_outside
 from fedmoe.models.memory.subset import KeptExperts
 from fedmoe.models.modulation import Modulation, modulate
-from fedmoe.models.rescaling import Rescaling, StaticRescaling, check_mass, keep_mass
+from fedmoe.models.rescaling import Rescaling, check_mass, keep_mass
 from fedmoe.models.tasks import TASKS, TaskBatch
 from fedmoe.models.tasks.causal import all_states, body_of
 from fedmoe.section import section
@@ -104,8 +104,7 @@ class AdaptedModel:
         self._install(settings, adapted)
         self.bound = self.layout
         self.bind(self.layout)
-        self.keeps_mass = isinstance(rescaling, StaticRescaling) and rescaling.by == "mass"
-        if self.keeps_mass:
+        if rescaling.reweighs:
             check_mass(self.family)
             for layer in self.layers:
                 keep_mass(layer.router, self.full_top_k)
@@ -179,7 +178,7 @@ class AdaptedModel:
                 changes its logits in an unknown way; or a `top_k` is over the model's K where
                 weights are those of K experts.
         """
-        if self.keeps_mass and max(top_ks) > self.full_top_k:
+        if self.rescaling.reweighs and max(top_ks) > self.full_top_k:
             raise ModelError(
                 f"top_k {max(top_ks)} is over the model's {self.full_top_k}, whose weights "
                 "rescaling.by 'mass' shares out"

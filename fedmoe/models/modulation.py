@@ -18,22 +18,17 @@ SOFTMAX = tuple(kind for kind, family in FAMILIES.items() if family.plain_softma
 """Model types whose routers take the k largest logits, weighed by their softmax."""
 
 
-def require_softmax(routers: Iterable[nn.Module], model_type: str, what: str) -> None:
-    """Refuse `what` where a router's weights are not such a softmax.
-
-    Raises:
-        ModelError: the model's type is none of `SOFTMAX`, or its config asks for another rule.
-    """
+def softmax_fault(routers: Iterable[nn.Module], model_type: str) -> str | None:
+    """Return why these routers do not weigh by a softmax of their logits; None where they do."""
+    needs = "needs routers that take a softmax of their logits;"
     if model_type not in SOFTMAX:
-        raise ModelError(
-            f"{what} needs routers that take a softmax of their logits; those of {model_type!r} "
-            f"models are not known to; expected one of {', '.join(SOFTMAX)}"
-        )
+        rule = FAMILIES[model_type].rule if model_type in FAMILIES else "an unknown rule"
+        known = f"expected one of {', '.join(SOFTMAX)}"
+        return f"{needs} those of {model_type!r} models do not ({rule}); {known}"
     if not all(FAMILIES[model_type].is_plain(router) for router in routers):
-        raise ModelError(
-            f"{what} needs routers that take a softmax of their logits; this {model_type!r} "
-            "model's config asks for another rule (a norm, or a function, of its own)"
-        )
+        other = "config asks for another rule (a norm or a function of its own)"
+        return f"{needs} this {model_type!r} model's {other}"
+    return None
 
 
 @dataclass(eq=False)
@@ -55,7 +50,8 @@ def modulate(router: nn.Module, model_type: str, full_top_k: int) -> Modulation:
     Raises:
         ModelError: the router's rule is another.
     """
-    require_softmax([router], model_type, "a modulation")
+    if fault := softmax_fault([router], model_type):
+        raise ModelError(f"a modulation {fault}")
     modulation = Modulation()
     renormalise = FAMILIES[model_type].renormalises(router)
 

@@ -6,13 +6,14 @@ A router that does not renormalise its weights returns a smaller output at a low
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedmoe.errors import ModelError
+from fedmoe.errors import Fault, ModelError
 from fedmoe.models.families import Family
 from fedmoe.section import Component, Open, section
 
@@ -30,6 +31,13 @@ class Rescaling(Component):
 
     learned: ClassVar[bool] = False
     """Whether clients train the factors."""
+    learning_rate: Any = 0.01
+    """AdamW's step for learned factors; they need larger steps than weights."""
+
+    @property
+    def reweighs(self) -> bool:
+        """Whether it changes the routers' weights, not just the layer's output."""
+        return False
 
     def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:
         """Return the factors before round 1, (layers,)."""
@@ -51,8 +59,26 @@ class StaticRescaling(Rescaling):
     by: Literal["ratio", "mass"] = "ratio"
     """`ratio`: multiply by K / k. `mass`: let each token's k weights sum to what its K would."""
 
+    @property
+    def reweighs(self) -> bool:
+        return self.by == "mass"
+
     def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:
-        return torch.full((num_layers,), full_top_k / top_k if self.by == "ratio" else 1.0)
+        return torch.full((num_layers,), 1.0 if self.reweighs else full_top_k / top_k)
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield gatings under which k weights, or k experts a token, mean something else."""
+        gating = experiment.gating
+        named = f"gating.name {gating.name!r}"
+        if self.reweighs and not gating.own:
+            said = f"'mass' and {named} both change routers' weights; use 'ratio'"
+            yield Fault("rescaling.by", said)
+        elif gating.serves and not gating.exact_counts:
+            yield Fault(
+                "rescaling.name",
+                f"'static' assumes that every token reaches k experts, which is not so with "
+                f"{named}; use 'none' or 'learned'",
+            )
 
 
 @section

@@ -25,6 +25,9 @@ def headline(run: Run) -> str:
         curves = [run.curve(split, tier.name) for tier in run.tiers]
         if all(len(curve) > 1 for curve in curves):
             return _change(run, split, curves)
+        if all(curves) and not run.header["num_rounds"]:
+            score = percent_text(sum(curve[0]["score"] or 0 for curve in curves) / len(curves))
+            return f"Without training, the {split} {run.score_name} is {score}, the mean of tiers."
     return "The adapter has no scores yet."
 
 

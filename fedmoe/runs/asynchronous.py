@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from fedmoe.aggregation import FedBuff
 from fedmoe.config.faults import parse_faults
 from fedmoe.devices.timeline import timeline
 from fedmoe.messages.records import Task
@@ -115,9 +114,9 @@ class Buffered:
 
 
 def buffered_of(server: ServerSide) -> Buffered | None:
-    """The planner of a run whose strategy is FedBuff; None for one that goes by rounds."""
+    """Return the planner of an asynchronous run; None for one that goes by rounds."""
     e = server.setup.experiment
-    if not isinstance(e.aggregation, FedBuff):
+    if not e.aggregation.asynchronous:
         return None
     costs, faults = tier_costs(server), parse_faults(e.faults)
 
@@ -130,7 +129,7 @@ def buffered_of(server: ServerSide) -> Buffered | None:
         server.send_to,
         seconds,
         concurrency=server.clients_per_round,
-        buffer_size=e.aggregation.buffer_size or server.clients_per_round,
+        buffer_size=e.aggregation.updates_per_step(server.clients_per_round),
         num_rounds=e.rounds,
         seed=e.seed,
     )

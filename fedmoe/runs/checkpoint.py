@@ -28,7 +28,7 @@ class Checkpoint:
 
     state: ServerState
     versions: dict[int, ServerState]
-    """Older states that clients at work started from, by round; for FedBuff alone."""
+    """Older states that clients at work started from, by round; in asynchronous runs alone."""
     by_round: Tensor
     """int64 (rounds, layers, experts): routed tokens so far."""
     by_client: Tensor

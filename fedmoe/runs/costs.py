@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 def tier_costs(server: ServerSide) -> dict[str, Cost]:
     """Return what each tier's clients pay, for batches of the run's mean length."""
-    setup = server.setup
-    strategy = setup.experiment.aggregation
-    full = setup.model.full_top_k if strategy.full_budget or strategy.pooled else 0
-    return {tier: tier_cost(server, tier, full or k) for tier, k in setup.top_ks.items()}
+    return {tier: tier_cost(server, tier, k) for tier, k in server.setup.top_ks.items()}
 
 
 def tier_cost(server: ServerSide, tier: str, top_k: int) -> Cost:

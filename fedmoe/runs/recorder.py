@@ -253,15 +253,18 @@ class Recorder(Observer, Watch):
             }
             for tier, cost in self.costs.items()
         }
+        strategy, number = e.aggregation, server.clients_per_round
+        step = {"updates_per_step": strategy.updates_per_step(number)}
         return {
             "kind": "run",
             "name": e.name,
             "seed": e.seed,
             "num_rounds": e.rounds,
             "num_clients": len(server.members),
-            "clients_per_round": server.clients_per_round,
+            "clients_per_round": number,
             "model": e.model.path,
-            "strategy": e.aggregation.name,
+            "strategy": strategy.name,
+            **(step if strategy.asynchronous else {}),
             "rescaling": e.rescaling.name,
             "upload": e.upload.name,
             "full_top_k": server.setup.model.full_top_k,

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fedmoe.messages.codec import unpack_update
 from fedmoe.messages.validation import LARGEST_DELTA, Limits
-from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.rounds import ServerState
 
 if TYPE_CHECKING:
@@ -114,8 +113,9 @@ class ServerSide:
         most, free = e.aggregation.reach(task, training.reach(start))
         most = min(most * (MARGIN + task.round * owing), LARGEST_DELTA)
         rescaler = 0.0
-        if isinstance(e.rescaling, LearnedRescaling):
-            learned = replace(training, learning_rate=e.rescaling.learning_rate, weight_decay=0.0)
+        if e.rescaling.learned:
+            rate = e.rescaling.learning_rate
+            learned = replace(training, learning_rate=rate, weight_decay=0.0)
             rescaler = min(MARGIN * learned.reach(), LARGEST_DELTA)
         why = f"ten times what {training.steps} steps of AdamW can move"
         return Limits(e.admission.most_examples, most, free, why, rescaler)

@@ -173,7 +173,9 @@ class Session:
             plan=keeper.plan,
             quorum=e.quorum,
         )
-        if server.members and not recorder.by_round.any():
+        if not e.rounds:
+            return state  # which is scored already
+        if not recorder.by_round.any():
             raise FedMoEError(
                 f"No client was available in any of the {e.rounds} rounds: nothing was aggregated. "
                 "Raise the devices' `availability`, or `rounds`."

@@ -27,7 +27,6 @@ class Setup:
     tokenizer: Any
     tiers: dict[str, Tier]
     training: Training
-    """The experiment's; with more steps where one client stands for all."""
     initial: Adapter
     """The adapter before round 1, which changes nothing."""
     base: str
@@ -59,8 +58,6 @@ class Setup:
 
     def training_of(self, tier: str) -> Training:
         """Return the training settings of a tier's clients."""
-        if self.experiment.aggregation.pooled:
-            return self.training
         changes = self.tier(tier).training_changes
         return replace(self.training, **changes) if changes else self.training
 

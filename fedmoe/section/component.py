@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from fedmoe.errors import Fault
 
 
 class Component:
@@ -38,6 +41,28 @@ class Component:
 
     def __hash__(self) -> int:
         return hash(type(self))
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterable[Fault]:
+        """Return what of an experiment this part cannot honour; nothing unless it is overridden.
+
+        Called when settings are loaded, and again when the model is there, before any training.
+        All faults of all parts are reported together.
+
+        Args:
+            experiment: the `Experiment` of which this is a part. Ask its other parts for traits
+                (`experiment.gating.exact_counts`), never for their names.
+            model: the `AdaptedModel`; None while only settings are known.
+
+        Returns:
+            Faults whose path starts at the experiment (`rescaling.by`), each with a likely fix.
+
+        Example:
+            >>> class Plain(Component):
+            ...     def faults(self, experiment, model=None):
+            ...         if experiment.upload.error_feedback:
+            ...             yield Fault("upload.error_feedback", "is not for 'plain'; use false")
+        """
+        return ()
 
     def in_memory(self) -> str:
         """Return why no file can hold this object; empty where its fields say it all."""

@@ -6,23 +6,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from fedmoe.models.gating import CompetitionGating, Gates, Routed, Turn
+from fedmoe.errors import Fault, ModelError
+from fedmoe.models.gating import Gates, Routed, Turn
 from fedmoe.models.gating.outputs import expert_output
-from fedmoe.section import section
+from fedmoe.section import Component, section
 from fedmoe.training.similarity import co_activated, linear_cka
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
 @section
-class RouterLosses:
+class RouterLosses(Component):
     """Weights of the losses on routing; 0 leaves one out.
 
     Each is taken per layer, over a micro-batch without its padding, and averaged over layers: over
@@ -50,10 +51,23 @@ class RouterLosses:
     asks for `adapter.router: true`."""
 
     @property
-    def asked(self) -> dict[str, float]:
+    def requested(self) -> dict[str, float]:
         """The weights that are not 0, by name."""
         names = ("load_balance", "importance", "load", "z", "similarity", "alignment")
         return {name: weight for name in names if (weight := getattr(self, name))}
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield losses that the gating, the adapter or the model's routers give no meaning to."""
+        gating = experiment.gating
+        if self.load and not gating.noisy:
+            said = f"estimates loads under noise; gating.name {gating.name!r} has none"
+            yield Fault("losses.load", f"{said}, use 'noisy_top_k'")
+        if self.alignment and not experiment.adapter.router:
+            said = "holds trained routers near, which are frozen; set adapter.router"
+            yield Fault("losses.alignment", said)
+        if model is not None and (fault := model.gates.softmax_fault()):
+            for name, weight in self.requested.items():
+                yield Fault(f"losses.{name}", f"{weight} {fault}; use 0")
 
 
 NO_LOSSES = RouterLosses()
@@ -182,20 +196,6 @@ def alignment(routed: Routed, anchor: Anchor) -> Tensor:
     return F.kl_div(now, goal, reduction="batchmean", log_target=True)
 
 
-def distillation(routed: Routed, winners: float) -> Tensor:
-    """What competition's router has yet to learn of a layer, a scalar; see `CompetitionGating`.
-
-    0 in a step without competition.
-    """
-    choice = routed.choice
-    if choice is None or choice.responses is None:
-        return routed.logits.sum() * 0.0
-    goal = F.normalize(choice.responses, p=1, dim=-1)
-    error = (torch.softmax(routed.logits.float(), -1) - goal).square()
-    won = error.gather(-1, choice.index).mean(-1)
-    return (error.mean(-1) + winners * won).mean()
-
-
 Term = Callable[[Routed], Tensor]
 
 
@@ -241,15 +241,15 @@ def router_training(
     terms = list(_terms(gates, losses))
     with ExitStack() as stack:
         turn = stack.enter_context(gates.training(generator))
-        if terms:
-            gates.require_softmax("a loss on routing")
+        if terms and (fault := gates.softmax_fault()):
+            raise ModelError(f"a loss on routing {fault}")
         seen = stack.enter_context(gates.recording()) if terms else []
         yield RouterTraining(turn, seen, terms)
 
 
 def _terms(gates: Gates, losses: RouterLosses) -> Iterator[tuple[float, list[Term]]]:
     """Each loss that has a weight, with its function for every layer."""
-    layers, gating = gates.layers, gates.gating
+    layers = gates.layers
     plain = {"load_balance": load_balance, "importance": importance, "load": load, "z": z}
     for name, term in plain.items():
         if weight := getattr(losses, name):
@@ -260,5 +260,5 @@ def _terms(gates: Gates, losses: RouterLosses) -> Iterator[tuple[float, list[Ter
     if losses.alignment:
         anchors = [anchor_of(layer.scorer) for layer in layers]
         yield losses.alignment, [partial(alignment, anchor=anchor) for anchor in anchors]
-    if isinstance(gating, CompetitionGating) and gating.distil:
-        yield gating.distil, [partial(distillation, winners=gating.winners)] * len(layers)
+    for weight, term in gates.gating.losses:
+        yield weight, [term] * len(layers)

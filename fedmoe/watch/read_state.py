@@ -116,8 +116,7 @@ def _answers_per_step(run: Run) -> int | None:
 
     Such a server takes clients as they finish in virtual time: nobody knows the next ones.
     """
-    buffer = run.settings.get("aggregation.buffer_size", "")
-    return int(buffer) if buffer.isdigit() else None
+    return run.header.get("updates_per_step")
 
 
 def _answered(line: Record) -> ClientState:

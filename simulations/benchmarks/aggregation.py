@@ -14,7 +14,6 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import FedAvg
 from fedmoe.aggregation.factored import best_factors
-from fedmoe.aggregation.passes import kernels
 from fedmoe.messages.records import Task, Update
 from simulations.benchmarks.idle import update_of
 from simulations.benchmarks.measure import Options, Row, at_least, at_most, named, ratio
@@ -69,8 +68,7 @@ def mean_rows(layout: Layout, clients: int, options: Options) -> Iterator[Row]:
     setting = f"{clients} clients of {size / 1e6:.1f} MB, {options.threads} thread(s)"
     share = ratio(taken["copy"], taken["fedmoe"])
     fastest = size * clients / min(taken["fedmoe"]) / 1e9
-    how = f"compiled, {named('numba')}" if kernels() else "in torch: no numba (extra `fast`)"
-    note = f"{how}; {COPIES}; at best {fastest:.1f} GB/s of updates"
+    note = f"{COPIES}; at best {fastest:.1f} GB/s of updates"
     yield Row("weighted mean: share of copy bandwidth", setting, **at_least(share, 0.6), note=note)
     for name, peer in (("flower", f"{named('flwr')}'s"), ("stack", "torch's, of stacked updates,")):
         faster = ratio(taken[name], taken["fedmoe"])

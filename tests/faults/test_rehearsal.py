@@ -117,22 +117,24 @@ def test_where_the_adapter_is_the_same_every_kill_was_harmless():
     assert "| resumed by itself | 5 |" in rows[0]
 
 
-def test_the_kill_before_the_first_difference_is_to_blame():
+@pytest.mark.parametrize("digest", ["aa", "bb"])
+def test_one_other_loss_is_another_result_for_all_kills_of_the_run(digest):
     outcomes = [Outcome(Kill("SuperNode", "training", n), n, 5.0) for n in (1, 2, 3)]
-    rows = rows_of([*rounds(3.0, 9.0, 9.0), end("bb")], outcomes, REFERENCE)
-    assert same(rows) == ["yes", "no", "not known"]
+    rows = rows_of([*rounds(3.0, 9.0, 1.0), end(digest)], outcomes, REFERENCE)
+    assert same(rows) == ["no", "no", "no"]
 
 
 def test_an_adapter_that_differs_after_equal_rounds_is_not_called_the_same():
     outcomes = [Outcome(Kill("SuperNode", "training", 1), 1, 5.0)]
-    assert same(rows_of([*rounds(3.0, 2.0, 1.0), end("bb")], outcomes, REFERENCE)) == ["not known"]
+    assert same(rows_of([*rounds(3.0, 2.0, 1.0), end("bb")], outcomes, REFERENCE)) == ["no"]
 
 
 def test_a_run_that_never_ended_is_never_called_the_same():
     outcomes = [Outcome(Kill("SuperLink", "training", 2), 2)]
-    rows = rows_of(rounds(3.0), outcomes, REFERENCE)
-    assert "| did not resume |" in rows[0]
-    assert same(rows) == ["no"]
+    for ledger in (rounds(3.0), rounds(3.0, 2.0, 1.0), []):
+        rows = rows_of(ledger, outcomes, REFERENCE)
+        assert "| did not resume |" in rows[0]
+        assert same(rows) == ["no"]
 
 
 def test_a_client_that_was_left_out_is_named():

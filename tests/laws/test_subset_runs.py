@@ -217,7 +217,6 @@ def test_broken_yaml_is_said_in_the_users_words(value, said):
     ("subset", "more", "said"),
     [
         ({"keep": 9}, [], "over the model's 8 experts"),
-        ({"keep": 3}, ["aggregation.name=centralized"], "below the 4 experts"),
         ({"keep": 3}, ["aggregation.name=ub_smoe"], "ub_smoe"),
         ({"keep": 3}, ["gating.name=top_p"], "needs gating.name 'top_k'"),
         ({"keep": 3}, ["losses.similarity=0.1"], "losses.similarity"),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmoe.adapter import Adapter, Layout
-from fedmoe.aggregation import FedAvg, Flame, passes, streaming
+from fedmoe.aggregation import FedAvg, Flame, streaming
 from fedmoe.aggregation.blocks import Blocks
 from fedmoe.aggregation.streaming import TOGETHER, Weights, weighted_mean
 from fedmoe.errors import AggregationError
@@ -226,7 +226,9 @@ def test_neither_groups_nor_blocks_change_a_bit(monkeypatch, together, block_val
     whole = Flame().combine(adapter, updates)
     torch.testing.assert_close(whole.flat, slow_combine(Flame(), adapter, updates))
     monkeypatch.setattr(streaming, "TOGETHER", together)
-    monkeypatch.setattr(passes, "Blocks", SimpleNamespace(of=lambda x: Blocks.of(x, block_values)))
+    monkeypatch.setattr(
+        streaming, "Blocks", SimpleNamespace(of=lambda x: Blocks.of(x, block_values))
+    )
     assert Flame().combine(adapter, updates).digest() == whole.digest()
 
 

@@ -139,7 +139,10 @@ def test_grouped_products_and_blocks_match_the_loop(
 
 
 @pytest.mark.parametrize("widths", [GROUPED, {}], ids=["grouped", "looped"])
-def test_blocks_and_recomputation_change_no_bit(monkeypatch, widths):
+def test_recomputation_is_bitwise_identical_and_other_blocks_agree_within_rounding(
+    monkeypatch, widths
+):
+    """How a product is computed depends on its shape, and so on the blocks, on some processors."""
     leaves, index = draw(40, (6, 3), seed=7, sentinels=0.1, dtype=torch.float32, **widths)
     whole = outcome(fast_experts, leaves, index, nn.SiLU())
 
@@ -149,9 +152,9 @@ def test_blocks_and_recomputation_change_no_bit(monkeypatch, widths):
 
     for block_rows in (2048, 30, 1):
         monkeypatch.setattr(routed, "BLOCK_ROWS", block_rows)
-        for function in (fast_experts, recomputed):
-            again = outcome(function, leaves, index, nn.SiLU())
-            assert all(torch.equal(a, b) for a, b in zip(again, whole, strict=True))
+        kept, again = (outcome(f, leaves, index, nn.SiLU()) for f in (fast_experts, recomputed))
+        assert all(torch.equal(a, b) for a, b in zip(again, kept, strict=True))
+        assert relative_error(kept, whole) < 1e-5
 
 
 def test_recomputation_keeps_only_inputs():

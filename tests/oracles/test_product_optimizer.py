@@ -115,10 +115,7 @@ def dense_of_last(state, name, expert, first):
     return product[expert] if product.dim() == 3 else product
 
 
-STEPPED = [kind for kind in STRATEGIES if kind.steps]
-
-
-@pytest.mark.parametrize("kind", STEPPED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", STRATEGIES, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_an_expert_that_nobody_used_keeps_its_bits_and_its_memory(kind, rule):
     strategy = c.made(kind)

@@ -14,6 +14,7 @@ from fedmoe.messages.records import Task
 from fedmoe.models import experts
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.gating import CompetitionGating, NoisyTopKGating, Routed, TopKGating
+from fedmoe.models.gating.competition import distillation
 from fedmoe.models.gating.rule import Choice
 from fedmoe.models.rescaling import NoRescaling, StaticRescaling
 from fedmoe.training import router_losses as losses
@@ -129,8 +130,8 @@ def test_distillation_weighs_winners_extra():
     for t in range(T):
         gap = (torch.softmax(r.logits[t], 0) - responses[t] / responses[t].sum()) ** 2
         total += float(gap.sum()) / E + 0.5 * sum(float(gap[e]) for e in index[t].tolist()) / K
-    assert float(losses.distillation(routed, 0.5)) == pytest.approx(total / T, rel=1e-5)
-    assert float(losses.distillation(r, 0.5)) == 0
+    assert float(distillation(routed, 0.5)) == pytest.approx(total / T, rel=1e-5)
+    assert float(distillation(r, 0.5)) == 0
 
 
 @pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
@@ -143,7 +144,7 @@ def test_a_router_that_has_learnt_the_competition_chooses_its_winners(size):
         choice = Choice(logits, index, None, None, responses)
         routed = Routed(torch.zeros(1, 3), logits, torch.ones(1, 4), index, choice)
         optimizer.zero_grad()
-        losses.distillation(routed, 1.0).backward()
+        distillation(routed, 1.0).backward()
         optimizer.step()
     assert torch.equal(logits.topk(4).indices, index)
 
@@ -296,7 +297,7 @@ def test_a_router_that_distils_foresees_the_competition(model_with):
         with torch.no_grad():
             routed = measured(model, RouterLosses(z=1.0))[1]
         rows = VALID.flatten()
-        found.append(sum(float(losses.distillation(s.only(rows), 1.0)) for s in routed))
+        found.append(sum(float(distillation(s.only(rows), 1.0)) for s in routed))
     assert found[1] < 0.9 * found[0]
 
 

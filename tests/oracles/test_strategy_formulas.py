@@ -99,6 +99,15 @@ def test_hetlora_pads_with_zeros_and_weighs_by_the_norm_of_the_product():
     check_components(strategy.combine(c.INITIAL, updates, 5), formula)
 
 
+def test_hetlora_gives_no_weight_to_a_client_whose_product_is_zero():
+    strategy = KIND["hetlora"]()
+    state = c.second_state(strategy)
+    updates = c.clients(strategy, state, 60)[0]
+    empty = replace(updates[0], delta=Adapter(c.PLAIN, -state.flat))
+    pair = [strategy.combine(state, us, 3) for us in ([empty, *updates[1:]], updates[1:])]
+    c.close(*(c.served(strategy, new) for new in pair))
+
+
 def test_hetlora_drops_a_tail_that_shrank_and_its_server_sees_zeros():
     strategy = KIND["hetlora"](decay=0.5)
     state = c.second_state(strategy)

@@ -1,4 +1,6 @@
-"""What every strategy must do, as functions that raise when it does not.
+"""The laws of strategies, as functions that raise where a strategy breaks one.
+
+Some hold for every strategy, the others for those that claim them by a trait (`Strategy`).
 
 A round is played on a small adapter, some of whose sides equal its rank, with a square weight
 among them: factors must not be told by their shapes. Clients start as the strategy says, move what
@@ -6,12 +8,28 @@ it trains by random amounts, and send what it sends; nothing here knows how a st
 """
 
 from dataclasses import replace
+from itertools import pairwise
 
+import pytest
 import torch
 
 from fedmoe.adapter import Adapter, Layout, initial_adapter, keep_untouched
 from fedmoe.aggregation.strategy import Local
+from fedmoe.errors import AggregationError
+from fedmoe.export.saved import read_adapter
+from fedmoe.messages.codec import (
+    most_bytes,
+    pack_task,
+    pack_update,
+    task_num_bytes,
+    unpack_task,
+    unpack_update,
+)
+from fedmoe.messages.compression import Int8, NoCompression
+from fedmoe.messages.compression.parts import carried
 from fedmoe.messages.records import Task, Update
+from fedmoe.rounds import ServerState
+from fedmoe.runs.recorder import adapter_bytes
 
 LAYERS, EXPERTS, RANK, TOKENS = 2, 3, 4, 6
 SHAPES = {"up": (5, 4), "down": (4, 6)}  # out, in
@@ -176,8 +194,111 @@ def check_equal_updates(strategy):
     close(served(strategy, strategy.combine(state, updates, 3), 4), ends[0])
 
 
+def _noise(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def check_linear(strategy):
+    """The state moves by a mean: moves of sums of updates are the sums of their moves."""
+    for ranks in [(RANK,) * 3, *([(2, RANK, 3)] if strategy.mixed_ranks else [])]:
+        state = second_state(strategy)
+        used = (ALL, ((0,), (1, 2)), ((1,), (0, 1)))
+        these, those = (clients(strategy, state, seed, 1, used, ranks=ranks)[0] for seed in (1, 8))
+        sums = [replace(u, delta=u.delta + v.delta) for u, v in zip(these, those, strict=True)]
+        zeros = [replace(u, delta=u.delta - u.delta) for u in these]
+        ends = [strategy.combine(state, us, 3).flat for us in (sums, zeros, these, those)]
+        torch.testing.assert_close(ends[0] + ends[1], ends[2] + ends[3], rtol=1e-5, atol=1e-5)
+
+
+def check_maskable(strategy):
+    """The sums of `weigh(update)` times update, and of `weigh(update)`, are all that counts."""
+    state = second_state(strategy)
+    updates = clients(strategy, state, 25, 3, (ALL, ((0,), (1, 2)), ((1,), (1, 2))))[0]
+    weights = [strategy.weigh(update) for update in updates]
+    found = strategy.combine(state, updates, 3).views()
+    for entry in updates[0].delta.layout.entries:
+        total, over = torch.zeros(entry.shape, dtype=torch.float64), torch.zeros(())
+        for update, weight in zip(updates, weights, strict=True):
+            share = torch.as_tensor(weight.shared)
+            if entry.layer is not None:
+                share = weight.experts[entry.layer].reshape(-1, *[1] * (len(entry.shape) - 1))
+            total, over = total + share * update.delta.views()[entry.name], over + share
+        wanted = state.views()[entry.name] + total / over.where(over > 0, 1)
+        torch.testing.assert_close(found[entry.name].double(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def check_robust(strategy):
+    """A minority of those that used an expert moves no value beyond what the others sent."""
+    state = second_state(strategy)
+    for used, liars in ((ALL, (0, 4)), (((0,), (0, 1)), (2,)), (((1,), (2,)), (3,))):
+        everyone = (used, used if 2 in liars else ALL, used if 2 in liars else ALL, ALL, ALL)
+        updates = clients(strategy, state, 33, used=everyone, examples=(1,) * 5, ranks=(RANK,) * 5)
+        updates = updates[0]
+        for liar in liars:
+            sign = torch.randn(updates[liar].delta.flat.shape, generator=_noise(liar)).sign()
+            lie = keep_untouched(
+                Adapter(updates[liar].delta.layout, 1e6 * sign), updates[liar].counts
+            )
+            updates[liar] = replace(updates[liar], delta=lie)
+        moved, honest = (
+            strategy.combine(state, updates, 5),
+            [u for number, u in enumerate(updates) if number not in liars],
+        )
+        for entry in updates[0].delta.layout.entries:
+            step = moved.views()[entry.name] - state.views()[entry.name]
+            for e in range(EXPERTS) if entry.layer is not None else [...]:
+                sent = [
+                    u.delta.views()[entry.name][e]
+                    for u in honest
+                    if entry.layer is None or u.counts[entry.layer, e]
+                ]
+                least, most = torch.stack(sent).amin(0), torch.stack(sent).amax(0)
+                assert (step[e] >= least - 1e-5).all(), entry.name
+                assert (step[e] <= most + 1e-5).all(), entry.name
+
+
+def check_discount(strategy):
+    """An update on time is worth all of itself, a later one no more than an earlier one."""
+    state = second_state(strategy)
+    update = clients(strategy, state, 35)[0][0]
+    assert strategy.discount(update, 0) is update
+    sizes = [strategy.discount(update, late).delta.flat.norm() for late in range(5)]
+    assert all(later <= sooner for sooner, later in pairwise(sizes))
+
+
+def check_continues(strategy):
+    """Clients send the same tensors in every round."""
+    sent = [layouts_of(strategy, round).update.digest for round in (1, 2, 3, 4)]
+    assert len(set(sent)) == 1
+
+
+def check_personal(strategy):
+    """Clients keep a part, and compute with it in the next round."""
+    state = strategy.first_state(INITIAL)
+    task, local = start_of(strategy, state)
+    assert local.layouts.own is not None
+    local.finish(trained_by(local, 37), counts_of(ALL))
+    again = strategy.local(replace(task, round=2), layouts_of(strategy, 2), INITIAL, local.own)
+    assert not torch.equal(again.start.flat, local.start.flat)
+
+
+def check_routers(strategy):
+    """Clients compute with LoRA and shifts of routers alone, unless routers are changed."""
+    kinds = {entry.kind for entry in layouts_of(strategy, 1).model.entries}
+    assert (kinds <= {"A", "B", "shift"}) != strategy.changes_routers
+
+
 def check_size(strategy):
-    """A client of size 2 n counts as two clients of size n."""
+    """A client of size 2 n counts as two clients of size n, and one of size 0 as none."""
+    _check_whole_and_halves(strategy)
+    state = second_state(strategy)
+    updates = clients(strategy, state, 60)[0]
+    absent = replace(updates[0], examples=0)
+    pair = [strategy.combine(state, us, 3) for us in ([absent, *updates[1:]], updates[1:])]
+    close(*(served(strategy, new) for new in pair))
+
+
+def _check_whole_and_halves(strategy):
     state = second_state(strategy)
     one, other = clients(strategy, state, 30, used=(ALL, ALL), examples=(4, 2))[0]
     half = replace(one, examples=2, tokens=one.tokens)
@@ -202,17 +323,6 @@ def check_order(strategy):
     updates = clients(strategy, state, 50)[0]
     pair = [strategy.combine(state, us, 3) for us in (updates, updates[::-1])]
     close(*(served(strategy, new) for new in pair))
-
-
-def check_weight_zero(strategy, weightless):
-    """A client of weight zero changes nothing; `weightless(update)` makes it one."""
-    state = second_state(strategy)
-    updates = clients(strategy, state, 60)[0]
-    rest = strategy.combine(state, updates[1:], 3)
-    close(
-        served(strategy, strategy.combine(state, [weightless(updates[0]), *updates[1:]], 3)),
-        served(strategy, rest),
-    )
 
 
 def check_untouched(strategy):
@@ -270,3 +380,42 @@ def check_adjoint(strategy):
         along_theta = local.pull(grad).flat.double() @ step.flat.double()
         along_model = grad.flat.double() @ (models[1].flat - models[0].flat).double()
         torch.testing.assert_close(along_theta, along_model, rtol=1e-4, atol=1e-5)
+
+
+def check_messages(strategy):
+    """Messages hold what the layouts say, and come back as they were."""
+    state = strategy.first_state(INITIAL)
+    used = ((0,), (0, 1))
+    for rank in (RANK, *([2] if strategy.mixed_ranks else [])):
+        for round, upload in ((1, NoCompression()), (2, Int8())):
+            task, local = start_of(strategy, state, round, rank=rank)
+            layouts, message = local.layouts, pack_task(task)
+            assert message.num_bytes == task_num_bytes(task)
+            assert len(message.buffer) == 4 * (layouts.task.size + LAYERS)
+            assert torch.equal(unpack_task(message, layouts.task).adapter.flat, task.adapter.flat)
+            update = update_of(task, local, trained_by(local, 5, used), used)
+            packed = pack_update(update, upload)
+            parts = carried(layouts.update, update.counts.numpy())
+            values = upload.num_bytes(parts) if layouts.update.size else 0
+            assert len(packed.buffer) == 8 * LAYERS * EXPERTS + 4 * LAYERS + values
+            down, up = most_bytes(layouts.task, layouts.update, upload)
+            assert message.num_bytes <= down
+            assert packed.num_bytes <= up
+            arrived = unpack_update(packed, layouts.update, task, upload)
+            if upload.name == "none":
+                assert torch.equal(arrived.delta.flat, update.delta.flat)
+
+
+def check_saved(strategy, path):
+    """A state that was saved and read gives the same next round."""
+    state = second_state(strategy)
+    path.write_bytes(adapter_bytes(state, ServerState(1, state, {})))
+    again = read_adapter(path, state.layout)[0]
+    pair = [strategy.combine(s, clients(strategy, s, 7, 2)[0], 3) for s in (state, again)]
+    assert pair[0].digest() == pair[1].digest()
+
+
+def check_empty(strategy):
+    """Without updates there is nothing to combine, and the strategy says so."""
+    with pytest.raises(AggregationError, match="no client updates"):
+        strategy.combine(strategy.first_state(INITIAL), iter(()), 3)

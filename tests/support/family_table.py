@@ -80,7 +80,7 @@ Each cell is the outcome of tests on a tiny random model of that family. To make
 ```sh
 pytest -m 'slow or not slow' tests/contracts/test_famil*.py tests/contracts/test_task_*.py \\
   tests/oracles/test_saved.py --junitxml families.xml
-python tests/support/family_table.py families.xml > fedmoe/models/families.md
+python tests/support/family_table.py families.xml > fedmoe/models/families/families.md
 ```
 
 {tests} tests, {failed} failed; {used}, on a CPU.

@@ -53,7 +53,7 @@ def _rows(cells: Iterable[Sequence[object]]) -> str:
 
 def _routing(recipe: dict[str, Any]) -> str:
     """Return gating and losses, as a run names them."""
-    losses = [f"{name} {w:g}" for name, w in RouterLosses(**recipe["losses"]).asked.items()]
+    losses = [f"{name} {w:g}" for name, w in RouterLosses(**recipe["losses"]).requested.items()]
     said = f" with losses on routing ({', '.join(losses)})" if losses else ""
     gating = recipe["gating"]["name"]
     if gating == "top_k":

@@ -88,7 +88,7 @@ class Pretrain:
     def __post_init__(self) -> None:
         if self.losses.alignment:
             raise ValueError("losses.alignment: there is no global router to be near; use 0")
-        if self.losses.load and self.gating.name != "noisy_top_k":
+        if self.losses.load and not self.gating.noisy:
             raise ValueError("losses.load: estimates loads under noise; use gating 'noisy_top_k'")
         if self.batch_size < self.workers:
             raise ValueError(f"batch_size {self.batch_size} is below workers, {self.workers}")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
+import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from fedmoe.models.gating.gate import Routed
 from fedmoe.models.gating.rule import Call, Choice, Rule, Turn
 from fedmoe.section import section
 
@@ -40,6 +45,7 @@ class CompetitionGating(Rule):
 
     name: Literal["competition"] = "competition"
     serves: ClassVar[bool] = False
+    teaches_routers: ClassVar[bool] = True
     schedule: Literal["linear", "learned"] = "linear"
     """How the share of competing steps changes."""
     first: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -52,8 +58,9 @@ class CompetitionGating(Rule):
     """The alpha: extra weight of the winners in it."""
 
     @property
-    def trains_router(self) -> bool:
-        return True
+    def losses(self) -> Sequence[tuple[float, Callable[[Routed], Tensor]]]:
+        """The distillation, where it has a weight."""
+        return [(self.distil, partial(distillation, winners=self.winners))] if self.distil else []
 
     def share(self, turn: Turn) -> float:
         """The lambda: probability that the step competes."""
@@ -77,3 +84,17 @@ def overlap(call: Call, index: Tensor) -> float:
     own = call.logits.topk(call.top_k, dim=-1).indices
     both = (own.unsqueeze(-1) == index.unsqueeze(-2)).any(-2).float().mean(-1)
     return float((both if call.valid is None else both[call.valid]).mean())
+
+
+def distillation(routed: Routed, winners: float) -> Tensor:
+    """Return what the router has yet to learn of a layer, a scalar; see `CompetitionGating`.
+
+    0 in a step without competition.
+    """
+    choice = routed.choice
+    if choice is None or choice.responses is None:
+        return routed.logits.sum() * 0.0
+    goal = F.normalize(choice.responses, p=1, dim=-1)
+    error = (torch.softmax(routed.logits.float(), -1) - goal).square()
+    won = error.gather(-1, choice.index).mean(-1)
+    return (error.mean(-1) + winners * won).mean()

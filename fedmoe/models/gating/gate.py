@@ -15,7 +15,7 @@ from fedmoe.models.experts import STATE
 from fedmoe.models.families import FAMILIES, MoELayer
 from fedmoe.models.gating.outputs import responses
 from fedmoe.models.gating.rule import Call, Choice, Rule, Turn, weigh
-from fedmoe.models.modulation import require_softmax
+from fedmoe.models.modulation import softmax_fault
 
 Output = tuple[Tensor, Tensor, Tensor]
 """Of a router: logits (tokens, experts), weights and index (tokens, slots)."""
@@ -69,9 +69,9 @@ class Gates:
         for i, layer in enumerate(layers):
             layer.router.register_forward_hook(partial(self._choose, i))
 
-    def require_softmax(self, what: str) -> None:
-        """Refuse `what` where a router's weights are no softmax of its logits."""
-        require_softmax((layer.router for layer in self.layers), self.model_type, what)
+    def softmax_fault(self) -> str | None:
+        """Return why the routers' weights are no softmax of their logits; None where they are."""
+        return softmax_fault((layer.router for layer in self.layers), self.model_type)
 
     def tensors(self) -> list[tuple[str, tuple[int, ...], int | None]]:
         """What the gating trains beside the routers, as entries of an adapter's layout.
@@ -117,10 +117,12 @@ class Gates:
             seen.clear()
 
     def _check(self, full_top_k: int) -> None:
-        self.require_softmax(f"gating.name {self.gating.name!r}")
+        named = f"gating.name {self.gating.name!r}"
+        if fault := self.softmax_fault():
+            raise ModelError(f"{named} {fault}")
         for layer in self.layers:
             if fault := self.gating.misfit(layer.num_experts, full_top_k):
-                raise ModelError(f"gating.name {self.gating.name!r}: {fault}")
+                raise ModelError(f"{named}: {fault}")
 
     def _choose(self, i: int, module: nn.Module, inputs: tuple[Tensor], output: Output) -> Output:
         """The hook: ask the gating, and weigh what it chose by the router's own rule."""

@@ -29,6 +29,7 @@ class NoisyTopKGating(Rule):
 
     name: Literal["noisy_top_k"] = "noisy_top_k"
     serves: ClassVar[bool] = False
+    noisy: ClassVar[bool] = True
     learned: bool = True
     """Train how much noise each expert gets from what the token is."""
     scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedmoe.errors import Fault
 from fedmoe.section import Component
 
 
@@ -86,7 +87,7 @@ class Choice:
 
 
 class Rule(Component):
-    """A gating's answers, as the model's own top-k gives them."""
+    """Base of all gatings; its defaults are those of the model's own top-k."""
 
     own: ClassVar[bool] = False
     """Whether the router is left as it is."""
@@ -94,16 +95,28 @@ class Rule(Component):
     """Whether it also chooses outside training; else evaluation uses the router's own top-k."""
     exact_counts: ClassVar[bool] = True
     """Whether every token reaches exactly k experts of a layer."""
+    noisy: ClassVar[bool] = False
+    """Whether it chooses by noisy logits in training, and records the noise (`Choice.spread`)."""
+    teaches_routers: ClassVar[bool] = False
+    """Whether it has no meaning while routers are frozen."""
 
     @property
     def trains_noise(self) -> bool:
-        """Whether each router gets a second trained matrix, of its own weight's shape."""
+        """Whether each router gets a second trained matrix of the same shape as its weight."""
         return False
 
     @property
-    def trains_router(self) -> bool:
-        """Whether it has no meaning while routers are frozen."""
-        return False
+    def losses(self) -> Sequence[tuple[float, Callable[[Any], Tensor]]]:
+        """Weighted losses of its own, each a function of one layer's `Routed`."""
+        return ()
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield a fault for routers that are frozen though they are to be taught."""
+        if self.teaches_routers and not experiment.adapter.router:
+            yield Fault(
+                "gating.name",
+                f"{self.name!r} teaches routers, which are frozen; set adapter.router",
+            )
 
     def per_token(self, top_k: int) -> tuple[float, float]:
         """The least and the most experts that a token reaches in a layer, on average."""

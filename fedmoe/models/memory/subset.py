@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,37 @@ class Subset:
     def outcome(self) -> str:
         """The treatment of the others, in a word or two."""
         return "merged into one" if self.merges else "dropped"
+
+    def misfits(self, experiment: Any, model: Any) -> Iterator[tuple[str, str]]:
+        """Yield what of an experiment, or of its model, does not go with this subset.
+
+        Each as a place below it (`.keep`, or empty for the subset itself) and what is wrong.
+        """
+        e, number = experiment, model.layout.num_experts
+        if self.keep > number:
+            yield ".keep", f"{self.keep} is over the model's {number} experts"
+        if self.keep >= number:
+            return
+        if e.aggregation.changes_routers:
+            yield (
+                "",
+                f"aggregation.name {e.aggregation.name!r} nudges routers towards all experts; use "
+                "another strategy, or no subset",
+            )
+        if not e.gating.own:
+            yield "", f"needs gating.name 'top_k'; {e.gating.name!r} chooses among all experts"
+        if e.losses.similarity:
+            yield "", "losses.similarity needs experts that are left out; use 0"
+        if self.merges:
+            return
+        if fault := drop_fault(model.family, model.layers):
+            yield ".left_out", f"'drop' cannot be honoured: {fault}"
+        if e.rescaling.reweighs:
+            named = f"rescaling.by {e.rescaling.by!r}"
+            yield ".left_out", f"'drop' and {named} both change routers' weights; use 'merge'"
+        if e.losses.alignment:
+            said = "'drop' makes choices impossible that losses.alignment compares; use 'merge'"
+            yield ".left_out", said
 
     def num_held(self, num_experts: int) -> int:
         """Return the number of each layer's experts whose weights are needed."""

@@ -20,7 +20,15 @@ from fedmoe.models.tasks.image import ImageLabel
 from fedmoe.models.tasks.seq2seq import SequenceToSequence
 from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm
 
-__all__ = ["TASKS", "Decoding", "TaskBatch", "TaskForm", "require_causal", "task_of"]
+__all__ = [
+    "TASKS",
+    "Decoding",
+    "TaskBatch",
+    "TaskForm",
+    "causal_fault",
+    "require_causal",
+    "task_of",
+]
 
 TASKS: dict[str, TaskForm] = {
     "causal": Causal(),
@@ -35,14 +43,19 @@ def task_of(model_type: str) -> TaskForm:
     return TASKS[family.task if family else "causal"]
 
 
+def causal_fault(model: nn.Module) -> str | None:
+    """Return why something is not for this model; None for a causal language model."""
+    kind = str(model.config.model_type)  # pyright: ignore[reportAttributeAccessIssue]
+    if (form := task_of(kind)).name == "causal":
+        return None
+    return f"is for causal language models; {kind!r} models {form.does}: leave it out"
+
+
 def require_causal(model: nn.Module, what: str) -> None:
     """Refuse `what` for a model that is no causal language model.
 
     Raises:
         ModelError: which model, and why.
     """
-    kind = str(model.config.model_type)  # pyright: ignore[reportAttributeAccessIssue]
-    if (form := task_of(kind)).name != "causal":
-        raise ModelError(
-            f"{what} is for causal language models; {kind!r} models {form.does}: leave it out"
-        )
+    if fault := causal_fault(model):
+        raise ModelError(f"{what} {fault}")

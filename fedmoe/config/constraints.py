@@ -1,0 +1,72 @@
+"""Faults of a whole experiment: each part is asked what it cannot work with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from fedmoe.config.words import not_one_of
+from fedmoe.errors import ConfigError, Fault
+from fedmoe.models.tasks import causal_fault
+
+
+def faults_of(experiment: Any, model: Any = None) -> Iterator[Fault]:
+    """Yield what any part of an experiment cannot honour; see `section.Component.faults`.
+
+    Args:
+        experiment: an `Experiment`, which asks here itself while it is being made.
+        model: its `AdaptedModel`, or one of shapes alone (`models.memory.meta`); None leaves out
+            what depends on the model.
+    """
+    yield from _device_faults(experiment, model)
+    for field in fields(experiment):
+        if ask := getattr(getattr(experiment, field.name), "faults", None):
+            yield from ask(experiment, model)
+
+
+def check(experiment: Any, model: Any, clients: Mapping[str, int] | None = None) -> None:
+    """Refuse an experiment that this model, or these clients, cannot carry out.
+
+    Args:
+        experiment: the `Experiment`.
+        model: as in `faults_of`.
+        clients: the number of clients in each tier that has any; None while it is not known.
+
+    Raises:
+        ConfigError: with every fault of every part.
+    """
+    faults = [*faults_of(experiment, model)]
+    if clients is not None:
+        faults += _client_faults(experiment, model, clients)
+    if faults:
+        raise ConfigError("experiment", dict.fromkeys(faults))
+
+
+def _device_faults(experiment: Any, model: Any) -> Iterator[Fault]:
+    """Yield tiers and devices that do not match, and models that no clock can time."""
+    if not experiment.devices:
+        return
+    tiers = [*experiment.budget.resolved(1)]
+    for tier in experiment.devices:
+        if tier not in tiers:
+            yield Fault("devices", not_one_of(tier, tiers))
+    if bare := [tier for tier in tiers if tier not in experiment.devices]:
+        names = ", ".join(map(repr, bare))
+        yield Fault("devices", f"no device for {names}; give every tier one, or none")
+    if model is not None and (fault := causal_fault(model.model)):
+        yield Fault("devices", f"a virtual clock {fault}")
+
+
+def _client_faults(experiment: Any, model: Any, clients: Mapping[str, int]) -> Iterator[Fault]:
+    """Yield a buffer that is never full, and tiers that nobody can be scored for."""
+    strategy, tiers = experiment.aggregation, experiment.budget.resolved(model.full_top_k)
+    there = sum(number for name, number in clients.items() if not tiers[name].skipped)
+    if strategy.asynchronous and (needed := strategy.updates_per_step(1)) > there:
+        said = f"{needed} is over the number of clients that take part, {there}; lower it"
+        yield Fault("aggregation.buffer_size", said)
+    for name, tier in tiers.items():
+        if not clients.get(name) and (strategy.personal or tier.subset):
+            who = f"aggregation.name {strategy.name!r}" if strategy.personal else "its subset"
+            said = f"has no client, so that {who}, which scores clients, has nothing to score"
+            yield Fault(f"budget.tiers.{name}", f"{said}; give it a share, or leave it out")

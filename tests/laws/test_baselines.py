@@ -1,0 +1,130 @@
+"""Baselines: what a comparison makes of an experiment, and how its result is read."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import conformance as c
+import pytest
+
+from fedmoe.cli.main import main
+from fedmoe.comparison.baselines import BASELINES, LocalOnly, scored
+from fedmoe.config import load_experiment
+from fedmoe.config.load import to_yaml
+from fedmoe.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+FLEET = ROOT / "configs/fleet_virtual.yaml"
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    """Eight clients in four tiers of 4, 3, 2 and 1 experts, four of them in a round."""
+    return load_experiment(FLEET, ["clients_per_round=4", "devices.high.availability=0.5"])
+
+
+def test_without_rounds_only_the_number_of_rounds_changes(fleet):
+    assert BASELINES["zero_rounds"](fleet, None) == replace(fleet, rounds=0)
+
+
+def test_all_data_is_one_client_that_trains_as_long_as_a_rounds_clients(fleet):
+    made = BASELINES["all_data"](fleet, 4)
+    assert made.training.steps == 4 * fleet.training.steps
+    assert made.partition.num_clients == 1
+    assert made.budget.assign(1, 4, made.seed) == ("full budget",)
+    assert scored("all_data", fleet, 4) == dict.fromkeys(fleet.budget.tiers, ())
+
+
+def test_at_full_budget_all_clients_train_with_k_experts_and_are_scored_at_their_own(fleet):
+    made = BASELINES["full_budget"](fleet, 4)
+    assert set(made.budget.assign(8, 4, made.seed)) == {"full budget"}
+    assert made.budget.resolved(4)["full budget"].top_k == 4
+    assert {n: t.top_k for n, t in made.budget.tiers.items() if n != "full budget"} == {
+        n: t.top_k for n, t in fleet.budget.tiers.items()
+    }
+    assert made.devices["full budget"].availability == 1.0
+    own = fleet.budget.assign(8, 4, fleet.seed)
+    for tier, clients in scored("full_budget", fleet, 4).items():
+        assert clients == tuple(n for n in range(8) if own[n] == tier)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "full_top_k", "said"),
+    [
+        ([], None, "model.path: 'mini' is not there yet"),
+        (["rescaling.name=learned"], 4, "rescaling.name: 'learned' learns a factor per tier"),
+        (["budget={name: auto, tiers: {high: {}, medium: {}, low: {}, lowest: {}}}"], 4, "'auto'"),
+    ],
+)
+def test_a_full_budget_that_cannot_be_added_is_refused(overrides, full_top_k, said):
+    experiment = load_experiment(FLEET, overrides)
+    with pytest.raises(ConfigError, match=said):
+        BASELINES["full_budget"](experiment, full_top_k)
+
+
+def test_clients_that_train_alone_send_nothing_and_go_on_from_what_they_had(tmp_path):
+    for check in (c.check_personal, c.check_messages, c.check_continues, c.check_routers):
+        check(LocalOnly())
+    c.check_saved(LocalOnly(), tmp_path / "state")
+    state = LocalOnly().first_state(c.INITIAL)
+    assert c.start_of(LocalOnly(), state)[0].adapter.layout.size == 0
+    updates = c.clients(LocalOnly(), state, 3)[0]
+    assert LocalOnly().combine(state, updates, 3) is state
+    assert all(update.delta.layout.size == 0 for update in updates)
+
+
+def test_a_baseline_is_written_down_and_read_again(fleet, tmp_path):
+    for number, make in enumerate(BASELINES.values()):
+        made = make(fleet, 4)
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(to_yaml(made))
+        assert load_experiment(path) == made
+
+
+def test_a_comparison_reads_methods_against_all_baselines(tmp_path, capsys):
+    fields = {
+        "experiment": str(ROOT / "configs/quickstart.yaml"),
+        "folder": str(tmp_path),
+        "seeds": [3],
+        "reference": "plain",
+        "overrides": [
+            "rounds=2",
+            "training.steps=2",
+            "training.batch_size=4",
+            "training.probe_examples=4",
+            "data.per_domain=40",
+            "evaluation.every=0",
+            "evaluation.test_examples=8",
+            "evaluation.max_new_tokens=4",
+            "clients_per_round=3",
+        ],
+        "variants": {
+            "plain": ["aggregation.name=fedavg"],
+            "none": {"baseline": "zero_rounds"},
+            "alone": {"baseline": "alone"},
+            "all": {"baseline": "all_data", "overrides": ["aggregation.name=fedavg"]},
+            "full": {"baseline": "full_budget", "overrides": ["aggregation.name=fedavg"]},
+        },
+    }
+    (tmp_path / "compare.yaml").write_text(json.dumps(fields))  # JSON is YAML
+    assert main(["compare", str(tmp_path / "compare.yaml"), "--quiet"]) == 0, capsys.readouterr()
+    written = json.loads((tmp_path / "comparison/comparison.json").read_text())
+    runs = {run["variant"]: run for run in written["cases"][0]["runs"]}
+    assert list(runs) == ["plain", "none", "alone", "all", "full"]
+    assert len({tuple(run["scores"]) for run in runs.values()}) == 1, "the same tiers"
+    assert {name: len(run["clients"]) for name, run in runs.items()} == {
+        "plain": 8,
+        "none": 8,
+        "alone": 8,
+        "all": 0,
+        "full": 8,
+    }
+    assert runs["none"]["bytes_up"] == 0
+    page = (tmp_path / "comparison/comparison.html").read_text()
+    assert "No training: the base model at every tier." in page
+    assert "Clients' data alike per seed</dt><dd>yes" in page.replace("&#x27;", "'")
+    for folder in sorted(tmp_path.glob("comparison/*/")):
+        if (folder / "ledger.jsonl").exists():
+            assert (folder / "report.html").exists()
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "compare.yaml"), "--quiet"]) == 0  # nothing is repeated
