@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 if TYPE_CHECKING:
     # It imports torch, and a node that is only asked for its name should answer at once.
-    from fedmoe.messages.codec import Message
+    from fedmoe.messages.records import Message
 
 
 def text(content: RecordDict, name: str) -> str:

@@ -14,7 +14,8 @@ from clients.worker_frames import Order
 from fedmoe.budget import Auto
 from fedmoe.config import load_experiment
 from fedmoe.errors import FedMoEError
-from fedmoe.messages.codec import Message, sealed
+from fedmoe.messages.codec import sealed
+from fedmoe.messages.records import Message
 from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.node_budget import OwnBudget, planned_here
 from fedmoe.runs.prepare import prepare

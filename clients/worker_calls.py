@@ -35,7 +35,7 @@ from fedmoe.system.processes import Process, ending
 
 if TYPE_CHECKING:
     # It imports torch, which takes seconds, and most messages only pass a task on.
-    from fedmoe.messages.codec import Message
+    from fedmoe.messages.records import Message
 
 LOG = logging.getLogger(__name__)
 BUNDLE = Path(__file__).parents[1]

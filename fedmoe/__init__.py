@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from fedmoe.config import Experiment, load_experiment
     from fedmoe.errors import FedMoEError
     from fedmoe.federation import Client, Federation, open_run, run
-    from fedmoe.messages.codec import Task, Update
+    from fedmoe.messages.records import Task, Update
     from fedmoe.models.adapted import AdapterSettings as LoRA
     from fedmoe.training.settings import Training
 
@@ -53,10 +53,10 @@ _HOMES = {
     "Flame": "fedmoe.aggregation",
     "LoRA": "fedmoe.models.adapted:AdapterSettings",
     "Strategy": "fedmoe.aggregation.strategy",
-    "Task": "fedmoe.messages.codec",
+    "Task": "fedmoe.messages.records",
     "Tier": "fedmoe.budget",
     "Training": "fedmoe.training.settings",
-    "Update": "fedmoe.messages.codec",
+    "Update": "fedmoe.messages.records",
     "load_experiment": "fedmoe.config",
     "open_run": "fedmoe.federation",
     "run": "fedmoe.federation",

@@ -18,7 +18,8 @@ from fedmoe.errors import ConfigError, Fault, FedMoEError
 from fedmoe.evaluation.evaluate import Evaluation, EvaluationSettings, by_tier
 from fedmoe.export.finished import RunResults
 from fedmoe.export.saved import SavedRun
-from fedmoe.messages.codec import Failure, Task, Update, pack_task
+from fedmoe.messages.codec import pack_task
+from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.rounds import ServerState, finish_round, plan_round
@@ -26,6 +27,7 @@ from fedmoe.runs import session
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import Prepared, prepare
 from fedmoe.runs.resume import Resume
+from fedmoe.training.local_client import LocalStep
 from fedmoe.training.settings import Training
 
 
@@ -146,6 +148,7 @@ class Federation:
         strategy: Strategy | None = None,
         lora: AdapterSettings | None = None,
         training: Training | None = None,
+        local: LocalStep | None = None,
         test: Sequence[Any] = (),
         validation: Sequence[Any] = (),
         evaluation: EvaluationSettings | None = None,
@@ -162,6 +165,7 @@ class Federation:
             strategy: how updates are averaged; FedAvg without one.
             lora: rank, alpha and targets of the adapters.
             training: one local round's steps, batch size and learning rate.
+            local: a local step of your own in place of AdamW's; see `training.LocalClient`.
             test: examples that scores are measured on. Without any, a seventh of every client's
                 rows is held out: `fed.held_out` says how many.
             validation: the same for `evaluate(state, "validation")`.
@@ -191,7 +195,7 @@ class Federation:
             budget=budget,
             aggregation=strategy or FedAvg(),
             adapter=lora or AdapterSettings(),
-            training=training or Training(),
+            training=replace(training or Training(), local_step=local),
             evaluation=evaluation or EvaluationSettings(),
             rounds=rounds,
             seed=seed,
@@ -280,7 +284,7 @@ class Federation:
         return prepare(self.experiment)
 
     def __repr__(self) -> str:
-        tiers = ", ".join(self.experiment.budget.resolved(0)) or "full"
+        tiers = ", ".join(self.experiment.budget.resolved(1)) or "full"
         return (
             f"Federation({self.experiment.model.path!r}, {len(self.names)} clients, tiers {tiers})"
         )

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, cut, place
-from fedmoe.aggregation import NoOptimizer, ServerOptimizer
 from fedmoe.aggregation.mean import again
-from fedmoe.aggregation.server_optimizer import Memory, Rule
+from fedmoe.aggregation.server_optimizer import Memory, NoOptimizer, Rule, ServerOptimizer
 from fedmoe.errors import FedMoEError
-from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.seeds import numpy_rng
 
 

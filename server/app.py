@@ -11,7 +11,6 @@ from typing import cast, get_args
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore import log
 
 from fedmoe.config import load_experiment
 from fedmoe.config.words import not_one_of
@@ -22,6 +21,7 @@ from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.session import run
 from fedmoe.runs.workers import Watch
 from server.log import LogLines
+from server.private import log
 from server.settings import read_settings
 from server.transport import GridTransport
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from logging import INFO, WARNING
 
-from flwr.supercore import log
-
 from fedmoe.evaluation.evaluate import Evaluation
-from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.report.fields import live_line
 from fedmoe.runs.display import Display
 from fedmoe.runs.workers import Injected
+from server.private import log
 
 
 class LogLines(Display):

@@ -13,7 +13,8 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from fedmoe.errors import WireError
-from fedmoe.messages.codec import Message, sealed
+from fedmoe.messages.codec import sealed
+from fedmoe.messages.records import Message
 
 LONGEST_REASON = 500
 """Characters of a node's reason that are kept."""

@@ -6,12 +6,12 @@ from logging import INFO, WARNING
 
 from flwr.app import MessageType
 from flwr.serverapp import Grid
-from flwr.supercore import log
 
 from fedmoe.errors import FedMoEError, WireError
 from server.about import About, Expected
 from server.messages import hello_content, read_about
 from server.post import Arrived, Lost, Post
+from server.private import log
 from server.settings import Settings
 
 LOOK_SECONDS = 2.0

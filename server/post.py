@@ -16,12 +16,11 @@ from logging import WARNING
 from typing import Literal, Protocol
 
 from flwr.app import Message, RecordDict
-from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
-from flwr.supercore import log
 
 from fedmoe.errors import WireError
 from server.messages import check_nonce, plain, request_config
+from server.private import ErrorCode, log
 from server.pulls import Pulls
 
 PAUSE_SECONDS = 0.1

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from flwr.app import MessageType, RecordDict
 
 from fedmoe.errors import WireError
-from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.runs.server_side import ServerSide
 from server.messages import read_update
 from server.nodes import Nodes

@@ -11,7 +11,8 @@ from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from fedmoe.config.components import for_nodes, told_to_nodes
-from fedmoe.messages.codec import Failure, Task, Update, pack_task
+from fedmoe.messages.codec import pack_task
+from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
 from fedmoe.system.digests import code_digest

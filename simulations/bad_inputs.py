@@ -19,7 +19,8 @@ import torch
 from fedmoe.adapter import Adapter, Layout, initial_adapter
 from fedmoe.aggregation import Flame
 from fedmoe.errors import WireError
-from fedmoe.messages.codec import Message, Task, pack_update, sealed, unpack_update
+from fedmoe.messages.codec import pack_update, sealed, unpack_update
+from fedmoe.messages.records import Message, Task
 from fedmoe.messages.validation import Limits
 from fedmoe.rounds import ServerState, finish_round
 from fedmoe.seeds import generator, numpy_rng

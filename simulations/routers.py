@@ -25,7 +25,7 @@ from fedmoe.export.saved import SavedRun
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.report.run import read_run
 from fedmoe.runs.prepare import prepare
-from fedmoe.training.client import mean_loss
+from fedmoe.training.loss import mean_loss
 from fedmoe.training.similarity import mean_pairwise_cka
 from simulations.study import Known, Line, Study, Variant, against, amount, main, markdown
 

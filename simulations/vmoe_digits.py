@@ -1,10 +1,11 @@
-"""`python -m simulations.vmoe_digits`: a small V-MoE made from real digits, then trained federated.
+"""A small V-MoE made from real digits, then trained federated.
 
-    python -m simulations.vmoe_digits                  (configs/vmoe_digits.yaml)
+    pip install 'fedmoe[vision]'
+    python -m simulations.vmoe_digits                  (configs/vmoe_digits.yaml; two minutes)
     python -m simulations.vmoe_digits seed=1 partition.alpha=0.1
 
-The base (see `fedmoe.base_models.pretraining.vision`) is made where `model.path` says, unless it
-is there.
+The base, a dense ViT upcycled into 8 experts (see `fedmoe.base_models.pretraining.vision`), is made
+where `model.path` says, unless it is there. What came of it: `vmoe_digits.md`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from typing import Literal
 
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.streaming import Weights
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 from fedmoe.section import section
 
 

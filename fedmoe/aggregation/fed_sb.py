@@ -11,7 +11,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Entry, Layout
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.strategy import Layouts, Local
-from fedmoe.messages.codec import Task
+from fedmoe.messages.records import Task
 from fedmoe.section import section
 from fedmoe.seeds import generator
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.mean import Mean
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 from fedmoe.section import section
 
 

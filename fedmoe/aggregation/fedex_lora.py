@@ -10,7 +10,7 @@ import torch
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.merged import Merged
 from fedmoe.aggregation.products import mean_of, nearest, others, pairs, reached, trained
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 from fedmoe.section import section
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.strategy import Layouts, Local
-from fedmoe.messages.codec import Task
+from fedmoe.messages.records import Task
 from fedmoe.section import section
 
 

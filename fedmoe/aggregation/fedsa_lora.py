@@ -9,7 +9,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout, cut, keep_untouched
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.strategy import Layouts, Local, over
-from fedmoe.messages.codec import Task
+from fedmoe.messages.records import Task
 from fedmoe.section import section
 
 SHARED = "A", "shift"

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from fedmoe.adapter import Adapter, Layout, cut
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.strategy import Layouts, Local, over
-from fedmoe.messages.codec import Task
+from fedmoe.messages.records import Task
 from fedmoe.section import section
 
 TRAINED = "B", "shift"

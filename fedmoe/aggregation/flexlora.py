@@ -12,7 +12,7 @@ from fedmoe.aggregation.mean import BySize
 from fedmoe.aggregation.product_optimizer import step_products
 from fedmoe.aggregation.products import mean_of, nearest, others, pairs, reached, trained
 from fedmoe.aggregation.server_optimizer import Memory, Rule
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 from fedmoe.section import section
 
 

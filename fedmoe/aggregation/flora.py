@@ -20,7 +20,7 @@ from fedmoe.aggregation.products import (
     reached,
     trained,
 )
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 from fedmoe.section import section
 
 

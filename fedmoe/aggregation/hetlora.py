@@ -14,7 +14,7 @@ from fedmoe.adapter import Adapter, Layout, components, cut, resized
 from fedmoe.aggregation.products import pairs
 from fedmoe.aggregation.strategy import Layouts, Local, Strategy
 from fedmoe.aggregation.streaming import Weights, weighted_mean
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 from fedmoe.section import section
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.mean import BySize
 from fedmoe.aggregation.products import mean_of, others, pairs, reached, shares, trained
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 from fedmoe.section import section
 
 

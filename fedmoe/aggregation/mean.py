@@ -11,7 +11,7 @@ import torch
 from fedmoe.adapter import Adapter, Layout, cut
 from fedmoe.aggregation.strategy import Strategy, over
 from fedmoe.aggregation.streaming import Weights, weighted_mean
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 from fedmoe.section import section
 
 

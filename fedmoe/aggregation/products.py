@@ -17,7 +17,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Entry, Layout
 from fedmoe.aggregation.factored import Factored, best_factors
 from fedmoe.errors import AggregationError
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 
 
 class Pair(NamedTuple):

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.slices import slice_mean
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 from fedmoe.section import section
 
 

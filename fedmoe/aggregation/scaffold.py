@@ -13,7 +13,7 @@ from fedmoe.adapter import Adapter, Layout, cut, keep_untouched
 from fedmoe.aggregation.mean import Mean, peek
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.aggregation.streaming import weighted_mean
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 from fedmoe.section import section
 
 PREFIX = "control."

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Entry, resized
 from fedmoe.aggregation.streaming import Weights
 from fedmoe.errors import AggregationError
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 
 
 class SliceSums:

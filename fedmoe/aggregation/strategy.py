@@ -22,7 +22,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout, cut, place, resized
 from fedmoe.aggregation.server_optimizer import Memory, Rule, step_values
 from fedmoe.errors import Fault
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 from fedmoe.section import Component
 
 

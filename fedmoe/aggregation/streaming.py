@@ -15,7 +15,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.blocks import Blocks
 from fedmoe.errors import AggregationError
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 
 TOGETHER = 4
 """Updates held at once, and added in one pass of the sum through memory. Grouping changes no bit of

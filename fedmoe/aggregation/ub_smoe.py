@@ -13,7 +13,7 @@ from fedmoe.adapter import Adapter, Layout, cut
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.aggregation.streaming import Weights, weighted_mean
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 from fedmoe.section import section
 
 PHI = "phi"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from fedmoe.aggregation.strategy import Layouts
 from fedmoe.budget.model import kept_bytes, saved_bytes
 from fedmoe.budget.shape import Setting, frozen_per_token, low_rank_per_token, shape_of
 from fedmoe.messages.codec import most_bytes
-from fedmoe.messages.compression import Compression
-from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.memory.stored import Frozen
-from fedmoe.models.memory.subset import Subset
+
+if TYPE_CHECKING:
+    from fedmoe.aggregation.strategy import Layouts
+    from fedmoe.messages.compression import Compression
+    from fedmoe.models.adapted import AdaptedModel
+    from fedmoe.models.memory.stored import Frozen
+    from fedmoe.models.memory.subset import Subset
 
 FLOAT_BYTES = 4
 OPTIMISER_COPIES = 4

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,8 +17,11 @@ from torch import Tensor
 from fedmoe.budget.replan import ran_out_of_memory
 from fedmoe.budget.shape import Setting
 from fedmoe.errors import ModelError
-from fedmoe.models.memory.stored import Frozen, quantised
+from fedmoe.models.memory.stored import quantised
 from fedmoe.system.workforce import Done, Job, Lost, Workforce
+
+if TYPE_CHECKING:
+    from fedmoe.models.memory.stored import Frozen
 
 Step = Callable[[Setting], Callable[[], object]]
 """Prepares training at a setting; the result makes one step, optimiser included."""

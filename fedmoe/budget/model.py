@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from fedmoe.budget.shape import Setting, Shape, num_held
-from fedmoe.models.memory.stored import Frozen
+from fedmoe.budget.shape import num_held
+
+if TYPE_CHECKING:
+    from fedmoe.budget.shape import Setting, Shape
+    from fedmoe.models.memory.stored import Frozen
 
 FLOAT = 4
 """Bytes of a float32: adapter, norms, router probabilities and losses, whatever the weights are."""

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from fedmoe.budget.model import Constants, Memory, forward_flops, kept_bytes, memory, step_seconds
-from fedmoe.budget.probe import Machine
-from fedmoe.budget.shape import Shape
-from fedmoe.budget.work import Work
-from fedmoe.models.memory.stored import Frozen, can_quantise
-from fedmoe.models.memory.subset import LeftOut, Subset
+from fedmoe.budget.model import forward_flops, kept_bytes, memory, step_seconds
+from fedmoe.models.memory.stored import can_quantise
+from fedmoe.models.memory.subset import Subset
+
+if TYPE_CHECKING:
+    from fedmoe.budget.model import Constants, Memory
+    from fedmoe.budget.probe import Machine
+    from fedmoe.budget.shape import Shape
+    from fedmoe.budget.work import Work
+    from fedmoe.models.memory.stored import Frozen
+    from fedmoe.models.memory.subset import LeftOut
 
 UNCOUNTED = (
     "What models of this type keep for backward outside their experts could not be told by a dry "

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fedmoe.adapter import Layout
-from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.memory.saved_tensors import Saved
-from fedmoe.models.memory.stored import Frozen, stored_bytes
-from fedmoe.models.memory.subset import Subset
+from fedmoe.models.memory.stored import stored_bytes
+
+if TYPE_CHECKING:
+    from fedmoe.adapter import Layout
+    from fedmoe.models.adapted import AdaptedModel
+    from fedmoe.models.memory.saved_tensors import Saved
+    from fedmoe.models.memory.stored import Frozen
+    from fedmoe.models.memory.subset import Subset
 
 COUNTED = ("olmoe", "mixtral", "qwen3_moe", "granitemoe")
 """Types whose layers are what `budget.model` counts, within 5 %; of others a dry run tells."""

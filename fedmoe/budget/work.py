@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fedmoe.budget.shape import Setting
-from fedmoe.data.text import Tokens
-from fedmoe.models.memory.stored import Frozen
-from fedmoe.models.memory.subset import Subset
+
+if TYPE_CHECKING:
+    from fedmoe.data.text import Tokens
+    from fedmoe.models.memory.stored import Frozen
+    from fedmoe.models.memory.subset import Subset
 
 
 class HowTrained(Protocol):

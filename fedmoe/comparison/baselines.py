@@ -15,7 +15,7 @@ from fedmoe.budget import Levels, Tier
 from fedmoe.config import Experiment
 from fedmoe.data.partition import Iid
 from fedmoe.errors import ConfigError, Fault
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 from fedmoe.section import section
 
 Baseline = Literal["zero_rounds", "alone", "all_data", "full_budget"]

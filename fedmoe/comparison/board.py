@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console, Group
@@ -15,69 +14,54 @@ from rich.text import Text
 from fedmoe.comparison.plan import PlannedRun
 from fedmoe.comparison.study import spread
 from fedmoe.comparison.tables import points
-from fedmoe.messages.codec import Task
-from fedmoe.progress.table import LiveTable
+from fedmoe.messages.records import Task
+from fedmoe.progress.table import LiveTable, replaced_line
 from fedmoe.progress.view import LiveView, plain_table
 from fedmoe.report.units import percent_text, seconds_text
 from fedmoe.rounds import ServerState
 from fedmoe.runs.display import Display
 from fedmoe.runs.workers import Replaced
 
-Key = tuple[str, str]
-"""Case and variant."""
 STYLES = {"running": "cyan", "done": "green", "waiting": "dim"}
-
-
-@dataclass(frozen=True)
-class VariantProgress:
-    """The runs and scores so far of a variant in a case."""
-
-    num_runs: int = 0
-    scores: tuple[float, ...] = ()
-    """Of finished runs."""
 
 
 @dataclass(frozen=True)
 class ComparisonProgress:
     """The state of a whole comparison; like `progress.table.Progress`, it never changes."""
 
-    variants: Mapping[Key, VariantProgress]
-    rounds_left: int
-    """In runs that have not begun."""
+    runs: Sequence[PlannedRun]
     clock: Callable[[], float]
-    current: PlannedRun | None = None
+    scores: Mapping[int, float] = field(default_factory=dict)
+    """Of finished runs, by their place in `runs`."""
+    current: int | None = None
+    """The place of the current run."""
     round: int = 0
-    """Last finished round of the current run."""
-    phase: str = "starting"
+    """Its last finished round."""
     started: float = 0.0
-    """Start of the current run."""
-    timed_seconds: float = 0.0
-    timed_rounds: int = 0
-    """Rounds of finished runs, whose time is known."""
-
-    @property
-    def num_done(self) -> int:
-        return sum(len(variant.scores) for variant in self.variants.values())
-
-    @property
-    def num_runs(self) -> int:
-        return sum(variant.num_runs for variant in self.variants.values())
+    """When it began."""
+    phase: str = "starting"
+    seconds: float = 0.0
+    """Of all finished runs."""
 
     @property
     def seconds_left(self) -> float | None:
         """Seconds to the end at the pace of the finished runs' rounds; None before the first."""
-        if not self.timed_rounds:
+        if not (timed := self._rounds(self.scores)):
             return None
-        pace = self.timed_seconds / self.timed_rounds
-        left = pace * self.rounds_left
-        if self.current:
-            left += max(0.0, pace * self.current.experiment.rounds - self.elapsed)
+        pace = self.seconds / timed
+        waiting = {*range(len(self.runs))} - {*self.scores, self.current}
+        left = pace * self._rounds(waiting)
+        if self.current is not None:
+            left += max(0.0, pace * self._rounds([self.current]) - self.elapsed)
         return left
 
     @property
     def elapsed(self) -> float:
         """Seconds since the current run began."""
         return self.clock() - self.started
+
+    def _rounds(self, places: Iterable[int]) -> int:
+        return sum(self.runs[place].experiment.rounds for place in places)
 
 
 class Board(LiveView):
@@ -91,22 +75,15 @@ class Board(LiveView):
         console: Console,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        counts = Counter((run.case, run.variant) for run in runs)
-        variants = {key: VariantProgress(count) for key, count in counts.items()}
-        total = sum(run.experiment.rounds for run in runs)
-        self.progress, self.quiet = ComparisonProgress(variants, total, clock), quiet
+        self.progress, self.quiet = ComparisonProgress(runs, clock), quiet
         super().__init__(console, drawn=not quiet)
 
     def begins(self, run: PlannedRun) -> Display:
         """Record that a run begins, and return the display of its rounds."""
-        p = self._now(
-            current=run,
-            round=0,
-            phase="loading",
-            started=self.progress.clock(),
-            rounds_left=self.progress.rounds_left - run.experiment.rounds,
-        )
-        self._unless_drawn(f"{p.num_done + 1} of {p.num_runs}: {_name(run)}{_left(p)}")
+        p = self.progress
+        place = p.runs.index(run)
+        p = self._now(current=place, round=0, phase="loading", started=p.clock())
+        self._unless_drawn(f"{len(p.scores) + 1} of {len(p.runs)}: {_name(run)}{_left(p)}")
         if self.live:
             return RunOnBoard(self)
         return LiveTable(
@@ -118,18 +95,11 @@ class Board(LiveView):
 
     def ended(self, run: PlannedRun, score: float, seconds: float, *, before: bool) -> None:
         """Record a finished run; `before` if it had ended before this comparison."""
-        p, key, rounds = self.progress, (run.case, run.variant), run.experiment.rounds
-        variant = replace(p.variants[key], scores=(*p.variants[key].scores, score))
-        p = self._now(
-            current=None,
-            phase="reporting",
-            variants={**p.variants, key: variant},
-            rounds_left=p.rounds_left - (rounds if before else 0),
-            timed_seconds=p.timed_seconds + seconds,
-            timed_rounds=p.timed_rounds + rounds,
-        )
+        p = self.progress
+        scores = {**p.scores, p.runs.index(run): score}
+        p = self._now(current=None, phase="reporting", scores=scores, seconds=p.seconds + seconds)
         event = "had ended before" if before else f"took {seconds_text(seconds)}"
-        number = f"{p.num_done} of {p.num_runs}: " if before else ""
+        number = f"{len(p.scores)} of {len(p.runs)}: " if before else ""
         self._unless_drawn(f"{number}{_name(run)} {event}, mean of tiers {percent_text(score)}")
 
     def _now(self, **changes: Any) -> ComparisonProgress:
@@ -142,10 +112,11 @@ class Board(LiveView):
 
     def _render(self) -> Group:
         p = self.progress
-        head = Text.assemble((f"{p.num_done} of {p.num_runs} runs", "bold"), f"  {p.phase}")
-        if p.current:
-            total = p.current.experiment.rounds
-            head.append(f"  {_name(p.current)}: round {p.round}/{total}, {seconds_text(p.elapsed)}")
+        head = Text.assemble((f"{len(p.scores)} of {len(p.runs)} runs", "bold"), f"  {p.phase}")
+        if p.current is not None:
+            run = p.runs[p.current]
+            rounds = f"round {p.round}/{run.experiment.rounds}"
+            head.append(f"  {_name(run)}: {rounds}, {seconds_text(p.elapsed)}")
         head.append(_left(p))
         return Group(head, Text(), _table(p, max(4, self.console.height - 6)))
 
@@ -166,29 +137,27 @@ class RunOnBoard(LiveTable):
         self.board._now(round=state.round, phase="evaluating")
 
     def replaced(self, event: Replaced) -> None:
-        self._line(f"{event.job} ended its worker ({event.ended_by}) and is repeated by another")
+        self._line(replaced_line(event))
 
 
 def _table(p: ComparisonProgress, most: int) -> Table:
     """Return a row per case and variant; of many, those around the one that runs."""
-    cases = len({case for case, _ in p.variants}) > 1
+    places: dict[tuple[str, str], list[int]] = {}
+    for place, run in enumerate(p.runs):
+        places.setdefault((run.case, run.variant), []).append(place)
+    cases = len({case for case, _ in places}) > 1
     columns = ["case"] * cases + ["variant", "runs", "state", "mean of tiers, %"]
     table = plain_table(*columns, words=("case", "variant", "state"))
-    keys = [*p.variants]
-    running = (p.current.case, p.current.variant) if p.current else None
-    place = keys.index(running) if running else 0
-    first = max(0, min(place - most // 2, len(keys) - most))
-    for key in keys[first : first + most]:
-        variant = p.variants[key]
-        done = len(variant.scores) == variant.num_runs
-        state = "running" if key == running else "done" if done else "waiting"
-        table.add_row(
-            *([Text(key[0])] if cases else []),
-            Text(key[1]),
-            f"{len(variant.scores)}/{variant.num_runs}",
-            Text(state, STYLES[state]),
-            spread(variant.scores, points),
-        )
+    running = next((i for i, own in enumerate(places.values()) if p.current in own), 0)
+    first = max(0, min(running - most // 2, len(places) - most))
+    for key in [*places][first : first + most]:
+        own = places[key]
+        scores = [p.scores[place] for place in own if place in p.scores]
+        done = len(scores) == len(own)
+        state = "running" if p.current in own else "done" if done else "waiting"
+        names = [Text(name) for name in (key if cases else key[1:])]
+        number, mean = f"{len(scores)}/{len(own)}", spread(scores, points)
+        table.add_row(*names, number, Text(state, STYLES[state]), mean)
     return table
 
 

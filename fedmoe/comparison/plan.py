@@ -210,7 +210,7 @@ def _check_paired(comparison: Comparison, config: Path, runs: Sequence[PlannedRu
         ]
         for what in differ:
             names = " in its names" if what == "budget.tiers" else ""
-            said = f"differs{names} from {comparison.reference!r}'s; pairs need the same"
-            faults.append(Fault(f"{where}variants.{run.variant}: {what}", said))
+            message = f"differs{names} from {comparison.reference!r}'s; pairs need the same"
+            faults.append(Fault(f"{where}variants.{run.variant}: {what}", message))
     if faults:
         raise ConfigError(str(config), faults)

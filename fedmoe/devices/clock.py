@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedmoe.devices.device import Device
-from fedmoe.messages.codec import Update, update_scalars
+from fedmoe.messages.codec import update_scalars
+from fedmoe.messages.records import Update
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fedmoe.evaluation.metrics import METRICS, Metric
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.decode import greedy
 from fedmoe.section import section
-from fedmoe.training.client import mean_loss, row_losses
+from fedmoe.training.loss import mean_loss, row_losses
 
 
 @section

@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, initial_adapter
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.errors import CheckpointError, FedMoEError
 from fedmoe.export.peft import check_export, export
-from fedmoe.messages.codec import Task
+from fedmoe.messages.records import Task
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, build_model
+from fedmoe.runs.round_files import read_tensors
 from fedmoe.seeds import generator
 
 
 @dataclass(frozen=True, eq=False)
 class SavedRun:
-    """What a run's folder holds."""
+    """The content of a run's folder."""
 
     experiment: Experiment
     model: AdaptedModel
@@ -52,7 +52,7 @@ class SavedRun:
         return cls(experiment, model, tokenizer, state, rescalers, number)
 
     def adapter(self, tier: str | None = None) -> Adapter:
-        """What the model computes with at a tier, or without one at full rank.
+        """Return the adapter that the model computes with at a tier, by default at full rank.
 
         Raises:
             FedMoEError: clients keep a part to themselves: there is no common model.
@@ -61,7 +61,7 @@ class SavedRun:
         if strategy.personal:
             raise FedMoEError(
                 f"a run of {strategy.name!r} has no common model: its clients keep a part of it to "
-                "themselves, in the run's folder `clients`"
+                "themselves, in the folder `clients` of the run"
             )
         tiers = self.experiment.budget.resolved(self.model.full_top_k)
         rank = tiers[tier].rank if tier in tiers else None
@@ -74,16 +74,16 @@ class SavedRun:
         return strategy.local(task, layouts, _initial(self.experiment, self.model)).start
 
     def tier_of(self, top_k: int) -> str:
-        """The first tier that has this `top_k`, whose rescaler fits; empty if none has."""
+        """Return the first tier with this `top_k`, whose rescaler fits; empty if there is none."""
         tiers = self.experiment.budget.resolved(self.model.full_top_k)
         return next((name for name, tier in tiers.items() if tier.top_k == top_k), "")
 
     def export(self, out: Path, *, without_rescaling: bool = False) -> float:
-        """Write a PEFT folder; see `models.peft_export.export`.
+        """Write a PEFT folder, and return its largest deviation; see `export.peft.export`.
 
         Raises:
-            FedMoEError: `out` exists; or the run learned factors at full k and is to be exported
-                with them; or see there.
+            FedMoEError: `out` exists; the run learned factors at full k, which PEFT cannot express,
+                and `without_rescaling` is false; or see there.
         """
         if out.exists():
             raise FedMoEError(f"{out} exists already; name a folder that does not")
@@ -95,8 +95,8 @@ class SavedRun:
         if bool((factors != 1).any()) and not without_rescaling:
             raise FedMoEError(
                 f"the run was scored with factors on its layers' outputs, {factors.min():.3g} to "
-                f"{factors.max():.3g} at full k (rescaling.name: learned), for which PEFT has no "
-                "form; --without-rescaling exports the adapter alone, which computes without them"
+                f"{factors.max():.3g} at full k (rescaling.name: learned), which PEFT cannot "
+                "express; --without-rescaling exports the adapter alone, without the factors"
             )
         e = self.experiment
         exact = ModelSettings(path=e.model.path, dtype="float32", device="cpu")
@@ -107,26 +107,21 @@ class SavedRun:
 
 
 def _initial(experiment: Experiment, model: AdaptedModel) -> Adapter:
-    """The adapter that the run began with."""
+    """Return the adapter that the run began with."""
     return initial_adapter(model.layout, generator(experiment.seed, "adapter"))
 
 
 def read_adapter(path: Path, layout: Layout) -> tuple[Adapter, dict[str, Tensor], int]:
-    """The adapter, the tiers' rescalers and the round in a file written by a run.
+    """Return the adapter, the tiers' rescalers and the round in a file written by a run.
 
     Raises:
         CheckpointError: the file is damaged, or was written for another layout.
     """
+    tensors, facts = read_tensors(path)
+    if facts.get("layout") != layout.digest:
+        raise CheckpointError(f"{path} was written for another model, rank or alpha")
     flat = torch.zeros(layout.size)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("layout") != layout.digest:
-                raise CheckpointError(f"{path} was written for another model, rank or alpha")
-            for entry, view in layout.views(flat):
-                view.copy_(file.get_tensor(entry.name))
-            names = [n for n in file.keys() if n.startswith("rescaler.")]  # noqa: SIM118
-            rescalers = {n.removeprefix("rescaler."): file.get_tensor(n) for n in names}
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    return Adapter(layout, flat), rescalers, int(metadata["round"])
+    for entry, view in layout.views(flat):
+        view.copy_(tensors.pop(entry.name))
+    rescalers = {name.removeprefix("rescaler."): factors for name, factors in tensors.items()}
+    return Adapter(layout, flat), rescalers, int(facts["round"])

@@ -12,7 +12,7 @@ from transformers import TextIteratorStreamer
 
 from fedmoe.errors import ModelError
 from fedmoe.models.families import family_of
-from fedmoe.models.tasks import TASKS
+from fedmoe.models.tasks import TASKS, Decoding
 
 
 def greedy(
@@ -23,7 +23,8 @@ def greedy(
     An answer is the text that follows, or a label, by the family's form of task.
     """
     family = family_of(model)
-    return TASKS[family.task].answers(model, prompts, max_new_tokens, pad, end, family.padded_cache)
+    decoding = Decoding(max_new_tokens, pad, end, family.padded_cache)
+    return TASKS[family.task].answers(model, prompts, decoding)
 
 
 def greedy_stream(

@@ -1,4 +1,4 @@
-"""The display of a run on stdout: a live table, plain lines, or one JSON line per event."""
+"""The progress of a run on stdout: a live table, plain lines, or one JSON line per event."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedmoe.evaluation.evaluate import Evaluation
-from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.progress.view import LiveView, plain_table
 from fedmoe.report.fields import live_cells, live_headings
 from fedmoe.report.units import number_text, percent_text, seconds_text
@@ -26,13 +26,12 @@ MOST_ROWS = 20
 STYLES = {"waiting": "dim", "training": "cyan", "done": "green", "failed": "bold red"}
 
 Done = Mapping[str, float]
-"""The numbers that a client reported, by name; its update is not kept, for it is as large as the
-adapter."""
+"""The numbers that a client reported, by name; its update is as large as the adapter, so not it."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Everything known of the run so far; immutable, because rich draws it on another thread."""
+    """The state of a run so far; it never changes, as rich draws it on a separate thread."""
 
     num_rounds: int
     workers: int
@@ -64,10 +63,7 @@ class Progress:
         return self.elapsed / (self.finished + part) * left
 
     def state_of(self, task: Task) -> str:
-        """Return `waiting`, `training`, `done` or `failed`.
-
-        `training` is a guess: answers come in the order of tasks, so it is the next ones.
-        """
+        """Return a client's state; `training` is a guess, as answers come in the order of tasks."""
         if answer := self.answers.get(task.client):
             return "failed" if isinstance(answer, Failure) else "done"
         open_tasks = [t.client for t in self.tasks if t.client not in self.answers]
@@ -145,15 +141,19 @@ class LiveTable(LiveView, Display):
             self._line(f"round {first.round}/{self.progress.num_rounds}: {first.split} {scores}")
 
     def replaced(self, event: Replaced) -> None:
+        """Show that a worker died, which the record of its client does not tell."""
         self._event("worker", **asdict(event))
         if not (self.quiet or self.json):
-            self._line(f"{event.job} ended its worker ({event.ended_by}); another repeats it")
+            self._line(replaced_line(event))
 
     def injected(self, event: Injected) -> None:
+        """Show a fault that was injected into a client round."""
         self._event("fault", **asdict(event))
         if not (self.quiet or self.json):
-            what = f"{event.fault} injected, {event.outcome}"
-            self._line(f"round {event.round}: client {event.client}: {what}")
+            self._line(
+                f"round {event.round}: client {event.client}: injected {event.fault}: "
+                f"{event.outcome}"
+            )
 
     def _now(self, **changes: Any) -> Progress:
         self.progress = replace(self.progress, **changes)
@@ -173,6 +173,11 @@ class LiveTable(LiveView, Display):
         return Group(*parts)
 
 
+def replaced_line(event: Replaced) -> str:
+    """Return an event as a line of a log."""
+    return f"{event.job} ended its worker ({event.ended_by}) and is repeated by another"
+
+
 def _headline(p: Progress) -> Text:
     number = p.tasks[0].round if p.tasks else 0
     text = Text.assemble((f"round {number}/{p.num_rounds}", "bold"), f"  {p.phase}")
@@ -190,20 +195,15 @@ def _left(p: Progress) -> str:
 
 def _clients(p: Progress, most: int) -> list[Text | Table]:
     """Return a row per client of the round; of many, those around the ones in training."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("client", justify="right")
-    table.add_column("tier")
-    table.add_column("k", justify="right")
-    table.add_column("state", min_width=8)
-    for name in live_headings():
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ("client", "tier", "k", "state", *live_headings())
+    table = plain_table(*columns, words=("tier", "state"))
     end = min(len(p.tasks), max(most, len(p.answers) + p.workers + 1))
     for task in p.tasks[max(0, end - most) : end]:
         state = p.state_of(task)
+        who = (str(task.client), Text(task.tier), str(task.top_k))
+        # As wide as the longest state, so that the table keeps its place while states change.
         cells = _measured(p.answers.get(task.client))
-        table.add_row(
-            str(task.client), Text(task.tier), str(task.top_k), Text(state, STYLES[state]), *cells
-        )
+        table.add_row(*who, Text(f"{state:8}", STYLES[state]), *cells)
     if len(p.tasks) <= most:
         return [table]
     failed = sum(isinstance(a, Failure) for a in p.answers.values())
@@ -212,7 +212,7 @@ def _clients(p: Progress, most: int) -> list[Text | Table]:
 
 
 def _measured(answer: Done | Failure | None) -> list[str]:
-    # A failure's reason has its line above the table: here it would squeeze the other columns.
+    # A failure's reason has a line above the table: here it would squeeze the other columns.
     if answer is None or isinstance(answer, Failure):
         return []
     return live_cells(answer)

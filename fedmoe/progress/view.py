@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -54,13 +55,24 @@ class LiveView(ABC):
         """Return the view of the present state."""
 
     def _line(self, text: str) -> None:
-        """Print an event as one line: rich would wrap it at 80 columns and colour its numbers."""
-        self.console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        print_line(self.console, text)
 
 
-def plain_table(*columns: str, words: tuple[str, ...]) -> Table:
-    """Return an empty table without lines; columns in `words` are aligned left, others right."""
+def print_line(console: Console, text: str) -> None:
+    """Print an event as one line: rich would wrap it at 80 columns and colour its numbers."""
+    console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def plain_table(*columns: str, num_words: int = 0, words: Sequence[str] = ()) -> Table:
+    """Return an empty table without lines.
+
+    The first `num_words` columns and those in `words` are aligned left and may be folded; others
+    are numbers.
+    """
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in columns:
-        table.add_column(name, justify="left" if name in words else "right")
+    for i, name in enumerate(columns):
+        if i < num_words or name in words:
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
     return table

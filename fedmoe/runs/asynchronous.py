@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from fedmoe.config.faults import parse_faults
-from fedmoe.devices.timeline import Arrival, Job, timeline
-from fedmoe.messages.codec import Task
-from fedmoe.rounds import Member, Send, ServerState
+from fedmoe.devices.timeline import timeline
+from fedmoe.messages.records import Task
 from fedmoe.runs.costs import expected_time, tier_costs
-from fedmoe.runs.server_side import ServerSide
 from fedmoe.seeds import numpy_rng
+
+if TYPE_CHECKING:
+    from fedmoe.devices.timeline import Arrival, Job
+    from fedmoe.rounds import Member, Send, ServerState
+    from fedmoe.runs.server_side import ServerSide
 
 
 @dataclass(eq=False)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from fedmoe.adapter import Adapter, Layout
+from fedmoe.adapter import Adapter
 from fedmoe.errors import CheckpointError
 from fedmoe.rounds import ServerState
-from fedmoe.runs.round_files import DamagedError, RoundFiles
+from fedmoe.runs.round_files import CHECKPOINTS, DamagedError, RoundFiles
 
-KEPT = 2
+if TYPE_CHECKING:
+    from fedmoe.adapter import Layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def _files(folder: Path) -> RoundFiles:
-    return RoundFiles(folder, "checkpoint", KEPT)
+    return RoundFiles(folder, "checkpoint", CHECKPOINTS)
 
 
 def _read(folder: Path, number: int, layout: Layout) -> Checkpoint:

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fedmoe.adapter import Adapter
-from fedmoe.aggregation.strategy import Local
 from fedmoe.budget.replan import within_memory
-from fedmoe.data.text import Tokens
 from fedmoe.errors import WireError
-from fedmoe.messages.codec import Message, Task, Update, pack_update, tier_of, unpack_task
+from fedmoe.messages.codec import pack_update, tier_of, unpack_task
 from fedmoe.runs.client_state import home_of, read_client_state, write_client_state
 from fedmoe.runs.residuals import pack_with_residual
-from fedmoe.runs.setup import Setup
 from fedmoe.seeds import numpy_rng
 from fedmoe.training.client import train_client
 from fedmoe.training.profile import profile
+
+if TYPE_CHECKING:
+    from fedmoe.adapter import Adapter
+    from fedmoe.aggregation.strategy import Local
+    from fedmoe.data.text import Tokens
+    from fedmoe.messages.records import Message, Task, Update
+    from fedmoe.runs.setup import Setup
 
 OWN = "own"
 """The name under which a client stores its part of a strategy."""

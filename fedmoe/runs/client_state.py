@@ -9,15 +9,18 @@ operator is told, and may remove it.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from fedmoe.adapter import Adapter, Layout
+from fedmoe.adapter import Adapter
 from fedmoe.errors import CheckpointError
-from fedmoe.runs import checkpoint
-from fedmoe.runs.round_files import DamagedError, RoundFiles
+from fedmoe.runs.round_files import CHECKPOINTS, DamagedError, RoundFiles
 
-KEPT = checkpoint.KEPT + 1
+if TYPE_CHECKING:
+    from fedmoe.adapter import Layout
+
+KEPT = CHECKPOINTS + 1
 """Files per client: a repeated round needs the one before its own, also where the newest checkpoint
 is damaged and the run resumes from the one before."""
 NO_FOLDER = (

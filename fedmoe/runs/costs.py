@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from fedmoe.budget.cost import Cost, cost
-from fedmoe.devices.clock import VirtualTime, probe_tokens, profile_tokens, virtual_time
+from fedmoe.budget.cost import cost
+from fedmoe.devices.clock import probe_tokens, profile_tokens, virtual_time
 from fedmoe.report.units import bytes_text
-from fedmoe.runs.server_side import ServerSide
-from fedmoe.training.settings import Training
+
+if TYPE_CHECKING:
+    from fedmoe.budget.cost import Cost
+    from fedmoe.devices.clock import VirtualTime
+    from fedmoe.runs.server_side import ServerSide
+    from fedmoe.training.settings import Training
 
 
 def tier_costs(server: ServerSide) -> dict[str, Cost]:

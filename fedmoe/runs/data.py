@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedmoe.config.schema import Experiment
 from fedmoe.data import load_splits, manifest, partition
-from fedmoe.data.examples import Example
-from fedmoe.data.text import Tokens, tokenize
+from fedmoe.data.text import tokenize
 from fedmoe.errors import DataError
 from fedmoe.evaluation.evaluate import EvaluationSet
-from fedmoe.evaluation.metrics import Metric, checked
+from fedmoe.evaluation.metrics import checked
 from fedmoe.seeds import numpy_rng
+
+if TYPE_CHECKING:
+    from fedmoe.config.schema import Experiment
+    from fedmoe.data.examples import Example
+    from fedmoe.data.text import Tokens
+    from fedmoe.evaluation.metrics import Metric
 
 
 @dataclass(frozen=True)

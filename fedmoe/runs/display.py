@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.rounds import Observer
 from fedmoe.runs.workers import Watch
+
+if TYPE_CHECKING:
+    from fedmoe.evaluation.evaluate import Evaluation
 
 
 class Display(Observer, Watch):

@@ -7,16 +7,19 @@ import json
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from fedmoe.config import Experiment
 from fedmoe.config.components import foreign_code
 from fedmoe.config.load import to_yaml
 from fedmoe.config.schema import Simulation
-from fedmoe.runs.server_side import ServerSide
 from fedmoe.system.digests import code_digest
 from fedmoe.system.machine import processor
+
+if TYPE_CHECKING:
+    from fedmoe.config import Experiment
+    from fedmoe.runs.server_side import ServerSide
 
 LIBRARIES = ("torch", "transformers", "numpy")
 

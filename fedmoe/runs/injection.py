@@ -10,19 +10,25 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
 from fedmoe.adapter import Adapter
-from fedmoe.config.faults import Faults, Strike
 from fedmoe.errors import WireError
-from fedmoe.messages.codec import Failure, Message, Task, Update, pack_update, sealed
-from fedmoe.rounds import Observer, ServerState
-from fedmoe.runs.scorer import Scorer
-from fedmoe.runs.server_side import ServerSide
-from fedmoe.runs.workers import Injected, Watch, Workers
+from fedmoe.messages.codec import pack_update, sealed
+from fedmoe.messages.records import Failure
+from fedmoe.rounds import Observer
+from fedmoe.runs.workers import Injected
 from fedmoe.seeds import numpy_rng
+
+if TYPE_CHECKING:
+    from fedmoe.config.faults import Faults, Strike
+    from fedmoe.messages.records import Message, Task, Update
+    from fedmoe.rounds import ServerState
+    from fedmoe.runs.scorer import Scorer
+    from fedmoe.runs.server_side import ServerSide
+    from fedmoe.runs.workers import Watch, Workers
 
 A = TypeVar("A")
 R = TypeVar("R")

@@ -6,39 +6,40 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedmoe.budget import Auto
 from fedmoe.budget.auto import analytic, offload_rate, tier_plans
 from fedmoe.budget.calibrate import calibrated, settings_to_measure
-from fedmoe.budget.measure import (
-    TURNS,
-    TURNS_SECONDS,
-    Sample,
-    measure,
-    measure_in_turns,
-    restoring_seconds,
-)
-from fedmoe.budget.model import Constants
-from fedmoe.budget.plan import Plan, plan_for
+from fedmoe.budget.measure import TURNS, TURNS_SECONDS, measure, measure_in_turns, restoring_seconds
+from fedmoe.budget.plan import plan_for
 from fedmoe.budget.probe import Machine, probe
 from fedmoe.budget.replan import ran_out_of_memory, within_memory
-from fedmoe.budget.shape import Setting, Shape, shape_of
-from fedmoe.budget.work import Work, work_at_most, work_on
-from fedmoe.config import Experiment
+from fedmoe.budget.shape import shape_of
+from fedmoe.budget.work import work_at_most, work_on
 from fedmoe.data import load_splits
-from fedmoe.data.text import Tokens, tokenize
-from fedmoe.devices import Device
+from fedmoe.data.text import tokenize
 from fedmoe.errors import DataError, ModelError
 from fedmoe.messages.codec import most_bytes
-from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
 from fedmoe.models.memory.frozen import weights_of
 from fedmoe.models.memory.meta import meta_model
-from fedmoe.models.memory.stored import BITS, Frozen, can_quantise
+from fedmoe.models.memory.stored import BITS, can_quantise
 from fedmoe.models.tasks import require_causal
 from fedmoe.runs.subsets import possible
 from fedmoe.training.trial import trial_steps
+
+if TYPE_CHECKING:
+    from fedmoe.budget.measure import Sample
+    from fedmoe.budget.model import Constants
+    from fedmoe.budget.plan import Plan
+    from fedmoe.budget.shape import Setting, Shape
+    from fedmoe.budget.work import Work
+    from fedmoe.config import Experiment
+    from fedmoe.data.text import Tokens
+    from fedmoe.devices import Device
+    from fedmoe.models.adapted import AdaptedModel
+    from fedmoe.models.memory.stored import Frozen
 
 T = TypeVar("T")
 Say = Callable[[str], None]

@@ -1,9 +1,9 @@
-"""A node that plans for itself: `budget.name=auto` in a run whose config names no devices.
+"""The budget of a node that plans for itself: `budget.name=auto`, and a config without devices.
 
-Before the model is loaded, arithmetic says how its frozen experts are kept and how large a
-micro-batch is. At a client's first task a few real steps calibrate the plan; before every further
-one the machine is looked at again, and k goes down at once and up only after a while. What k was in
-the end stands in the update, which may have a lower one than its task, never a higher one.
+Before the model is loaded, arithmetic determines how frozen experts are stored and the size of a
+micro-batch. At a client's first task a few real steps calibrate the plan. Before every later task
+the machine is probed again, and k goes down at once, but up only after a while. The update states
+the k that was used, which may be lower than its task's and never higher.
 """
 
 from __future__ import annotations
@@ -11,38 +11,47 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from fedmoe.budget import Auto, Levels
 from fedmoe.budget.auto import CPU, GPU
 from fedmoe.budget.calibrate import calibrated, settings_to_measure
-from fedmoe.budget.measure import Sample, measure, measure_in_turns
-from fedmoe.budget.model import Constants, kept_bytes
-from fedmoe.budget.plan import Plan, plan_for
-from fedmoe.budget.probe import Link, Machine, probe
+from fedmoe.budget.measure import measure, measure_in_turns
+from fedmoe.budget.model import kept_bytes
+from fedmoe.budget.plan import plan_for
+from fedmoe.budget.probe import Link, probe
 from fedmoe.budget.replan import Observed, Standing, ran_out_of_memory, replan, within_memory
-from fedmoe.budget.shape import Setting, shape_of
+from fedmoe.budget.shape import shape_of
 from fedmoe.budget.work import work_at_most, work_on
-from fedmoe.config import Experiment
 from fedmoe.errors import ConfigError, Fault, FedMoEError
-from fedmoe.messages.codec import Message, Task, most_bytes
+from fedmoe.messages.codec import most_bytes
 from fedmoe.models.build import device_of
 from fedmoe.models.memory.meta import meta_model
-from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.subsets import possible
 from fedmoe.training.trial import trial_steps
 
+if TYPE_CHECKING:
+    from fedmoe.budget.measure import Sample
+    from fedmoe.budget.model import Constants
+    from fedmoe.budget.plan import Plan
+    from fedmoe.budget.probe import Machine
+    from fedmoe.budget.shape import Setting
+    from fedmoe.config import Experiment
+    from fedmoe.messages.records import Message, Task
+    from fedmoe.runs.client_side import ClientSide
+
 LOG = logging.getLogger(__name__)
 STEPS = 3
-"""Measured steps of a setting, after one to warm up."""
+"""Measured steps of a setting, after a first one that is not measured."""
 
 
 def planned_here(e: Experiment) -> Experiment:
-    """The experiment with its tiers as this machine can hold them: every k at its most as yet.
+    """Return the experiment with tiers that fit this machine, each with its largest k so far.
 
-    An experiment whose budget is fixed, or planned for devices, is returned as it is.
+    If its budget is fixed, or planned for devices, the experiment is returned as it is.
 
     Raises:
-        ConfigError: nothing of the model fits this machine.
+        ConfigError: the model does not fit this machine, even with k = 1.
     """
     if not isinstance(e.budget, Auto) or e.devices:
         return e
@@ -66,83 +75,82 @@ def planned_here(e: Experiment) -> Experiment:
 
 
 @dataclass(eq=False)
-class Seat:
-    """What this machine knows of one of its clients."""
+class Calibrated:
+    """The measured constants of one client on this machine, and its current k."""
 
     constants: Constants
     ran_out_at: int | None = None
-    """The least k at which memory ran out since the last plan, calibration included."""
+    """The smallest k at which memory ran out since the last plan, calibration included."""
     standing: Standing | None = None
 
 
 @dataclass(eq=False)
 class OwnBudget:
-    """Gives each task the k that this machine affords now."""
+    """Assigns each task the k that this machine can afford now."""
 
     budget: Auto
-    seats: dict[int, Seat] = field(default_factory=dict)
+    clients: dict[int, Calibrated] = field(default_factory=dict)
     """By client."""
 
     def answer(
         self, client: ClientSide, task: Task, deadline_seconds: float | None = None, fewer: int = 0
     ) -> Message:
-        """The packed update of a task, carried out with as many experts as fit.
+        """Return the packed update of a task, carried out with as many experts as fit.
 
         Args:
-            client: the run, with its model.
-            task: asks for the most experts that it may take.
+            client: the client side of the run, with its model.
+            task: states the largest k that may be used.
             deadline_seconds: the server's, from the task's sending to the update's arrival; the
-                experiment's own counts, too. It lowers this round's k alone: what is left of a
-                round says nothing of the next one.
-            fewer: workers that were killed for want of memory by this task: that many experts
-                fewer than would fit by the plan.
+                experiment's own counts, too. It lowers the k of this round alone: the time left in
+                one round says nothing about the next.
+            fewer: workers that this task cost for want of memory; as many experts are left out of
+                those that would fit by the plan.
 
         Raises:
-            FedMoEError: not even one fits, in memory or in time: the client sits this round out.
+            FedMoEError: not even one expert fits, in memory or in time: the client is skipped.
         """
-        if (seat := self.seats.get(task.client)) is None:
-            seat = self.seats[task.client] = self._seat(client, task)
-        plan = timed = self._plan(client, task, seat.constants)
-        before = seat.standing or Standing(plan.top_k, task.top_k)
+        if (known := self.clients.get(task.client)) is None:
+            known = self.clients[task.client] = self._calibrated(client, task)
+        plan = timed = self._plan(client, task, known.constants)
+        before = known.standing or Standing(plan.top_k, task.top_k)
         if fewer:
             killed_at = min(before.top_k, task.top_k) - fewer + 1
-            seat.ran_out_at = min(seat.ran_out_at or killed_at, killed_at)
-        now = seat.standing = replan(before, Observed(plan.top_k, seat.ran_out_at))
-        seat.ran_out_at = None
+            known.ran_out_at = min(known.ran_out_at or killed_at, killed_at)
+        now = known.standing = replan(before, Observed(plan.top_k, known.ran_out_at))
+        known.ran_out_at = None
         if now.top_k and deadline_seconds is not None:
-            timed = self._plan(client, task, seat.constants, deadline_seconds)
-        if not (asked := min(now.top_k, timed.top_k, task.top_k)):
+            timed = self._plan(client, task, known.constants, deadline_seconds)
+        if not (top_k := min(now.top_k, timed.top_k, task.top_k)):
             why = " ".join(timed.reasons) if now.ceiling else "memory ran out with k = 1"
-            raise FedMoEError(f"client {task.client} sits out: {why}")
+            raise FedMoEError(f"client {task.client} is skipped in this round: {why}")
         LOG.info(
             "client %d, round %d: k = %d of %d; %s",
             task.client,
             task.round,
-            asked,
+            top_k,
             task.top_k,
             timed.reasons[-1],
         )
-        message = client.answer(replace(task, top_k=asked))
-        if (used := int(json.loads(message.scalars)["top_k"])) < asked:
-            seat.ran_out_at = used + 1
+        message = client.answer(replace(task, top_k=top_k))
+        if (used := int(json.loads(message.scalars)["top_k"])) < top_k:
+            known.ran_out_at = used + 1
         return message
 
-    def _seat(self, client: ClientSide, task: Task) -> Seat:
-        """A client's, calibrated."""
+    def _calibrated(self, client: ClientSide, task: Task) -> Calibrated:
         try:
-            return Seat(*self._measured(client, task))
+            return Calibrated(*self._measured(client, task))
         except (MemoryError, RuntimeError) as error:
             if not ran_out_of_memory(error):
                 raise
             raise FedMoEError(
-                f"client {task.client} sits out: memory ran out in its calibration, even with "
-                f"k = 1 ({error}); free some on this machine"
+                f"client {task.client} is skipped in this round: memory ran out in its "
+                f"calibration, even with k = 1 ({error}); free some on this machine"
             ) from None
 
     def _measured(self, client: ClientSide, task: Task) -> tuple[Constants, int | None]:
-        """The machine's constants, from real steps on the client's longest batch.
+        """Measure the machine's constants by real steps on the client's longest batch.
 
-        And the least k at which these ran out of memory; None where they did not.
+        Also return the smallest k at which memory ran out, or None if it did not.
         """
         client.setup.configure_experts(task.tier)
         model, rows = client.setup.model, client.rows[task.client]
@@ -167,7 +175,7 @@ class OwnBudget:
     def _plan(
         self, client: ClientSide, task: Task, constants: Constants, deadline: float | None = None
     ) -> Plan:
-        """What the machine affords now, within the experiment's deadline and another one."""
+        """Plan what the machine can afford now, within the experiment's deadline and another."""
         e, budget = client.setup.experiment, self.budget
         deadlines = [s for s in (budget.deadline_seconds, deadline) if s is not None]
         layouts = client.setup.layouts(task.tier, task.round)

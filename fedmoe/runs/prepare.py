@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmoe.adapter import initial_adapter
-from fedmoe.budget import Auto, Tier
+from fedmoe.budget import Auto
 from fedmoe.budget.auto import tier_plans
 from fedmoe.config.constraints import check
 from fedmoe.config.schema import Experiment
-from fedmoe.data.text import Tokens
-from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import build_model
 from fedmoe.models.memory.frozen import forms_of, frozen_digest
 from fedmoe.rounds import Member
@@ -24,6 +22,11 @@ from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.setup import Setup
 from fedmoe.runs.subsets import places, possible
 from fedmoe.seeds import generator
+
+if TYPE_CHECKING:
+    from fedmoe.budget import Tier
+    from fedmoe.data.text import Tokens
+    from fedmoe.models.adapted import AdaptedModel
 
 LoadData = Callable[[Experiment, Any, str], RunData]
 """Makes a run's data from the experiment, the tokenizer and the model's form of task."""

@@ -10,29 +10,35 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import save as to_safetensors
 
-from fedmoe.adapter import Adapter
-from fedmoe.budget.cost import Cost
 from fedmoe.config.faults import parse_faults
 from fedmoe.config.load import to_yaml
 from fedmoe.devices.clock import client_time, probe_tokens, profile_tokens, virtual_bytes_up
-from fedmoe.evaluation.evaluate import Evaluation
-from fedmoe.messages.codec import Failure, Task, Update, task_num_bytes
+from fedmoe.messages.codec import task_num_bytes
+from fedmoe.messages.records import Failure
 from fedmoe.report.ledger import Ledger, read_ledger
-from fedmoe.rounds import Observer, ServerState
+from fedmoe.rounds import Observer
 from fedmoe.runs.checkpoint import Checkpoint
 from fedmoe.runs.costs import tier_cost, tier_costs
 from fedmoe.runs.identity import identity, settings_digest, written_identity
-from fedmoe.runs.server_side import ServerSide
-from fedmoe.runs.workers import Injected, Replaced, Schedule, Watch
+from fedmoe.runs.workers import Watch
 from fedmoe.system.digests import code_digest
 from fedmoe.system.extras import versions
 from fedmoe.system.files import write_bytes, write_json, write_text
+
+if TYPE_CHECKING:
+    from fedmoe.adapter import Adapter
+    from fedmoe.budget.cost import Cost
+    from fedmoe.evaluation.evaluate import Evaluation
+    from fedmoe.messages.records import Task, Update
+    from fedmoe.rounds import ServerState
+    from fedmoe.runs.server_side import ServerSide
+    from fedmoe.runs.workers import Injected, Replaced, Schedule
 
 OF_TIER = (
     "top_k",

@@ -16,13 +16,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedmoe.adapter import keep_untouched
 from fedmoe.errors import WireError
-from fedmoe.messages.codec import Message, Task, Update, pack_update, unpack_update
-from fedmoe.messages.compression import Compression
+from fedmoe.messages.codec import pack_update, unpack_update
 from fedmoe.messages.validation import Limits
 from fedmoe.runs.client_state import home_of, read_client_state, write_client_state
+
+if TYPE_CHECKING:
+    from fedmoe.messages.compression import Compression
+    from fedmoe.messages.records import Message, Task, Update
 
 
 def pack_with_residual(

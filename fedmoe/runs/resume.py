@@ -10,18 +10,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fedmoe.config import load_experiment
 from fedmoe.config.components import untold
 from fedmoe.config.yaml_text import dump, parse, read_yaml
 from fedmoe.errors import CheckpointError, ConfigError, FedMoEError, FedMoEWarning
 from fedmoe.report.ledger import read_ledger
-from fedmoe.runs.checkpoint import Checkpoint, newest, remove_checkpoints
+from fedmoe.runs.checkpoint import newest, remove_checkpoints
 from fedmoe.runs.identity import identity, settings_text, written_identity
-from fedmoe.runs.server_side import ServerSide
 from fedmoe.system.files import write_text
 from fedmoe.system.locks import alone_in
+
+if TYPE_CHECKING:
+    from fedmoe.runs.checkpoint import Checkpoint
+    from fedmoe.runs.server_side import ServerSide
 
 Resume = Literal["no", "auto", "anyway"]
 """`no`: always a new folder. `auto`: resume the interrupted run of this name, if it is still the

@@ -8,15 +8,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fedmoe.adapter import Layout
 from fedmoe.errors import CheckpointError
 from fedmoe.system.files import write_bytes
+
+if TYPE_CHECKING:
+    from fedmoe.adapter import Layout
+
+CHECKPOINTS = 2
+"""Checkpoints of a run: the one before the newest is there if that one is damaged."""
 
 
 class DamagedError(CheckpointError):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from fedmoe.evaluation.evaluate import Evaluation, EvaluationSet, evaluate
-from fedmoe.messages.codec import Message
-from fedmoe.runs.client_side import ClientSide
+from fedmoe.evaluation.evaluate import evaluate
+
+if TYPE_CHECKING:
+    from fedmoe.evaluation.evaluate import Evaluation, EvaluationSet
+    from fedmoe.messages.records import Message
+    from fedmoe.runs.client_side import ClientSide
 
 
 @dataclass(frozen=True, eq=False)

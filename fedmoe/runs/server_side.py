@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fedmoe.adapter import Adapter
-from fedmoe.config.schema import Experiment
-from fedmoe.messages.codec import Message, Task, Update, unpack_update
+from fedmoe.messages.codec import unpack_update
 from fedmoe.messages.validation import LARGEST_DELTA, Limits
-from fedmoe.rounds import Member, ServerState
-from fedmoe.runs.data import DataFacts
-from fedmoe.runs.setup import Setup
+from fedmoe.rounds import ServerState
+
+if TYPE_CHECKING:
+    from fedmoe.adapter import Adapter
+    from fedmoe.config.schema import Experiment
+    from fedmoe.messages.records import Message, Task, Update
+    from fedmoe.rounds import Member
+    from fedmoe.runs.data import DataFacts
+    from fedmoe.runs.setup import Setup
 
 MARGIN = 10.0
 """How many times as far as training can move a value the server accepts."""

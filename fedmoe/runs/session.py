@@ -12,26 +12,35 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fedmoe.config import Experiment
 from fedmoe.config.faults import NO_FAULTS, parse_faults
 from fedmoe.errors import FedMoEError, FedMoEWarning
-from fedmoe.evaluation.evaluate import Evaluation, by_tier
-from fedmoe.messages.codec import Message, Task, pack_task
+from fedmoe.evaluation.evaluate import by_tier
+from fedmoe.messages.codec import pack_task
+from fedmoe.messages.records import Task
 from fedmoe.models.pretrained_gating import unlike_gating
 from fedmoe.report import write_report
-from fedmoe.rounds import Observer, Plan, ServerState, run_rounds
-from fedmoe.runs.asynchronous import Buffered, buffered_of
+from fedmoe.rounds import Observer, run_rounds
+from fedmoe.runs.asynchronous import buffered_of
 from fedmoe.runs.checkpoint import remove_checkpoints, write_checkpoint
 from fedmoe.runs.display import Display
 from fedmoe.runs.injection import Faulty, ServerKiller
 from fedmoe.runs.local.in_process import make_transport
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.recorder import Recorder
-from fedmoe.runs.resume import Found, Resume, find
+from fedmoe.runs.resume import find
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.workers import Watch, Workers
+
+if TYPE_CHECKING:
+    from fedmoe.config import Experiment
+    from fedmoe.evaluation.evaluate import Evaluation
+    from fedmoe.messages.records import Message
+    from fedmoe.rounds import Plan, ServerState
+    from fedmoe.runs.asynchronous import Buffered
+    from fedmoe.runs.resume import Found, Resume
 
 MakeWorkers = Callable[[ServerSide, Scorer, Sequence[Watch]], Workers]
 """Makes the workers of a run, which tell the watches what they notice."""

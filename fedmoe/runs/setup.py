@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedmoe.adapter import Adapter, Layout
-from fedmoe.aggregation.strategy import Layouts
-from fedmoe.budget import Tier
-from fedmoe.config.schema import Experiment
 from fedmoe.errors import WireError
-from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.memory.subset import Subset
-from fedmoe.training.settings import Training
+
+if TYPE_CHECKING:
+    from fedmoe.adapter import Adapter, Layout
+    from fedmoe.aggregation.strategy import Layouts
+    from fedmoe.budget import Tier
+    from fedmoe.config.schema import Experiment
+    from fedmoe.models.adapted import AdaptedModel
+    from fedmoe.models.memory.subset import Subset
+    from fedmoe.training.settings import Training
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from fedmoe.budget import Tier
-from fedmoe.config.schema import Experiment
-from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.memory.stored import Frozen
-from fedmoe.models.memory.subset import LeftOut, Subset
+from fedmoe.models.memory.subset import Subset
+
+if TYPE_CHECKING:
+    from fedmoe.config.schema import Experiment
+    from fedmoe.models.adapted import AdaptedModel
+    from fedmoe.models.memory.stored import Frozen
+    from fedmoe.models.memory.subset import LeftOut
 
 
 def places(tiers: Iterable[Tier]) -> Iterator[tuple[Frozen, bool]]:

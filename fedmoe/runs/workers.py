@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from fedmoe.messages.codec import Failure, Task, Update
-from fedmoe.runs.scorer import Scorer
-from fedmoe.system.workforce import Replaced
+if TYPE_CHECKING:
+    from fedmoe.messages.records import Failure, Task, Update
+    from fedmoe.runs.scorer import Scorer
+    from fedmoe.system.workforce import Replaced
 
 A = TypeVar("A")
 R = TypeVar("R")

@@ -1,7 +1,8 @@
 """One client's local round.
 
-- `client`: Task -> local training -> Update
-- `profile`: which experts a client's own data activate, from which it chooses a subset
-- `router_losses`: what is added to the loss for routing's sake; `similarity`: CKA of experts
-- `settings`: what the YAML says of it
+- `client`: Task -> local training -> Update; `loss`: cross-entropy over response tokens
+- `local_client`: a client as a local step of one's own sees it
+- `profile`: the experts that a client's own data activate, from which it chooses a subset
+- `router_losses`: additions to the loss for routing's sake; `similarity`: CKA of experts
+- `settings`: the section `training` of a config
 """

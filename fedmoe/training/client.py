@@ -13,16 +13,17 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedmoe.adapter import Adapter, keep_untouched
 from fedmoe.aggregation.strategy import Layouts, Local
-from fedmoe.data.text import Batch, Tokens, evaluation_batches, training_batches
+from fedmoe.data.text import Batch, Tokens, training_batches
 from fedmoe.errors import DataError
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.seeds import generator, numpy_rng
+from fedmoe.training.local_client import LocalClient, run_step
+from fedmoe.training.loss import mean_loss, response_loss
 from fedmoe.training.router_losses import NO_LOSSES, RouterLosses, RouterTraining, router_training
 from fedmoe.training.settings import Training
 
@@ -43,9 +44,9 @@ def train_client(
 ) -> Update:
     """Train on the client's `rows` with `task.top_k` experts per token.
 
-    What training starts from, what it moves and what is sent are `local`'s affair; without it, all
-    of `task.adapter`. With `losses`, the mean loss over response tokens is not all that is lowered;
-    what an update reports as loss is that mean.
+    `local` decides what training starts from, moves and sends: all of `task.adapter` without it.
+    With `losses` more than the mean loss over response tokens is minimised; an update reports that
+    mean alone. With `settings.local_step` a step of one's own trains in place of AdamW.
 
     Raises:
         DataError: the client has no examples.
@@ -65,9 +66,16 @@ def train_client(
     batches = training_batches(rows, settings.batch_size, pad, rng)
     chance = generator(seed, "round", task.round, "client", task.client, "gating")
     with model.counting() as counts, router_training(model.gates, losses, chance) as routers:
-        after, tokens, rescaler = _optimise(
-            model, batches, task, settings, num_rounds, local, counts, routers
-        )
+        steps, metrics = settings.steps, {}
+        if settings.local_step is None:
+            after, tokens, rescaler = _optimise(
+                model, batches, task, settings, num_rounds, local, counts, routers
+            )
+        else:
+            client = LocalClient(model, batches, task, local)
+            metrics = run_step(settings.local_step, client)
+            after, rescaler = client.after(), task.rescaler
+            tokens, steps = client.tokens, client.steps
     model.set_budget(task.top_k, rescaler)
     counts = counts.cpu()
     delta = keep_untouched(local.finish(after, counts), counts)
@@ -82,48 +90,14 @@ def train_client(
         counts=counts,
         examples=len(rows),
         tokens=tokens,
-        steps=settings.steps,
+        steps=steps,
         loss_before=loss_before,
         loss_after=mean_loss(model, probe, settings.batch_size, pad),
         seconds=time.monotonic() - started,
         peak_bytes=peak_bytes(model.device),
         merged=merged,
+        metrics=metrics,
     )
-
-
-def response_loss(model: AdaptedModel, batch: Batch) -> Tensor:
-    """Summed cross-entropy over the batch's response tokens; logits exist at those alone."""
-    logits = model.target_logits(batch).float()
-    return F.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
-
-
-@torch.no_grad()
-def mean_loss(model: AdaptedModel, rows: Sequence[Tokens], batch_size: int, pad: int) -> float:
-    """Mean cross-entropy per response token over `rows`."""
-    total, count = 0.0, 0
-    for batch in evaluation_batches(rows, batch_size, pad):
-        total += response_loss(model, batch).item()
-        count += len(batch.targets)
-    return total / count
-
-
-@torch.no_grad()
-def row_losses(
-    model: AdaptedModel, rows: Sequence[Tokens], batch_size: int, pad: int
-) -> list[float]:
-    """Each row's mean cross-entropy per response token, in the order of `rows`."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-    losses = [0.0] * len(rows)
-    batches = evaluation_batches([rows[i] for i in order], batch_size, pad)
-    for start, batch in zip(range(0, len(rows), batch_size), batches, strict=True):
-        logits = model.target_logits(batch).float()
-        each = F.cross_entropy(logits, batch.targets.to(logits.device), reduction="none").cpu()
-        row = batch.positions // batch.input_ids.shape[1]
-        sums = torch.zeros(len(batch.input_ids)).index_add_(0, row, each)
-        means = sums / torch.bincount(row, minlength=len(sums))
-        for i, loss in zip(order[start : start + batch_size], means.tolist(), strict=True):
-            losses[i] = loss
-    return losses
 
 
 def _optimise(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedmoe.data.text import Tokens
 from fedmoe.models.adapted import AdaptedModel
-from fedmoe.training.client import mean_loss
+from fedmoe.training.loss import mean_loss
 
 
 def profile(

@@ -1,21 +1,28 @@
-"""How a client trains in one round."""
+"""The settings of a client's local training."""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
-from fedmoe.section import section
+from fedmoe.section import Open, section
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 @section
 class Training:
-    """Local training: AdamW on the flat adapter, with warm-up and decay over the whole run."""
+    """Local training: AdamW on the flat adapter, with warm-up and decay over the whole run.
+
+    Example:
+        >>> training = Training(steps=30, learning_rate=1e-3)
+        >>> training.rate(step=29, round=1, num_rounds=10)
+        0.000913
+    """
 
     steps: Annotated[int, Field(ge=1)] = 20
     """Optimiser steps in one local round."""
@@ -36,6 +43,9 @@ class Training:
     recompute: bool = False
     """Compute the experts' activations again in backward: less memory, more time, and a bitwise
     identical result."""
+    local_step: Annotated[Callable[..., Any], Open("fedmoe.local_steps", Callable)] | None = None
+    """A local step of your own in place of AdamW's, as `package.module:name`; see `LocalClient`.
+    It follows none of the settings above but `batch_size` and `recompute`."""
     probe_examples: Annotated[int, Field(ge=1)] = 32
     """Local examples on which the loss is measured before and after the round."""
 
@@ -56,10 +66,10 @@ class Training:
         whatever the gradients were (Cauchy-Schwarz over the two averages of Kingma and Ba 2015,
         arXiv:1412.6980, Alg. 1; their sec. 2.1 says less, and it does not hold for a value that
         has no gradient after a few steps), and of weight decay times the value. Infinite where
-        beta2 is 0 and beta1 is not.
+        beta2 is 0 and beta1 is not, and for a local step of one's own.
         """
         beta1, beta2 = self.betas
-        if beta1 and not beta2:
+        if self.local_step is not None or (beta1 and not beta2):
             return math.inf
         t = np.arange(1, self.steps + 1)
         sums = np.cumsum((beta1**2 / beta2 if beta1 else 0.0) ** (t - 1.0)) / (1 - beta2)

@@ -12,7 +12,7 @@ from fedmoe.budget.shape import Setting
 from fedmoe.data.text import Tokens, collate
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.seeds import generator
-from fedmoe.training.client import response_loss
+from fedmoe.training.loss import response_loss
 
 
 def trial_steps(model: AdaptedModel, rows: Sequence[Tokens], pad: int) -> Step:

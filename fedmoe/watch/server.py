@@ -26,13 +26,6 @@ ADDRESS = "127.0.0.1"
 HOSTS = ("localhost", ADDRESS)
 """With any port: a tunnel may give it another."""
 HTML, JSON = "text/html; charset=utf-8", "application/json; charset=utf-8"
-HEADERS = {
-    "Content-Security-Policy": page.content_security_policy(),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 Answer = tuple[HTTPStatus, str, str]
 """Status, content type, text."""
 
@@ -42,6 +35,13 @@ class Pages:
 
     def __init__(self, folder: WatchedFolder) -> None:
         self.folder = folder
+        self.headers = {
+            "Content-Security-Policy": page.content_security_policy(),
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Cache-Control": "no-store",
+        }
         self._lock = threading.Lock()
         """One request reads at a time: what they would read is the same."""
 
@@ -88,12 +88,9 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__((ADDRESS, port), Handler)
         except (OSError, OverflowError) as error:
-            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-            why = (
-                "is in use, perhaps by another `fedmoe watch`"
-                if taken
-                else f"cannot be used: {error}"
-            )
+            why = f"cannot be used: {error}"
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                why = "is in use, perhaps by another `fedmoe watch`"
             raise FedMoEError(
                 f"--port {port} {why}; choose another one, or 0 for any that is free"
             ) from None
@@ -121,8 +118,7 @@ class Handler(BaseHTTPRequestHandler):
         if not self._for_this_machine():
             self._send((HTTPStatus.FORBIDDEN, "text/plain", f"Use http://{ADDRESS} instead.\n"))
             return
-        assert isinstance(self.server, Server)
-        self._send(self.server.pages.answer(self.path))
+        self._send(self._pages.answer(self.path))
 
     do_HEAD = do_GET
 
@@ -133,6 +129,11 @@ class Handler(BaseHTTPRequestHandler):
 
     do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = _refuse
 
+    @property
+    def _pages(self) -> Pages:
+        assert isinstance(self.server, Server)
+        return self.server.pages
+
     def _for_this_machine(self) -> bool:
         names = self.headers.get_all("Host") or []
         return len(names) == 1 and re.sub(r":\d*$", "", names[0].lower()) in HOSTS
@@ -141,7 +142,7 @@ class Handler(BaseHTTPRequestHandler):
         status, kind, text = answer
         body = text.encode()
         self.send_response(status)
-        for name, value in {**HEADERS, **(more or {})}.items():
+        for name, value in {**self._pages.headers, **(more or {})}.items():
             self.send_header(name, value)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))

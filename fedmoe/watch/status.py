@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from fedmoe.errors import FedMoEError
+from fedmoe.progress.view import plain_table, print_line
 from fedmoe.report.text_table import TextTable
 from fedmoe.report.units import DASH, percent_text
 from fedmoe.system.files import write_text
@@ -45,7 +45,7 @@ def show(
     """
     now = _read(folder, prometheus)
     if json:
-        _line(console, json_text(folder.read_either().as_json()))
+        print_line(console, json_text(folder.read_either().as_json()))
     else:
         console.print(_view(folder, now))
 
@@ -72,7 +72,7 @@ def follow(
             for run in () if live else now.runs:
                 if isinstance(run, RunState) and shown.get(run.run) != run.without_clock:
                     shown[run.run] = run.without_clock
-                    _line(console, json_text(run.as_json()) if json else one_line(run))
+                    print_line(console, json_text(run.as_json()) if json else one_line(run))
             if now.num_finished >= now.num_known:
                 return
             sleep(SECONDS)
@@ -126,18 +126,10 @@ def _run_view(now: RunState) -> RenderableType:
 def _drawn(table: TextTable) -> list[RenderableType]:
     if not table.rows:
         return []
-    drawn = Table(box=None, pad_edge=False, header_style="dim")
-    for i, name in enumerate(table.columns):
-        if i < table.num_words:
-            # rich shrinks words before numbers: below this width they are unreadable.
-            least = min(24, max(len(row[i]) for row in table.rows))
-            drawn.add_column(name, overflow="fold", min_width=least)
-        else:
-            drawn.add_column(name, justify="right", no_wrap=True)
+    drawn = plain_table(*table.columns, num_words=table.num_words)
+    for i in range(table.num_words):
+        # rich shrinks words before numbers: below this width they are unreadable.
+        drawn.columns[i].min_width = min(24, max(len(row[i]) for row in table.rows))
     for row in table.rows:
         drawn.add_row(*(Text(cell) for cell in row))
     return [Text(), Text(table.title, "bold"), drawn, Text(table.note, "dim")]
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)

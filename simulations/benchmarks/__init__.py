@@ -5,7 +5,7 @@
 - `aggregation`: the server's mean against the memory's speed; factored SVD against dense
 - `strategies`: what each strategy's aggregation costs at the shape of OLMoE-1B-7B
 - `upload`: bytes and seconds of a client's update under every compression
-- `simulation`: overhead per client-round, with `idle` clients, here and in Flower (`flower_idle`)
+- `simulation`: overhead per client-round, with `idle` clients
 - `many_clients`: memory and time of 1,000 clients against 50
 
 What was found: `speed.md`, `gpu.md`, `strategies.md`. To add one, write a module with

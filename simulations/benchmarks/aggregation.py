@@ -14,7 +14,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import FedAvg
 from fedmoe.aggregation.factored import best_factors
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 from simulations.benchmarks.idle import update_of
 from simulations.benchmarks.measure import Options, Row, at_least, at_most, named, ratio
 from simulations.benchmarks.memory import array_bytes

@@ -15,7 +15,7 @@ from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import Flame
 from fedmoe.budget import Levels, Tier
 from fedmoe.config import Experiment
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 from fedmoe.models.families import FAMILIES, Family
 from fedmoe.rounds import Member, ServerState, Transport, run_rounds
 

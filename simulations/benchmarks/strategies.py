@@ -11,7 +11,7 @@ import torch
 from fedmoe.adapter import Adapter, Layout, initial_adapter
 from fedmoe.aggregation import STRATEGIES
 from fedmoe.aggregation.strategy import Strategy
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 from fedmoe.seeds import generator
 from simulations.benchmarks.idle import update_of
 from simulations.benchmarks.measure import Options, Row, named

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fedmoe.report.ledger import Record
 from simulations.rehearsal.kills import Kill
 from simulations.rehearsal.processes import RESTART_SECONDS
 
 SAID = {
-    "client": ("client", "status", "tokens", "loss_before", "loss_after"),
-    "evaluation": ("split", "tier", "examples", "loss", "score"),
+    "client": ("round", "client", "status", "tokens", "loss_before", "loss_after"),
+    "evaluation": ("round", "split", "tier", "examples", "loss", "score"),
 }
 HEAD = """\
 # What came of kills
@@ -40,8 +41,6 @@ class Outcome:
     """How often the run had to be submitted again."""
     skipped: str = ""
     """Why the process was not killed, if it was not."""
-    too_late: bool = False
-    """Whether the update that was on its way had arrived when the process was dead."""
 
     def words(self, ledger: Sequence[Record]) -> str:
         """Return what happened, and which clients the round did without."""
@@ -54,30 +53,23 @@ class Outcome:
             words = [f"resumed after the same command{times}"]
         else:
             words = ["resumed by itself"]
-        words += [
+        left_out = [
             f"client {r['client']} left out of round {self.round}: {r['reason']}"
             for r in ledger
             if r["kind"] == "client" and r["round"] == self.round and r["status"] == "failed"
         ]
-        return "; ".join([*words, *(["the update had just arrived"] if self.too_late else [])])
+        return "; ".join([*words, *left_out])
 
 
 def rows_of(
     ledger: Sequence[Record], outcomes: Sequence[Outcome], reference: Sequence[Record]
 ) -> list[str]:
-    """Return a run's lines of the table.
-
-    Where a run had several kills, the last one before the first difference is to blame.
-    """
-    ours, theirs = trace(ledger), trace(reference)
-    ended = bool(ledger) and ledger[-1]["kind"] == "end"
-    same = ended and ledger[-1]["adapter_sha256"] == reference[-1]["adapter_sha256"]
-    rounds = sorted(theirs, key=int)
-    differs = next((int(n) for n in rounds if ours.get(n) != theirs[n]), None)
+    """Return a run's lines of the table, all with its result."""
+    digest = ledger[-1].get("adapter_sha256") if ledger else None
+    same = digest == reference[-1]["adapter_sha256"] and trace(ledger) == trace(reference)
     lines = []
     for found in outcomes:
-        harmless = same if differs is None else found.round < differs
-        said = "yes" if harmless else "no" if found.round == differs else "not known"
+        said = "yes" if same else "no"
         seconds = "" if found.seconds is None else f"{found.seconds:.0f}"
         cells = [found.kill.who, found.kill.when, found.words(ledger), seconds]
         lines.append(f"| {' | '.join([*cells, '' if found.skipped else said])} |\n")
@@ -93,15 +85,9 @@ def page(rows: Sequence[str], reference: Sequence[Record]) -> str:
     return head + "".join(rows)
 
 
-def trace(ledger: Sequence[Record]) -> dict[str, str]:
-    """Return by round what each client reported and what was scored, without times.
+def trace(ledger: Sequence[Record]) -> list[list[Any]]:
+    """Return what each client reported and what was scored, in order, without times.
 
     Unlike adapters give unlike losses.
     """
-    found: dict[str, str] = {}
-    for record in ledger:
-        if record["kind"] in SAID:
-            words = " ".join(str(record.get(name)) for name in SAID[record["kind"]])
-            key = str(record["round"])
-            found[key] = f"{found[key]}; {words}" if key in found else words
-    return found
+    return [[r.get(name) for name in SAID[r["kind"]]] for r in ledger if r["kind"] in SAID]

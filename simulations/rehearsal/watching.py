@@ -108,7 +108,6 @@ class Watched:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         outcome = Outcome(self.left.popleft(), under_way)
-        outcome.too_late = kill.phase == "upload" and not kill.sends(self.deployment)
         self.outcomes.append(outcome)
         self.open = outcome, time.monotonic(), self.progress()
 

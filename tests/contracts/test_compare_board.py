@@ -81,7 +81,7 @@ def test_a_run_that_ends_while_the_table_is_drawn_is_in_the_next_one():
 
     class Busy(Clock):
         def __call__(self):
-            if shown.progress.current and shown.progress.phase == "training":
+            if shown.progress.current is not None and shown.progress.phase == "training":
                 shown.ended(run, 0.25, 40.0, before=False)
             return self.now
 

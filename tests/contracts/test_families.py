@@ -23,7 +23,7 @@ from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.decode import greedy
 from fedmoe.models.families import FAMILIES, set_top_k
 from fedmoe.models.rescaling import NoRescaling
-from fedmoe.training.client import response_loss
+from fedmoe.training.loss import response_loss
 
 
 @every_family

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fedmoe.adapter import Adapter
 from fedmoe.evaluation.evaluate import Evaluation
-from fedmoe.messages.codec import Failure, Task, Update
+from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.progress.table import LiveTable, Progress
 from fedmoe.rounds import ServerState
 

@@ -21,7 +21,7 @@ from fedmoe.aggregation.raflora import RaFLoRA
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.aggregation.streaming import Weights
 from fedmoe.aggregation.ub_smoe import UBSMoE
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 
 
 class OnlyTheFirst(FedAvg):

@@ -23,7 +23,7 @@ from fedmoe.models.families.ungated import UngatedBlock
 from fedmoe.models.memory.subset import drop_fault
 from fedmoe.models.rescaling import NoRescaling
 from fedmoe.models.tasks import TASKS
-from fedmoe.training.client import response_loss, row_losses
+from fedmoe.training.loss import response_loss, row_losses
 
 # PEFT 0.21.2 reads a property that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -17,7 +17,7 @@ from fedmoe.data.partition import Dirichlet, Iid
 from fedmoe.devices import Device
 from fedmoe.errors import ModelError, WireError
 from fedmoe.evaluation.evaluate import EvaluationSettings, evaluate
-from fedmoe.messages.codec import Task
+from fedmoe.messages.records import Task
 from fedmoe.messages.validation import Limits, check_counts
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.build import ModelSettings, build_model

@@ -1,4 +1,4 @@
-"""`python -m simulations.vmoe_digits`, kept small: it makes its base, runs, and does so once."""
+"""`python -m simulations.vmoe_digits`, made small: it makes its base once and runs on it."""
 
 import pytest
 

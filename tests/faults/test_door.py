@@ -12,8 +12,9 @@ from uploads import LAYOUT, counts_of, deltas_of, task_for, update_of
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation import FedAvg
 from fedmoe.errors import WireError
-from fedmoe.messages.codec import Failure, Message, pack_update, unpack_update
+from fedmoe.messages.codec import pack_update, unpack_update
 from fedmoe.messages.compression import Bf16, Int4, Int8, NoCompression, TopK
+from fedmoe.messages.records import Failure, Message
 from fedmoe.messages.validation import Limits
 from fedmoe.rounds import ServerState, finish_round, plan_round
 from fedmoe.runs.local.answers import read

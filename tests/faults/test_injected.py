@@ -14,8 +14,9 @@ from uploads import LAYOUT, counts_of, deltas_of, task_for, update_of
 
 from fedmoe.config.faults import Faults, parse_faults
 from fedmoe.errors import ConfigError, WireError
-from fedmoe.messages.codec import Failure, Update, pack_update, unpack_update
+from fedmoe.messages.codec import pack_update, unpack_update
 from fedmoe.messages.compression import Bf16, Int4, NoCompression
+from fedmoe.messages.records import Failure, Update
 from fedmoe.runs.injection import Faulty, ServerKiller, flipped
 from fedmoe.runs.local.pool import Pool
 

@@ -14,7 +14,8 @@ from fedmoe.budget.model import Constants
 from fedmoe.budget.probe import Machine
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError, FedMoEError, ModelError
-from fedmoe.messages.codec import Task, pack_task
+from fedmoe.messages.codec import pack_task
+from fedmoe.messages.records import Task
 from fedmoe.runs import client_side as preparing
 from fedmoe.runs import node_budget as planning
 from fedmoe.runs.node_budget import OwnBudget, planned_here
@@ -88,7 +89,7 @@ def top_k_of(message):
 
 def between(run, own, task, fewer):
     """Free memory that fits `fewer` experts and not one more."""
-    seat = planning.Seat(Constants(seconds_per_flop=1e-9))
+    seat = planning.Calibrated(Constants(seconds_per_flop=1e-9))
     options = own._plan(run, task, seat.constants).options
     need = [option.memory.above_weights for option in options]
     return int((need[fewer - 1] + need[fewer]) / 2 / own.budget.memory_share)
@@ -141,7 +142,7 @@ def test_what_ran_out_of_memory_is_not_tried_again(config, machine, monkeypatch)
     tried = []
     monkeypatch.setattr(preparing, "train_client", starved)
     assert [top_k_of(own.answer(run, task_of(run))) for _ in range(5)] == [2] * 5
-    (seat,) = own.seats.values()
+    (seat,) = own.clients.values()
     assert seat.standing is not None
     assert seat.standing.ceiling == 2
 
@@ -169,7 +170,7 @@ def test_what_cannot_even_be_measured_is_not_trained_with(config, steps, error, 
     run, own = started(config)
     task = task_of(run)
     assert [top_k_of(own.answer(run.client, task)) for _ in range(4)] == [2] * 4
-    assert own.seats[task.client].standing.ceiling == 2
+    assert own.clients[task.client].standing.ceiling == 2
     assert f"client {task.client}, calibration, ran out of memory with k = 3" in caplog.text
 
 
@@ -177,7 +178,9 @@ def test_where_not_one_expert_can_be_measured_it_sits_out_until_one_can(config, 
     run, own = started(config)
     task = task_of(run)
     steps["most"] = 0
-    with pytest.raises(FedMoEError, match=r"sits out: memory ran out in its calibration.*killed"):
+    with pytest.raises(
+        FedMoEError, match=r"is skipped in this round: memory ran out in its calibration.*killed"
+    ):
         own.answer(run.client, task)
     steps["most"] = 4
     assert top_k_of(own.answer(run.client, task)) == 4
@@ -193,7 +196,7 @@ def test_another_fault_of_a_step_is_raised_as_it_is(config, steps):
 def test_where_nothing_fits_it_sits_out_and_says_why(config, machine):
     run, own = started(config)
     machine["bytes"] = 0
-    with pytest.raises(FedMoEError, match=r"client \d sits out: .*0\.00 GB"):
+    with pytest.raises(FedMoEError, match=r"client \d is skipped in this round: .*0\.00 GB"):
         own.answer(run, task_of(run))
 
 
@@ -218,7 +221,9 @@ def test_the_servers_deadline_counts_for_this_round_alone(config, machine):
     seconds = between_times(run, own, task)
     deadlines = [1e6, seconds, 1e6, seconds, None]
     assert [top_k_of(own.answer(run, task, s)) for s in deadlines] == [4, 2, 4, 2, 4]
-    with pytest.raises(FedMoEError, match=r"sits out: .*over the deadline of 1e-09 s"):
+    with pytest.raises(
+        FedMoEError, match=r"is skipped in this round: .*over the deadline of 1e-09 s"
+    ):
         own.answer(run, task, 1e-9)
     assert top_k_of(own.answer(run, task, 1e6)) == 4
 

@@ -13,7 +13,7 @@ from fedmoe.budget.measure import measure
 from fedmoe.budget.shape import Setting
 from fedmoe.config import load_experiment
 from fedmoe.errors import ModelError, WireError
-from fedmoe.messages.codec import Task
+from fedmoe.messages.records import Task
 from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import read_ledger
 from fedmoe.runs import client_side as preparing

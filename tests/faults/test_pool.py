@@ -21,7 +21,7 @@ from fedmoe.config import Experiment
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
 from fedmoe.errors import FedMoEError
-from fedmoe.messages.codec import Failure, Update
+from fedmoe.messages.records import Failure, Update
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.rescaling import LearnedRescaling

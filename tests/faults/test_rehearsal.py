@@ -1,6 +1,5 @@
-"""`fedmoe deploy rehearse`: kills come at their moment, and the table says what came of them."""
+"""`simulations.rehearsal`: kills come at their moment, and the table says what came of them."""
 
-import json
 import os
 import signal
 import time
@@ -13,10 +12,10 @@ from ports import free_ports
 from fedmoe.cli.main import main
 from fedmoe.errors import FedMoEError
 from simulations.rehearsal.__main__ import main as rehearsal
+from simulations.rehearsal.deployment import Deployment
 from simulations.rehearsal.kills import LADDER, Kill
-from simulations.rehearsal.processes import ROLES, Deployment, Service
-from simulations.rehearsal.rehearse import Table, _rows
-from simulations.rehearsal.watching import Outcome, trace
+from simulations.rehearsal.processes import ROLES, Service
+from simulations.rehearsal.table import Outcome, page, rows_of
 
 CONFIG = str(Path(__file__).parents[2] / "configs/deploy/rehearsal.yaml")
 RUN = {"kind": "run", "num_rounds": 3}
@@ -51,10 +50,15 @@ def rounds(*losses):
 
 
 def end(digest):
-    return {"kind": "end", "adapter_sha256": digest}
+    return {"kind": "end", "adapter_sha256": digest, "seconds": 60.0}
 
 
-REFERENCE = {"adapter_sha256": "aa", "trace": trace(rounds(3.0, 2.0, 1.0))}
+REFERENCE = [*rounds(3.0, 2.0, 1.0), end("aa")]
+
+
+def same(rows):
+    """The last column."""
+    return [row.split(" | ")[-1].removesuffix(" |\n") for row in rows]
 
 
 def test_every_kind_of_process_is_killed_at_many_moments():
@@ -108,54 +112,50 @@ def test_a_moment_that_has_passed_is_not_waited_for(phase):
 
 def test_where_the_adapter_is_the_same_every_kill_was_harmless():
     outcomes = [Outcome(Kill("SuperLink", "training", n), n, 5.0) for n in (1, 2)]
-    rows = _rows([*rounds(3.0, 2.0, 1.0), end("aa")], outcomes, REFERENCE)
-    assert [row["same"] for row in rows] == ["yes", "yes"]
-    assert rows[0]["outcome"] == "went on by itself"
+    rows = rows_of(REFERENCE, outcomes, REFERENCE)
+    assert same(rows) == ["yes", "yes"]
+    assert "| resumed by itself | 5 |" in rows[0]
 
 
-def test_the_kill_before_the_first_difference_is_to_blame():
+@pytest.mark.parametrize("digest", ["aa", "bb"])
+def test_one_other_loss_is_another_result_for_all_kills_of_the_run(digest):
     outcomes = [Outcome(Kill("SuperNode", "training", n), n, 5.0) for n in (1, 2, 3)]
-    rows = _rows([*rounds(3.0, 9.0, 9.0), end("bb")], outcomes, REFERENCE)
-    assert [row["same"] for row in rows] == ["yes", "no", "not known"]
+    rows = rows_of([*rounds(3.0, 9.0, 1.0), end(digest)], outcomes, REFERENCE)
+    assert same(rows) == ["no", "no", "no"]
 
 
 def test_an_adapter_that_differs_after_equal_rounds_is_not_called_the_same():
     outcomes = [Outcome(Kill("SuperNode", "training", 1), 1, 5.0)]
-    (row,) = _rows([*rounds(3.0, 2.0, 1.0), end("bb")], outcomes, REFERENCE)
-    assert row["same"] == "not known"
+    assert same(rows_of([*rounds(3.0, 2.0, 1.0), end("bb")], outcomes, REFERENCE)) == ["no"]
 
 
 def test_a_run_that_never_ended_is_never_called_the_same():
     outcomes = [Outcome(Kill("SuperLink", "training", 2), 2)]
-    (row,) = _rows(rounds(3.0), outcomes, REFERENCE)
-    assert row["outcome"].startswith("did not go on")
-    assert row["same"] == "no"
+    for ledger in (rounds(3.0), rounds(3.0, 2.0, 1.0), []):
+        rows = rows_of(ledger, outcomes, REFERENCE)
+        assert "| did not resume |" in rows[0]
+        assert same(rows) == ["no"]
 
 
 def test_a_client_that_was_left_out_is_named():
     ledger = [*rounds(3.0), client(2, 0, None, "failed"), end("bb")]
-    (row,) = _rows(ledger, [Outcome(Kill("client app", "training", 2), 2, 5.0)], REFERENCE)
-    assert row["outcome"] == "went on by itself; client 0 left out of round 2: gone"
-    assert row["same"] == "no"
+    rows = rows_of(ledger, [Outcome(Kill("client app", "training", 2), 2, 5.0)], REFERENCE)
+    assert "| resumed by itself; client 0 left out of round 2: gone |" in rows[0]
+    assert same(rows) == ["no"]
 
 
-def test_a_table_goes_on_where_it_stopped_unless_it_is_of_another_run(tmp_path):
-    table = Table.of(tmp_path / "kills.json", "one")
-    table.reference = {"seconds": 60.0, "adapter_sha256": "a" * 64, "trace": {}}
-    kill = LADDER[0][0]
-    table.rows[kill.key] = {
-        "who": kill.who,
-        "when": kill.when,
-        "outcome": "went on by itself",
-        "seconds": 7.4,
-        "same": "yes",
-    }
-    table.write()
-    assert Table.of(tmp_path / "kills.json", "one") == table
-    text = (tmp_path / "kills.md").read_text()
-    assert "| server app | before round 1 | went on by itself | 7 | yes |" in text
-    with pytest.raises(FedMoEError, match="other code"):
-        Table.of(tmp_path / "kills.json", "two")
+def test_a_process_that_could_not_be_killed_has_no_result():
+    outcome = Outcome(Kill("worker", "training", 2), 2, skipped="not killed")
+    assert same(rows_of(REFERENCE, [outcome], REFERENCE)) == [""]
+
+
+def test_the_page_says_who_was_killed_and_what_the_undisturbed_run_was():
+    outcomes = [Outcome(Kill("server app", "begin"), 1, 7.4, submissions=2)]
+    text = page(rows_of(REFERENCE, outcomes, REFERENCE), REFERENCE)
+    assert "killed server app, with SIGKILL" in text
+    assert "60 s and ended with adapter `aa`" in text
+    row = "| server app | before round 1 | resumed after the same command, 2 times | 7 | yes |"
+    assert text.endswith(row + "\n")
 
 
 @pytest.fixture
@@ -209,12 +209,13 @@ def test_a_folder_for_several_machines_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_killed_server_app_costs_no_bit(tmp_path):
+def test_a_killed_server_app_changes_no_bit(tmp_path):
     superlink, *nodes = free_ports(4)
     clients = ("--clients", "a=high,b=low,c=lowest", "--config", CONFIG)
     options = (f"--server=127.0.0.1:{superlink}", f"--node-port={nodes[0]}")
     folder = tmp_path / "trial"
     assert main(["deploy", "init", str(folder), *options, *clients]) == 0
     assert rehearsal([str(folder), "--kills", "1"]) == 0
-    table = json.loads((folder / "rehearsal/kills.json").read_text())
-    assert [row["same"] for row in table["rows"].values()] == ["yes"]
+    (row,) = (folder / "rehearsal/kills.md").read_text().splitlines()[-1:]
+    assert row.startswith("| server app | before round 1 | resumed after the same command")
+    assert row.endswith("| yes |")

@@ -5,13 +5,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import warnings
 from dataclasses import replace
 
 import pytest
 from safetensors import safe_open
 
 from fedmoe.config import load_experiment
-from fedmoe.errors import CheckpointError, FedMoEError
+from fedmoe.errors import CheckpointError, FedMoEError, FedMoEWarning
 from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import Ledger, read_ledger
 from fedmoe.report.run import read_run
@@ -100,6 +101,8 @@ def in_child(job, *arguments):
 def play(config, folder, overrides, resume, die_at=None, count=None):
     """A whole run; with `die_at` the process is killed when that many things have happened."""
     happened = 0
+    warnings.simplefilter("always", FedMoEWarning)
+    warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
 
     def watched(function):
         def wrapper(*args, **kwargs):
@@ -235,13 +238,13 @@ def test_a_ledger_that_is_shorter_than_its_checkpoint_says_sends_it_to_the_one_b
     needed = checkpoint_about(newest_file(run))["about"]["ledger_bytes"]
     os.truncate(run / "ledger.jsonl", needed - 10)  # as a disk may that lost its power
     assert in_child(play, config, tmp_path / "hurt", [], "auto") == 0
-    assert f"it goes on after {needed} bytes" in capfd.readouterr().err
+    assert f"continues after {needed} bytes" in capfd.readouterr().err
     assert result(tmp_path / "hurt") == result(tmp_path / "whole")
 
 
 def checkpoint_about(path):
     with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()["checkpoint"])
+        return json.loads(file.metadata()["about"])
 
 
 def test_when_all_are_damaged_it_says_so_and_changes_nothing(config, tmp_path):
@@ -279,16 +282,18 @@ def test_with_other_clients_or_tiers_it_cannot_go_on_even_if_told(config, tmp_pa
         session.run(experiment, display, make_transport, "anyway")
 
 
-@pytest.mark.parametrize("what", ["code", "model", "data", "libraries"])
+@pytest.mark.parametrize("what", ["code", "model", "data", "libraries", "processor", "threads"])
 def test_changed_code_model_or_data_is_refused(config, tmp_path, what, monkeypatch):
     interrupted(config, tmp_path)
     names = {
         "code": "identity.code_digest",
         "model": "prepare.frozen_digest",
-        "data": "identity._data",
+        "data": "data.RunData._digest",
         "libraries": "identity.version",
+        "processor": "identity.processor",
+        "threads": "identity._threads",
     }
-    monkeypatch.setattr(f"fedmoe.{names[what]}", lambda *_: "other")
+    monkeypatch.setattr(f"fedmoe.runs.{names[what]}", lambda *_: "other")
     experiment = load_experiment(config, [f"simulation.folder={tmp_path}"])
     with pytest.raises(CheckpointError, match=f"changed since: .*{what}"):
         session.run(experiment, LiveTable(num_rounds=3, quiet=True), make_transport, "auto")

@@ -155,10 +155,30 @@ def _types_of(function: typing.Any) -> Iterator[type]:
 
 
 def _hints(holder: typing.Any) -> dict[str, typing.Any]:
+    """Return annotations as types, also those whose names are imported for type checking alone."""
+    names: dict[str, typing.Any] = {}
+    for kind in reversed(getattr(holder, "__mro__", (holder,))):
+        module = getattr(kind, "__module__", "")
+        if module.partition(".")[0] in PACKAGES:
+            names |= vars(sys.modules[module]) | _typing_names(module)
     try:
-        return typing.get_type_hints(holder)
-    except (NameError, TypeError, AttributeError):
+        return typing.get_type_hints(holder, globalns=names)
+    except (NameError, TypeError, AttributeError) as error:
+        print(f"warning: annotations of {holder} cannot be read: {error}", file=sys.stderr)
         return {}
+
+
+@cache
+def _typing_names(module: str) -> dict[str, typing.Any]:
+    """Return what a module of ours imports for type checking alone."""
+    path = modules().get(module)
+    found: dict[str, typing.Any] = {}
+    for block in _type_checking(ast.parse(path.read_text(encoding="utf-8"))) if path else ():
+        for node in block.body:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                home = importlib.import_module(node.module)
+                found |= {a.asname or a.name: getattr(home, a.name) for a in node.names}
+    return found
 
 
 def _classes(annotation: typing.Any) -> Iterator[type]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import FedBuff
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 from fedmoe.rounds import Member, ServerState, whole_state
 from fedmoe.runs.asynchronous import Buffered
 

@@ -16,7 +16,7 @@ from fedmoe.models.decode import greedy
 from fedmoe.models.families import FAMILIES as KNOWN
 from fedmoe.models.families import moe_layers
 from fedmoe.models.rescaling import LearnedRescaling, NoRescaling, StaticRescaling, check_mass
-from fedmoe.training.client import mean_loss, response_loss
+from fedmoe.training.loss import mean_loss, response_loss
 
 FAMILIES = ["olmoe", "mixtral", "qwen3_moe"]
 RESCALINGS = [

@@ -10,7 +10,8 @@ from fedmoe.adapter import Adapter
 from fedmoe.data.text import Tokens
 from fedmoe.errors import ModelError, WireError
 from fedmoe.export.peft import export
-from fedmoe.messages.codec import Task, pack_update, unpack_update
+from fedmoe.messages.codec import pack_update, unpack_update
+from fedmoe.messages.records import Task
 from fedmoe.messages.validation import Limits, check_counts
 from fedmoe.models import experts
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings

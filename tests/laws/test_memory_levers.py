@@ -15,7 +15,8 @@ from fedmoe.budget.work import Work
 from fedmoe.config import load_experiment
 from fedmoe.config.schema import Experiment
 from fedmoe.errors import ConfigError
-from fedmoe.messages.codec import Task, pack_task
+from fedmoe.messages.codec import pack_task
+from fedmoe.messages.records import Task
 from fedmoe.models.memory import frozen
 from fedmoe.models.memory.frozen import forms_of
 from fedmoe.models.memory.stored import Elsewhere, Frozen

@@ -18,7 +18,7 @@ from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
 from fedmoe.data.text import TextSettings
 from fedmoe.errors import DataError, FedMoEError
-from fedmoe.messages.codec import Failure, Update
+from fedmoe.messages.records import Failure, Update
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.rescaling import LearnedRescaling

@@ -10,7 +10,8 @@ from fedmoe.adapter import initial_adapter
 from fedmoe.budget import Tier
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError, WireError
-from fedmoe.messages.codec import Task, Update, pack_task, pack_update
+from fedmoe.messages.codec import pack_task, pack_update
+from fedmoe.messages.records import Task, Update
 from fedmoe.messages.validation import Limits, check_counts
 from fedmoe.models.memory.subset import Subset
 from fedmoe.rounds import finish_round, plan_round

@@ -12,10 +12,12 @@ from torch.nn import functional as F
 from fedmoe.adapter import Adapter, keep_untouched
 from fedmoe.data.text import Tokens, collate, evaluation_batches, training_batches
 from fedmoe.errors import DataError
-from fedmoe.messages.codec import Task, pack_update, unpack_update
+from fedmoe.messages.codec import pack_update, unpack_update
+from fedmoe.messages.records import Task
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.rescaling import LearnedRescaling
-from fedmoe.training.client import _accumulate, mean_loss, response_loss, row_losses, train_client
+from fedmoe.training.client import _accumulate, train_client
+from fedmoe.training.loss import mean_loss, response_loss, row_losses
 from fedmoe.training.settings import Training
 
 PAD = 0

@@ -16,9 +16,6 @@ from fedmoe.errors import WireError
 from fedmoe.messages.codec import (
     LOSSLESS,
     MOST_METRIC_BYTES,
-    Message,
-    Task,
-    Update,
     most_bytes,
     pack_task,
     pack_update,
@@ -26,7 +23,7 @@ from fedmoe.messages.codec import (
     unpack_task,
     unpack_update,
 )
-from fedmoe.messages.records import CLIENT_FIELDS, METRIC_NAME, MOST_METRICS
+from fedmoe.messages.records import CLIENT_FIELDS, METRIC_NAME, MOST_METRICS, Message, Task, Update
 from fedmoe.messages.validation import LARGEST_DELTA
 
 LAYERS, EXPERTS = 2, 4

@@ -16,7 +16,7 @@ from fedmoe.aggregation import FedAvg, Flame, streaming
 from fedmoe.aggregation.blocks import Blocks
 from fedmoe.aggregation.streaming import TOGETHER, Weights, weighted_mean
 from fedmoe.errors import AggregationError
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 from fedmoe.rounds import ServerState, finish_round
 
 LAYERS, EXPERTS = 2, 3

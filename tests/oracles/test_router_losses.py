@@ -10,7 +10,7 @@ import torch
 from fedmoe.adapter import Adapter
 from fedmoe.config import Experiment
 from fedmoe.data.text import Tokens
-from fedmoe.messages.codec import Task
+from fedmoe.messages.records import Task
 from fedmoe.models import experts
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.gating import CompetitionGating, NoisyTopKGating, Routed, TopKGating

@@ -15,7 +15,7 @@ from fedmoe.models.families import FAMILIES
 from fedmoe.models.memory.stored import Elsewhere, Quantised, quantised
 from fedmoe.models.memory.subset import Subset, drop_fault, merging_shares, most_active
 from fedmoe.models.rescaling import NoRescaling
-from fedmoe.training.client import response_loss
+from fedmoe.training.loss import response_loss
 
 SETTINGS = AdapterSettings(rank=4, alpha=8.0)
 COUNTS = torch.tensor([[5, 0, 2, 9, 0, 1, 3, 3], [0, 0, 0, 7, 0, 8, 9, 2]])

@@ -9,8 +9,8 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
 
 from clients.app import app
-from fedmoe.messages.codec import Message as Packed
 from fedmoe.messages.codec import sealed
+from fedmoe.messages.records import Message as Packed
 
 SERVER = 1
 

@@ -14,7 +14,7 @@ from clients.resident import resident
 from fedmoe.config import load_experiment
 from fedmoe.config.components import for_nodes, told_to_nodes
 from fedmoe.errors import ConfigError, FedMoEError
-from fedmoe.messages.codec import Update
+from fedmoe.messages.records import Update
 from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import read_ledger
 from fedmoe.rounds import plan_round

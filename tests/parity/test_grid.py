@@ -11,7 +11,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, RecordDict
 
 from fedmoe.adapter import Adapter
 from fedmoe.errors import FedMoEError
-from fedmoe.messages.codec import Failure, pack_task, pack_update
+from fedmoe.messages.codec import pack_task, pack_update
+from fedmoe.messages.records import Failure
 from fedmoe.rounds import plan_round
 from server.messages import read_update
 from server.settings import Settings

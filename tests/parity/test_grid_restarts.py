@@ -6,7 +6,7 @@ from flwr.app import Error
 
 from fedmoe.deploy.app import TRIES
 from fedmoe.errors import FedMoEError
-from fedmoe.messages.codec import Failure
+from fedmoe.messages.records import Failure
 from fedmoe.rounds import plan_round
 from server.round import MOST_CRASHES
 from server.settings import Settings

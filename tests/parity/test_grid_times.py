@@ -9,7 +9,7 @@ from flwr.app import Error, MessageType
 
 import server.round
 from fedmoe.errors import FedMoEError
-from fedmoe.messages.codec import Failure, Update
+from fedmoe.messages.records import Failure, Update
 from fedmoe.rounds import plan_round
 from server.settings import Settings
 from server.transport import GridTransport

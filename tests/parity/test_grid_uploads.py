@@ -5,7 +5,7 @@ from threading import Event
 import pytest
 from fake_grid import FakeGrid, client_of
 
-from fedmoe.messages.codec import Failure
+from fedmoe.messages.records import Failure
 from fedmoe.rounds import plan_round
 from server.pulls import MOST_CALLS, Pulls
 from server.settings import Settings

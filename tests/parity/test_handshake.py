@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from clients.about import about
 from fedmoe.errors import ConfigError, FedMoEError, WireError
-from fedmoe.messages.codec import Failure, Update
+from fedmoe.messages.records import Failure, Update
 from fedmoe.rounds import Member, plan_round
 from server.about import Expected
 from server.log import LogLines

@@ -13,7 +13,8 @@ from sides import changed
 from fedmoe.aggregation import MIXED_RANKS, STRATEGIES
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError
-from fedmoe.messages.codec import Failure, Task, pack_task
+from fedmoe.messages.codec import pack_task
+from fedmoe.messages.records import Failure, Task
 from fedmoe.rounds import plan_round, run_rounds
 from fedmoe.runs.local.in_process import InProcess, make_transport
 from fedmoe.runs.prepare import prepare

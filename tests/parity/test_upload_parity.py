@@ -7,8 +7,9 @@ import pytest
 from fake_grid import FakeGrid
 from sides import changed
 
-from fedmoe.messages.codec import Failure, pack_task
+from fedmoe.messages.codec import pack_task
 from fedmoe.messages.compression import Int8, NoCompression, TopK
+from fedmoe.messages.records import Failure
 from fedmoe.report.ledger import read_ledger
 from fedmoe.rounds import plan_round, run_rounds
 from fedmoe.runs.local.in_process import InProcess, make_transport

@@ -14,7 +14,8 @@ if sys.platform != "linux":
 
 from clients.worker_calls import NodeWorker
 from clients.worker_frames import Order
-from fedmoe.messages.codec import Message, pack_task
+from fedmoe.messages.codec import pack_task
+from fedmoe.messages.records import Message
 from fedmoe.rounds import plan_round
 from fedmoe.system.processes import Process, process_of
 

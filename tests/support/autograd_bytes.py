@@ -3,7 +3,7 @@
 import torch
 
 from fedmoe.data.text import Tokens, collate
-from fedmoe.training.client import response_loss
+from fedmoe.training.loss import response_loss
 
 
 def kept_bytes(model, setting, vocabulary):

@@ -18,8 +18,6 @@ from fedmoe.aggregation.strategy import Local
 from fedmoe.errors import AggregationError
 from fedmoe.export.saved import read_adapter
 from fedmoe.messages.codec import (
-    Task,
-    Update,
     most_bytes,
     pack_task,
     pack_update,
@@ -29,6 +27,7 @@ from fedmoe.messages.codec import (
 )
 from fedmoe.messages.compression import Int8, NoCompression
 from fedmoe.messages.compression.parts import carried
+from fedmoe.messages.records import Task, Update
 from fedmoe.rounds import ServerState
 from fedmoe.runs.recorder import adapter_bytes
 

@@ -1,6 +1,6 @@
 """A table of every family's contract, from a real run: `python tests/support/family_table.py XML`.
 
-The run is that of pytest, with `--junitxml XML`; nothing here says what came of it.
+The run is pytest's with `--junitxml XML`; no outcome is written down here.
 """
 
 from __future__ import annotations
@@ -60,27 +60,27 @@ COLUMNS: Mapping[str, Sequence[str]] = {
         "test_parameters_per_k_and_the_routers_rule_are_those_of_the_file",
     ],
 }
-"""What must hold, and the tests that show it."""
+"""Each promise, and the tests that show it."""
 EXPLAINED = """\
-- *is the original*: without an adapter at k = K, within 2e-6 of transformers' model, and to the bit
-  on its own experts; *k below K*: the original with that k; *counts*: exact for three k
-- *padding*: changes no bit of loss, counts, gradients; answers in a batch are those alone
-- *gradients*: every factor's is PEFT's, experts without tokens and frozen weights have none;
-  *PEFT and back*: exported, loaded and merged by PEFT to the same logits, with trained
-  routers, too
-- *two rounds*: of a federated run lower every client's loss; *memory*: what backward keeps is
-  predicted within a tenth; *router*: weighs as its file says; *sizes*: parameters per k are those
-  of the tensors, and those that makers state of published models
+- *is the original*: without an adapter at k = K outputs are within 2e-6 of transformers' model, and
+  bitwise identical on its own experts; *k below K*: the original with that k; *counts*: exact for
+  three k
+- *padding*: changes no bit of loss, counts, gradients; answers in a batch are those given alone
+- *gradients*: every factor's is PEFT's; experts without tokens and frozen weights have none;
+  *PEFT and back*: PEFT loads and merges the export to the same logits, also with trained routers
+- *two rounds*: a federated run of two rounds lowers every client's loss; *memory*: what backward
+  keeps is predicted within a tenth; *router*: weighs as the family's file says; *sizes*: parameters
+  per k are those of the tensors, and those that makers state for published models
 """
 OPENING = """\
 # Families and their contract
 
-Each cell is what came of tests on a tiny random model of that family. To make this page:
+Each cell is the outcome of tests on a tiny random model of that family. To make this page:
 
 ```sh
 pytest -m 'slow or not slow' tests/contracts/test_famil*.py tests/contracts/test_task_*.py \\
   tests/oracles/test_saved.py --junitxml families.xml
-python tests/support/family_table.py families.xml > .assets/families.md
+python tests/support/family_table.py families.xml > fedmoe/models/families/families.md
 ```
 
 {tests} tests, {failed} failed; {used}, on a CPU.
@@ -89,7 +89,7 @@ python tests/support/family_table.py families.xml > .assets/families.md
 
 
 def outcomes(reports: Sequence[Path]) -> dict[tuple[str, str], str]:
-    """What came of each test of each family: passed, FAILED, or why it was skipped."""
+    """Return each outcome by test and family: passed, FAILED, or why it was skipped."""
     found = {}
     for case in (case for path in reports for case in ET.parse(path).getroot().iter("testcase")):
         test, _, kind = case.get("name", "").rstrip("]").partition("[")
@@ -104,7 +104,7 @@ def outcomes(reports: Sequence[Path]) -> dict[tuple[str, str], str]:
 
 
 def cell(family: Family, tests: Sequence[str], found: Mapping[tuple[str, str], str]) -> str:
-    """What the tests of one column came to."""
+    """Return the outcome of one column's tests."""
     came = [found[test, family.model_type] for test in tests if (test, family.model_type) in found]
     if "FAILED" in came:
         return "FAILED"
@@ -117,7 +117,7 @@ def cell(family: Family, tests: Sequence[str], found: Mapping[tuple[str, str], s
 
 
 def table(found: Mapping[tuple[str, str], str]) -> list[str]:
-    """The families' rows; a long word goes below, under a number."""
+    """Return the families' rows; a long outcome goes below, under a number."""
     notes: list[str] = []
     lines = [
         f"| family | `model_type` | {' | '.join(COLUMNS)} |",

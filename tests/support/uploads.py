@@ -4,7 +4,7 @@ import torch
 from hypothesis import strategies as st
 
 from fedmoe.adapter import Adapter, Layout, keep_untouched
-from fedmoe.messages.codec import Task, Update
+from fedmoe.messages.records import Task, Update
 
 LAYERS, EXPERTS, TOKENS, TOP_K = 2, 4, 7, 2
 LAYOUT = Layout.of(

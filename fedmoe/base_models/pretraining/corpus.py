@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fedmoe.base_models.pretraining import sources
 from fedmoe.base_models.pretraining.exercises import exercises
+from fedmoe.base_models.pretraining.recipe import Pretrain
 from fedmoe.base_models.pretraining.work import REBUILD, TOKENS, reading
 from fedmoe.errors import DataError
 from fedmoe.seeds import numpy_rng
@@ -77,13 +78,14 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def build(root: Path, work: Path, vocab_size: int, num_exercises: int, seed: int) -> None:
-    """Write the tokenizer, the tokens and a summary per source into `work`, once."""
+def build(recipe: Pretrain) -> None:
+    """Write the tokenizer, the tokens and a summary per source into the work folder, once."""
+    work = Path(recipe.work)
     if (work / TOKENS).exists():
         return
     work.mkdir(parents=True, exist_ok=True)
-    documents = collect(root, num_exercises, seed)
-    tokenizer = train_tokenizer((text for _, text in documents), vocab_size)
+    documents = collect(Path(recipe.sources), recipe.num_exercises, recipe.seed)
+    tokenizer = train_tokenizer((text for _, text in documents), recipe.model.vocab_size)
     tokenizer.save_pretrained(work / "tokenizer")
     encoded = tokenizer([text for _, text in documents], add_special_tokens=False)["input_ids"]
     end = tokenizer.eos_token_id

@@ -76,13 +76,7 @@ def pretrain(recipe: Pretrain, progress: Progress = lambda row: None) -> None:
     with whole_folder(Path(recipe.out), partial(check_out, recipe)) as folder:
         claim(recipe)
         with writing(work):
-            corpus.build(
-                Path(recipe.sources),
-                work,
-                recipe.model.vocab_size,
-                recipe.num_exercises,
-                recipe.seed,
-            )
+            corpus.build(recipe)
         check_tokens(recipe)
         corpus.tokenizer_of(work)
         works.sources(work)
@@ -140,15 +134,11 @@ def new_model(shape: ModelShape, seed: int) -> OlmoeForCausalLM:
     """Return an untrained model whose experts run on this project's fast path."""
     torch.manual_seed(derive(seed, "init"))
     ExpertsInterface.register("fedmoe", experts_forward)
+    sizes = asdict(shape)
     config = OlmoeConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_hidden_layers,
-        num_attention_heads=shape.num_attention_heads,
+        num_experts_per_tok=sizes.pop("top_k"),
+        **sizes,
         num_key_value_heads=shape.num_attention_heads,
-        num_experts=shape.num_experts,
-        num_experts_per_tok=shape.top_k,
         max_position_embeddings=MOST_BLOCK,
         tie_word_embeddings=True,
         pad_token_id=0,
@@ -254,13 +244,13 @@ class Trainer:
             routing = routers.loss(torch.ones(batch[:, :-1].shape, dtype=torch.bool))
         self.agreement = routers.turn.settled()
         return {
-            "loss": F.linear_cross_entropy(
-                out.last_hidden_state.flatten(0, 1),
-                self.model.lm_head.weight,
-                batch[:, 1:].flatten(),
-            ),
+            "loss": self._cross_entropy(out.last_hidden_state, batch),
             **({} if routing is None else {"routing": routing}),
         }
+
+    def _cross_entropy(self, hidden: Tensor, batch: Tensor) -> Tensor:
+        weight, targets = self.model.lm_head.weight, batch[:, 1:].flatten()
+        return F.linear_cross_entropy(hidden.flatten(0, 1), weight, targets)
 
     def _learning_rate(self) -> float:
         recipe = self.recipe
@@ -274,9 +264,7 @@ class Trainer:
         with self.gates.recording() as seen:
             out = self.model.model(batch[:, :-1], use_cache=False)
             routed = [layer.index.flatten() for layer in seen]
-        loss = F.linear_cross_entropy(
-            out.last_hidden_state.flatten(0, 1), self.model.lm_head.weight, batch[:, 1:].flatten()
-        )
+        loss = self._cross_entropy(out.last_hidden_state, batch)
         shape = self.recipe.model
         chosen = [index[index < shape.num_experts] for index in routed]
         load = [(torch.bincount(c, minlength=shape.num_experts) / len(c)).tolist() for c in chosen]

@@ -18,9 +18,17 @@ from fedmoe.models.families import FAMILIES
 from fedmoe.models.tasks.causal import Causal
 from fedmoe.models.tasks.image import ImageLabel
 from fedmoe.models.tasks.seq2seq import SequenceToSequence
-from fedmoe.models.tasks.task import TaskBatch, TaskForm
+from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm
 
-__all__ = ["TASKS", "TaskBatch", "TaskForm", "causal_fault", "require_causal", "task_of"]
+__all__ = [
+    "TASKS",
+    "Decoding",
+    "TaskBatch",
+    "TaskForm",
+    "causal_fault",
+    "require_causal",
+    "task_of",
+]
 
 TASKS: dict[str, TaskForm] = {
     "causal": Causal(),

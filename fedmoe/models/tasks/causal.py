@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from fedmoe.models.tasks.task import TaskBatch, TaskForm, device_of
+from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm, device_of
 
 
 class Causal(TaskForm):
@@ -33,27 +32,10 @@ class Causal(TaskForm):
         return logits[batch.positions.to(logits.device)]
 
     def answers(
-        self,
-        model: nn.Module,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        pad: int,
-        end: int,
-        cache: bool,
+        self, model: nn.Module, prompts: Sequence[Sequence[int]], decoding: Decoding
     ) -> list[list[int]]:
-        length, device = max(len(p) for p in prompts), device_of(model)
-        ids = torch.tensor([[pad] * (length - len(p)) + list(p) for p in prompts])
-        mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
-        out = model.generate(  # pyright: ignore[reportCallIssue]
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            eos_token_id=end,
-            use_cache=cache or bool(mask.all()),
-        )
-        return [row[length:].tolist() for row in out]
+        out = decoding.generate(model, prompts, pad_left=True)
+        return [row[max(map(len, prompts)) :].tolist() for row in out]
 
 
 def all_states(model: nn.Module, input_ids: Tensor) -> Tensor:

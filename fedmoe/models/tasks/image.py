@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmoe.errors import DataError, ModelError
-from fedmoe.models.tasks.task import Sample, TaskBatch, TaskForm
+from fedmoe.models.tasks.task import Decoding, Sample, TaskBatch, TaskForm
 from fedmoe.models.vit import SparseViT
 
 WHITE = 255
@@ -62,13 +62,7 @@ class ImageLabel(TaskForm):
 
     @torch.no_grad()
     def answers(
-        self,
-        model: nn.Module,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        pad: int,
-        end: int,
-        cache: bool,
+        self, model: nn.Module, prompts: Sequence[Sequence[int]], decoding: Decoding
     ) -> list[list[int]]:
         """Return the id of the likeliest label."""
         logits = model(pixel_values=as_images(model, torch.tensor(prompts))).logits

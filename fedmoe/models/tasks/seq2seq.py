@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 
-from fedmoe.models.tasks.task import TaskBatch, TaskForm, device_of
+from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm, device_of
 
 ENCODER, DECODER = 0, 1
 
@@ -62,25 +62,9 @@ class SequenceToSequence(TaskForm):
         return _targets(out.logits, batch)
 
     def answers(
-        self,
-        model: nn.Module,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        pad: int,
-        end: int,
-        cache: bool,
+        self, model: nn.Module, prompts: Sequence[Sequence[int]], decoding: Decoding
     ) -> list[list[int]]:
-        length, device = max(len(p) for p in prompts), device_of(model)
-        ids = torch.tensor([[*p, *[pad] * (length - len(p))] for p in prompts])
-        mask = torch.tensor([[1] * len(p) + [0] * (length - len(p)) for p in prompts])
-        out = model.generate(  # pyright: ignore[reportCallIssue]
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            eos_token_id=end,
-        )
+        out = decoding.generate(model, prompts, pad_left=False)
         return [row[1:].tolist() for row in out]  # without the token it started with
 
 

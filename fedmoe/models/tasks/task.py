@@ -42,6 +42,35 @@ class Sample:
         return cls(ids, torch.ones_like(ids, dtype=torch.bool), where, lengths)
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """Settings of greedy decoding."""
+
+    max_new_tokens: int
+    pad: int
+    end: int
+    cache: bool = True
+    """Whether the model decodes a padded batch correctly with a cache."""
+
+    def generate(self, model: Any, rows: Sequence[Sequence[int]], pad_left: bool) -> Tensor:
+        """Return the ids that transformers generates for rows of unlike lengths."""
+        length, device = max(len(row) for row in rows), device_of(model)
+        ids = torch.full((len(rows), length), self.pad)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            place = slice(length - len(row), None) if pad_left else slice(len(row))
+            ids[i, place], mask[i, place] = torch.tensor(row), 1
+        return model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            do_sample=False,
+            max_new_tokens=self.max_new_tokens,
+            pad_token_id=self.pad,
+            eos_token_id=self.end,
+            use_cache=self.cache or bool(mask.all()),
+        )
+
+
 class TaskForm(ABC):
     """One form of task, shared by all models of its kind."""
 
@@ -98,15 +127,9 @@ class TaskForm(ABC):
 
     @abstractmethod
     def answers(
-        self,
-        model: nn.Module,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        pad: int,
-        end: int,
-        cache: bool,
+        self, model: nn.Module, prompts: Sequence[Sequence[int]], decoding: Decoding
     ) -> list[list[int]]:
-        """Return greedy ids for each prompt, at most `max_new_tokens`."""
+        """Return greedy ids for each prompt, at most `decoding.max_new_tokens`."""
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -1,64 +1,71 @@
-"""A client's answer to its task, made and read: within one process, or handed over in files.
+"""A client's answer to its task, made and read in one process, or passed between two in files.
 
-Between processes of this machine a round's adapter is written once, into a file that every worker
-maps; an update waits in a file of its own until its turn comes to be summed. Neither is in the
-parent's memory meanwhile, however many clients a round has.
+A round's adapter is written once, into a file that every worker maps; an update waits in a separate
+file until it is summed. So neither takes the parent's memory, however many clients a round has.
 """
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from fedmoe.adapter import Adapter, Layout
+from fedmoe.adapter import Adapter
 from fedmoe.errors import CheckpointError, FedMoEError
-from fedmoe.messages.codec import Failure, Message, Task, Update
-from fedmoe.runs.client_side import ClientSide
-from fedmoe.runs.scorer import Scorer
-from fedmoe.runs.server_side import ServerSide
+from fedmoe.messages.records import Failure, Task
+
+if TYPE_CHECKING:
+    from fedmoe.adapter import Layout
+    from fedmoe.messages.records import Message, Update
+    from fedmoe.runs.client_side import ClientSide
+    from fedmoe.runs.scorer import Scorer
+    from fedmoe.runs.server_side import ServerSide
+
+M = TypeVar("M")
 
 
 def answer(client: ClientSide, task: Task) -> Message | Failure:
-    """The packed update of a task, or why there is none; the round goes on without it.
+    """Return the packed update of a task, or why there is none; the round continues without it.
 
     Raises:
-        CheckpointError: what the client kept is not to be had: no result would be the run's own.
+        CheckpointError: the client's state is damaged or missing: no result would be the run's.
     """
+    return _or_failure(task, lambda: client.answer(task))
+
+
+def read(server: ServerSide, answer: Message | Failure, task: Task) -> Update | Failure:
+    """Return the checked update in an answer, or why there is none."""
+    if isinstance(answer, Failure):
+        return answer
+    return _or_failure(task, lambda: server.read(answer, task))
+
+
+def _or_failure(task: Task, make: Callable[[], M]) -> M | Failure:
     try:
-        return client.answer(task)
+        return make()
     except CheckpointError:
         raise
     except FedMoEError as error:
         return Failure(task.round, task.client, str(error), getattr(error, "code", "failed"))
 
 
-def read(server: ServerSide, answer: Message | Failure, task: Task) -> Update | Failure:
-    """The checked update in an answer, or why there is none."""
-    if isinstance(answer, Failure):
-        return answer
-    try:
-        return server.read(answer, task)
-    except FedMoEError as error:
-        return Failure(task.round, task.client, str(error), getattr(error, "code", "failed"))
-
-
 @dataclass(frozen=True)
 class Order:
-    """A task for another process: small values as they are, the adapter in a file."""
+    """A task for another process: small values, and the adapter in a file."""
 
     values: dict[str, Any]
     rescaler: tuple[float, ...]
-    """A float32 is a Python float and back without loss."""
+    """As Python floats, which hold a float32 without loss."""
     adapter: Path
     answer: Path
-    """Where the update's buffer goes."""
+    """The file for the update's buffer."""
 
     def task(self, layout: Layout) -> Task:
-        """The task, its adapter mapped from the file and never changed there."""
+        """Return the task, with its adapter mapped from the file, which stays as it is."""
         # An empty file cannot be mapped.
         flat = torch.empty(0)
         if layout.size:
@@ -69,23 +76,23 @@ class Order:
 
 
 class Folder:
-    """Where adapters and updates lie while they wait."""
+    """The folder in which adapters and updates wait."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.orders = 0
         self.adapters: dict[int, tuple[Adapter, Path]] = {}
-        """By identity: the adapter, kept so that its id stays its own, and its file."""
+        """By `id`: the adapter, so that no other object takes the id, and its file."""
 
     def order(self, task: Task) -> Order:
-        """A task as an order; an adapter that several tasks share is written once."""
+        """Return a task as an order; an adapter that several tasks share is written once."""
         self.orders += 1
         if id(task.adapter) not in self.adapters:
             path = self.path / f"adapter-{task.round}-{len(self.adapters)}"
             task.adapter.flat.contiguous().numpy().tofile(path)
             self.adapters[id(task.adapter)] = task.adapter, path
-        kept_apart = ("adapter", "rescaler")
-        values = {f.name: getattr(task, f.name) for f in fields(task) if f.name not in kept_apart}
+        apart = ("adapter", "rescaler")
+        values = {f.name: getattr(task, f.name) for f in fields(task) if f.name not in apart}
         return Order(
             values,
             tuple(task.rescaler.tolist()),
@@ -94,14 +101,14 @@ class Folder:
         )
 
     def clear(self) -> None:
-        """Remove what the round that has ended left."""
+        """Remove the files of the round that has ended."""
         self.adapters.clear()
         for path in self.path.glob("*"):  # nothing, if the folder is gone
             path.unlink()
 
 
 def train(scorer: Scorer, order: Order) -> Message | Failure:
-    """In a worker: carry out an order; the answer without its buffer, which lies in the file."""
+    """Carry out an order, in a worker; return the answer without its buffer, which is in a file."""
     layouts = scorer.client.setup.layouts(order.values["tier"], order.values["round"])
     made = answer(scorer.client, order.task(layouts.task))
     if isinstance(made, Failure):
@@ -111,12 +118,12 @@ def train(scorer: Scorer, order: Order) -> Message | Failure:
 
 
 def fetch(made: Message | Failure, order: Order) -> Message | Failure:
-    """In the parent: the answer with its buffer, whose file is gone after this."""
+    """Return the answer with its buffer, in the parent; the buffer's file is removed."""
     if isinstance(made, Failure):
         return made
     with order.answer.open("rb") as file:
-        # Mapped, not read: a new page for each 4 KiB of a copy costs more than all checks do; and
-        # as if to be written to, or numpy would copy it after all.
+        # Mapped, not read: a new page for each 4 KiB of a copy costs more than all checks do.
+        # Writable in memory, else numpy would copy it after all.
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     order.answer.unlink()
     return replace(made, buffer=memoryview(mapped))

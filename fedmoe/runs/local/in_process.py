@@ -1,4 +1,4 @@
-"""Carry out tasks on this machine: in this process, or on forked workers that share the model."""
+"""Transports of this machine: this process, or forked workers that share the model."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from fedmoe.messages.codec import Failure, Task, Update
 from fedmoe.runs.local.answers import answer, read
 from fedmoe.runs.local.pool import Pool
 from fedmoe.runs.local.schedule import Tally, expected_work
-from fedmoe.runs.scorer import Scorer
-from fedmoe.runs.server_side import ServerSide
-from fedmoe.runs.workers import Watch
+
+if TYPE_CHECKING:
+    from fedmoe.messages.records import Failure, Task, Update
+    from fedmoe.runs.scorer import Scorer
+    from fedmoe.runs.server_side import ServerSide
+    from fedmoe.runs.workers import Watch
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -27,12 +29,12 @@ class InProcess:
         self.server, self.scorer, self.watches = server, scorer, watches
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
-        """One answer per task, in order; see `rounds.Transport`."""
+        """Yield one answer per task, in order; see `rounds.Transport`."""
         tally, seconds = Tally(), 0.0
         for task in tasks:
             started = time.monotonic()
             update = read(self.server, answer(self.scorer.client, task), task)
-            seconds += time.monotonic() - started  # without what the caller does meanwhile
+            seconds += time.monotonic() - started  # without the caller's own work
             tally.add(update)
             yield update
         for watch in self.watches if tasks else ():
@@ -43,17 +45,17 @@ class InProcess:
         return (job(self.scorer, argument) for argument in arguments)
 
     def lose_worker(self) -> None:
-        """There are none."""
+        """Do nothing: there are none."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
 
 Transport = InProcess | Pool
 
 
 def make_transport(server: ServerSide, scorer: Scorer, watches: Sequence[Watch] = ()) -> Transport:
-    """The transport that `simulation.workers` asks for."""
+    """Make the transport that `simulation.workers` asks for."""
     simulation = server.setup.experiment.simulation
     # A forked process cannot use its parent's GPU.
     if simulation.workers == 1 or server.setup.model.device.type == "cuda":

@@ -12,19 +12,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from fedmoe.errors import FedMoEError
-from fedmoe.messages.codec import Failure, Task, Update
-from fedmoe.runs.local.answers import Folder, Order, fetch, read, train
-from fedmoe.runs.local.schedule import Tally, TimeModel, Work, longest_first
-from fedmoe.runs.scorer import Scorer
-from fedmoe.runs.server_side import ServerSide
-from fedmoe.runs.workers import Replaced, Watch
+from fedmoe.messages.records import Failure, Update
+from fedmoe.runs.local.answers import Folder, fetch, read, train
+from fedmoe.runs.local.schedule import Tally, TimeModel, longest_first
 from fedmoe.system.processes import process_of
-from fedmoe.system.workforce import Done, Job, Lost, Workforce
+from fedmoe.system.workforce import Job, Lost, Workforce
+
+if TYPE_CHECKING:
+    from fedmoe.messages.records import Task
+    from fedmoe.runs.local.answers import Order
+    from fedmoe.runs.local.schedule import Work
+    from fedmoe.runs.scorer import Scorer
+    from fedmoe.runs.server_side import ServerSide
+    from fedmoe.runs.workers import Replaced, Watch
+    from fedmoe.system.workforce import Done
 
 A = TypeVar("A")
 R = TypeVar("R")
