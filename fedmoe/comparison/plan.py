@@ -10,11 +10,15 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from fedmoe.comparison.baselines import BASELINES, Clients, scored
 from fedmoe.comparison.config import Comparison, Overrides, slug
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.constraints import check
+from fedmoe.config.explain import explain
 from fedmoe.config.load import load
+from fedmoe.config.place import Place
 from fedmoe.errors import ConfigError, Fault, ModelError
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings
 from fedmoe.models.build import ModelSettings
@@ -172,8 +176,14 @@ def _placed(where: str, file: str) -> Iterator[None]:
     """Name the run of a comparison in which a fault is."""
     try:
         yield
-    except ConfigError as error:
-        faults = [Fault(f"{where}: {f.path}", f.message) for f in error.faults]
+    except (ConfigError, ValidationError) as error:
+        # A baseline changes an experiment in Python, where pydantic itself raises.
+        own = (
+            error.faults
+            if isinstance(error, ConfigError)
+            else explain(error, Place(Experiment), {})
+        )
+        faults = [Fault(f"{where}: {f.path}", f.message) for f in own]
         raise ConfigError(file, faults) from None
 
 
