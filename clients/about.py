@@ -56,7 +56,7 @@ def own_clients(node_config: Mapping[str, object]) -> list[int]:
 
 
 def allowed_modules(node_config: Mapping[str, object]) -> list[str]:
-    """The modules that an experiment may name, as `allow="my_rules my_package.data"`."""
+    """Return the modules that an experiment may name, as `allow="my_rules my_package.data"`."""
     named = str(node_config.get("allow", "")).split()
     if bad := [name for name in named if not re.fullmatch(r"\w+(\.\w+)*", name)]:
         raise FedMoEError(
@@ -66,9 +66,9 @@ def allowed_modules(node_config: Mapping[str, object]) -> list[str]:
 
 
 def check_components(request: Mapping[str, object], node_config: Mapping[str, object]) -> None:
-    """Refuse a run whose components are not here, not allowed, or of another version.
+    """Refuse a run whose components are missing, not allowed, or of another version here.
 
-    None of them is imported. A task is held against the same rules when it comes.
+    None of them is imported. Every task is checked by the same rules.
 
     Raises:
         FedMoEError: with all of them.

@@ -18,7 +18,7 @@ import json
 import struct
 from dataclasses import asdict, dataclass, field
 from socket import socket
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from fedmoe.errors import FedMoEError
 
@@ -62,7 +62,7 @@ class Order:
     """The task's."""
     crc32: int | None
     """The task's checksum, if it has one."""
-    own: list
+    own: list[int]
     """The clients whose data this node holds; empty if it takes any client's task."""
     state: str
     """The folder for what clients keep between rounds; empty if there is none."""
@@ -89,7 +89,8 @@ def read_header(header: dict[str, Any], record: type[T]) -> T:
     Raises:
         FrameError: it is of another kind, or a value is missing or of another type.
     """
-    kind, types = record.__name__.lower(), get_type_hints(record)
+    kind, hints = record.__name__.lower(), get_type_hints(record)
+    types = {name: list if get_origin(of) is list else of for name, of in hints.items()}
     if (found := header.get("kind")) != kind:
         raise FrameError(f"a frame of kind {str(found)[:40]!r} came; expected {kind!r}")
     if bad := [name for name, of in types.items() if not isinstance(header.get(name, ...), of)]:

@@ -89,8 +89,7 @@ def top_k_of(message):
 
 def between(run, own, task, fewer):
     """Free memory that fits `fewer` experts and not one more."""
-    seat = planning.Calibrated(Constants(seconds_per_flop=1e-9))
-    options = own._plan(run.client, task, seat.constants).options
+    options = own._plan(run.client, task, Constants(seconds_per_flop=1e-9)).options
     need = [option.memory.above_weights for option in options]
     return int((need[fewer - 1] + need[fewer]) / 2 / own.budget.memory_share)
 
@@ -211,9 +210,8 @@ def test_a_slow_link_and_a_deadline_count(config, machine):
 
 def between_times(run, own, task):
     """Seconds in which a round with two experts ends, and one with three does not."""
-    found = [
-        o.seconds for o in own._plan(run.client, task, Constants(seconds_per_flop=1e-9)).options
-    ]
+    plan = own._plan(run.client, task, Constants(seconds_per_flop=1e-9))
+    found = [option.seconds for option in plan.options]
     return (found[1] + found[2]) / 2
 
 

@@ -62,15 +62,17 @@ def short_of_memory(most, monkeypatch):
 
 
 def task_of(ready, top_k):
-    state = ready.first_state()
-    return Task(1, 0, "high", top_k, state.rescalers["high"], ready.send(state.adapter, "high"))
+    state = ready.server.first_state()
+    return Task(
+        1, 0, "high", top_k, state.rescalers["high"], ready.server.send(state.adapter, "high")
+    )
 
 
 def test_it_trains_with_as_many_as_fit_as_if_it_had_been_asked_to(experiment, monkeypatch):
     ready = prepare(experiment)
-    plain = ready.train(task_of(ready, 2))
+    plain = ready.client.train(task_of(ready, 2))
     short_of_memory(2, monkeypatch)
-    starved = ready.train(task_of(ready, 4))
+    starved = ready.client.train(task_of(ready, 4))
     assert starved.top_k == 2
     assert torch.equal(starved.delta.flat, plain.delta.flat)
     assert torch.equal(starved.counts, plain.counts)
@@ -89,15 +91,15 @@ def test_where_not_even_one_fits_it_is_said(experiment, monkeypatch):
     ready = prepare(experiment)
     short_of_memory(0, monkeypatch)
     with pytest.raises(torch.OutOfMemoryError):
-        ready.train(task_of(ready, 4))
+        ready.client.train(task_of(ready, 4))
 
 
 def test_nobody_may_send_more_than_was_asked_for(experiment):
     ready = prepare(experiment)
     asked, more = task_of(ready, 2), task_of(ready, 3)
     with pytest.raises(WireError, match="top_k 3; its task has 2"):
-        ready.read(ready.answer(more), asked)
-    assert isinstance(ready.read(ready.answer(asked), more).delta, Adapter)
+        ready.server.read(ready.client.answer(more), asked)
+    assert isinstance(ready.server.read(ready.client.answer(asked), more).delta, Adapter)
 
 
 def killed():
