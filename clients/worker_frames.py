@@ -71,7 +71,7 @@ class Order:
     node plans for itself."""
     fewer: int = 0
     """Experts to leave out of the task: a worker was killed for memory each time."""
-    allow: list[str] = field(default_factory=list)
+    allow: list = field(default_factory=list)
     """Modules that the node's own config allows an experiment to name; see `fedmoe.section`."""
 
 

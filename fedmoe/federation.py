@@ -15,7 +15,8 @@ from fedmoe.config import Experiment, load_experiment
 from fedmoe.data.memory import Memory
 from fedmoe.data.partition import Given
 from fedmoe.errors import ConfigError, Fault, FedMoEError
-from fedmoe.evaluation.evaluate import Evaluation, EvaluationSettings, by_tier
+from fedmoe.evaluation.evaluate import Evaluation, by_tier
+from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.export.finished import RunResults
 from fedmoe.export.saved import SavedRun
 from fedmoe.messages.codec import pack_task

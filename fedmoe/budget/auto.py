@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from fedmoe.aggregation.strategy import Strategy
 from fedmoe.budget.levels import Budget, Levels, Tier
 from fedmoe.budget.model import Constants
 from fedmoe.budget.plan import SHARE, Plan, plan_for
 from fedmoe.budget.probe import Machine
 from fedmoe.budget.shape import shape_of
 from fedmoe.budget.work import HowTrained, work_on
-from fedmoe.data.text import Tokens
-from fedmoe.devices import Device
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.messages.codec import most_bytes
-from fedmoe.messages.compression import Compression
-from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.memory.subset import LeftOut
 from fedmoe.models.tasks import causal_fault
 from fedmoe.section import section
+
+if TYPE_CHECKING:
+    from fedmoe.aggregation.strategy import Strategy
+    from fedmoe.data.text import Tokens
+    from fedmoe.devices import Device
+    from fedmoe.messages.compression import Compression
+    from fedmoe.models.adapted import AdaptedModel
 
 Count = Annotated[int, Field(ge=1)]
 

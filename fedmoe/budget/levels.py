@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fedmoe.aggregation import MIXED_RANKS
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.memory.subset import Subset
@@ -195,6 +194,8 @@ def _rank_faults(tiers: Mapping[str, Tier], experiment: Any) -> Iterator[Fault]:
             said = f"{rank} is over adapter.rank, which is {most}"
             yield Fault(f"budget.tiers.{name}.rank", said)
     if any(rank < most for rank in ranks.values()) and not strategy.mixed_ranks:
+        from fedmoe.aggregation import MIXED_RANKS  # for this sentence alone
+
         unlike = ", ".join(f"{name} {rank}" for name, rank in ranks.items())
         yield Fault(
             "budget.tiers",

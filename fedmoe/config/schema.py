@@ -16,7 +16,7 @@ from fedmoe.data.partition import Natural
 from fedmoe.data.text import TextSettings
 from fedmoe.devices import Device
 from fedmoe.errors import ConfigError, Fault, Unfit
-from fedmoe.evaluation.evaluate import EvaluationSettings
+from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.messages.compression import COMPRESSIONS, Compression, NoCompression
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings

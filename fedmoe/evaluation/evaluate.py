@@ -6,36 +6,18 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from fedmoe.adapter import Adapter
 from fedmoe.data.examples import Example
 from fedmoe.data.text import Tokenizer, Tokens
-from fedmoe.evaluation.metrics import METRICS, Metric
+from fedmoe.evaluation.metrics import Metric
+from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.decode import greedy
-from fedmoe.section import section
 from fedmoe.training.loss import mean_loss, row_losses
-
-
-@section
-class EvaluationSettings:
-    """When and on how much data scores are measured."""
-
-    every: Annotated[int, Field(ge=0)] = 1
-    """Rounds between evaluations on validation data, the last included; 0 leaves them out."""
-    validation_examples: Annotated[int, Field(ge=1)] = 96
-    test_examples: Annotated[int, Field(ge=1)] = 400
-    """Test examples, drawn once from the seed; used before the first and after the last round."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    max_new_tokens: Annotated[int, Field(ge=1)] = 48
-    """Longest answer; a longer one counts as it stands."""
-    metric: Annotated[Metric, METRICS] | None = None
-    """Score of a free-running answer, in place of the dataset's own, which holds when omitted."""
 
 
 @dataclass(frozen=True)

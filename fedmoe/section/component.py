@@ -6,12 +6,13 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from fedmoe.errors import Fault
+if TYPE_CHECKING:
+    from fedmoe.errors import Fault
 
 
 class Component:

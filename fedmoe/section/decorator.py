@@ -9,8 +9,6 @@ import pydantic.dataclasses
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 
-from fedmoe.section.component import Component
-
 T = TypeVar("T")
 
 SECTION = pydantic.ConfigDict(
@@ -46,8 +44,9 @@ def section(cls: type[T]) -> type[T]:
         8
     """
     own = inspect.get_annotations(cls)
-    inherits = any(tag(base) is not None for base in cls.__mro__[1:])
-    if inherits and issubclass(cls, Component) and "name" not in own:
+    # `Component` has set a name that is no field where the class says none.
+    renamed = "name" in vars(cls) and "name" not in own
+    if renamed and any(tag(base) is not None for base in cls.__mro__[1:]):
         # A class variable of the same name takes the inherited field away.
         cls.__annotations__ = {**own, "name": ClassVar[str]}
     made = pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=SECTION)

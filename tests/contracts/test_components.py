@@ -14,7 +14,7 @@ from fedmoe.config.components import components, for_nodes, untold
 from fedmoe.config.load import json_schema, load, to_yaml
 from fedmoe.data import Memory
 from fedmoe.errors import ConfigError
-from fedmoe.evaluation.evaluate import EvaluationSettings
+from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.section import Component, Open, section
 from fedmoe.section.open import FROM
 

@@ -16,7 +16,8 @@ from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Dirichlet, Iid
 from fedmoe.devices import Device
 from fedmoe.errors import ModelError, WireError
-from fedmoe.evaluation.evaluate import EvaluationSettings, evaluate
+from fedmoe.evaluation.evaluate import evaluate
+from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.messages.records import Task
 from fedmoe.messages.validation import Limits, check_counts
 from fedmoe.models.adapted import AdaptedModel, AdapterSettings

@@ -20,7 +20,7 @@ from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
 from fedmoe.devices import Device
 from fedmoe.devices.clock import client_time, probe_tokens, virtual_bytes_up, virtual_time
-from fedmoe.evaluation.evaluate import EvaluationSettings
+from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.messages.codec import pack_update, unpack_update
 from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.models.adapted import AdapterSettings

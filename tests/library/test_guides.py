@@ -9,7 +9,7 @@ import torch
 
 import fedmoe as fm
 from fedmoe.data import Example, check_disjoint, load_splits
-from fedmoe.evaluation.evaluate import EvaluationSettings
+from fedmoe.evaluation.settings import EvaluationSettings
 
 GUIDES = Path(fm.__file__).parent
 

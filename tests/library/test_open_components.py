@@ -13,8 +13,8 @@ from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.schema import Simulation
 from fedmoe.data import Example, Given, Memory, load_splits
 from fedmoe.errors import CheckpointError, DataError, FedMoEError
-from fedmoe.evaluation.evaluate import EvaluationSettings
 from fedmoe.evaluation.metrics import checked
+from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.models.adapted import AdapterSettings
 from fedmoe.models.build import ModelSettings
 from fedmoe.report.ledger import read_ledger
