@@ -17,11 +17,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedmoe.comparison.report.paired import difference
-from fedmoe.comparison.report.tables import difference_text
 from rich.console import Console
 
 from fedmoe.comparison import compare
+from fedmoe.comparison.paired import difference
+from fedmoe.comparison.tables import difference_text
 from fedmoe.errors import FedMoEError
 from fedmoe.system.files import write_text
 

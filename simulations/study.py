@@ -15,18 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedmoe.comparison.report.files import slug
-from fedmoe.comparison.report.paired import Difference, difference
-from fedmoe.comparison.report.study import spread
-from fedmoe.comparison.report.tables import difference_text
-from fedmoe.report.summary import markdown_table
-from fedmoe.report.tables import Table
-from fedmoe.runs.local.run import run
-
+from fedmoe.comparison.config import slug
+from fedmoe.comparison.paired import Difference, difference
+from fedmoe.comparison.study import spread
+from fedmoe.comparison.tables import difference_text
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.errors import FedMoEError
 from fedmoe.progress.table import LiveTable
+from fedmoe.report.text_table import TextTable
 from fedmoe.runs.identity import settings_digest
+from fedmoe.runs.session import run
 from fedmoe.system.files import write_json, write_text
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
@@ -61,7 +59,7 @@ class Study:
     name: str
     variants: Sequence[Variant]
     measure: Callable[[Variant, Path], Line]
-    """What is wanted of a finished run's folder."""
+    """The values that are wanted of a finished run's folder."""
     parent: Path = Path("runs")
 
     def folder(self, quick: bool = False) -> Path:
@@ -117,7 +115,7 @@ def against(lines: Sequence[Line], base: Sequence[Line]) -> str:
 
 def markdown(columns: list[str], rows: list[list[str]], note: str = "") -> str:
     """Return a table as Markdown."""
-    return "\n".join([*markdown_table(Table("", columns, rows)), "", note]).rstrip() + "\n"
+    return "\n".join([*TextTable("", columns, rows).markdown(), "", note]).rstrip() + "\n"
 
 
 def main(

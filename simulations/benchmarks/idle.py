@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fedmoe.runs.prepared import Prepared
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import Flame
@@ -18,6 +17,7 @@ from fedmoe.config import Experiment
 from fedmoe.messages.records import Task, Update
 from fedmoe.models.families import FAMILIES, Family
 from fedmoe.rounds import Member, ServerState, Transport, run_rounds
+from fedmoe.runs.prepare import Prepared
 
 LAYERS, EXPERTS, RANK, WIDTH, TOP_K = 24, 64, 8, 32, 8
 LOGICAL_TENSORS = 4 * LAYERS * EXPERTS
