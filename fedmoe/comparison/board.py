@@ -20,7 +20,7 @@ from fedmoe.progress.view import LiveView, plain_table
 from fedmoe.report.units import percent_text, seconds_text
 from fedmoe.rounds import ServerState
 from fedmoe.runs.display import Display
-from fedmoe.runs.workers import Replaced
+from fedmoe.system.workforce import Replaced
 
 STYLES = {"running": "cyan", "done": "green", "waiting": "dim"}
 
