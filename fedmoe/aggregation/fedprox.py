@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -25,6 +25,7 @@ class FedProx(Mean):
     """
 
     name: Literal["fedprox"] = "fedprox"
+    corrects: ClassVar[bool] = True
     mu: Annotated[float, Field(ge=0)] = 0.1
     """Strength of the pull; 0 is FedAvg."""
 

@@ -36,6 +36,7 @@ class HetLoRA(Strategy):
     """
 
     name: Literal["hetlora"] = "hetlora"
+    corrects: ClassVar[bool] = True
     mixed_ranks: ClassVar[bool] = True
     regularisation: Annotated[float, Field(ge=0)] = 1e-3
     """The lambda of the tail."""

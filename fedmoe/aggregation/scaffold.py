@@ -36,6 +36,7 @@ class Scaffold(Mean):
     """
 
     name: Literal["scaffold"] = "scaffold"
+    corrects: ClassVar[bool] = True
     maskable: ClassVar[bool] = False
 
     def layouts(self, plain: Layout, round: int) -> Layouts:

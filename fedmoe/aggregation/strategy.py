@@ -118,6 +118,8 @@ class Strategy(Component):
     changes_routers: ClassVar[bool] = False
     """True if its state holds more than adapters and trained routers: something that changes what
     routers choose. They must then take a softmax, and be left alone by everything else."""
+    corrects: ClassVar[bool] = False
+    """Whether clients change the gradients of their steps (`Local.correct`)."""
     continues: ClassVar[bool] = True
     """True if what a client sends means the same in the next round: else what an upload left out
     could not be added there. Claims that clients send the same tensors in every round."""

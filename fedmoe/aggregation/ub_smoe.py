@@ -39,6 +39,7 @@ class UBSMoE(Mean):
     """
 
     name: Literal["ub_smoe"] = "ub_smoe"
+    corrects: ClassVar[bool] = True
     maskable: ClassVar[bool] = False
     changes_routers: ClassVar[bool] = True
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -11,6 +11,7 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from fedmoe.errors import DataError
 from fedmoe.messages.records import Task, Update
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.seeds import generator, numpy_rng
-from fedmoe.training.local_client import LocalClient, run_step
+from fedmoe.training.local_client import LocalClient, LocalStep, run_step
 from fedmoe.training.loss import mean_loss, response_loss
 from fedmoe.training.router_losses import NO_LOSSES, RouterLosses, RouterTraining, router_training
 from fedmoe.training.settings import Training
@@ -66,38 +67,47 @@ def train_client(
     batches = training_batches(rows, settings.batch_size, pad, rng)
     chance = generator(seed, "round", task.round, "client", task.client, "gating")
     with model.counting() as counts, router_training(model.gates, losses, chance) as routers:
-        steps, metrics = settings.steps, {}
         if settings.local_step is None:
-            after, tokens, rescaler = _optimise(
-                model, batches, task, settings, num_rounds, local, counts, routers
-            )
+            done = _optimise(model, batches, task, settings, num_rounds, local, counts, routers)
         else:
-            client = LocalClient(model, batches, task, local)
-            metrics = run_step(settings.local_step, client)
-            after, rescaler = client.after(), task.rescaler
-            tokens, steps = client.tokens, client.steps
-    model.set_budget(task.top_k, rescaler)
+            done = _own_step(settings.local_step, LocalClient(model, batches, task, local))
+    model.set_budget(task.top_k, done.rescaler)
     counts = counts.cpu()
-    delta = keep_untouched(local.finish(after, counts), counts)
-    merged = model.kept.counts.cpu() if model.kept.merges else None
     return Update(
         round=task.round,
         client=task.client,
         tier=task.tier,
         top_k=task.top_k,
-        rescaler=rescaler,
-        delta=delta,
+        rescaler=done.rescaler,
+        delta=keep_untouched(local.finish(done.after, counts), counts),
         counts=counts,
         examples=len(rows),
-        tokens=tokens,
-        steps=steps,
+        tokens=done.tokens,
+        steps=done.steps,
         loss_before=loss_before,
         loss_after=mean_loss(model, probe, settings.batch_size, pad),
         seconds=time.monotonic() - started,
         peak_bytes=peak_bytes(model.device),
-        merged=merged,
-        metrics=metrics,
+        merged=model.kept.counts.cpu() if model.kept.merges else None,
+        metrics=done.metrics,
     )
+
+
+class Trained(NamedTuple):
+    """The end of a local round's training."""
+
+    after: Adapter
+    """The trained values, in the layout `trained`."""
+    rescaler: Tensor
+    tokens: int
+    steps: int
+    metrics: dict[str, float]
+
+
+def _own_step(step: LocalStep, client: LocalClient) -> Trained:
+    """Train with a local step from outside."""
+    metrics = run_step(step, client)
+    return Trained(client.after(), client.task.rescaler, client.tokens, client.steps, metrics)
 
 
 def _optimise(
@@ -109,8 +119,8 @@ def _optimise(
     local: Local,
     counts: Tensor,
     routers: RouterTraining,
-) -> tuple[Adapter, int, Tensor]:
-    """Run the round's steps on the model in place; what was trained, the tokens, the rescaler."""
+) -> Trained:
+    """Run the round's steps on the model, in place."""
     layout, device = local.layouts.trained, model.device
     whole = Adapter(model.bound, model.flat), Adapter(model.bound, model.grad)
     theta = model.flat if local.whole else local.before.flat.to(device, copy=True)
@@ -143,13 +153,13 @@ def _optimise(
             rescaler.grad = None
     trained = Adapter(layout, theta.to("cpu", copy=True))
     kept = task.rescaler if rescaler is None else rescaler.detach().to("cpu", copy=True)
-    return trained, tokens, kept
+    return Trained(trained, kept, tokens, settings.steps, {})
 
 
 def _accumulate(
     model: AdaptedModel, batches: list[Batch], routers: RouterTraining | None = None
 ) -> int:
-    """Gradients of the mean loss over all response tokens of `batches`; the tokens they hold.
+    """Add the gradients of the mean loss over all response tokens; return the tokens trained on.
 
     Losses on routing are averaged over micro-batches, by their tokens.
     """
@@ -172,7 +182,7 @@ def _clip(grad: Tensor, largest: float) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The process's largest resident size so far; of a GPU the largest since `_fresh`."""
+    """Return the process's largest resident size so far; on a GPU, the largest since `_fresh`."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -38,7 +38,7 @@ class LocalClient:
         if not local.whole:
             raise FedMoEError(
                 "training.local_step moves the whole adapter, and this strategy trains a part of "
-                "it; use a strategy that trains every value, such as fedavg or flame"
+                "it; use a strategy that trains every value"
             )
         self.model, self.task, self._batches = model, task, batches
         self.flat = nn.Parameter(model.flat)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
-from fedmoe.section import Open, section
+from fedmoe.errors import Fault
+from fedmoe.section import Component, Open, section
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 @section
-class Training:
+class Training(Component):
     """Local training: AdamW on the flat adapter, with warm-up and decay over the whole run.
 
     Example:
@@ -49,14 +50,28 @@ class Training:
     probe_examples: Annotated[int, Field(ge=1)] = 32
     """Local examples on which the loss is measured before and after the round."""
 
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield a strategy that does its own part in every step, where the step is not ours."""
+        if self.local_step is None:
+            return
+        strategy = experiment.aggregation
+        if strategy.corrects:
+            said = f"would leave out what aggregation.name {strategy.name!r} does to gradients"
+            yield Fault("training.local_step", f"{said}; use another strategy, or no local step")
+        if model is not None:
+            layouts = strategy.layouts(model.layout, 1)
+            if layouts.trained != layouts.model:
+                said = f"moves the whole adapter; {strategy.name!r} trains a part of it"
+                yield Fault("training.local_step", f"{said}; use another strategy")
+
     def rate(self, step: int, round: int, num_rounds: int) -> float:
-        """The learning rate of a step: warm-up within the round, linear decay over the run."""
+        """Return the learning rate of a step: warm-up in the round, linear decay over the run."""
         done = (round - 1 + step / self.steps) / max(1, num_rounds)
         decay = 1 - (1 - self.final_share) * done
         return self.learning_rate * decay * min(1.0, (step + 1) / (self.warmup_steps + 1))
 
     def reach(self, start: float = 0.0) -> float:
-        r"""The most that AdamW moves a value in one round, from `start` in size or less.
+        r"""Return the most that AdamW moves a value in one round, from `start` in size or less.
 
         In its t-th step it is the learning rate times
 

@@ -82,6 +82,11 @@ def test_routers_are_changed_where_that_is_said_and_nowhere_else(kind):
 
 
 @those()
+def test_gradients_are_changed_where_that_is_said_and_nowhere_else(kind):
+    c.check_corrects(c.made(kind))
+
+
+@those()
 def test_every_client_counts(kind):
     c.check_every_client_counts(c.made(kind))
 

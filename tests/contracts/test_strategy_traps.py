@@ -11,6 +11,7 @@ import torch
 from fedmoe.adapter import Adapter, Layout, resized
 from fedmoe.aggregation import FedAvg, FedBuff
 from fedmoe.aggregation.fedex_lora import FedExLoRA
+from fedmoe.aggregation.fedprox import FedProx
 from fedmoe.aggregation.fedsa_lora import FedSALoRA
 from fedmoe.aggregation.ffa_lora import FFALoRA
 from fedmoe.aggregation.flame import Flame
@@ -160,6 +161,12 @@ class Forgetful(FedSALoRA):
         return super().local(task, layouts, initial, None)
 
 
+class Hidden(FedProx):
+    """Changes gradients without saying so."""
+
+    corrects: ClassVar[bool] = False
+
+
 class Quiet(UBSMoE):
     """Changes what routers choose without saying so."""
 
@@ -183,6 +190,7 @@ TRAPS = [
     (Turns(), c.check_continues),
     (Forgetful(), c.check_personal),
     (Quiet(), c.check_routers),
+    (Hidden(), c.check_corrects),
 ]
 CLAIMED = [c.check_robust]
 """Checks of a law that the sound strategy does not claim."""

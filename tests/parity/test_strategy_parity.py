@@ -104,12 +104,12 @@ def alone(run_of):
 @every
 def test_two_workers_give_the_states_of_one_and_clients_keep_the_same(name, run_of, alone):
     (one, found), two = alone(name), run_of(name, "simulation.workers=2")
-    assert found == states(two, make_transport(two))
+    assert found == states(two, make_transport(two.server, two.scorer))
     assert kept(one) == kept(two)
     assert len(set(found)) == (1 if name == ALONE else 2)
 
 
-@every
+@pytest.mark.parametrize("name", [name for name in KINDS if name != ALONE])  # a node imports none
 def test_the_grid_gives_the_states_of_this_process(name, run_of, alone, tmp_path):
     here = run_of(name)
     state = {"state": str(tmp_path)}
@@ -190,6 +190,8 @@ def test_a_strategy_that_cannot_combine_unlike_ranks_says_which_can(experiment_f
         ("fedbuff", "rescaling={name: none}", "virtual time of clients"),
         ("ub_smoe", "rescaling={name: static, by: mass}", "use 'ratio'"),
         ("ub_smoe", "gating.name=top_p", "both change what routers choose; use 'top_k'"),
+        ("fedprox", "training.local_step=math:sqrt", "does to gradients; use another strategy"),
+        ("fed_sb", "training.local_step=math:sqrt", "'fed_sb' trains a part of it"),
     ],
 )
 def test_settings_that_a_strategy_gives_no_meaning_to_are_refused(

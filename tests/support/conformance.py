@@ -89,20 +89,20 @@ def update_of(task, local, after, used=ALL, examples=3):
     local.correct(torch.zeros_like(after.flat), after.flat.clone(), counts)
     delta = keep_untouched(local.finish(after, counts), counts)
     return Update(
-        task.round,
-        task.client,
-        task.tier,
-        task.top_k,
-        task.rescaler,
-        delta,
-        counts,
-        examples,
-        TOKENS,
-        1,
-        1.0,
-        1.0,
-        0.1,
-        0,
+        round=task.round,
+        client=task.client,
+        tier=task.tier,
+        top_k=task.top_k,
+        rescaler=task.rescaler,
+        delta=delta,
+        counts=counts,
+        examples=examples,
+        tokens=TOKENS,
+        steps=1,
+        loss_before=1.0,
+        loss_after=1.0,
+        seconds=0.1,
+        peak_bytes=0,
     )
 
 
@@ -286,6 +286,12 @@ def check_routers(strategy):
     """Clients compute with LoRA and shifts of routers alone, unless routers are changed."""
     kinds = {entry.kind for entry in layouts_of(strategy, 1).model.entries}
     assert (kinds <= {"A", "B", "shift"}) != strategy.changes_routers
+
+
+def check_corrects(strategy):
+    """Clients change gradients if and only if that is said."""
+    _, local = start_of(strategy, strategy.first_state(INITIAL))
+    assert (type(local).correct is not Local.correct) == strategy.corrects
 
 
 def check_size(strategy):
