@@ -21,14 +21,14 @@ def write_card(out: Path, facts: dict[str, Any], log: Sequence[dict[str, Any]]) 
 
 
 def card(facts: dict[str, Any], log: Sequence[dict[str, Any]]) -> str:
-    """Return the card's text: `card.md` with the facts put in."""
+    """Return the card's text: `card.txt` with the facts put in."""
     licences = package_yaml(PACKAGE, "licences.yaml")
     tokens = facts["tokens_seen"] / 1e6
     points = [row for row in log if "validation_loss" in row]
     shown = points[:: max(1, len(points) // 10)]
     losses = [(f"{row['tokens'] / 1e6:.1f}", f"{row['validation_loss']:.3f}") for row in shown]
     fair = 1 / len(facts["expert_load"][0])
-    return package_text(PACKAGE, "card.md").format(
+    return package_text(PACKAGE, "card.txt").format(
         parameters=facts["parameters"] / 1e6,
         shape=facts["recipe"]["model"],
         tokens=tokens,
