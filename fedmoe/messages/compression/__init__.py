@@ -1,11 +1,11 @@
-"""Formats of an update's values: as they are, rounded, or only the largest of them.
+"""The encoding of an update's values: as they are, rounded, or only the largest of them.
 
-- `parts`: which values an update carries: all shared parts, and the experts that tokens reached
-- `none`, `bf16`, `int8`, `int4`, `top_k`: one way a file
+- `parts`: the values that an update carries: all shared parts, and the experts that tokens reached
+- `none`, `bf16`, `int8`, `int4`, `top_k`: one encoding a file
 - `quantise`: the small integers with a scale that `int8` and `int4` share
-- `positions`: where the values that `top_k` keeps lie
+- `positions`: the positions of the values that `top_k` keeps
 
-Every way turns the same values into the same bytes, and any bytes of the right number into
+Every encoding turns the same values into the same bytes, and any bytes of the right number into
 values: the number follows from the counts alone, so nothing is decoded before its size is known.
 
 To add one: a `@section` that derives from `Compression`, named in `COMPRESSIONS`; from outside this
@@ -21,6 +21,6 @@ from fedmoe.messages.compression.top_k import TopK
 from fedmoe.section import Open
 
 COMPRESSIONS = Open("fedmoe.compressions", Compression, (NoCompression, Bf16, Int8, Int4, TopK))
-"""Components that `upload` in a configuration may name."""
+"""What `upload` in a configuration may name."""
 
 __all__ = ["COMPRESSIONS", "Bf16", "Compression", "Int4", "Int8", "NoCompression", "TopK"]

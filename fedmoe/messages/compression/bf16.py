@@ -22,25 +22,25 @@ class Bf16(Compression):
     it is not worth a file of the adapter's size per client."""
 
     def num_bytes(self, parts: Parts) -> int:
-        """The exact size of what `encode` returns."""
+        """Return the exact size of the result of `encode`."""
         return 2 * num_values(parts)
 
     def encode(self, values: Float32[np.ndarray, " values"], parts: Parts) -> list[np.ndarray]:
-        """The values as arrays whose bytes are sent one after another; halves round to even."""
+        """Return the values as arrays whose bytes are sent in order; halves round to even."""
         return [to_bf16(values)]
 
     def decode(self, data: memoryview, parts: Parts) -> Float32[np.ndarray, " values"]:
-        """The values in `data`, which has `num_bytes(parts)` bytes."""
+        """Return the values in `data`, which has `num_bytes(parts)` bytes."""
         return from_bf16(np.frombuffer(data, "<u2"))
 
 
 def to_bf16(values: Float32[np.ndarray, " values"]) -> np.ndarray:
-    """The bits of the nearest bfloat16, as little-endian uint16."""
+    """Return the nearest bfloat16 of each value, as little-endian uint16."""
     return torch.from_numpy(values).bfloat16().view(torch.uint16).numpy().astype("<u2", copy=False)
 
 
 def from_bf16(bits: np.ndarray) -> Float32[np.ndarray, " values"]:
-    """The float32 of each bfloat16."""
+    """Return the float32 of each bfloat16."""
     wide = bits.astype(np.uint32)
     wide <<= 16
     return wide.view(np.float32)

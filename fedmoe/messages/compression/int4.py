@@ -28,11 +28,11 @@ class Int4(Compression):
     their component's largest round to zero, and would never be heard of."""
 
     def num_bytes(self, parts: Parts) -> int:
-        """The exact size of what `encode` returns."""
+        """Return the exact size of the result of `encode`."""
         return 4 * num_scales(parts) + -(-num_values(parts) // 2)
 
     def encode(self, values: Float32[np.ndarray, " values"], parts: Parts) -> list[np.ndarray]:
-        """Scales and pairs of integers (the first in the low half), sent one after another."""
+        """Return scales and pairs of integers (the first in the low half), sent in order."""
         scales, whole = quantise(values, parts, LARGEST)
         half = whole.view(np.uint8)
         half &= 15
@@ -41,7 +41,7 @@ class Int4(Compression):
         return [scales.astype("<f4", copy=False), packed]
 
     def decode(self, data: memoryview, parts: Parts) -> Float32[np.ndarray, " values"]:
-        """The values in `data`, which has `num_bytes(parts)` bytes."""
+        """Return the values in `data`, which has `num_bytes(parts)` bytes."""
         scales = np.frombuffer(data, "<f4", num_scales(parts)).astype(np.float32, copy=False)
         packed = np.frombuffer(data, np.int8, offset=4 * len(scales))
         whole = np.empty(num_values(parts), np.int8)

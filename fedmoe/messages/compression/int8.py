@@ -29,15 +29,15 @@ class Int8(Compression):
     client."""
 
     def num_bytes(self, parts: Parts) -> int:
-        """The exact size of what `encode` returns."""
+        """Return the exact size of the result of `encode`."""
         return 4 * num_scales(parts) + num_values(parts)
 
     def encode(self, values: Float32[np.ndarray, " values"], parts: Parts) -> list[np.ndarray]:
-        """Scales and integers, whose bytes are sent one after another."""
+        """Return scales and integers, whose bytes are sent in order."""
         scales, whole = quantise(values, parts, LARGEST)
         return [scales.astype("<f4", copy=False), whole]
 
     def decode(self, data: memoryview, parts: Parts) -> Float32[np.ndarray, " values"]:
-        """The values in `data`, which has `num_bytes(parts)` bytes."""
+        """Return the values in `data`, which has `num_bytes(parts)` bytes."""
         scales = np.frombuffer(data, "<f4", num_scales(parts)).astype(np.float32, copy=False)
         return restore(scales, np.frombuffer(data, np.int8, offset=4 * len(scales)), parts)

@@ -18,13 +18,13 @@ class NoCompression(Compression):
     name: Literal["none"] = "none"
 
     def num_bytes(self, parts: Parts) -> int:
-        """The exact size of what `encode` returns."""
+        """Return the exact size of the result of `encode`."""
         return 4 * num_values(parts)
 
     def encode(self, values: Float32[np.ndarray, " values"], parts: Parts) -> list[np.ndarray]:
-        """The values as arrays whose bytes are sent one after another."""
+        """Return the values as arrays whose bytes are sent in order."""
         return [values.astype("<f4", copy=False)]
 
     def decode(self, data: memoryview, parts: Parts) -> Float32[np.ndarray, " values"]:
-        """The values in `data`, which has `num_bytes(parts)` bytes."""
+        """Return the values in `data`, which has `num_bytes(parts)` bytes."""
         return np.frombuffer(data, "<f4").astype(np.float32, copy=False)

@@ -15,7 +15,7 @@ from fedmoe.section import Component
 
 @dataclass(frozen=True)
 class Part:
-    """The part of one tensor of an adapter that is carried."""
+    """The part of one tensor of an adapter that an update carries."""
 
     entry: Entry
     experts: tuple[int, ...] | None
@@ -40,7 +40,7 @@ class Part:
 
     @property
     def num_scales(self) -> int:
-        """Rank components here."""
+        """The number of rank components."""
         return math.prod(self.shape) // self.shape[self.axis] if math.prod(self.shape) else 0
 
 
@@ -55,9 +55,9 @@ class Compression(Component):
     """
 
     error_feedback: Any = False
-    """True if a client adds what was lost to its next update."""
+    """Whether a client adds what was lost to its next update."""
     owes_more: ClassVar[bool] = False
-    """True if what is lost may grow from round to round, as that of values never sent."""
+    """Whether what is lost may grow from round to round, as that of values never sent."""
 
     def num_bytes(self, parts: Parts) -> int:
         """Return the exact size of what `encode` returns."""
@@ -77,7 +77,7 @@ class Compression(Component):
 
 
 def carried(layout: Layout, counts: Int64[np.ndarray, "layers experts"]) -> Parts:
-    """The parts of a delta that are sent for `counts`, one after another; allocates no values."""
+    """Return the parts of a delta that are sent for `counts`, in order; allocate no values."""
     reached = [tuple(np.flatnonzero(layer).tolist()) for layer in counts]
     parts, start = [], 0
     for entry in layout.entries:
@@ -91,7 +91,7 @@ def carried(layout: Layout, counts: Int64[np.ndarray, "layers experts"]) -> Part
 
 
 def all_parts(layout: Layout) -> Parts:
-    """The parts when every expert was reached: the most an update can carry."""
+    """Return the parts if every expert was reached: the most that an update can carry."""
     return carried(layout, np.ones((layout.num_layers, layout.num_experts), np.int64))
 
 
@@ -101,7 +101,7 @@ def num_values(parts: Parts) -> int:
 
 
 def gather(flat: Float32[np.ndarray, " size"], parts: Parts) -> Float32[np.ndarray, " values"]:
-    """The carried values of a flat delta; the delta itself, uncopied, when it is carried whole."""
+    """Return the carried values of a flat delta; the delta itself if it is carried whole."""
     if num_values(parts) == flat.size:
         return flat
     values = np.empty(num_values(parts), np.float32)
@@ -111,7 +111,7 @@ def gather(flat: Float32[np.ndarray, " size"], parts: Parts) -> Float32[np.ndarr
         if part.experts is None:
             into[...] = view
         elif part.experts:
-            # Anything but "clip" makes numpy go through a copy of its own.
+            # With any mode but "clip" numpy makes another copy.
             np.take(view, part.experts, axis=0, out=into, mode="clip")
     return values
 
@@ -119,7 +119,7 @@ def gather(flat: Float32[np.ndarray, " size"], parts: Parts) -> Float32[np.ndarr
 def scatter(
     values: Float32[np.ndarray, " values"], parts: Parts, size: int
 ) -> Float32[np.ndarray, " size"]:
-    """The flat delta of carried values, writable; 0.0 for every expert that is not carried."""
+    """Return the flat delta of carried values, writable; 0.0 for experts that are not carried."""
     if num_values(parts) == size:
         return values if values.flags.writeable else values.copy()
     flat = np.zeros(size, np.float32)

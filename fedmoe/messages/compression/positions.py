@@ -16,13 +16,13 @@ from fedmoe.errors import WireError
 
 
 def num_position_bytes(m: int, n: int) -> int:
-    """The exact size of `m` positions below `n`."""
+    """Return the exact size of `m` positions below `n`."""
     low, high = _num_bits(m, n)
     return -(-m * low // 8) + -(-high // 8)
 
 
 def pack_positions(positions: Int64[np.ndarray, " m"], n: int) -> list[UInt8[np.ndarray, " _"]]:
-    """Strictly increasing positions below `n` as two rows of bytes: low bits, high bits."""
+    """Return strictly increasing positions below `n` as two rows of bytes: low bits, high bits."""
     m = len(positions)
     low, high = _num_bits(m, n)
     rest = (positions[:, None] >> np.arange(low)) & 1
@@ -32,7 +32,7 @@ def pack_positions(positions: Int64[np.ndarray, " m"], n: int) -> list[UInt8[np.
 
 
 def unpack_positions(data: UInt8[np.ndarray, " bytes"], m: int, n: int) -> Int64[np.ndarray, " m"]:
-    """The positions in `data`, which has `num_position_bytes(m, n)` bytes.
+    """Return the positions in `data`, which has `num_position_bytes(m, n)` bytes.
 
     Raises:
         WireError: there are not `m` of them, or they do not increase, or one is not below `n`.
@@ -52,7 +52,7 @@ def unpack_positions(data: UInt8[np.ndarray, " bytes"], m: int, n: int) -> Int64
 
 
 def _num_bits(m: int, n: int) -> tuple[int, int]:
-    """Low bits per position, and the length of the row of high bits."""
+    """Return the low bits per position, and the length of the row of high bits."""
     if m == 0:
         return 0, 0
     low = (n // m).bit_length() - 1

@@ -22,14 +22,14 @@ TINY = float(np.finfo(np.float32).tiny)
 
 
 def num_scales(parts: Parts) -> int:
-    """Rank components in all parts."""
+    """Return the number of rank components in all parts."""
     return sum(part.num_scales for part in parts)
 
 
 def quantise(
     values: Float32[np.ndarray, " values"], parts: Parts, largest: int
 ) -> tuple[Float32[np.ndarray, " scales"], Int8[np.ndarray, " values"]]:
-    """The scales, part by part, and integers from `-largest` to `largest`.
+    """Return the scales, part by part, and integers from `-largest` to `largest`.
 
     Raises:
         WireError: a value is not finite.
@@ -58,7 +58,7 @@ def quantise(
 def restore(
     scales: Float32[np.ndarray, " scales"], whole: Int8[np.ndarray, " values"], parts: Parts
 ) -> Float32[np.ndarray, " values"]:
-    """The values of integers and their scales; the door refuses what is not finite."""
+    """Return the values of integers and their scales; validation refuses those not finite."""
     values = np.empty(num_values(parts), np.float32)
     start = 0
     for part in parts:

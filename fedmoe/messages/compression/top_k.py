@@ -1,4 +1,4 @@
-"""top_k: only the largest values, and where they lie."""
+"""top_k: only the largest values, and their positions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fedmoe.section import section
 
 @section
 class TopK(Compression):
-    """Send only the values of largest magnitude, as bfloat16, and where they lie.
+    """Send only the values of largest magnitude, as bfloat16, and their positions.
 
     The largest of all values that the update carries, not of each tensor; among equals, the first.
     The rest arrive as zero.
@@ -44,17 +44,17 @@ class TopK(Compression):
         return math.ceil(self.share * num_values(parts))
 
     def num_bytes(self, parts: Parts) -> int:
-        """The exact size of what `encode` returns."""
+        """Return the exact size of the result of `encode`."""
         kept = self.num_kept(parts)
         return 2 * kept + num_position_bytes(kept, num_values(parts))
 
     def encode(self, values: Float32[np.ndarray, " values"], parts: Parts) -> list[np.ndarray]:
-        """Values and positions, whose bytes are sent one after another."""
+        """Return values and positions, whose bytes are sent in order."""
         positions = largest(values, self.num_kept(parts))
         return [to_bf16(values[positions]), *pack_positions(positions, values.size)]
 
     def decode(self, data: memoryview, parts: Parts) -> Float32[np.ndarray, " values"]:
-        """The values in `data`, which has `num_bytes(parts)` bytes.
+        """Return the values in `data`, which has `num_bytes(parts)` bytes.
 
         Raises:
             WireError: the positions are not as many, not increasing, or beyond the values.
@@ -67,7 +67,7 @@ class TopK(Compression):
 
 
 def largest(values: Float32[np.ndarray, " values"], kept: int) -> Int64[np.ndarray, " kept"]:
-    """The positions, in order, of the `kept` values of largest magnitude; of equals, the first."""
+    """Return the ordered positions of the `kept` largest magnitudes; of equals, the first."""
     size = np.abs(values)
     if not np.isfinite(size).all():
         raise WireError("delta has a value that is not finite; training diverged", "not_finite")
