@@ -17,12 +17,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedmoe.comparison.report.paired import difference
-from fedmoe.comparison.report.tables import difference_text
 from rich.console import Console
 
-from fedmoe.comparison import compare
-from fedmoe.errors import FedMoEError
+from fedmoe import FedMoEError
+from fedmoe.comparison.compare import compare
+from fedmoe.comparison.paired import difference
+from fedmoe.comparison.tables import difference_text
 from fedmoe.system.files import write_text
 
 CONFIG = Path(__file__).parents[1] / "configs/compare_claim.yaml"

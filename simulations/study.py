@@ -15,17 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedmoe.comparison.report.files import slug
-from fedmoe.comparison.report.paired import Difference, difference
-from fedmoe.comparison.report.study import spread
-from fedmoe.comparison.report.tables import difference_text
-from fedmoe.report.summary import markdown_table
-from fedmoe.report.tables import Table
-from fedmoe.runs.local.run import run
-
-from fedmoe.config import Experiment, load_experiment
-from fedmoe.errors import FedMoEError
-from fedmoe.progress.table import LiveTable
+from fedmoe import Experiment, FedMoEError, load_experiment, run
+from fedmoe.comparison.config import slug
+from fedmoe.comparison.paired import Difference, difference
+from fedmoe.comparison.study import spread
+from fedmoe.comparison.tables import difference_text
+from fedmoe.report.text_table import TextTable
 from fedmoe.runs.identity import settings_digest
 from fedmoe.system.files import write_json, write_text
 
@@ -89,9 +84,7 @@ class Study:
         folder = Path(experiment.simulation.folder) / experiment.name
         measured = folder / f"measured-{settings_digest(experiment)}.json"
         if not measured.exists():
-            workers = experiment.simulation.workers
-            display = LiveTable(num_rounds=experiment.rounds, workers=workers, quiet=True)
-            run(experiment, display, resume="auto")
+            run(experiment, resume="auto")
             write_json(measured, {"seed": experiment.seed} | self.measure(variant, folder))
         return json.loads(measured.read_text(encoding="utf-8"))
 
@@ -117,7 +110,7 @@ def against(lines: Sequence[Line], base: Sequence[Line]) -> str:
 
 def markdown(columns: list[str], rows: list[list[str]], note: str = "") -> str:
     """Return a table as Markdown."""
-    return "\n".join([*markdown_table(Table("", columns, rows)), "", note]).rstrip() + "\n"
+    return "\n".join([*TextTable("", columns, rows).markdown(), "", note]).rstrip() + "\n"
 
 
 def main(

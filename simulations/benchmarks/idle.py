@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fedmoe.runs.prepared import Prepared
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import Flame
-from fedmoe.budget import Levels, Tier
+from fedmoe.budget import Tier
 from fedmoe.config import Experiment
 from fedmoe.messages.records import Task, Update
 from fedmoe.models.families import FAMILIES, Family
 from fedmoe.rounds import Member, ServerState, Transport, run_rounds
+from fedmoe.runs.client_side import ClientSide
+from fedmoe.runs.data import DataFacts
+from fedmoe.runs.prepare import Prepared
+from fedmoe.runs.scorer import Scorer
+from fedmoe.runs.server_side import ServerSide
+from fedmoe.runs.setup import Setup
 
 LAYERS, EXPERTS, RANK, WIDTH, TOP_K = 24, 64, 8, 32, 8
 LOGICAL_TENSORS = 4 * LAYERS * EXPERTS
@@ -45,8 +50,8 @@ def update_of(task: Task, delta: Adapter, examples: int = 1) -> Update:
 
 
 @dataclass(frozen=True, eq=False)
-class Idle(Prepared):
-    """A run whose clients send back what they were sent, as if they had learned it."""
+class IdleClients(ClientSide):
+    """Clients that send back what they were sent, as if they had learned it."""
 
     def train(self, task: Task) -> Update:
         return update_of(task, task.adapter)
@@ -62,48 +67,30 @@ class Shape:
     stacks: tuple[str, ...] = ()
 
 
-def idle_run(num_clients: int, width: int = WIDTH) -> Idle:
-    """Return a run with `num_clients` such clients."""
+def idle_run(num_clients: int, width: int = WIDTH) -> Prepared:
+    """Return both sides of a run with `num_clients` such clients."""
     shape, names = (EXPERTS, RANK, width), ("a.A", "a.B", "b.A", "b.B")
-    layout = Layout.of(
-        [(f"{i}.{name}", shape, i) for i in range(LAYERS) for name in names],
-        LAYERS,
-        EXPERTS,
-        RANK,
-        16.0,
-    )
-    experiment = Experiment(budget=Levels(tiers={"all": Tier(top_k=TOP_K)}))
+    tensors = [(f"{i}.{name}", shape, i) for i in range(LAYERS) for name in names]
+    layout = Layout.of([*tensors], LAYERS, EXPERTS, RANK, 16.0)
+    experiment, initial = Experiment(), Adapter(layout, torch.zeros(layout.size))
     model: Any = Shape(layout)
-    return Idle(
-        experiment=experiment,
-        model=model,
-        tokenizer=None,
-        rows=(),
-        members=tuple(Member(client, "all", TOP_K) for client in range(num_clients)),
-        tiers={"all": TOP_K},
-        ranks={"all": layout.rank},
-        sets={},
-        manifest={},
-        training=experiment.training,
-        initial=Adapter(layout, torch.zeros(layout.size)),
-        base="",
-    )
-
-
-def first_state(run: Prepared) -> ServerState:
-    """Return the state that such a run begins with."""
-    return ServerState(0, run.initial, {"all": torch.ones(LAYERS)})
+    tiers = {"all": Tier(top_k=TOP_K)}
+    setup = Setup(experiment, model, None, tiers, experiment.training, initial, base="")
+    members = tuple(Member(client, "all", TOP_K) for client in range(num_clients))
+    server = ServerSide(setup, members, DataFacts((), {}, ""), experiment)
+    return Prepared(server, Scorer(IdleClients(setup, {}), {}))
 
 
 def one_round(run: Prepared, transport: Transport, at_a_time: int | None = None) -> ServerState:
     """Carry out one round with all clients, or with as many as `at_a_time`."""
+    members = run.server.members
     return run_rounds(
-        first_state(run),
-        run.members,
+        ServerState(0, run.setup.initial, {"all": torch.ones(LAYERS)}),
+        members,
         Flame(),
         transport,
         [],
         num_rounds=1,
-        clients_per_round=at_a_time or len(run.members),
+        clients_per_round=at_a_time or len(members),
         seed=0,
     )

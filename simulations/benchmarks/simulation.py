@@ -21,11 +21,11 @@ def rows(options: Options) -> Iterator[Row]:
     """Yield milliseconds per client-round of idle clients, by transport and as a plain loop."""
     clients = 4 if options.quick else 10
     run = idle_run(clients)
-    size = run.model.layout.size // LOGICAL_TENSORS
+    size = run.setup.model.layout.size // LOGICAL_TENSORS
     plain = {f"t{i}": torch.zeros(size) for i in range(LOGICAL_TENSORS)}
-    pool = Pool(run, 2)
+    pool = Pool(run.server, run.scorer, 2)
     steps = {
-        HERE: lambda: one_round(run, InProcess(run)),
+        HERE: lambda: one_round(run, InProcess(run.server, run.scorer)),
         POOL: lambda: one_round(run, pool),
         LOOP: lambda: plain_round(plain, clients),
     }

@@ -31,9 +31,10 @@ def rows(options: Options) -> Iterator[Row]:
     """
     small = ("training.steps=2", "data.per_domain=40") if options.quick else ()
     run = prepare(load_experiment(CONFIG, small))
-    tasks = plan_round(run.first_state(), run.members, len(run.members), run.experiment.seed)
+    members, seed = run.server.members, run.setup.experiment.seed
+    tasks = plan_round(run.server.first_state(), members, len(members), seed)
     task = next(task for task in tasks if task.top_k == 1)
-    update = run.train(task)
+    update = run.client.train(task)
     delta, setting = (
         update.delta.flat,
         f"mini, k = 1, {update.steps} steps, {update.tokens:,} tokens",

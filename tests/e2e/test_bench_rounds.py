@@ -20,10 +20,10 @@ def test_a_round_of_idle_clients(requested, taken):
             trained.extend(task.client for task in tasks)
             return super().__call__(tasks)
 
-    after = one_round(run, Watched(run), requested)
+    after = one_round(run, Watched(run.server, run.scorer), requested)
     assert after.round == 1
     assert len(set(trained)) == taken
-    assert after.adapter.digest() == run.initial.digest()
+    assert after.adapter.digest() == run.setup.initial.digest()
 
 
 def test_one_thread_is_timed_by_what_it_computes():
