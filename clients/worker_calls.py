@@ -41,7 +41,7 @@ LOG = logging.getLogger(__name__)
 BUNDLE = Path(__file__).parents[1]
 """The folder of the `clients/` that this process runs, and its worker must run, too."""
 IDLE_SECONDS = 1800.0
-"""How long a worker keeps an unused model: several rounds of other clients."""
+"""Seconds that a worker keeps an unused model: several rounds of other clients."""
 HELLO_SECONDS = 60.0
 """Time for a worker's greeting: on a busy machine Python takes seconds to start."""
 END_SECONDS = 5.0

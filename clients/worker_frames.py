@@ -41,13 +41,13 @@ class Gone(Exception):
 
 @dataclass(frozen=True)
 class Hello:
-    """What a worker says of itself before it is asked anything."""
+    """A worker's greeting, before it is asked anything."""
 
     code: str
     """A digest of the code that it runs; see `fedmoe/system/digests.py`."""
     pid: int
     loads: int
-    """How often it has loaded a model."""
+    """Number of times it has loaded a model."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a node says of itself, checked, and whether it fits this server; see `clients/about.py`."""
+"""A node's description of itself, and whether it fits this server; see `clients/about.py`."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from server.messages import plain
 Version = Annotated[str, Field(pattern=r"^[\w.+!-]{1,40}$")]
 
 BOUND = ("torch", "transformers")
-"""Libraries whose minor versions change the bits of an update."""
+"""Libraries whose minor versions change an update bitwise."""
 
 
 @section
 class About:
-    """A node's own words. None is proof: who may connect is the SuperLink's affair, and a name is
-    held against the one that the node's key was registered with, where it was."""
+    """A node's description of itself, which proves nothing: the SuperLink decides who may connect.
+    A name is compared with the one that the node's key was registered with, if it was."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]{0,60}$")]
-    """By which its owner calls it; may be empty."""
+    """Its owner's name for it; may be empty."""
     clients: Annotated[str, Field(pattern=r"^(\d{1,9}(,\d{1,9})*)?$", max_length=10**6)]
-    """Whose data lies there; empty where any client's task will do."""
+    """Clients whose data is stored there; empty if it takes any client's task."""
     code: Annotated[str, Field(pattern=r"^\w{1,64}$")]
     device: Annotated[str, Field(min_length=1, max_length=100)]
     memory_bytes: Annotated[int, Field(ge=0, le=2**50)]
-    """0 where the system does not say."""
+    """0 if unknown."""
     threads: Annotated[int, Field(ge=1, le=2**16)]
     processor: Annotated[str, Field(min_length=1, max_length=100)]
     """Architecture, vendor and torch's kernels, as `x86_64 GenuineIntel AVX512`."""
@@ -44,7 +44,7 @@ class About:
 
     @property
     def held(self) -> frozenset[int]:
-        """The clients whose data lies there."""
+        """The clients whose data is stored there."""
         return frozenset(int(number) for number in self.clients.split(",") if number)
 
     def __str__(self) -> str:
@@ -58,37 +58,37 @@ class About:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a node must be to get tasks."""
+    """The requirements on a node that gets tasks."""
 
     code: str
     num_clients: int
     allow_versions: bool = False
     assigned: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    """By a node's name the clients that it serves, and no other node does."""
+    """By node name: the clients that this node alone serves."""
     components: str = "[]"
     """Foreign components that it must have; see `config.components.told_to_nodes`."""
 
     def check(self, values: Mapping[str, Any], registered: str = "") -> About:
-        """The checked words of a node that fits.
+        """Return the description of a node, checked.
 
         Args:
-            values: its words.
-            registered: the name that its key was registered with; empty where it has none.
+            values: its description.
+            registered: the name that its key was registered with; empty if there is none.
 
         Raises:
-            WireError: a value is missing, too long or of a wrong kind; another's name; other code,
-                or other versions of what changes bits; clients that there are not. Both sides are
-                named.
+            WireError: a value is missing, too long or of a wrong type; another node's name; other
+                code, or other versions of libraries that change an update bitwise; clients that
+                do not exist. The message names both sides.
         """
         try:
             about = About(**values)
         except ValidationError as error:
             faults = "; ".join(f"{e['loc'][-1]!s:.40}: {e['msg']:.80}" for e in error.errors()[:3])
-            raise WireError(plain(f"what it says of itself is not usable: {faults}")) from None
+            raise WireError(plain(f"its description is not usable: {faults}")) from None
         if registered and about.name != registered:
             raise WireError(
                 f"it calls itself {about.name!r}, and its key was registered for "
-                f"{plain(registered)!r}: set `name` in its node config, or register its key anew"
+                f"{plain(registered)!r}: set `name` in its node config, or register its key again"
             )
         if about.code != self.code:
             raise WireError(
@@ -112,9 +112,9 @@ class Expected:
             here, there = version(library), getattr(about, library)
             if minor(here) != minor(there):
                 raise WireError(
-                    f"it runs {library} {there}, the server {here}: its updates would have other "
-                    f"bits; install {library} {minor(here)}, or allow it with allow_versions=true "
-                    "in the run config"
+                    f"it runs {library} {there}, the server {here}: its updates would not be "
+                    f"bitwise identical; install {library} {minor(here)}, or allow it with "
+                    "allow_versions=true in the run config"
                 )
 
     def _check_clients(self, about: About) -> None:
@@ -131,5 +131,9 @@ class Expected:
 
 
 def minor(version: str) -> str:
-    """`2.13.0+cpu` -> `2.13`."""
+    """Return the minor version.
+
+    >>> minor("2.13.0+cpu")
+    '2.13'
+    """
     return ".".join(version.split("+")[0].split(".")[:2])

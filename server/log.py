@@ -1,4 +1,4 @@
-"""A run as lines of Flower's log."""
+"""The display of a run as lines of Flower's log."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LogLines(Display):
 
     def injected(self, event: Injected) -> None:
         who = f"round {event.round}: client {event.client}"
-        log(WARNING, "%s: %s on purpose: %s", who, event.fault, event.outcome)
+        log(WARNING, "%s: %s injected, %s", who, event.fault, event.outcome)
 
     def evaluated(self, evaluations: Sequence[Evaluation]) -> None:
         for e in evaluations:

@@ -2,8 +2,8 @@
 
 - request: a config of `code` and `nonce`, with `components` to ask who a node is; to train, with
   `experiment`, `run`, `scalars` and `crc32`, and a `buffer`
-- reply: a config of the request's `nonce` and what the node is, `scalars` or a `reason`; with
-  `scalars` go their `crc32` and an update's `buffer`
+- reply: a config of the request's `nonce` and the node's description, `scalars` or a `reason`;
+  with `scalars` go their `crc32` and an update's `buffer`
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from fedmoe.messages.codec import sealed
 from fedmoe.messages.records import Message
 
 LONGEST_REASON = 500
-"""Characters of a node's reason that are kept."""
+"""Characters kept of a node's reason."""
 
 
 def hello_content(code: str, components: str) -> RecordDict:
-    """The question who a node is, and whether it has the components that clients need."""
+    """Return a request for a node's description, which names the components that it needs."""
     return RecordDict({"config": ConfigRecord({"code": code, "components": components})})
 
 
 def task_content(message: Message, experiment: str, code: str, run: str) -> RecordDict:
-    """A packed task as a request, with its checksum."""
+    """Return a packed task as a request, with its checksum."""
     message = sealed(message)
     array = Array("uint8", (len(message.buffer),), "bytes", bytes(message.buffer))
     config = ConfigRecord(
@@ -42,15 +42,15 @@ def task_content(message: Message, experiment: str, code: str, run: str) -> Reco
 
 
 def request_config(content: RecordDict) -> ConfigRecord:
-    """The config of a request, of which `Post` fills in the nonce."""
+    """Return the config of a request, into which `Post` writes the nonce."""
     return content.config_records["config"]
 
 
 def check_nonce(content: RecordDict, nonce: str) -> None:
-    """Refuse a reply that was made for another request.
+    """Refuse a reply to another request.
 
     Raises:
-        WireError: `replay`, or `message` for what is no reply of ours.
+        WireError: `replay`, or `message` if it is not a reply of ours.
     """
     config = _config(content)
     if not isinstance(found := config.get("nonce"), str):
@@ -64,10 +64,10 @@ def check_nonce(content: RecordDict, nonce: str) -> None:
 
 
 def read_about(content: RecordDict) -> dict[str, Any]:
-    """What a node says of itself, not checked yet.
+    """Return a node's description of itself, unchecked.
 
     Raises:
-        WireError: it refuses to say, and why.
+        WireError: it refuses to give one; the message has its reason.
     """
     config = _config(content)
     _check_reason(config)
@@ -75,10 +75,10 @@ def read_about(content: RecordDict) -> dict[str, Any]:
 
 
 def read_update(content: RecordDict) -> Message:
-    """The packed update in a reply, not decoded yet: its size is checked first.
+    """Return the packed update in a reply, not decoded: its size is checked first.
 
     Raises:
-        WireError: the node refused the task, and why; or it is no answer to `task_content`.
+        WireError: the node refused the task, with its reason, or it does not answer `task_content`.
     """
     config = _config(content)
     _check_reason(config)
@@ -95,7 +95,7 @@ def read_update(content: RecordDict) -> Message:
 
 
 def plain(text: str) -> str:
-    """A node's words for the log: not too many, and none that would move a terminal's cursor."""
+    """Return a node's text for the log: short, and without characters that move the cursor."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text[:LONGEST_REASON])
 
 
@@ -106,6 +106,6 @@ def _config(content: RecordDict) -> ConfigRecord:
 
 
 def _check_reason(config: ConfigRecord) -> None:
-    """Raise the reason that a node gives: it could not, so nothing of it is refused."""
+    """Raise the reason that a node gives for not answering."""
     if isinstance(reason := config.get("reason"), str):
         raise WireError(plain(reason), "failed")

@@ -1,4 +1,4 @@
-"""Which nodes are there, whether they fit, which are busy, and which may serve a client."""
+"""The nodes: which are present, fit or busy, and which may serve a client."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from server.private import log
 from server.settings import Settings
 
 LOOK_SECONDS = 2.0
-"""Between two looks at who is here, in the middle of a round."""
+"""Between two looks at the nodes that are present, within a round."""
 QUESTION = "the question who it is"
 
 
 class Nodes:
-    """Asks every node who it is; one that does not fit gets no task in this run.
+    """Asks every node who it is; a node that does not fit gets no task in this run.
 
-    A node that lets a message's time go by may still be at work on it. It gets no other task until
-    it has answered something: a SuperNode of Flower 1.41 takes one message at a time, so it answers
-    a new question only when it is idle. The question is put again for as long as the run lasts.
+    A node that misses a message's deadline may still be at work on it. It gets no other task until
+    it has answered something: a SuperNode of Flower 1.41 takes one message at a time, and so it
+    answers a question only when it is idle. The question is repeated for the whole run.
     """
 
     def __init__(self, grid: Grid, post: Post, expected: Expected, settings: Settings) -> None:
         self.grid, self.post, self.expected, self.settings = grid, post, expected, settings
         self.known: dict[int, About] = {}
-        """Nodes that fit, in the order in which they said so."""
+        """Nodes that fit, in the order of their answers."""
         self.refused: dict[int, str] = {}
         self.busy: dict[int, str] = {}
-        """What a node has let go by."""
+        """By node: the message that it has missed."""
         self.fresh: set[int] = set()
-        """Nodes whose first answer is still awaited."""
+        """Nodes that have not answered yet."""
         self.registered: dict[int, str] = {}
-        """By node the name that its key was registered with, where it was."""
+        """By node: the name that its key was registered with, if it was."""
         self.present: list[int] = []
         self.activated: dict[int, str] = {}
-        """When each node was last taken in by the SuperLink."""
+        """By node: when the SuperLink last activated it."""
         self.back: set[int] = set()
-        """Nodes that were started again since, and may have forgotten their task."""
+        """Nodes that were restarted since, and may have lost their task."""
         self.looked = 0.0
-        """When it was last asked who is here."""
+        """When the nodes were last listed."""
 
     def wait(self) -> None:
-        """Wait until enough nodes are here, fit and idle, and every new one has had its say.
+        """Wait until enough nodes are present, fit and idle, and every new one has answered.
 
-        One that is here and silent may be at work, on a task of this run's or of one that was
-        killed: where no other can make up the number, it is waited for as long as a task may take.
+        A silent node may be at work on a task of this run or of one that was killed. If the number
+        cannot be reached without it, it is waited for as long as a task may take.
 
         Raises:
             FedMoEError: fewer than `num_nodes` after `node_seconds`, or after `task_seconds`.
         """
-        settings, start, told = self.settings, self.post.clock.monotonic(), False
+        settings, start, logged = self.settings, self.post.clock.monotonic(), False
         longest = max(settings.node_seconds, settings.task_seconds)
         while True:
             self._look_round()
@@ -70,19 +70,15 @@ class Nodes:
             silent = [n for n in self.present if n in self.busy or n in self.fresh]
             hope = len(idle) + len(silent) >= settings.num_nodes
             if over and (not hope or waited >= longest):
-                raise FedMoEError(
-                    self._too_few(len(idle), longest if hope else settings.node_seconds)
-                )
-            if over and not told:
-                told = True
-                log(
-                    INFO,
-                    "waiting for %s, which may be at work on an older task",
-                    " and ".join(map(self.label, silent)),
-                )
+                seconds = longest if hope else settings.node_seconds
+                raise FedMoEError(self._too_few(len(idle), seconds))
+            if over and not logged:
+                logged = True
+                names = " and ".join(map(self.label, silent))
+                log(INFO, "waiting for %s, which may be at work on an older task", names)
 
     def look(self) -> list[Arrived]:
-        """The answers to open tasks that came since the last look; all else is dealt with here."""
+        """Return the answers to open tasks since the last look; handle all other messages."""
         answers = []
         for item in self.post.arrived():
             if item.late_seconds is not None:
@@ -98,7 +94,7 @@ class Nodes:
         return answers
 
     def usable(self) -> list[int]:
-        """Nodes that are here and fit, busy ones included; of those with one name the first."""
+        """Return the nodes that are present and fit, also busy ones; one for each name."""
         names: set[str] = set()
         found = []
         for node, about in self.known.items():
@@ -108,10 +104,10 @@ class Nodes:
         return found
 
     def serving(self, client: int) -> list[int]:
-        """The nodes that may carry out a client's task, the best first.
+        """Return the nodes that may carry out a client's task, the best first.
 
-        Those that the run config's `nodes` names for the client, and no other; else those that hold
-        its data; else those that take any, beginning with another one for each client.
+        They are those that the run config's `nodes` names for the client; else those that have its
+        data; else those that take any client, starting with a different one for each client.
         """
         assigned, usable = self.expected.assigned, sorted(self.usable())
         if any(client in clients for clients in assigned.values()):
@@ -125,21 +121,21 @@ class Nodes:
         return takers[first:] + takers[:first]
 
     def nobody(self, client: int) -> str:
-        """Why no node may carry out a client's task."""
+        """Return the reason why no node may carry out a client's task."""
         names = [name for name, clients in self.expected.assigned.items() if client in clients]
         if names:
             return f"client {client} is served by {' or '.join(names)}, which is not here"
-        return f"no node holds the data of client {client}"
+        return f"no node has the data of client {client}"
 
     def label(self, node: int) -> str:
-        """What a node is called in the log and in reasons."""
+        """Return a node's name for the log and for reasons."""
         about = self.known.get(node)
         return about.name if about and about.name else f"node {node}"
 
     def _look_round(self) -> None:
-        """See who is here; one that was killed comes back under its old number.
+        """List the nodes that are present; a killed node comes back under its old id.
 
-        One that has left must say anew who it is when it is back.
+        A node that has left is asked again when it is back.
         """
         nodes = list(self.grid.get_nodes())
         self.registered |= {node.node_id: node.name for node in nodes}
@@ -164,7 +160,7 @@ class Nodes:
                 self.post.send(node, MessageType.QUERY, content, QUESTION, seconds)
 
     def _learn(self, item: Arrived) -> list[Arrived]:
-        """What a node says of itself; the result are tasks that it has thereby shown to be lost."""
+        """Note a node's description, and return the tasks that its answer proves to be lost."""
         node, answer = item.letter.node, item.answer
         self.fresh.discard(node)
         if isinstance(answer, Lost) and answer.code in ("late", "gone", "crashed"):
@@ -184,7 +180,7 @@ class Nodes:
             log(WARNING, "node %d gets no tasks: %s", node, error)
             return lost
         if was_busy:
-            log(INFO, "%s is idle again; it had let go by: %s", self.label(node), was_busy)
+            log(INFO, "%s is responsive again; it missed: %s", self.label(node), was_busy)
         if not was_known:
             log(INFO, "node %d is ready: %s, %s", node, about.name or "without a name", about)
             if clash := self._clash(node):
@@ -192,7 +188,7 @@ class Nodes:
         return lost
 
     def _note(self, item: Arrived) -> None:
-        """Keep what an open letter tells of its node: that it is busy, has left, or is idle."""
+        """Note from an open letter whether its node is busy, idle, or has left."""
         node, answer = item.letter.node, item.answer
         if isinstance(answer, Lost) and answer.code == "gone":
             self._forget(node, answer.reason)
@@ -202,42 +198,37 @@ class Nodes:
             self.busy.pop(node, None)
 
     def _late(self, item: Arrived, seconds: float) -> None:
-        """Something came of a letter that had been given up: never a result."""
+        """Handle an answer to a letter that was given up: it is never a result."""
         node, answer = item.letter.node, item.answer
         if isinstance(answer, Lost) and answer.code == "gone":
             self._forget(node, answer.reason)
         elif not (isinstance(answer, Lost) and answer.code == "late"):
-            log(
-                WARNING,
-                "dropped the answer of %s to %s: it came %.1f s too late",
-                self.label(node),
-                item.letter.about,
-                seconds,
-            )
-            # A late word on who it is may be of a time before the node was made busy.
+            name, about = self.label(node), item.letter.about
+            log(WARNING, "dropped the answer of %s to %s: %.1f s late", name, about, seconds)
+            # A late description may be from before the node became busy.
             if item.letter.client is not None and node in self.known:
                 self.busy.pop(node, None)
 
     def _forget(self, node: int, reason: str) -> None:
-        """A node that comes back is asked again."""
+        """Forget a node that has left; if it comes back, it is asked again."""
         log(WARNING, "%s has left: %s", self.label(node), reason)
         for found in (self.known, self.refused, self.busy):
             found.pop(node, None)
         self.present = [other for other in self.present if other != node]
 
     def _clash(self, node: int) -> str | None:
-        """Which other node has this one's name."""
+        """Describe the other node with this one's name, if there is one."""
         name = self.known[node].name
         if node in self.usable() or node not in self.present:
             return None
         first = next(n for n in self.usable() if self.known[n].name == name)
-        return f"node {first} is also called {name!r}; give each node a name of its own"
+        return f"node {first} is also called {name!r}; give each node a separate name"
 
     def _too_few(self, found: int, seconds: float) -> str:
         reasons = {node: self.refused[node] for node in self.present if node in self.refused}
         for node in self.present:
             if node in self.busy:
-                reasons[node] = f"busy, or silent; it has let go by: {self.busy[node]}"
+                reasons[node] = f"busy, or silent; it missed: {self.busy[node]}"
             elif node in self.known and (clash := self._clash(node)):
                 reasons[node] = clash
         lines = "".join(f"\n  {self.label(node)}: {reason}" for node, reason in reasons.items())

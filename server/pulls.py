@@ -1,14 +1,14 @@
-"""Replies fetched from Flower, so that one whose upload is slow holds up nothing but itself.
+"""The fetching of replies from Flower, such that a slow upload delays only itself.
 
-`pull_messages` of flwr 1.41 takes a reply as soon as the SuperLink has heard of it, and comes back
-only when all of it is there, up to two hours later (its `PULL_MAX_TIME`), with whatever other
-replies it had taken. So each call has a thread of its own and few messages, and whoever asks waits
-a moment, then goes on; what comes is taken at a later look.
+`pull_messages` of flwr 1.41 takes a reply as soon as the SuperLink knows of it, and returns only
+when all of it has arrived, up to two hours later (its `PULL_MAX_TIME`), with the other replies that
+it had taken. So each call has a separate thread and few messages; the caller waits a moment, then
+continues, and takes the reply at a later look.
 
-flwr's own heartbeat and log sender use the grid's connection from other threads, as do the threads
-by which it fetches the parts of a message; what it keeps for one call is per thread. So a call may
-be under way while messages are sent. No message is asked for in two calls at a time: one that was
-taken by the first would be said to be lost in the second.
+flwr's heartbeat and log sender use the grid's connection from other threads, as do the threads
+that fetch the parts of a message; its state of a call is per thread. So a call may run while
+messages are sent. No two calls ask for the same message: the second would report as lost what the
+first has taken.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 MOST_CALLS = 16
-"""Calls by which all messages that are out are asked for, with no upload under way: one each where
-there are no more, and with more no great load for the SuperLink's database."""
+"""Calls that share the messages in flight, as long as no upload is slow: one each for few messages,
+and for many no great load on the SuperLink's database."""
 
 
 class Pull:
@@ -34,7 +34,7 @@ class Pull:
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Call Flower, and keep what comes of it for whoever asks."""
+        """Call Flower, and keep the result or the error."""
         try:
             self.replies = list(self.grid.pull_messages(self.numbers))
         except BaseException as error:  # flwr's "this run was stopped" is no `Exception`
@@ -43,7 +43,7 @@ class Pull:
 
 
 class Pulls:
-    """The calls under way."""
+    """The calls that have not ended."""
 
     def __init__(self, grid: Grid, patience: float | None) -> None:
         """Wait `patience` seconds of real time for a new call; None waits until it has ended."""
@@ -51,10 +51,10 @@ class Pulls:
         self.under_way: list[Pull] = []
 
     def replies(self, numbers: Sequence[str]) -> list[Message]:
-        """What has come for these messages, and for those of earlier looks.
+        """Return the replies to these messages, and to those of earlier looks.
 
         Raises:
-            BaseException: what Flower raised in a call.
+            BaseException: as Flower raised it in a call.
         """
         asked = {number for pull in self.under_way for number in pull.numbers}
         free = [number for number in numbers if number not in asked]
@@ -69,12 +69,11 @@ class Pulls:
         return [reply for pull in ended for reply in pull.replies]
 
     def _begin(self, pull: Pull) -> None:
-        """One call after another, but for those that take long."""
+        """Make a call, and wait for it unless it takes long."""
         if self.patience is None:
             pull.run()
             return
-        # A daemon, which no end of the process waits for: Flower closes its connection then, and
-        # the call fails.
+        # A daemon: the process ends without it, as Flower closes its connection and the call fails.
         Thread(target=pull.run, name="pull", daemon=True).start()
         self._wait(pull)
 

@@ -1,4 +1,4 @@
-"""One round's tasks on the nodes: who gets which, what came back, and what is late."""
+"""One round's tasks on the nodes: where each one is, its answer, and whether it is late."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from server.post import Arrived
 from server.settings import Settings
 
 AHEAD = 2
-"""Tasks per node that may always be ahead of the oldest open one."""
+"""Tasks per node that may always be sent ahead of the oldest open one."""
 MOST_CRASHES = 3
-"""Deaths of its process that end a client's round: one may be anybody's, three are its own."""
+"""Crashes that end a client's round: one may have any cause, three are the task's fault."""
 MOST_WAITING_BYTES = 2 * 2**30
-"""Memory that updates may take while they wait for an older one; then no more is sent ahead. With
-less, one slow node would hold up all others."""
+"""Memory of updates that wait for an older one; beyond it, nothing more is sent ahead. With less,
+one slow node would delay all others."""
 
 
 class Round:
-    """One task at a time on each node, until all are answered or the round's time is over."""
+    """Places one task at a time on each node, until all are answered or the time is over."""
 
     def __init__(
         self,
@@ -36,31 +36,31 @@ class Round:
         content: Callable[[Task], RecordDict],
         places: dict[int, str],
     ) -> None:
-        """Begin the round's time.
+        """Start the round's clock.
 
         Args:
             tasks: by client id, one for a client.
-            nodes: those that are here now.
+            nodes: the nodes that are present.
             server: the run, which reads updates.
-            settings: the times.
-            content: a task as a request.
-            places: is told by client which node its task went to last.
+            settings: the timeouts.
+            content: turns a task into a request.
+            places: gets, for each client, the node that its task went to last.
         """
         self.tasks, self.nodes, self.server, self.settings = tasks, nodes, server, settings
         self.content, self.places, self.clock = content, places, nodes.post.clock
         self.waiting = {task.client: task for task in tasks}
         self.serving = {task.client: nodes.serving(task.client) for task in tasks}
         self.out: dict[int, int] = {}
-        """By client the node that its task is at."""
+        """By client: the node that has its task."""
         self.answers: dict[int, Update | Failure] = {}
         self.lost: dict[int, tuple[str, float]] = {}
-        """By client why its last node gave no answer, where another one may, and when."""
+        """By client: why and when its last node failed, if another one may still answer."""
         self.crashes = Counter[int]()
-        """By client how often the process that had its task has died."""
+        """By client: how often the process that had its task has crashed."""
         self.unsent: set[tuple[int, int]] = set()
-        """Clients and nodes: a message that Flower did not take."""
+        """Clients and nodes of the messages that Flower did not accept."""
         own = (server.setup.layouts(tier, 1).own for tier in server.setup.top_ks)
-        # What a client keeps between rounds may lie on its node alone.
+        # A client's state between rounds may be stored on its node alone.
         self.may_move = not (
             server.setup.experiment.upload.error_feedback or any(kept is not None for kept in own)
         )
@@ -68,7 +68,7 @@ class Round:
         self.end = self.last_at_work + settings.round_seconds
 
     def run(self) -> Iterator[Update | Failure]:
-        """One answer per task, in their order."""
+        """Yield one answer per task, in order."""
         for number, task in enumerate(self.tasks):
             while task.client not in self.answers:
                 self._send(number)
@@ -80,7 +80,7 @@ class Round:
             yield self.answers.pop(task.client)
 
     def _send(self, oldest: int) -> None:
-        """Send what idle nodes can take; `oldest` is the place of the first open task."""
+        """Send what idle nodes can take; `oldest` is the index of the first open task."""
         updates = (a for a in self.answers.values() if isinstance(a, Update))
         full = sum(update.delta.flat.nbytes for update in updates) > MOST_WAITING_BYTES
         most = AHEAD * len(self.nodes.present) if full else len(self.tasks)
@@ -90,19 +90,19 @@ class Round:
                     self._place(task, any_node)
 
     def _place(self, task: Task, any_node: bool) -> None:
-        """Send a task to the first of its nodes that is not busy, if that has no other task.
+        """Send a task to the first of its nodes that is not busy, if it has no other task.
 
-        With `any_node` another that has none takes it: it would have nothing to do.
+        With `any_node`, another node without a task takes it rather than stay idle.
         """
         client = task.client
         here = [node for node in self.serving[client] if node in self.nodes.known]
         now = self.clock.monotonic()
         if not here:
-            # A node that was killed is soon started again, and a client's data may lie there alone.
+            # A killed node soon starts again, and may be the only one with the client's data.
             reason, since = self.lost.setdefault(client, (self.nodes.nobody(client), now))
             if self.serving[client] and now - since < self.settings.node_seconds:
                 return
-            # It may have come back under another number: without keys Flower gives it a new one.
+            # It may have come back under another id: without keys Flower gives it a new one.
             self.serving[client] = self._others(client)
             if not self.serving[client]:
                 self._fail(task, reason, "failed")
@@ -136,9 +136,9 @@ class Round:
             return
         reason = f"{self.places[task.client]}: {answer.reason}"
         self.crashes[task.client] += answer.code == "crashed"
-        again = answer.code in ("gone", "unsent") or answer.code == "crashed"
-        if again and self.crashes[task.client] < MOST_CRASHES:
-            # The task is repeatable: another node, or the same one anew, gives the same update.
+        repeats = answer.code in ("gone", "unsent", "crashed")
+        if repeats and self.crashes[task.client] < MOST_CRASHES:
+            # The task is repeatable: any node, the same one included, gives the same update.
             if answer.code == "unsent":
                 self.unsent.add((task.client, node))
                 self.serving[task.client].remove(node)
@@ -148,20 +148,19 @@ class Round:
             self._fail(task, reason, "failed" if answer.code == "crashed" else answer.code)
 
     def _others(self, client: int) -> list[int]:
-        """The nodes that may serve a client now, but for those that could not be written to."""
+        """Return the nodes that may serve a client, except those that got no message through."""
         return [n for n in self.nodes.serving(client) if (client, n) not in self.unsent]
 
     def _give_up(self, oldest: Task) -> None:
-        """Fail what no node has taken when the round is over, or when only busy ones could."""
+        """Fail tasks that were not sent by the round's end, or that only busy nodes could take."""
         now = self.clock.monotonic()
         if now >= self.end:
             seconds = f"{self.settings.round_seconds:g} s"
             for task in list(self.waiting.values()):
                 gone, _ = self.lost.get(task.client, ("", 0.0))
                 why = self._busy(task) or gone or "every node had other tasks"
-                self._fail(
-                    task, f"the round's {seconds} were over before it was sent: {why}", "late"
-                )
+                reason = f"the round's {seconds} were over before it was sent: {why}"
+                self._fail(task, reason, "late")
             return
         if self.out:
             self.last_at_work = now
@@ -170,12 +169,12 @@ class Round:
             self._fail(oldest, busy, "busy")
 
     def _busy(self, task: Task) -> str:
-        """Which of a task's nodes are busy, and with what; empty where one is not."""
+        """Describe the busy nodes of a task; empty if one of its nodes is not busy."""
         here = [node for node in self.serving[task.client] if node in self.nodes.known]
         if not all(node in self.nodes.busy for node in here):
             return ""
-        nodes = self.nodes
-        return "; ".join(f"{nodes.label(n)} is busy with {nodes.busy[n]}" for n in here)
+        label, busy = self.nodes.label, self.nodes.busy
+        return "; ".join(f"{label(n)} is busy with {busy[n]}" for n in here)
 
     def _fail(self, task: Task, reason: str, code: str) -> None:
         self.waiting.pop(task.client, None)

@@ -1,4 +1,4 @@
-"""How long the server waits, and for whom: what the run config says beside the experiment."""
+"""The server's part of the run config: timeouts, and which node serves which clients."""
 
 from __future__ import annotations
 
@@ -18,27 +18,30 @@ Seconds = Annotated[float, Field(gt=0)]
 
 @section
 class Settings:
-    """Keys of `[tool.flwr.app.config]`; nothing here changes a bit of what a client computes."""
+    """Keys of `[tool.flwr.app.config]`; none changes what a client computes."""
 
     num_nodes: Annotated[int, Field(ge=1)] = 1
-    """Nodes that a round needs: here, fit and idle."""
+    """Nodes that a round needs: present, fit and idle."""
     node_seconds: Seconds = 120.0
-    """Seconds to wait for them before a round, and in a round for a busy node when no other is at
-    work. Before a round, one that is here and silent is waited for up to `task_seconds`."""
+    """Seconds to wait for them before a round, and in a round for a busy node if no other is at
+    work. Before a round, a silent node is waited for up to `task_seconds`."""
     task_seconds: Seconds = 3600.0
-    """Seconds to wait for one client's update; then it is late."""
+    """Seconds to wait for one client's update, which is late after that."""
     round_seconds: Seconds = 21600.0
-    """Seconds from a round's start after which all that is missing is late. No message lives
-    longer than the shorter of the two."""
+    """Seconds from a round's start after which everything missing is late. A message expires after
+    the shorter of the two."""
     allow_versions: bool = False
     """Take nodes whose torch, transformers or kind of processor differ: their updates, and so the
     run, are not bitwise identical to those of one kind of machine."""
     nodes: str = ""
-    """Which clients or tiers a named node serves, as `lab-3090=0,3; pi=low`."""
+    """The clients or tiers that a named node serves, as `lab-3090=0,3; pi=low`."""
 
 
 def read_settings(run_config: Mapping[str, Any]) -> Settings:
-    """The settings in a run config, which holds other keys too.
+    """Return the settings in a run config, which has other keys, too.
+
+    >>> read_settings({"num_nodes": 3, "config": "configs/quickstart.yaml"}).num_nodes
+    3
 
     Raises:
         ConfigError: with every fault.
@@ -52,10 +55,14 @@ def read_settings(run_config: Mapping[str, Any]) -> Settings:
 
 
 def read_nodes(text: str, members: Sequence[Member]) -> dict[str, frozenset[int]]:
-    """By a node's name the clients that it serves, and no other node does.
+    """Return, by node name, the clients that this node alone serves.
+
+    >>> members = [Member(0, "low", 1), Member(1, "high", 4), Member(2, "low", 1)]
+    >>> {name: sorted(clients) for name, clients in read_nodes("lab=1; pi=low", members).items()}
+    {'lab': [1], 'pi': [0, 2]}
 
     Raises:
-        ConfigError: an entry is no `name=clients`, or names a client or tier that there is not.
+        ConfigError: an entry is not `name=clients`, or names a client or tier that does not exist.
     """
     clients = {member.client for member in members}
     tiers = {m.tier: {n.client for n in members if n.tier == m.tier} for m in members}
@@ -65,8 +72,8 @@ def read_nodes(text: str, members: Sequence[Member]) -> dict[str, frozenset[int]
         name, sign, listed = (part.strip() for part in entry.partition("="))
         words = [word.strip() for word in listed.split(",")]
         if not (name and sign and all(words)) or name in found:
-            again = f"{name} is there twice" if name in found else f"{entry!r} is no entry"
-            faults.append(f"{again}; expected such as `lab-3090=0,3; pi=low`")
+            fault = f"{name} is there twice" if name in found else f"{entry!r} is not an entry"
+            faults.append(f"{fault}; expected for example `lab-3090=0,3; pi=low`")
             continue
         served: set[int] = set()
         for word in words:
@@ -77,8 +84,8 @@ def read_nodes(text: str, members: Sequence[Member]) -> dict[str, frozenset[int]
                 served |= tiers[word]
             else:
                 faults.append(
-                    f"{name}: {word!r} is no client (0..{max(clients, default=0)}) and no tier "
-                    f"({', '.join(tiers)})"
+                    f"{name}: {word!r} is neither a client (0..{max(clients, default=0)}) nor a "
+                    f"tier ({', '.join(tiers)})"
                 )
         found[name] = frozenset(served)
     if faults:

@@ -1,4 +1,4 @@
-"""Tasks out over Flower's grid and updates in, in the order of the tasks."""
+"""The transport over Flower's grid: tasks out, updates in, in the order of the tasks."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ class GridTransport:
         clock: Clock = time,
         places: dict[int, str] | None = None,
     ) -> None:
-        """Nothing is sent yet.
+        """Prepare a run over a grid; nothing is sent yet.
 
         Args:
             grid: Flower's.
             server: the run.
             scorer: scores the global adapter in this process.
-            settings: how long to wait, and which node serves whom.
-            clock: by which to wait.
-            places: is told by client which node its task went to last.
+            settings: timeouts, and which node serves which clients.
+            clock: tells the time, and waits.
+            places: gets, for each client, the node that its task went to last.
 
         Raises:
-            ConfigError: `settings.nodes` names clients or tiers that there are not; a component
+            ConfigError: `settings.nodes` names clients or tiers that do not exist; a component
                 exists in this process alone.
         """
         self.server, self.scorer, self.settings = server, scorer, settings
@@ -64,7 +64,7 @@ class GridTransport:
         self.nodes = Nodes(grid, Post(grid, clock), expected, settings)
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
-        """One answer per task, in order.
+        """Yield one answer per task, in order.
 
         Raises:
             FedMoEError: too few nodes; a task that fails is an answer, not an error.
@@ -79,13 +79,10 @@ class GridTransport:
         return (job(self.scorer, argument) for argument in arguments)
 
     def lose_worker(self) -> None:
-        """Nothing: they are on other machines. `fedmoe deploy rehearse` kills real ones.
-
-        A client that `--faults` kills is here one whose task is not sent.
-        """
+        """Do nothing: nodes are on other machines, and a killed client's task is not sent."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing."""
 
     def _content(self, task: Task) -> RecordDict:
         return task_content(pack_task(task), self.experiment, self.code, self.server.run_id)

@@ -21,7 +21,7 @@ from simulations.study import Known, Line, Study, Variant, against, amount, gain
 
 FULL = "full"
 TICKS = (1.5, 2, 3, 5, 10, 20, 30)
-"""Of the curve's axis, in MB: the built-in model's experts take 25 in full."""
+"""Limits of the curve's axis, in MB: the built-in model's experts take 25 in full."""
 
 
 def option(name: str, tier: str = "") -> Variant:

@@ -1,4 +1,4 @@
-"""How the server turns clients' updates into the next global adapter.
+"""Aggregation of clients' updates into the next global adapter.
 
 One strategy a file, its paper's formula in the docstring; in reading order:
 
@@ -65,7 +65,7 @@ STRATEGIES: tuple[type[Strategy], ...] = (
     FedBuff,
 )
 Aggregation = Annotated[Strategy, Open("fedmoe.strategies", Strategy, STRATEGIES)]
-"""What `aggregation` in a configuration may name."""
+"""Components that `aggregation` in a configuration may name."""
 MIXED_RANKS = tuple(s.name for s in STRATEGIES if s.mixed_ranks)
 """The strategies that can combine clients of unlike ranks."""
 

@@ -57,7 +57,7 @@ def peek(updates: Iterable[Update], otherwise: Layout) -> tuple[Layout, Iterator
 
 
 def again(held: list[Update], rest: Iterator[Update]) -> Iterator[Update]:
-    """What is held, then the rest; nothing is held any longer than it takes to hand it on."""
+    """Yield the first updates, then the rest; each is released as soon as it is handed on."""
     while held:
         yield held.pop()
     yield from rest

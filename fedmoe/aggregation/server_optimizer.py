@@ -27,7 +27,7 @@ from fedmoe.adapter import Adapter
 from fedmoe.section import Component, Open, section
 
 Memory = dict[str, Tensor]
-"""What an optimiser keeps between rounds: float64 (parameters,) by name; empty before round 1."""
+"""An optimiser's state between rounds: float64 (parameters,) by name; empty before round 1."""
 
 Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -140,7 +140,7 @@ SERVER_OPTIMIZERS = Open(
     (NoOptimizer, Momentum, Adagrad, Adam, Yogi),
     server_only=True,
 )
-"""What `server_optimizer` in a configuration may name."""
+"""Components that `server_optimizer` in a configuration may name."""
 
 
 def step_values(

@@ -1,4 +1,4 @@
-"""What a strategy decides: what travels, what a client trains and keeps, how updates are combined.
+"""The hooks of a strategy: what travels, what a client trains and stores, how updates combine.
 
 Every hook has FedAvg's answer as its default; a strategy overrides those in which it differs.
 
@@ -28,14 +28,14 @@ from fedmoe.section import Component
 
 @dataclass(frozen=True)
 class Layouts:
-    """What a client of one rank receives, computes with, trains, sends and keeps in a round."""
+    """The layouts that a client of one rank receives, computes with, trains, sends and stores."""
 
     task: Layout
     model: Layout
     trained: Layout
     update: Layout
     own: Layout | None = None
-    """What it keeps between rounds; such a client needs a folder."""
+    """Its state between rounds, which needs a folder."""
 
     @classmethod
     def all(cls, plain: Layout) -> Layouts:
@@ -49,9 +49,9 @@ class Local:
     def __init__(self, layouts: Layouts, start: Adapter, own: Adapter | None = None) -> None:
         self.layouts, self.start, self.own = layouts, start, own
         self.before = start
-        """What training starts from, in the layout `trained`."""
+        """The values that training starts from, in the layout `trained`."""
         self.whole = layouts.trained == layouts.model
-        """Whether training moves every value of the model's adapter."""
+        """True if training moves every value of the model's adapter."""
         if not self.whole:
             self.before = cut(start, layouts.trained, last=True)
 
@@ -72,7 +72,7 @@ class Local:
         """Change a step's gradient in place, before it is clipped; `counts` are of the step."""
 
     def finish(self, after: Adapter, counts: Int[Tensor, "layers experts"]) -> Adapter:
-        """What is sent, in the layout `update`: the change of the trained values that it names.
+        """Return what is sent, in the layout `update`: the change of the trained values it names.
 
         `counts` are of the whole round; of experts without tokens nothing is kept or sent.
         """
@@ -109,20 +109,20 @@ class Strategy(Component):
     """Claims that fewer than half of the clients that used an expert cannot move a value of it
     beyond those that the others sent, whatever they send themselves."""
     personal: ClassVar[bool] = False
-    """Whether clients keep a part of the model: there is no common one, and each is scored with its
+    """True if clients keep a part of the model: there is no common one, and each is scored with its
     own. Without it, claims that equal updates of all clients are the next state."""
     asynchronous: ClassVar[bool] = False
-    """Whether the server steps by updates as they arrive (`updates_per_step`), late ones
+    """True if the server steps by updates as they arrive (`updates_per_step`), late ones
     discounted (`discount`), not by rounds. Claims that an update on time is worth all of itself,
     and a later one no more than an earlier one."""
     changes_routers: ClassVar[bool] = False
-    """Whether its state holds more than adapters and trained routers: something that changes what
+    """True if its state holds more than adapters and trained routers: something that changes what
     routers choose. They must then take a softmax, and be left alone by everything else."""
     continues: ClassVar[bool] = True
-    """Whether what a client sends means the same in the next round: else what an upload left out
+    """True if what a client sends means the same in the next round: else what an upload left out
     could not be added there. Claims that clients send the same tensors in every round."""
     averages_factors: ClassVar[bool] = True
-    """Whether learned rescaling factors of a tier's clients can be averaged, round by round."""
+    """True if learned rescaling factors of a tier's clients can be averaged, round by round."""
 
     def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
         """Yield what of an experiment the traits rule out."""
@@ -169,7 +169,7 @@ class Strategy(Component):
         return initial
 
     def send(self, state: Adapter, plain: Layout) -> Adapter:
-        """What a client of that rank is sent; the same object where it is the state itself."""
+        """Return what a client of that rank is sent; the state itself where that is the same."""
         return state if state.layout.rank == plain.rank else resized(state, plain)
 
     def extra_state(self, state: Layout) -> Layout | None:
@@ -189,14 +189,14 @@ class Strategy(Component):
         return Local(layouts, task.adapter, own)
 
     def reach(self, task: Task, moved: float) -> tuple[float, int]:
-        """How large a value of an update can be where training moves one by at most `moved`.
+        """Return the largest value of an update if training moves a value by at most `moved`.
 
         And of how many of its last values nothing of the kind is known.
         """
         return moved, 0
 
     def discount(self, update: Update, staleness: int) -> Update:
-        """What an update is worth that started `staleness` server updates ago."""
+        """Return an update that started `staleness` server updates ago, discounted."""
         return update
 
     def updates_per_step(self, clients_per_round: int) -> int:

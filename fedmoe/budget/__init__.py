@@ -1,4 +1,4 @@
-"""Which client activates how many experts.
+"""Budgets: the number of experts that each client activates.
 
 In reading order:
     levels.py     fixed tiers from the YAML
@@ -22,6 +22,6 @@ from fedmoe.budget.levels import Budget, Levels, Tier
 from fedmoe.section import Open
 
 BUDGETS = Open("fedmoe.budgets", Budget, (Levels, Auto))
-"""What `budget` in a configuration may name."""
+"""Components that `budget` in a configuration may name."""
 
 __all__ = ["BUDGETS", "Auto", "Budget", "Levels", "Tier"]

@@ -29,7 +29,7 @@ from fedmoe.section import section
 Count = Annotated[int, Field(ge=1)]
 
 GPU = Constants(fixed_bytes=7.7e7)
-"""What a step takes beside arithmetic where nothing was measured on the device itself; as measured
+"""Time and memory of a step beside arithmetic where the device itself was not measured; taken
 with OLMoE-1B-7B's shape on an H100."""
 CPU = Constants(slack=12.5, fixed_bytes=5e7)
 """The same, as measured on Linux with two models."""
@@ -39,11 +39,11 @@ the device itself. On one core 20 to 170 and 36 to 240 were measured, in layers 
 GPU_RESTORE_FLOPS: dict[Frozen, float] = {"int8": 1100.0, "int4": 1600.0}
 """The same on a GPU, whose memory is slower than its arithmetic by far; measured on an H100."""
 GPU_LAYER_SECONDS = 6e-3
-"""What a layer takes in a micro-batch on a GPU beside arithmetic: its processor starts some hundred
+"""Time of a layer's micro-batch on a GPU beside arithmetic: the processor starts some hundred
 kernels. Measured with OLMoE-1B-7B's shape on an H100: of steps of 4 to 83 TFLOP 80
 to 100 ms went there, in 16 layers."""
 DISK_BYTES_PER_SECOND, BUS_BYTES_PER_SECOND = 1e9, 2.5e10
-"""How fast offloaded weights come, from a disk or from main memory to a GPU: assumed, not measured,
+"""Speed of offloaded weights, from a disk or from main memory to a GPU: assumed, not measured,
 a solid-state disk's reading and four fifths of 16 lanes of PCIe 4."""
 
 
@@ -73,7 +73,7 @@ class Auto(Budget):
     """Seconds from a task's sending to its update's arrival; no deadline when omitted. On a Flower
     node that plans for itself the time that the server waits for its reply counts, too."""
     downlink_bytes_per_second: Annotated[float, Field(gt=0)] | None = None
-    """Of a node that plans for itself (on Flower, with no `devices`), set in its own overrides:
+    """For a node that plans for itself (on Flower, with no `devices`), set in its own overrides:
     messages take no time when omitted. A device's profile says it elsewhere."""
     uplink_bytes_per_second: Annotated[float, Field(gt=0)] | None = None
     """The same, towards the server."""

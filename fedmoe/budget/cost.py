@@ -1,4 +1,4 @@
-"""What a budget costs: trainable parameters, bytes per round, FLOPs per token, memory."""
+"""The cost of a budget: trainable parameters, bytes per round, FLOPs per token, memory."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Cost:
     memory_bytes: int
     """Frozen weights, optimiser and the activations saved for one batch; an estimate."""
     expert_bytes: int = 0
-    """Of that, frozen experts: 0 where they lie elsewhere."""
+    """The frozen experts' share of it: 0 where they are stored elsewhere."""
     full_expert_bytes: int = 0
-    """What they would take without any lever."""
+    """The bytes they would take without any memory option."""
 
 
 def cost(

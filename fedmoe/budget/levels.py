@@ -33,7 +33,7 @@ class Tier:
     recompute: bool | None = None
     """As in `training`, which decides when it is omitted."""
     frozen: Frozen = "full"
-    """How its devices keep the frozen experts, in training and in evaluation: `full`, in the
+    """The form of frozen experts on its devices, in training and evaluation: `full`, in the
     model's dtype, or as `int8` or `int4` with scales, which is lossy. LoRA stays in float32."""
     offload: bool = False
     """Keep the frozen experts in a file mapped into memory, or beside a GPU in main memory: less
@@ -61,7 +61,7 @@ class Tier:
 
     @property
     def memory_options(self) -> str:
-        """What saves memory for its frozen experts, in a few words; empty where nothing does."""
+        """Return the memory options of its frozen experts in a few words; empty without any."""
         words = [self.frozen] if self.frozen != "full" else []
         if self.subset:
             words.append(f"{self.subset.keep} kept, others {self.subset.outcome}")
@@ -69,7 +69,7 @@ class Tier:
 
     @property
     def training_changes(self) -> dict[str, int | bool]:
-        """What its clients train with in place of what `training` says."""
+        """Return the settings that its clients train with in place of those in `training`."""
         names = ("steps", "batch_size", "accumulation", "recompute")
         return {n: value for n in names if (value := getattr(self, n)) is not None}
 
@@ -168,7 +168,7 @@ class Levels(Budget):
         return tuple(assigned[c] for c in range(num_clients))
 
     def over(self, full_top_k: int) -> list[Fault]:
-        """What asks for more experts than the model's K."""
+        """Return a fault for each tier that activates more experts than the model's K."""
         said = f"is over the model's top_k of {full_top_k}"
         return [
             Fault(f"budget.tiers.{name}.top_k", f"{tier.top_k} {said}")

@@ -1,4 +1,4 @@
-"""What a real step takes: its peak memory above the loaded model, and its seconds."""
+"""Measurement of a real step: its peak memory above the loaded model, and its seconds."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Sample:
     peak_bytes: int
     """Above the loaded model."""
     seconds: float
-    """Of a step, the median: the processor's own where it computes on one thread, so that
+    """The median of a step: processor time where it computes on one thread, so that
     other programs beside it do not count; else of the clock."""
     wall_seconds: float
-    """Of the clock."""
+    """Seconds on the clock."""
 
 
 def measure(

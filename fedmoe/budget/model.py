@@ -28,7 +28,7 @@ BLOCK_ROWS = 1024
 
 @dataclass(frozen=True)
 class Constants:
-    """What a machine adds to arithmetic; the defaults add nothing but what is said here."""
+    """Constants of a machine beside arithmetic; the defaults add nothing beyond it."""
 
     fixed_bytes: float = 0.0
     """Taken by any step: library buffers, the allocator's reserve."""
@@ -37,7 +37,7 @@ class Constants:
     was freed in between, and is too scattered to be used again."""
     seconds_per_flop: float = 1e-12
     seconds_per_step: float = 0.0
-    """Of any micro-batch, however small: calls, and reading weights."""
+    """Seconds of any micro-batch, however small: calls, and reading weights."""
     seconds_per_offloaded_byte: float = 0.0
     """To bring frozen weights from where they lie; with 0 they come as fast as memory's."""
     seconds_per_restored: Mapping[Frozen, float] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Memory:
     saved: float
     """Activations that backward needs."""
     working: float
-    """Of the logits, or of the layer in work: the larger, for they do not exist together."""
+    """Bytes of the logits, or of the layer at work: the larger, as they do not exist together."""
     slack: float
     """Held by the allocator beside all that."""
     fixed: float
@@ -146,7 +146,7 @@ def _outside_bytes(shape: Shape, setting: Setting) -> float:
 
 
 def _outside_working(shape: Shape, setting: Setting) -> float:
-    """What a layer works with outside its experts, where a dry run told."""
+    """Return the working memory of a layer outside its experts, if a dry run measured it."""
     return (
         shape.saved.outside_bytes(setting.tokens, setting.length)
         if shape.saved is not None
@@ -173,7 +173,7 @@ def _experts_per_token(shape: Shape, setting: Setting) -> float:
 
 
 def _layer_bytes(shape: Shape, setting: Setting) -> float:
-    """What a sparse layer's backward works with: rows of tokens, and gradients of its factors."""
+    """Return the working memory of a sparse layer's backward: rows and gradients of factors."""
     s, e = shape, shape.element_bytes
     rows = setting.tokens * setting.top_k
     rows = rows if s.on_gpu else min(rows, BLOCK_ROWS)

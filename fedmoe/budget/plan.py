@@ -27,7 +27,7 @@ SHARE = 0.9
 SMALLER: tuple[tuple[Frozen, str], ...] = (("int8", "int8"), ("int4", "4 bits"))
 """Forms of the frozen experts, largest first, and what reasons call them."""
 SHARES = (0.75, 0.5, 0.25)
-"""Of the experts of a layer, what a subset keeps; never fewer than the model's K."""
+"""Shares of a layer's experts that a subset may keep; never fewer than the model's K."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a client does with its machine."""
+    """A client's plan for its machine."""
 
     options: tuple[Option, ...]
     """Every k from 1 to K, with the micro-batch, recomputation and form of the frozen experts that
@@ -191,7 +191,7 @@ def _by_time(
     most_top_k: int | None,
     reasons: tuple[str, ...],
 ) -> Plan:
-    """Of the options, of which the first fits into memory, the largest that is in time."""
+    """Return the largest option that is in time; the first of them fits into memory."""
     top = min(most_top_k or len(found), len(found))
     fits = max(k for k, needed in enumerate(need, 1) if needed <= most)
     in_time = [o.top_k for o in found if deadline is None or o.seconds <= deadline]

@@ -1,4 +1,4 @@
-"""What a machine has to offer: memory that is free in truth, processors, disk, link."""
+"""A machine's free memory, processors, disk and link."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fedmoe.system.machine import main_memory, num_threads
 
 HOST = "this machine"
 GPU_RUNTIME_BYTES = 650 * 10**6
-"""What CUDA itself takes of a GPU, as measured on an H100 (CUDA 13)."""
+"""Bytes that CUDA itself takes of a GPU, as measured on an H100 (CUDA 13)."""
 PROCESS_BYTES = 500 * 10**6
-"""What Python and its libraries take in a process that computes on a processor: assumed."""
+"""Bytes that Python and its libraries take in a process on a processor: assumed."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Link:
 
 @dataclass(frozen=True)
 class Machine:
-    """What training could use."""
+    """The resources that training could use."""
 
     label: str
     free_bytes: int
-    """Of the memory that it computes in: a GPU's, or main memory."""
+    """Bytes of the memory that it computes in: a GPU's, or main memory."""
     total_bytes: int
     on_gpu: bool
     threads: int
@@ -80,7 +80,7 @@ class Machine:
 def probe(
     device: torch.device, link: Link | None = None, folder: Path | str = ".", root: Path = ROOT
 ) -> Machine:
-    """What this machine has free now, on a GPU or in main memory.
+    """Return the resources that are free now, on a GPU or in main memory.
 
     All is measured but the link, which is the operator's word (`budget.downlink_bytes_per_second`
     and `uplink_bytes_per_second`, in a node's own overrides). A node cannot measure it: Flower

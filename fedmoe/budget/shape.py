@@ -30,7 +30,7 @@ class Shape:
     """The most experts a token can be given: the model's K."""
     hidden: int
     width: int
-    """Of one expert."""
+    """The width of one expert."""
     vocabulary: int
     rank: int
     query: int
@@ -38,10 +38,10 @@ class Shape:
     key: int
     """The same of its keys, and of its values."""
     norms_queries: bool
-    """Whether queries and keys have norms of their own, as in OLMoE and Qwen3."""
+    """True if queries and keys have norms of their own, as in OLMoE and Qwen3."""
     adapts_attention: bool
     element_bytes: int
-    """Of one frozen weight, and of one activation."""
+    """Bytes of one frozen weight, and of one activation."""
     weight_bytes: int
     """All frozen weights."""
     adapter: int
@@ -56,17 +56,17 @@ class Shape:
     expert_lora: int
     on_gpu: bool = False
     saved: Saved | None = None
-    """What backward needs outside experts and LoRA, where a dry run told; else it is counted."""
+    """Memory of backward outside experts and LoRA, if a dry run measured it; else it is counted."""
     num_linears: int = 0
     """Linear layers outside the experts that have LoRA."""
     counted: bool = True
-    """Whether one of the two is known to be right for models of this type."""
+    """True if one of the two is known to be right for models of this type."""
     transposed: bool = False
-    """Whether experts are kept as (in, out), which rows follow that share a scale."""
+    """True if experts are kept as (in, out), which rows follow that share a scale."""
     weighs_input: bool = False
-    """Whether each choice of an expert has an input of its own."""
+    """True if each choice of an expert has an input of its own."""
     gated: bool = True
-    """Whether half of what an expert's first weight puts out gates the other."""
+    """True if half of what an expert's first weight puts out gates the other."""
 
     def experts_bytes(self, frozen: Frozen, subset: Subset | None = None) -> int:
         """All frozen experts in a form, scales included; or those that a subset needs."""
@@ -79,7 +79,7 @@ class Shape:
 
     @property
     def up(self) -> int:
-        """What an expert's first weight puts out."""
+        """Return the output width of an expert's first weight."""
         return 2 * self.width if self.gated else self.width
 
     @property
@@ -100,7 +100,7 @@ def num_held(num_experts: int, subset: Subset | None) -> int:
 
 @dataclass(frozen=True)
 class Setting:
-    """How one micro-batch is trained on."""
+    """The setting in which one micro-batch is trained on."""
 
     top_k: int
     batch_size: int
@@ -178,7 +178,7 @@ def frozen_bytes(model: AdaptedModel) -> int:
 
 
 def _out(linear: nn.Module | None, hidden: int) -> int:
-    """What comes out of a projection; as wide as the model where there is none of the name."""
+    """Return a projection's output width; the model's where there is none of the name."""
     return int(getattr(linear, "base", linear).out_features) if linear is not None else hidden  # pyright: ignore
 
 

@@ -46,17 +46,15 @@ def run(
       fedmoe run my.yaml --resume auto
     """
     from fedmoe.config import load_experiment
+    from fedmoe.federation import run
     from fedmoe.progress.table import LiveTable
-    from fedmoe.runs.session import run
 
-    arguments.one_thread()
     arguments.end_like_ctrl_c()
     experiment = load_experiment(config, [*overrides, *([f"faults={faults}"] if faults else [])])
     rounds, workers = experiment.rounds, experiment.simulation.workers
     display = LiveTable(num_rounds=rounds, workers=workers, quiet=quiet, json=json)
-    folder = run(experiment, display, resume=resume)
+    results = run(experiment, resume=resume, display=display)
     if json:
-        print(json_text.dumps({"kind": "folder", "folder": str(folder)}))
+        print(json_text.dumps({"kind": "folder", "folder": str(results.folder)}))
     else:
-        report = folder / "report.html"
-        print(report if report.exists() else folder / "summary.md")
+        print(results.report if results.report.exists() else results.folder / "summary.md")

@@ -20,7 +20,7 @@ from fedmoe.progress.view import LiveView, plain_table
 from fedmoe.report.units import percent_text, seconds_text
 from fedmoe.rounds import ServerState
 from fedmoe.runs.display import Display
-from fedmoe.runs.workers import Replaced
+from fedmoe.system.workforce import Replaced
 
 STYLES = {"running": "cyan", "done": "green", "waiting": "dim"}
 
@@ -32,7 +32,7 @@ class ComparisonProgress:
     runs: Sequence[PlannedRun]
     clock: Callable[[], float]
     scores: Mapping[int, float] = field(default_factory=dict)
-    """Of finished runs, by their place in `runs`."""
+    """Scores of finished runs, by their place in `runs`."""
     current: int | None = None
     """The place of the current run."""
     round: int = 0
@@ -41,7 +41,7 @@ class ComparisonProgress:
     """When it began."""
     phase: str = "starting"
     seconds: float = 0.0
-    """Of all finished runs."""
+    """Totals of all finished runs."""
 
     @property
     def seconds_left(self) -> float | None:

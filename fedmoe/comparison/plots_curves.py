@@ -23,7 +23,7 @@ LOGARITHMIC = 20.0
 """Ratio of the largest to the smallest cost from which the axis is logarithmic."""
 
 UNITS = {"bytes both ways": "B", "training work": "FLOP"}
-"""Of axes whose neighbouring ticks would read the same with one decimal."""
+"""Ticks of axes whose neighbours would read the same with one decimal."""
 
 
 def score_against(case: Case, cost: Cost) -> Figure | None:

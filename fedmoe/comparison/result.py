@@ -24,13 +24,13 @@ class Spent:
     bytes_up: float = 0.0
     bytes_down: float = 0.0
     flops: float = 0.0
-    """Of local training."""
+    """FLOPs of local training."""
     client_seconds: float = 0.0
     """Sum of the clients' own training times."""
     wall_seconds: float = 0.0
-    """Of the rounds, on the machine that simulated them."""
+    """Seconds of the rounds, on the machine that simulated them."""
     virtual_seconds: float | None = None
-    """Of the rounds, on the clients' virtual devices; None without such devices."""
+    """Seconds of the rounds on the clients' virtual devices; None without such devices."""
 
     @property
     def bytes(self) -> float:

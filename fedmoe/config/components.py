@@ -29,11 +29,11 @@ class Chosen:
     mark: Open
     value: Any
     default: Any
-    """What stands there when the configuration is silent."""
+    """The component when the configuration names none."""
 
     @property
     def foreign(self) -> bool:
-        """Whether it is code from outside fedmoe."""
+        """Return whether it is code from outside fedmoe."""
         return type(self.value) not in self.mark.members
 
     @property
@@ -43,7 +43,7 @@ class Chosen:
 
     @property
     def version(self) -> str:
-        """Which code a foreign one is; empty where that cannot be told, and for built-in ones."""
+        """Return a digest of foreign code; empty without any that can be read."""
         return version_of(self.mark.group, self.name) if self.foreign else ""
 
     @property

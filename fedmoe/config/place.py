@@ -22,7 +22,7 @@ class Place:
     kind: Any
     default: Any = PydanticUndefined
     imports: Imports = ANYWHERE
-    """What the names of components may import."""
+    """The imports that names of components are allowed."""
 
     def section(self, tree: Any) -> type | None:
         """Return the section class that `tree` fills, None where that is open or none fits.

@@ -29,7 +29,7 @@ from fedmoe.training.settings import Training
 
 @section
 class Simulation:
-    """How a simulation uses this machine; nothing here changes a bit of the result."""
+    """A simulation's use of this machine; nothing here changes the result."""
 
     workers: Annotated[int, Field(ge=1)] = 1
     """Processes that train clients side by side, one thread each; 1 trains in this process, and
@@ -44,7 +44,7 @@ class Simulation:
 
 @section
 class Admission:
-    """What the server takes from a client, beside what no honest client can send."""
+    """Limits on what the server accepts from a client, beside those of an honest one."""
 
     most_examples: Annotated[int, Field(ge=1)] = 1_000_000
     """Examples that a client may claim to hold; they weigh its update. An update of more is
@@ -70,18 +70,18 @@ class Experiment:
     adapter: AdapterSettings = AdapterSettings()
     rescaling: Annotated[Rescaling, RESCALINGS] = NoRescaling()
     gating: Gating = TopKGating()
-    """How tokens and experts choose each other within a budget's k; routers take a softmax."""
+    """The rule by which tokens and experts choose each other within a budget's k (softmax)."""
     data: Annotated[Dataset, DATASETS] = HomeAssistant()
     text: TextSettings = TextSettings()
     partition: Annotated[Partition, PARTITIONS] = Natural()
     budget: Annotated[Budget, BUDGETS] = Levels()
     training: Training = Training()
     losses: RouterLosses = RouterLosses()
-    """What is added to the loss for routing's sake; nothing by default."""
+    """Additions to the loss for routing's sake; none by default."""
     aggregation: Aggregation = Flame()
     server_optimizer: Annotated[ServerOptimizer, SERVER_OPTIMIZERS] = NoOptimizer()
     upload: Annotated[Compression, COMPRESSIONS] = NoCompression()
-    """How clients write down the values of their updates."""
+    """The format of the values in clients' updates."""
     admission: Admission = Admission()
     evaluation: EvaluationSettings = EvaluationSettings()
     devices: dict[str, Annotated[Device, OwnFile()]] = Field(default_factory=dict)
@@ -89,7 +89,7 @@ class Experiment:
     has a clock of its own. Omit it to simulate none."""
     simulation: Simulation = Simulation()
     faults: str = ""
-    """What goes wrong on purpose, as a rehearsal, as `fedmoe run --faults` takes it:
+    """Faults to inject, as a rehearsal, as `fedmoe run --faults` takes them:
     `drop=.1,slow=3x,corrupt=.01,nan=.02,kill-client=.05,kill-server@3`."""
 
     def availability(self, tier: str) -> float:

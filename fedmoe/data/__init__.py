@@ -34,7 +34,7 @@ DATASETS = Open(
     Dataset,
     (HomeAssistant, ReasoningGym, LocalFiles, HuggingFace, Digits, Memory),
 )
-"""What `data` in a configuration may name."""
+"""Components that `data` in a configuration may name."""
 
 __all__ = [
     "DATASETS",

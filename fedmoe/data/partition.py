@@ -162,7 +162,7 @@ class Quantity(Partition):
 PARTITIONS = Open(
     "fedmoe.partitions", Partition, (Natural, Iid, Dirichlet, Shards, Quantity, Given)
 )
-"""What `partition` in a configuration may name."""
+"""Components that `partition` in a configuration may name."""
 
 
 def partition(config: Partition, labels: Sequence[str], seed: int) -> tuple[np.ndarray, ...]:

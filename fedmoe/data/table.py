@@ -22,7 +22,7 @@ class Table(Dataset):
     label: str = ""
     """Column to partition by, such as category. Empty: all rows are alike."""
     verify: Literal["exact", "likelihood"] = "exact"
-    """What a score is: whether the free-running answer is the response but for spacing, or, where
+    """The score: whether the free-running answer is the response but for spacing, or, where
     many answers are right, how likely the model finds the response: exp(-loss), in 0 to 1."""
     test_share: Share = 0.15
     """Share of the prompts that are held out for testing."""

@@ -16,23 +16,23 @@ from fedmoe.errors import DataError
 from fedmoe.section import section
 
 PROMPT = "Q: {prompt}\nA:"
-"""How a prompt is worded for the model; the response follows after one space."""
+"""The wording of a prompt for the model; the response follows after one space."""
 BUCKET_BATCHES = 8
 """Batches that are sorted by length together: less padding, still a random order."""
 
 
 @section
 class TextSettings:
-    """How long an example may be."""
+    """Limits on the length of an example."""
 
     max_length: Annotated[int, Field(ge=8)] = 512
     """Tokens of prompt and response together."""
     too_long: Literal["refuse", "drop"] = "refuse"
-    """What happens to longer examples."""
+    """The treatment of longer examples."""
 
 
 class Tokenizer(Protocol):
-    """What is used of a Hugging Face tokenizer."""
+    """The part of a Hugging Face tokenizer that is used here."""
 
     eos_token_id: int
     pad_token_id: int
@@ -76,7 +76,7 @@ class Batch:
 
 
 Frame = Callable[[Sequence[Example], Any], list[Tokens]]
-"""How examples become ids, with a tokenizer."""
+"""Turns examples into ids, with a tokenizer."""
 
 
 def one_text(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]:

@@ -1,4 +1,4 @@
-"""Who takes part in a deployment: the server's address, and every client's name and tier."""
+"""The participants of a deployment: the server's address, and every client's name and tier."""
 
 from __future__ import annotations
 

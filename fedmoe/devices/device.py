@@ -1,4 +1,4 @@
-"""What a client's device can do."""
+"""The capabilities of a client's device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Device:
     """A machine that clients of a tier are taken to run on."""
 
     label: str = ""
-    """What tables and plots call it."""
+    """Its name in tables and plots."""
     peak_flops: Positive
     """FLOP/s that the maker states, dense, in the number format it would train in."""
     utilisation: Annotated[float, Field(gt=0, le=1)] = 0.3

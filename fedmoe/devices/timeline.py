@@ -1,4 +1,4 @@
-"""Who arrives when, and how stale, where the server waits for no round: buffered asynchrony."""
+"""Arrivals and their staleness where the server waits for no round: buffered asynchrony."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Arrival:
     staleness: int
     """Server updates since the job started."""
     fills_buffer: bool
-    """Whether the server makes an update with it, and with those since the last."""
+    """True if the server makes an update with it, and with those since the last."""
 
 
 def timeline(

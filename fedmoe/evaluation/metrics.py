@@ -24,7 +24,7 @@ class ExactMatch(Component):
 
 
 METRICS = Open("fedmoe.metrics", Callable, (ExactMatch,), server_only=True)
-"""What `evaluation.metric` in a configuration may name."""
+"""Components that `evaluation.metric` in a configuration may name."""
 
 
 def checked(metric: Metric, what: str = "evaluation.metric") -> Metric:

@@ -44,7 +44,7 @@ class RunResults:
 
     @property
     def complete(self) -> bool:
-        """Whether the run reached its end."""
+        """Return whether the run reached its end."""
         return self._run.complete
 
     @property

@@ -28,7 +28,7 @@ from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import WireError
 from fedmoe.messages.compression import Compression, NoCompression
 from fedmoe.messages.compression.parts import all_parts, carried, gather, num_values, scatter
-from fedmoe.messages.records import CLIENT_FIELDS, Failure, Message, Task, Update
+from fedmoe.messages.records import CLIENT_FIELDS, Message, Task, Update
 from fedmoe.messages.validation import (
     LIMITS,
     Limits,
@@ -37,8 +37,6 @@ from fedmoe.messages.validation import (
     check_scalars,
     check_values,
 )
-
-__all__ = ["Failure", "Message", "Task", "Update"]
 
 MOST_SCALAR_BYTES = 512
 """Bound on the scalars of a message without own metrics, unless a tier has a very long name."""

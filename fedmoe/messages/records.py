@@ -39,10 +39,10 @@ class Field:
     most: float = math.inf
     """An update with a value outside the bounds is refused."""
     live: Literal["value", "per second"] | None = "value"
-    """How live tables and logs show it; trackers then get it, too. Ledger and JSON have them all.
+    """Its form in live tables and logs; trackers then get it, too. Ledger and JSON have them all.
     """
     over_rounds: Literal["first", "last", "sum", "largest"] | None = None
-    """How the report sums up a client's rounds; None leaves the column out."""
+    """The summary over a client's rounds in the report; None leaves the column out."""
     name: str = ""
     type: type[Number] = float
 
@@ -168,7 +168,7 @@ class Message:
     buffer: bytes | memoryview
     """Values of an update are read in place if it is writable, else from a copy."""
     crc32: int | None = None
-    """Of both, for a message that crosses a network; see `codec.sealed`."""
+    """Checksum of both, for a message that crosses a network; see `codec.sealed`."""
 
     @property
     def num_bytes(self) -> int:

@@ -47,7 +47,7 @@ class Limits:
     most_experts: int | None = None
     """Experts of a layer that tokens can have reached, if a client keeps a subset of them."""
     merges: bool = False
-    """Whether one expert stands for those left out: an update then counts the choices it got, and
+    """True if one expert stands for those left out: an update then counts the choices it got, and
     they are part of the k."""
 
 

@@ -1,8 +1,8 @@
 """The private parts of torch and transformers that models need; each may go with any release.
 
 torch 2.13: fake tensors and dispatch modes are documented, in modules whose names begin with an
-underscore. transformers 5.23: the default gate of an experts module, and the function that looks
-for packed sequences, which cannot see that a fake sequence is no packing of several.
+underscore. transformers 5.23: the default gate of an experts module; the way from a config to a
+model of a given class; and the search for packed sequences, which takes a fake one for several.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ def own_gate(experts: nn.Module) -> Callable[[Tensor], Tensor] | None:
 def map_tensors(model: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
     """Replace the data of every parameter and buffer of `model` by what `function` returns."""
     model._apply(function)
+
+
+def from_config(kind: Any, config: Any, **options: Any) -> nn.Module:
+    """Return a model of a class that no `Auto` class of transformers knows, of random weights."""
+    return kind._from_config(config, **options)
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from torch import Tensor
 from fedmoe.models.memory.stored import Stored, Transposed
 
 BLOCK_ROWS = 1024
-"""Rows computed at once on a CPU: temporaries stay small, and in its cache."""
+"""Rows computed at once on a CPU: temporaries stay small, and in its cache. Results of another
+number agree within rounding, and bitwise only on some processors."""
 GROUPED_ROWS = 64
 """Mean rows per expert below which one grouped product beats a loop on a CPU."""
 GROUPED_BYTES = 16

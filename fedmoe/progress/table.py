@@ -18,8 +18,9 @@ from fedmoe.report.fields import live_cells, live_headings
 from fedmoe.report.units import number_text, percent_text, seconds_text
 from fedmoe.rounds import ServerState
 from fedmoe.runs.display import Display
-from fedmoe.runs.workers import Injected, Replaced
+from fedmoe.runs.workers import Injected
 from fedmoe.system.json_text import json_text
+from fedmoe.system.workforce import Replaced
 
 MOST_ROWS = 20
 """Clients shown at once."""

@@ -1,8 +1,9 @@
-"""All plots of a report: their file names, captions, and the functions that draw them."""
+"""All plots of a report by file name; the sentence below a plot is its function's docstring."""
 
 from __future__ import annotations
 
 import base64
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,47 +16,18 @@ if TYPE_CHECKING:
 
     from fedmoe.report.run import Run
 
-Draw = Callable[["Run"], "Figure | None"]
-
-PLOTS: dict[str, tuple[str, Draw]] = {
-    "score-per-round": (
-        "Score of the global adapter on validation data, at each tier's number of experts k.",
-        plots_scores.score_per_round,
-    ),
-    "score-over-time": (
-        "The same score against virtual time: each round lasts as long as its slowest client.",
-        plots_scores.score_over_time,
-    ),
-    "virtual-time": (
-        "Where the virtual time of a mean client's round goes, and how long it waits for others.",
-        plots_costs.virtual_time,
-    ),
-    "loss-per-round": (
-        "Loss of the global adapter on validation data, at each tier's number of experts k.",
-        plots_scores.loss_per_round,
-    ),
-    "test-scores": (
-        "Score on test data in percent, without an adapter and with the last one.",
-        plots_scores.test_scores,
-    ),
-    "client-losses": (
-        "Each client's loss on its own data, before and after all its local training.",
-        plots_scores.client_losses,
-    ),
-    "tier-costs": (
-        "One client of each tier: bytes both ways in a round; work and time of training.",
-        plots_costs.tier_costs,
-    ),
-    "expert-load": (
-        "Tokens routed to each expert in all local training, relative to an equal share.",
-        plots_experts.expert_load,
-    ),
-    "client-expert-load": (
-        "The same for each client (for each tier in runs of many clients).",
-        plots_experts.client_expert_load,
-    ),
+PLOTS: dict[str, Callable[[Run], Figure | None]] = {
+    "score-per-round": plots_scores.score_per_round,
+    "score-over-time": plots_scores.score_over_time,
+    "virtual-time": plots_costs.virtual_time,
+    "loss-per-round": plots_scores.loss_per_round,
+    "test-scores": plots_scores.test_scores,
+    "client-losses": plots_scores.client_losses,
+    "tier-costs": plots_costs.tier_costs,
+    "expert-load": plots_experts.expert_load,
+    "client-expert-load": plots_experts.client_expert_load,
 }
-"""By file name: the sentence below the plot, and a function that returns None without data."""
+"""Functions that return None where a run has no data for them."""
 
 
 @dataclass(frozen=True)
@@ -74,5 +46,9 @@ class Picture:
 
 def draw_plots(run: Run) -> list[Picture]:
     """Return a picture of every plot that the run has data for."""
-    drawn = {name: (caption, draw(run)) for name, (caption, draw) in PLOTS.items()}
-    return [Picture(name, text, png(found)) for name, (text, found) in drawn.items() if found]
+    pictures = []
+    for name, draw in PLOTS.items():
+        if figure := draw(run):
+            caption = (inspect.getdoc(draw) or name).partition("\n")[0]
+            pictures.append(Picture(name, caption, png(figure)))
+    return pictures

@@ -25,7 +25,7 @@ PARTS = {
 
 
 def tier_costs(run: Run) -> Figure:
-    """Draw three panels with a bar per tier; work and time are per token, as data differ."""
+    """One client of each tier: bytes both ways in a round; work and time of training."""
     panels: list[tuple[str, list[float | None], Callable[[float], str]]] = [
         ("one round", [float(t.bytes_down + t.bytes_up) for t in run.tiers], bytes_text),
         ("one token", [t.train_flops_per_token for t in run.tiers], flops_text),
@@ -58,7 +58,7 @@ def seconds_per_token(run: Run, tier: TierCost) -> float | None:
 
 
 def virtual_time(run: Run) -> Figure | None:
-    """Draw a bar per tier: the mean virtual seconds of its client rounds, stacked by part."""
+    """Parts of a mean client's virtual round, its waiting for others among them."""
     split = {tier: means for tier in run.tiers if (means := mean_parts(run, tier))}
     if not split:
         return None

@@ -24,7 +24,7 @@ MOST_NUMBERS = 130
 
 
 def expert_load(run: Run) -> Figure | None:
-    """Draw layer by expert, over all clients and rounds."""
+    """Tokens routed to each expert in all local training, relative to an equal share."""
     if run.by_client is None:
         return None
     load = relative_shares(run.by_client.sum(0))
@@ -45,7 +45,7 @@ def expert_load(run: Run) -> Figure | None:
 
 
 def client_expert_load(run: Run) -> Figure | None:
-    """Draw a small map per client, by tier; per tier where clients are many."""
+    """Tokens routed to each expert by each client, or by each tier in runs of many clients."""
     return load_maps(_client_maps(run), 4, row_inches=0.95)
 
 

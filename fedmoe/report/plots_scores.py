@@ -19,17 +19,17 @@ MOST_ROWS = 40
 
 
 def loss_per_round(run: Run) -> Figure | None:
-    """Draw validation loss against rounds, a line per tier."""
+    """Loss of the global adapter on validation data, at each tier's number of experts k."""
     return _per_round(run, "loss", "Validation loss per token")
 
 
 def score_per_round(run: Run) -> Figure | None:
-    """Draw validation score against rounds, a line per tier."""
+    """Score of the global adapter on validation data, at each tier's number of experts k."""
     return _per_round(run, "score", f"Validation {run.score_name}")
 
 
 def score_over_time(run: Run) -> Figure | None:
-    """Draw validation score against the fleet's virtual clock, a line per tier."""
+    """Validation score against virtual time: each round lasts as long as its slowest client."""
     title = f"Validation {run.score_name} against virtual time"
     return _per_round(run, "score", title, virtual=True) if run.virtual_clock else None
 
@@ -86,7 +86,7 @@ def _label_ends(axes: Axes, run: Run, value: str, colours: dict[str, figures.Col
 
 
 def test_scores(run: Run) -> Figure | None:
-    """Draw a tier's test scores: the base model, and the adapter after the last tested round."""
+    """Score on test data in percent, without an adapter and with the last one."""
     pairs = {tier: run.curve("test", tier.name) for tier in run.tiers}
     if not any(point["round"] for points in pairs.values() for point in points):
         return None
@@ -110,7 +110,7 @@ def test_scores(run: Run) -> Figure | None:
 
 
 def client_losses(run: Run) -> Figure | None:
-    """Draw each client's local loss before its first round and after its last."""
+    """Each client's loss on its own data, before and after all its local training."""
     rows = _loss_rows(run)
     if not rows:
         return None

@@ -31,7 +31,7 @@ class TierCost:
     device: Device | None = None
     """The virtual device of its clients, if the run gave them any."""
     memory_options: str = ""
-    """How its frozen experts are stored with less memory, in words."""
+    """Its memory options for frozen experts, in words."""
     expert_bytes: int = 0
     """Bytes of its frozen experts on a client."""
     full_expert_bytes: int = 0
@@ -54,7 +54,7 @@ class Run:
     faults: list[Record]
     """Faults injected into client rounds."""
     num_resumed: int
-    """How often the run was resumed."""
+    """Number of times the run was resumed."""
     by_client: np.ndarray | None
     """int64 (clients, layers, experts): routed tokens."""
     num_examples: dict[int, int]

@@ -34,7 +34,7 @@ class Checkpoint:
     by_client: Tensor
     """int64 (clients, layers, experts)."""
     about: dict[str, Any] = field(default_factory=dict)
-    """What else a resumed run must know: numbers and text that JSON can hold."""
+    """Everything else that a resumed run must know: numbers and text that JSON can hold."""
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

@@ -1,4 +1,4 @@
-"""What a client keeps between rounds: one flat buffer per name, in a file per round.
+"""A client's state between rounds: one flat buffer per name, in a file per round.
 
 `<folder>/client-<c>/<name>/round-<t>.safetensors`. Round t reads the newest file from before t, so
 that a repeated round reads what it read the first time, in whichever process. A damaged file is

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the server knows of clients' data: numbers and digests, no rows."""
+    """The server's knowledge of clients' data: numbers and digests, no rows."""
 
     lengths: tuple[tuple[int, ...], ...]
     """By client: the tokens of each of its examples."""

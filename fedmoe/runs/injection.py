@@ -106,7 +106,7 @@ class Faulty:
     def _damaged(
         self, task: Task, update: Update, strike: Literal["corrupt", "nan"]
     ) -> Update | Failure:
-        """What the door makes of a damaged update."""
+        """Return the result of validating a damaged update."""
         e = self.server.setup.experiment
         rng = numpy_rng(e.seed, "faults", task.round, task.client, strike)
         answer: Update | Failure

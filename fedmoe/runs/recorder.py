@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from fedmoe.messages.records import Task, Update
     from fedmoe.rounds import ServerState
     from fedmoe.runs.server_side import ServerSide
-    from fedmoe.runs.workers import Injected, Replaced, Schedule
+    from fedmoe.runs.workers import Injected, Schedule
+    from fedmoe.system.workforce import Replaced
 
 OF_TIER = (
     "top_k",

@@ -48,7 +48,7 @@ class Found:
     checkpoint: Checkpoint | None = None
     """Where it resumes; None for one that begins."""
     ended: bool = False
-    """Whether nothing is left to do but the report."""
+    """True if nothing is left to do but the report."""
 
 
 @contextmanager

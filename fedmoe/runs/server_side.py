@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fedmoe.runs.setup import Setup
 
 MARGIN = 10.0
-"""How many times as far as training can move a value the server accepts."""
+"""Factor on the largest move of a value in training that the server accepts."""
 MOST_SCORED = 4
 """Clients of a tier whose mean score is the tier's, where each has experts of its own."""
 

@@ -233,7 +233,7 @@ class Evaluator(Observer):
         self.display.evaluated(results)
 
     def _jobs(self, state: ServerState, split: str) -> Iterator[tuple[Message, str]]:
-        """What a tier's clients would be sent for the next round, and the set to score it on.
+        """Yield what a tier's clients would be sent for the next round, and the split to score.
 
         One job a tier, or one a client where each has a part of its own.
         """

@@ -1,4 +1,4 @@
-"""What both sides of a run share: the model, the tiers and the strategy's layouts."""
+"""The part of a run that both sides share: the model, the tiers and the strategy's layouts."""
 
 from __future__ import annotations
 

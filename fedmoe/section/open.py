@@ -32,13 +32,13 @@ class Open:
     """
 
     group: str
-    """Of entry points."""
+    """The group of entry points."""
     base: Any
     """The class that all components of the field derive from; `Callable` for functions."""
     members: tuple[type, ...] = ()
     """The built-in ones, sections with a name each."""
     server_only: bool = False
-    """Whether clients need none of it: then they are told the field's default."""
+    """True if clients need none of it: then they are told the field's default."""
 
     @property
     def names(self) -> dict[str, type]:
@@ -67,7 +67,7 @@ class Open:
 
     @property
     def expected(self) -> str:
-        """What the field takes, in words."""
+        """Return what the field takes, in words."""
         if isinstance(self.base, type) and self.base is not Callable:
             return f"{self.base.__module__}.{self.base.__qualname__}"
         return "function or object that can be called"

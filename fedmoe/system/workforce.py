@@ -63,7 +63,7 @@ class Lost:
 
     reason: str
     ended_by: str
-    """How the last of them ended: `SIGKILL`, `SIGKILL after 60 s`, or `exit code 1`."""
+    """The end of the last of them: `SIGKILL`, `SIGKILL after 60 s`, or `exit code 1`."""
     ended: float
     """By the monotonic clock."""
 

@@ -1,4 +1,4 @@
-"""Which experts a client's own data activate: routed tokens in a forward pass of a few examples."""
+"""The experts that a client's own data activate: routed tokens in a forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How alike experts are: linear CKA between their answers to the same tokens."""
+"""Similarity of experts: linear CKA between their outputs for the same tokens."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class RunState:
     facts: tuple[tuple[str, str], ...]
     """The most important settings and totals as names and values, as in the report."""
     advice: str | None
-    """How to resume a silent run."""
+    """Advice on resuming a silent run."""
 
     @property
     def without_clock(self) -> Self:

@@ -1,4 +1,4 @@
-"""How figures are taken: variants in turns within one process, medians, ratios.
+"""Measurement of figures: variants in turns within one process, medians, ratios.
 
 A busy machine slows all variants alike, so a ratio of neighbours in time can be trusted where a
 time cannot. (`torch.utils.benchmark` repeats one statement at a time, and warms up before each.)
@@ -54,7 +54,7 @@ class Row:
     wanted: str = ""
     """The bar, e.g. `at least 20x`; empty where there is none."""
     met: bool | None = None
-    """Whether the bar is met; None where there is none."""
+    """True if the bar is met; None where there is none."""
     note: str = ""
     """The peer's version, or what limits the figure."""
 

@@ -1,4 +1,4 @@
-"""How memory is measured: of arrays, of tensors, of a process and its descendants."""
+"""Measurement of memory: of arrays, of tensors, of a process and its descendants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each strategy's aggregation costs at the shape of OLMoE-1B-7B, one layer at a time."""
+"""The cost of each strategy's aggregation at the shape of OLMoE-1B-7B, one layer at a time."""
 
 from __future__ import annotations
 

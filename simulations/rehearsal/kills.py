@@ -1,4 +1,4 @@
-"""Who is killed at which moment of a run, and how a run's ledger tells the moment."""
+"""The kills of a rehearsal: who, at which moment, and how a run's ledger tells the moment."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Service:
 
     @property
     def died(self) -> bool:
-        """Whether its main process has ended by itself, or by a kill."""
+        """Return whether its main process has ended by itself, or by a kill."""
         return self.process is not None and self.process.poll() is not None
 
     def environment(self) -> dict[str, str]:

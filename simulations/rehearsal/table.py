@@ -1,4 +1,4 @@
-"""What came of each kill, by comparison with an undisturbed run."""
+"""The outcome of each kill, by comparison with an undisturbed run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ bit for bit, and in the ledger all that clients reported and all scores.
 
 @dataclass
 class Outcome:
-    """What came of one kill."""
+    """The outcome of one kill."""
 
     kill: Kill
     round: int
@@ -38,7 +38,7 @@ class Outcome:
     seconds: float | None = None
     """Until the run was further than at the kill; None if it never was."""
     submissions: int = 0
-    """How often the run had to be submitted again."""
+    """Number of times the run had to be submitted again."""
     skipped: str = ""
     """Why the process was not killed, if it was not."""
 

@@ -207,20 +207,14 @@ def test_every_case_has_a_section_and_the_search_a_table(tmp_path):
     assert "The same points." in page
 
 
-def test_anchors_do_not_compete_in_the_headline(tmp_path):
+def test_baselines_do_not_compete_in_the_headline(tmp_path):
     case = study(tmp_path, names=("base", "ideal")).cases[0]
     assert "ideal" in headline(case)
-
-    def of(kinds):
-        results = [
-            replace(r, settings={"aggregation.name": kinds[r.variant]}) for r in case.results
-        ]
-        return headline(replace(case, results=tuple(results)))
-
-    said = of({"base": "fedavg", "ideal": "full_budget"})
+    said = headline(replace(case, baselines=("ideal",)))
     assert "base" in said
     assert "ideal" not in said
-    assert of({"base": "zero_round", "ideal": "centralized"}).startswith("There are only baselines")
+    said = headline(replace(case, baselines=("base", "ideal")))
+    assert said.startswith("There are only baselines")
 
 
 def test_the_headline_does_not_claim_what_the_interval_does_not_show(tmp_path):

@@ -1,4 +1,4 @@
-"""What families' files say is what their models are; and what cannot be trained is refused."""
+"""Families' files agree with their models, and families that cannot be trained are refused."""
 
 import json
 import re

@@ -75,7 +75,7 @@ def test_losses_see_the_routers_own_logits_and_experts(kind, random_adapter):
 
 @pytest.mark.parametrize("loss", [load_balance, importance])
 def test_losses_on_even_loads_are_of_the_experts_that_can_be_chosen(loss):
-    """Where a subset drops the others the value is that of a model that has the few alone."""
+    """A subset that drops the others computes a model that has the few alone."""
     g = torch.Generator().manual_seed(0)
     few = torch.randn(50, 4, generator=g)
     many = torch.full((50, 16), -torch.inf)

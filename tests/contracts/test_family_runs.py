@@ -1,4 +1,4 @@
-"""Families in a whole: a federated run lowers each one's loss; `fedmoe models` lists sizes."""
+"""Whole families: a federated run lowers each one's loss; `fedmoe models` lists sizes."""
 
 import json
 import re
@@ -28,7 +28,7 @@ PUBLISHED = [kind for kind, family in FAMILIES.items() if family.sizes]
 
 @pytest.mark.parametrize("kind", slow_but(RUN_BY_DEFAULT, KINDS))
 def test_a_federated_run_of_two_rounds_lowers_the_loss(kind, tmp_path):
-    """Of every client, at full budget and at k = 1, before it trains a second time."""
+    """Every client's loss falls, at full budget and at k = 1, before it trains a second time."""
     family = FAMILIES[kind]
     sizes = {n: 4096 for n in ("vocab_size", "unpadded_vocab_size") if n in tiny_settings(family)}
     folder = save(tiny_family(family, **sizes), tmp_path / "base")

@@ -5,7 +5,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from fedmoe.runs.local.run import run
 from rich.console import Console
 
 from fedmoe.config import load_experiment
@@ -13,6 +12,7 @@ from fedmoe.progress.table import LiveTable
 from fedmoe.report import read_ledger
 from fedmoe.report.trackers import metrics_of
 from fedmoe.runs import client_side
+from fedmoe.runs.session import run
 
 
 @pytest.fixture

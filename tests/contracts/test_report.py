@@ -202,7 +202,7 @@ def test_only_the_ledger_is_needed(tmp_path):
 def test_many_clients_are_shown_per_tier(tmp_path):
     folder = make_run(tmp_path / "many", num_clients=60, num_rounds=1)
     run = read_run(folder)
-    figures = {name: draw(run) for name, (_, draw) in PLOTS.items()}
+    figures = {name: draw(run) for name, draw in PLOTS.items()}
     assert len(figures["client-losses"].axes[0].get_yticklabels()) == len(TIERS)
     titles = [axes.get_title(loc="left") for axes in figures["client-expert-load"].axes]
     assert titles[:2] == ["tiny k=1 (15)", "small k=2 (15)"]
@@ -246,7 +246,7 @@ def test_a_folder_without_a_run_is_the_users_mistake(tmp_path):
 
 def test_the_expert_map_shows_the_sum_over_clients(finished):
     run = read_run(finished)
-    figure = PLOTS["expert-load"][1](run)
+    figure = PLOTS["expert-load"](run)
     shown = figure.axes[0].images[0].get_array()
     total = run.by_client.sum(0)
     assert shown.shape == (LAYERS, EXPERTS)

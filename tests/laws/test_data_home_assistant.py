@@ -113,7 +113,7 @@ def test_tables_of_the_household_and_of_english_are_whole():
     ],
 )
 def test_examples_do_not_change_unnoticed(language, seed, digest):
-    """Of all splits; whoever changes words or templates changes these on purpose."""
+    """The digest covers all splits; a change of words or templates changes it on purpose."""
     found = hashlib.sha256()
     splits = HomeAssistant(languages=(language,)).load(seed)
     for e in (*splits.train, *splits.validation, *splits.test):

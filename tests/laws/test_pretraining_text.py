@@ -19,7 +19,7 @@ VERBS = ["".join(letters) for letters in product("fgp", "aeiou", "mnrst")]
 
 @pytest.mark.parametrize(("seed", "digest"), [(0, "8e7927b3d6dab3dd"), (1, "d5118f94276a2250")])
 def test_exercises_do_not_change_unnoticed(seed, digest):
-    """Whoever changes words or phrasings changes these on purpose."""
+    """A change of words or phrasings changes the digest on purpose."""
     documents = exercises(np.random.default_rng(seed), NOUNS, VERBS, 5000)
     assert hashlib.sha256("\0".join(documents).encode()).hexdigest()[:16] == digest
 

@@ -84,7 +84,7 @@ def test_a_round_counts_if_a_share_of_its_clients_answered_and_with_the_same_bit
         assert run(failing, quorum, listener).adapter.digest() == run(failing, 0).adapter.digest()
         assert listener.rounds == 2
         return
-    with pytest.raises(FedMoEError, match=f"round 2: {7 - len(failing)} of 7 clients gave"):
+    with pytest.raises(FedMoEError, match=f"round 2: {7 - len(failing)} of 7 clients sent"):
         run(failing, quorum, listener)
     assert listener.rounds == 1
 
@@ -105,7 +105,7 @@ def test_a_round_without_tasks_has_its_quorum():
 
 
 def test_the_refusal_names_the_first_reason_and_a_way_on():
-    with pytest.raises(FedMoEError, match=r"Resume the run .* lower `quorum`; .*: tired 3$"):
+    with pytest.raises(FedMoEError, match=r"Resume with .* lower `quorum`\. .*: tired 3$"):
         run({3, 5}, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""What an upcycled model must keep of the dense one, and what its parts must do."""
+"""Laws of upcycling: properties that carry over from the dense model, and those of the parts."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 from upcycled import tiny_dense
 
 from fedmoe.base_models.upcycling import observe
-from fedmoe.base_models.upcycling.convert import convert
 from fedmoe.base_models.upcycling.copies import Copy
 from fedmoe.base_models.upcycling.dense import DenseFFN
 from fedmoe.base_models.upcycling.groups import clusters, neighbours
 from fedmoe.base_models.upcycling.router import ROUTER_STD, fit_router, random_router
-from fedmoe.base_models.upcycling.split import Split, choose_groups, split_layer
-from fedmoe.base_models.upcycling.upcycle import halvings
+from fedmoe.base_models.upcycling.split import Split, choose_groups
+from fedmoe.base_models.upcycling.upcycle import convert, halvings
 from fedmoe.models.families import check_top_k, moe_layers, set_top_k
 
 IDS = torch.arange(2, 98).view(2, 48)
@@ -132,7 +131,7 @@ def test_clusters_find_neurons_that_are_active_together():
 
 
 def test_a_fitted_router_chooses_the_expert_that_matters():
-    """Each expert's output is large along a direction of its own; chance is right 1 time in 4."""
+    """Each expert's output is large along its own direction; chance is right 1 time in 4."""
     generator = torch.Generator().manual_seed(0)
     x, hidden = (torch.randn(n, 16, generator=generator) for n in (2000, 4))
     outputs = 5 + x @ hidden.T + 0.3 * torch.randn(2000, 4, generator=generator)
@@ -165,7 +164,7 @@ def test_a_split_layer_agrees_with_the_formula():
     x = torch.randn(7, 6, generator=generator)
     ffn = DenseFFN(gate, up, down, "silu")
     method = Split(num_experts=4, shared_width=4, top_k=2)
-    tensors = split_layer(ffn, x, method, np.random.default_rng(0))
+    tensors = method.layer(ffn, x, np.random.default_rng(0))
     config = Qwen2MoeConfig(
         hidden_size=6,
         num_experts=4,

@@ -1,4 +1,4 @@
-"""The memory of every family against autograd: what a dry run says is what is really kept."""
+"""The memory of every family against autograd: a dry run predicts the bytes really saved."""
 
 from dataclasses import replace
 from typing import Any
@@ -70,7 +70,7 @@ def test_it_is_told_for_any_rank_and_without_attention():
 
 @pytest.mark.parametrize("kind", slow_but(COUNTED[:2], COUNTED))
 def test_a_dry_run_says_what_the_formula_says(kind):
-    """Of the types that the formula is for; it costs no dry run."""
+    """Types with a formula need no dry run, and it agrees with one."""
     model = made(kind)
     formula = shape_of(model)
     assert formula.saved is None

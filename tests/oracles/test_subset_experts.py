@@ -236,7 +236,7 @@ def test_narrowed_weights_are_those_of_the_experts_kept():
 
 
 def test_the_path_of_a_gpu_brings_what_is_kept_and_computes_the_same(family_model, monkeypatch):
-    """With a processor in the GPU's place and a copy in place of pinned memory."""
+    """A processor stands for the GPU, and a copy for pinned memory."""
     plain, model = family_model("olmoe"), family_model("olmoe")
     monkeypatch.setattr("fedmoe.models.memory.frozen.pinned", lambda w: w.detach().clone())
     monkeypatch.setattr(model.frozen, "on_gpu", True)

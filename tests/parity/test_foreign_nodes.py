@@ -8,6 +8,7 @@ import pytest
 from fake_grid import FakeGrid
 from federation import Federation, free_port
 from own_components import install, on_path, write_components, write_config
+from sides import changed
 
 from clients.about import about, allowed_modules, check_components
 from clients.resident import resident
@@ -15,10 +16,9 @@ from fedmoe.config import load_experiment
 from fedmoe.config.components import for_nodes, told_to_nodes
 from fedmoe.errors import ConfigError, FedMoEError
 from fedmoe.messages.records import Update
-from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import read_ledger
 from fedmoe.rounds import plan_round
-from fedmoe.runs.local.in_process import InProcess, make_transport
+from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.session import run
 from server.settings import Settings
@@ -40,11 +40,11 @@ def foreign(own, tiny_folder):
 
 @pytest.fixture(scope="module")
 def tasks(foreign):
-    return plan_round(foreign.first_state(), foreign.members, 3, foreign.experiment.seed)
+    return plan_round(foreign.server.first_state(), foreign.server.members, 3, 0)
 
 
 def over(grid, prepared, **settings):
-    return GridTransport(grid, prepared, Settings(**settings), grid.clock)
+    return GridTransport(grid, prepared.server, prepared.scorer, Settings(**settings), grid.clock)
 
 
 @pytest.mark.usefixtures("quick_digest")
@@ -52,7 +52,7 @@ def test_a_node_that_allows_the_modules_gives_the_bits_of_this_process(foreign, 
     grid = FakeGrid({"allow": "my_rules my_data"})
     answers = list(over(grid, foreign)(tasks))
     assert all(isinstance(answer, Update) for answer in answers), answers
-    for ours, theirs in zip(InProcess(foreign)(tasks), answers, strict=True):
+    for ours, theirs in zip(InProcess(foreign.server, foreign.scorer)(tasks), answers, strict=True):
         assert ours.delta.digest() == theirs.delta.digest()
 
 
@@ -98,7 +98,7 @@ def test_a_task_is_held_against_the_same_rules_as_the_handshake(own, foreign, tm
     mark = tmp_path / "imported"
     text = f"open({str(mark)!r}, 'w').close()\n" + (own / "my_rules.py").read_text()
     (own / "trap.py").write_text(text)
-    experiment = for_nodes(foreign.experiment).replace("my_rules:Median", "trap:Median")
+    experiment = for_nodes(foreign.setup.experiment).replace("my_rules:Median", "trap:Median")
     resident.cache_clear()
     for allow in ((), ("my_rules", "my_data")):
         with pytest.raises(ConfigError, match="'trap:Median' is not allowed here"):
@@ -108,25 +108,25 @@ def test_a_task_is_held_against_the_same_rules_as_the_handshake(own, foreign, tm
 
 
 def test_the_nodes_own_overrides_are_held_against_its_allowance(own, foreign):
-    experiment = for_nodes(foreign.experiment)
+    experiment = for_nodes(foreign.setup.experiment)
     resident.cache_clear()
     with pytest.raises(ConfigError, match=r"partition\.name: 'my_parts:Mine' is not allowed here"):
         resident(experiment, "partition=my_parts:Mine", ("my_rules", "my_data"))
 
 
 def test_what_the_server_alone_needs_is_not_asked_of_a_node(foreign):
-    assert "my_rules:length" not in for_nodes(foreign.experiment)
-    assert "length" not in told_to_nodes(foreign.experiment)
+    assert "my_rules:length" not in for_nodes(foreign.setup.experiment)
+    assert "length" not in told_to_nodes(foreign.setup.experiment)
 
 
 def test_objects_of_the_server_alone_are_refused_before_anything_is_sent(foreign):
-    class Local(type(foreign.experiment.aggregation)):
+    class Local(type(foreign.setup.experiment.aggregation)):
         pass
 
-    experiment = replace(foreign.experiment, aggregation=Local())
+    experiment = replace(foreign.setup.experiment, aggregation=Local())
     grid = FakeGrid({})
     with pytest.raises(ConfigError, match=r"aggregation: a file for other machines cannot hold"):
-        over(grid, replace(foreign, experiment=experiment))
+        over(grid, changed(foreign, experiment=experiment))
     assert not grid.sent
 
 
@@ -145,7 +145,7 @@ def test_own_components_on_two_supernodes(tmp_path, tiny_folder, monkeypatch, ow
     path = [str(own), *filter(None, [os.environ.get("PYTHONPATH")])]
     federation.environment["PYTHONPATH"] = os.pathsep.join(path)
     config = write_config(own, tiny_folder)
-    plain = run(load_experiment(config), LiveTable(num_rounds=1, quiet=True), make_transport)
+    plain = run(load_experiment(config))
     try:
         federation.superlink()
         for number in range(2):

@@ -43,7 +43,7 @@ def test_a_task_goes_to_the_node_of_its_client(prepared, known):
 def test_a_client_without_a_node_fails_with_a_reason(prepared, known):
     grid = FakeGrid({"clients": "0,1,3"}, known=known)
     answers = list(over(grid, prepared)(tasks_of(prepared)))
-    assert answers[2] == Failure(1, 2, "no node holds the data of client 2")
+    assert answers[2] == Failure(1, 2, "no node has the data of client 2")
     assert not any(isinstance(answers[client], Failure) for client in (0, 1, 3))
 
 
@@ -105,7 +105,7 @@ def with_nan(update):
 FAULTS = {
     "expected finite": edit(with_nan),
     "update for client 3": edit(lambda update: replace(update, client=3)),
-    "-1 examples": edit(lambda update: replace(update, examples=-1)),
+    "examples is -1": edit(lambda update: replace(update, examples=-1)),
     "bytes; expected": repack(lambda scalars, data: (scalars, data[:-4])),
     "checksum is not the sender's": lambda reply, *_: flipped(reply),
     "not JSON": repack(lambda scalars, data: ("{", data)),

@@ -108,9 +108,9 @@ def test_a_busy_node_gets_no_task_until_it_has_answered(prepared, known, tasks, 
     grid.seconds = slow(1, 5.0)
     list(transport(of_round(tasks, rounds + 1)))
     assert [c for c in grid.clients_of(1) if c is not None] == [1, 1, 3]
-    said = "dropped the answer of lab to client 1's task of round 1: it came 80."
+    said = "dropped the answer of lab to client 1's task of round 1: 80."
     assert (said in caplog.text) == (not forgets)
-    assert not forgets or "lab is idle again" in caplog.text
+    assert not forgets or "lab is responsive again" in caplog.text
 
 
 def test_a_late_reply_is_not_taken_for_the_same_clients_next_task(prepared, known, tasks, caplog):

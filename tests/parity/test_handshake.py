@@ -191,7 +191,7 @@ def test_of_two_nodes_with_one_name_the_second_waits_until_the_first_has_left(
     first = next(node for node in (0, 1) if len(grid.clients_of(node)) > 1)
     assert grid.clients_of(1 - first) == [None]
     assert f"node {101 - first} gets no tasks for now: node {100 + first} is also" in caplog.text
-    with pytest.raises(FedMoEError, match="is also called 'lab'; give each node a name"):
+    with pytest.raises(FedMoEError, match="is also called 'lab'; give each node a separate name"):
         list(over(FakeGrid({"name": "lab"}, {"name": "lab"}), prepared, num_nodes=2)(tasks))
     del grid.configs[100 + first]
     list(transport(tasks))
@@ -207,12 +207,12 @@ def test_names_of_nodes_are_read_as_clients_and_tiers():
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("lab", "'lab' is no entry; expected such as `lab-3090=0,3; pi=low`"),
-        ("lab=", "'lab=' is no entry"),
-        ("lab=0,,1", "is no entry"),
-        ("lab=4", r"lab: '4' is no client \(0..3\) and no tier \(high, low\)"),
+        ("lab", "'lab' is not an entry; expected for example `lab-3090=0,3; pi=low`"),
+        ("lab=", "'lab=' is not an entry"),
+        ("lab=0,,1", "is not an entry"),
+        ("lab=4", r"lab: '4' is neither a client \(0..3\) nor a tier \(high, low\)"),
         ("lab=0;lab=1", "lab is there twice"),
-        ("lab=mid; x", r"(?s)2 fault.*'mid' is no client.*'x' is no entry"),
+        ("lab=mid; x", r"(?s)2 fault.*'mid' is neither a client.*'x' is not an entry"),
     ],
 )
 def test_faulty_names_of_nodes_are_refused(text, fault):

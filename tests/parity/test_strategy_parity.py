@@ -10,7 +10,8 @@ from fake_grid import FakeGrid
 from safetensors.torch import load_file
 from sides import changed
 
-from fedmoe.aggregation import MIXED_RANKS, STRATEGIES
+from fedmoe.aggregation import STRATEGIES
+from fedmoe.comparison.baselines import LocalOnly
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError
 from fedmoe.messages.codec import pack_task
@@ -26,8 +27,9 @@ DEVICE = (
     "{peak_flops: 1e9, memory_bytes: 1000, downlink_bytes_per_second: 1e6, "
     "uplink_bytes_per_second: 1e6}"
 )
-NAMES = [kind().name for kind in STRATEGIES]
-every = pytest.mark.parametrize("name", NAMES)
+ALONE = "fedmoe.comparison.baselines:LocalOnly"
+KINDS = {kind().name: kind for kind in STRATEGIES} | {ALONE: LocalOnly}
+every = pytest.mark.parametrize("name", KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +37,16 @@ def run_of(experiment_file, tmp_path_factory):
     """A prepared run of a strategy, with clients of two ranks where it takes them."""
 
     def make(name, *overrides):
-        chosen = [f"aggregation={{name: {name}}}", "training.steps=1", *overrides]
-        if name in ("fedbuff", "local_only", "full_budget", "centralized"):
+        kind = KINDS[name]
+        chosen = [f"aggregation={{name: '{name}'}}", "training.steps=1", *overrides]
+        if not kind.averages_factors:
             chosen.append("rescaling={name: none}")
-        if name == "fedbuff":
+        if kind.asynchronous:
             chosen.append(f"devices={{high: {DEVICE}, low: {DEVICE}}}")
-        if name in MIXED_RANKS:
+        if kind.mixed_ranks:
             chosen.append("budget.tiers.low.rank=2")
         run = prepare(load_experiment(experiment_file, chosen))
-        return changed(run, state_folder=tmp_path_factory.mktemp(name))
+        return changed(run, state_folder=tmp_path_factory.mktemp(kind.__name__))
 
     return make
 
@@ -103,8 +106,7 @@ def test_two_workers_give_the_states_of_one_and_clients_keep_the_same(name, run_
     (one, found), two = alone(name), run_of(name, "simulation.workers=2")
     assert found == states(two, make_transport(two))
     assert kept(one) == kept(two)
-    frozen = name in ("zero_round", "local_only")
-    assert len(set(found)) == (1 if frozen else 2)
+    assert len(set(found)) == (1 if name == ALONE else 2)
 
 
 @every
@@ -116,7 +118,7 @@ def test_the_grid_gives_the_states_of_this_process(name, run_of, alone, tmp_path
 
 
 def test_where_clients_keep_a_part_a_tier_scores_the_mean_of_its_clients(alone):
-    run = alone("local_only")[0]
+    run = alone(ALONE)[0]
     shown = []
 
     class Sink:
@@ -177,24 +179,44 @@ def test_a_strategy_that_cannot_combine_unlike_ranks_says_which_can(experiment_f
         prepare(load_experiment(experiment_file, overrides))
 
 
-REFUSED = {
-    "zero_round": ("server_optimizer.name=adam", "has nothing to step by"),
-    "flexlora": ("upload.name=int4", "means something else in the next round"),
-    "rolora": ("upload.name=int4", "means something else in the next round"),
-    "full_budget": ("rescaling={name: static}", "'static' has no meaning"),
-    "centralized": ("rescaling={name: learned}", "'learned' has no meaning"),
-    "local_only": ("rescaling={name: learned}", "'learned' has no meaning .* 'none' or 'static'"),
-    "fedbuff": ("rescaling={name: none}", "virtual time of clients"),
-    "ub_smoe": ("rescaling={name: static, by: mass}", "use 'ratio'"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_settings_that_a_strategy_gives_no_meaning_to_are_refused(experiment_file, name):
-    setting, said = REFUSED[name]
-    overrides = [f"aggregation={{name: {name}}}", setting]
+@pytest.mark.parametrize(
+    ("name", "setting", "said"),
+    [
+        (ALONE, "server_optimizer.name=adam", "has nothing to step by"),
+        (ALONE, "rescaling={name: learned}", "'learned' has no meaning .* 'none' or 'static'"),
+        ("flexlora", "upload.name=int4", "means something else in the next round"),
+        ("rolora", "upload.name=int4", "means something else in the next round"),
+        ("fedbuff", "rescaling={name: learned}", "'learned' has no meaning .* 'none' or 'static'"),
+        ("fedbuff", "rescaling={name: none}", "virtual time of clients"),
+        ("ub_smoe", "rescaling={name: static, by: mass}", "use 'ratio'"),
+        ("ub_smoe", "gating.name=top_p", "both change what routers choose; use 'top_k'"),
+    ],
+)
+def test_settings_that_a_strategy_gives_no_meaning_to_are_refused(
+    experiment_file, name, setting, said
+):
     with pytest.raises(ConfigError, match=said):
-        prepare(load_experiment(experiment_file, overrides))
+        prepare(load_experiment(experiment_file, [f"aggregation={{name: '{name}'}}", setting]))
+
+
+def test_all_faults_of_all_parts_are_found_when_settings_are_loaded(experiment_file):
+    overrides = [
+        "aggregation={name: ub_smoe}",
+        "rescaling={name: static, by: mass}",
+        "gating.name=competition",
+        "losses.load=0.1",
+        "budget.tiers.low.rank=2",
+        "faults=drop=2",
+    ]
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(experiment_file, overrides)
+    assert {fault.path for fault in caught.value.faults} == {
+        "rescaling.by",
+        "gating.name",
+        "losses.load",
+        "budget.tiers",
+        "faults",
+    }
 
 
 def test_a_tier_with_steps_of_its_own_trains_that_many(experiment_file):

@@ -1,4 +1,4 @@
-"""What autograd itself keeps of a forward pass, in bytes."""
+"""Bytes that autograd itself saves of a forward pass."""
 
 import torch
 

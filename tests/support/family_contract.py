@@ -1,4 +1,4 @@
-"""What the contract tests of families share: tiny models of every family, made once."""
+"""Tiny models of every family, made once for all contract tests of families."""
 
 from functools import cache
 

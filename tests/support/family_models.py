@@ -50,7 +50,7 @@ def tiny_family(family: Family, **changes):
 
 
 def on_interface(family: Family) -> bool:
-    """Whether transformers dispatches on the family's experts."""
+    """Return whether transformers dispatches on the family's experts."""
     return family.install is through_interface
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from fedmoe.errors import ModelError
@@ -89,6 +89,11 @@ def _window(config: PreTrainedConfig) -> int | None:
     if not getattr(config, "use_sliding_window", True):  # Qwen2 names a window it does not use
         return None
     return getattr(config, "sliding_window", None)
+
+
+def has_bias(dense: PreTrainedModel) -> bool:
+    """Return whether queries, keys and values have biases."""
+    return dense.get_submodule("model.layers.0.self_attn.q_proj").bias is not None
 
 
 def carried(config: PreTrainedConfig) -> dict[str, Any]:

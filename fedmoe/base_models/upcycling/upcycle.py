@@ -12,7 +12,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fedmoe.base_models.upcycling import observe
-from fedmoe.base_models.upcycling.convert import check_method, convert
+from fedmoe.base_models.upcycling.copies import Copy
+from fedmoe.base_models.upcycling.dense import DenseFFN
+from fedmoe.base_models.upcycling.observe import Tick
 from fedmoe.base_models.upcycling.recipe import Upcycle
 from fedmoe.base_models.upcycling.source import load_dense
 from fedmoe.base_models.upcycling.split import Split
@@ -62,9 +64,9 @@ def upcycle(recipe: Upcycle, progress: Progress = lambda *_: None) -> Upcycled:
     and the losses.
 
     Raises:
-        ModelError: `out` exists, cannot be made, or is being made by another process; the source
-            cannot be used (see `load_dense`, `check_method`); the written model does not reproduce
-            the dense one.
+        ModelError: `out` exists; the source cannot be used (see `load_dense` and the method's
+            `check`); the written model does not reproduce the dense one.
+        FedMoEError: `out` cannot be made, or is being made by another process.
         DataError: the text cannot be read, or none of it is short enough.
     """
     with whole_folder(Path(recipe.out), _check_new) as folder:
@@ -80,10 +82,10 @@ def _make(recipe: Upcycle, folder: Path, progress: Progress) -> Upcycled:
     progress("loading the dense model", 0, 1)
     dense, tokenizer = load_dense(recipe.source, DTYPES[recipe.dtype])
     progress("loading the dense model", 1, 1)
-    check_method(recipe.method, dense)
+    recipe.method.check(dense)
     fit, held_out = _text(recipe, tokenizer)
-    inputs = []
-    if isinstance(recipe.method, Split):
+    inputs: list[Any] = [None] * dense.config.num_hidden_layers
+    if recipe.method.reads_text:
         tick = partial(progress, "reading text")
         inputs = observe.layer_inputs(dense, fit, recipe.batch_size, _pad(tokenizer), tick)
     tick = partial(progress, "converting layers")
@@ -157,6 +159,28 @@ def _prove(
         logits_difference=difference,
         losses=tuple(losses),
     )
+
+
+def convert(
+    method: Split | Copy, dense: PreTrainedModel, inputs: Sequence[Any], seed: int, tick: Tick
+) -> PreTrainedModel:
+    """Return the sparse model, in the dense one's dtype.
+
+    `inputs` has the inputs (tokens, hidden) of each layer's feed-forward part, first to last, or
+    None for a method that reads no text.
+    """
+    model = method.empty(dense)
+    state = {name: w for name, w in dense.state_dict().items() if ".mlp." not in name}
+    layers: Any = dense.get_submodule("model.layers")
+    for i, layer in enumerate(layers):
+        ffn = DenseFFN.of(layer, dense.config.hidden_act)
+        rng = numpy_rng(seed, "upcycle", "layer", i)
+        tensors = method.layer(ffn, inputs[i], rng)
+        state |= {f"model.layers.{i}.mlp.{name}": w for name, w in tensors.items()}
+        tick(i + 1, len(layers))
+    model.load_state_dict(state)
+    model.generation_config = dense.generation_config
+    return model.eval().requires_grad_(False)
 
 
 def halvings(top_k: int) -> list[int]:

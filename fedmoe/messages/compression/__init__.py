@@ -1,4 +1,4 @@
-"""How an update's values are written down: as they are, rounded, or only the largest of them.
+"""Formats of an update's values: as they are, rounded, or only the largest of them.
 
 - `parts`: which values an update carries: all shared parts, and the experts that tokens reached
 - `none`, `bf16`, `int8`, `int4`, `top_k`: one way a file
@@ -21,6 +21,6 @@ from fedmoe.messages.compression.top_k import TopK
 from fedmoe.section import Open
 
 COMPRESSIONS = Open("fedmoe.compressions", Compression, (NoCompression, Bf16, Int8, Int4, TopK))
-"""What `upload` in a configuration may name."""
+"""Components that `upload` in a configuration may name."""
 
 __all__ = ["COMPRESSIONS", "Bf16", "Compression", "Int4", "Int8", "NoCompression", "TopK"]

@@ -1,4 +1,4 @@
-"""Which values of a delta an update carries: all shared parts, and the experts tokens reached."""
+"""The values of a delta that an update carries: shared parts, and experts that tokens reached."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedmoe.section import Component
 
 @dataclass(frozen=True)
 class Part:
-    """What is carried of one tensor of an adapter."""
+    """The part of one tensor of an adapter that is carried."""
 
     entry: Entry
     experts: tuple[int, ...] | None
@@ -55,9 +55,9 @@ class Compression(Component):
     """
 
     error_feedback: Any = False
-    """Whether a client adds what was lost to its next update."""
+    """True if a client adds what was lost to its next update."""
     owes_more: ClassVar[bool] = False
-    """Whether what is lost may grow from round to round, as that of values never sent."""
+    """True if what is lost may grow from round to round, as that of values never sent."""
 
     def num_bytes(self, parts: Parts) -> int:
         """Return the exact size of what `encode` returns."""
@@ -96,7 +96,7 @@ def all_parts(layout: Layout) -> Parts:
 
 
 def num_values(parts: Parts) -> int:
-    """How many values are carried."""
+    """Return the number of values that are carried."""
     return parts[-1].stop if parts else 0
 
 

@@ -28,6 +28,7 @@ class MoELayer:
 
     @property
     def num_experts(self) -> int:
+        """Number of its experts."""
         return int(self.experts.num_experts)  # pyright: ignore[reportArgumentType]
 
     @property

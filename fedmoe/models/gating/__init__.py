@@ -41,7 +41,7 @@ GATINGS = Open(
         CompetitionGating,
     ),
 )
-"""What `gating` in a configuration may name."""
+"""Components that `gating` in a configuration may name."""
 Gating = Annotated[Rule, GATINGS]
 
 __all__ = [

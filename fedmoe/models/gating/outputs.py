@@ -1,4 +1,4 @@
-"""What single experts answer, LoRA included, outside the routing of the moment."""
+"""Outputs of single experts, LoRA included, outside the routing of the moment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _bare(experts: nn.Module) -> Iterator[None]:
 
 
 def expert_output(experts: nn.Module, hidden: Tensor, expert: int) -> Tensor:
-    """What one expert of a layer makes of `hidden` (tokens, hidden); it can be differentiated."""
+    """Return one expert's output for `hidden` (tokens, hidden); differentiable."""
     index = torch.full((len(hidden), 1), expert, device=hidden.device)
     with _bare(experts):
         return experts_forward(experts, hidden, index, hidden.new_ones(len(hidden), 1))

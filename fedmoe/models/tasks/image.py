@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmoe.errors import DataError, ModelError
+from fedmoe.models.private import from_config
 from fedmoe.models.tasks.task import Decoding, Sample, TaskBatch, TaskForm
 from fedmoe.models.vit import SparseViT
 
@@ -34,7 +35,7 @@ class ImageLabel(TaskForm):
 
     def build(self, config: Any, dtype: torch.dtype, **options: Any) -> nn.Module:
         _check_sparse(config)
-        return SparseViT._from_config(config, dtype=dtype, **options)
+        return from_config(SparseViT, config, dtype=dtype, **options)
 
     def tokenizer(self, folder: str, config: Any) -> Pixels:
         return Pixels(config)

@@ -50,7 +50,7 @@ class Decoding:
     pad: int
     end: int
     cache: bool = True
-    """Whether the model decodes a padded batch correctly with a cache."""
+    """True if the model decodes a padded batch correctly with a cache."""
 
     def generate(self, model: Any, rows: Sequence[Sequence[int]], pad_left: bool) -> Tensor:
         """Return the ids that transformers generates for rows of unlike lengths."""

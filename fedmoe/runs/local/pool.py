@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from fedmoe.runs.local.schedule import Work
     from fedmoe.runs.scorer import Scorer
     from fedmoe.runs.server_side import ServerSide
-    from fedmoe.runs.workers import Replaced, Watch
-    from fedmoe.system.workforce import Done
+    from fedmoe.runs.workers import Watch
+    from fedmoe.system.workforce import Done, Replaced
 
 A = TypeVar("A")
 R = TypeVar("R")
