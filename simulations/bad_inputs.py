@@ -2,8 +2,7 @@
 
     python -m simulations.bad_inputs        (a minute on one CPU core; prints a page of Markdown)
 
-Each line of the table is one message, sent to a run's validation as it would be by a client that
-cheats, is broken, or has a bad line. What came of it: `bad_inputs.md`.
+Each line is a message as a client might send it that cheats or is broken. Result: `bad_inputs.md`.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedmoe.comparison import compare
+from fedmoe import FedMoEError
+from fedmoe.comparison.compare import compare
 from fedmoe.comparison.paired import difference
 from fedmoe.comparison.tables import difference_text
-from fedmoe.errors import FedMoEError
 from fedmoe.system.files import write_text
 
 CONFIG = Path(__file__).parents[1] / "configs/compare_claim.yaml"

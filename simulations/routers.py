@@ -85,12 +85,12 @@ def measure(variant: Variant, folder: Path) -> Line:
 def after(folder: Path, trained: bool) -> Line:
     """Return the load and the collapse that test examples see, with or without the adapter."""
     prepared = prepare(load_experiment(folder / "config.yaml"))
-    model, rows = prepared.setup.model, prepared.scorer.sets["test"].rows
-    saved, pad = SavedRun.open(folder, "last"), prepared.setup.tokenizer.pad_token_id
-    model.load(saved.adapter() if trained else prepared.setup.initial)
+    setup, rows = prepared.setup, prepared.scorer.sets["test"].rows
+    model, pad = setup.model, setup.tokenizer.pad_token_id
+    model.load(SavedRun.open(folder, "last").adapter() if trained else setup.initial)
     model.set_budget(model.full_top_k, torch.ones(model.layout.num_layers))
     with model.counting() as counts:
-        mean_loss(model, rows, prepared.setup.experiment.evaluation.batch_size, pad)
+        mean_loss(model, rows, setup.experiment.evaluation.batch_size, pad)
     tokens = sum(len(row.ids) - 1 for row in rows)
     experts = float(counts.sum()) / tokens / len(counts)
     load = variation(counts.numpy())

@@ -15,16 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedmoe import Experiment, FedMoEError, load_experiment, run
 from fedmoe.comparison.config import slug
 from fedmoe.comparison.paired import Difference, difference
 from fedmoe.comparison.study import spread
 from fedmoe.comparison.tables import difference_text
-from fedmoe.config import Experiment, load_experiment
-from fedmoe.errors import FedMoEError
-from fedmoe.progress.table import LiveTable
 from fedmoe.report.text_table import TextTable
 from fedmoe.runs.identity import settings_digest
-from fedmoe.runs.session import run
 from fedmoe.system.files import write_json, write_text
 
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
@@ -59,7 +56,7 @@ class Study:
     name: str
     variants: Sequence[Variant]
     measure: Callable[[Variant, Path], Line]
-    """The values that are wanted of a finished run's folder."""
+    """What is wanted of a finished run's folder."""
     parent: Path = Path("runs")
 
     def folder(self, quick: bool = False) -> Path:
@@ -87,9 +84,7 @@ class Study:
         folder = Path(experiment.simulation.folder) / experiment.name
         measured = folder / f"measured-{settings_digest(experiment)}.json"
         if not measured.exists():
-            workers = experiment.simulation.workers
-            display = LiveTable(num_rounds=experiment.rounds, workers=workers, quiet=True)
-            run(experiment, display, resume="auto")
+            run(experiment, resume="auto")
             write_json(measured, {"seed": experiment.seed} | self.measure(variant, folder))
         return json.loads(measured.read_text(encoding="utf-8"))
 

@@ -12,7 +12,7 @@ import torch
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import Flame
-from fedmoe.budget import Levels, Tier
+from fedmoe.budget import Tier
 from fedmoe.config import Experiment
 from fedmoe.messages.records import Task, Update
 from fedmoe.models.families import FAMILIES, Family
@@ -50,7 +50,7 @@ def update_of(task: Task, delta: Adapter, examples: int = 1) -> Update:
 
 
 @dataclass(frozen=True, eq=False)
-class Idle(ClientSide):
+class IdleClients(ClientSide):
     """Clients that send back what they were sent, as if they had learned it."""
 
     def train(self, task: Task) -> Update:
@@ -68,41 +68,29 @@ class Shape:
 
 
 def idle_run(num_clients: int, width: int = WIDTH) -> Prepared:
-    """Return a run with `num_clients` such clients."""
+    """Return both sides of a run with `num_clients` such clients."""
     shape, names = (EXPERTS, RANK, width), ("a.A", "a.B", "b.A", "b.B")
-    layout = Layout.of(
-        [(f"{i}.{name}", shape, i) for i in range(LAYERS) for name in names],
-        LAYERS,
-        EXPERTS,
-        RANK,
-        16.0,
-    )
-    tiers = {"all": Tier(top_k=TOP_K)}
-    experiment = Experiment(budget=Levels(tiers=tiers))
+    tensors = [(f"{i}.{name}", shape, i) for i in range(LAYERS) for name in names]
+    layout = Layout.of([*tensors], LAYERS, EXPERTS, RANK, 16.0)
+    experiment, initial = Experiment(), Adapter(layout, torch.zeros(layout.size))
     model: Any = Shape(layout)
-    initial = Adapter(layout, torch.zeros(layout.size))
+    tiers = {"all": Tier(top_k=TOP_K)}
     setup = Setup(experiment, model, None, tiers, experiment.training, initial, base="")
     members = tuple(Member(client, "all", TOP_K) for client in range(num_clients))
-    facts = DataFacts(lengths=(), manifest={}, sha256="")
-    return Prepared(
-        ServerSide(setup, members, facts, experiment), Scorer(Idle(setup, rows={}), sets={})
-    )
-
-
-def first_state(run: Prepared) -> ServerState:
-    """Return the state that such a run begins with."""
-    return ServerState(0, run.setup.initial, {"all": torch.ones(LAYERS)})
+    server = ServerSide(setup, members, DataFacts((), {}, ""), experiment)
+    return Prepared(server, Scorer(IdleClients(setup, {}), {}))
 
 
 def one_round(run: Prepared, transport: Transport, at_a_time: int | None = None) -> ServerState:
     """Carry out one round with all clients, or with as many as `at_a_time`."""
+    members = run.server.members
     return run_rounds(
-        first_state(run),
-        run.server.members,
+        ServerState(0, run.setup.initial, {"all": torch.ones(LAYERS)}),
+        members,
         Flame(),
         transport,
         [],
         num_rounds=1,
-        clients_per_round=at_a_time or len(run.server.members),
+        clients_per_round=at_a_time or len(members),
         seed=0,
     )

@@ -31,12 +31,8 @@ def rows(options: Options) -> Iterator[Row]:
     """
     small = ("training.steps=2", "data.per_domain=40") if options.quick else ()
     run = prepare(load_experiment(CONFIG, small))
-    tasks = plan_round(
-        run.server.first_state(),
-        run.server.members,
-        len(run.server.members),
-        run.setup.experiment.seed,
-    )
+    members, seed = run.server.members, run.setup.experiment.seed
+    tasks = plan_round(run.server.first_state(), members, len(members), seed)
     task = next(task for task in tasks if task.top_k == 1)
     update = run.client.train(task)
     delta, setting = (

@@ -62,7 +62,7 @@ def test_a_gating_is_compared_with_top_k_seed_by_seed(tmp_path):
 
 def test_a_run_that_was_measured_is_not_run_again(tmp_path, monkeypatch):
     ran = []
-    monkeypatch.setattr(study, "run", lambda experiment, *_, **__: ran.append(experiment.seed))
+    monkeypatch.setattr(study, "run", lambda experiment, **_: ran.append(experiment.seed))
     variants = [study.Variant("a"), study.Variant("b", ("rounds=3",))]
     made = study.Study("s", variants, lambda variant, folder: {"runs": len(ran)}, tmp_path)
     for variant in variants:
