@@ -83,7 +83,7 @@ def shares(
 
 
 def reached(clients: Sequence[Trained], pair: Pair) -> Tensor:
-    """Which experts any of the clients used, (experts, 1, 1); True for a shared part."""
+    """Return a mask of the experts that a client used, (experts, 1, 1); True for a shared part."""
     if pair.layer is None:
         return torch.tensor(True)
     used = sum(client.counts[pair.layer] * (client.weight > 0) for client in clients)

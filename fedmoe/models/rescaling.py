@@ -30,13 +30,13 @@ class Rescaling(Component):
     """
 
     learned: ClassVar[bool] = False
-    """Whether clients train the factors."""
+    """Clients train the factors."""
     learning_rate: Any = 0.01
     """AdamW's step for learned factors; they need larger steps than weights."""
 
     @property
     def reweighs(self) -> bool:
-        """Whether it changes the routers' weights, not just the layer's output."""
+        """True if it changes the routers' weights, not just the layer's output."""
         return False
 
     def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:

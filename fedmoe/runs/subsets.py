@@ -29,7 +29,7 @@ def places(tiers: Iterable[Tier]) -> Iterator[tuple[Frozen, bool]]:
 def possible(
     e: Experiment, model: AdaptedModel, *, on_its_own: bool = False
 ) -> tuple[LeftOut, ...]:
-    """What an automatic budget may do with experts outside a subset in this run.
+    """Return what an automatic budget may do with experts outside a subset in this run.
 
     A node that plans `on_its_own` merges none: the server, which does not know its plan, would
     refuse an update that names choices of merged experts.

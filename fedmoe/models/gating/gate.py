@@ -23,14 +23,14 @@ Output = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Routed:
-    """What went through one router in one forward pass; it can be differentiated."""
+    """The input and output of one router in one forward pass; it can be differentiated."""
 
     hidden: Tensor
     logits: Tensor
     weights: Tensor
     index: Tensor
     choice: Choice | None = None
-    """What a gating decided; None where the router did."""
+    """The choice of a gating; None where the router chose."""
 
     @property
     def clean(self) -> Tensor:
@@ -74,7 +74,7 @@ class Gates:
         return softmax_fault((layer.router for layer in self.layers), self.model_type)
 
     def tensors(self) -> list[tuple[str, tuple[int, ...], int | None]]:
-        """What the gating trains beside the routers, as entries of an adapter's layout.
+        """Return what the gating trains beside the routers, as entries of an adapter's layout.
 
         Their kind is `shift`, as a router's own: whatever strategies do with that is right here.
         """
