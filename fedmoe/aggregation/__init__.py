@@ -14,9 +14,9 @@ One strategy a file, its paper's formula in the docstring; in reading order:
   `product_optimizer`: the same where a state means products
 
 To add one: a file with a `@section` that derives from `Strategy` or `Mean` and overrides the hooks
-in which it differs, and its name in `STRATEGIES`. It then is a choice in YAML, and is held to the
-contract of `tests/support/conformance.py`. One from outside this package needs no list: give an
-instance, or `package.module:Name` in YAML.
+in which it differs, the traits whose laws it claims, and its name in `STRATEGIES`. It then is a
+choice in YAML, and `tests/support/conformance.py` holds it to those laws. One from outside this
+package needs no list: give an instance, or `package.module:Name` in YAML.
 """
 
 from typing import Annotated

@@ -50,14 +50,14 @@ class Mean(BySize):
 
 
 def peek(updates: Iterable[Update], otherwise: Layout) -> tuple[Layout, Iterator[Update]]:
-    """The layout of the first update, or `otherwise` if there is none; and all of them."""
+    """Return the layout of the first update, or `otherwise` without any; and all updates."""
     stream = iter(updates)
     held = list(islice(stream, 1))
     return held[0].delta.layout if held else otherwise, again(held, stream)
 
 
 def again(held: list[Update], rest: Iterator[Update]) -> Iterator[Update]:
-    """Yield the first updates, then the rest; each is released as soon as it is handed on."""
+    """Yield what was read ahead, then the rest; an update is let go as soon as it is passed on."""
     while held:
         yield held.pop()
     yield from rest

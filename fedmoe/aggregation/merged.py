@@ -23,7 +23,7 @@ from fedmoe.section import section
 
 @section
 class Merged(BySize):
-    """Base of the strategies with a merged part."""
+    """Base of strategies with a merged part."""
 
     merged_rank: Annotated[int, Field(ge=1)] = 32
     """Components of the merged part. The sum of all rounds is kept exactly as long as its rank is
@@ -56,7 +56,7 @@ class Merged(BySize):
         return sent
 
     def start(self, state: Adapter, layout: Layout) -> Adapter:
-        """Return what a client whose updates have this layout trained from."""
+        """Return the start of a client whose updates have this layout."""
         made, there = Adapter(layout, torch.zeros(layout.size)), state.views()
         for entry, view in layout.views(made.flat):
             view.copy_(components(entry, there[entry.name], self.merged_rank, layout.rank))

@@ -1,4 +1,4 @@
-"""Shared parts of strategies that combine the products BA rather than their factors.
+"""What strategies share that combine the products BA rather than their factors.
 
 They look at all updates of a round together: what they hold grows with the clients of a round,
 never with a dense delta.
@@ -83,7 +83,7 @@ def shares(
 
 
 def reached(clients: Sequence[Trained], pair: Pair) -> Tensor:
-    """Return the experts that any client used, (experts, 1, 1); True for a shared part."""
+    """Return a mask of the experts that a client used, (experts, 1, 1); True for a shared part."""
     if pair.layer is None:
         return torch.tensor(True)
     used = sum(client.counts[pair.layer] * (client.weight > 0) for client in clients)

@@ -1,4 +1,4 @@
-"""The hooks of a strategy: what travels, what a client trains and stores, how updates combine.
+"""What a strategy decides: what travels, what a client trains and keeps, how updates are combined.
 
 Every hook has FedAvg's answer as its default; a strategy overrides those in which it differs.
 
@@ -28,14 +28,14 @@ from fedmoe.section import Component
 
 @dataclass(frozen=True)
 class Layouts:
-    """The layouts that a client of one rank receives, computes with, trains, sends and stores."""
+    """The layouts that a client of one rank receives, computes with, trains, sends and keeps."""
 
     task: Layout
     model: Layout
     trained: Layout
     update: Layout
     own: Layout | None = None
-    """Its state between rounds, which needs a folder."""
+    """Kept between rounds; such a client needs a folder."""
 
     @classmethod
     def all(cls, plain: Layout) -> Layouts:
@@ -49,7 +49,7 @@ class Local:
     def __init__(self, layouts: Layouts, start: Adapter, own: Adapter | None = None) -> None:
         self.layouts, self.start, self.own = layouts, start, own
         self.before = start
-        """The values that training starts from, in the layout `trained`."""
+        """The start of training, in the layout `trained`."""
         self.whole = layouts.trained == layouts.model
         """True if training moves every value of the model's adapter."""
         if not self.whole:
@@ -109,22 +109,22 @@ class Strategy(Component):
     """Claims that fewer than half of the clients that used an expert cannot move a value of it
     beyond those that the others sent, whatever they send themselves."""
     personal: ClassVar[bool] = False
-    """True if clients keep a part of the model: there is no common one, and each is scored with its
-    own. Without it, claims that equal updates of all clients are the next state."""
+    """Clients keep a part of the model: there is no common one, and each is scored with its own
+    part. Without it, claims that equal updates of all clients are the next state."""
     asynchronous: ClassVar[bool] = False
-    """True if the server steps by updates as they arrive (`updates_per_step`), late ones
+    """The server steps by updates as they arrive (`updates_per_step`), late ones
     discounted (`discount`), not by rounds. Claims that an update on time is worth all of itself,
     and a later one no more than an earlier one."""
     changes_routers: ClassVar[bool] = False
-    """True if its state holds more than adapters and trained routers: something that changes what
-    routers choose. They must then take a softmax, and be left alone by everything else."""
+    """The state holds more than adapters and trained routers: something that changes what routers
+    choose. They must then take a softmax, and be left alone by everything else."""
     corrects: ClassVar[bool] = False
-    """Whether clients change the gradients of their steps (`Local.correct`)."""
+    """Clients change the gradients of their steps (`Local.correct`)."""
     continues: ClassVar[bool] = True
-    """True if what a client sends means the same in the next round: else what an upload left out
+    """A value that a client sends means the same in the next round: else what an upload left out
     could not be added there. Claims that clients send the same tensors in every round."""
     averages_factors: ClassVar[bool] = True
-    """True if learned rescaling factors of a tier's clients can be averaged, round by round."""
+    """Learned rescaling factors of a tier's clients can be averaged, round by round."""
 
     def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
         """Yield what of an experiment the traits rule out."""
@@ -163,11 +163,11 @@ class Strategy(Component):
             yield Fault("aggregation.name", f"{self.name!r} {fault}; use another strategy")
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
-        """The layouts of a client; `plain` has its rank and all tensors that LoRA adds."""
+        """Return the layouts of a client; `plain` has its rank and all tensors that LoRA adds."""
         return Layouts.all(plain)
 
     def first_state(self, initial: Adapter) -> Adapter:
-        """The global state before round 1, from an adapter that changes nothing."""
+        """Return the global state before round 1, from an adapter that changes nothing."""
         return initial
 
     def send(self, state: Adapter, plain: Layout) -> Adapter:
@@ -175,7 +175,7 @@ class Strategy(Component):
         return state if state.layout.rank == plain.rank else resized(state, plain)
 
     def extra_state(self, state: Layout) -> Layout | None:
-        """The part of the state that is no average, which server optimisers leave alone."""
+        """Return the part of the state that is no average; server optimisers leave it alone."""
         return None
 
     def step(
@@ -191,14 +191,14 @@ class Strategy(Component):
         return Local(layouts, task.adapter, own)
 
     def reach(self, task: Task, moved: float) -> tuple[float, int]:
-        """Return the largest value of an update if training moves a value by at most `moved`.
+        """Return the largest value of an update if training moves one by at most `moved`.
 
-        And of how many of its last values nothing of the kind is known.
+        Also returns how many of the last values have no known bound.
         """
         return moved, 0
 
     def discount(self, update: Update, staleness: int) -> Update:
-        """Return an update that started `staleness` server updates ago, discounted."""
+        """Return an update as it counts if it started `staleness` server updates ago."""
         return update
 
     def updates_per_step(self, clients_per_round: int) -> int:
@@ -223,7 +223,7 @@ class Strategy(Component):
 
 
 def over(base: Adapter, *parts: Adapter | None) -> Adapter:
-    """`base` with each part's tensors in place of its own."""
+    """Return `base` with each part's tensors in place of those of the same name."""
     made = Adapter(base.layout, torch.empty_like(base.flat).copy_(base.flat))
     for part in parts:
         if part is not None:

@@ -33,7 +33,7 @@ def softmax_fault(routers: Iterable[nn.Module], model_type: str) -> str | None:
 
 @dataclass(eq=False)
 class Modulation:
-    """State that a router's hook reads: `phi` (experts,), or None to leave the router alone."""
+    """The input of a router's hook: `phi` (experts,), or None to leave the router alone."""
 
     phi: Tensor | None = None
 

@@ -1,4 +1,4 @@
-"""Rescaling of a sparse layer's output when fewer than K experts are active.
+"""How the output of a sparse layer is rescaled when fewer than K experts are active.
 
 A router that does not renormalise its weights returns a smaller output at a lower k. FLAME
 (arXiv:2506.16600) multiplies the layer's output by one scalar, learned or `K / k`.
@@ -30,13 +30,13 @@ class Rescaling(Component):
     """
 
     learned: ClassVar[bool] = False
-    """True if clients train the factors."""
+    """Clients train the factors."""
     learning_rate: Any = 0.01
     """AdamW's step for learned factors; they need larger steps than weights."""
 
     @property
     def reweighs(self) -> bool:
-        """Return whether it changes the routers' weights, not just the layer's output."""
+        """True if it changes the routers' weights, not just the layer's output."""
         return False
 
     def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:
@@ -97,7 +97,7 @@ class LearnedRescaling(Rescaling):
 
 
 RESCALINGS = Open("fedmoe.rescalings", Rescaling, (NoRescaling, StaticRescaling, LearnedRescaling))
-"""Components that `rescaling` in a configuration may name."""
+"""What `rescaling` in a configuration may name."""
 
 
 def check_mass(family: Family) -> None:

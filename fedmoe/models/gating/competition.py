@@ -47,7 +47,7 @@ class CompetitionGating(Rule):
     serves: ClassVar[bool] = False
     teaches_routers: ClassVar[bool] = True
     schedule: Literal["linear", "learned"] = "linear"
-    """The course of the share of competing steps."""
+    """The course of the share of competing steps over the run."""
     first: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of competing steps at the start."""
     last: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -18,12 +18,12 @@ from fedmoe.models.gating.rule import Call, Choice, Rule, Turn, weigh
 from fedmoe.models.modulation import softmax_fault
 
 Output = tuple[Tensor, Tensor, Tensor]
-"""A router's logits (tokens, experts), weights and index (tokens, slots)."""
+"""Of a router: logits (tokens, experts), weights and index (tokens, slots)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Routed:
-    """The values that went through one router in one forward pass; differentiable."""
+    """The input and output of one router in one forward pass; it can be differentiated."""
 
     hidden: Tensor
     logits: Tensor

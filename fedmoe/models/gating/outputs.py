@@ -1,4 +1,4 @@
-"""Outputs of single experts, LoRA included, outside the routing of the moment."""
+"""What single experts answer, LoRA included, outside the routing of the moment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _bare(experts: nn.Module) -> Iterator[None]:
 
 
 def expert_output(experts: nn.Module, hidden: Tensor, expert: int) -> Tensor:
-    """Return one expert's output for `hidden` (tokens, hidden); differentiable."""
+    """Return one expert's output for `hidden` (tokens, hidden); it can be differentiated."""
     index = torch.full((len(hidden), 1), expert, device=hidden.device)
     with _bare(experts):
         return experts_forward(experts, hidden, index, hidden.new_ones(len(hidden), 1))

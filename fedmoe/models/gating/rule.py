@@ -1,4 +1,4 @@
-"""The interface of a gating: which tokens reach which experts, in training and outside it."""
+"""What every gating answers: who reaches whom, in training and outside it."""
 
 from __future__ import annotations
 
@@ -90,19 +90,19 @@ class Rule(Component):
     """Base of all gatings; its defaults are those of the model's own top-k."""
 
     own: ClassVar[bool] = False
-    """True if the router is left as it is."""
+    """The router is left as it is."""
     serves: ClassVar[bool] = True
-    """True if it also chooses outside training; else evaluation uses the router's own top-k."""
+    """It also chooses outside training; else evaluation uses the router's own top-k."""
     exact_counts: ClassVar[bool] = True
-    """True if every token reaches exactly k experts of a layer."""
+    """Every token reaches exactly k experts of a layer."""
     noisy: ClassVar[bool] = False
-    """True if it chooses by noisy logits in training, and records the noise (`Choice.spread`)."""
+    """It chooses by noisy logits in training, and records the noise (`Choice.spread`)."""
     teaches_routers: ClassVar[bool] = False
-    """True if it has no meaning while routers are frozen."""
+    """It has no meaning while routers are frozen."""
 
     @property
     def trains_noise(self) -> bool:
-        """Return whether each router gets a second trained matrix of its weight's shape."""
+        """True if each router gets a second trained matrix of the same shape as its weight."""
         return False
 
     @property
@@ -123,11 +123,11 @@ class Rule(Component):
         return float(top_k), float(top_k)
 
     def misfit(self, num_experts: int, full_top_k: int) -> str | None:
-        """Return what is wrong with it for a model of so many experts, of which K are chosen."""
+        """Return why it does not fit a model of so many experts, of which K are chosen, or None."""
         return None
 
     def choose(self, call: Call) -> Choice | None:
-        """Return which tokens reach which experts; None leaves it to the router."""
+        """Return which experts each token reaches; None leaves it to the router."""
         raise NotImplementedError
 
 

@@ -174,7 +174,7 @@ class KeptExperts:
 
 
 def drop_fault(family: Family, layers: Sequence[MoELayer]) -> str | None:
-    """Why routers of this family cannot be kept from choosing an expert, exactly; None: they can.
+    """Return why routers of this family cannot be kept from an expert exactly; None: they can.
 
     A router is known that takes a softmax of its logits, over all experts or over the chosen, or a
     sigmoid of each, and chooses by that alone.
