@@ -1,7 +1,5 @@
 """Gatings and losses on routing with the routers of every family that they are for."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from family_contract import IDS, SETTINGS, error, original
@@ -87,9 +85,3 @@ def test_losses_on_even_loads_are_of_the_experts_that_can_be_chosen(loss):
         found.append(float(loss(routed)))
     assert found[0] == pytest.approx(found[1], rel=1e-5)
     assert found[0] > 1e-4
-
-
-def test_the_readme_counts_families():
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    assert f"{len(FAMILIES)} families of sparse MoE models" in text
-    assert f"in the {len(SOFTMAX)} families" in text
