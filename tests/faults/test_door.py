@@ -125,10 +125,10 @@ def test_a_client_that_boosts_its_update_is_quarantined_and_the_others_count(exp
     tasks = plan_round(run.server.first_state(), run.server.members, 3, 0, run.server.send_to)
     layout = run.setup.model.layout
     answers = [run.client.answer(task) for task in tasks]
-    honest = [read(run, answer, task) for answer, task in zip(answers, tasks, strict=True)]
+    honest = [read(run.server, answer, task) for answer, task in zip(answers, tasks, strict=True)]
     assert not any(isinstance(a, Failure) for a in honest)
     answers[1] = scaled(answers[1], layout, tasks[1], 1000.0)
-    heard = [read(run, answer, task) for answer, task in zip(answers, tasks, strict=True)]
+    heard = [read(run.server, answer, task) for answer, task in zip(answers, tasks, strict=True)]
     assert isinstance(heard[1], Failure)
     assert heard[1].code == "too_large"
     assert "ten times what 2 steps of AdamW can move" in heard[1].reason
@@ -170,10 +170,10 @@ def test_whatever_is_sent_a_boosted_update_is_refused_and_an_honest_one_is_not(
             replace(state, round=number - 1), run.server.members, 1, 0, run.server.send_to
         )[0]
         answer = run.client.answer(task)
-        assert not isinstance(read(run, answer, task), Failure)
+        assert not isinstance(read(run.server, answer, task), Failure)
     update = unpack_update(answer, layouts.update, task, upload)
     boosted = Adapter(layouts.update, update.delta.flat * 10**4)
-    heard = read(run, pack_update(replace(update, delta=boosted), upload), task)
+    heard = read(run.server, pack_update(replace(update, delta=boosted), upload), task)
     assert isinstance(heard, Failure)
     assert heard.code == "too_large"
     assert "ten times what 2 steps of AdamW can move" in heard.reason
@@ -188,10 +188,10 @@ def test_a_control_is_a_gradient_of_any_size(experiment_of, tmp_path):
     flat = update.delta.flat.clone()
     flat[len(flat) // 2 :] *= 1000
     assert not isinstance(
-        read(run, pack_update(replace(update, delta=Adapter(layout, flat))), task), Failure
+        read(run.server, pack_update(replace(update, delta=Adapter(layout, flat))), task), Failure
     )
     flat[flat != 0] += 2e4
-    heard = read(run, pack_update(replace(update, delta=Adapter(layout, flat))), task)
+    heard = read(run.server, pack_update(replace(update, delta=Adapter(layout, flat))), task)
     assert isinstance(heard, Failure)
 
 
@@ -213,7 +213,7 @@ def test_what_a_client_drops_and_owes_is_no_damage(experiment_of, tmp_path, uplo
     task = plan_round(state, run.server.members, 1, 0, run.server.send_to)[0]
     for number in range(1, 13):
         sent = replace(task, round=number, adapter=Adapter(task.adapter.layout, flat))
-        heard = read(run, run.client.answer(sent), sent)
+        heard = read(run.server, run.client.answer(sent), sent)
         assert not isinstance(heard, Failure), (number, heard)
 
 
@@ -234,7 +234,7 @@ def test_no_gradients_move_a_value_further_than_the_bound_says():
 
 def test_what_decays_is_bounded_by_what_was_sent(experiment_of):
     decay = prepare(experiment_of("training.weight_decay=0.5"))
-    task = plan_round(decay.first_state(), decay.members, 1, 0, decay.send_to)[0]
+    task = plan_round(decay.server.first_state(), decay.server.members, 1, 0, decay.server.send_to)[0]
     sent = replace(task, adapter=Adapter(task.adapter.layout, task.adapter.flat + 100))
     rates = decay.training.steps * decay.training.learning_rate
     more = decay.limits(sent).delta - decay.limits(task).delta
