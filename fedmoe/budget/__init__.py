@@ -1,4 +1,4 @@
-"""Which client activates how many experts.
+"""Budgets: the number of experts that each client activates.
 
 In reading order:
     levels.py     fixed tiers from the YAML

@@ -31,7 +31,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Observed:
-    """What a client knows after a round, or after one that it sat out."""
+    """A client's knowledge after a round, or after one in which it was skipped."""
 
     fits: int
     """The largest k that a new plan allows; 0 for none."""
@@ -64,14 +64,14 @@ def replan(now: Standing, observed: Observed, patience: int = PATIENCE) -> Stand
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or in main memory."""
+    """Return whether an error says that memory ran out, on a GPU or in main memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and CPU_ALLOCATOR in str(error)
 
 
 def within_memory(attempt: Callable[[int], T], top_k: int, who: str = "a client") -> tuple[T, int]:
-    """What `attempt` gives at `top_k`, or at the largest smaller k at which memory suffices; and k.
+    """Return the result of `attempt` at the largest k up to `top_k` that memory allows, and k.
 
     Every lower try is logged as a warning. A round is replayed from its task alone, so an attempt
     that failed half-way leaves nothing behind.

@@ -79,7 +79,7 @@ class Shape:
 
     @property
     def up(self) -> int:
-        """What an expert's first weight puts out."""
+        """Return the output width of an expert's first weight."""
         return 2 * self.width if self.gated else self.width
 
     @property
@@ -100,7 +100,7 @@ def num_held(num_experts: int, subset: Subset | None) -> int:
 
 @dataclass(frozen=True)
 class Setting:
-    """How one micro-batch is trained on."""
+    """One micro-batch and how it is trained."""
 
     top_k: int
     batch_size: int
@@ -178,7 +178,7 @@ def frozen_bytes(model: AdaptedModel) -> int:
 
 
 def _out(linear: nn.Module | None, hidden: int) -> int:
-    """What comes out of a projection; as wide as the model where there is none of the name."""
+    """Return the output width of a projection; the model's width if there is none."""
     return int(getattr(linear, "base", linear).out_features) if linear is not None else hidden  # pyright: ignore
 
 

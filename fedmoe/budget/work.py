@@ -1,4 +1,4 @@
-"""What a client has to do in a round, as far as its memory and time depend on it."""
+"""The work of a client in one round, as far as memory and time depend on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class HowTrained(Protocol):
-    """What is used of `training.Training`."""
+    """The part of `training.Training` that is used here."""
 
     @property
     def steps(self) -> int: ...

@@ -33,22 +33,22 @@ class Chosen:
 
     @property
     def foreign(self) -> bool:
-        """Whether it is code from outside fedmoe."""
+        """Return whether it is code from outside fedmoe."""
         return type(self.value) not in self.mark.members
 
     @property
     def name(self) -> str:
-        """The name by which it is written down."""
+        """Return the name by which it is written down."""
         return reference(self.value) if self.foreign else self.value.name
 
     @property
     def version(self) -> str:
-        """Which code a foreign one is; empty where that cannot be told, and for built-in ones."""
+        """Return the version of a foreign one's code; empty if unknown, and for built-in ones."""
         return version_of(self.mark.group, self.name) if self.foreign else ""
 
     @property
     def bound(self) -> str:
-        """Why no file can hold it for another process; empty where one can."""
+        """Return why no file can hold it for another process; empty if one can."""
         return state(self.value)[1] or (nowhere(self.value) if self.foreign else "")
 
 

@@ -37,7 +37,7 @@ class Splits:
 
 
 def prompt_key(prompt: str) -> str:
-    """What makes two prompts the same: words, not case or spacing."""
+    """Return the key by which prompts are the same: words, not case or spacing."""
     return " ".join(prompt.casefold().split())
 
 

@@ -1,4 +1,4 @@
-"""What each client holds, in numbers and hashes: proof that two runs used the same partition."""
+"""Each client's data in numbers and hashes: proof that two runs used the same partition."""
 
 import hashlib
 import json

@@ -23,7 +23,7 @@ BUCKET_BATCHES = 8
 
 @section
 class TextSettings:
-    """How long an example may be."""
+    """Limits on the length of an example."""
 
     max_length: Annotated[int, Field(ge=8)] = 512
     """Tokens of prompt and response together."""
@@ -32,7 +32,7 @@ class TextSettings:
 
 
 class Tokenizer(Protocol):
-    """What is used of a Hugging Face tokenizer."""
+    """The part of a Hugging Face tokenizer that is used here."""
 
     eos_token_id: int
     pad_token_id: int

@@ -1,4 +1,4 @@
-"""What a client's device can do."""
+"""The capabilities of a client's device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who arrives when, and how stale, where the server waits for no round: buffered asynchrony."""
+"""Arrivals and their staleness if the server waits for no round: buffered asynchrony."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good an adapter is, for each budget tier.
+"""Scores of an adapter at each budget tier.
 
 - `evaluate`: token loss, and the dataset's score by greedy free-running decoding
 - `settings`: when and on how much data

@@ -1,4 +1,4 @@
-"""How an update's values are written down: as they are, rounded, or only the largest of them.
+"""Compressions of an update's values: in full, rounded, or only the largest of them.
 
 - `parts`: which values an update carries: all shared parts, and the experts that tokens reached
 - `none`, `bf16`, `int8`, `int4`, `top_k`: one way a file

@@ -1,4 +1,4 @@
-"""Which values of a delta an update carries: all shared parts, and the experts tokens reached."""
+"""The values of a delta that an update carries: shared parts, and experts with tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedmoe.section import Component
 
 @dataclass(frozen=True)
 class Part:
-    """What is carried of one tensor of an adapter."""
+    """The carried part of one tensor of an adapter."""
 
     entry: Entry
     experts: tuple[int, ...] | None
@@ -96,7 +96,7 @@ def all_parts(layout: Layout) -> Parts:
 
 
 def num_values(parts: Parts) -> int:
-    """How many values are carried."""
+    """Return the number of carried values."""
     return parts[-1].stop if parts else 0
 
 

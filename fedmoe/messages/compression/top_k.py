@@ -40,7 +40,7 @@ class TopK(Compression):
     owes_more: ClassVar[bool] = True
 
     def num_kept(self, parts: Parts) -> int:
-        """How many values are sent."""
+        """Return the number of values that are sent."""
         return math.ceil(self.share * num_values(parts))
 
     def num_bytes(self, parts: Parts) -> int:
