@@ -30,15 +30,15 @@ class Cost:
     """Trainable parameters."""
     bytes_down: int
     bytes_up: int
-    """The most that the two messages of one round can take: that all experts were used."""
+    """Upper bounds of the two messages of one round: the size if all experts were used."""
     forward_flops_per_token: float
     train_flops_per_token: float
     memory_bytes: int
     """Frozen weights, optimiser and the activations saved for one batch; an estimate."""
     expert_bytes: int = 0
-    """The frozen experts' share of it: 0 where they are stored elsewhere."""
+    """The part of it that frozen experts take; 0 if they are offloaded."""
     full_expert_bytes: int = 0
-    """The bytes they would take without any memory option."""
+    """The same without any memory option."""
 
 
 def cost(
@@ -51,7 +51,7 @@ def cost(
     offload: bool = False,
     subset: Subset | None = None,
 ) -> Cost:
-    """The cost of training with `top_k` experts on batches of `batch_tokens` tokens.
+    """Return the cost of training with `top_k` experts on batches of `batch_tokens` tokens.
 
     A product of a (m, n) weight counts 2 m n FLOPs per token; norms, softmax and attention scores
     are left out (they grow with the sequence, not with k). Backward computes no gradient of frozen

@@ -60,7 +60,7 @@ class Tier:
 
     @property
     def memory_options(self) -> str:
-        """Return the memory options of its frozen experts in a few words; empty without any."""
+        """Return its memory options for frozen experts in a few words; empty if there are none."""
         words = [self.frozen] if self.frozen != "full" else []
         if self.subset:
             words.append(f"{self.subset.keep} kept, others {self.subset.outcome}")
@@ -125,7 +125,7 @@ class Levels(Budget):
     """Tiers by name, in the order reports show them; none means every client activates all K."""
 
     def assign(self, num_clients: int, full_top_k: int, seed: int) -> tuple[str, ...]:
-        """The tier of each client: those listed by number first, the rest by share at random.
+        """Return the tier of each client: listed ones first, the rest by share at random.
 
         Raises:
             ConfigError: a client is listed twice or does not exist, or a `top_k` is over K.
@@ -167,7 +167,7 @@ class Levels(Budget):
         return tuple(assigned[c] for c in range(num_clients))
 
     def over(self, full_top_k: int) -> list[Fault]:
-        """Return a fault for each tier that activates more experts than the model's K."""
+        """Return a fault for each tier that asks for more experts than the model's K."""
         said = f"is over the model's top_k of {full_top_k}"
         return [
             Fault(f"budget.tiers.{name}.top_k", f"{tier.top_k} {said}")
@@ -176,7 +176,7 @@ class Levels(Budget):
         ]
 
     def resolved(self, full_top_k: int) -> dict[str, Tier]:
-        """The tiers, or the one tier of full budget where the YAML names none."""
+        """Return the tiers, or one tier of full budget if the YAML names none."""
         return self.tiers or {"full": Tier(top_k=full_top_k, share=1.0)}
 
     def __post_init__(self) -> None:

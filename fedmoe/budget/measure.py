@@ -1,4 +1,4 @@
-"""Measurement of a real step: its peak memory above the loaded model, and its seconds."""
+"""Measurements of real steps: peak memory above the loaded model, and seconds."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def measure_in_turns(
     turns: int = TURNS,
     seconds: float = TURNS_SECONDS,
 ) -> list[Sample]:
-    """One sample per setting, the medians over turns in which `take` measures each of them once.
+    """Return one sample per setting: medians over turns in which `take` measures each once.
 
     A machine changes its speed by the minute: in turns all settings see the same of it. A turn
     begins while less than `seconds` are spent; the first always does.
@@ -149,7 +149,7 @@ def _on_gpu(
 
 
 def restoring_seconds(weights: Tensor, frozen: Frozen, repeats: int = 5) -> float:
-    """Seconds to make one frozen value from its code, the median over `repeats` of all experts.
+    """Return the seconds to restore one frozen value from its code, a median over `repeats`.
 
     As in training: of one expert after another, on a GPU of all experts of a layer (experts, out,
     in) at once.
@@ -169,7 +169,7 @@ def restoring_seconds(weights: Tensor, frozen: Frozen, repeats: int = 5) -> floa
 
 
 def _timed(go: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of the processor and of the clock."""
+    """Return the processor and wall seconds of a call."""
     own, wall = time.process_time(), time.perf_counter()
     go()
     return time.process_time() - own, time.perf_counter() - wall

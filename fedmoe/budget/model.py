@@ -28,7 +28,7 @@ BLOCK_ROWS = 1024
 
 @dataclass(frozen=True)
 class Constants:
-    """Constants of a machine beside arithmetic; the defaults add nothing beyond it."""
+    """The additions of a machine to arithmetic; the defaults add next to nothing."""
 
     fixed_bytes: float = 0.0
     """Taken by any step: library buffers, the allocator's reserve."""
@@ -39,7 +39,7 @@ class Constants:
     seconds_per_step: float = 0.0
     """Seconds of any micro-batch, however small: calls, and reading weights."""
     seconds_per_offloaded_byte: float = 0.0
-    """To bring frozen weights from where they lie; with 0 they come as fast as memory's."""
+    """Seconds to fetch offloaded weights; 0 if they come as fast as those in memory."""
     seconds_per_restored: Mapping[Frozen, float] = field(default_factory=dict)
     """To make one frozen value from its code, by form."""
 
@@ -146,7 +146,7 @@ def _outside_bytes(shape: Shape, setting: Setting) -> float:
 
 
 def _outside_working(shape: Shape, setting: Setting) -> float:
-    """Return the working memory of a layer outside its experts, if a dry run measured it."""
+    """Return a layer's working memory outside its experts, if a dry run measured it."""
     return (
         shape.saved.outside_bytes(setting.tokens, setting.length)
         if shape.saved is not None
@@ -173,7 +173,7 @@ def _experts_per_token(shape: Shape, setting: Setting) -> float:
 
 
 def _layer_bytes(shape: Shape, setting: Setting) -> float:
-    """Return the working memory of a sparse layer's backward: rows and gradients of factors."""
+    """Return the working memory of a sparse layer's backward: rows and factors' gradients."""
     s, e = shape, shape.element_bytes
     rows = setting.tokens * setting.top_k
     rows = rows if s.on_gpu else min(rows, BLOCK_ROWS)

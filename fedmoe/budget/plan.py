@@ -48,7 +48,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Plan:
-    """A client's plan for its machine."""
+    """The number of experts that a client activates on its machine, and how it trains."""
 
     options: tuple[Option, ...]
     """Every k from 1 to K, with the micro-batch, recomputation and form of the frozen experts that
@@ -191,7 +191,7 @@ def _by_time(
     most_top_k: int | None,
     reasons: tuple[str, ...],
 ) -> Plan:
-    """Return the largest option that is in time; the first of them fits into memory."""
+    """Return a plan with the largest option that fits memory and deadline; k = 1 fits memory."""
     top = min(most_top_k or len(found), len(found))
     fits = max(k for k, needed in enumerate(need, 1) if needed <= most)
     in_time = [o.top_k for o in found if deadline is None or o.seconds <= deadline]

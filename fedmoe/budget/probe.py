@@ -1,4 +1,4 @@
-"""A machine's free memory, processors, disk and link."""
+"""The free resources of a machine: memory, processors, disk, link."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Machine:
-    """The resources that training could use."""
+    """The resources that training can use."""
 
     label: str
     free_bytes: int
@@ -80,7 +80,7 @@ class Machine:
 def probe(
     device: torch.device, link: Link | None = None, folder: Path | str = ".", root: Path = ROOT
 ) -> Machine:
-    """Return the resources that are free now, on a GPU or in main memory.
+    """Return the resources of this machine that are free now.
 
     All is measured but the link, which is the operator's word (`budget.downlink_bytes_per_second`
     and `uplink_bytes_per_second`, in a node's own overrides). A node cannot measure it: Flower

@@ -31,7 +31,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Observed:
-    """A client's observations after a round, or after one that it skipped."""
+    """A client's knowledge after a round, or after one in which it was skipped."""
 
     fits: int
     """The largest k that a new plan allows; 0 for none."""
@@ -71,7 +71,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def within_memory(attempt: Callable[[int], T], top_k: int, who: str = "a client") -> tuple[T, int]:
-    """Return `attempt` at `top_k`, or at the largest smaller k for which memory suffices; and k.
+    """Return the result of `attempt` at the largest k up to `top_k` that memory allows, and k.
 
     Every lower try is logged as a warning. A round is replayed from its task alone, so an attempt
     that failed half-way leaves nothing behind.

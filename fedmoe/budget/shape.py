@@ -100,7 +100,7 @@ def num_held(num_experts: int, subset: Subset | None) -> int:
 
 @dataclass(frozen=True)
 class Setting:
-    """The setting in which one micro-batch is trained on."""
+    """One micro-batch and how it is trained."""
 
     top_k: int
     batch_size: int
@@ -178,7 +178,7 @@ def frozen_bytes(model: AdaptedModel) -> int:
 
 
 def _out(linear: nn.Module | None, hidden: int) -> int:
-    """Return a projection's output width; the model's where there is none of the name."""
+    """Return the output width of a projection; the model's width if there is none."""
     return int(getattr(linear, "base", linear).out_features) if linear is not None else hidden  # pyright: ignore
 
 

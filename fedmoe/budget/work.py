@@ -1,4 +1,4 @@
-"""A client's work in a round, as far as its memory and time depend on it."""
+"""The work of a client in one round, as far as memory and time depend on it."""
 
 from __future__ import annotations
 

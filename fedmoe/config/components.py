@@ -38,17 +38,17 @@ class Chosen:
 
     @property
     def name(self) -> str:
-        """The name by which it is written down."""
+        """Return the name by which it is written down."""
         return reference(self.value) if self.foreign else self.value.name
 
     @property
     def version(self) -> str:
-        """Return a digest of foreign code; empty without any that can be read."""
+        """Return the version of a foreign one's code; empty if unknown, and for built-in ones."""
         return version_of(self.mark.group, self.name) if self.foreign else ""
 
     @property
     def bound(self) -> str:
-        """Why no file can hold it for another process; empty where one can."""
+        """Return why no file can hold it for another process; empty if one can."""
         return state(self.value)[1] or (nowhere(self.value) if self.foreign else "")
 
 

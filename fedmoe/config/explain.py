@@ -1,4 +1,4 @@
-"""pydantic's findings in the user's words: the path, the value, what is allowed."""
+"""Pydantic's errors in the user's words: the path, the value, what is allowed."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Faults to inject: lost, slow, damaged and killed clients, a server that dies.
+"""Injected faults: lost, slow, damaged and killed clients, a server that dies.
 
 `--faults drop=.1,slow=3x,corrupt=.01,nan=.02,kill-client=.05,kill-server@3`. Who is struck depends
 on `(seed, round, client)` alone: the same faults strike again in a run that is resumed, and beside
@@ -31,7 +31,7 @@ ALLOWED = {
 
 @dataclass(frozen=True)
 class Faults:
-    """The rate of each kind of fault, per client and round."""
+    """The rate of each kind of fault: probabilities per client and round."""
 
     drop: float = 0.0
     """The update is lost on its way."""
@@ -50,7 +50,7 @@ class Faults:
     """Round after which the server dies."""
 
     def of(self, seed: int, round: int, client: int) -> tuple[Strike, ...]:
-        """Return the faults injected into a client's round.
+        """Return the faults that are injected into a client in a round.
 
         A rate that is changed changes nothing about the others: each kind has a draw of its own.
         """

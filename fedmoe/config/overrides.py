@@ -61,7 +61,7 @@ def _slot(box: Any, key: str) -> Any:
 
 
 def _open(box: Any, slot: Any, place: Place) -> Any:
-    """Return the value in `slot`, created first if the file has none."""
+    """Return the value in `slot`, setting it to its default if the file says nothing."""
     value = box.get(slot) if isinstance(box, dict) else box[slot]
     if value is not None:
         return value

@@ -29,7 +29,7 @@ from fedmoe.training.settings import Training
 
 @section
 class Simulation:
-    """A simulation's use of this machine; nothing here changes the result."""
+    """The use of this machine by a simulation; nothing here changes the result."""
 
     workers: Annotated[int, Field(ge=1)] = 1
     """Processes that train clients side by side, one thread each; 1 trains in this process, and
@@ -44,7 +44,7 @@ class Simulation:
 
 @section
 class Admission:
-    """Limits on what the server accepts from a client, beside those of an honest one."""
+    """Limits on what the server accepts, beside those that no honest client exceeds."""
 
     most_examples: Annotated[int, Field(ge=1)] = 1_000_000
     """Examples that a client may claim to hold; they weigh its update. An update of more is

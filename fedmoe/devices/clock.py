@@ -1,4 +1,4 @@
-"""The time of a client's round on its device: a function of figures in the ledger."""
+"""The time of a client's round on its device, as a function of figures in the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrivals and their staleness where the server waits for no round: buffered asynchrony."""
+"""Arrivals and their staleness if the server waits for no round: buffered asynchrony."""
 
 from __future__ import annotations
 

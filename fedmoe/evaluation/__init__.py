@@ -1,4 +1,4 @@
-"""The quality of an adapter at each budget tier.
+"""Scores of an adapter at each budget tier.
 
 - `evaluate`: token loss, and the dataset's score by greedy free-running decoding
 - `settings`: when and on how much data

@@ -1,4 +1,4 @@
-"""How the output of a sparse layer is rescaled when fewer than K experts are active.
+"""Rescalings of a sparse layer's output when fewer than K experts are active.
 
 A router that does not renormalise its weights returns a smaller output at a lower k. FLAME
 (arXiv:2506.16600) multiplies the layer's output by one scalar, learned or `K / k`.
@@ -36,7 +36,7 @@ class Rescaling(Component):
 
     @property
     def reweighs(self) -> bool:
-        """True if it changes the routers' weights, not just the layer's output."""
+        """Return whether it changes the routers' weights, not just the layer's output."""
         return False
 
     def initial(self, num_layers: int, full_top_k: int, top_k: int) -> Tensor:

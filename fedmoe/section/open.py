@@ -67,7 +67,7 @@ class Open:
 
     @property
     def expected(self) -> str:
-        """Return what the field takes, in words."""
+        """Return the kind of object that the field takes, in words."""
         if isinstance(self.base, type) and self.base is not Callable:
             return f"{self.base.__module__}.{self.base.__qualname__}"
         return "function or object that can be called"

@@ -234,10 +234,11 @@ def test_no_gradients_move_a_value_further_than_the_bound_says():
 
 def test_what_decays_is_bounded_by_what_was_sent(experiment_of):
     decay = prepare(experiment_of("training.weight_decay=0.5"))
-    task = plan_round(decay.server.first_state(), decay.server.members, 1, 0, decay.server.send_to)[0]
+    server = decay.server
+    task = plan_round(server.first_state(), server.members, 1, 0, server.send_to)[0]
     sent = replace(task, adapter=Adapter(task.adapter.layout, task.adapter.flat + 100))
-    rates = decay.training.steps * decay.training.learning_rate
-    more = decay.limits(sent).delta - decay.limits(task).delta
+    rates = decay.setup.training.steps * decay.setup.training.learning_rate
+    more = server.limits(sent).delta - server.limits(task).delta
     before = task.adapter.largest()
     assert more == pytest.approx(10 * rates * 0.5 * (sent.adapter.largest() - before), rel=1e-4)
 
