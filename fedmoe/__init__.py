@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from fedmoe.errors import FedMoEError
     from fedmoe.federation import Client, Federation, open_run, run
     from fedmoe.messages.records import Task, Update
-    from fedmoe.models.adapted import AdapterSettings as LoRA
+    from fedmoe.models.adapted import LoRA
     from fedmoe.training.settings import Training
 
 _HOMES = {
@@ -51,7 +51,7 @@ _HOMES = {
     "FedMoEError": "fedmoe.errors",
     "Federation": "fedmoe.federation",
     "Flame": "fedmoe.aggregation",
-    "LoRA": "fedmoe.models.adapted:AdapterSettings",
+    "LoRA": "fedmoe.models.adapted",
     "Strategy": "fedmoe.aggregation.strategy",
     "Task": "fedmoe.messages.records",
     "Tier": "fedmoe.budget",

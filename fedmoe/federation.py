@@ -21,7 +21,7 @@ from fedmoe.export.finished import RunResults
 from fedmoe.export.saved import SavedRun
 from fedmoe.messages.codec import pack_task
 from fedmoe.messages.records import Failure, Task, Update
-from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.rounds import ServerState, finish_round, plan_round
 from fedmoe.runs import session
@@ -147,7 +147,7 @@ class Federation:
         *,
         tiers: Mapping[str, Tier] | None = None,
         strategy: Strategy | None = None,
-        lora: AdapterSettings | None = None,
+        lora: LoRA | None = None,
         training: Training | None = None,
         local: LocalStep | None = None,
         test: Sequence[Any] = (),
@@ -182,20 +182,13 @@ class Federation:
         known = dict(tiers or {})
         self._check(clients, known)
         rows = dict(zip(self.names, (c.rows for c in clients), strict=True))
-        first = next(iter(known), "")
-        budget = Levels(
-            tiers={
-                name: replace(tier, clients=self._of(clients, name, first))
-                for name, tier in known.items()
-            }
-        )
         self.experiment = Experiment(
             model=ModelSettings(path=str(model)),
             data=Memory.of_clients(rows, test=tuple(test), validation=tuple(validation)),
             partition=Given(clients=tuple(self.names)),
-            budget=budget,
+            budget=_budget(clients, known),
             aggregation=strategy or FedAvg(),
-            adapter=lora or AdapterSettings(),
+            adapter=lora or LoRA(),
             training=replace(training or Training(), local_step=local),
             evaluation=evaluation or EvaluationSettings(),
             rounds=rounds,
@@ -306,7 +299,11 @@ class Federation:
         if faults:
             raise ConfigError("Federation", faults)
 
-    @staticmethod
-    def _of(clients: Sequence[Client], name: str, first: str) -> tuple[int, ...]:
-        """Return the numbers of a tier's clients."""
-        return tuple(n for n, c in enumerate(clients) if (c.tier or first) == name)
+
+def _budget(clients: Sequence[Client], tiers: Mapping[str, Tier]) -> Levels:
+    """Return the tiers with the numbers of their clients; a client without one is in the first."""
+    first = next(iter(tiers), "")
+    of = {
+        name: tuple(n for n, c in enumerate(clients) if (c.tier or first) == name) for name in tiers
+    }
+    return Levels(tiers={n: replace(tier, clients=of[n]) for n, tier in tiers.items()})

@@ -95,14 +95,14 @@ def tiny_base():
 def tiny_model(tiny_base):
     """A function that makes a tiny AdaptedModel of a family, on the expert fast path."""
     from fedmoe.models import experts
-    from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+    from fedmoe.models.adapted import AdaptedModel, LoRA
     from fedmoe.models.rescaling import NoRescaling
 
     def make(family="olmoe", adapter=None, rescaling=None, **changes):
         experts.register()
         base = tiny_base(family, **changes)
         base.set_experts_implementation(experts.IMPLEMENTATION)
-        adapter = adapter or AdapterSettings(rank=4, alpha=8.0)
+        adapter = adapter or LoRA(rank=4, alpha=8.0)
         return AdaptedModel(base, adapter, rescaling or NoRescaling())
 
     return make

@@ -16,7 +16,11 @@ class FedAvg(Mean):
 
     Source: McMahan et al. 2017 (arXiv:1602.05629, Alg. 1), on LoRA factors as in FedIT
     (arXiv:2305.05644): `A` and `B` are averaged apart, so mean B times mean A is not the mean of
-    BA. Of an expert that some clients never used, the update is diluted.
+    BA. The update of an expert that some clients never used is diluted.
+
+    Example:
+        >>> FedAvg().linear, FedAvg().mixed_ranks
+        (True, False)
     """
 
     name: Literal["fedavg"] = "fedavg"

@@ -24,6 +24,10 @@ class Flame(Mean):
 
     Source: FLAME (Le et al. 2025, arXiv:2506.16600), from second-hand notes: whether its unit of
     `a` and `S` is the token or the step is not certain; here it is the token, per layer.
+
+    Example:
+        >>> Flame(temperature=0.0).size_weighted  # FedAvg
+        True
     """
 
     name: Literal["flame"] = "flame"

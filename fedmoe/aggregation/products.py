@@ -1,4 +1,4 @@
-"""What strategies share that combine the products BA rather than their factors.
+"""Shared parts of strategies that combine the products BA rather than their factors.
 
 They look at all updates of a round together: what they hold grows with the clients of a round,
 never with a dense delta.

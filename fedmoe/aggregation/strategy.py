@@ -1,4 +1,4 @@
-"""What a strategy decides: what travels, what a client trains and keeps, how updates are combined.
+"""The hooks of a strategy: what travels, what a client trains and stores, how updates combine.
 
 Every hook has FedAvg's answer as its default; a strategy overrides those in which it differs.
 
@@ -86,6 +86,15 @@ class Strategy(Component):
     A trait claims a law, which the contract suite (`tests/support/conformance.py`) then tests, or
     asks something of the rest of an experiment, which `faults` then refuses where it is missing.
     Nothing outside a strategy's file asks for more than these.
+
+    Example:
+        >>> from fedmoe.aggregation import FedAvg
+        >>> class Halved(FedAvg):
+        ...     def combine(self, adapter, updates, num_clients=0):
+        ...         mean = super().combine(adapter, updates, num_clients)
+        ...         return Adapter(adapter.layout, (adapter.flat + mean.flat) / 2)
+        >>> issubclass(Halved, Strategy)
+        True
     """
 
     name: Any

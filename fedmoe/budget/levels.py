@@ -16,7 +16,12 @@ from fedmoe.seeds import numpy_rng
 
 @section
 class Tier:
-    """Clients that can afford the same number of experts."""
+    """Clients that can afford the same number of experts.
+
+    Example:
+        >>> Tier(top_k=2, frozen="int8", steps=10).memory_options
+        'int8'
+    """
 
     top_k: Annotated[int, Field(ge=1)]
     """Experts activated per token, at most the model's K; in training and in evaluation."""

@@ -36,13 +36,13 @@ def init(folder: Path, data: str, model: str, clients: int, name: str | None) ->
       fedmoe init my-experiment
       fedmoe init my-experiment --data rows.jsonl --model allenai/OLMoE-1B-7B-0924 --clients 8
     """
-    from fedmoe.models.adapted import AdapterSettings
+    from fedmoe.models.adapted import LoRA
     from fedmoe.models.build import MINI, ModelSettings
     from fedmoe.models.memory.meta import meta_model
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FedMoEError(f"{folder} is not an empty folder; name another, nothing is overwritten")
-    top_k = meta_model(ModelSettings(path=model), AdapterSettings()).full_top_k
+    top_k = meta_model(ModelSettings(path=model), LoRA()).full_top_k
     # Of equal ks the last one stays.
     tiers = {1: "low", max(1, top_k // 2): "medium", top_k: "high"}
     path, own = (Path(data) if data else folder / ROWS).resolve(), Path(model).exists()

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout, keep_untouched, resized
 from fedmoe.aggregation.strategy import Layouts, Local, Strategy
 from fedmoe.budget import Levels, Tier
-from fedmoe.config import Experiment
+from fedmoe.config.schema import Experiment
 from fedmoe.data.partition import Iid
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.messages.records import Task, Update

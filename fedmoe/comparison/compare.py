@@ -19,8 +19,8 @@ from fedmoe.comparison.runs import check_same_inputs, has_ended, run_to_end
 from fedmoe.comparison.runs import folder_of as run_folder
 from fedmoe.comparison.search import choose, chosen_settings, describe, read_trial
 from fedmoe.comparison.study import Case, Study, Trial, VariantInfo
-from fedmoe.config import Experiment
 from fedmoe.config.load import load
+from fedmoe.config.schema import Experiment
 from fedmoe.system.locks import alone_in
 
 

@@ -20,7 +20,7 @@ from fedmoe.config.explain import explain
 from fedmoe.config.load import load
 from fedmoe.config.place import Place
 from fedmoe.errors import ConfigError, Fault, ModelError
-from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.memory.meta import meta_model
 from fedmoe.system.shipped import find_beside
@@ -194,7 +194,7 @@ def _shapes(model: ModelSettings) -> AdaptedModel | None:
     The error, if there is one, is that of the first run.
     """
     try:
-        return meta_model(model, AdapterSettings())
+        return meta_model(model, LoRA())
     except ModelError:
         return None
 

@@ -29,5 +29,12 @@ def load_experiment(
     """Return the experiment a YAML file and its overrides describe, or raise every fault found.
 
     Components named as `package.module:Name` are imported; `imports` may forbid it.
+
+    Raises:
+        ConfigError: with every fault of the file and of the overrides.
+
+    Example:
+        >>> load_experiment("quickstart", ["rounds=3"]).rounds  # a shipped config, by its name
+        3
     """
     return load(Experiment, path, overrides, imports)

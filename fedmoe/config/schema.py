@@ -18,7 +18,7 @@ from fedmoe.devices import Device
 from fedmoe.errors import ConfigError, Fault, Unfit
 from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.messages.compression import COMPRESSIONS, Compression, NoCompression
-from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.gating import Gating, TopKGating
 from fedmoe.models.rescaling import RESCALINGS, NoRescaling, Rescaling
@@ -53,7 +53,13 @@ class Admission:
 
 @section
 class Experiment:
-    """One federated run."""
+    """One federated run.
+
+    Example:
+        >>> experiment = Experiment(rounds=3, aggregation={"name": "flame", "temperature": 1.0})
+        >>> experiment.aggregation.temperature
+        1.0
+    """
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
     """Name of the run and of its folder."""
@@ -67,7 +73,7 @@ class Experiment:
     """Share of a round's clients, rounded up to a number, that must have given an update. A round
     of fewer is not aggregated: the run ends as failed, and can be resumed. One is always needed."""
     model: ModelSettings = ModelSettings()
-    adapter: AdapterSettings = AdapterSettings()
+    adapter: LoRA = LoRA()
     rescaling: Annotated[Rescaling, RESCALINGS] = NoRescaling()
     gating: Gating = TopKGating()
     """The rule by which tokens and experts choose each other within a budget's k (softmax)."""

@@ -12,7 +12,7 @@ from fedmoe.data.examples import Example
 from fedmoe.data.text import FRAMES
 from fedmoe.errors import FedMoEError
 from fedmoe.export.saved import SavedRun
-from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.build import ModelSettings, build_model, model_folder
 from fedmoe.models.decode import greedy_stream
 from fedmoe.models.pretrained_gating import gating_of
@@ -39,7 +39,7 @@ class Generator:
                 raise FedMoEError("--tier needs --run")
             settings = ModelSettings(path=model)
             gating = gating_of(Path(model_folder(model)))
-            none = AdapterSettings(rank=1)
+            none = LoRA(rank=1)
             adapted, tokenizer = build_model(settings, none, NoRescaling(), gating)
             rescaler = None
         else:

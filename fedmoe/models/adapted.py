@@ -30,8 +30,14 @@ TOP_K = TopKGating()
 
 
 @section
-class AdapterSettings:
-    """The parts that get LoRA, and its size."""
+class LoRA:
+    """The parts that get LoRA, and its size.
+
+    Example:
+        >>> lora = LoRA(rank=16, alpha=32.0)
+        >>> lora.alpha / lora.rank
+        2.0
+    """
 
     rank: Annotated[int, Field(ge=1)] = 8
     """Rank of every factor pair."""
@@ -76,11 +82,7 @@ class AdaptedModel:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        settings: AdapterSettings,
-        rescaling: Rescaling,
-        gating: Rule = TOP_K,
+        self, model: nn.Module, settings: LoRA, rescaling: Rescaling, gating: Rule = TOP_K
     ) -> None:
         self.model = model.requires_grad_(False).eval()
         self.family = install(model)
@@ -273,7 +275,7 @@ class AdaptedModel:
         narrow = len(self.linears) * self.bound.rank * next(body.parameters()).element_size()
         return None if found is None else found.without(narrow)
 
-    def _install(self, settings: AdapterSettings, adapted: list[str]) -> None:
+    def _install(self, settings: LoRA, adapted: list[str]) -> None:
         """Put slots for LoRA into the model; `bind` fills them."""
         none = torch.empty(0, 0)
         for layer, state in zip(self.layers, self.states, strict=True):
@@ -310,9 +312,7 @@ def _attention_paths(model: nn.Module, names: tuple[str, ...]) -> list[str]:
     return paths
 
 
-def _layout(
-    model: nn.Module, layers: list[MoELayer], settings: AdapterSettings, adapted: list[str]
-) -> Layout:
+def _layout(model: nn.Module, layers: list[MoELayer], settings: LoRA, adapted: list[str]) -> Layout:
     """Return the layout: expert factors layer by layer, then routers, then attention."""
     rank, tensors = settings.rank, []
     for i, layer in enumerate(layers):

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 from fedmoe.errors import ModelError
-from fedmoe.models.adapted import TOP_K, AdaptedModel, AdapterSettings
+from fedmoe.models.adapted import TOP_K, AdaptedModel, LoRA
 from fedmoe.models.families import check_family, install, moe_layers
 from fedmoe.models.gating import Rule
 from fedmoe.models.memory.frozen import weights_of
@@ -109,7 +109,7 @@ def _cannot_load(path: str, kind: str, error: Exception) -> str:
 
 def build_model(
     settings: ModelSettings,
-    adapter: AdapterSettings,
+    adapter: LoRA,
     rescaling: Rescaling,
     gating: Rule = TOP_K,
     *,

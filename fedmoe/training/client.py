@@ -11,22 +11,28 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fedmoe.adapter import Adapter, keep_untouched
 from fedmoe.aggregation.strategy import Layouts, Local
-from fedmoe.data.text import Batch, Tokens, training_batches
+from fedmoe.data.text import training_batches
 from fedmoe.errors import DataError
-from fedmoe.messages.records import Task, Update
-from fedmoe.models.adapted import AdaptedModel
+from fedmoe.messages.records import Update
 from fedmoe.seeds import generator, numpy_rng
-from fedmoe.training.local_client import LocalClient, LocalStep, run_step
+from fedmoe.training.local_client import LocalClient, run_step
 from fedmoe.training.loss import mean_loss, response_loss
-from fedmoe.training.router_losses import NO_LOSSES, RouterLosses, RouterTraining, router_training
-from fedmoe.training.settings import Training
+from fedmoe.training.router_losses import NO_LOSSES, router_training
+
+if TYPE_CHECKING:
+    from fedmoe.data.text import Batch, Tokens
+    from fedmoe.messages.records import Task
+    from fedmoe.models.adapted import AdaptedModel
+    from fedmoe.training.local_client import LocalStep
+    from fedmoe.training.router_losses import RouterLosses, RouterTraining
+    from fedmoe.training.settings import Training
 
 NORM_VALUES = 2**24
 """Values of a gradient that are widened to float64 at one time: a GPU makes a copy of them."""

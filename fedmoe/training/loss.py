@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedmoe.data.text import Batch, Tokens, evaluation_batches
-from fedmoe.models.adapted import AdaptedModel
+from fedmoe.data.text import evaluation_batches
+
+if TYPE_CHECKING:
+    from fedmoe.data.text import Batch, Tokens
+    from fedmoe.models.adapted import AdaptedModel
 
 
 def response_loss(model: AdaptedModel, batch: Batch) -> Tensor:

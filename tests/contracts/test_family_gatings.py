@@ -6,7 +6,7 @@ from family_contract import IDS, SETTINGS, error, original
 from family_models import tiny_family
 
 from fedmoe.data.text import Tokens, collate
-from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.families import FAMILIES
 from fedmoe.models.gating import HierarchicalGating, Routed
 from fedmoe.models.gating.outputs import expert_output
@@ -49,7 +49,7 @@ def test_all_groups_are_the_familys_own_choice_and_weights(kind):
 @every_kind
 def test_losses_see_the_routers_own_logits_and_experts(kind, random_adapter):
     """Alignment to itself is 0, and what experts answer one by one makes up the layer's answer."""
-    settings = AdapterSettings(rank=4, alpha=8.0, router=True)
+    settings = LoRA(rank=4, alpha=8.0, router=True)
     model = AdaptedModel(tiny_family(FAMILIES[kind]), settings, NoRescaling())
     model.load(random_adapter(model.layout))
     losses = RouterLosses(alignment=1.0)

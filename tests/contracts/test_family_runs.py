@@ -12,7 +12,7 @@ from fedmoe.cli.main import main
 from fedmoe.config import Experiment
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
-from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.families import FAMILIES, refused_families
 from fedmoe.models.families.parameters import rounded
@@ -40,7 +40,7 @@ def test_a_federated_run_of_two_rounds_lowers_the_loss(kind, tmp_path):
             rounds=2,
             clients_per_round=4,
             model=ModelSettings(path=str(folder)),
-            adapter=AdapterSettings(rank=4),
+            adapter=LoRA(rank=4),
             data=LocalFiles(path=str(tmp_path / "rows.jsonl")),
             partition=Iid(num_clients=4),
             budget=Levels(tiers={"high": Tier(top_k=2), "low": Tier(top_k=1)}),

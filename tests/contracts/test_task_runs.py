@@ -20,7 +20,7 @@ from fedmoe.evaluation.evaluate import evaluate
 from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.messages.records import Task
 from fedmoe.messages.validation import Limits, check_counts
-from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.build import ModelSettings, build_model
 from fedmoe.models.families import FAMILIES
 from fedmoe.models.rescaling import NoRescaling
@@ -51,7 +51,7 @@ def experiment(tmp_path):
             "rounds": 2,
             "clients_per_round": 4,
             "model": ModelSettings(path=str(folder)),
-            "adapter": AdapterSettings(rank=4),
+            "adapter": LoRA(rank=4),
             "data": Digits() if image else LocalFiles(path=str(tmp_path / "rows.jsonl")),
             "partition": Dirichlet(num_clients=4) if image else Iid(num_clients=4),
             "budget": Levels(tiers={"high": Tier(top_k=top_k), "low": Tier(top_k=1)}),

@@ -22,7 +22,7 @@ from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
 from fedmoe.errors import FedMoEError
 from fedmoe.messages.records import Failure, Update
-from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.rounds import finish_round, plan_round, run_rounds
@@ -97,7 +97,7 @@ def prepared(tiny_folder, tmp_path_factory):
         seed=3,
         rounds=2,
         model=ModelSettings(path=str(tiny_folder)),
-        adapter=AdapterSettings(rank=2),
+        adapter=LoRA(rank=2),
         rescaling=LearnedRescaling(),
         data=LocalFiles(path=str(path)),
         partition=Iid(num_clients=4),

@@ -43,5 +43,6 @@ def test_the_formatter_decides_the_layout():
     assert len(marks) < 30
 
 
-def test_the_source_is_not_larger_than_it_was():
-    assert figures.lines() <= 31_000
+def test_the_source_does_not_grow_unnoticed():
+    """It is to shrink: raise the bound only for what is worth its upkeep."""
+    assert figures.lines() <= 35_700

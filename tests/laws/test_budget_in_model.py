@@ -10,7 +10,7 @@ from torch import nn
 from fedmoe.adapter import Adapter, initial_adapter
 from fedmoe.data.text import Tokens, collate
 from fedmoe.errors import ModelError
-from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.decode import greedy
 from fedmoe.models.families import FAMILIES as KNOWN
@@ -156,7 +156,7 @@ class Stubborn(nn.Module):
 def test_a_router_that_ignores_top_k_is_refused(tiny_base):
     base = tiny_base()
     base.model.layers[1].mlp.gate = Stubborn(base.model.layers[1].mlp.gate)
-    model = AdaptedModel(base, AdapterSettings(), NoRescaling())
+    model = AdaptedModel(base, LoRA(), NoRescaling())
     model.check_top_ks({4})
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.gate \(Stubborn\) got top_k = 2"):
         model.check_top_ks({4, 2})
@@ -209,7 +209,7 @@ def test_mass_changes_no_choice_or_is_refused(kind):
             check_mass(family)
         return
     keeping, plain = (
-        AdaptedModel(tiny_family(family), AdapterSettings(rank=2), rescaling)
+        AdaptedModel(tiny_family(family), LoRA(rank=2), rescaling)
         for rescaling in (StaticRescaling(by="mass"), NoRescaling())
     )
     x = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))

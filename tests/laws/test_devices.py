@@ -23,7 +23,7 @@ from fedmoe.devices.clock import client_time, probe_tokens, virtual_bytes_up, vi
 from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.messages.codec import pack_update, unpack_update
 from fedmoe.messages.records import Failure, Task, Update
-from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import read_ledger
@@ -170,7 +170,7 @@ def experiment(tiny_folder, tmp_path_factory):
         seed=3,
         rounds=2,
         model=ModelSettings(path=str(tiny_folder)),
-        adapter=AdapterSettings(rank=2),
+        adapter=LoRA(rank=2),
         data=LocalFiles(path=str(path)),
         partition=Iid(num_clients=4),
         budget=Levels(tiers={"a": Tier(top_k=4), "b": Tier(top_k=1)}),

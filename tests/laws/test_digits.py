@@ -11,7 +11,7 @@ from fedmoe.base_models.pretraining.vision import Base, accuracy, encoded, train
 from fedmoe.data.digits import Digits, all_digits, of_pretraining
 from fedmoe.data.text import TextSettings, tokenize
 from fedmoe.errors import DataError
-from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.rescaling import NoRescaling
 from fedmoe.models.tasks.image import Pixels, as_images
 from fedmoe.models.vit import SparseMLP, SparseViT, upcycled
@@ -67,7 +67,7 @@ def test_an_upcycled_model_is_the_dense_one_at_every_k(dense):
     sparse = [isinstance(layer.mlp, SparseMLP) for layer in made[0].vit.layers]
     assert sparse == [False, True, False, True]
     torch.testing.assert_close(made[0](pixel_values=images).logits, expected)
-    model = AdaptedModel(made[1], AdapterSettings(rank=2), NoRescaling())
+    model = AdaptedModel(made[1], LoRA(rank=2), NoRescaling())
     for k in (1, 2):
         model.set_budget(k)
         torch.testing.assert_close(model.model(pixel_values=images).logits, expected)

@@ -14,7 +14,7 @@ from fedmoe.messages.codec import pack_update, unpack_update
 from fedmoe.messages.records import Task
 from fedmoe.messages.validation import Limits, check_counts
 from fedmoe.models import experts
-from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.gating import (
     GATINGS,
     CompetitionGating,
@@ -50,7 +50,7 @@ def model_with(tiny_base, random_adapter):
             experts.register()
             base = tiny_base(family)
             base.set_experts_implementation(experts.IMPLEMENTATION)
-            adapter = AdapterSettings(**({"rank": 2, "router": True} | settings))
+            adapter = LoRA(**({"rank": 2, "router": True} | settings))
             made[key] = AdaptedModel(base, adapter, NoRescaling(), gating)
         model = made[key]
         model.load(random_adapter(model.layout))

@@ -19,7 +19,7 @@ from fedmoe.data.partition import Iid
 from fedmoe.data.text import TextSettings
 from fedmoe.errors import DataError, FedMoEError
 from fedmoe.messages.records import Failure, Update
-from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.rounds import Member, ServerState, finish_round, plan_round, run_rounds
@@ -192,7 +192,7 @@ def experiment(tiny_folder, tmp_path_factory):
         rounds=2,
         clients_per_round=3,
         model=ModelSettings(path=str(tiny_folder)),
-        adapter=AdapterSettings(rank=2),
+        adapter=LoRA(rank=2),
         rescaling=LearnedRescaling(),
         data=LocalFiles(path=str(path)),
         partition=Iid(num_clients=4),

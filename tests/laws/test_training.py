@@ -14,7 +14,7 @@ from fedmoe.data.text import Tokens, collate, evaluation_batches, training_batch
 from fedmoe.errors import DataError
 from fedmoe.messages.codec import pack_update, unpack_update
 from fedmoe.messages.records import Task
-from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.adapted import LoRA
 from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.training.client import _accumulate, train_client
 from fedmoe.training.loss import mean_loss, response_loss, row_losses
@@ -52,7 +52,7 @@ def trained(model, adapter, rows=ROWS, *, seed=0, task=None, **settings_):
 
 @pytest.fixture(scope="module")
 def model(tiny_model):
-    return tiny_model(adapter=AdapterSettings(rank=2))
+    return tiny_model(adapter=LoRA(rank=2))
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_an_epoch_of_batches_holds_every_row_once(count, batch_size, seed):
 
 
 def test_the_learned_rescaler_is_trained_and_returned(tiny_model, random_adapter):
-    model = tiny_model(rescaling=LearnedRescaling(), adapter=AdapterSettings(rank=2))
+    model = tiny_model(rescaling=LearnedRescaling(), adapter=LoRA(rank=2))
     adapter = random_adapter(model.layout)
     start = torch.tensor([1.5, 0.5])
     task = task_for(model, adapter, rescaler=start)
@@ -213,7 +213,7 @@ def test_the_rate_warms_up_in_a_round_and_falls_over_the_run():
 
 
 def test_routers_are_trained_and_attention_left_out_when_asked(tiny_model, random_adapter):
-    settings_ = AdapterSettings(rank=2, attention=False, router=True)
+    settings_ = LoRA(rank=2, attention=False, router=True)
     model = tiny_model(adapter=settings_)
     layout = model.layout
     update = trained(model, Adapter(layout, torch.zeros(layout.size)), steps=1)

@@ -15,7 +15,7 @@ from fedmoe.data import Example, Given, Memory, load_splits
 from fedmoe.errors import CheckpointError, DataError, FedMoEError
 from fedmoe.evaluation.metrics import checked
 from fedmoe.evaluation.settings import EvaluationSettings
-from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.report.ledger import read_ledger
 from fedmoe.runs.prepare import prepare
@@ -53,7 +53,7 @@ def small(tiny_folder, tmp_path):
         settings = {
             "rounds": 1,
             "model": ModelSettings(path=str(tiny_folder)),
-            "adapter": AdapterSettings(rank=2),
+            "adapter": LoRA(rank=2),
             "data": Memory(rows=rows),
             "partition": {"name": "iid", "num_clients": 2},
             "budget": Levels(tiers={"high": Tier(top_k=4)}),

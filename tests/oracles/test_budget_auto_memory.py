@@ -17,7 +17,7 @@ from fedmoe.config.load import load
 from fedmoe.config.schema import Experiment
 from fedmoe.devices import Device
 from fedmoe.errors import ModelError
-from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.memory.meta import meta_model
 
@@ -44,7 +44,7 @@ OLMOE = {
 def test_what_backward_needs_is_what_autograd_keeps(
     tiny_model, family, attention, top_k, recompute
 ):
-    model = tiny_model(family, AdapterSettings(rank=4, attention=attention))
+    model = tiny_model(family, LoRA(rank=4, attention=attention))
     model.set_budget(top_k)
     model.set_recompute(recompute)
     setting = Setting(top_k, 8, 64, 4, recompute)
@@ -57,7 +57,7 @@ def test_what_backward_needs_is_what_autograd_keeps(
 
 
 def test_a_model_on_the_meta_device_has_the_shape_of_the_real_one(tiny_folder, tiny_model):
-    adapter = AdapterSettings(rank=4, alpha=8.0)
+    adapter = LoRA(rank=4, alpha=8.0)
     meta = meta_model(ModelSettings(path=str(tiny_folder)), adapter)
     assert meta.device.type == "meta"
     assert shape_of(meta) == shape_of(tiny_model(adapter=adapter, vocab_size=4096))
@@ -67,7 +67,7 @@ def test_olmoe_needs_what_it_was_measured_to_need_on_a_gpu(tmp_path):
     """Bytes allocated on an H100, torch 2.11: 4 x 512 tokens, rank 20, experts alone adapted."""
     (tmp_path / "config.json").write_text(json.dumps(OLMOE))
     settings = ModelSettings(path=str(tmp_path), dtype="bfloat16")
-    model = meta_model(settings, AdapterSettings(rank=20, attention=False))
+    model = meta_model(settings, LoRA(rank=20, attention=False))
     shape = shape_of(model, on_gpu=True)
     assert shape.weight_bytes == 13_838_323_712
     assert shape.adapter == 146_800_640
@@ -88,7 +88,7 @@ def test_olmoe_takes_as_long_as_it_was_measured_to_take_on_a_gpu(tmp_path):
     """Seconds of a micro-batch on an H100, torch 2.11, rank 20; the median of 5."""
     (tmp_path / "config.json").write_text(json.dumps(OLMOE))
     settings = ModelSettings(path=str(tmp_path), dtype="bfloat16")
-    shape = shape_of(meta_model(settings, AdapterSettings(rank=20, attention=False)), on_gpu=True)
+    shape = shape_of(meta_model(settings, LoRA(rank=20, attention=False)), on_gpu=True)
     device = load(Device, Path(__file__).parents[2] / "configs/devices/h100_sxm.yaml")
     constants = analytic(Machine.of_device(device), shape.num_layers)
     for setting, seconds in (
@@ -104,7 +104,7 @@ def test_olmoe_takes_as_long_as_it_was_measured_to_take_on_a_gpu(tmp_path):
 
 def test_without_a_configuration_it_says_what_is_missing(tmp_path):
     with pytest.raises(ModelError, match=r"a folder with a config\.json"):
-        meta_model(ModelSettings(path=str(tmp_path)), AdapterSettings())
+        meta_model(ModelSettings(path=str(tmp_path)), LoRA())
 
 
 def test_flops_agree_with_those_of_the_ledger(tiny_model):

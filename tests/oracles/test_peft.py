@@ -16,7 +16,7 @@ from fedmoe.errors import FedMoEError, ModelError
 from fedmoe.export import peft as peft_export
 from fedmoe.export.peft import export, largest_difference, to_peft
 from fedmoe.export.saved import SavedRun
-from fedmoe.models.adapted import AdapterSettings
+from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings, build_model, load_base
 from fedmoe.models.gating import NoisyTopKGating
 from fedmoe.models.rescaling import LearnedRescaling, NoRescaling
@@ -24,7 +24,7 @@ from fedmoe.models.rescaling import LearnedRescaling, NoRescaling
 # PEFT 0.21.2 reads a property that transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
-SETTINGS = AdapterSettings(rank=4, alpha=8.0)
+SETTINGS = LoRA(rank=4, alpha=8.0)
 IDS = torch.randint(2, 64, (3, 11), generator=torch.Generator().manual_seed(0))
 FAMILIES = ["olmoe", "mixtral", "qwen3_moe"]
 
@@ -120,7 +120,7 @@ def test_a_fresh_adapter_changes_nothing_and_is_bounded_as_pefts(tiny_base, tiny
 @pytest.fixture(params=[True, False], ids=["attention", "experts-only"])
 def saved(request, tiny_folder, random_adapter):
     settings = ModelSettings(path=str(tiny_folder))
-    adapter_settings = AdapterSettings(rank=4, alpha=8.0, attention=request.param)
+    adapter_settings = LoRA(rank=4, alpha=8.0, attention=request.param)
     model, _ = build_model(settings, adapter_settings, NoRescaling())
     return settings, model, random_adapter(model.layout)
 
@@ -175,7 +175,7 @@ def test_a_trained_router_is_saved_whole_and_a_missing_one_is_seen(
     tiny_folder, random_adapter, tmp_path
 ):
     settings = ModelSettings(path=str(tiny_folder))
-    trained = AdapterSettings(rank=4, alpha=8.0, router=True)
+    trained = LoRA(rank=4, alpha=8.0, router=True)
     model, _ = build_model(settings, trained, NoRescaling())
     adapter = random_adapter(model.layout)
     assert export(adapter, model, settings, tmp_path / "out") < 1e-4

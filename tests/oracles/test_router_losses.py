@@ -12,7 +12,7 @@ from fedmoe.config import Experiment
 from fedmoe.data.text import Tokens
 from fedmoe.messages.records import Task
 from fedmoe.models import experts
-from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.gating import CompetitionGating, NoisyTopKGating, Routed, TopKGating
 from fedmoe.models.gating.competition import distillation
 from fedmoe.models.gating.rule import Choice
@@ -176,7 +176,7 @@ def model_with(tiny_base, random_adapter):
             experts.register()
             base = tiny_base("olmoe")
             base.set_experts_implementation(experts.IMPLEMENTATION)
-            adapter = AdapterSettings(rank=2, router=True)
+            adapter = LoRA(rank=2, router=True)
             rule = gating or TopKGating()
             made[str(gating)] = AdaptedModel(base, adapter, NoRescaling(), rule)
         model = made[str(gating)]

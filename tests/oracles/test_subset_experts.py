@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
 from fedmoe.data.text import Tokens, collate
-from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.experts import experts_forward
 from fedmoe.models.families import FAMILIES
 from fedmoe.models.memory.stored import Elsewhere, Quantised, quantised
@@ -17,7 +17,7 @@ from fedmoe.models.memory.subset import Subset, drop_fault, merging_shares, most
 from fedmoe.models.rescaling import NoRescaling
 from fedmoe.training.loss import response_loss
 
-SETTINGS = AdapterSettings(rank=4, alpha=8.0)
+SETTINGS = LoRA(rank=4, alpha=8.0)
 COUNTS = torch.tensor([[5, 0, 2, 9, 0, 1, 3, 3], [0, 0, 0, 7, 0, 8, 9, 2]])
 MERGE = Subset(keep=3, left_out="merge")
 CAUSAL = {kind: family for kind, family in FAMILIES.items() if family.task == "causal"}
@@ -255,7 +255,7 @@ def test_the_path_of_a_gpu_brings_what_is_kept_and_computes_the_same(family_mode
 
 
 def test_a_loss_through_merged_experts_trains_routers_and_kept_experts_alone(random_adapter):
-    settings_ = AdapterSettings(rank=4, alpha=8.0, router=True)
+    settings_ = LoRA(rank=4, alpha=8.0, router=True)
     model = AdaptedModel(tiny_family(FAMILIES["olmoe"]), settings_, NoRescaling())
     model.load(random_adapter(model.layout))
     model.kept.keep(COUNTS, MERGE)

@@ -7,12 +7,12 @@ import torch
 from family_models import tiny_family
 
 from fedmoe.adapter import initial_adapter
-from fedmoe.models.adapted import AdaptedModel, AdapterSettings
+from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.families import FAMILIES
 from fedmoe.models.rescaling import NoRescaling
 
 KINDS = [kind for kind, family in FAMILIES.items() if family.task == "causal"]
-SETTINGS = AdapterSettings(rank=4, alpha=8.0)
+SETTINGS = LoRA(rank=4, alpha=8.0)
 IDS = torch.randint(2, 64, (3, 10), generator=torch.Generator().manual_seed(0))
 ROUNDING = 2e-6
 """Relative: of the same sums in another order. With the oldest instructions of a CPU, 1.1e-6."""

@@ -1,4 +1,4 @@
-"""What single experts answer, LoRA included, outside the routing of the moment."""
+"""Outputs of single experts, LoRA included, outside the routing of the moment."""
 
 from __future__ import annotations
 

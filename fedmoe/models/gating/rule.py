@@ -1,4 +1,4 @@
-"""What every gating answers: who reaches whom, in training and outside it."""
+"""The interface of a gating: which tokens reach which experts, in training and outside it."""
 
 from __future__ import annotations
 

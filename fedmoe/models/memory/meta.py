@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig
 
 from fedmoe.errors import ModelError
-from fedmoe.models.adapted import TOP_K, AdaptedModel, AdapterSettings
+from fedmoe.models.adapted import TOP_K, AdaptedModel, LoRA
 from fedmoe.models.build import DTYPES, ModelSettings, model_folder
 from fedmoe.models.families import check_family
 from fedmoe.models.gating import Rule
@@ -14,9 +14,7 @@ from fedmoe.models.rescaling import NoRescaling
 from fedmoe.models.tasks import task_of
 
 
-def meta_model(
-    settings: ModelSettings, adapter: AdapterSettings, gating: Rule = TOP_K
-) -> AdaptedModel:
+def meta_model(settings: ModelSettings, adapter: LoRA, gating: Rule = TOP_K) -> AdaptedModel:
     """Return the adapted model of `settings` as shapes; a folder with a `config.json` is enough.
 
     It has the tensors that a gating trains, and is refused where the gating does not fit.
