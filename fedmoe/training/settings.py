@@ -21,7 +21,7 @@ class Training(Component):
 
     Example:
         >>> training = Training(steps=30, learning_rate=1e-3)
-        >>> training.rate(step=29, round=1, num_rounds=10)
+        >>> round(training.rate(step=29, round=1, num_rounds=10), 6)
         0.000913
     """
 
