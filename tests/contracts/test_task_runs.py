@@ -15,7 +15,7 @@ from fedmoe.data.digits import Digits
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Dirichlet, Iid
 from fedmoe.devices import Device
-from fedmoe.errors import ModelError, WireError
+from fedmoe.errors import ConfigError, ModelError, WireError
 from fedmoe.evaluation.evaluate import evaluate
 from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.messages.records import Task
@@ -148,7 +148,7 @@ def test_two_experts_of_a_switch_are_refused_before_any_training(experiment):
 
 @every_kind
 def test_plans_that_reckon_with_causal_models_are_refused(kind, experiment):
-    with pytest.raises(ModelError, match=r"budget\.name 'auto' is for causal language models"):
+    with pytest.raises(ConfigError, match=r"budget\.name 'auto' is for causal language models"):
         prepare(experiment(kind, budget=Auto()))
     device = Device(
         peak_flops=1e12,
@@ -157,7 +157,7 @@ def test_plans_that_reckon_with_causal_models_are_refused(kind, experiment):
         uplink_bytes_per_second=1e6,
     )
     devices = {"high": device, "low": device}
-    with pytest.raises(ModelError, match=r"a virtual clock \(devices\) is for causal"):
+    with pytest.raises(ConfigError, match=r"devices: a virtual clock is for causal"):
         prepare(experiment(kind, devices=devices))
 
 

@@ -134,7 +134,7 @@ def test_a_tiers_k_follows_its_device_and_the_deadline():
     assert 1 <= k["phone"] < 4
     assert {m.top_k for m in prepared.server.members if m.tier == "phone"} == {k["phone"]}
     capped = load_experiment(CONFIG, [*SMALL, "budget.tiers.gpu.most_top_k=3"])
-    assert prepare(capped).tiers["gpu"] == 3
+    assert prepare(capped).setup.top_ks["gpu"] == 3
 
 
 def test_a_tiers_own_steps_count_in_its_time():
@@ -142,8 +142,8 @@ def test_a_tiers_own_steps_count_in_its_time():
         prepare(load_experiment(CONFIG, [*SMALL, "budget.deadline_seconds=3", f"{key}={steps}"]))
         for key, steps in (("budget.tiers.laptop.steps", 1), ("budget.tiers.laptop.steps", 10**5))
     )
-    assert few.tiers["laptop"] == 4
-    assert many.experiment.budget.tiers["laptop"].skipped
+    assert few.setup.top_ks["laptop"] == 4
+    assert many.setup.experiment.budget.tiers["laptop"].skipped
 
 
 def test_a_device_too_small_for_a_micro_batch_trains_in_smaller_ones():

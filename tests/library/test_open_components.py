@@ -95,13 +95,13 @@ def test_a_run_whose_code_was_changed_is_not_resumed(own, tiny_folder, capsys):
 
 def test_entry_points_of_an_installed_package_are_used_from_yaml(own, tiny_folder):
     points = {
-        "fedmoe.strategies": {"median": "my_rules:Median"},
+        "fedmoe.strategies": {"my_median": "my_rules:Median"},
         "fedmoe.metrics": {"length": "my_rules:length"},
         "fedmoe.datasets": {"sums": "my_data:Sums"},
     }
     install(own, points)
     sys.path.insert(0, str(own))
-    config = write_config(own, tiny_folder, strategy="median", metric="length")
+    config = write_config(own, tiny_folder, strategy="my_median", metric="length")
     config.write_text(config.read_text().replace("my_data:Sums", "sums"))
     experiment = load_experiment(config)
     assert experiment.aggregation.name == "my_rules:Median"
