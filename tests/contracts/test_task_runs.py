@@ -148,7 +148,7 @@ def test_two_experts_of_a_switch_are_refused_before_any_training(experiment):
 
 @every_kind
 def test_plans_that_reckon_with_causal_models_are_refused(kind, experiment):
-    with pytest.raises(ConfigError, match=r"budget\.name 'auto' is for causal language models"):
+    with pytest.raises(ConfigError, match=r"budget\.name: 'auto' is for causal language models"):
         prepare(experiment(kind, budget=Auto()))
     device = Device(
         peak_flops=1e12,

@@ -76,9 +76,9 @@ class TestWhatANodeImports:
     def test_an_entry_point_is_allowed_by_its_installation_and_under_its_module_too(
         self, trap, own, experiment, faults
     ):
-        install(own, {"fedmoe.strategies": {"median": "trap:Median"}})
+        install(own, {"fedmoe.strategies": {"my_median": "trap:Median"}})
         nothing = Imports(())
-        for name in ("median", "trap:Median"):
+        for name in ("my_median", "trap:Median"):
             found = experiment(f"aggregation: {name}", nothing)
             assert found.aggregation.name == "trap:Median"
         (line,) = faults("aggregation: trap:length", nothing)

@@ -100,7 +100,20 @@ def test_slow_clients_are_stale_and_rarely_reachable_ones_rarely_asked():
 def test_a_late_update_counts_less(staleness, share):
     delta = Adapter(LAYOUT, torch.ones(LAYOUT.size))
     update = Update(
-        1, 0, "t", 1, torch.ones(1), delta, torch.ones(1, 1).long(), 2, 1, 1, 1.0, 1.0, 0.1, 0
+        1,
+        0,
+        "t",
+        1,
+        torch.ones(1),
+        delta,
+        torch.ones(1, 1).long(),
+        examples=2,
+        tokens=1,
+        steps=1,
+        loss_before=1.0,
+        loss_after=1.0,
+        seconds=0.1,
+        peak_bytes=0,
     )
     aged = FedBuff().discount(update, staleness)
     assert aged.delta.flat.eq(share).all()

@@ -122,7 +122,7 @@ def test_a_comparison_reads_methods_against_all_baselines(tmp_path, capsys):
     assert runs["none"]["bytes_up"] == 0
     page = (tmp_path / "comparison/comparison.html").read_text()
     assert "No training: the base model at every tier." in page
-    assert "Clients' data alike per seed</dt><dd>yes" in page.replace("&#x27;", "'")
+    assert "Clients' data alike per seed</dt><dd>yes" in page.replace("&#39;", "'")
     for folder in sorted(tmp_path.glob("comparison/*/")):
         if (folder / "ledger.jsonl").exists():
             assert (folder / "report.html").exists()

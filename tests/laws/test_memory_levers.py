@@ -21,7 +21,6 @@ from fedmoe.models.memory import frozen
 from fedmoe.models.memory.frozen import forms_of
 from fedmoe.models.memory.stored import Elsewhere, Frozen
 from fedmoe.runs.prepare import prepare
-from fedmoe.runs.session import _evaluate
 
 QUICKSTART = Path(__file__).parents[2] / "configs/quickstart.yaml"
 IDS = torch.randint(2, 64, (3, 10), generator=torch.Generator().manual_seed(0))
@@ -116,7 +115,7 @@ def test_each_tier_trains_and_is_evaluated_with_its_own_experts(tiny_folder):
     for tier, form in forms.items():
         deltas.append(run.client.train(tasks[tier]).delta.flat)
         assert run.setup.model.frozen.used == form
-        losses.append(_evaluate(run, (pack_task(tasks[tier]), "test")).loss)
+        losses.append(run.scorer.score(pack_task(tasks[tier]), "test").loss)
     assert torch.equal(run.client.train(tasks["lowest"]).delta.flat, deltas[-1])
     assert len(set(losses)) == 3
     assert not any(torch.equal(deltas[i], deltas[i - 1]) for i in range(3))

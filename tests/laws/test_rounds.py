@@ -240,7 +240,7 @@ def test_a_run_has_the_same_bits_again_and_on_a_pool_of_workers(experiment):
     assert first.adapter.digest() != prepared.server.first_state().adapter.digest()
     assert any(r.ne(1).any() for r in first.rescalers.values())
     anew = prepare(experiment)
-    assert fingerprint(run(anew, InProcess(anew))) == fingerprint(first)
+    assert fingerprint(run(anew, InProcess(anew.server, anew.scorer))) == fingerprint(first)
     pool = Pool(prepared.server, prepared.scorer, 2)
     try:
         assert fingerprint(run(prepared, pool)) == fingerprint(first)

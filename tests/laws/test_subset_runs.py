@@ -17,7 +17,6 @@ from fedmoe.models.memory.subset import Subset
 from fedmoe.rounds import finish_round, plan_round
 from fedmoe.runs.local.in_process import InProcess, Pool
 from fedmoe.runs.prepare import prepare
-from fedmoe.runs.session import _evaluate
 from fedmoe.seeds import generator
 
 QUICKSTART = Path(__file__).parents[2] / "configs/quickstart.yaml"
@@ -152,7 +151,7 @@ def test_a_tier_is_scored_as_it_trains_by_the_mean_of_its_clients(run):
     task = task_of(run, "medium")
     found = {}
     for tier in ("high", "medium", "low"):
-        found[tier] = _evaluate(run, (pack_task(replace(task, tier=tier)), "test")).loss
+        found[tier] = run.scorer.score(pack_task(replace(task, tier=tier)), "test").loss
     assert len(set(found.values())) == 3
 
 

@@ -78,10 +78,10 @@ def test_a_run_in_which_no_round_had_a_client_is_no_success(experiment_file, tmp
     experiment = replace(experiment, devices={"high": away, "low": away})
     grid = FakeGrid()
 
-    def make_workers(prepared, _):
-        return GridTransport(grid, prepared.server, prepared.scorer, Settings(), grid.clock)
+    def make_workers(server, scorer, _):
+        return GridTransport(grid, server, scorer, Settings(), grid.clock)
 
-    with pytest.raises(FedMoEError, match="no round of 2 had a client: nothing was aggregated"):
+    with pytest.raises(FedMoEError, match="No client was available in any of the 2 rounds"):
         run(experiment, LogLines({}), make_workers)
 
 

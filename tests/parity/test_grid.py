@@ -52,7 +52,7 @@ def test_a_node_refuses_a_task_of_a_client_that_is_not_its_own(prepared):
     # The server has been told that it takes any.
     grid.spoil = lambda request, reply: reply if client_of(request) == 0 else any_client(reply)
     (answer,) = over(grid, prepared)(tasks_of(prepared)[:1])
-    assert "client 0 is not one of this node's: [1]" in answer.reason
+    assert "client 0 is not one of this node's, [1]" in answer.reason
     assert answer.code == "failed"
 
 

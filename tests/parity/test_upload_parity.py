@@ -12,8 +12,9 @@ from fedmoe.messages.compression import Int8, NoCompression, TopK
 from fedmoe.messages.records import Failure
 from fedmoe.report.ledger import read_ledger
 from fedmoe.rounds import plan_round, run_rounds
+from fedmoe.runs.costs import tier_costs
 from fedmoe.runs.local.in_process import InProcess, make_transport
-from fedmoe.runs.recorder import Recorder, tier_costs
+from fedmoe.runs.recorder import Recorder
 from server.settings import Settings
 from server.transport import GridTransport
 
@@ -64,7 +65,7 @@ def digest_of(prepared, transport):
 @every_upload
 def test_two_workers_give_the_adapter_of_one(prepared, plain_digest, upload, tmp_path):
     digests = {
-        digest_of(run, make_transport(run))
+        digest_of(run, make_transport(run.server, run.scorer))
         for run in (
             with_upload(prepared, upload, tmp_path / "one"),
             with_upload(prepared, upload, tmp_path / "two", workers=2),
@@ -75,7 +76,7 @@ def test_two_workers_give_the_adapter_of_one(prepared, plain_digest, upload, tmp
     assert (tmp_path / "two").exists() == upload.error_feedback
     if upload.error_feedback:
         forgetful = with_upload(prepared, replace(upload, error_feedback=False), None)
-        assert digests != {digest_of(forgetful, InProcess(forgetful))}
+        assert digests != {digest_of(forgetful, InProcess(forgetful.server, forgetful.scorer))}
 
 
 @every_upload
@@ -83,13 +84,15 @@ def test_the_grid_gives_the_plain_loops_adapter(prepared, upload, tmp_path):
     here = with_upload(prepared, upload, tmp_path / "here")
     state = {"state": str(tmp_path / "nodes")}
     grid = GridTransport(FakeGrid(state, state), here.server, here.scorer, Settings(num_nodes=2))
-    assert digest_of(here, grid) == digest_of(here, InProcess(here))
+    assert digest_of(here, grid) == digest_of(here, InProcess(here.server, here.scorer))
     assert (tmp_path / "nodes" / "run").exists() == upload.error_feedback
 
 
 def test_a_node_without_a_folder_refuses_error_feedback_in_plain_words(prepared, tmp_path):
     here = with_upload(prepared, TopK(), tmp_path)
-    tasks = plan_round(here.first_state(), here.members, 1, here.experiment.seed)
+    tasks = plan_round(
+        here.server.first_state(), here.server.members, 1, here.setup.experiment.seed
+    )
     (answer,) = GridTransport(FakeGrid({}), here.server, here.scorer, Settings(num_nodes=1))(tasks)
     assert isinstance(answer, Failure)
     assert "On a Flower node name one" in answer.reason
@@ -100,7 +103,7 @@ def test_the_ledger_holds_the_sizes_of_the_messages_and_the_plan_the_most_they_c
     prepared, upload, tmp_path
 ):
     run = with_upload(prepared, upload, tmp_path / "state")
-    costs = tier_costs(run)
+    costs = tier_costs(run.server)
     (tmp_path / "run").mkdir()
     recorder = Recorder(tmp_path / "run", run.server)
     tasks = plan_round(run.server.first_state(), run.server.members, 4, run.setup.experiment.seed)
