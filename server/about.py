@@ -11,7 +11,6 @@ from pydantic import Field, ValidationError
 
 from fedmoe.errors import WireError
 from fedmoe.section import section
-from fedmoe.system.machine import processor
 from server.messages import plain
 
 Version = Annotated[str, Field(pattern=r"^[\w.+!-]{1,40}$")]
@@ -102,12 +101,6 @@ class Expected:
     def _check_versions(self, about: About) -> None:
         if self.allow_versions:
             return
-        if about.processor != (here := processor()):
-            raise WireError(
-                f"its processor is {plain(about.processor)}, the server's {here}: its updates "
-                "would not be bitwise identical to those of one kind of processor; allow it with "
-                "allow_versions=true in the run config"
-            )
         for library in BOUND:
             here, there = version(library), getattr(about, library)
             if minor(here) != minor(there):

@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 
 from fedmoe.errors import FedMoEError, WireError
 from server.about import About, Expected
-from server.messages import hello_content, read_about
+from server.messages import hello_content, plain, read_about
 from server.post import Arrived, Lost, Post
 from server.private import log
 from server.settings import Settings
@@ -183,9 +183,23 @@ class Nodes:
             log(INFO, "%s is responsive again; it missed: %s", self.label(node), was_busy)
         if not was_known:
             log(INFO, "node %d is ready: %s, %s", node, about.name or "without a name", about)
+            self._tell_mixed(node, about.processor)
             if clash := self._clash(node):
                 log(WARNING, "node %d gets no tasks for now: %s", node, clash)
         return lost
+
+    def _tell_mixed(self, node: int, processor: str) -> None:
+        """Warn of a fleet of several kinds of processor: its run cannot be repeated bit for bit."""
+        others = {about.processor for other, about in self.known.items() if other != node}
+        if unlike := sorted(others - {processor}):
+            log(
+                WARNING,
+                "a mixed fleet: %s computes on %s, others on %s; last bits of their sums differ, "
+                "so that a repeated or resumed run is not bitwise identical",
+                self.label(node),
+                plain(processor),
+                plain(", ".join(unlike)),
+            )
 
     def _note(self, item: Arrived) -> None:
         """Note from an open letter whether its node is busy, idle, or has left."""

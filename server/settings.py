@@ -31,8 +31,8 @@ class Settings:
     """Seconds from a round's start after which everything missing is late. A message expires after
     the shorter of the two."""
     allow_versions: bool = False
-    """Take nodes whose torch, transformers or kind of processor differ: their updates, and so the
-    run, are not bitwise identical to those of one kind of machine."""
+    """Take nodes whose torch or transformers differ: their updates, and so the run, are not bitwise
+    identical to those of one version."""
     nodes: str = ""
     """The clients or tiers that a named node serves, as `lab-3090=0,3; pi=low`."""
 

@@ -60,9 +60,6 @@ REFUSED = {
     r"runs code def, the server abc123": {"code": "def"},
     r"runs torch 2.1.0\+cu118, the server 2.*torch 2.*allow_versions": {"torch": "2.1.0+cu118"},
     r"runs transformers 4.9.1, the server 5": {"transformers": "4.9.1"},
-    r"processor is x86_64 Other AVX2, the server's .*allow_versions": {
-        "processor": "x86_64 Other AVX2"
-    },
     r"holds client 4; this run's clients are 0..3": {"clients": "1,4"},
     r"gives it client 2; its own config names 1": {"name": "pi", "clients": "1"},
     r"not usable: name: String should match": {"name": "a b\n"},
@@ -118,6 +115,19 @@ def test_other_versions_are_taken_where_the_run_config_allows_them():
     assert Expected("abc123", 4, allow_versions=True).check(other).torch == "2.1.0"
     near = about({}) | {"torch": ".".join([*version("torch").split(".")[:2], "99+cu130"])}
     Expected("abc123", 4).check(near)
+
+
+def test_a_mixed_fleet_is_told_and_accepted(prepared, known, tasks, caplog):
+    def other(request, reply):
+        if request.metadata.dst_node_id == 101 and "processor" in reply["config"]:
+            reply["config"]["processor"] = "arm64 Other NEON"
+        return reply
+
+    grid = FakeGrid({"name": "a"}, {"name": "b"}, known=known, spoil=other)
+    answers = list(over(grid, prepared)(tasks))
+    assert all(isinstance(answer, Update) for answer in answers)
+    (line,) = (r.getMessage() for r in caplog.records if "a mixed fleet" in r.getMessage())
+    assert "arm64 Other NEON" in line
 
 
 def test_a_reason_cannot_forge_the_log():
