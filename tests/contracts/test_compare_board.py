@@ -1,4 +1,4 @@
-"""What a comparison shows while it runs: one table, or a line a run."""
+"""The display of a comparison while it runs: one table, or a line a run."""
 
 import io
 from types import SimpleNamespace

@@ -20,7 +20,7 @@ from fedmoe.section.open import FROM
 
 
 class Kind(Component):
-    """What the field of these tests takes."""
+    """The base of the components in these tests."""
 
 
 @section

@@ -1,4 +1,4 @@
-"""What every built-in compression promises, whatever it does to the values."""
+"""Promises of every built-in compression, whatever it does to the values."""
 
 import dataclasses
 import tracemalloc

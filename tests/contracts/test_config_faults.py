@@ -1,4 +1,4 @@
-"""What is said of a wrong configuration: every fault, at its path, in plain words."""
+"""Messages about a wrong configuration: every fault, at its path, in plain words."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,7 +25,7 @@ class Flame:
 
     name: Literal["flame"] = "flame"
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """How sharply the weights differ."""
+    """The sharpness of the weights' differences."""
     floor: int = 0
     warmup: FedAvg = FedAvg(momentum=0.5)
 

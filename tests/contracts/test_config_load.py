@@ -1,4 +1,4 @@
-"""How a file, the overrides and the defaults become one configuration, and YAML again."""
+"""From a file, overrides and defaults to one configuration, and back to YAML."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ class Flame:
 
     name: Literal["flame"] = "flame"
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """How sharply the weights differ."""
+    """The sharpness of the weights' differences."""
     floor: int = 0
     warmup: FedAvg = FedAvg(momentum=0.5)
 

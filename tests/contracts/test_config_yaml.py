@@ -1,4 +1,4 @@
-"""How a YAML file is read: by YAML 1.2's rules, and refused with line and column when broken."""
+"""Reading YAML: by YAML 1.2's rules; a broken file is refused with line and column."""
 
 from pathlib import Path
 

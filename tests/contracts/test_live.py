@@ -1,4 +1,4 @@
-"""What a run shows while it runs: on a terminal, in a pipe, as JSON and when quiet."""
+"""The display of a run while it runs: on a terminal, in a pipe, as JSON and when quiet."""
 
 import gc
 import io

@@ -1,4 +1,4 @@
-"""What a report shows of virtual time, and that a run without devices shows none of it."""
+"""Virtual time in a report; a run without devices shows none of it."""
 
 import pytest
 from report_folder import DEVICES, TIERS, ledger_lines, make_run

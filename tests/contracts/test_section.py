@@ -1,4 +1,4 @@
-"""What a section and an error promise, before any file is read."""
+"""Promises of a section and of an error, before any file is read."""
 
 import dataclasses
 import pickle
@@ -27,7 +27,7 @@ class Flame:
 
     name: Literal["flame"] = "flame"
     temperature: float = 1.0
-    """How sharply the weights differ."""
+    """The sharpness of the weights' differences."""
 
 
 @section
@@ -82,7 +82,7 @@ class TestSchema:
     def test_the_docstring_under_a_field_is_its_help(self):
         flame = json_schema(Training)["$defs"]["Flame"]
         assert flame["properties"]["temperature"]["description"] == (
-            "How sharply the weights differ."
+            "The sharpness of the weights' differences."
         )
         assert flame["description"] == "Weighted by activation."
 

@@ -1,4 +1,4 @@
-"""What is said of a run that is finished, at work, dead, damaged, or on virtual devices."""
+"""The state of a run that is finished, at work, dead, damaged, or on virtual devices."""
 
 import json
 import math

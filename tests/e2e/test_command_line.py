@@ -19,7 +19,7 @@ from fedmoe.config import load_experiment
 from fedmoe.system.shipped import shipped_configs, shipped_folder
 
 MOST_SECONDS = 0.5
-"""Of a processor, to print the help."""
+"""Seconds of a processor, to print the help."""
 CONFIGS = shipped_configs()
 TAKES = re.compile(r"^# Takes .*(minute|hour)", re.MULTILINE)
 

@@ -67,7 +67,7 @@ def visit(folder, profile, *options, milliseconds=9000, before=None):
 
 
 def words(dom):
-    """What is to be read of a page."""
+    """The text that is to be read on a page."""
     body = re.sub(r"<(script|style).*?</\1>", "", dom, flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
 

@@ -110,7 +110,7 @@ class TestWhatANodeImports:
 
 
 class TestForNodes:
-    """What the server writes down for clients on other machines."""
+    """The server's record for clients on other machines."""
 
     def test_foreign_components_carry_their_version(self, own, experiment):
         asked = experiment("aggregation: my_rules:Median")

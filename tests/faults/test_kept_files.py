@@ -14,7 +14,7 @@ from fedmoe.runs.client_state import read_client_state, write_client_state
 
 @pytest.fixture
 def home(tmp_path):
-    """Of a client that took part in rounds 1 and 2."""
+    """The state of a client that took part in rounds 1 and 2."""
     home = tmp_path / "client-5" / "own"
     write_client_state(home, 1, 0, deltas_of(1))
     write_client_state(home, 2, 1, deltas_of(2))

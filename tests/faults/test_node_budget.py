@@ -242,7 +242,7 @@ FIXED = "'budget={tiers: {wide: {share: 0.5, top_k: 4}, slim: {share: 0.5, top_k
 
 @pytest.fixture
 def ordered(config, machine):
-    """What this process answers to an order, with dotted overrides."""
+    """This process's answer to an order, with dotted overrides."""
     resident.cache_clear()
     run, _ = started(config)
     packed = pack_task(task_of(run))

@@ -109,7 +109,7 @@ def prepared(tiny_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(prepared):
-    """What the plain loop makes of it, in this process."""
+    """The result of the plain loop, in this process."""
     return fingerprint(run(prepared, InProcess(prepared.server, prepared.scorer)))
 
 

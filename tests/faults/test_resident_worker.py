@@ -100,7 +100,7 @@ class Stage:
         return NodeWorker(node, idle_seconds, self.bundle(stub))
 
     def files(self):
-        """What lies beside the sockets, by suffix."""
+        """The files beside the sockets, by suffix."""
         return {path.suffix for path in (self.folder / "fedmoe").iterdir()}
 
 

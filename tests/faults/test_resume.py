@@ -43,7 +43,7 @@ WALL = {
     "training_share",
     "phases",
 }
-"""What differs between two runs of the same bits: wall time, and the digits it is sent with."""
+"""Differences between two bitwise identical runs: wall time, and the digits it is sent with."""
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def play(config, folder, overrides, resume, die_at=None, count=None):
 
 
 def told(folder):
-    """What a run's ledger says, without wall times and without its interruptions."""
+    """A run's ledger, without wall times and without its interruptions."""
     lines = [r for r in read_ledger(folder / "ledger.jsonl") if r["kind"] != "resumed"]
     return [{k: v for k, v in line.items() if k not in WALL} for line in lines]
 

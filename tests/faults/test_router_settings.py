@@ -1,4 +1,4 @@
-"""What asks for softmax routers is refused before anything is trained, by name."""
+"""Settings that need softmax routers are refused by name before anything is trained."""
 
 from pathlib import Path
 

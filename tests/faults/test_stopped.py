@@ -54,7 +54,7 @@ def play(config, folder):
 
 
 def result(folder):
-    """What a run leaves that must not depend on what happened on the way."""
+    """The results of a run that must not depend on what happened on the way."""
     run = folder / "run"
     told = [r for r in read_ledger(run / "ledger.jsonl") if r["kind"] != "resumed"]
     kept = [*sorted(run.glob("clients/*/*/*")), run / "adapter-last.safetensors"]

@@ -39,7 +39,7 @@ def named(tree):
 
 
 def own_file(path, name):
-    """Whether the strategy is defined in this file, or derives from one that is."""
+    """Return whether the strategy is defined in this file, or derives from one that is."""
     kind = NAMES.get(name) or next(k for k in STRATEGIES if k.__name__ == name)
     modules = {base.__module__ for base in (kind, *STRATEGIES) if issubclass(base, kind)}
     return ".".join(path.relative_to(ROOT).with_suffix("").parts) in modules

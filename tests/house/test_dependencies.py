@@ -1,4 +1,4 @@
-"""What is imported is declared, what is installed is in its range, and has no known vulnerability.
+"""Dependencies: imports are declared, installed versions in range and without known faults.
 
 Both ends of the ranges: the newest versions are what pip installs; for the oldest, install what
 `uv pip compile --resolution lowest-direct --all-extras pyproject.toml` prints, and run the tests.

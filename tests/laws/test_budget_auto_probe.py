@@ -1,4 +1,4 @@
-"""What a machine has free: the least that the kernel and any control group leave."""
+"""A machine's free memory: the least that the kernel and any control group leave."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -102,7 +102,7 @@ def test_counts_are_what_the_routers_chose(model):
 @settings(max_examples=15)
 @given(lengths, st.integers(1, 4), st.integers(2, 63), st.integers(2, 63))
 def test_padding_changes_neither_loss_nor_counts_nor_gradients(model, lengths, top_k, pad, other):
-    """What stands in the padding changes no bit; how much there is, no more than a rounding."""
+    """The padding's content changes no bit; its length no more than a rounding."""
     rows = [Tokens(tuple(3 + (5 * i + 7 * n) % 61 for i in range(n)), 1) for n in lengths]
     model.set_budget(top_k)
     results = []
@@ -257,7 +257,7 @@ def test_the_learned_rescalers_gradient_is_the_slope_of_the_loss(tiny_model, ran
 
 @pytest.mark.parametrize("top_k", [1, 4])
 def test_greedy_answers_are_the_argmax_of_full_forward_passes(model, top_k):
-    """Of prompts of unlike lengths in one batch; token 1 ends an answer."""
+    """Prompts of unlike lengths in one batch; token 1 ends an answer."""
     model.set_budget(top_k)
     prompts = [row[: 2 + 3 * i] for i, row in enumerate(IDS.tolist())]
     answers = greedy(model.model, prompts, 6, pad=0, end=1)

@@ -62,7 +62,7 @@ def model_with(tiny_base, random_adapter):
 
 @torch.no_grad()
 def routed(model, top_k=FULL, seed=None, draw=None, ids=IDS, valid=VALID):
-    """What each router chose for `ids`, and the counts; in training where there is a seed."""
+    """Each router's choice for `ids`, and the counts; in training where there is a seed."""
     model.set_budget(top_k)
     with model.counting() as counts, model.gates.recording() as seen:
         if seed is None:

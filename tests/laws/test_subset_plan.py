@@ -28,7 +28,7 @@ MERGE, DROP = Subset(keep=6, left_out="merge"), Subset(keep=6)
 
 @pytest.fixture(scope="module")
 def model(tiny_model):
-    """Of a size at which 4 bits are possible, and experts outweigh a micro-batch."""
+    """A model of a size at which 4 bits are possible, and experts outweigh a micro-batch."""
     return tiny_model(hidden_size=64, intermediate_size=512, num_experts_per_tok=2)
 
 

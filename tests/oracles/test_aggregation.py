@@ -248,7 +248,7 @@ def test_blocks_are_rows_with_their_owners_weights(block_values):
 
 
 def test_a_layer_that_a_client_never_used_is_not_read():
-    """Of its blocks not a value is touched, where another client's count."""
+    """No value of its blocks is touched, where another client's count."""
     used = torch.ones(LAYERS, EXPERTS, dtype=torch.int64)
     unused = torch.tensor([[0, 0, 0], [1, 1, 1]])
     delta = torch.ones(LAYOUT.size)

@@ -142,7 +142,7 @@ def test_grouped_products_and_blocks_match_the_loop(
 def test_recomputation_is_bitwise_identical_and_other_blocks_agree_within_rounding(
     monkeypatch, widths
 ):
-    """How a product is computed depends on its shape, and so on the blocks, on some processors."""
+    """Order of a product's sums depends on its shape and so on the blocks on some processors."""
     leaves, index = draw(40, (6, 3), seed=7, sentinels=0.1, dtype=torch.float32, **widths)
     whole = outcome(fast_experts, leaves, index, nn.SiLU())
 

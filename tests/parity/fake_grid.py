@@ -116,7 +116,7 @@ class FakeGrid:
         return []
 
     def answer(self, request):
-        """What the node would send: content or an error."""
+        """The node's reply: content or an error."""
         node = request.metadata.dst_node_id
         if (client := client_of(request)) in self.known:
             old = self.known[client]

@@ -80,7 +80,7 @@ class Federation:
         (self.home / "config.toml").write_text(text)
 
     def _listens(self, *options):
-        """Whether a SuperLink that is started at our address gets to listen there, or ends."""
+        """Return whether a SuperLink started at our address gets to listen there, or ends."""
         host, port = self.address.split(":")
         command = ("flower-superlink", "--insecure", "--host", host, "--port", port, *options)
         process, end = self.start(*command), time.monotonic() + SUPERLINK_SECONDS
@@ -109,7 +109,7 @@ class Federation:
         return records
 
     def outcome(self, *options, config, seconds=RUN_SECONDS, **run_config):
-        """What Flower says of a `flwr run` that has ended, such as `finished:completed`."""
+        """Flower's status of a `flwr run` that has ended, such as `finished:completed`."""
         run_config |= {"config": f'"{config}"'}
         text = " ".join(f"{key}={value}" for key, value in run_config.items())
         run = ("flwr", "run", PROJECT, "loopback", "--stream", "--run-config", text, *options)

@@ -122,7 +122,7 @@ FAULTS = {
     "answer to another request": words(nonce="0" * 32, scalars="{}"),
     "no answer within 0.3 s": lambda *_: None,
 }
-"""What the failure says, and what the reply is made of."""
+"""The failure's message, and the parts of the reply."""
 
 
 @pytest.mark.parametrize("reason", FAULTS)

@@ -38,7 +38,7 @@ def codes(answers):
 
 
 def slow(node, seconds, others=5.0):
-    """How long messages take where a node needs `seconds` for a task and the rest less."""
+    """Seconds that messages take where a node needs `seconds` for a task and the rest less."""
 
     def takes(request):
         if client_of(request) is None:

@@ -24,7 +24,7 @@ class SlowUpload(FakeGrid):
         super().__init__(*configs, **more)
         self.error, self.blocked, self.release = error, Event(), Event()
         self.meanwhile = []
-        """What was asked for while the call hung."""
+        """The messages that were requested while the call hung."""
 
     def pull_messages(self, message_ids):
         if self.blocked.is_set() and not self.release.is_set():

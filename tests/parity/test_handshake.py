@@ -1,4 +1,4 @@
-"""Who a node is: what it says, what is refused and why, and whom a named node serves."""
+"""The handshake: a node's description, refusals with reasons, and whom a named node serves."""
 
 import subprocess
 import sys

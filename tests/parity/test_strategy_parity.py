@@ -81,7 +81,7 @@ def states(run, transport):
 
 
 def kept(run):
-    """What clients keep, by file; safetensors writes its header in any order."""
+    """Clients' states by file; safetensors writes its header in any order."""
     root = run.client.state_folder
     paths = root.rglob("*.safetensors")
     return {str(p.relative_to(root)): load_file(p)["values"].tolist() for p in paths}

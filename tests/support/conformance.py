@@ -84,7 +84,7 @@ def counts_of(used):
 
 
 def update_of(task, local, after, used=ALL, examples=3):
-    """What a client sends whose training ended at `after`, in the layout `trained`."""
+    """The update of a client whose training ended at `after`, in the layout `trained`."""
     counts = counts_of(used)
     local.correct(torch.zeros_like(after.flat), after.flat.clone(), counts)
     delta = keep_untouched(local.finish(after, counts), counts)

@@ -1,4 +1,4 @@
-"""Whether a client trusts a server: a handshake in memory, with the files of a deployment."""
+"""Trust of a client in a server: a handshake in memory, with the files of a deployment."""
 
 import ssl
 
