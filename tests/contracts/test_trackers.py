@@ -124,7 +124,7 @@ def test_tensorboard_reads_them_back(run, capsys):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     assert main(["track", str(run)]) == 0
-    assert "tensorboard was told 12 values" in capsys.readouterr().out
+    assert "12 values exported to tensorboard" in capsys.readouterr().out
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     found = {
         (point.step, name): point.value
