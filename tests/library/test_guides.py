@@ -52,6 +52,15 @@ def test_a_strategy_moves_values_by_the_median(guide):
     assert replace(fed.experiment.aggregation, step=1.0).step == 1.0
 
 
+def test_a_local_step_trains_and_reports_as_the_guide_says(guide):
+    rows = list(load_splits(guide["Sums"](), seed=0).train)
+    fed = fm.Federation("mini", [fm.Client(rows)], lora=fm.LoRA(rank=2), local=guide["sgd"])
+    (update,) = fed.round(fed.init())[1]
+    assert update.steps == 20
+    assert update.metrics["largest_value"] > 0
+    assert update.loss_after < update.loss_before
+
+
 @pytest.mark.parametrize("guide", ["README.md", "models/families/README.md"])
 def test_guides_are_short_and_name_files_that_exist(guide):
     path = GUIDES / guide
