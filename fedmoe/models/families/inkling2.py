@@ -9,7 +9,7 @@ FAMILY = Family(
     scaled="route_scale",
     corrected=True,
     form=Form(own_gate=True),
-    notes="text alone",
+    notes="text alone; on transformers 5.24 experts alone (adapter.attention=false)",
     scale_logits=lambda config, logits: (
         config.final_logit_softcapping * (logits.float() / config.final_logit_softcapping).tanh()
     )[..., : config.unpadded_vocab_size],
