@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shapes import OLMOE
 
 from fedmoe.budget import Auto, Levels, Tier
 from fedmoe.budget.measure import Sample
@@ -22,18 +23,6 @@ from fedmoe.training.trial import trial_steps
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/auto_budget.yaml")
-OLMOE = {
-    "model_type": "olmoe",
-    "vocab_size": 50304,
-    "hidden_size": 2048,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 16,
-    "num_experts": 64,
-    "num_experts_per_tok": 8,
-    "tie_word_embeddings": False,
-}
 SMALL = ["data.per_domain=40", "evaluation.validation_examples=2", "evaluation.test_examples=2"]
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sides import run_over
 
 from fedmoe.budget import Levels, Tier
 from fedmoe.config import Experiment
@@ -25,7 +26,7 @@ from fedmoe.messages.records import Failure, Update
 from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.rescaling import LearnedRescaling
-from fedmoe.rounds import finish_round, plan_round, run_rounds
+from fedmoe.rounds import finish_round, plan_round
 from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.local.pool import WAITING, Pool
@@ -147,16 +148,7 @@ def make_workers(prepared, tmp_path):
 
 
 def run(prepared, transport):
-    return run_rounds(
-        prepared.server.first_state(),
-        prepared.server.members,
-        prepared.setup.experiment.aggregation,
-        transport,
-        [],
-        num_rounds=2,
-        clients_per_round=4,
-        seed=prepared.setup.experiment.seed,
-    )
+    return run_over(prepared, transport, num_rounds=2, clients_per_round=4)
 
 
 def fingerprint(state):

@@ -5,36 +5,16 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shapes import SHAPE
 
 from fedmoe.budget.calibrate import calibrated, settings_to_measure
 from fedmoe.budget.measure import Sample, measure_in_turns
 from fedmoe.budget.model import Constants, memory, step_flops, step_seconds
 from fedmoe.budget.plan import options, plan_for
 from fedmoe.budget.probe import Link, Machine
-from fedmoe.budget.shape import Setting, Shape
+from fedmoe.budget.shape import Setting
 from fedmoe.budget.work import Work
 
-SHAPE = Shape(
-    num_layers=4,
-    num_experts=16,
-    top_k=4,
-    hidden=256,
-    width=128,
-    vocabulary=4096,
-    rank=8,
-    query=256,
-    key=256,
-    norms_queries=True,
-    adapts_attention=True,
-    element_bytes=4,
-    weight_bytes=33_899_520,
-    adapter=524_288,
-    dense=1_064_960,
-    head=1_048_576,
-    expert=393_216,
-    dense_lora=65_536,
-    expert_lora=28_672,
-)
 WORK = Work(10, 8, 1, False, 4, 64, 16, 32, 8, bytes_down=10**6, bytes_up=10**6)
 CONSTANTS = Constants(fixed_bytes=4e7, slack=12.0, seconds_per_flop=3e-11, seconds_per_step=0.01)
 ROOM = Machine("m", 10**10, 10**10, False, 1, link=Link(1e6, 0.5e6, 0.1))

@@ -3,36 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from shapes import SHAPE
 
 from fedmoe.budget.model import Constants, memory
 from fedmoe.budget.plan import plan_for
 from fedmoe.budget.probe import Machine
-from fedmoe.budget.shape import Shape
 from fedmoe.budget.work import Work
 from fedmoe.system.control_groups import oom_events, oom_kills
 
 TOP = "sys/fs/cgroup"
-SHAPE = Shape(
-    num_layers=4,
-    num_experts=16,
-    top_k=4,
-    hidden=256,
-    width=128,
-    vocabulary=4096,
-    rank=8,
-    query=256,
-    key=256,
-    norms_queries=True,
-    adapts_attention=True,
-    element_bytes=4,
-    weight_bytes=33_899_520,
-    adapter=524_288,
-    dense=1_064_960,
-    head=1_048_576,
-    expert=393_216,
-    dense_lora=65_536,
-    expert_lora=28_672,
-)
 WORK = Work(10, 8, 1, False, 4, 64, 16, 32, 8)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sides import run_over
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import Flame
@@ -202,16 +203,7 @@ def experiment(tiny_folder, tmp_path_factory):
 
 
 def run(prepared, transport):
-    return run_rounds(
-        prepared.server.first_state(),
-        prepared.server.members,
-        prepared.setup.experiment.aggregation,
-        transport,
-        [],
-        num_rounds=2,
-        clients_per_round=3,
-        seed=prepared.setup.experiment.seed,
-    )
+    return run_over(prepared, transport, num_rounds=2, clients_per_round=3)
 
 
 def fingerprint(state):

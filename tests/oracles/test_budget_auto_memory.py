@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from autograd_bytes import kept_bytes
+from shapes import OLMOE
 
 from fedmoe.budget.auto import analytic
 from fedmoe.budget.cost import cost
@@ -20,20 +21,6 @@ from fedmoe.errors import ModelError
 from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.memory.meta import meta_model
-
-OLMOE = {
-    "model_type": "olmoe",
-    "vocab_size": 50304,
-    "hidden_size": 2048,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 16,
-    "num_experts": 64,
-    "num_experts_per_tok": 8,
-    "tie_word_embeddings": False,
-}
-"""The sizes of OLMoE-1B-7B, as its configuration on the Hub has them."""
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -65,17 +65,11 @@ def plain_digest(prepared):
 
 def run_with(prepared, transport):
     """The state after all rounds over a transport."""
-    from fedmoe.rounds import run_rounds
+    from sides import run_over
 
-    return run_rounds(
-        prepared.server.first_state(),
-        prepared.server.members,
-        prepared.setup.experiment.aggregation,
-        transport,
-        [],
-        num_rounds=prepared.setup.experiment.rounds,
-        clients_per_round=len(prepared.server.members),
-        seed=prepared.setup.experiment.seed,
+    experiment, members = prepared.setup.experiment, prepared.server.members
+    return run_over(
+        prepared, transport, num_rounds=experiment.rounds, clients_per_round=len(members)
     )
 
 

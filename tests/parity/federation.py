@@ -92,6 +92,11 @@ class Federation:
             time.sleep(0.2)
         return True
 
+    def supernode(self, *options, home=None):
+        """A SuperNode of our SuperLink, in a home of its own if given."""
+        link, port = ("--superlink", self.address), ("--port", str(free_port()))
+        return self.start("flower-supernode", "--insecure", *link, *port, *options, home=home)
+
     def flwr_run(self, *options, config, seconds=RUN_SECONDS, **run_config):
         """`flwr run` to its end; the run's ledger."""
         runs = self.folder / "runs"

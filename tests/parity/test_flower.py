@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from federation import Federation, free_port
+from federation import Federation
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ends processes through /proc")
 
@@ -36,13 +36,7 @@ def test_a_superlink_with_two_supernodes_gives_the_plain_loops_adapter(
 ):
     federation.superlink()
     for number in range(2):
-        federation.start(
-            "flower-supernode",
-            "--insecure",
-            "--superlink",
-            federation.address,
-            "--port",
-            str(free_port()),
+        federation.supernode(
             "--node-config",
             f"partition-id={number} num-partitions=2",
             home=federation.home / f"node-{number}",

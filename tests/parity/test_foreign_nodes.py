@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from fake_grid import FakeGrid
-from federation import Federation, free_port
+from federation import Federation
 from own_components import install, on_path, write_components, write_config
 from sides import changed
 
@@ -149,16 +149,7 @@ def test_own_components_on_two_supernodes(tmp_path, tiny_folder, monkeypatch, ow
     try:
         federation.superlink()
         for number in range(2):
-            federation.start(
-                "flower-supernode",
-                "--insecure",
-                "--superlink",
-                federation.address,
-                "--port",
-                str(free_port()),
-                "--node-config",
-                f'name="node-{number}" allow="my_rules my_data"',
-            )
+            federation.supernode("--node-config", f'name="node-{number}" allow="my_rules my_data"')
         records = federation.flwr_run(config=config, node_seconds=300, num_nodes=2)
     finally:
         federation.stop()

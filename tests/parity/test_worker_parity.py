@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from federation import Federation, free_port
+from federation import Federation
 
 if sys.platform != "linux":
     pytest.skip("workers need Linux", allow_module_level=True)
@@ -76,14 +76,7 @@ def test_a_supernode_loads_its_model_once_and_takes_its_worker_along(
     federation = Federation(tmp_path / "flower")
     try:
         federation.superlink()
-        node = federation.start(
-            "flower-supernode",
-            "--insecure",
-            "--superlink",
-            federation.address,
-            "--port",
-            str(free_port()),
-        )
+        node = federation.supernode()
         records = federation.flwr_run(config=experiment_file, node_seconds=300)
         assert records[-1]["adapter_sha256"] == plain_digest
         (path,) = (tmp_path / "fedmoe").glob("*.sock")
