@@ -1,0 +1,101 @@
+"""The account of a client's rows: read, used, held out, and dropped with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from fedmoe.errors import WireError
+
+MOST_ROWS = 2**40
+LOST_WARNING = 0.05
+"""Share of dropped rows above which a warning is due."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowCounts:
+    """Every row that was read, by what became of it: `read` is the sum of all others.
+
+    Example:
+        >>> counts = RowCounts(read=10, train=6, validation=1, test=1, repeated=1, too_long=1)
+        >>> counts.dropped, counts.lost_share
+        ({'repeated': 1, 'too_long': 1}, 0.2)
+        >>> str(counts)
+        '10 read: 6 to train on, 1 held out for validation, 1 for testing, 2 dropped (1 repeated, \
+1 too long)'
+    """
+
+    read: int = 0
+    train: int = 0
+    """Examples that are trained on."""
+    validation: int = 0
+    test: int = 0
+    """Both are held out of training."""
+    repeated: int = 0
+    """The same conversation as an earlier row's: compared whole, letter by letter."""
+    empty: int = 0
+    """No prompt or no response."""
+    refused: int = 0
+    """Unusable for another reason, such as a number where text belongs."""
+    too_long: int = 0
+    """More tokens than `text.max_length`."""
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Return the reasons for which rows were dropped, with their numbers."""
+        return {name: n for name in REASONS if (n := getattr(self, name))}
+
+    @property
+    def lost_share(self) -> float:
+        """Return the share of the rows that were dropped, from 0 to 1."""
+        return sum(self.dropped.values()) / self.read if self.read else 0.0
+
+    def __add__(self, other: Self) -> Self:
+        mine, theirs = asdict(self), asdict(other)
+        return type(self)(**{name: mine[name] + theirs[name] for name in mine})
+
+    def __str__(self) -> str:
+        parts = [f"{self.train:,} to train on", f"{self.validation:,} held out for validation"]
+        parts.append(f"{self.test:,} for testing")
+        if why := ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in self.dropped.items()):
+            parts.append(f"{sum(self.dropped.values()):,} dropped ({why})")
+        return f"{self.read:,} read: {', '.join(parts)}"
+
+    def as_json(self) -> dict[str, int]:
+        """Return all counts by name."""
+        return asdict(self)
+
+    def warning(self, whose: str = "the data") -> str:
+        """Return a sentence if more than 5 % of the rows were dropped; empty if not."""
+        if self.lost_share <= LOST_WARNING:
+            return ""
+        return f"{self.lost_share:.0%} of the rows of {whose} are not used: {self}"
+
+    @classmethod
+    def total(cls, counts: Iterable[Self]) -> Self:
+        """Return the sum of the counts of several clients."""
+        return sum(counts, start=cls())
+
+    @classmethod
+    def checked(cls, found: Any) -> Self:
+        """Return the counts in what a client sent.
+
+        Raises:
+            WireError: a count is missing or no number from 0 on, or they do not add up.
+        """
+        names = [field.name for field in fields(cls)]
+        if not isinstance(found, Mapping) or {*found} != {*names}:
+            raise WireError(f"rows are {found!s:.200}; expected {', '.join(names)}", "scalars")
+        for name, value in found.items():
+            if type(value) is not int or not 0 <= value <= MOST_ROWS:
+                raise WireError(f"rows.{name} is {value!r:.60}; expected 0 or more", "scalars")
+        counts = cls(**found)
+        parts = sum(found.values()) - counts.read
+        if parts != counts.read:
+            raise WireError(f"rows.read is {counts.read}; its parts sum to {parts}", "scalars")
+        return counts
+
+
+REASONS = ("repeated", "empty", "refused", "too_long")
+"""Fields that count dropped rows."""
