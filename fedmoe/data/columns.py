@@ -119,10 +119,13 @@ def _read(row: Mapping[str, Any], columns: Columns) -> tuple[list[str], list[str
 
 
 def _first_exchange(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a conversation to what the user first said and the first reply."""
+    """Flatten a conversation to what the user first said and the first reply in words.
+
+    A reply without words calls a function, and the reply in words follows.
+    """
     flat = {name: value for name, value in row.items() if name not in ("user", "assistant")}
     messages = row.get("messages")
     for message in messages if isinstance(messages, list) else []:
         if isinstance(message, dict) and message.get("role") in ("user", "assistant"):
-            flat.setdefault(message["role"], message.get("content"))
+            flat[message["role"]] = flat.get(message["role"]) or message.get("content")
     return flat

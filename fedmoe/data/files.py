@@ -37,7 +37,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         DataError: no such file, an unknown kind of file, or faults inside, each with its line.
     """
-    _check_is_file(path)
+    check_is_file(path)
     if (read := READERS.get(path.suffix.lower())) is None:
         raise DataError(f"{path}: unknown kind of file; expected one of {', '.join(READERS)}")
     try:
@@ -49,7 +49,7 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _check_is_file(path: Path) -> None:
+def check_is_file(path: Path) -> None:
     if path.is_file():
         return
     if path.is_dir():

@@ -43,11 +43,12 @@ class Table(Dataset):
         Raises:
             DataError: see `table`; unknown columns, or rows that cannot be used.
         """
+        return self.split(self.examples(*self.table()), seed)
+
+    def split(self, examples: Sequence[Example], seed: int) -> Splits:
+        """Return examples as splits, by prompt and stratified by label."""
         return split_by_group(
-            self.examples(*self.table()),
-            seed,
-            validation_share=self.validation_share,
-            test_share=self.test_share,
+            examples, seed, validation_share=self.validation_share, test_share=self.test_share
         )
 
     def examples(

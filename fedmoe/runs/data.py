@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from fedmoe.evaluation.metrics import Metric
 
 
+STAND_INS = 64
+"""Examples that a client is taken to hold for an estimate of its costs, if nobody has said."""
+
+
 @dataclass(frozen=True)
 class DataFacts:
     """The server's knowledge of clients' data: numbers and digests, no rows."""
@@ -32,11 +36,21 @@ class DataFacts:
     manifest: dict[str, Any]
     sha256: str
     """A digest of all training and evaluation rows: the same in a run that is resumed."""
+    most_length: int | None = None
+    """Tokens of an example at most, where the clients alone know the lengths of theirs."""
 
     @property
     def mean_length(self) -> float:
-        """Return the mean number of tokens of an example, over all clients."""
+        """Return the mean number of tokens of an example, over all clients; else the most."""
+        if self.most_length is not None:
+            return self.most_length
         return sum(map(sum, self.lengths)) / max(1, sum(map(len, self.lengths)))
+
+    def lengths_of(self, client: int) -> Sequence[int]:
+        """Return the tokens of each of a client's examples; stand-ins where it alone knows them."""
+        if self.most_length is not None:
+            return (self.most_length,) * STAND_INS
+        return self.lengths[client]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +115,11 @@ def evaluation_sets(
         kept, rows = tokenize(drawn, tokenizer, experiment.text, form)
         if not kept:
             raise DataError(f"all {split} examples are longer than text.max_length; raise it")
-        sets[split] = EvaluationSet(split, kept, rows, _verifier(experiment))
+        sets[split] = EvaluationSet(split, kept, rows, verifier(experiment))
     return sets
 
 
-def _verifier(experiment: Experiment) -> Metric | None:
+def verifier(experiment: Experiment) -> Metric | None:
     """Return how a free-running answer is scored; None where likelihood is the score."""
     if experiment.evaluation.metric:
         return checked(experiment.evaluation.metric)
