@@ -109,7 +109,7 @@ def _federated(
     # A server on its own lists names, if its config has paths of its own, and opens no file.
     names = local.names if holds_rows or (data.path and not data.column) else data.clients
     members = tuple(named_member(setup, number, name) for number, name in enumerate(names))
-    if members:
+    if members and not on_nodes:
         check(experiment, model, Counter(member.tier for member in members))
     rows = OwnData(local, experiment, tokenizer, model.form.name) if holds_rows else {}
     return Prepared(

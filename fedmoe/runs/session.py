@@ -84,7 +84,8 @@ def run(
     """
     started, phases = time.monotonic(), Phases()
     with phases("load"):
-        prepared = prepare(experiment, on_nodes=nodes_code is not None)
+        on_nodes = nodes_code is not None
+        prepared = prepare(experiment, on_nodes=on_nodes, holds_rows=not on_nodes)
     server = replace(prepared.server, nodes_code=nodes_code)
     session = Session(server, prepared.scorer, make_workers, display or Display(), phases, started)
     return session.run(resume)
