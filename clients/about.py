@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from clients.own_rows import own_rows, pooled_digest
 from fedmoe.errors import FedMoEError
@@ -23,7 +24,9 @@ GPU_SECONDS = 10
 """Time for `nvidia-smi`."""
 
 
-def about(node_config: Mapping[str, object], data: Mapping[str, object]) -> dict[str, str | int]:
+def about(
+    node_config: Mapping[str, object], data: Mapping[str, Any] | None = None
+) -> dict[str, str | int]:
     """Return what `server/about.py` checks: name, clients, rows, code, versions and machine.
 
     Args:
@@ -34,7 +37,7 @@ def about(node_config: Mapping[str, object], data: Mapping[str, object]) -> dict
     Raises:
         FedMoEError: the node's config is faulty, or the rows that it names are not there.
     """
-    own, digest = {}, ""
+    data, own, digest = data or {}, {}, ""
     if data.get("name") == "federated":
         own = own_rows(node_config, data).digests
     elif path := str(data.get("path", "")):

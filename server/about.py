@@ -30,9 +30,9 @@ class About:
     """Its owner's name for it; may be empty."""
     clients: Annotated[str, Field(pattern=r"^(\d{1,9}(,\d{1,9})*)?$", max_length=10**6)]
     """Clients whose data is stored there; empty if it takes any client's task."""
-    rows: Annotated[str, Field(pattern=ROWS, max_length=10**6)] = ""
+    rows: Annotated[str, Field(pattern=ROWS, max_length=10**6)]
     """Clients whose own rows are there, by name, each with a digest of them."""
-    data: Annotated[str, Field(pattern=r"^([0-9a-f]{16}|missing)?$")] = ""
+    data: Annotated[str, Field(pattern=r"^([0-9a-f]{16}|missing)?$")]
     """A digest of the file that all nodes share out; empty if there is none."""
     code: Annotated[str, Field(pattern=r"^\w{1,64}$")]
     device: Annotated[str, Field(min_length=1, max_length=100)]

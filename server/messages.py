@@ -23,8 +23,8 @@ LONGEST_REASON = 500
 
 def hello_content(code: str, components: str, data: str) -> RecordDict:
     """Return a request for a node's description, which names the components that it needs."""
-    told = {"code": code, "components": components, "data": data}
-    return RecordDict({"config": ConfigRecord(told)})
+    config = ConfigRecord({"code": code, "components": components, "data": data})
+    return RecordDict({"config": config})
 
 
 def task_content(

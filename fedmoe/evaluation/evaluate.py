@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -29,6 +30,14 @@ class EvaluationSet:
     rows: Sequence[Tokens]
     score: Metric | None
     """The verifier of a free-running answer; None: the likelihood of the right one is the score."""
+
+
+class Means(TypedDict):
+    """The means of `Sums`."""
+
+    loss: float
+    score: float
+    exact_match: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +68,7 @@ class Sums:
         return cls(**sums, labels=dict(sorted(labels.items())))
 
     @property
-    def means(self) -> dict[str, float]:
+    def means(self) -> Means:
         """Return loss per token, and score and exact match per example."""
         return {
             "loss": self.loss / self.tokens,

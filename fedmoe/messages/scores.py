@@ -140,7 +140,7 @@ def _labels(found: Any, examples: int) -> dict[str, tuple[int, float]]:
     for label, pair in found.items():
         if len(label) > LONGEST_LABEL or not isinstance(pair, list) or len(pair) != 2:
             raise WireError(f"label {label!r:.60} has {pair!s:.60}; expected two sums", "scalars")
-        both = dict(zip(("examples", "score"), pair, strict=True))
+        both: dict[str, Any] = {"examples": pair[0], "score": pair[1]}
         number = _number(both, "examples", int, examples)
         labels[label] = number, _number(both, "score", float, number)
     if labels and sum(number for number, _ in labels.values()) != examples:

@@ -77,7 +77,7 @@ class Evaluator(Observer):
                 results = by_tier(self.workers.map(_evaluate, self._jobs(state, split, sent)))
             else:
                 results = [*self._at_clients(state, split, sent)]
-                if self.server.setup.experiment.data.server_test:
+                if getattr(self.server.setup.experiment.data, "server_test", ""):
                     results += self.workers.map(_evaluate, self._jobs(state, SERVER, sent))
         self.recorder.evaluated(state, results)
         self.display.evaluated(results)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedmoe.data.federated import LocalData
+from fedmoe.data.federated import Federated, LocalData
 from fedmoe.data.text import tokenize
 from fedmoe.errors import DataError
 from fedmoe.evaluation.evaluate import EvaluationSet
@@ -94,7 +94,7 @@ class OwnData(Mapping[str, Sequence["Tokens"]]):
         if not counts.train:
             raise DataError(f"client {name!r} has no row to train on; {counts}")
         most = {"validation": e.evaluation.validation_examples, "test": e.evaluation.test_examples}
-        sets = {s: self._drawn(s, *found[s], n) for s, n in most.items() if found[s][1]}
+        sets = {s: self._drawn(s, found[s][0], found[s][1], n) for s, n in most.items() if found[s][1]}
         return ClientData(tuple(found["train"][1]), sets, counts)
 
     def _drawn(
@@ -118,7 +118,7 @@ def server_sets(experiment: Experiment, tokenizer: Any, form: str) -> dict[str, 
         DataError: its file cannot be read, or has no usable row.
     """
     data = experiment.data
-    if not (path := getattr(data, "server_test", "")):
+    if not isinstance(data, Federated) or not (path := data.server_test):
         return {}
     examples = LocalData(data).read(Path(path).expanduser())
     kept, rows = tokenize(examples, tokenizer, experiment.text, form)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fedmoe.errors import FedMoEError
 from fedmoe.rounds import Member
@@ -19,6 +19,7 @@ from fedmoe.runs.members import named_member
 
 if TYPE_CHECKING:
     from fedmoe.config.schema import Experiment
+    from fedmoe.data.federated import Federated
     from fedmoe.runs.setup import Setup
 
 Present = Callable[[Collection[str], int, float], Collection[str]]
@@ -112,7 +113,7 @@ class Roster(Sequence[Member]):
 
     def _met(self, round: int, present: Present) -> Attendance:
         e = self.setup.experiment
-        rules, listed = e.membership, e.data.clients
+        rules, listed = e.membership, cast("Federated", e.data).clients
         wanted = [n for n in listed if rules.takes_part(n, round)] if not self.all else []
         found = present(wanted, rules.least, rules.wait_seconds)
         there = [name for name in listed or sorted(found) if name in found]

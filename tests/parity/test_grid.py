@@ -173,9 +173,9 @@ def test_a_client_that_raises_is_a_failure_with_its_reason(prepared, monkeypatch
 
 
 def test_a_fault_of_a_nodes_own_settings_comes_back_in_plain_words(prepared):
-    grid = FakeGrid({"overrides": "data.path=/nowhere/rows.jsonl"})
+    grid = FakeGrid({"overrides": "model.path=/nowhere/model"})
     answer, *_ = over(grid, prepared)(tasks_of(prepared))
-    assert "/nowhere/rows.jsonl: no such file" in answer.reason
+    assert "/nowhere/model" in answer.reason
 
 
 def test_too_few_nodes_end_the_run_with_a_hint(prepared):
@@ -189,7 +189,9 @@ def test_a_request_carries_no_more_than_its_task(prepared):
     task = tasks_of(prepared)[0]
     list(over(grid, prepared)([task]))
     config, packed = grid.sent[-1].content["config"], pack_task(task)
-    assert set(config) == {"code", "crc32", "experiment", "nonce", "run", "scalars"}
+    assert config["split"] == ""
+    named = {"code", "crc32", "data", "experiment", "nonce", "run", "scalars", "split"}
+    assert set(config) == named
     assert json.loads(config["scalars"]) == json.loads(packed.scalars)
     assert grid.sent[-1].content["arrays"]["buffer"].data == packed.buffer
 
