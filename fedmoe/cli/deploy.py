@@ -35,7 +35,7 @@ def deploy() -> None:
     "--data",
     multiple=True,
     metavar="NAME=PATH",
-    help="Where a client's machine has its data, if elsewhere than in data.path; once per client.",
+    help="Where a client's machine has its own rows, which no other one reads; for each client.",
 )
 @click.option(
     "--node-port", default=9094, help="First of the ports that clients use on their own loopback."
@@ -62,7 +62,7 @@ def init(
       fedmoe deploy init fleet --server fed.example.org --config quickstart \\
           --clients berlin=high,paris=medium,rome=low rounds=20
       fedmoe deploy init fleet --server 10.0.0.5 --config own_rows \\
-          --clients a=high,b=low --data a=/srv/rows.jsonl --data b=/data/rows.jsonl
+          --clients a=high,b=low --data a=/srv/rows.jsonl b=/data/rows.jsonl
       fedmoe deploy init trial --server 127.0.0.1:8000 --config quickstart \\
           --clients a=high,b=low                     (all on this machine, to try it)
     """
@@ -73,6 +73,10 @@ def init(
     from fedmoe.deploy.app import experiment_for
     from fedmoe.deploy.folder import write_folder
 
-    fleet = fleet_of(server, clients, data, node_port, insecure)
+    # `--data a=/x b=/y`: words after the first, too, name a client's rows.
+    names = {pair.partition("=")[0] for named in clients for pair in named.split(",")}
+    more = [word for word in overrides if data and word.partition("=")[0] in names]
+    overrides = tuple(word for word in overrides if word not in more)
+    fleet = fleet_of(server, clients, (*data, *more), node_port, insecure)
     write_folder(folder, fleet, experiment_for(fleet, config, overrides))
     print(folder / "README.md")

@@ -6,6 +6,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -13,9 +14,13 @@ from fedmoe.budget import Auto
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.load import to_yaml
 from fedmoe.config.words import not_one_of
+from fedmoe.data import Dataset
+from fedmoe.data.table import Table
 from fedmoe.deploy.fleet import Fleet
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.models.build import MINI
+from fedmoe.runs.roster import is_federated
+from fedmoe.section import fields
 from fedmoe.system.shipped import shipped_folder
 
 EXPERIMENT = "configs/experiment.yaml"
@@ -30,8 +35,12 @@ HEADER = """\
 def experiment_for(fleet: Fleet, config: Path, overrides: Sequence[str]) -> Experiment:
     """Return the experiment of a config for this fleet: a client per node, each in its tier.
 
+    Where the clients' machines have rows of their own, the data are federated: each client trains
+    and scores on all of its rows and on no other's, and the server opens none.
+
     Raises:
-        ConfigError: the config is faulty; no such tier; it cannot run under Flower.
+        ConfigError: the config is faulty; no such tier; it cannot run under Flower; some clients
+            have rows of their own and others none.
     """
     e = load_experiment(config, overrides)
     tiers = [*e.budget.resolved(1)]
@@ -40,22 +49,49 @@ def experiment_for(fleet: Fleet, config: Path, overrides: Sequence[str]) -> Expe
         for node in fleet.nodes
         if node.tier not in tiers
     ]
-    if e.aggregation.asynchronous or e.aggregation.personal:
+    own_rows = is_federated(e) or any(node.data for node in fleet.nodes)
+    if e.aggregation.asynchronous or (e.aggregation.personal and not own_rows):
         said = f"{e.aggregation.name!r} does not run on separate machines; see `fedmoe run`"
         faults.append(Fault("aggregation.name", said))
+    if own_rows and (bare := [node.name for node in fleet.nodes if not node.data]):
+        said = f"{bare[0]} has none; where clients hold rows of their own, each needs its path"
+        faults.append(Fault("--data", said))
     if faults:
         raise ConfigError(str(config), faults)
     every_one = (e.clients_per_round or 0) >= len(fleet.nodes)
     own = ["clients_per_round=null"] if every_one else []
-    own += [f"partition.num_clients={len(fleet.nodes)}", "simulation.folder=runs"]
+    own.append("simulation.folder=runs")
     for tier in e.budget.tiers:
-        numbers = [node.number for node in fleet.nodes if node.tier == tier]
-        own.append(f"budget.tiers.{tier}.clients={json.dumps(numbers)}")
-    for key, value in (("model.path", e.model.path), ("data.path", getattr(e.data, "path", ""))):
+        nodes = [node for node in fleet.nodes if node.tier == tier]
+        clients = [node.name if own_rows else node.number for node in nodes]
+        own.append(f"budget.tiers.{tier}.clients={json.dumps(clients)}")
+    paths = {"model.path": e.model.path}
+    if own_rows:
+        own.append(f"data={json.dumps(_federated(e.data, fleet))}")
+    else:
+        own.append(f"partition.num_clients={len(fleet.nodes)}")
+        paths["data.path"] = getattr(e.data, "path", "")
+    for key, value in paths.items():
         # The server's working folder differs from this command's.
         if value and value != MINI and Path(value).exists():
             own.append(f"{key}={json.dumps(str(Path(value).absolute()))}")
     return load_experiment(config, [*overrides, *own])
+
+
+def _federated(data: Dataset, fleet: Fleet) -> dict[str, Any]:
+    """Return the section `data` of a fleet whose clients hold their own rows, read as in `data`.
+
+    Raises:
+        ConfigError: the dataset is made by its code, and has no rows in files.
+    """
+    if not isinstance(data, Table):
+        said = f"{data.name!r} makes its rows itself; use 'files' or 'federated' with --data"
+        raise ConfigError("fedmoe deploy", [Fault("data.name", said)])
+    kept = {name: getattr(data, name) for name in fields(Table) if name != "name"}
+    here = {"server_test": getattr(data, "server_test", "")}
+    if here["server_test"]:
+        here["server_test"] = str(Path(here["server_test"]).absolute())
+    return {"name": "federated", "clients": [n.name for n in fleet.nodes], **kept, **here}
 
 
 def app_files(experiment: Experiment, fleet: Fleet) -> dict[str, bytes]:
@@ -78,11 +114,10 @@ def app_files(experiment: Experiment, fleet: Fleet) -> dict[str, bytes]:
 
 def _run_config(experiment: Experiment, fleet: Fleet) -> dict[str, str | int | float]:
     """Return what this fleet and the experiment's budget say of the run config."""
-    found: dict[str, str | int | float] = {
-        "num_nodes": len(fleet.nodes),
+    found: dict[str, str | int | float] = {"num_nodes": len(fleet.nodes)}
+    if not is_federated(experiment):
         # A node says itself whose data it has: without this, any could take another's tasks.
-        "nodes": "; ".join(f"{node.name}={node.number}" for node in fleet.nodes),
-    }
+        found["nodes"] = "; ".join(f"{node.name}={node.number}" for node in fleet.nodes)
     if isinstance(experiment.budget, Auto) and (seconds := experiment.budget.deadline_seconds):
         # The plan's deadline is one client's, from its task's sending to its update's arrival. All
         # are sent at once, each to its own machine, and one whose process dies starts again.

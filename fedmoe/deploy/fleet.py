@@ -81,7 +81,7 @@ def fleet_of(
     Args:
         server: `HOST[:PORT]`.
         clients: each `NAME=TIER`, or several with commas between them.
-        data: each `NAME=PATH`.
+        data: each `NAME=PATH`, or several with blanks between them.
         node_port: the port of the first client's SuperNode.
         insecure: without TLS.
 
@@ -95,7 +95,7 @@ def fleet_of(
 
     host, port = _server(server, fault)
     tiers = _pairs("--clients", "NAME=TIER", [p for c in clients for p in c.split(",")], fault)
-    paths = _pairs("--data", "NAME=PATH", data, fault)
+    paths = _pairs("--data", "NAME=PATH", [p for d in data for p in d.split()], fault)
     for name in tiers:
         if not NAME.fullmatch(name) or name in RESERVED:
             expected = "small letters, digits and '-', such as 'berlin-2'"
@@ -103,7 +103,7 @@ def fleet_of(
     for name, path in paths.items():
         if name not in tiers:
             fault("--data", f"{name!r} is none of the clients {', '.join(tiers)}")
-        if not Path(path).is_absolute() or re.search(r"[\s\"'$`\\:]", path):
+        if not Path(path).is_absolute() or re.search(r"[\s\"'$`\\:=]", path):
             expected = f"an absolute path on {name}, without blanks, colons or quotes"
             fault("--data", f"{path!r}: expected {expected}")
     if not 1 <= node_port <= 65535 - len(tiers):

@@ -13,6 +13,7 @@ from fedmoe.deploy.app import app_files
 from fedmoe.deploy.fleet import Fleet, address
 from fedmoe.deploy.keys import SERVER_DAYS, Authority, node_keys, pem, pem_key
 from fedmoe.errors import FedMoEError
+from fedmoe.runs.roster import is_federated
 from fedmoe.system.folders import whole_folder
 
 SECRET, SCRIPT, PLAIN = 0o600, 0o755, 0o644
@@ -99,6 +100,7 @@ def _texts(fleet: Fleet, experiment: Experiment) -> dict[str, bytes]:
     forms.globals |= {
         "fleet": fleet,
         "extras": ",".join(filter(None, ("report", EXTRAS.get(experiment.data.name)))),
+        "own_rows": is_federated(experiment),
         "proxied": not fleet.loopback,
         "run_name": experiment.name,
         "learns_factors": experiment.rescaling.learned,

@@ -94,7 +94,9 @@ class OwnData(Mapping[str, Sequence["Tokens"]]):
         if not counts.train:
             raise DataError(f"client {name!r} has no row to train on; {counts}")
         most = {"validation": e.evaluation.validation_examples, "test": e.evaluation.test_examples}
-        sets = {s: self._drawn(s, found[s][0], found[s][1], n) for s, n in most.items() if found[s][1]}
+        sets = {
+            s: self._drawn(s, found[s][0], found[s][1], n) for s, n in most.items() if found[s][1]
+        }
         return ClientData(tuple(found["train"][1]), sets, counts)
 
     def _drawn(

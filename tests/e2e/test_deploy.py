@@ -34,7 +34,7 @@ def init(folder, server, *more, clients=CLIENTS, config=CONFIG):
 def remote(tmp_path_factory):
     """The folder of a fleet on machines of their own."""
     folder = tmp_path_factory.mktemp("deploy") / "fleet"
-    assert init(folder, "fed.example.org", "--data", "rome=/srv/rows.jsonl") == 0
+    assert init(folder, "fed.example.org") == 0
     return folder
 
 
@@ -113,16 +113,34 @@ def test_every_client_has_a_key_of_its_own_that_flower_takes(remote):
     assert len(seen) == len(NAMES)
 
 
-def test_every_client_is_in_its_tier_and_finds_its_data(remote):
+def test_every_client_is_in_its_tier(remote):
     experiment = load_experiment(remote / "server/app/configs/experiment.yaml")
     tiers = {name: tier.clients for name, tier in experiment.budget.tiers.items()}
     assert tiers == {"high": (0,), "low": (1,), "lowest": (2,)}
     assert experiment.budget.assign(3, 4, seed=7) == ("high", "low", "lowest")
     assert experiment.partition.num_clients == 3
     assert 'clients=\\"2\\"' in (remote / "clients/rome/supernode.sh").read_text()
+    assert "All machines hold the same data set" in (remote / "README.md").read_text()
+
+
+def test_rows_of_their_own_stay_with_their_owners(tmp_path):
+    rows = [f"{name}=/srv/{name}.jsonl" for name in NAMES]
+    own = str(ROOT / "configs/own_rows.yaml")
+    clients = ",".join(
+        f"{name}={tier}" for name, tier in zip(NAMES, ("high", "low", "low"), strict=True)
+    )
+    fleet = tmp_path / "fleet"
+    more = ("--data", *rows, "data.prompt=question")
+    assert init(fleet, "fed.example.org", *more, clients=clients, config=own) == 0
+    e = load_experiment(fleet / "server/app/configs/experiment.yaml")
+    assert (e.data.name, e.data.path, e.data.clients) == ("federated", "", tuple(NAMES))
+    assert e.data.prompt == "question"
+    assert [e.budget.tier_of(name, 4, seed=7) for name in NAMES] == ["high", "low", "low"]
     for name in NAMES:
-        text = (remote / f"clients/{name}/supernode.sh").read_text()
-        assert ("data.path=/srv/rows.jsonl" in text) == (name == "rome")
+        text = (fleet / f"clients/{name}/supernode.sh").read_text()
+        assert f'data=\\"{name}=/srv/{name}.jsonl\\"' in text
+        assert not any(other in text for other in rows if not other.startswith(name))
+    assert "stay on its machine" in (fleet / "README.md").read_text()
 
 
 def test_the_app_has_this_projects_run_config_and_goes_on_after_a_crash(remote):
@@ -232,6 +250,7 @@ WRONG = {
     "twice": (("h",), {"clients": "a=high,a=low"}, "'a' is named twice"),
     "a path for a name": (("h",), {"clients": "../a=high"}, "'../a' is no name"),
     "data of nobody": (("h", "--data", "x=/y"), {}, "'x' is none of the clients"),
+    "data of some": (("h", "--data", "rome=/y"), {}, "needs its path"),
     "data anywhere": (("h", "--data", "rome=rows.jsonl"), {}, "expected an absolute path"),
     "no config": (("h",), {"config": "missing.yaml"}, "missing.yaml"),
     "not under Flower": (("h", "aggregation.name=fedbuff"), {}, "'fedbuff' does not run"),
