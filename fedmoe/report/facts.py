@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from fedmoe.messages.rows import RowCounts
 from fedmoe.report.expert_load import starved_and_captured
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run
@@ -43,6 +44,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         starved, captured = (f"{share * counts.size:.0f} of {counts.size}" for share in shares)
     known = [
         ("Model", head["model"]),
+        ("Rows", str(RowCounts.checked(head["rows"])) if "rows" in head else DASH),
         ("Clients", f"{head['num_clients']}, {head['clients_per_round']} per round"),
         ("Rounds", f"{run.num_finished} of {head['num_rounds']}"),
         ("Aggregation", head["strategy"]),

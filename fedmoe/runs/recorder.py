@@ -97,7 +97,8 @@ class Recorder(Observer, Watch):
         """Describe the run, from here on."""
         write_text(self.folder / "config.yaml", to_yaml(self.server.setup.experiment))
         write_json(self.folder / "environment.json", environment(self.server))
-        write_json(self.folder / "manifest.json", self.server.facts.manifest)
+        facts = self.server.facts
+        write_json(self.folder / "manifest.json", facts.manifest | {"rows": facts.rows.as_json()})
         self.ledger.append(self._opening())
 
     def _continue(self, resumed: Checkpoint) -> None:
@@ -269,6 +270,7 @@ class Recorder(Observer, Watch):
             "rescaling": e.rescaling.name,
             "upload": e.upload.name,
             "full_top_k": server.setup.model.full_top_k,
+            "rows": server.facts.rows.as_json(),
             "tiers": tiers,
         }
 
