@@ -37,7 +37,8 @@ class Splits:
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
     dropped: RowCounts = field(default_factory=RowCounts)
-    """Rows that were read and are in none of the three, by the reason."""
+    """Rows that were read and are in none of the three, by the reason; a dataset that generates
+    its rows reads no others than it returns."""
 
     @property
     def rows(self) -> RowCounts:

@@ -182,9 +182,10 @@ def partition(
     Raises:
         DataError: fewer examples, or fewer of a label, than clients that need one.
     """
-    # What was dropped comes first: fewer clients would only hide it.
-    lost = f"{loss}; " if rows and (loss := rows.loss()) else ""
-    remedy = f"{lost}lower partition.num_clients" if config.num_clients else f"{lost}give it rows"
+    # Where the rows went comes first: fewer clients would only hide it.
+    remedy = f"rows: {rows}; " if rows else ""
+    remedy += "keep more of them, or " if rows and rows.dropped else ""
+    remedy += "lower partition.num_clients" if config.num_clients else "give it rows"
     if len(labels) < (config.num_clients or 1):
         raise DataError(
             f"client {len(labels)} would get no examples: {len(labels)} example(s)"
