@@ -115,7 +115,8 @@ def split_by_group(
     chosen: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
     for group, group_examples in members.items():
         chosen[held_out.get(group, "train")].extend(group_examples)
-    splits = Splits(**{name: tuple(rows) for name, rows in chosen.items()})
+    train, validation, test = (tuple(chosen[name]) for name in SPLITS)
+    splits = Splits(train, validation, test)
     return splits if repeats else drop_repeats(splits)
 
 

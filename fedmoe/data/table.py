@@ -54,8 +54,14 @@ class Table(Dataset):
         examples, dropped = self.usable(source, self.examples(source, present, rows))
         if not examples:
             raise DataError(f"{source}: no rows; expected at least one")
-        shares = {"validation_share": self.validation_share, "test_share": self.test_share}
-        return replace(split_by_group(examples, seed, **shares, repeats=True), dropped=dropped)
+        splits = split_by_group(
+            examples,
+            seed,
+            validation_share=self.validation_share,
+            test_share=self.test_share,
+            repeats=True,
+        )
+        return replace(splits, dropped=dropped)
 
     def examples(
         self, source: str, present: Sequence[str], rows: Iterable[Row | Unusable]

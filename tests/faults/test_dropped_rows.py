@@ -187,7 +187,8 @@ class Characters:
 
 
 def test_rows_that_are_all_too_long_are_told_with_their_number_and_the_longest():
-    long = Splits(*[(Example("x" * n, "y", ""),) for n in (30, 50, 40)])
+    a, b, c = ((Example("x" * n, "y", ""),) for n in (30, 50, 40))
+    long = Splits(a, b, c)
     for too_long in ("drop", "refuse"):
         with pytest.raises(DataError) as error:
             tokenize_splits(long, Characters(), TextSettings(max_length=20, too_long=too_long))
