@@ -96,7 +96,7 @@ def resident(
     if isinstance(asked.data, Federated):
         asked = replace(asked, data=rows_here(asked.data, data, report))
     here = planned_here(asked)
-    planned = here is not asked and isinstance(asked.budget, Auto)
-    own_budget = OwnBudget(asked.budget) if planned else None
+    budget = asked.budget
+    own_budget = OwnBudget(budget) if here is not asked and isinstance(budget, Auto) else None
     prepared = prepare(here, on_nodes=True)
     return Resident(prepared.client, prepared.server.facts.sha256, own_budget)

@@ -59,6 +59,8 @@ def check(config: Path, overrides: tuple[str, ...]) -> None:
         warnings.append(unlike)
     for warning in warnings:
         say(console, f"[bold]warning:[/] {escape(warning)}")
+    for line in server.facts.account():
+        say(console, escape(line))
     console.print(manifest_table(server.facts.manifest), soft_wrap=True)
 
 

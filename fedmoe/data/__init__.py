@@ -10,6 +10,8 @@ In reading order:
                       prompt and the response in them
     federated.py      rows that come split by client
     partition.py      which client holds which examples
+    text.py           examples as token ids; those that are too long are refused or counted
+    held_out.py       why a split is empty, and what to set
     manifest.py       what each client holds, as numbers and hashes
 
 To add a dataset, write `data/<name>.py` with a @section that derives from `Dataset`, and name it in

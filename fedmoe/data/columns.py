@@ -14,6 +14,17 @@ MAX_FAULTS = 10
 Row = tuple[str, Mapping[str, Any]]
 """Where a row stands ("data.jsonl:17") and what is in it."""
 
+
+@dataclass(frozen=True)
+class Unusable:
+    """A row that makes no example, and why."""
+
+    where: str
+    fault: str
+    empty: bool = False
+    """True if its only fault is that it has no prompt or no response."""
+
+
 _PROMPTS = (
     "{instruction}\n\n{input}",
     "{instruction}\n\n{context}",
@@ -69,23 +80,9 @@ def find_columns(
     return columns
 
 
-def to_examples(source: str, rows: Iterable[Row], columns: Columns) -> tuple[Example, ...]:
-    """Return one example per row.
-
-    Raises:
-        DataError: rows with missing, empty or non-text fields, the first ten of them by place.
-    """
-    examples, faults = [], []
-    for where, row in rows:
-        parts, row_faults = _read(row, columns)
-        faults += [f"{where}: {fault}" for fault in row_faults]
-        if not row_faults:
-            examples.append(Example(*parts))
-    if faults:
-        raise too_many(source, "row(s) cannot be used", faults)
-    if not examples:
-        raise DataError(f"{source}: no rows; expected at least one")
-    return tuple(examples)
+def to_examples(rows: Iterable[Row | Unusable], columns: Columns) -> list[Example | Unusable]:
+    """Return an example for each row, or why there is none."""
+    return [row if isinstance(row, Unusable) else _example(*row, columns) for row in rows]
 
 
 def too_many(source: str, what: str, faults: Sequence[str]) -> DataError:
@@ -95,27 +92,27 @@ def too_many(source: str, what: str, faults: Sequence[str]) -> DataError:
     return DataError("\n  ".join(lines))
 
 
-def _read(row: Mapping[str, Any], columns: Columns) -> tuple[list[str], list[str]]:
-    """Return prompt, response and label of a row, and what is wrong with them."""
+def _example(where: str, row: Mapping[str, Any], columns: Columns) -> Example | Unusable:
     if columns.prompt == "messages":
         row, columns = _first_exchange(row), Columns("{user}", "assistant", columns.label)
     first, *others = columns.of_prompt
-    faults = []
+    empty, odd = [], []
     for name in filter(None, [first, columns.response, columns.label]):
-        value = row.get(name)
-        if not isinstance(value, str):
-            got = "is missing" if value is None else f"is {type(value).__name__} {value!r:.40}"
-            faults.append(f"{name!r} {got}; expected text")
+        value, faults = row.get(name), odd if name == columns.label else empty
+        if value is None:
+            faults.append(f"{name!r} is missing; expected text")
+        elif not isinstance(value, str):
+            odd.append(f"{name!r} is {type(value).__name__} {value!r:.40}; expected text")
         elif not value.strip():
             faults.append(f"{name!r} is empty")
     for name in others:
         if not isinstance(row.get(name) or "", str):
-            faults.append(f"{name!r} is {type(row[name]).__name__}; expected text")
-    if faults:
-        return [], faults
+            odd.append(f"{name!r} is {type(row[name]).__name__}; expected text")
+    if empty or odd:
+        return Unusable(where, " and ".join([*empty, *odd]), empty=not odd)
     filled = re.sub(r"\{([^{}]+)\}", lambda match: row.get(match[1]) or "", columns.prompt)
     label = row[columns.label] if columns.label else ""
-    return [filled.strip(), row[columns.response].strip(), label], []
+    return Example(filled.strip(), row[columns.response].strip(), label)
 
 
 def _first_exchange(row: Mapping[str, Any]) -> dict[str, Any]:

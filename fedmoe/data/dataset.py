@@ -21,7 +21,7 @@ class Dataset(Component):
     """
 
     repeats: ClassVar[bool] = False
-    """True if a prompt may be in the training examples more than once, such as at two clients."""
+    """True if a prompt may come more than once in a split, such as with other responses."""
 
     def load(self, seed: int) -> Splits:
         """Return the splits, of which no two share a prompt; the same seed gives the same ones.

@@ -1,16 +1,18 @@
 """Examples, their train, validation and test splits, and the laws the splits keep."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from pydantic import Field
 
 from fedmoe.errors import DataError
+from fedmoe.messages.rows import RowCounts
 from fedmoe.seeds import numpy_rng
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,15 @@ class Splits:
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
+    dropped: RowCounts = field(default_factory=RowCounts)
+    """Rows that were read and are in none of the three, by the reason; a dataset that generates
+    its rows reads no others than it returns."""
+
+    @property
+    def rows(self) -> RowCounts:
+        """Return what became of every row that was read."""
+        kept = {name: len(getattr(self, name)) for name in SPLITS}
+        return RowCounts.of(**kept) + self.dropped
 
 
 def prompt_key(prompt: str) -> str:
@@ -89,12 +100,13 @@ def split_by_group(
         validation_share: share of the groups held out for validation, 0 or more.
         test_share: share of the groups held out for testing, 0 or more.
         stratum: the stratum of an example; a group belongs to that of its first example.
-        repeats: keep every training example, also where several have the same prompt.
+        repeats: keep every example, also where several have the same prompt: they, and the groups
+            that they are in, are in one split.
     """
-    strata: dict[str, list[str]] = defaultdict(list)
-    members: dict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        group = _group_of(example)
+    strata: dict[str, list[Hashable]] = defaultdict(list)
+    members: dict[Hashable, list[Example]] = defaultdict(list)
+    groups = _joined(examples) if repeats else map(_group_of, examples)
+    for example, group in zip(examples, groups, strict=True):
         if group not in members:
             strata[stratum(example)].append(group)
         members[group].append(example)
@@ -103,16 +115,35 @@ def split_by_group(
     chosen: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
     for group, group_examples in members.items():
         chosen[held_out.get(group, "train")].extend(group_examples)
-    splits = Splits(**{name: tuple(rows) for name, rows in chosen.items()})
-    unique = drop_repeats(splits)
-    return replace(unique, train=splits.train) if repeats else unique
+    train, validation, test = (tuple(chosen[name]) for name in SPLITS)
+    splits = Splits(train, validation, test)
+    return splits if repeats else drop_repeats(splits)
 
 
 def _group_of(example: Example) -> str:
     return example.group or prompt_key(example.prompt)
 
 
-def _hold_out(strata: dict[str, list[str]], seed: int, shares: dict[str, float]) -> dict[str, str]:
+def _joined(examples: Sequence[Example]) -> list[Hashable]:
+    """Return a group for each example, so that those of one group or one prompt have the same."""
+    parents: dict[Hashable, Hashable] = {}
+
+    def root(key: Hashable) -> Hashable:
+        while (parent := parents.setdefault(key, key)) != key:
+            parents[key] = parents[parent]  # a shorter way for the next one
+            key = parent
+        return key
+
+    keys = [("prompt", prompt_key(example.prompt)) for example in examples]
+    for example, key in zip(examples, keys, strict=True):
+        if example.group:
+            parents[root(key)] = root(("group", example.group))
+    return [root(key) for key in keys]
+
+
+def _hold_out(
+    strata: dict[str, list[Hashable]], seed: int, shares: dict[str, float]
+) -> dict[Hashable, str]:
     """Say for every group that leaves train which split it goes to."""
     rng = numpy_rng(seed, "data", "split")
     owed = dict.fromkeys(shares, 0.5)
@@ -131,15 +162,15 @@ def _hold_out(strata: dict[str, list[str]], seed: int, shares: dict[str, float])
 def check_disjoint(splits: Splits, repeats: bool = False) -> None:
     """Raise a DataError where two splits share a prompt or a group, or one repeats a prompt.
 
-    With `repeats` the training examples may repeat theirs.
+    With `repeats` a prompt may come more than once in one split.
     """
     prompts: dict[str, str] = {}
     groups: dict[str, str] = {}
     faults = []
-    for name in (field.name for field in fields(splits)):
+    for name in SPLITS:
         for example in getattr(splits, name):
             key = prompt_key(example.prompt)
-            if key in prompts and not (repeats and prompts[key] == name == "train"):
+            if key in prompts and not (repeats and prompts[key] == name):
                 faults.append(f"prompt {example.prompt!r} is in {prompts[key]} and again in {name}")
             prompts[key] = name
             if example.group and groups.setdefault(example.group, name) != name:

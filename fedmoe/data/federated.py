@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import glob, has_magic
@@ -13,16 +13,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedmoe.data.columns import Row
-from fedmoe.data.examples import Example, Splits
+from fedmoe.data.columns import Row, Unusable
+from fedmoe.data.examples import SPLITS, Example, Splits
 from fedmoe.data.files import READERS, check_is_file, read_rows
 from fedmoe.data.table import Table
 from fedmoe.errors import DataError
+from fedmoe.messages.rows import RowCounts
 from fedmoe.section import section
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,59}", re.ASCII)
 """The whole of a client's id."""
-SPLITS = ("train", "validation", "test")
 TOOLS = ".tools.json"
 """The end of the name of a file that describes functions, beside a client's rows."""
 
@@ -142,27 +142,31 @@ class LocalData:
         """
         data = self.dataset
         if data.column:
-            return data.split(self._examples(str(data.path), self._by_value[name]), seed)
+            rows = self._by_value[name]
+            return data.splits(str(data.path), columns_of(rows), rows, seed)
         source = self.sources[name]
         own = {s: self.read(p) for s in SPLITS[1:] if (p := getattr(source, s)) is not None}
         shares = {f"{split}_share": 0.0 for split in own}
-        cut = replace(data, **shares).split(self.read(source.train), seed)
+        rows = read_rows(source.train)
+        cut = replace(data, **shares).splits(str(source.train), columns_of(rows), rows, seed)
         return joined(cut, own)
 
-    def read(self, path: Path) -> tuple[Example, ...]:
-        """Return the examples of a file."""
-        return self._examples(str(path), read_rows(path))
-
-    def _examples(self, source: str, rows: Sequence[Row]) -> tuple[Example, ...]:
-        present = list(dict.fromkeys(column for _, row in rows for column in row))
-        return self.dataset.examples(source, present, rows)
+    def read(self, path: Path) -> tuple[tuple[Example, ...], RowCounts]:
+        """Return the examples of a file, and the counts of rows that make none."""
+        rows = read_rows(path)
+        return self.dataset.usable(
+            str(path), self.dataset.examples(str(path), columns_of(rows), rows)
+        )
 
     @cached_property
-    def _by_value(self) -> dict[str, list[Row]]:
+    def _by_value(self) -> dict[str, list[Row | Unusable]]:
         """Return the rows of the file by the client that the column names."""
         path, column = _expanded(str(self.dataset.path)), self.dataset.column
-        found: dict[str, list[Row]] = {}
-        for where, row in read_rows(path):
+        found: dict[str, list[Row | Unusable]] = {}
+        for item in read_rows(path):
+            if isinstance(item, Unusable):
+                raise DataError(f"{item.where}: {item.fault}, so that its client is not known")
+            where, row = item
             value = row.get(column)
             if type(value) not in (int, str) or value == "":
                 raise DataError(
@@ -236,11 +240,19 @@ def _expanded(path: str) -> Path:
     return Path(path).expanduser()
 
 
-def joined(cut: Splits, own: Mapping[str, tuple[Example, ...]]) -> Splits:
+def columns_of(rows: Iterable[Row | Unusable]) -> list[str]:
+    """Return the names of the columns of rows, in order."""
+    usable = (row[1] for row in rows if not isinstance(row, Unusable))
+    return list(dict.fromkeys(column for row in usable for column in row))
+
+
+def joined(cut: Splits, own: Mapping[str, tuple[tuple[Example, ...], RowCounts]]) -> Splits:
     """Return splits with the held-out examples that a client brought in place of those cut off.
 
-    Examples that are trained on are not scored, too: those are left out of what it brought.
+    Examples that are trained on are not scored, too: those are dropped from what it brought.
     """
-    train = set(cut.train)
-    fresh = {split: tuple(e for e in rows if e not in train) for split, rows in own.items()}
-    return replace(cut, **fresh)
+    train, fresh, dropped = set(cut.train), {}, cut.dropped
+    for split, (examples, counts) in own.items():
+        fresh[split] = tuple(e for e in examples if e not in train)
+        dropped += counts + RowCounts.of(repeated=len(examples) - len(fresh[split]))
+    return replace(cut, **fresh, dropped=dropped)

@@ -5,9 +5,9 @@ import json
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from fedmoe.data.columns import Row, too_many
+from fedmoe.data.columns import Row, Unusable
 from fedmoe.data.table import Table
 from fedmoe.errors import DataError
 from fedmoe.section import section
@@ -18,24 +18,26 @@ class LocalFiles(Table):
     """Rows of one file. The usual column names are found: instruction (+ input or context),
     prompt or question; output, response, completion or answer; or messages (first exchange).
 
-    Of rows with the same prompt the first is kept.
+    Rows are dropped as repeated only if prompt, response and label are those of an earlier row,
+    letter by letter. Rows with the same prompt and other responses are kept, in one split.
     """
 
     name: Literal["files"] = "files"
     path: str
     """A .json, .jsonl, .csv or .parquet file; relative to the folder the command runs in."""
 
-    def table(self) -> tuple[str, list[str], list[Row]]:
+    def table(self) -> tuple[str, list[str], list[Row | Unusable]]:
         """Return the rows of the file; see `read_rows` for the errors."""
-        rows = read_rows(Path(self.path))
-        return self.path, list(dict.fromkeys(name for _, row in rows for name in row)), rows
+        found = read_rows(Path(self.path))
+        rows = [row[1] for row in found if not isinstance(row, Unusable)]
+        return self.path, list(dict.fromkeys(name for row in rows for name in row)), found
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a file with their places, at least one.
+def read_rows(path: Path) -> list[Row | Unusable]:
+    """Return the rows of a file with their places, at least one; blank lines are no rows.
 
     Raises:
-        DataError: no such file, an unknown kind of file, or faults inside, each with its line.
+        DataError: no such file, an unknown kind of file, or one that is broken as a whole.
     """
     check_is_file(path)
     if (read := READERS.get(path.suffix.lower())) is None:
@@ -62,7 +64,7 @@ def check_is_file(path: Path) -> None:
     )
 
 
-def _read_json(path: Path) -> Iterator[Row]:
+def _read_json(path: Path) -> Iterator[Row | Unusable]:
     text = path.read_text(encoding="utf-8-sig")
     if not text.strip():
         return
@@ -76,47 +78,43 @@ def _read_json(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}:{error.lineno}: broken JSON: {error.msg}") from error
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected a list of rows, got {type(rows).__name__}")
-    faults = [
-        f"row {n}: not an object" for n, row in enumerate(rows, 1) if not isinstance(row, dict)
-    ]
-    if faults:
-        raise too_many(str(path), "row(s) cannot be used", faults)
-    yield from ((f"row {n}", row) for n, row in enumerate(rows, 1))
+    for number, row in enumerate(rows, 1):
+        yield _object(f"row {number}", row)
 
 
-def _read_json_lines(path: Path) -> Iterator[Row]:
-    faults = []
+def _object(where: str, row: Any) -> Row | Unusable:
+    if isinstance(row, dict):
+        return where, row
+    return Unusable(where, f"expected an object, got {type(row).__name__}")
+
+
+def _read_json_lines(path: Path) -> Iterator[Row | Unusable]:
     # Not splitlines: it also cuts at U+2028, which JSON text may hold.
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            yield _object(f"{path}:{number}", json.loads(line))
         except json.JSONDecodeError as error:
-            faults.append(f"{path}:{number}: broken JSON: {error.msg} (column {error.colno})")
-            continue
-        if isinstance(row, dict):
-            yield f"{path}:{number}", row
-        else:
-            faults.append(f"{path}:{number}: expected an object, got {type(row).__name__}")
-    if faults:
-        raise too_many(str(path), "line(s) cannot be read", faults)
+            fault = f"broken JSON: {error.msg} (column {error.colno})"
+            yield Unusable(f"{path}:{number}", fault)
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
-    faults = []
+def _read_csv(path: Path) -> Iterator[Row | Unusable]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
             for row in reader:
+                where, (first, *others) = f"{path}:{reader.line_num}", row.values()
                 # csv files what is over under None, and pads what is missing with None.
-                if None in row or None in row.values():
-                    faults.append(f"{path}:{reader.line_num}: not as many fields as the header has")
-                yield f"{path}:{reader.line_num}", row
+                if None in row or None in others:
+                    if (first or "").strip() or any(others):
+                        yield Unusable(where, "not as many fields as the header has")
+                    continue  # else a line of spaces, as blank as those that csv itself skips
+                yield where, row
         except csv.Error as error:
-            faults.append(f"{path}:{reader.line_num}: broken CSV: {error}")
-    if faults:
-        raise too_many(str(path), "line(s) cannot be read", faults)
+            # Where the next row begins is not known, so the rest cannot even be counted.
+            raise DataError(f"{path}:{reader.line_num}: broken CSV: {error}") from error
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -130,7 +128,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     yield from ((f"row {n}", row) for n, row in enumerate(table.to_pylist(), 1))
 
 
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Path], Iterator[Row | Unusable]]] = {
     ".json": _read_json,
     ".jsonl": _read_json_lines,
     ".csv": _read_csv,

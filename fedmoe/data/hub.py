@@ -11,9 +11,8 @@ from fedmoe.section import section
 
 @section
 class HuggingFace(Table):
-    """A dataset by its id, such as databricks/databricks-dolly-15k; columns as in `files`.
-
-    Of rows with the same prompt the first is kept.
+    """A dataset by its id, such as databricks/databricks-dolly-15k; columns and repeated rows are
+    treated as in `files`.
     """
 
     name: Literal["hub"] = "hub"

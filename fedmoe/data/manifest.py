@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fedmoe.data.examples import Example
+from fedmoe.messages.rows import RowCounts
 
 
 def manifest(examples: Sequence[Example], parts: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -29,6 +30,25 @@ def manifest(examples: Sequence[Example], parts: Sequence[np.ndarray]) -> dict[s
             }
         )
     return {"num_examples": sum(c["num_examples"] for c in clients), "clients": clients}
+
+
+def accounts_manifest(rows: Mapping[int, RowCounts], names: Mapping[int, str]) -> dict[str, Any]:
+    """Return what clients said of their own rows, ready for JSON."""
+    clients = [
+        {
+            "client": client,
+            "name": names.get(client, str(client)),
+            "num_examples": counts.train,
+            "labels": {},
+            "rows": counts.as_json(),
+        }
+        for client, counts in sorted(rows.items())
+    ]
+    return {
+        "num_examples": sum(counts.train for counts in rows.values()),
+        "rows": RowCounts.total(rows.values()).as_json(),
+        "clients": clients,
+    }
 
 
 def manifest_table(manifest: dict[str, Any]) -> str:

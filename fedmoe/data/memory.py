@@ -6,13 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from fedmoe.data.columns import Row, too_many
+from fedmoe.data.columns import Row, Unusable
 from fedmoe.data.examples import Example, Splits, split_by_group
 from fedmoe.data.table import Table
+from fedmoe.errors import DataError
+from fedmoe.messages.rows import RowCounts
 from fedmoe.section import section
 
 Rows = Sequence[Any]
@@ -37,7 +39,6 @@ class Memory(Table):
     """The same for validation; cut from `rows` when empty."""
     test: Rows = Field(default=())
     """The same for testing; cut from `rows` when empty."""
-    repeats: ClassVar[bool] = True
 
     @classmethod
     def of_clients(cls, clients: Mapping[str, Rows], **settings: Any) -> Self:
@@ -48,46 +49,44 @@ class Memory(Table):
             >>> [(row.label, row.prompt) for row in data.rows]
             [('b', 'hi'), ('a', 'he')]
         """
-        plain = cls(rows=(), **settings)
-        rows = [
-            replace(row, label=name)
-            for name, own in clients.items()
-            for row in plain.read(own, f"rows of client {name!r}")
-        ]
+        plain, rows = cls(rows=(), **settings), []
+        for name, own in clients.items():
+            found = plain.read(own, source := f"rows of client {name!r}")
+            plain.usable(source, found)
+            rows += [replace(r, label=name) if isinstance(r, Example) else r for r in found]
         return cls(rows=tuple(rows), **settings)
 
     def load(self, seed: int) -> Splits:
         """Return the splits; the shares of what is given apart are not cut from `rows`.
 
         Raises:
-            DataError: rows that cannot be used, the first ten of them by place.
+            DataError: no rows, or rows that cannot be used, the first ten of them by place.
         """
-        validation, test = self.read(self.validation, "validation"), self.read(self.test, "test")
+        given, dropped = {}, RowCounts()
+        for name in ("rows", "validation", "test"):
+            given[name], others = self.usable(name, self.read(getattr(self, name), name))
+            dropped += others
+        if not given["rows"]:
+            raise DataError("data.rows has no rows; expected at least one")
         cut = split_by_group(
-            self.read(self.rows, "rows"),
+            given["rows"],
             seed,
-            validation_share=0.0 if validation else self.validation_share,
-            test_share=0.0 if test else self.test_share,
+            validation_share=0.0 if given["validation"] else self.validation_share,
+            test_share=0.0 if given["test"] else self.test_share,
             repeats=True,
         )
-        return Splits(cut.train, validation or cut.validation, test or cut.test)
+        validation, test = given["validation"] or cut.validation, given["test"] or cut.test
+        return Splits(cut.train, validation, test, dropped)
 
-    def read(self, rows: Rows, source: str) -> tuple[Example, ...]:
-        """Return the examples of rows of any kind; see `load` for the errors."""
-        if rows and all(isinstance(row, Mapping) for row in rows):
-            places: list[Row] = [(f"{source}[{n}]", row) for n, row in enumerate(rows)]
-            present = list(dict.fromkeys(name for row in rows for name in row))
-            return self.examples(source, present, places)
-        examples, faults = [], []
-        for number, row in enumerate(rows):
-            parts = astuple(row)[:2] if isinstance(row, Example) else row
-            if not _is_text(parts):
-                faults.append(f"{source}[{number}]: {row!r:.60}; expected (prompt, response)")
-            else:
-                examples.append(row if isinstance(row, Example) else Example(*row, *_label(row)))
-        if faults:
-            raise too_many(source, "row(s) cannot be used", faults)
-        return tuple(examples)
+    def read(self, rows: Rows, source: str) -> list[Example | Unusable]:
+        """Return an example for each row of any kind, or why there is none."""
+        places = [(f"{source}[{n}]", row) for n, row in enumerate(rows)]
+        if not any(isinstance(row, Mapping) for row in rows):
+            return [_from_pair(*place) for place in places]
+        present = list(
+            dict.fromkeys(name for row in rows if isinstance(row, Mapping) for name in row)
+        )
+        return self.examples(source, present, [_of_columns(*place) for place in places])
 
     def in_memory(self) -> str:
         """Return how many rows there are, and a digest, by which a resumed run knows them."""
@@ -96,10 +95,22 @@ class Memory(Table):
         return f"{len(self.rows)} rows, sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _is_text(parts: Any) -> bool:
-    if not isinstance(parts, Sequence) or isinstance(parts, str) or len(parts) not in (2, 3):
-        return False
-    return all(isinstance(part, str) for part in parts) and all(p.strip() for p in parts[:2])
+def _of_columns(where: str, row: Any) -> Row | Unusable:
+    if isinstance(row, Mapping):
+        return where, row
+    return Unusable(where, f"{row!r:.60}; expected a mapping of columns, as other rows are")
+
+
+def _from_pair(where: str, row: Any) -> Example | Unusable:
+    if isinstance(row, Unusable):
+        return row
+    parts = astuple(row)[:2] if isinstance(row, Example) else row
+    right = isinstance(parts, Sequence) and not isinstance(parts, str) and len(parts) in (2, 3)
+    if right and all(isinstance(part, str) for part in parts) and all(p.strip() for p in parts[:2]):
+        return row if isinstance(row, Example) else Example(*row, *_label(row))
+    empty = right and all(part is None or isinstance(part, str) for part in parts[:2])
+    empty = empty and all(isinstance(part, str) for part in parts[2:])
+    return Unusable(where, f"{row!r:.60}; expected (prompt, response)", empty)
 
 
 def _label(row: Sequence[str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from fedmoe.errors import DataError
+from fedmoe.messages.rows import RowCounts
 from fedmoe.section import Component, Open, section
 from fedmoe.seeds import numpy_rng
 
@@ -165,7 +166,9 @@ PARTITIONS = Open(
 """Components that `partition` in a configuration may name."""
 
 
-def partition(config: Partition, labels: Sequence[str], seed: int) -> tuple[np.ndarray, ...]:
+def partition(
+    config: Partition, labels: Sequence[str], seed: int, rows: RowCounts | None = None
+) -> tuple[np.ndarray, ...]:
     """Return one sorted array of row numbers per client: disjoint, covering, none empty.
 
     Dirichlet and quantity give a client that chance left empty one example of the largest client.
@@ -174,21 +177,26 @@ def partition(config: Partition, labels: Sequence[str], seed: int) -> tuple[np.n
         config: the partitioner.
         labels: the label of every training example.
         seed: the same seed gives the same partition.
+        rows: what became of the rows that the examples are from, for the errors.
 
     Raises:
         DataError: fewer examples, or fewer of a label, than clients that need one.
     """
+    # Where the rows went comes first: fewer clients would only hide it.
+    remedy = f"rows: {rows}; " if rows else ""
+    remedy += "keep more of them, or " if rows and rows.dropped else ""
+    remedy += "lower partition.num_clients" if config.num_clients else "give it rows"
     if len(labels) < (config.num_clients or 1):
         raise DataError(
             f"client {len(labels)} would get no examples: {len(labels)} example(s)"
-            f" for {config.num_clients} clients; lower partition.num_clients"
+            f" for {config.num_clients or 'its'} clients; {remedy}"
         )
     parts = config.split(np.asarray(labels, dtype=str), numpy_rng(seed, "partition", config.name))
     for client, part in enumerate(parts):
         if len(part) == 0:
             raise DataError(
                 f"client {client} would get no examples: {config.name} over {len(parts)}"
-                f" clients leaves it none of {len(labels)}; lower partition.num_clients"
+                f" clients leaves it none of {len(labels)}; {remedy}"
             )
     if not np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels))):
         raise DataError(

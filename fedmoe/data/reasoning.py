@@ -64,7 +64,8 @@ class ReasoningGym(Dataset):
                 drawn[name].extend(
                     _draw(task, size, derive(seed, "reasoning_gym", task, name), seen)
                 )
-        return drop_repeats(Splits(**{name: tuple(rows) for name, rows in drawn.items()}))
+        train, validation, test = (tuple(rows) for rows in drawn.values())
+        return drop_repeats(Splits(train, validation, test))
 
     def score(self, example: Example, answer: str) -> float:
         """Return the verifier's score from 0 to 1; some tasks give part marks for the form."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import ClassVar, Literal
 
-from fedmoe.data.columns import Row, find_columns, to_examples
+from fedmoe.data.columns import Row, Unusable, find_columns, to_examples, too_many
 from fedmoe.data.dataset import Dataset
 from fedmoe.data.examples import Example, Share, Splits, split_by_group
+from fedmoe.errors import DataError
+from fedmoe.messages.rows import RowCounts
 from fedmoe.section import section
 
 
@@ -21,6 +24,9 @@ class Table(Dataset):
     """Column of the response. Empty: the usual names."""
     label: str = ""
     """Column to partition by, such as category. Empty: all rows are alike."""
+    unusable: Literal["refuse", "drop"] = "refuse"
+    """The treatment of rows that cannot be read, have no prompt or no response, or no text where
+    text belongs: `refuse` lists the first ten; `drop` leaves them out and counts them."""
     verify: Literal["exact", "likelihood"] = "exact"
     """The score: whether the free-running answer is the response but for spacing, or, where
     many answers are right, how likely the model finds the response: exp(-loss), in 0 to 1."""
@@ -28,8 +34,9 @@ class Table(Dataset):
     """Share of the prompts that are held out for testing."""
     validation_share: Share = 0.1
     """Share of the prompts that are held out for validation."""
+    repeats: ClassVar[bool] = True
 
-    def table(self) -> tuple[str, Sequence[str], Iterable[Row]]:
+    def table(self) -> tuple[str, Sequence[str], Iterable[Row | Unusable]]:
         """Return the source in words, the names of its columns, and its rows.
 
         Raises:
@@ -43,19 +50,53 @@ class Table(Dataset):
         Raises:
             DataError: see `table`; unknown columns, or rows that cannot be used.
         """
-        return self.split(self.examples(*self.table()), seed)
+        return self.splits(*self.table(), seed)
 
-    def split(self, examples: Sequence[Example], seed: int) -> Splits:
-        """Return examples as splits, by prompt and stratified by label."""
-        return split_by_group(
-            examples, seed, validation_share=self.validation_share, test_share=self.test_share
+    def splits(
+        self, source: str, present: Sequence[str], rows: Iterable[Row | Unusable], seed: int
+    ) -> Splits:
+        """Return rows as splits; see `load` for the arguments' meaning and the errors."""
+        examples, dropped = self.usable(source, self.examples(source, present, rows))
+        if not examples:
+            raise DataError(f"{source}: no rows; expected at least one")
+        splits = split_by_group(
+            examples,
+            seed,
+            validation_share=self.validation_share,
+            test_share=self.test_share,
+            repeats=True,
         )
+        return replace(splits, dropped=dropped)
 
     def examples(
-        self, source: str, present: Sequence[str], rows: Iterable[Row]
-    ) -> tuple[Example, ...]:
-        """Return one example per row; see `load` for the errors."""
+        self, source: str, present: Sequence[str], rows: Iterable[Row | Unusable]
+    ) -> list[Example | Unusable]:
+        """Return an example for each row, or why there is none; see `load` for the errors."""
+        found = [*rows]
+        unread = [row for row in found if isinstance(row, Unusable)]
+        if found and len(unread) == len(found):
+            return [*unread]  # the columns are not to blame
         columns = find_columns(
             source, present, prompt=self.prompt, response=self.response, label=self.label
         )
-        return to_examples(source, rows, columns)
+        return to_examples(found, columns)
+
+    def usable(
+        self, source: str, found: Sequence[Example | Unusable]
+    ) -> tuple[tuple[Example, ...], RowCounts]:
+        """Return the different examples among what was found, and the counts of other rows.
+
+        Two are the same only if they are equal in whole, letter by letter.
+
+        Raises:
+            DataError: rows cannot be used and are not to be dropped, or none can be used.
+        """
+        examples = [row for row in found if isinstance(row, Example)]
+        others = [row for row in found if isinstance(row, Unusable)]
+        if others and (self.unusable == "refuse" or not examples):
+            what = f"row(s) cannot be used, of {len(found)}"
+            what += "; data.unusable=drop leaves them out" if examples else ""
+            raise too_many(source, what, [f"{row.where}: {row.fault}" for row in others])
+        unique = tuple(dict.fromkeys(examples))
+        repeated, empty = len(examples) - len(unique), sum(row.empty for row in others)
+        return unique, RowCounts.of(repeated=repeated, empty=empty, refused=len(others) - empty)

@@ -11,8 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedmoe.data.examples import Example
+from fedmoe.data.examples import SPLITS, Example, Splits
 from fedmoe.errors import DataError
+from fedmoe.messages.rows import RowCounts
 from fedmoe.section import section
 
 PROMPT = "Q: {prompt}\nA:"
@@ -28,7 +29,7 @@ class TextSettings:
     max_length: Annotated[int, Field(ge=8)] = 512
     """Tokens of prompt and response together."""
     too_long: Literal["refuse", "drop"] = "refuse"
-    """The treatment of longer examples."""
+    """The treatment of longer examples; those that are dropped are counted."""
 
 
 class Tokenizer(Protocol):
@@ -122,20 +123,58 @@ def tokenize(
     """The examples that are kept, and their token ids, as models of a form of task take them.
 
     Raises:
-        DataError: `too_long` is `refuse` and examples are too long; says how many, and the longest.
+        DataError: examples are too long, and `too_long` is `refuse` or none is left; says how many,
+            and the longest.
     """
-    if not examples:
-        return [], []
-    rows = FRAMES[task](examples, tokenizer)
-    fits = [len(row.ids) <= settings.max_length for row in rows]
-    if settings.too_long == "refuse" and not all(fits):
-        raise DataError(
-            f"{fits.count(False)} of {len(rows)} examples have more than text.max_length = "
-            f"{settings.max_length} tokens (the longest has {max(len(row.ids) for row in rows)}); "
-            "raise text.max_length, or set text.too_long: drop"
-        )
-    kept = [e for e, fit in zip(examples, fits, strict=True) if fit]
-    return kept, [row for row, fit in zip(rows, fits, strict=True) if fit]
+    rows = FRAMES[task](examples, tokenizer) if examples else []
+    _check_lengths(rows, settings, "examples")
+    return _short(examples, rows, settings)
+
+
+def tokenize_splits(
+    splits: Splits,
+    tokenizer: Any,
+    settings: TextSettings,
+    task: str = "causal",
+    needed: Sequence[str] = SPLITS,
+) -> tuple[Splits, dict[str, list[Tokens]]]:
+    """Return the splits without the rows that are too long, and each one's token ids by its name.
+
+    The rows that are left out are counted with those that were dropped before.
+
+    Raises:
+        DataError: see `tokenize`; also if a needed split has none left.
+    """
+    examples = {name: getattr(splits, name) for name in SPLITS}
+    rows = {name: FRAMES[task](es, tokenizer) if es else [] for name, es in examples.items()}
+    _check_lengths([row for name in SPLITS for row in rows[name]], settings, "rows")
+    for name in needed:
+        _check_lengths(rows[name], settings, f"{name} examples")
+    short = {name: _short(examples[name], rows[name], settings) for name in SPLITS}
+    lost = sum(len(rows[name]) - len(short[name][0]) for name in SPLITS)
+    kept = {name: tuple(left) for name, (left, _) in short.items()}
+    fitting = Splits(**kept, dropped=splits.dropped + RowCounts.of(too_long=lost))
+    return fitting, {name: ids for name, (_, ids) in short.items()}
+
+
+def _check_lengths(rows: Sequence[Tokens], settings: TextSettings, what: str) -> None:
+    long = [len(row.ids) for row in rows if len(row.ids) > settings.max_length]
+    some = len(long) < len(rows)
+    if not long or (settings.too_long == "drop" and some):
+        return
+    raise DataError(
+        f"{len(long)} of {len(rows)} {what} have more than text.max_length = "
+        f"{settings.max_length} tokens (the longest has {max(long)}); raise text.max_length"
+        + (", or set text.too_long: drop" if some else "")
+    )
+
+
+def _short(
+    examples: Sequence[Example], rows: Sequence[Tokens], settings: TextSettings
+) -> tuple[list[Example], list[Tokens]]:
+    pairs = zip(examples, rows, strict=True)
+    kept = [(e, row) for e, row in pairs if len(row.ids) <= settings.max_length]
+    return [e for e, _ in kept], [row for _, row in kept]
 
 
 def collate(rows: Sequence[Tokens], pad: int) -> Batch:

@@ -41,6 +41,16 @@ class RowCounts:
     too_long: int = 0
     """More tokens than `text.max_length`."""
 
+    @classmethod
+    def of(cls, **parts: int) -> Self:
+        """Return counts whose `read` is the sum of the parts.
+
+        Example:
+            >>> RowCounts.of(train=6, empty=1).read
+            7
+        """
+        return cls(read=sum(parts.values()), **parts)
+
     @property
     def dropped(self) -> dict[str, int]:
         """Return the reasons for which rows were dropped, with their numbers."""
@@ -58,9 +68,36 @@ class RowCounts:
     def __str__(self) -> str:
         parts = [f"{self.train:,} to train on", f"{self.validation:,} held out for validation"]
         parts.append(f"{self.test:,} for testing")
-        if why := ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in self.dropped.items()):
-            parts.append(f"{sum(self.dropped.values()):,} dropped ({why})")
+        parts.append(
+            f"{sum(self.dropped.values()):,} dropped ({self._why()})"
+            if self.dropped
+            else "none dropped"
+        )
         return f"{self.read:,} read: {', '.join(parts)}"
+
+    def _why(self) -> str:
+        return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in self.dropped.items())
+
+    def loss(self) -> str:
+        """Return how many rows were dropped and why; empty if none were.
+
+        Example:
+            >>> RowCounts.of(train=6, empty=1, too_long=2).loss()
+            '3 of 9 rows were dropped (1 empty, 2 too long)'
+        """
+        lost = sum(self.dropped.values())
+        return f"{lost:,} of {self.read:,} rows were dropped ({self._why()})" if lost else ""
+
+    def reasons(self) -> list[str]:
+        """Return a line per reason for which rows were dropped, with what it means.
+
+        Example:
+            >>> RowCounts.of(train=6, too_long=2).reasons()
+            ['2 too long: more tokens than text.max_length']
+        """
+        return [
+            f"{n:,} {name.replace('_', ' ')}: {REASONS[name]}" for name, n in self.dropped.items()
+        ]
 
     def as_json(self) -> dict[str, int]:
         """Return all counts by name."""
@@ -97,5 +134,10 @@ class RowCounts:
         return counts
 
 
-REASONS = ("repeated", "empty", "refused", "too_long")
-"""Fields that count dropped rows."""
+REASONS = {
+    "repeated": "the same prompt, response and label as an earlier row, letter by letter",
+    "empty": "no prompt or no response",
+    "refused": "not text where text belongs, or a row that cannot be read",
+    "too_long": "more tokens than text.max_length",
+}
+"""Fields that count dropped rows, and what each means."""

@@ -107,7 +107,7 @@ def spread_facts(run: Run) -> list[tuple[str, str]]:
 
 
 def row_facts(run: Run) -> list[tuple[str, str]]:
-    """Return the account of all clients' rows."""
-    if not run.rows:
-        return []
-    return [("Rows", str(RowCounts.total(run.rows.values())))]
+    """Return the account of all rows: as the clients said, where they alone have them."""
+    if run.rows:
+        return [("Rows", str(RowCounts.total(run.rows.values())))]
+    return [("Rows", str(RowCounts(**run.header["rows"])))] if "rows" in run.header else []

@@ -44,13 +44,13 @@ def facts(run: Run) -> list[tuple[str, str]]:
         starved, captured = (f"{share * counts.size:.0f} of {counts.size}" for share in shares)
     known = [
         ("Model", head["model"]),
+        *row_facts(run),
         ("Clients", f"{head['num_clients']}, {head['clients_per_round']} per round"),
         ("Rounds", f"{run.num_finished} of {head['num_rounds']}"),
         ("Aggregation", head["strategy"]),
         ("Rescaling", head["rescaling"]),
         ("Seed", str(head["seed"])),
         *spread_facts(run),
-        *row_facts(run),
         ("Trained tokens", count_text(sum(c["tokens"] for c in done) or None)),
         ("Sent to clients", bytes_text(sum(c["bytes_down"] for c in done) or None)),
         ("Sent back", bytes_text(sum(c["bytes_up"] for c in done) or None)),

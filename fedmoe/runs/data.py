@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedmoe.data import load_splits, manifest, partition
-from fedmoe.data.text import tokenize
-from fedmoe.errors import DataError
+from fedmoe.data.held_out import check_held_out
+from fedmoe.data.text import tokenize, tokenize_splits
+from fedmoe.errors import DataError, FedMoEWarning
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.evaluation.metrics import checked
 from fedmoe.seeds import numpy_rng
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from fedmoe.data.examples import Example
     from fedmoe.data.text import Tokens
     from fedmoe.evaluation.metrics import Metric
+    from fedmoe.messages.rows import RowCounts
 
 
 STAND_INS = 64
@@ -36,6 +39,10 @@ class DataFacts:
     manifest: dict[str, Any]
     sha256: str
     """A digest of all training and evaluation rows: the same in a run that is resumed."""
+    rows: RowCounts
+    """What became of every row that was read."""
+    scored: Mapping[str, int]
+    """Examples of each evaluation set, which may be fewer than are held out for it."""
     most_length: int | None = None
     """Tokens of an example at most, where the clients alone know the lengths of theirs."""
 
@@ -52,6 +59,17 @@ class DataFacts:
             return (self.most_length,) * STAND_INS
         return self.lengths[client]
 
+    def account(self) -> list[str]:
+        """Return what became of the rows, in lines for a terminal."""
+        lines = [f"rows: {self.rows}", *(f"  {reason}" for reason in self.rows.reasons())]
+        for split, number in self.scored.items():
+            if number < (held_out := getattr(self.rows, split)):
+                lines.append(
+                    f"  {number:,} of {held_out:,} held-out {split} rows are scored "
+                    f"(evaluation.{split}_examples)"
+                )
+        return lines
+
 
 @dataclass(frozen=True, eq=False)
 class RunData:
@@ -60,11 +78,14 @@ class RunData:
     rows: Mapping[int, Sequence[Tokens]]
     sets: dict[str, EvaluationSet]
     manifest: dict[str, Any]
+    counts: RowCounts
+    """What became of every row that was read."""
 
     def facts(self) -> DataFacts:
         """Return the numbers and digests that the server side works with."""
         lengths = tuple(tuple(len(row.ids) for row in rows) for rows in self.rows.values())
-        return DataFacts(lengths, self.manifest, self._digest())
+        scored = {split: len(data.rows) for split, data in self.sets.items()}
+        return DataFacts(lengths, self.manifest, self._digest(), self.counts, scored)
 
     def _digest(self) -> str:
         digest = hashlib.sha256()
@@ -78,16 +99,23 @@ class RunData:
 def pooled_data(experiment: Experiment, tokenizer: Any, form: str) -> RunData:
     """Load one data set, and share its training examples out among clients.
 
+    It warns where more than 5 % of the rows are dropped.
+
     Raises:
         DataError: the data cannot be read as asked, or leave a client or an evaluation empty.
     """
-    splits = load_splits(experiment.data, experiment.seed)
-    train, rows = tokenize(splits.train, tokenizer, experiment.text, form)
-    parts = partition(experiment.partition, [e.label for e in train], experiment.seed)
+    loaded = load_splits(experiment.data, experiment.seed)
+    check_held_out(experiment.data, loaded)
+    splits, rows = tokenize_splits(loaded, tokenizer, experiment.text, form)
+    if said := splits.rows.warning():
+        warnings.warn(said, FedMoEWarning, stacklevel=2)
+    labels = [example.label for example in splits.train]
+    parts = partition(experiment.partition, labels, experiment.seed, splits.rows)
     return RunData(
-        {client: tuple(rows[i] for i in part) for client, part in enumerate(parts)},
+        {client: tuple(rows["train"][i] for i in part) for client, part in enumerate(parts)},
         evaluation_sets(experiment, splits.validation, splits.test, tokenizer, form),
-        manifest(train, parts),
+        manifest(splits.train, parts),
+        splits.rows,
     )
 
 
@@ -113,8 +141,6 @@ def evaluation_sets(
         order = numpy_rng(experiment.seed, split).permutation(len(examples))[:most]
         drawn = [examples[i] for i in sorted(order)]
         kept, rows = tokenize(drawn, tokenizer, experiment.text, form)
-        if not kept:
-            raise DataError(f"all {split} examples are longer than text.max_length; raise it")
         sets[split] = EvaluationSet(split, kept, rows, verifier(experiment))
     return sets
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmoe.data.federated import Federated, LocalData
-from fedmoe.data.text import tokenize
+from fedmoe.data.text import tokenize, tokenize_splits
 from fedmoe.errors import DataError
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.messages.rows import RowCounts
@@ -81,23 +81,17 @@ class OwnData(Mapping[str, Sequence["Tokens"]]):
 
     def _load(self, name: str) -> ClientData:
         e = self.experiment
-        splits = self.local.splits(name, e.seed)
-        found, too_long = {}, 0
-        for split in ("train", "validation", "test"):
-            examples = getattr(splits, split)
-            kept, rows = tokenize(examples, self.tokenizer, e.text, self.form)
-            too_long += len(examples) - len(kept)
-            found[split] = kept, rows
-        numbers = {split: len(rows) for split, (_, rows) in found.items()}
-        read = sum(numbers.values()) + too_long
-        counts = RowCounts(read=read, **numbers, too_long=too_long)
-        if not counts.train:
-            raise DataError(f"client {name!r} has no row to train on; {counts}")
+        loaded = self.local.splits(name, e.seed)
+        splits, rows = tokenize_splits(loaded, self.tokenizer, e.text, self.form, ("train",))
+        if not splits.train:
+            raise DataError(f"client {name!r} has no row to train on; {splits.rows}")
         most = {"validation": e.evaluation.validation_examples, "test": e.evaluation.test_examples}
         sets = {
-            s: self._drawn(s, found[s][0], found[s][1], n) for s, n in most.items() if found[s][1]
+            split: self._drawn(split, getattr(splits, split), rows[split], number)
+            for split, number in most.items()
+            if rows[split]
         }
-        return ClientData(tuple(found["train"][1]), sets, counts)
+        return ClientData(tuple(rows["train"]), sets, splits.rows)
 
     def _drawn(
         self, split: str, examples: Sequence[Any], rows: Sequence[Tokens], most: int
@@ -110,7 +104,14 @@ class OwnData(Mapping[str, Sequence["Tokens"]]):
 
 def federated_facts(experiment: Experiment) -> DataFacts:
     """Return what a server knows before its clients have said anything: nothing of their rows."""
-    return DataFacts((), {"clients": []}, AT_CLIENTS, experiment.text.max_length)
+    return DataFacts(
+        lengths=(),
+        manifest={"num_examples": 0, "clients": []},
+        sha256=AT_CLIENTS,
+        rows=RowCounts(),
+        scored={},
+        most_length=experiment.text.max_length,
+    )
 
 
 def server_sets(experiment: Experiment, tokenizer: Any, form: str) -> dict[str, EvaluationSet]:
@@ -122,7 +123,7 @@ def server_sets(experiment: Experiment, tokenizer: Any, form: str) -> dict[str, 
     data = experiment.data
     if not isinstance(data, Federated) or not (path := data.server_test):
         return {}
-    examples = LocalData(data).read(Path(path).expanduser())
+    examples, _ = LocalData(data).read(Path(path).expanduser())
     kept, rows = tokenize(examples, tokenizer, experiment.text, form)
     if not rows:
         raise DataError(f"{path}: every row has more than text.max_length tokens; raise it")

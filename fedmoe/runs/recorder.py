@@ -18,6 +18,7 @@ from safetensors.torch import save as to_safetensors
 
 from fedmoe.config.faults import parse_faults
 from fedmoe.config.load import to_yaml
+from fedmoe.data.manifest import accounts_manifest
 from fedmoe.devices.clock import client_time, probe_tokens, profile_tokens, virtual_bytes_up
 from fedmoe.messages.codec import task_num_bytes
 from fedmoe.messages.records import Failure
@@ -85,6 +86,7 @@ class Recorder(Observer, Watch):
         self.by_client = np.zeros((len(server.members), *shape), dtype=np.int64)
         self.best: tuple[float, float] | None = None
         self.scores: list[dict[str, Any]] = []
+        self.accounts_changed = False
         self.rows: dict[int, RowCounts] = {}
         """Clients' accounts of their own rows, as last written down."""
         self.virtual_clock = 0.0
@@ -101,7 +103,8 @@ class Recorder(Observer, Watch):
         """Describe the run, from here on."""
         write_text(self.folder / "config.yaml", to_yaml(self.server.setup.experiment))
         write_json(self.folder / "environment.json", environment(self.server))
-        write_json(self.folder / "manifest.json", self.server.facts.manifest)
+        facts = self.server.facts
+        write_json(self.folder / "manifest.json", facts.manifest | {"rows": facts.rows.as_json()})
         self.ledger.append(self._opening())
 
     def _continue(self, resumed: Checkpoint) -> None:
@@ -202,7 +205,16 @@ class Recorder(Observer, Watch):
         self.round["virtual_seconds"] = max(self.round["virtual_seconds"], seconds)
         return figures | {"virtual_seconds": seconds}
 
+    def _write_accounts(self) -> None:
+        """Write what clients said of their own rows, if it has changed."""
+        if self.accounts_changed:
+            names = {m.client: m.name for m in self.server.members}
+            accounts = accounts_manifest(self.rows, names)
+            write_json(self.folder / "manifest.json", accounts)
+        self.accounts_changed = False
+
     def finished(self, state: ServerState) -> None:
+        self._write_accounts()
         seconds = time.monotonic() - self.round_started
         self.number = state.round + 1
         if self.clock is not None:
@@ -236,7 +248,7 @@ class Recorder(Observer, Watch):
         """Note clients' accounts of their own rows, by number, where they are new or changed."""
         for client, (name, counts) in rows.items():
             if self.rows.get(client) != counts:
-                self.rows[client] = counts
+                self.rows[client], self.accounts_changed = counts, True
                 line = {"kind": "rows", "round": self.number, "client": client, "name": name}
                 self.ledger.append(line | {"rows": counts.as_json()})
 
@@ -248,6 +260,7 @@ class Recorder(Observer, Watch):
 
     def evaluated(self, state: ServerState, results: Sequence[Evaluation]) -> None:
         """Write scores down, and keep the adapter of the best mean score; see `evaluation.best`."""
+        self._write_accounts()
         for result in results:
             self.scores.append(asdict(result))
             self.ledger.append({"kind": "evaluation", **self.scores[-1]})
@@ -304,6 +317,7 @@ class Recorder(Observer, Watch):
             "rescaling": e.rescaling.name,
             "upload": e.upload.name,
             "full_top_k": server.setup.model.full_top_k,
+            **({"rows": counts.as_json()} if (counts := server.facts.rows).read else {}),
             "tiers": tiers,
         }
 

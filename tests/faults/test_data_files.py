@@ -151,7 +151,7 @@ def test_an_empty_file_is_refused(tmp_path, name):
         ("rows.parquet", b"not parquet", "broken Parquet"),
         ("rows.jsonl", b'{"prompt": "\xff"}', "not UTF-8 text"),
         ("rows.json", b"3", "expected a list of rows, got int"),
-        ("rows.json", b"[1]", "row 1: not an object"),
+        ("rows.json", b"[1]", "row 1: expected an object, got int"),
     ],
 )
 def test_odd_files_are_refused(tmp_path, name, content, message):

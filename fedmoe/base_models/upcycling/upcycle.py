@@ -19,8 +19,9 @@ from fedmoe.base_models.upcycling.recipe import Upcycle
 from fedmoe.base_models.upcycling.source import load_dense
 from fedmoe.base_models.upcycling.split import Split
 from fedmoe.data import load_splits
+from fedmoe.data.held_out import check_held_out
 from fedmoe.data.text import Tokens, tokenize
-from fedmoe.errors import DataError, ModelError
+from fedmoe.errors import ModelError
 from fedmoe.models.build import DTYPES, ModelSettings, load_base
 from fedmoe.models.families import check_top_k, moe_layers, set_top_k
 from fedmoe.seeds import numpy_rng
@@ -108,15 +109,11 @@ def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
 def _text(recipe: Upcycle, tokenizer: Any) -> tuple[list[Tokens], list[Tokens]]:
     """Return the rows to fit on and the rows to measure on, each in random order."""
     splits = load_splits(recipe.data, recipe.seed)
+    check_held_out(recipe.data, splits, ("train", "validation"))
     rows = []
     for name, examples in (("train", splits.train), ("validation", splits.validation)):
         order = numpy_rng(recipe.seed, "upcycle", name).permutation(len(examples))
         rows.append(tokenize([examples[i] for i in order], tokenizer, recipe.text)[1])
-        if not rows[-1]:
-            raise DataError(
-                f"data: of {len(examples)} {name} examples none has at most text.max_length = "
-                f"{recipe.text.max_length} tokens"
-            )
     return observe.enough(rows[0], recipe.fit_tokens), rows[1][: recipe.held_out_examples]
 
 
