@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from clients.own_rows import own_rows, pooled_digest
 from fedmoe.errors import FedMoEError
 from fedmoe.section.imports import Imports, Refused
 from fedmoe.system.digests import code_digest
@@ -22,18 +23,28 @@ GPU_SECONDS = 10
 """Time for `nvidia-smi`."""
 
 
-def about(node_config: Mapping[str, object]) -> dict[str, str | int]:
-    """Return what `server/about.py` checks: name, clients, code, versions and machine.
+def about(node_config: Mapping[str, object], data: Mapping[str, object]) -> dict[str, str | int]:
+    """Return what `server/about.py` checks: name, clients, rows, code, versions and machine.
 
-    A node's data are not looked at: that would take loading them, which its first task does.
+    Args:
+        node_config: the node's.
+        data: the experiment's section `data` as far as the server tells it: its name, and where
+            the rows are.
 
     Raises:
-        FedMoEError: the node's config is faulty.
+        FedMoEError: the node's config is faulty, or the rows that it names are not there.
     """
+    own, digest = {}, ""
+    if data.get("name") == "federated":
+        own = own_rows(node_config, data).digests
+    elif path := str(data.get("path", "")):
+        digest = pooled_digest(node_config, path)
     device, memory_bytes = gpu() or ("cpu", main_memory()[1])
     return {
         "name": str(node_config.get("name", "")),
         "clients": ",".join(map(str, own_clients(node_config))),
+        "rows": ",".join(f"{name}={of}" for name, of in own.items()),
+        "data": digest,
         "code": code_digest(Path(__file__).parent),
         "device": device,
         "memory_bytes": memory_bytes,

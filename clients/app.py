@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from flwr.clientapp import ClientApp
 
 from clients.about import about, allowed_modules, check_components, own_clients
 from clients.messages import buffer, crc32, text, update_content, words
+from clients.own_rows import reported
 from clients.worker_calls import answer, idle_seconds_of
 from clients.worker_frames import Order
 from fedmoe.errors import FedMoEError
@@ -23,7 +25,7 @@ def hello(message: Message, context: Context) -> Message:
     """Reply with a description of this node; the server decides whether it fits. See `about`."""
     try:
         check_components(message.content.config_records["config"], context.node_config)
-        reply = words(**about(context.node_config))
+        reply = words(**about(context.node_config, data_of(message.content)))
     except FedMoEError as error:
         reply = words(reason=str(error))
     return replied(message, reply)
@@ -43,6 +45,17 @@ def train(message: Message, context: Context) -> Message:
     return replied(message, reply)
 
 
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Reply with a client's scores on its own rows, or with the reason why there are none."""
+    return train(message, context)
+
+
+def data_of(content: RecordDict) -> dict[str, object]:
+    """Return what the server tells of the experiment's data."""
+    return json.loads(str(content.config_records["config"].get("data") or "{}"))
+
+
 def replied(message: Message, reply: RecordDict) -> Message:
     """Add the request's nonce to a reply, which shows that it answers that request alone."""
     reply.config_records["config"]["nonce"] = text(message.content, "nonce")
@@ -55,6 +68,7 @@ def carry_out(content: RecordDict, context: Context, ttl: float) -> RecordDict:
     `ttl` is how long the server waits, in seconds since it sent the task.
     """
     folder = state_folder(context, text(content, "run"))
+    data = data_of(content)
     order = Order(
         experiment=text(content, "experiment"),
         overrides=str(context.node_config.get("overrides", "")),
@@ -64,6 +78,10 @@ def carry_out(content: RecordDict, context: Context, ttl: float) -> RecordDict:
         state=str(folder.absolute()) if folder else "",
         deadline_seconds=ttl,
         allow=allowed_modules(context.node_config),
+        data=str(context.node_config.get("data", "")),
+        digest=str(data.get("digest", "")),
+        report=reported(context.node_config),
+        split=str(content.config_records["config"].get("split", "")),
     )
     idle_seconds = idle_seconds_of(context.node_config)
     task_seconds = float(context.run_config.get("task_seconds", 3600))

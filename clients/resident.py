@@ -10,16 +10,25 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from clients.own_rows import REPORTED, rows_here
 from clients.worker_frames import Order
 from fedmoe.budget import Auto
 from fedmoe.config import load_experiment
+from fedmoe.data.federated import Federated
 from fedmoe.errors import FedMoEError
 from fedmoe.messages.codec import sealed
 from fedmoe.messages.records import Message
 from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.node_budget import OwnBudget, planned_here
+from fedmoe.runs.own_scores import score_own
 from fedmoe.runs.prepare import prepare
 from fedmoe.section import Imports
+
+OTHER_ROWS = (
+    "this node's rows differ from the server's (digest {here}, the server's {there}): `partition` "
+    "shares out one data set, which every node and the server must hold whole. For rows that stay "
+    "with their owners use data.name=federated, and set `data` in each node's config"
+)
 
 
 def carry_out(order: Order, buffer: memoryview) -> Message:
@@ -30,13 +39,19 @@ def carry_out(order: Order, buffer: memoryview) -> Message:
     """
     # As on every node and in every worker: sums of products differ with the number of threads.
     torch.set_num_threads(1)
-    run = resident(order.experiment, order.overrides, tuple(order.allow))
+    run = resident(
+        order.experiment, order.overrides, tuple(order.allow), order.data, tuple(order.report)
+    )
+    if order.digest and order.digest != run.digest:
+        raise FedMoEError(OTHER_ROWS.format(here=run.digest, there=order.digest))
     client, own_budget = run.client, run.own_budget
     task = client.read_task(Message(order.scalars, buffer, order.crc32))
     if order.own and task.client not in order.own:
         raise FedMoEError(f"client {task.client} is not one of this node's, {order.own}")
     folder = Path(order.state) if order.state else None
-    here = replace(client, state_folder=folder)
+    here = replace(client, state_folder=folder, reports=frozenset(order.report))
+    if order.split:
+        return sealed(score_own(here, Message(order.scalars, buffer, order.crc32), order.split))
     if own_budget:
         return sealed(own_budget.answer(here, task, order.deadline_seconds, order.fewer))
     fewer = run.fewer[task.client] = max(order.fewer, run.fewer.get(task.client, 0))
@@ -48,6 +63,8 @@ class Resident:
     """The client side of a run in this process."""
 
     client: ClientSide
+    digest: str
+    """Of all rows, where one data set is shared out."""
     own_budget: OwnBudget | None
     """Plans for this machine, if the run has an automatic budget and no devices."""
     fewer: dict[int, int] = field(default_factory=dict)
@@ -56,7 +73,13 @@ class Resident:
 
 
 @lru_cache(maxsize=1)
-def resident(experiment: str, overrides: str, allow: tuple[str, ...] = ()) -> Resident:
+def resident(
+    experiment: str,
+    overrides: str,
+    allow: tuple[str, ...] = (),
+    data: str = "",
+    report: tuple[str, ...] = REPORTED,
+) -> Resident:
     """Prepare the client side of a resolved experiment (YAML), with this machine's overrides.
 
     A process that carries out many tasks does so once: a Ray actor, or a SuperNode's worker. Of
@@ -70,6 +93,10 @@ def resident(experiment: str, overrides: str, allow: tuple[str, ...] = ()) -> Re
         path = Path(folder) / "experiment.yaml"
         path.write_text(experiment, encoding="utf-8")
         asked = load_experiment(path, shlex.split(overrides), Imports(allow))
+    if isinstance(asked.data, Federated):
+        asked = replace(asked, data=rows_here(asked.data, data, report))
     here = planned_here(asked)
-    own = OwnBudget(asked.budget) if here is not asked and isinstance(asked.budget, Auto) else None
-    return Resident(prepare(here, on_nodes=True).client, own)
+    planned = here is not asked and isinstance(asked.budget, Auto)
+    own_budget = OwnBudget(asked.budget) if planned else None
+    prepared = prepare(here, on_nodes=True)
+    return Resident(prepared.client, prepared.server.facts.sha256, own_budget)

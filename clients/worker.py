@@ -57,8 +57,8 @@ class Worker:
         self.waiting = queue.SimpleQueue()
         self.rested = time.monotonic() + FIRST_SECONDS
         """When it last had something to do, or will have had for the first time."""
-        self.key: tuple[str, str, list[str]] | None = None
-        """Experiment, overrides and allowed modules that its model was loaded for."""
+        self.key: tuple[str, str, list[str], str] | None = None
+        """Experiment, overrides, allowed modules and rows that its model was loaded for."""
         self.loads = 0
         self.callers: list[socket] = []
         """Connections that are still open."""
@@ -96,7 +96,7 @@ class Worker:
         # Here, because it takes seconds, and a caller should be greeted at once.
         from clients.resident import carry_out, resident
 
-        if (key := (order.experiment, order.overrides, order.allow)) != self.key:
+        if (key := (order.experiment, order.overrides, order.allow, order.data)) != self.key:
             resident.cache_clear()  # else the old model would stay until the new one is loaded
             self.key = key
         before = resident.cache_info().misses

@@ -73,6 +73,14 @@ class Order:
     """Experts to leave out of the task: a worker was killed for memory each time."""
     allow: list = field(default_factory=list)
     """Modules that the node's own config allows an experiment to name; see `fedmoe.section`."""
+    data: str = ""
+    """Where this node has its clients' own rows, as its config says; see `own_rows`."""
+    digest: str = ""
+    """The server's digest of the data that all share out; empty if clients hold their own rows."""
+    report: list = field(default_factory=list)
+    """What this node reports of its clients beside what training needs."""
+    split: str = ""
+    """The split of its own rows that the client scores; empty if it trains."""
 
 
 T = TypeVar("T", Hello, Order)

@@ -57,6 +57,8 @@ class Member:
     top_k: int
     availability: float = 1.0
     """Probability that it can be reached in a round."""
+    name: str = ""
+    """Its id, where clients are known by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +120,7 @@ def plan_round(
             top_k=m.top_k,
             rescaler=state.rescalers[m.tier],
             adapter=adapters[m.tier],
+            name=m.name,
         )
         for m in taking_part
     ]

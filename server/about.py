@@ -15,6 +15,8 @@ from server.messages import plain
 
 Version = Annotated[str, Field(pattern=r"^[\w.+!-]{1,40}$")]
 
+_OWN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}=[0-9a-f]{16}"
+ROWS = rf"^({_OWN}(,{_OWN})*)?$"
 BOUND = ("torch", "transformers")
 """Libraries whose minor versions change an update bitwise."""
 
@@ -28,6 +30,10 @@ class About:
     """Its owner's name for it; may be empty."""
     clients: Annotated[str, Field(pattern=r"^(\d{1,9}(,\d{1,9})*)?$", max_length=10**6)]
     """Clients whose data is stored there; empty if it takes any client's task."""
+    rows: Annotated[str, Field(pattern=ROWS, max_length=10**6)] = ""
+    """Clients whose own rows are there, by name, each with a digest of them."""
+    data: Annotated[str, Field(pattern=r"^([0-9a-f]{16}|missing)?$")] = ""
+    """A digest of the file that all nodes share out; empty if there is none."""
     code: Annotated[str, Field(pattern=r"^\w{1,64}$")]
     device: Annotated[str, Field(min_length=1, max_length=100)]
     memory_bytes: Annotated[int, Field(ge=0, le=2**50)]
@@ -46,11 +52,17 @@ class About:
         """The clients whose data is stored there."""
         return frozenset(int(number) for number in self.clients.split(",") if number)
 
+    @property
+    def own(self) -> dict[str, str]:
+        """Return the digest of each client's own rows, by name."""
+        return dict(pair.split("=") for pair in self.rows.split(",") if pair)
+
     def __str__(self) -> str:
+        held = ", ".join(self.own) or self.clients
         return (
             f"{plain(self.device)}, {self.memory_bytes / 1e9:.1f} GB, {self.threads} threads of "
             f"{plain(self.processor)}; "
-            f"clients {self.clients[:60] or 'any'}; python {self.python}, torch {self.torch}, "
+            f"clients {held[:60] or 'any'}; python {self.python}, torch {self.torch}, "
             f"transformers {self.transformers}, flwr {self.flwr}, fedmoe {self.fedmoe} {self.code}"
         )
 
@@ -66,6 +78,10 @@ class Expected:
     """By node name: the clients that this node alone serves."""
     components: str = "[]"
     """Foreign components that it must have; see `config.components.told_to_nodes`."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """What nodes are told of the experiment's data; see `data_told`."""
+    data_digest: str = ""
+    """Of the file here that all share out; empty if there is none."""
 
     def check(self, values: Mapping[str, Any], registered: str = "") -> About:
         """Return the description of a node, checked.
@@ -95,6 +111,7 @@ class Expected:
                 "both, and restart the SuperLink from a folder that holds no other `clients/`"
             )
         self._check_versions(about)
+        self._check_data(about)
         self._check_clients(about)
         return about
 
@@ -109,6 +126,16 @@ class Expected:
                     f"bitwise identical; install {library} {minor(here)}, or allow it with "
                     "allow_versions=true in the run config"
                 )
+
+    def _check_data(self, about: About) -> None:
+        if self.data_digest and about.data != self.data_digest:
+            there = "it has no such file" if about.data == "missing" else f"its is {about.data}"
+            raise WireError(
+                f"data.path here has the digest {self.data_digest}, and {there}: `partition` "
+                "shares out one data set, which every node and the server must hold whole. For "
+                "rows that stay with their owners use data.name=federated, and set `data` in each "
+                "node's config"
+            )
 
     def _check_clients(self, about: About) -> None:
         if over := sorted(client for client in about.held if client >= self.num_clients):

@@ -16,6 +16,7 @@ from fedmoe.config import load_experiment
 from fedmoe.config.words import not_one_of
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.runs.resume import Resume
+from fedmoe.runs.roster import is_federated
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.session import run
@@ -41,13 +42,13 @@ def main(grid: Grid, context: Context) -> None:
     )
 
     strategy = experiment.aggregation
-    if strategy.asynchronous or strategy.personal:
-        why = (
-            "goes by virtual time"
+    if strategy.asynchronous or (strategy.personal and not is_federated(experiment)):
+        said = (
+            f"{strategy.name!r} goes by virtual time; run it with `fedmoe run`"
             if strategy.asynchronous
-            else "is scored with the part that every client keeps to itself"
+            else f"{strategy.name!r} is scored with the part that every client keeps to itself, "
+            "which takes clients with rows of their own (data.name=federated), or `fedmoe run`"
         )
-        said = f"{strategy.name!r} {why}; run it with `fedmoe run`"
         raise ConfigError("run config", [Fault("aggregation.name", said)])
 
     settings, places = read_settings(given), dict[int, str]()

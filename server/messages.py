@@ -1,7 +1,8 @@
 """Flower's records on the server's side; `clients/messages.py` is the other end.
 
 - request: a config of `code` and `nonce`, with `components` to ask who a node is; to train, with
-  `experiment`, `run`, `scalars` and `crc32`, and a `buffer`
+  `experiment`, `run`, `scalars` and `crc32`, and a `buffer`; to score, with a `split`, too; always
+  with what nodes are told of the experiment's `data`
 - reply: a config of the request's `nonce` and the node's description, `scalars` or a `reason`;
   with `scalars` go their `crc32` and an update's `buffer`
 """
@@ -20,13 +21,16 @@ LONGEST_REASON = 500
 """Characters kept of a node's reason."""
 
 
-def hello_content(code: str, components: str) -> RecordDict:
+def hello_content(code: str, components: str, data: str) -> RecordDict:
     """Return a request for a node's description, which names the components that it needs."""
-    return RecordDict({"config": ConfigRecord({"code": code, "components": components})})
+    told = {"code": code, "components": components, "data": data}
+    return RecordDict({"config": ConfigRecord(told)})
 
 
-def task_content(message: Message, experiment: str, code: str, run: str) -> RecordDict:
-    """Return a packed task as a request, with its checksum."""
+def task_content(
+    message: Message, experiment: str, code: str, run: str, data: str, split: str = ""
+) -> RecordDict:
+    """Return a packed task as a request, with its checksum: to train, or to score a split."""
     message = sealed(message)
     array = Array("uint8", (len(message.buffer),), "bytes", bytes(message.buffer))
     config = ConfigRecord(
@@ -36,6 +40,8 @@ def task_content(message: Message, experiment: str, code: str, run: str) -> Reco
             "run": run,
             "scalars": message.scalars,
             "crc32": message.crc32 or 0,
+            "data": data,
+            "split": split,
         }
     )
     return RecordDict({"config": config, "arrays": ArrayRecord({"buffer": array})})

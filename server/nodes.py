@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from logging import INFO, WARNING
 
 from flwr.app import MessageType
@@ -103,13 +104,22 @@ class Nodes:
                 names |= {about.name} - {""}
         return found
 
-    def serving(self, client: int) -> list[int]:
+    def clients(self) -> list[str]:
+        """Return the clients whose own rows are on nodes that are present and fit, by name."""
+        return sorted({name for node in self.usable() for name in self.known[node].own})
+
+    def serving(self, client: int, name: str = "") -> list[int]:
         """Return the nodes that may carry out a client's task, the best first.
 
-        They are those that the run config's `nodes` names for the client; else those that have its
-        data; else those that take any client, starting with a different one for each client.
+        They are those that have the rows of the client of that name. Of clients without names:
+        those that the run config's `nodes` names for the client; else those that have its data;
+        else those that take any client, starting with a different one for each client.
         """
         assigned, usable = self.expected.assigned, sorted(self.usable())
+        if name:
+            owners = [node for node in usable if name in self.known[node].own]
+            first = client % len(owners) if owners else 0
+            return owners[first:] + owners[:first]
         if any(client in clients for clients in assigned.values()):
             return [n for n in usable if client in assigned.get(self.known[n].name, ())]
         if owners := [n for n in usable if client in self.known[n].held]:
@@ -120,8 +130,10 @@ class Nodes:
         first = client % len(takers) if takers else 0
         return takers[first:] + takers[:first]
 
-    def nobody(self, client: int) -> str:
+    def nobody(self, client: int, name: str = "") -> str:
         """Return the reason why no node may carry out a client's task."""
+        if name:
+            return f"no node has the rows of client {name!r}"
         names = [name for name, clients in self.expected.assigned.items() if client in clients]
         if names:
             return f"client {client} is served by {' or '.join(names)}, which is not here"
@@ -155,7 +167,9 @@ class Nodes:
             new = not (node in self.known or node in self.refused or node in self.busy)
             if (new or node in self.busy or node in self.back) and node not in asked:
                 self.fresh |= {node} if new else set()
-                content = hello_content(self.expected.code, self.expected.components)
+                expected = self.expected
+                data = json.dumps(expected.data)
+                content = hello_content(expected.code, expected.components, data)
                 seconds = self.settings.node_seconds
                 self.post.send(node, MessageType.QUERY, content, QUESTION, seconds)
 
@@ -173,7 +187,9 @@ class Nodes:
             if isinstance(answer, Lost):
                 raise WireError(answer.reason)
             registered = self.registered.get(node, "")
-            self.known[node] = about = self.expected.check(read_about(answer), registered)
+            about = self.expected.check(read_about(answer), registered)
+            self._check_rows(node, about)
+            self.known[node] = about
         except WireError as error:
             self.known.pop(node, None)
             self.refused[node] = str(error)
@@ -187,6 +203,18 @@ class Nodes:
             if clash := self._clash(node):
                 log(WARNING, "node %d gets no tasks for now: %s", node, clash)
         return lost
+
+    def _check_rows(self, node: int, about: About) -> None:
+        """Refuse a node that has other rows of a client than a node that is here."""
+        for other in self.usable():
+            there = self.known[other].own
+            for name, digest in about.own.items() if other != node else ():
+                if there.get(name, digest) != digest:
+                    raise WireError(
+                        f"it has rows of client {name!r} that differ from those on "
+                        f"{self.label(other)}; give each client's rows to one node, or the same "
+                        "rows to both"
+                    )
 
     def _tell_mixed(self, node: int, processor: str) -> None:
         """Warn of a fleet of several kinds of processor: its run cannot be repeated bit for bit."""

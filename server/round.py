@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from flwr.app import MessageType, RecordDict
 
 from fedmoe.errors import WireError
-from fedmoe.messages.records import Failure, Task, Update
+from fedmoe.messages.records import Failure, Message, Task, Update
 from fedmoe.runs.server_side import ServerSide
 from server.messages import read_update
 from server.nodes import Nodes
@@ -24,6 +26,16 @@ MOST_WAITING_BYTES = 2 * 2**30
 one slow node would delay all others."""
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """What clients are asked, and how their answers are read."""
+
+    kind: str
+    """Flower's type of message."""
+    read: Callable[[Message, Task], Any]
+    """Returns a checked answer; a WireError refuses it."""
+
+
 class Round:
     """Places one task at a time on each node, until all are answered or the time is over."""
 
@@ -35,6 +47,7 @@ class Round:
         settings: Settings,
         content: Callable[[Task], RecordDict],
         places: dict[int, str],
+        exchange: Exchange | None = None,
     ) -> None:
         """Start the round's clock.
 
@@ -45,14 +58,17 @@ class Round:
             settings: the timeouts.
             content: turns a task into a request.
             places: gets, for each client, the node that its task went to last.
+            exchange: what is asked; by default to train.
         """
+        self.exchange = exchange or Exchange(MessageType.TRAIN, server.read)
         self.tasks, self.nodes, self.server, self.settings = tasks, nodes, server, settings
         self.content, self.places, self.clock = content, places, nodes.post.clock
         self.waiting = {task.client: task for task in tasks}
-        self.serving = {task.client: nodes.serving(task.client) for task in tasks}
+        self.serving = {t.client: nodes.serving(t.client, t.name) for t in tasks}
         self.out: dict[int, int] = {}
         """By client: the node that has its task."""
-        self.answers: dict[int, Update | Failure] = {}
+        self.answers: dict[int, Any] = {}
+        """By client: what the exchange reads, or a failure."""
         self.lost: dict[int, tuple[str, float]] = {}
         """By client: why and when its last node failed, if another one may still answer."""
         self.crashes = Counter[int]()
@@ -67,7 +83,7 @@ class Round:
         self.last_at_work = self.clock.monotonic()
         self.end = self.last_at_work + settings.round_seconds
 
-    def run(self) -> Iterator[Update | Failure]:
+    def run(self) -> Iterator[Any]:
         """Yield one answer per task, in order."""
         for number, task in enumerate(self.tasks):
             while task.client not in self.answers:
@@ -99,11 +115,13 @@ class Round:
         now = self.clock.monotonic()
         if not here:
             # A killed node soon starts again, and may be the only one with the client's data.
-            reason, since = self.lost.setdefault(client, (self.nodes.nobody(client), now))
+            reason, since = self.lost.setdefault(
+                client, (self.nodes.nobody(client, task.name), now)
+            )
             if self.serving[client] and now - since < self.settings.node_seconds:
                 return
             # It may have come back under another id: without keys Flower gives it a new one.
-            self.serving[client] = self._others(client)
+            self.serving[client] = self._others(task)
             if not self.serving[client]:
                 self._fail(task, reason, "failed")
             return
@@ -115,10 +133,10 @@ class Round:
         node = idle[0]
         self.out[client] = node
         self.places[client] = self.nodes.label(node)
-        about = f"client {client}'s task of round {task.round}"
+        about = f"{task.who}'s task of round {task.round}"
         seconds = min(self.settings.task_seconds, left)
         self.nodes.post.send(
-            node, MessageType.TRAIN, self.content(self.waiting.pop(client)), about, seconds, client
+            node, self.exchange.kind, self.content(self.waiting.pop(client)), about, seconds, client
         )
 
     def _hear(self, item: Arrived) -> None:
@@ -130,7 +148,7 @@ class Round:
         answer = item.answer
         if isinstance(answer, RecordDict):
             try:
-                self.answers[task.client] = self.server.read(read_update(answer), task)
+                self.answers[task.client] = self.exchange.read(read_update(answer), task)
             except WireError as error:
                 self._fail(task, f"{self.places[task.client]}: {error}", error.code)
             return
@@ -147,9 +165,10 @@ class Round:
         else:
             self._fail(task, reason, "failed" if answer.code == "crashed" else answer.code)
 
-    def _others(self, client: int) -> list[int]:
+    def _others(self, task: Task) -> list[int]:
         """Return the nodes that may serve a client, except those that got no message through."""
-        return [n for n in self.nodes.serving(client) if (client, n) not in self.unsent]
+        serving = self.nodes.serving(task.client, task.name)
+        return [n for n in serving if (task.client, n) not in self.unsent]
 
     def _give_up(self, oldest: Task) -> None:
         """Fail tasks that were not sent by the round's end, or that only busy nodes could take."""

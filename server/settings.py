@@ -65,6 +65,7 @@ def read_nodes(text: str, members: Sequence[Member]) -> dict[str, frozenset[int]
         ConfigError: an entry is not `name=clients`, or names a client or tier that does not exist.
     """
     clients = {member.client for member in members}
+    names = {member.name: member.client for member in members if member.name}
     tiers = {m.tier: {n.client for n in members if n.tier == m.tier} for m in members}
     found: dict[str, frozenset[int]] = {}
     faults = []
@@ -78,7 +79,9 @@ def read_nodes(text: str, members: Sequence[Member]) -> dict[str, frozenset[int]
         served: set[int] = set()
         for word in words:
             number = int(word) if word.isdecimal() and len(word) < 10 else None
-            if number in clients:
+            if word in names:
+                served.add(names[word])
+            elif number in clients:
                 served.add(number)
             elif word in tiers:
                 served |= tiers[word]

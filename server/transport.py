@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from flwr.app import RecordDict
+from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedmoe.config.components import for_nodes, told_to_nodes
+from fedmoe.data import Dataset
 from fedmoe.messages.codec import pack_task
 from fedmoe.messages.records import Failure, Task, Update
+from fedmoe.messages.scores import Scores
+from fedmoe.runs.own_scores import read_scores
+from fedmoe.runs.roster import is_federated
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
-from fedmoe.system.digests import code_digest
+from fedmoe.system.digests import code_digest, files_digest
 from server.about import Expected
 from server.messages import task_content
 from server.nodes import Nodes
 from server.post import Clock, Post
-from server.round import Round
+from server.round import Exchange, Round
 from server.settings import Settings, read_nodes
 
 A = TypeVar("A")
@@ -59,8 +65,17 @@ class GridTransport:
         self.experiment = for_nodes(server.setup.experiment)
         assigned = read_nodes(settings.nodes, server.members)
         components = told_to_nodes(server.setup.experiment)
+        self.data = data_told(server)
         clients = len(server.facts.lengths)
-        expected = Expected(self.code, clients, settings.allow_versions, assigned, components)
+        expected = Expected(
+            self.code,
+            clients,
+            settings.allow_versions,
+            assigned,
+            components,
+            self.data,
+            file_digest(server.setup.experiment.data),
+        )
         self.nodes = Nodes(grid, Post(grid, clock), expected, settings)
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
@@ -74,6 +89,39 @@ class GridTransport:
             content, places = self._content, self.places
             yield from Round(tasks, self.nodes, self.server, self.settings, content, places).run()
 
+    def score(self, tasks: Sequence[Task], split: str) -> Iterator[Scores | Failure]:
+        """Yield what each task's client scores on its own rows, in order.
+
+        Raises:
+            FedMoEError: too few nodes; a client that gives no scores is an answer, not an error.
+        """
+        if tasks:
+            self.nodes.wait()
+            content = partial(self._content, split=split)
+            exchange = Exchange(
+                MessageType.EVALUATE, partial(read_scores, self.server, split=split)
+            )
+            settings, places = self.settings, self.places
+            yield from Round(
+                tasks, self.nodes, self.server, settings, content, places, exchange
+            ).run()
+
+    def present(self, wanted: Collection[str], least: int, seconds: float) -> Collection[str]:
+        """Return the clients whose rows are on nodes that are there and fit.
+
+        Waits for `num_nodes`, and at most so many seconds for those wanted and the least number.
+        """
+        self.nodes.wait()
+        start = self.nodes.post.clock.monotonic()
+        while True:
+            there = self.nodes.clients()
+            if {*wanted} <= {*there} and len(there) >= least:
+                return there
+            if self.nodes.post.clock.monotonic() - start >= seconds:
+                return there
+            answers = self.nodes.look()
+            assert not answers, [item.letter for item in answers]
+
     def map(self, job: Callable[[Scorer, A], R], arguments: Iterable[A]) -> Iterator[R]:
         """Return `job(scorer, argument)` for each argument, in order, in this process."""
         return (job(self.scorer, argument) for argument in arguments)
@@ -84,5 +132,21 @@ class GridTransport:
     def close(self) -> None:
         """Do nothing."""
 
-    def _content(self, task: Task) -> RecordDict:
-        return task_content(pack_task(task), self.experiment, self.code, self.server.run_id)
+    def _content(self, task: Task, split: str = "") -> RecordDict:
+        run, data = self.server.run_id, json.dumps(self.data)
+        return task_content(pack_task(task), self.experiment, self.code, run, data, split)
+
+
+def data_told(server: ServerSide) -> dict[str, str]:
+    """Return what nodes are told of the experiment's data: its kind, and where its rows are."""
+    data = server.setup.experiment.data
+    told = {n: v for n in ("name", "path", "column") if (v := getattr(data, n, ""))}
+    return told if is_federated(server.setup.experiment) else told | {"digest": server.facts.sha256}
+
+
+def file_digest(data: Dataset) -> str:
+    """Return a digest of the file that all share out; empty where data are in no such file."""
+    path = getattr(data, "path", "")
+    if not isinstance(path, str) or data.name == "federated" or not Path(path).is_file():
+        return ""
+    return files_digest(Path(path))

@@ -59,7 +59,7 @@ class AutoTier:
     """As in a fixed tier, and so are the fields below."""
     steps: Count | None = None
     share: Annotated[float, Field(ge=0, le=1)] | None = None
-    clients: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    clients: tuple[Annotated[int, Field(ge=0)] | str, ...] = ()
 
 
 @section
@@ -69,6 +69,9 @@ class Auto(Budget):
     name: Literal["auto"] = "auto"
     tiers: dict[str, AutoTier] = Field(default_factory=dict)
     """Tiers by name, each with a device in `devices`; none means one tier, `full`."""
+    default: str = ""
+    """The tier of clients that are known by name and that no tier lists; drawn by share if empty.
+    """
     memory_share: Annotated[float, Field(gt=0, le=1)] = SHARE
     """Share of a device's free memory that a plan may fill."""
     deadline_seconds: Annotated[float, Field(gt=0)] | None = None
@@ -132,7 +135,7 @@ class Auto(Budget):
         if all(tier.skipped for tier in tiers.values()):
             faults = [Fault(f"budget.tiers.{n}", " ".join(plans[n].reasons)) for n in tiers]
             raise ConfigError("budget", faults)
-        return Levels(tiers=tiers)
+        return Levels(tiers=tiers, default=self.default)
 
     def __post_init__(self) -> None:
         self.resolved(1)  # pydantic checks each; the shares are checked together, by Levels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -53,8 +53,8 @@ class Tier:
     has no room or no time for k = 1."""
     share: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the clients that no tier lists by number; omit it in all tiers for equal shares."""
-    clients: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Clients of this tier, by number."""
+    clients: tuple[Annotated[int, Field(ge=0)] | str, ...] = ()
+    """Clients of this tier: by number, or by name where the data come split by client."""
 
     def __post_init__(self) -> None:
         if self.subset is not None and self.subset.keep < self.top_k:
@@ -92,6 +92,8 @@ class Budget(Component):
 
     tiers: Any
     """Tiers by name, in the order reports show them."""
+    default: str = ""
+    """The tier of clients that are known by name and that no tier lists."""
 
     def resolved(self, full_top_k: int) -> dict[str, Tier]:
         """Return the tiers for a model whose tokens reach K experts."""
@@ -105,10 +107,35 @@ class Budget(Component):
         """
         raise NotImplementedError
 
+    def tier_of(self, name: str, full_top_k: int, seed: int) -> str:
+        """Return the tier of a client that is known by name, whoever else there is.
+
+        The tier that lists it; else `default`; else one drawn by the tiers' shares.
+
+        Raises:
+            ConfigError: no tier lists it, and there is no other rule.
+        """
+        tiers = self.resolved(full_top_k)
+        listed = [tier for tier, of in tiers.items() if name in map(str, of.clients)]
+        if len(listed) > 1:
+            path = f"budget.tiers.{listed[1]}.clients"
+            raise ConfigError("budget", [Fault(path, f"{name!r} is also in {listed[0]!r}")])
+        if listed or self.default:
+            return listed[0] if listed else self.default
+        weights = _weights(tiers.values())
+        if not (total := sum(weights)):
+            said = f"client {name!r} is in no tier; list it, or set budget.default"
+            raise ConfigError("budget", [Fault("budget.tiers", said)])
+        shares = [weight / total for weight in weights]
+        return str(numpy_rng(seed, "budget", name).choice([*tiers], p=shares))
+
     def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
         """Yield tiers that the adapter, the strategy or the model has no room for."""
         tiers = self.resolved(model.full_top_k if model else 1)
         yield from _rank_faults(tiers, experiment)
+        if self.default and self.default not in tiers:
+            said = f"{self.default!r} is not one of {', '.join(map(repr, tiers))}"
+            yield Fault("budget.default", said)
         if model is None:
             return
         yield from self.over(model.full_top_k)
@@ -128,6 +155,9 @@ class Levels(Budget):
     name: Literal["levels"] = "levels"
     tiers: dict[str, Tier] = Field(default_factory=dict)
     """Tiers by name, in the order reports show them; none means every client activates all K."""
+    default: str = ""
+    """The tier of clients that are known by name and that no tier lists; drawn by share if empty.
+    """
 
     def assign(self, num_clients: int, full_top_k: int, seed: int) -> tuple[str, ...]:
         """Return the tier of each client: listed ones first, the rest by share at random.
@@ -141,6 +171,10 @@ class Levels(Budget):
         for name, tier in tiers.items():
             path = f"budget.tiers.{name}"
             for client in tier.clients:
+                if isinstance(client, str):
+                    said = f"{client!r} is a name; here clients are 0..{num_clients - 1}"
+                    faults.append(Fault(f"{path}.clients", said))
+                    continue
                 if client in assigned:
                     faults.append(
                         Fault(f"{path}.clients", f"client {client} is also in {assigned[client]!r}")
@@ -154,8 +188,8 @@ class Levels(Budget):
                     )
                 assigned[client] = name
         rest = [c for c in range(num_clients) if c not in assigned]
-        shares = [tier.share for tier in tiers.values()]
-        if rest and all(t.share is None and t.clients for t in tiers.values()):
+        weights = _weights(tiers.values())
+        if rest and not any(weights) and all(t.clients for t in tiers.values()):
             faults.append(
                 Fault(
                     "budget.tiers",
@@ -164,7 +198,6 @@ class Levels(Budget):
             )
         if faults:
             raise ConfigError("budget", faults)
-        weights = [1.0 if s is None and not any(shares) else s or 0.0 for s in shares]
         order = numpy_rng(seed, "budget").permutation(len(rest))
         for name, part in zip(tiers, _apportion(len(rest), weights), strict=True):
             for i in order[part]:
@@ -188,6 +221,18 @@ class Levels(Budget):
         shares = [t.share for t in self.tiers.values() if t.share is not None]
         if shares and abs(sum(shares) - 1) > 1e-6:
             raise ValueError(f"the tiers' shares sum to {sum(shares):g}; expected 1")
+
+
+def _weights(tiers: Iterable[Tier]) -> list[float]:
+    """Return the weight of each tier for clients that none lists: shares, or equal ones.
+
+    They are 0 where every tier lists its clients and none has a share.
+    """
+    tiers = list(tiers)
+    shares = [tier.share for tier in tiers]
+    if all(tier.share is None and tier.clients for tier in tiers):
+        return [0.0] * len(tiers)
+    return [1.0 if share is None and not any(shares) else share or 0.0 for share in shares]
 
 
 def _rank_faults(tiers: Mapping[str, Tier], experiment: Any) -> Iterator[Fault]:

@@ -52,6 +52,28 @@ class Admission:
 
 
 @section
+class Membership:
+    """Rules for clients that are known by name and come and go between rounds."""
+
+    least: Annotated[int, Field(ge=1)] = 1
+    """Clients that must be there before a round begins."""
+    wait_seconds: Annotated[float, Field(ge=0)] = 120.0
+    """Seconds to wait for them, and before the first round for the clients that `data.clients`
+    lists; those that are then missing join when they come."""
+    most_absent: Annotated[int, Field(ge=0)] | None = None
+    """Rounds in a row that a client may miss; after that it counts as gone, until it is back. It
+    may miss any number when omitted."""
+    joins: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """In a simulation: the first round of clients that come later, by name."""
+    leaves: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """In a simulation: the first round that a client misses, and all after it, by name."""
+
+    def takes_part(self, name: str, round: int) -> bool:
+        """Return whether a simulated client is there in a round."""
+        return self.joins.get(name, 0) <= round < self.leaves.get(name, round + 1)
+
+
+@section
 class Experiment:
     """One federated run.
 
@@ -89,6 +111,7 @@ class Experiment:
     upload: Annotated[Compression, COMPRESSIONS] = NoCompression()
     """The format of the values in clients' updates."""
     admission: Admission = Admission()
+    membership: Membership = Membership()
     evaluation: EvaluationSettings = EvaluationSettings()
     devices: dict[str, Annotated[Device, OwnFile()]] = Field(default_factory=dict)
     """The device of each tier's clients, a mapping or the path of a YAML file: every client then

@@ -8,6 +8,7 @@ In reading order:
     digits.py         handwritten digits, for image classifiers
     files.py, hub.py, memory.py  your own rows; table.py is what they share, columns.py finds the
                       prompt and the response in them
+    federated.py      rows that come split by client
     partition.py      which client holds which examples
     text.py           examples as token ids; those that are too long are refused or counted
     held_out.py       why a split is empty, and what to set
@@ -21,6 +22,7 @@ package no list is needed: give an instance, or `package.module:Name` in YAML.
 from fedmoe.data.dataset import Dataset
 from fedmoe.data.digits import Digits
 from fedmoe.data.examples import Example, Splits, check_disjoint
+from fedmoe.data.federated import Federated
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.home_assistant.dataset import HomeAssistant
 from fedmoe.data.hub import HuggingFace
@@ -34,7 +36,7 @@ from fedmoe.section import Open
 DATASETS = Open(
     "fedmoe.datasets",
     Dataset,
-    (HomeAssistant, ReasoningGym, LocalFiles, HuggingFace, Digits, Memory),
+    (HomeAssistant, ReasoningGym, LocalFiles, HuggingFace, Digits, Memory, Federated),
 )
 """Components that `data` in a configuration may name."""
 
@@ -43,6 +45,7 @@ __all__ = [
     "PARTITIONS",
     "Dataset",
     "Example",
+    "Federated",
     "Given",
     "Memory",
     "Partition",

@@ -54,6 +54,16 @@ class Table(Dataset):
         examples, dropped = self.usable(source, self.examples(source, present, rows))
         if not examples:
             raise DataError(f"{source}: no rows; expected at least one")
+        return self.cut(examples, dropped, seed)
+
+    def cut(self, examples: Sequence[Example], dropped: RowCounts, seed: int) -> Splits:
+        """Return examples as splits, by prompt and stratified by label.
+
+        Args:
+            examples: different ones; see `usable`.
+            dropped: the counts of the other rows that were read.
+            seed: the same seed gives the same splits.
+        """
         splits = split_by_group(
             examples,
             seed,
@@ -91,7 +101,7 @@ class Table(Dataset):
         if others and (self.unusable == "refuse" or not examples):
             what = f"row(s) cannot be used, of {len(found)}"
             what += "; data.unusable=drop leaves them out" if examples else ""
-            raise too_many(source, what, [f"{row.where}: {row.fault}" for row in others])
+            raise too_many(source, what, others)
         unique = tuple(dict.fromkeys(examples))
         repeated, empty = len(examples) - len(unique), sum(row.empty for row in others)
         return unique, RowCounts.of(repeated=repeated, empty=empty, refused=len(others) - empty)

@@ -118,7 +118,11 @@ FRAMES: dict[str, Frame] = {"causal": one_text, "seq2seq": pair_of_texts, "image
 
 
 def tokenize(
-    examples: Sequence[Example], tokenizer: Any, settings: TextSettings, task: str = "causal"
+    examples: Sequence[Example],
+    tokenizer: Any,
+    settings: TextSettings,
+    task: str = "causal",
+    what: str = "examples",
 ) -> tuple[list[Example], list[Tokens]]:
     """The examples that are kept, and their token ids, as models of a form of task take them.
 
@@ -127,24 +131,28 @@ def tokenize(
             and the longest.
     """
     rows = FRAMES[task](examples, tokenizer) if examples else []
-    _check_lengths(rows, settings, "examples")
+    _check_lengths(rows, settings, what)
     return _short(examples, rows, settings)
 
 
 def tokenize_splits(
-    splits: Splits, tokenizer: Any, settings: TextSettings, task: str = "causal"
+    splits: Splits,
+    tokenizer: Any,
+    settings: TextSettings,
+    task: str = "causal",
+    needed: Sequence[str] = SPLITS,
 ) -> tuple[Splits, dict[str, list[Tokens]]]:
     """Return the splits without the rows that are too long, and each one's token ids by its name.
 
     The rows that are left out are counted with those that were dropped before.
 
     Raises:
-        DataError: see `tokenize`; also if a split has none left.
+        DataError: see `tokenize`; also if a split that is needed has none left.
     """
     examples = {name: getattr(splits, name) for name in SPLITS}
     rows = {name: FRAMES[task](es, tokenizer) if es else [] for name, es in examples.items()}
     _check_lengths([row for name in SPLITS for row in rows[name]], settings, "rows")
-    for name in SPLITS:
+    for name in needed:
         _check_lengths(rows[name], settings, f"{name} examples")
     short = {name: _short(examples[name], rows[name], settings) for name in SPLITS}
     lost = sum(len(rows[name]) - len(short[name][0]) for name in SPLITS)

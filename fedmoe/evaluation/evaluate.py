@@ -17,7 +17,7 @@ from fedmoe.evaluation.metrics import Metric
 from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.decode import greedy
-from fedmoe.training.loss import mean_loss, row_losses
+from fedmoe.training.loss import row_losses, summed_loss
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,60 @@ class EvaluationSet:
     rows: Sequence[Tokens]
     score: Metric | None
     """The verifier of a free-running answer; None: the likelihood of the right one is the score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """One adapter on one set, in sums, which add up over sets."""
+
+    examples: int
+    tokens: int
+    """Response tokens."""
+    loss: float
+    """Nats."""
+    score: float
+    exact_match: float
+    labels: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    """Examples of each label, and the sum of their scores."""
+
+    @classmethod
+    def total(cls, parts: Iterable[Sums]) -> Sums:
+        """Return the sum of several, of which there is at least one."""
+        parts = list(parts)
+        labels: dict[str, tuple[int, float]] = {}
+        for part in parts:
+            for label, (number, score) in part.labels.items():
+                before = labels.get(label, (0, 0.0))
+                labels[label] = before[0] + number, before[1] + score
+        names = ("examples", "tokens", "loss", "score", "exact_match")
+        sums = {name: sum(getattr(part, name) for part in parts) for name in names}
+        return cls(**sums, labels=dict(sorted(labels.items())))
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Return loss per token, and score and exact match per example."""
+        return {
+            "loss": self.loss / self.tokens,
+            "score": self.score / self.examples,
+            "exact_match": self.exact_match / self.examples,
+        }
+
+    @property
+    def by_label(self) -> dict[str, float]:
+        """Return the mean score of each label's examples."""
+        return {label: score / number for label, (number, score) in self.labels.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientScore:
+    """One client's means on its own rows."""
+
+    client: int
+    name: str
+    examples: int
+    loss: float
+    score: float
+    exact_match: float
 
 
 @dataclass(frozen=True)
@@ -50,6 +104,11 @@ class Evaluation:
     """Mean score of each label's examples."""
     by_client: dict[int, dict[str, float]] = field(default_factory=dict)
     """The same of each client, where clients have models of their own."""
+    clients: tuple[ClientScore, ...] = ()
+    """Each client's, where clients score on their own rows; loss and score above are then the means
+    over all their tokens and examples."""
+    withheld: int = 0
+    """Clients that do not report their scores; they are in none of these numbers."""
 
 
 def evaluate(
@@ -67,23 +126,41 @@ def evaluate(
     for tier, (top_k, rescaler) in tiers.items():
         started = time.monotonic()
         model.set_budget(top_k, rescaler)
-        loss = mean_loss(model, data.rows, settings.batch_size, tokenizer.pad_token_id)
-        scores, exact = _scores(model, tokenizer, data, settings)
+        sums = measure(model, tokenizer, data, settings)
         results.append(
             Evaluation(
                 round=round,
                 split=data.split,
                 tier=tier,
                 top_k=top_k,
-                loss=loss,
-                score=_mean(scores),
-                exact_match=_mean(exact),
-                examples=len(scores),
+                **sums.means,
+                examples=sums.examples,
                 seconds=time.monotonic() - started,
-                by_label=_by_label(data.examples, scores),
+                by_label=sums.by_label,
             )
         )
     return results
+
+
+def measure(
+    model: AdaptedModel, tokenizer: Tokenizer, data: EvaluationSet, settings: EvaluationSettings
+) -> Sums:
+    """Return the sums over a set of the model as it is, with the adapter and k that it has."""
+    loss, tokens = summed_loss(model, data.rows, settings.batch_size, tokenizer.pad_token_id)
+    scores, exact = _scores(model, tokenizer, data, settings)
+    labels = sorted({e.label for e in data.examples})
+    of_label = {
+        label: [s for e, s in zip(data.examples, scores, strict=True) if e.label == label]
+        for label in labels
+    }
+    return Sums(
+        examples=len(scores),
+        tokens=tokens,
+        loss=loss,
+        score=sum(scores),
+        exact_match=sum(exact),
+        labels={label: (len(found), sum(found)) for label, found in of_label.items()},
+    )
 
 
 def _scores(
@@ -135,14 +212,6 @@ def answer_all(
         for i, ids in zip(part, outputs, strict=True):
             answers[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
     return answers
-
-
-def _by_label(examples: Sequence[Example], scores: Sequence[float]) -> dict[str, float]:
-    labels = sorted({e.label for e in examples})
-    return {
-        label: _mean([s for e, s in zip(examples, scores, strict=True) if e.label == label])
-        for label in labels
-    }
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -34,6 +34,7 @@ from fedmoe.messages.validation import (
     Limits,
     check_counts,
     check_metrics,
+    check_rows,
     check_scalars,
     check_values,
 )
@@ -47,7 +48,13 @@ MOST_JSON_CHARACTERS = 2**20
 scalars have a few hundred characters."""
 LOSSLESS = NoCompression()
 
-TASK_SCALARS: dict[str, type] = {"round": int, "client": int, "tier": str, "top_k": int}
+TASK_SCALARS: dict[str, type] = {
+    "round": int,
+    "client": int,
+    "tier": str,
+    "top_k": int,
+    "name": str,
+}
 UPDATE_SCALARS: dict[str, type] = TASK_SCALARS | {f.name: f.type for f in CLIENT_FIELDS}
 
 
@@ -165,8 +172,9 @@ def unpack_update(
             `tokens * top_k` in a layer, merged choices included, or to what `limits` says instead.
     """
     _check_seal(message)
-    scalars = _scalars(message, UPDATE_SCALARS, layout, optional={"metrics"})
+    scalars = _scalars(message, UPDATE_SCALARS, layout, optional={"metrics", "rows"})
     metrics = check_metrics(scalars.pop("metrics", {}))
+    rows = check_rows(scalars.pop("rows", None), scalars["examples"])
     check_scalars(scalars, _task_scalars(task), limits)
     head = _head_bytes(layout, limits.merges)
     if len(message.buffer) < head:
@@ -190,6 +198,7 @@ def unpack_update(
         num_bytes=message.num_bytes,
         merged=merged,
         metrics=metrics,
+        rows=rows,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from fedmoe.adapter import Adapter
+from fedmoe.messages.rows import RowCounts
 
 MOST_METRICS = 16
 """Own metrics in one update."""
@@ -70,15 +71,19 @@ class ClientReport:
     """Peak of the process's memory; on a GPU, of the memory allocated there in this round."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Own metrics of a local step: at most `MOST_METRICS` finite numbers with a `METRIC_NAME`."""
+    rows: RowCounts | None = None
+    """The account of the client's rows, where it alone has them; `examples` is then `rows.train`.
+    """
 
     def reported(self) -> dict[str, Number]:
         """Return every field of `CLIENT_FIELDS` by name, in order."""
         return {f.name: getattr(self, f.name) for f in CLIENT_FIELDS}
 
     def as_json(self) -> dict[str, Any]:
-        """Return the same for JSON, and under `metrics` the own metrics, if there are any."""
+        """Return the same for JSON, with `metrics` and `rows` if there are any."""
         metrics = {name: float(value) for name, value in self.metrics.items()}
-        return self.reported() | ({"metrics": metrics} if metrics else {})
+        found = self.reported() | ({"metrics": metrics} if metrics else {})
+        return found | ({"rows": self.rows.as_json()} if self.rows else {})
 
 
 def _client_fields() -> tuple[Field, ...]:
@@ -112,6 +117,18 @@ class Task:
     rescaler: Tensor
     """float32 (layers,): the tier's factors on each MoE layer's output."""
     adapter: Adapter
+    name: str = ""
+    """The client's id, where clients are known by name; see `data.federated`."""
+
+    @property
+    def key(self) -> int | str:
+        """Return what the client's rows are found by: its name, or its number without one."""
+        return self.name or self.client
+
+    @property
+    def who(self) -> str:
+        """Return the client in words."""
+        return f"client {self.key}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +162,8 @@ class Update(ClientReport):
     """Size of the message that it arrived in; 0 before it is sent."""
     merged: Tensor | None = None
     """int64 (layers,): choices of the expert that merges those left out; None without one."""
+    name: str = ""
+    """As in its task."""
 
 
 @dataclass(frozen=True)

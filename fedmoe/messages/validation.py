@@ -18,6 +18,7 @@ from torch import Tensor
 from fedmoe.adapter import largest
 from fedmoe.errors import WireError
 from fedmoe.messages.records import CLIENT_FIELDS, METRIC_NAME, MOST_METRICS
+from fedmoe.messages.rows import RowCounts
 
 LARGEST_DELTA = 1e4
 """A local change of one weight beyond this is damage, not learning."""
@@ -98,6 +99,17 @@ def check_metrics(metrics: Any) -> dict[str, float]:
         if not (number and math.isfinite(value)):
             raise WireError(f"metric {name} is {value!r:.60}; expected a finite number", "scalars")
     return {name: float(value) for name, value in metrics.items()}
+
+
+def check_rows(rows: Any, examples: int) -> RowCounts | None:
+    """Return an update's account of rows, if it has one; refuse one that does not add up."""
+    if rows is None:
+        return None
+    if (counts := RowCounts.checked(rows)).train != examples:
+        raise WireError(
+            f"rows.train is {counts.train}, examples {examples}; expected the same", "scalars"
+        )
+    return counts
 
 
 def check_counts(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fedmoe.messages.rows import RowCounts
+from fedmoe.report.clients import row_facts, spread_facts
 from fedmoe.report.expert_load import starved_and_captured
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run
@@ -44,12 +44,13 @@ def facts(run: Run) -> list[tuple[str, str]]:
         starved, captured = (f"{share * counts.size:.0f} of {counts.size}" for share in shares)
     known = [
         ("Model", head["model"]),
-        ("Rows", str(RowCounts.checked(head["rows"])) if "rows" in head else DASH),
         ("Clients", f"{head['num_clients']}, {head['clients_per_round']} per round"),
         ("Rounds", f"{run.num_finished} of {head['num_rounds']}"),
         ("Aggregation", head["strategy"]),
         ("Rescaling", head["rescaling"]),
         ("Seed", str(head["seed"])),
+        *spread_facts(run),
+        *row_facts(run),
         ("Trained tokens", count_text(sum(c["tokens"] for c in done) or None)),
         ("Sent to clients", bytes_text(sum(c["bytes_down"] for c in done) or None)),
         ("Sent back", bytes_text(sum(c["bytes_up"] for c in done) or None)),
@@ -60,6 +61,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Starved experts", starved),
         ("Captured experts", captured),
         ("Updates refused or lost", count_text((len(run.clients) - len(done)) or None)),
+        ("Requests for scores without an answer", count_text(len(run.unscored) or None)),
         ("Workers replaced", count_text(run.num_replaced or None)),
         ("Interrupted and resumed", resumed),
         ("Adapter SHA-256", end.get("adapter_sha256", DASH)[:16]),

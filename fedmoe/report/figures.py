@@ -55,11 +55,12 @@ def dress_rows(axes: Axes, names: Sequence[str], grid: Literal["", "x"] = "x") -
     axes.tick_params(axis="y", length=0, labelcolor=INK)
 
 
-def percent_scale(axes: Axes) -> None:
-    """Mark the vertical axis, whose values are shares of 1, in percent."""
+def percent_scale(axes: Axes, which: Literal["x", "y"] = "y") -> None:
+    """Mark an axis, whose values are shares of 1, in percent."""
     from matplotlib.ticker import PercentFormatter
 
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
 
 
 def round_scale(axes: Axes) -> None:

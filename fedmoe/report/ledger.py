@@ -12,7 +12,19 @@ from typing import Any, Literal, Self, get_args
 from fedmoe.errors import FedMoEError
 from fedmoe.system.json_text import json_text
 
-Kind = Literal["run", "client", "worker", "fault", "evaluation", "round", "resumed", "end"]
+Kind = Literal[
+    "run",
+    "roster",
+    "rows",
+    "client",
+    "worker",
+    "fault",
+    "evaluation",
+    "unscored",
+    "round",
+    "resumed",
+    "end",
+]
 
 Record = dict[str, Any]
 """One line of a ledger; `kind` says which other keys it has."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from fedmoe.report import run_tables
+from fedmoe.report.clients import client_rows, client_scores
 from fedmoe.report.facts import facts, headline, status
 from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.run import Run
@@ -58,14 +59,14 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
         facts=facts(run),
         scores=run_tables.test_scores(run),
         pictures=pictures,
-        shown=[*_overview(run), run_tables.clients(run)],
+        shown=[*_overview(run), client_scores(run), run_tables.clients(run), client_rows(run)],
         folded=folded,
     )
 
 
 def render_summary(run: Run) -> str:
     """Return the report in short, as Markdown for a terminal, an issue or a README."""
-    tables = [run_tables.test_scores(run), *_overview(run)]
+    tables = [run_tables.test_scores(run), client_scores(run), *_overview(run)]
     lines = [f"# {plain(run.header['name'])}", "", f"**{plain(headline(run))}**", ""]
     lines += [f"Status: {status(run)}.", ""]
     lines += [f"- {name}: {plain(value)}" for name, value in facts(run)] + [""]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedmoe.report import plots_costs, plots_experts, plots_scores
+from fedmoe.report import plots_clients, plots_costs, plots_experts, plots_scores
 from fedmoe.report.figures import png
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ PLOTS: dict[str, Callable[[Run], Figure | None]] = {
     "virtual-time": plots_costs.virtual_time,
     "loss-per-round": plots_scores.loss_per_round,
     "test-scores": plots_scores.test_scores,
+    "client-scores": plots_clients.client_scores,
     "client-losses": plots_scores.client_losses,
     "tier-costs": plots_costs.tier_costs,
     "expert-load": plots_experts.expert_load,

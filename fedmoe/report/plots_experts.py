@@ -82,7 +82,10 @@ def _client_maps(run: Run) -> list[tuple[str, np.ndarray]]:
     for tier in run.tiers:
         trained = [c for c in sorted(tier.clients) if run.by_client[c].sum()]
         if run.header["num_clients"] <= MOST_CLIENTS:
-            maps += [(f"{c} · k={tier.top_k}", relative_shares(run.by_client[c])) for c in trained]
+            maps += [
+                (f"{run.name_of(c)} · k={tier.top_k}", relative_shares(run.by_client[c]))
+                for c in trained
+            ]
         elif trained:
             title = f"{tier.name} k={tier.top_k} ({len(trained)})"
             maps.append((title, relative_shares(run.by_client[trained].sum(0))))

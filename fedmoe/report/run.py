@@ -11,6 +11,7 @@ import yaml
 
 from fedmoe.devices import Device
 from fedmoe.errors import FedMoEError
+from fedmoe.messages.rows import RowCounts
 from fedmoe.report.ledger import Record, read_ledger
 
 
@@ -62,6 +63,16 @@ class Run:
     """Number of examples by client and label."""
     settings: dict[str, str]
     environment: dict[str, str]
+    names: dict[int, str]
+    """Clients that are known by name."""
+    rows: dict[int, RowCounts]
+    """The account of a client's own rows, as it said."""
+    unscored: list[Record]
+    """Clients that were asked for scores on their own rows and gave none."""
+
+    def name_of(self, client: int) -> str:
+        """Return a client's name; its number where it has none."""
+        return self.names.get(client, str(client))
 
     @property
     def num_finished(self) -> int:
@@ -119,11 +130,13 @@ def read_run(folder: Path) -> Run:
     """
     records = read_ledger(folder / "ledger.jsonl")
     header = next((r for r in reversed(records) if r["kind"] == "run"), None)
+    joined = [j for r in records if r["kind"] == "roster" for j in r["joined"]]
     if header is None:
         raise FedMoEError(
             f"{folder / 'ledger.jsonl'} has no `run` line: the run ended before its first line was "
             "written, so there is nothing to report"
         )
+    header = _with_clients(header, joined)
     manifest = _json(folder / "manifest.json").get("clients", [])
     return Run(
         header=header,
@@ -137,6 +150,9 @@ def read_run(folder: Path) -> Run:
         num_resumed=sum(r["kind"] == "resumed" for r in records),
         by_client=_activations(folder / "activations.npz"),
         num_examples={c["client"]: c["num_examples"] for c in manifest},
+        names={j["client"]: j["name"] for j in joined},
+        rows={r["client"]: RowCounts(**r["rows"]) for r in _last(records, "rows", ("client",))},
+        unscored=_last(records, "unscored", ("round", "split", "client")),
         labels={c["client"]: c["labels"] for c in manifest},
         settings=_settings(folder / "config.yaml"),
         environment=flat(_json(folder / "environment.json")),
@@ -155,6 +171,21 @@ def flat(tree: Any, path: str = "") -> dict[str, str]:
     if isinstance(tree, list) and all(isinstance(item, dict) for item in tree):
         return flat({str(i): item for i, item in enumerate(tree)}, path) if tree else {path: ""}
     return {path: ", ".join(map(str, tree)) if isinstance(tree, list) else str(tree)}
+
+
+def _with_clients(header: Record, joined: Sequence[Record]) -> Record:
+    """Return the `run` line with the clients that joined since."""
+    if not joined:
+        return header
+    of = {name: [*values["clients"]] for name, values in header["tiers"].items()}
+    for client in {j["client"]: j for j in joined}.values():
+        of[client["tier"]].append(client["client"])
+    tiers = {
+        name: values | {"clients": sorted(of[name])} for name, values in header["tiers"].items()
+    }
+    number = sum(map(len, of.values()))
+    each = header["clients_per_round"] or number
+    return header | {"tiers": tiers, "num_clients": number, "clients_per_round": each}
 
 
 def _tiers(header: Record) -> list[TierCost]:

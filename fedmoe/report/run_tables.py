@@ -110,7 +110,7 @@ def _client_row(run: Run, tier: TierCost, client: int) -> list[str]:
     tokens, seconds = sum(c["tokens"] for c in done), sum(c["seconds"] for c in done)
     known = {"examples": run.num_examples[client]} if client in run.num_examples else {}
     return [
-        str(client),
+        run.name_of(client),
         tier.name,
         _mostly(run.labels.get(client, {})),
         count_text(tier.top_k),
@@ -143,7 +143,7 @@ def failures(run: Run) -> TextTable:
         "Failures",
         [c for c in run.clients if c["status"] == "failed"],
         ("round", lambda c: str(c["round"])),
-        ("client", lambda c: str(c["client"])),
+        ("client", lambda c: run.name_of(c["client"])),
         ("tier", lambda c: c["tier"]),
         ("code", lambda c: c.get("code", DASH)),
         ("reason", lambda c: c["reason"]),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedmoe.budget.replan import within_memory
 from fedmoe.errors import WireError
 from fedmoe.messages.codec import pack_update, tier_of, unpack_task
 from fedmoe.runs.client_state import home_of, read_client_state, write_client_state
+from fedmoe.runs.own_data import OwnData
 from fedmoe.runs.residuals import pack_with_residual
 from fedmoe.seeds import numpy_rng
 from fedmoe.training.client import train_client
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from fedmoe.messages.records import Message, Task, Update
     from fedmoe.runs.setup import Setup
 
+REPORTS = frozenset(("labels", "score", "name"))
+"""What a client with rows of its own may withhold: the names and numbers of its labels, its scores,
+and its name in reports."""
 OWN = "own"
 """The name under which a client stores its part of a strategy."""
 
@@ -32,10 +36,12 @@ class ClientSide:
     """Carries out tasks with the rows of the clients that are here, and with no other's."""
 
     setup: Setup
-    rows: Mapping[int, Sequence[Tokens]]
-    """By client: its own training examples."""
+    rows: Mapping[Any, Sequence[Tokens]]
+    """By client (`Task.key`): its own training examples."""
     state_folder: Path | None = None
     """Where clients store what they need in a later round; see `client_state`."""
+    reports: frozenset[str] = REPORTS
+    """What clients tell the server beside what training needs; see `REPORTS`."""
 
     def read_task(self, message: Message) -> Task:
         """Return the checked task in a message.
@@ -43,15 +49,22 @@ class ClientSide:
         Raises:
             WireError: the message is no task for a client that is here.
         """
-        task = unpack_task(message, self.setup.layouts(tier_of(message), 1).task)
-        if task.client not in self.rows:
+        task = self.unpack(message)
+        if task.key not in self.rows:
+            if task.name or isinstance(self.rows, OwnData):
+                there = ", ".join(self.rows)[:200] or "none"
+                raise WireError(f"the rows of client {task.name!r} are not here; here: {there}")
             clients = f"{min(self.rows, default=0)}..{max(self.rows, default=0)}"
             raise WireError(f"there is no client {task.client}; clients are {clients}")
         return task
 
+    def unpack(self, message: Message) -> Task:
+        """Return the checked task in a message, whoever it is for; see `read_task`."""
+        return unpack_task(message, self.setup.layouts(tier_of(message), 1).task)
+
     def train(self, task: Task) -> Update:
         """Carry out a task with the client's own data; with fewer experts if memory runs out."""
-        who = f"client {task.client}, round {task.round},"
+        who = f"{task.who}, round {task.round},"
         return within_memory(lambda k: self._train(replace(task, top_k=k)), task.top_k, who)[0]
 
     def answer(self, task: Task) -> Message:
@@ -71,7 +84,7 @@ class ClientSide:
         setup.configure_experts(task.tier)
         if (subset := setup.subset(task.tier)) is None:
             return
-        model, rows = setup.model, self.rows[task.client]
+        model, rows = setup.model, self.rows[task.key]
         model.frozen.use(subset.profile or tier.frozen)
         model.load(adapter)
         model.set_budget(task.top_k, task.rescaler)
@@ -99,7 +112,7 @@ class ClientSide:
         self.configure(task, local.start)
         update = train_client(
             setup.model,
-            self.rows[task.client],
+            self.rows[task.key],
             setup.tokenizer.pad_token_id,
             task,
             setup.training_of(task.tier),
@@ -110,9 +123,11 @@ class ClientSide:
         )
         if local.own is not None:
             if not local.own.flat.isfinite().all():
-                raise WireError(f"client {task.client} diverged: its state is not finite")
+                raise WireError(f"{task.who} diverged: its state is not finite")
             home = home_of(self.state_folder, task.client, OWN)
             write_client_state(home, task.round, before, local.own)
+        if isinstance(self.rows, OwnData):
+            return replace(update, rows=self.rows.of(task.name).counts)
         return update
 
     def _local(self, task: Task) -> tuple[Local, int]:

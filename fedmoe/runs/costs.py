@@ -54,7 +54,7 @@ def expected_tokens(lengths: Sequence[int], training: Training) -> tuple[float, 
 
 def expected_flops(server: ServerSide, client: int, tier: str, price: Cost) -> float:
     """Return the FLOPs of a client's round: its steps, two probes, and the choice of a subset."""
-    lengths, subset = server.facts.lengths[client], server.setup.subset(tier)
+    lengths, subset = server.facts.lengths_of(client), server.setup.subset(tier)
     trained, probed = expected_tokens(lengths, server.setup.training_of(tier))
     if subset and lengths:
         probed += profile_tokens(lengths, subset.examples)

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from fedmoe.messages.rows import RowCounts
 
 
+STAND_INS = 64
+"""Examples that a client is taken to hold for an estimate of its costs, if nobody has said."""
+
+
 @dataclass(frozen=True)
 class DataFacts:
     """The server's knowledge of clients' data: numbers and digests, no rows."""
@@ -35,18 +39,24 @@ class DataFacts:
     manifest: dict[str, Any]
     sha256: str
     """A digest of all training and evaluation rows: the same in a run that is resumed."""
-    rows: RowCounts
-    """What became of every row that was read."""
+    rows: RowCounts | None
+    """What became of every row that was read; None where clients alone know."""
     scored: Mapping[str, int]
     """Examples of each evaluation set, which may be fewer than are held out for it."""
+    most_length: int | None = None
+    """Tokens of an example at most, where the clients alone know the lengths of theirs."""
 
     @property
     def mean_length(self) -> float:
-        """Return the mean number of tokens of an example, over all clients."""
+        """Return the mean number of tokens of an example, over all clients; else the most."""
+        if self.most_length is not None:
+            return self.most_length
         return sum(map(sum, self.lengths)) / max(1, sum(map(len, self.lengths)))
 
     def account(self) -> list[str]:
         """Return what became of the rows, in lines for a terminal."""
+        if self.rows is None:
+            return []
         lines = [f"rows: {self.rows}", *(f"  {reason}" for reason in self.rows.reasons())]
         for split, number in self.scored.items():
             if number < (held_out := getattr(self.rows, split)):
@@ -55,6 +65,12 @@ class DataFacts:
                     f"(evaluation.{split}_examples)"
                 )
         return lines
+
+    def lengths_of(self, client: int) -> Sequence[int]:
+        """Return the tokens of each of a client's examples; stand-ins where it alone knows them."""
+        if self.most_length is not None:
+            return (self.most_length,) * STAND_INS
+        return self.lengths[client]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,11 +143,11 @@ def evaluation_sets(
         order = numpy_rng(experiment.seed, split).permutation(len(examples))[:most]
         drawn = [examples[i] for i in sorted(order)]
         kept, rows = tokenize(drawn, tokenizer, experiment.text, form)
-        sets[split] = EvaluationSet(split, kept, rows, _verifier(experiment))
+        sets[split] = EvaluationSet(split, kept, rows, verifier(experiment))
     return sets
 
 
-def _verifier(experiment: Experiment) -> Metric | None:
+def verifier(experiment: Experiment) -> Metric | None:
     """Return how a free-running answer is scored; None where likelihood is the score."""
     if experiment.evaluation.metric:
         return checked(experiment.evaluation.metric)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -11,6 +11,9 @@ from fedmoe.runs.workers import Watch
 
 if TYPE_CHECKING:
     from fedmoe.evaluation.evaluate import Evaluation
+    from fedmoe.messages.records import Failure
+    from fedmoe.messages.rows import RowCounts
+    from fedmoe.runs.roster import Attendance
 
 
 class Display(Observer, Watch):
@@ -19,6 +22,15 @@ class Display(Observer, Watch):
     It is entered before the first round and left after the last one, or with the error that ended
     the run.
     """
+
+    def met(self, attendance: Attendance) -> None:
+        """Show who is there in a round, where clients come and go."""
+
+    def unscored(self, failure: Failure, split: str) -> None:
+        """Show that a client was asked for scores and gave none."""
+
+    def accounted(self, rows: Mapping[int, tuple[str, RowCounts]]) -> None:
+        """Show clients' accounts of their own rows: names and counts by number."""
 
     def evaluated(self, evaluations: Sequence[Evaluation]) -> None:
         """Show the scores of the global adapter at every tier."""

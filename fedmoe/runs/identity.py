@@ -13,7 +13,7 @@ import torch
 
 from fedmoe.config.components import foreign_code
 from fedmoe.config.load import to_yaml
-from fedmoe.config.schema import Simulation
+from fedmoe.config.schema import Membership, Simulation
 from fedmoe.system.digests import code_digest
 from fedmoe.system.machine import processor
 
@@ -71,4 +71,5 @@ def settings_digest(experiment: Experiment) -> str:
 def settings_text(experiment: Experiment) -> str:
     """Return the experiment as YAML, without the settings that change no bit of the result."""
     # Whatever the quorum, a round is aggregated in the same way or not at all.
-    return to_yaml(replace(experiment, simulation=Simulation(), quorum=0.0))
+    patient = replace(experiment.membership, wait_seconds=Membership().wait_seconds)
+    return to_yaml(replace(experiment, simulation=Simulation(), membership=patient, quorum=0.0))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -25,6 +25,7 @@ from fedmoe.seeds import numpy_rng
 if TYPE_CHECKING:
     from fedmoe.config.faults import Faults, Strike
     from fedmoe.messages.records import Message, Task, Update
+    from fedmoe.messages.scores import Scores
     from fedmoe.rounds import ServerState
     from fedmoe.runs.scorer import Scorer
     from fedmoe.runs.server_side import ServerSide
@@ -74,6 +75,14 @@ class Faulty:
     def map(self, job: Callable[[Scorer, A], R], arguments: Iterable[A]) -> Iterator[R]:
         """Evaluation is the server's own work, which nothing strikes."""
         return self.workers.map(job, arguments)
+
+    def score(self, tasks: Sequence[Task], split: str) -> Iterator[Scores | Failure]:
+        """Score at the clients, which nothing strikes."""
+        return self.workers.score(tasks, split)
+
+    def present(self, wanted: Collection[str], least: int, seconds: float) -> Collection[str]:
+        """Return the clients that are there."""
+        return self.workers.present(wanted, least, seconds)
 
     def lose_worker(self) -> None:
         """Kill a worker, where there are any."""

@@ -71,7 +71,7 @@ def planned_here(e: Experiment) -> Experiment:
     fixed = e.budget.fixed(dict.fromkeys(e.budget.resolved(shape.top_k), plan), shape.top_k)
     most = e.budget.resolved(shape.top_k)
     tiers = {name: replace(tier, top_k=most[name].top_k) for name, tier in fixed.tiers.items()}
-    return replace(e, budget=Levels(tiers=tiers))
+    return replace(e, budget=Levels(tiers=tiers, default=e.budget.default))
 
 
 @dataclass(eq=False)

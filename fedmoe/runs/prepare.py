@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fedmoe.adapter import initial_adapter
 from fedmoe.budget import Auto
 from fedmoe.budget.auto import tier_plans
 from fedmoe.config.constraints import check
 from fedmoe.config.schema import Experiment
+from fedmoe.data.federated import Federated, LocalData
+from fedmoe.data.text import Tokens
 from fedmoe.models.build import build_model
 from fedmoe.models.memory.frozen import forms_of, frozen_digest
-from fedmoe.rounds import Member
 from fedmoe.runs.client_side import ClientSide
-from fedmoe.runs.data import RunData, pooled_data
+from fedmoe.runs.data import STAND_INS, RunData, pooled_data
+from fedmoe.runs.members import member_of, named_member
+from fedmoe.runs.own_data import OwnData, federated_facts, server_sets
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.setup import Setup
@@ -24,8 +27,6 @@ from fedmoe.runs.subsets import places, possible
 from fedmoe.seeds import generator
 
 if TYPE_CHECKING:
-    from fedmoe.budget import Tier
-    from fedmoe.data.text import Tokens
     from fedmoe.models.adapted import AdaptedModel
 
 LoadData = Callable[[Experiment, Any, str], RunData]
@@ -54,6 +55,7 @@ def prepare(
     experiment: Experiment,
     *,
     on_nodes: bool = False,
+    holds_rows: bool = True,
     load_data: LoadData = pooled_data,
     loaded: tuple[AdaptedModel, Any] | None = None,
 ) -> Prepared:
@@ -63,6 +65,8 @@ def prepare(
         experiment: what is requested.
         on_nodes: clients have their own machines; with an automatic budget and no devices each
             plans for its own, and tiers say the most that it may activate.
+        holds_rows: False for a server whose clients alone have their rows: of data that come split
+            by client it opens none.
         load_data: makes the data; by default one data set is shared out.
         loaded: a model and its tokenizer, if they have been loaded already.
 
@@ -74,6 +78,8 @@ def prepare(
         e.model, e.adapter, e.rescaling, e.gating, experts_stay=True
     )
     check(experiment, model)
+    if isinstance(experiment.data, Federated):
+        return _federated(experiment, model, tokenizer, on_nodes, holds_rows)
     data = load_data(experiment, tokenizer, model.form.name)
     if not on_nodes or experiment.devices:
         rows = [row for rows in data.rows.values() for row in rows]
@@ -82,10 +88,33 @@ def prepare(
     names = experiment.budget.assign(len(data.rows), model.full_top_k, experiment.seed)
     model.check_top_ks(set(setup.top_ks.values()))
     check(experiment, model, Counter(names))
-    members = tuple(_member(experiment, c, tier, setup.tiers[tier]) for c, tier in enumerate(names))
+    members = tuple(member_of(setup, c, tier) for c, tier in enumerate(names))
     return Prepared(
         server=ServerSide(setup, members, data.facts(), requested),
         scorer=Scorer(ClientSide(setup, data.rows), data.sets),
+    )
+
+
+def _federated(
+    requested: Experiment, model: AdaptedModel, tokenizer: Any, on_nodes: bool, holds_rows: bool
+) -> Prepared:
+    """Prepare a run of clients that hold their own rows, of which none is read here."""
+    experiment, data = requested, cast(Federated, requested.data)
+    if not on_nodes or experiment.devices:
+        longest = Tokens((0,) * experiment.text.max_length, 1)
+        experiment = _planned(experiment, model, [longest] * STAND_INS)
+    setup = _setup(experiment, model, tokenizer)
+    model.check_top_ks(set(setup.top_ks.values()))
+    local = LocalData(data)
+    # A server on its own lists names, if its config has paths of its own, and opens no file.
+    names = local.names if holds_rows or (data.path and not data.column) else data.clients
+    members = tuple(named_member(setup, number, name) for number, name in enumerate(names))
+    if members and not on_nodes:
+        check(experiment, model, Counter(member.tier for member in members))
+    rows = OwnData(local, experiment, tokenizer, model.form.name) if holds_rows else {}
+    return Prepared(
+        server=ServerSide(setup, members, federated_facts(experiment), requested),
+        scorer=Scorer(ClientSide(setup, rows), server_sets(experiment, tokenizer, model.form.name)),
     )
 
 
@@ -96,11 +125,6 @@ def _setup(experiment: Experiment, model: AdaptedModel, tokenizer: Any) -> Setup
     model.frozen.hold(forms_of(places(tiers.values())))
     initial = initial_adapter(model.layout, generator(experiment.seed, "adapter"))
     return Setup(experiment, model, tokenizer, tiers, experiment.training, initial, base)
-
-
-def _member(experiment: Experiment, client: int, name: str, tier: Tier) -> Member:
-    availability = 0.0 if tier.skipped else experiment.availability(name)
-    return Member(client, name, tier.top_k, availability)
 
 
 def _planned(experiment: Experiment, model: AdaptedModel, rows: Sequence[Tokens]) -> Experiment:

@@ -7,7 +7,7 @@ import io
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from fedmoe.budget.cost import Cost
     from fedmoe.evaluation.evaluate import Evaluation
     from fedmoe.messages.records import Task, Update
+    from fedmoe.messages.rows import RowCounts
     from fedmoe.rounds import ServerState
+    from fedmoe.runs.roster import Attendance
     from fedmoe.runs.server_side import ServerSide
     from fedmoe.runs.workers import Injected, Schedule
     from fedmoe.system.workforce import Replaced
@@ -83,6 +85,8 @@ class Recorder(Observer, Watch):
         self.by_client = np.zeros((len(server.members), *shape), dtype=np.int64)
         self.best: tuple[float, float] | None = None
         self.scores: list[dict[str, Any]] = []
+        self.rows: dict[int, RowCounts] = {}
+        """Clients' accounts of their own rows, as last written down."""
         self.virtual_clock = 0.0
         self.number = 1
         self.round: dict[str, int | float] = {"tokens": 0, "clients": 0, "failed": 0}
@@ -98,7 +102,8 @@ class Recorder(Observer, Watch):
         write_text(self.folder / "config.yaml", to_yaml(self.server.setup.experiment))
         write_json(self.folder / "environment.json", environment(self.server))
         facts = self.server.facts
-        write_json(self.folder / "manifest.json", facts.manifest | {"rows": facts.rows.as_json()})
+        rows = {"rows": facts.rows.as_json()} if facts.rows else {}
+        write_json(self.folder / "manifest.json", facts.manifest | rows)
         self.ledger.append(self._opening())
 
     def _continue(self, resumed: Checkpoint) -> None:
@@ -109,7 +114,7 @@ class Recorder(Observer, Watch):
         self.ledger = Ledger(path)
         rounds = min(len(self.by_round), len(resumed.by_round))
         self.by_round[:rounds] = resumed.by_round[:rounds]
-        self.by_client[:] = resumed.by_client
+        self.by_client = resumed.by_client.numpy().copy()
         self.number = resumed.state.round + 1
         self.virtual_clock, self.best = about["virtual_clock"], about["best"] and (*about["best"],)
         evaluated = [record for record in records if record["kind"] == "evaluation"]
@@ -138,6 +143,7 @@ class Recorder(Observer, Watch):
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
         line = {"kind": "client", "round": self.number, "client": task.client, "tier": task.tier}
+        line |= {"name": task.name} if task.name else {}
         line["top_k"] = task.top_k
         if task.round != self.number:
             line["staleness"] = self.number - task.round
@@ -152,14 +158,25 @@ class Recorder(Observer, Watch):
         self.round["tokens"] += answer.tokens
         counts = answer.counts.numpy()
         self.by_round[self.number - 1] += counts
+        self._make_room(task.client)
         self.by_client[task.client] += counts
-        line |= answer.as_json() | {
+        reported = answer.as_json()
+        reported.pop("rows", None)
+        if answer.rows:
+            self.accounted({task.client: (task.name, answer.rows)})
+        line |= reported | {
             "bytes_down": task_num_bytes(task),
             "bytes_up": answer.num_bytes,
             "status": "ok",
             "flops": price.train_flops_per_token * answer.tokens,
         }
         self.ledger.append(line | self._virtual(answer, line, price))
+
+    def _make_room(self, client: int) -> None:
+        """Make room for the counts of a client that has joined."""
+        more = client + 1 - len(self.by_client)
+        if more > 0:
+            self.by_client = np.pad(self.by_client, ((0, more), (0, 0), (0, 0)))
 
     def _price(self, tier: str, top_k: int) -> Cost:
         """Return the cost of a client that trained with `top_k` experts."""
@@ -171,7 +188,7 @@ class Recorder(Observer, Watch):
         e = self.server.setup.experiment
         if not e.devices:
             return {}
-        lengths = self.server.facts.lengths[update.client]
+        lengths = self.server.facts.lengths_of(update.client)
         probed = probe_tokens(lengths, self.server.setup.training.probe_examples)
         if subset := self.server.setup.subset(update.tier):
             probed += profile_tokens(lengths, subset.examples)
@@ -213,14 +230,33 @@ class Recorder(Observer, Watch):
     def injected(self, event: Injected) -> None:
         self.ledger.append({"kind": "fault", **asdict(event)})
 
+    def met(self, attendance: Attendance) -> None:
+        """Note who is there in a round, where clients come and go."""
+        self.ledger.append(attendance.as_json())
+
+    def accounted(self, rows: Mapping[int, tuple[str, RowCounts]]) -> None:
+        """Note clients' accounts of their own rows, by number, where they are new or changed."""
+        for client, (name, counts) in rows.items():
+            if self.rows.get(client) != counts:
+                self.rows[client] = counts
+                line = {"kind": "rows", "round": self.number, "client": client, "name": name}
+                self.ledger.append(line | {"rows": counts.as_json()})
+
+    def unscored(self, failure: Failure, split: str) -> None:
+        """Note a client that was asked for scores and gave none."""
+        line = {"kind": "unscored", "round": failure.round - 1, "split": split}
+        reason = {"reason": failure.reason, "code": failure.code}
+        self.ledger.append(line | {"client": failure.client} | reason)
+
     def evaluated(self, state: ServerState, results: Sequence[Evaluation]) -> None:
-        """Write scores down, and keep the adapter of the best mean validation score."""
+        """Write scores down, and keep the adapter of the best mean score; see `evaluation.best`."""
         for result in results:
             self.scores.append(asdict(result))
             self.ledger.append({"kind": "evaluation", **self.scores[-1]})
         write_json(self.folder / "scores.json", self.scores)
-        if state.round and results[0].split == "validation":
-            mean = sum(r.score for r in results), -sum(r.loss for r in results)
+        best = self.server.setup.experiment.evaluation.best
+        if state.round and (chosen := [r for r in results if r.split == best]):
+            mean = sum(r.score for r in chosen), -sum(r.loss for r in chosen)
             if self.best is None or mean > self.best:
                 self.best = mean
                 self.save_adapter("adapter-best", state)
@@ -270,7 +306,7 @@ class Recorder(Observer, Watch):
             "rescaling": e.rescaling.name,
             "upload": e.upload.name,
             "full_top_k": server.setup.model.full_top_k,
-            "rows": server.facts.rows.as_json(),
+            **({"rows": rows.as_json()} if (rows := server.facts.rows) else {}),
             "tiers": tiers,
         }
 

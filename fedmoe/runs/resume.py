@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -19,10 +19,12 @@ from fedmoe.errors import CheckpointError, ConfigError, FedMoEError, FedMoEWarni
 from fedmoe.report.ledger import read_ledger
 from fedmoe.runs.checkpoint import newest, remove_checkpoints
 from fedmoe.runs.identity import identity, settings_text, written_identity
+from fedmoe.runs.roster import is_federated
 from fedmoe.system.files import write_text
 from fedmoe.system.locks import alone_in
 
 if TYPE_CHECKING:
+    from fedmoe.report.ledger import Record
     from fedmoe.runs.checkpoint import Checkpoint
     from fedmoe.runs.server_side import ServerSide
 
@@ -49,6 +51,8 @@ class Found:
     """Where it resumes; None for one that begins."""
     ended: bool = False
     """True if nothing is left to do but the report."""
+    records: Sequence[Record] = ()
+    """The lines of its ledger, those of an interrupted round included."""
 
 
 @contextmanager
@@ -89,7 +93,7 @@ def find(server: ServerSide, resume: Resume) -> Iterator[Found]:
             remove_checkpoints(folder)  # it may have been killed before it did so itself
         elif checkpoint is None:
             _clear(folder)
-        yield Found(folder, mine, _run_id(folder), checkpoint, ended)
+        yield Found(folder, mine, _run_id(folder), checkpoint, ended, records if checkpoint else ())
 
 
 def _is_a_run(folder: Path) -> bool:
@@ -158,7 +162,8 @@ def _check_same(
 def _check_fits(folder: Path, server: ServerSide, checkpoint: Checkpoint) -> None:
     """Refuse to resume with other clients or tiers than the checkpoint is of."""
     there = len(checkpoint.by_client), sorted(checkpoint.state.rescalers)
-    here = len(server.members), sorted(server.setup.top_ks)
+    number = there[0] if is_federated(server.setup.experiment) else len(server.members)
+    here = number, sorted(server.setup.top_ks)
     if there != here:
         raise CheckpointError(
             f"{folder} holds a run of {there[0]} clients in tiers {', '.join(there[1])}; now there "

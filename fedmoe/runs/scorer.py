@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fedmoe.evaluation.evaluate import evaluate
+from fedmoe.runs.own_data import SERVER
 
 if TYPE_CHECKING:
     from fedmoe.evaluation.evaluate import Evaluation, EvaluationSet
@@ -23,7 +24,7 @@ class Scorer:
     def score(self, message: Message, split: str) -> Evaluation:
         """Return the scores of the task in a message, on one split, at the task's tier and k."""
         client, setup = self.client, self.client.setup
-        task = client.read_task(message)
+        task = client.unpack(message) if split == SERVER else client.read_task(message)
         adapter = client.deployed_adapter(task)
         client.configure(task, adapter)
         (result,) = evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ class ServerSide:
     """Plans what clients are sent, and checks what they answer."""
 
     setup: Setup
-    members: tuple[Member, ...]
+    members: Sequence[Member]
+    """By number; of a run whose clients come and go those that are known so far."""
     facts: DataFacts
     requested: Experiment
     """The experiment as it was given: an automatic budget is still to be planned there."""

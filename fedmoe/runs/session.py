@@ -16,28 +16,25 @@ from typing import TYPE_CHECKING
 
 from fedmoe.config.faults import NO_FAULTS, parse_faults
 from fedmoe.errors import FedMoEError, FedMoEWarning
-from fedmoe.evaluation.evaluate import by_tier
-from fedmoe.messages.codec import pack_task
-from fedmoe.messages.records import Task
 from fedmoe.models.pretrained_gating import unlike_gating
 from fedmoe.report import write_report
 from fedmoe.rounds import Observer, run_rounds
 from fedmoe.runs.asynchronous import buffered_of
 from fedmoe.runs.checkpoint import remove_checkpoints, write_checkpoint
 from fedmoe.runs.display import Display
+from fedmoe.runs.evaluator import Evaluator
 from fedmoe.runs.injection import Faulty, ServerKiller
 from fedmoe.runs.local.in_process import make_transport
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.recorder import Recorder
 from fedmoe.runs.resume import find
+from fedmoe.runs.roster import roster_of
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.workers import Watch, Workers
 
 if TYPE_CHECKING:
     from fedmoe.config import Experiment
-    from fedmoe.evaluation.evaluate import Evaluation
-    from fedmoe.messages.records import Message
     from fedmoe.rounds import Plan, ServerState
     from fedmoe.runs.asynchronous import Buffered
     from fedmoe.runs.resume import Found, Resume
@@ -87,7 +84,8 @@ def run(
     """
     started, phases = time.monotonic(), Phases()
     with phases("load"):
-        prepared = prepare(experiment, on_nodes=nodes_code is not None)
+        on_nodes = nodes_code is not None
+        prepared = prepare(experiment, on_nodes=on_nodes, holds_rows=not on_nodes)
     server = replace(prepared.server, nodes_code=nodes_code)
     session = Session(server, prepared.scorer, make_workers, display or Display(), phases, started)
     return session.run(resume)
@@ -121,6 +119,14 @@ class Session:
 
     def _continue(self, found: Found) -> None:
         """Run the rounds that are left, from the checkpoint or from the start."""
+        rounds = found.checkpoint.state.round if found.checkpoint else 0
+        roster = roster_of(self.server.setup, found.records, rounds)
+        if roster is not None:
+            replace(self, server=replace(self.server, members=roster))._run(found)
+        else:
+            self._run(found)
+
+    def _run(self, found: Found) -> None:
         buffered = buffered_of(self.server)
         if buffered and found.checkpoint:
             buffered.skip(found.checkpoint.state, found.checkpoint.versions)
@@ -156,6 +162,7 @@ class Session:
             state = keeper.found.checkpoint.state
         else:
             state = server.first_state()
+            evaluator.meet(state)
             evaluator.measure(state, "test")
             keeper.finished(state)
         state = run_rounds(
@@ -170,7 +177,7 @@ class Session:
             seed=e.seed,
             optimizer=e.server_optimizer,
             send=server.send_to,
-            plan=keeper.plan,
+            plan=keeper.plan or evaluator.plan,
             quorum=e.quorum,
         )
         if not e.rounds:
@@ -203,47 +210,3 @@ class Keeper(Observer):
     def seconds(self) -> float:
         """Wall seconds of the run, those before it was interrupted included."""
         return self.before + time.monotonic() - self.started
-
-
-class Evaluator(Observer):
-    """An observer that scores the global adapter, the tiers shared out over the workers."""
-
-    def __init__(
-        self,
-        server: ServerSide,
-        workers: Workers,
-        recorder: Recorder,
-        display: Display,
-        phases: Phases,
-    ) -> None:
-        self.server, self.workers, self.phases = server, workers, phases
-        self.recorder, self.display = recorder, display
-
-    def finished(self, state: ServerState) -> None:
-        e = self.server.setup.experiment
-        every = e.evaluation.every
-        if every and (state.round % every == 0 or state.round == e.rounds):
-            self.measure(state, "validation")
-
-    def measure(self, state: ServerState, split: str) -> None:
-        """Score `state` on one split at every tier, and tell the recorder and the display."""
-        with self.phases("evaluation"):
-            results = by_tier(self.workers.map(_evaluate, self._jobs(state, split)))
-        self.recorder.evaluated(state, results)
-        self.display.evaluated(results)
-
-    def _jobs(self, state: ServerState, split: str) -> Iterator[tuple[Message, str]]:
-        """Yield what a tier's clients would be sent for the next round, and the split to score.
-
-        One job a tier, or one a client where each has a part of its own.
-        """
-        for tier, top_k in self.server.setup.top_ks.items():
-            adapter = self.server.send(state.adapter, tier)
-            for client in self.server.scored(tier):
-                rescaler = state.rescalers[tier]
-                task = Task(state.round + 1, client, tier, top_k, rescaler, adapter)
-                yield pack_task(task), split
-
-
-def _evaluate(scorer: Scorer, job: tuple[Message, str]) -> Evaluation:
-    return scorer.score(*job)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from fedmoe.messages.records import Failure, Task, Update
+    from fedmoe.messages.scores import Scores
     from fedmoe.runs.scorer import Scorer
     from fedmoe.system.workforce import Replaced
 
@@ -20,6 +21,17 @@ class Workers(Protocol):
 
     def __call__(self, tasks: Sequence[Task], /) -> Iterator[Update | Failure]: ...
     def map(self, job: Callable[[Scorer, A], R], arguments: Iterable[A], /) -> Iterator[R]: ...
+    def score(self, tasks: Sequence[Task], split: str, /) -> Iterator[Scores | Failure]:
+        """Return what each task's client scores on its own rows, in order."""
+        ...
+
+    def present(self, wanted: Collection[str], least: int, seconds: float, /) -> Collection[str]:
+        """Return the clients that are there, by name.
+
+        Waits at most so many seconds for those that are wanted, and for the least number.
+        """
+        ...
+
     def lose_worker(self) -> None:
         """Kill a worker, if there are any, as a rehearsal: its job is done again."""
 

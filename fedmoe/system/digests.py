@@ -9,6 +9,19 @@ IGNORED = {"__pycache__", BUNDLE}
 """A wheel brings copies of `clients/` and more; a checkout of the same code has none of them."""
 
 
+def files_digest(*paths: Path) -> str:
+    """Hash the bytes of files, in this order.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
 def code_digest(*folders: Path) -> str:
     """Hash every file of this package, built-in weights included, and of `folders`.
 

@@ -59,7 +59,7 @@ def train_client(
         DataError: the client has no examples.
     """
     if not rows:
-        raise DataError(f"client {task.client} has no training examples")
+        raise DataError(f"{task.who} has no training examples")
     started = time.monotonic()
     _fresh(model.device)
     local = local or Local(Layouts.all(task.adapter.layout), task.adapter)
@@ -96,6 +96,7 @@ def train_client(
         peak_bytes=peak_bytes(model.device),
         merged=model.kept.counts.cpu() if model.kept.merges else None,
         metrics=done.metrics,
+        name=task.name,
     )
 
 

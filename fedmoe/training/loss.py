@@ -23,12 +23,20 @@ def response_loss(model: AdaptedModel, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def mean_loss(model: AdaptedModel, rows: Sequence[Tokens], batch_size: int, pad: int) -> float:
-    """Mean cross-entropy per response token over `rows`."""
+def summed_loss(
+    model: AdaptedModel, rows: Sequence[Tokens], batch_size: int, pad: int
+) -> tuple[float, int]:
+    """Summed cross-entropy over the response tokens of `rows`, and the number of those tokens."""
     total, count = 0.0, 0
     for batch in evaluation_batches(rows, batch_size, pad):
         total += response_loss(model, batch).item()
         count += len(batch.targets)
+    return total, count
+
+
+def mean_loss(model: AdaptedModel, rows: Sequence[Tokens], batch_size: int, pad: int) -> float:
+    """Mean cross-entropy per response token over `rows`."""
+    total, count = summed_loss(model, rows, batch_size, pad)
     return total / count
 
 

@@ -214,7 +214,7 @@ def test_a_split_of_which_every_example_is_dropped_is_refused(experiment):
     text = TextSettings(max_length=8, too_long="drop")
     long = (Example("word " * 30, "ok", label=""),)
     tokenizer = load_base(experiment.model)[1]
-    with pytest.raises(DataError, match="1 of 1 examples have more than text.max_length = 8"):
+    with pytest.raises(DataError, match=r"1 of 1 examples have more than text.max_length = 8"):
         evaluation_sets(replace(experiment, text=text), long, long, tokenizer, "causal")
 
 

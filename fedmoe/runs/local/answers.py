@@ -7,8 +7,9 @@ file until it is summed. So neither takes the parent's memory, however many clie
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,11 +17,14 @@ import torch
 
 from fedmoe.adapter import Adapter
 from fedmoe.errors import CheckpointError, FedMoEError
+from fedmoe.messages.codec import pack_task
 from fedmoe.messages.records import Failure, Task
+from fedmoe.runs import own_scores
 
 if TYPE_CHECKING:
     from fedmoe.adapter import Layout
     from fedmoe.messages.records import Message, Update
+    from fedmoe.messages.scores import Scores
     from fedmoe.runs.client_side import ClientSide
     from fedmoe.runs.scorer import Scorer
     from fedmoe.runs.server_side import ServerSide
@@ -42,6 +46,30 @@ def read(server: ServerSide, answer: Message | Failure, task: Task) -> Update | 
     if isinstance(answer, Failure):
         return answer
     return _or_failure(task, lambda: server.read(answer, task))
+
+
+def score_own(scorer: Scorer, job: tuple[Message, str, Task]) -> Message | Failure:
+    """Return a client's scores on its own rows, or why there are none."""
+    message, split, task = job
+    return _or_failure(task, lambda: own_scores.score_own(scorer.client, message, split))
+
+
+def read_scores(
+    server: ServerSide, answers: Iterator[Message | Failure], tasks: Sequence[Task], split: str
+) -> Iterator[Scores | Failure]:
+    """Yield the checked scores in each answer, or why there are none."""
+    for task, answer in zip(tasks, answers, strict=True):
+        if isinstance(answer, Failure):
+            yield answer
+        else:
+            yield _or_failure(task, partial(own_scores.read_scores, server, answer, task, split))
+
+
+def score_jobs(tasks: Sequence[Task], split: str) -> Iterator[tuple[Message, str, Task]]:
+    """Yield the jobs that make `score_own` score a split."""
+    for task in tasks:
+        bare = replace(task, adapter=Adapter(task.adapter.layout.only(), torch.empty(0)))
+        yield pack_task(task), split, bare
 
 
 def _or_failure(task: Task, make: Callable[[], M]) -> M | Failure:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from fedmoe.runs.local.answers import answer, read
+from fedmoe.runs.local.answers import answer, read, read_scores, score_jobs, score_own
 from fedmoe.runs.local.pool import Pool
 from fedmoe.runs.local.schedule import Tally, expected_work
 
 if TYPE_CHECKING:
     from fedmoe.messages.records import Failure, Task, Update
+    from fedmoe.messages.scores import Scores
     from fedmoe.runs.scorer import Scorer
     from fedmoe.runs.server_side import ServerSide
     from fedmoe.runs.workers import Watch
@@ -43,6 +44,15 @@ class InProcess:
     def map(self, job: Callable[[Scorer, A], R], arguments: Iterable[A]) -> Iterator[R]:
         """Return `job(scorer, argument)` for each argument, in order."""
         return (job(self.scorer, argument) for argument in arguments)
+
+    def score(self, tasks: Sequence[Task], split: str) -> Iterator[Scores | Failure]:
+        """Return what each task's client scores on its own rows, in order."""
+        answers = self.map(score_own, score_jobs(tasks, split))
+        return read_scores(self.server, answers, tasks, split)
+
+    def present(self, wanted: Collection[str], least: int, seconds: float) -> Collection[str]:
+        """Return the clients whose rows are here."""
+        return [*self.scorer.client.rows]
 
     def lose_worker(self) -> None:
         """Do nothing: there are none."""

@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -18,13 +18,14 @@ import torch
 
 from fedmoe.errors import FedMoEError
 from fedmoe.messages.records import Failure, Update
-from fedmoe.runs.local.answers import Folder, fetch, read, train
+from fedmoe.runs.local.answers import Folder, fetch, read, read_scores, score_jobs, score_own, train
 from fedmoe.runs.local.schedule import Tally, TimeModel, longest_first
 from fedmoe.system.processes import process_of
 from fedmoe.system.workforce import Job, Lost, Workforce
 
 if TYPE_CHECKING:
     from fedmoe.messages.records import Task
+    from fedmoe.messages.scores import Scores
     from fedmoe.runs.local.answers import Order
     from fedmoe.runs.local.schedule import Work
     from fedmoe.runs.scorer import Scorer
@@ -69,7 +70,7 @@ class Pool:
         """
         if not sys.platform.startswith("linux"):
             raise FedMoEError(f"simulation.workers is {workers}; more than 1 needs Linux (fork)")
-        self.server, self.watches = server, watches
+        self.server, self.scorer, self.watches = server, scorer, watches
         self.work: Work = work or (lambda _: 1.0)
         self.times = TimeModel()
         if folder is not None:
@@ -115,6 +116,15 @@ class Pool:
                 if isinstance(outcome, Lost):
                     raise FedMoEError(f"{name}: {outcome.reason}; is there enough memory?")
                 yield outcome.value
+
+    def score(self, tasks: Sequence[Task], split: str) -> Iterator[Scores | Failure]:
+        """Return what each task's client scores on its own rows, in order."""
+        answers = self.map(score_own, score_jobs(tasks, split))
+        return read_scores(self.server, answers, tasks, split)
+
+    def present(self, wanted: Collection[str], least: int, seconds: float) -> Collection[str]:
+        """Return the clients whose rows are here."""
+        return [*self.scorer.client.rows]
 
     def lose_worker(self) -> None:
         """Kill the first worker; its job is done again."""

@@ -1,0 +1,141 @@
+"""The rows that are on a node, as its own config says: whose they are, and their digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedmoe.errors import FedMoEError
+from fedmoe.system.digests import files_digest
+
+if TYPE_CHECKING:
+    from fedmoe.data.federated import Federated
+
+REPORTED = ("labels", "score", "name")
+"""What a node reports of its clients unless its config's `report` leaves it out."""
+
+
+@dataclass(frozen=True)
+class OwnRows:
+    """The clients of this node."""
+
+    digests: dict[str, str]
+    """By the name that the server is told: a digest of the client's files."""
+    path: str
+    """JSON for `data.path`; empty if the node names no rows of its own."""
+
+
+def own_rows(node_config: Mapping[str, object], data: Mapping[str, Any]) -> OwnRows:
+    """Return the clients whose rows are on this node.
+
+    `data` of the node's config is a folder, a glob, or words such as `a=/srv/a.jsonl b=/srv/b`.
+    Without it the experiment's own path counts, as in a simulation on one machine.
+
+    Args:
+        node_config: the node's.
+        data: the experiment's section `data`, as the server tells it.
+
+    Raises:
+        FedMoEError: there is no such path, or no client's rows are there.
+    """
+    # Here, because it takes seconds, and most nodes of pooled data never need it.
+    from fedmoe.data.federated import Federated, LocalData
+
+    named = str(node_config.get("data", ""))
+    path = named_path(named) if named else data.get("path", "")
+    if not path:
+        raise FedMoEError(
+            'this node names no rows: set `data` in its node config, as data="a=/srv/rows.jsonl"'
+        )
+    path = tuple(path) if isinstance(path, list) else path
+    local = LocalData(Federated(path=path, column=str(data.get("column", ""))))
+    withhold = "name" not in reported(node_config)
+    if local.dataset.column:
+        if withhold:
+            raise FedMoEError(
+                "node config: report leaves out `name`, and with data.column the names are in the "
+                "rows; give each client a file of its own"
+            )
+        digest = files_digest(Path(str(path)).expanduser())
+        return OwnRows(dict.fromkeys(local.names, digest), json.dumps(path))
+    places = {}
+    for name in local.names:
+        files = [f for f in vars(local.sources[name]).values() if f is not None]
+        told = alias(name, files[0]) if withhold else name
+        place = files[0].parent if len(files) > 1 else files[0]
+        places[told] = str(place.absolute()), files_digest(*files)
+    paths = json.dumps({name: place for name, (place, _) in places.items()})
+    return OwnRows({n: digest for n, (_, digest) in places.items()}, paths)
+
+
+def rows_here(data: Federated, named: str, report: Sequence[str]) -> Federated:
+    """Return the experiment's data with the rows of this node's clients, whoever else there is.
+
+    The server's test set stays at the server.
+
+    Args:
+        data: the experiment's.
+        named: `data` of the node's config.
+        report: what the node reports of its clients.
+
+    Raises:
+        FedMoEError: see `own_rows`.
+    """
+    config = {"data": named, "report": " ".join(report)}
+    path = own_rows(config, {"path": data.path, "column": data.column}).path
+    own = json.loads(path) if path else data.path
+    return replace(data, path=own, clients=(), server_test="")
+
+
+def named_path(text: str) -> str | list[str] | dict[str, str]:
+    """Return the `data` of a node's config as a path, a list of paths, or paths by client.
+
+    >>> named_path("a=/srv/a.jsonl b=/srv/b.jsonl"), named_path("/srv/rows")
+    ({'a': '/srv/a.jsonl', 'b': '/srv/b.jsonl'}, '/srv/rows')
+    """
+    words = shlex.split(text)
+    pairs = [word.partition("=") for word in words if "=" in word]
+    if not pairs:
+        return words if len(words) > 1 else text
+    if len(pairs) < len(words) or len({name for name, _, _ in pairs}) < len(pairs):
+        raise FedMoEError(
+            f"node config: data is {text!r:.200}; expected a folder, or NAME=PATH for each client, "
+            "each name once"
+        )
+    return {name: place for name, _, place in pairs}
+
+
+def reported(node_config: Mapping[str, object]) -> list[str]:
+    """Return what this node reports of its clients, as `report="labels score"`.
+
+    Raises:
+        FedMoEError: a word is none of `REPORTED`.
+    """
+    named = node_config.get("report")
+    words = [*REPORTED] if named is None else str(named).replace(",", " ").split()
+    if bad := [word for word in words if word not in REPORTED]:
+        raise FedMoEError(
+            f"node config: report has {bad[0]!r}; expected some of {', '.join(REPORTED)}, or none"
+        )
+    return words
+
+
+def alias(name: str, path: Path) -> str:
+    """Return what a client that withholds its name is called."""
+    secret = f"{name}\0{path.absolute()}".encode()
+    return f"withheld-{hashlib.sha256(secret).hexdigest()[:8]}"
+
+
+def pooled_digest(node_config: Mapping[str, object], path: str) -> str:
+    """Return a digest of the file that all nodes share out; `missing` if it is not here."""
+    for word in shlex.split(str(node_config.get("overrides", ""))):
+        key, equals, value = word.partition("=")
+        if key == "data.path" and equals:
+            path = value
+    place = Path(path).expanduser()
+    return files_digest(place) if place.is_file() else "missing"

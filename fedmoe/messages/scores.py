@@ -1,0 +1,148 @@
+"""A client's scores on its own rows: sums, so that the server can add them, in a small message."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fedmoe.errors import WireError
+from fedmoe.messages.records import Message
+from fedmoe.messages.rows import RowCounts
+
+if TYPE_CHECKING:
+    from fedmoe.messages.records import Task
+
+MOST_CHARACTERS = 2**18
+MOST_LABELS = 1000
+LONGEST_LABEL = 200
+MOST_NATS = 1e4
+"""Loss of one token beyond which it is damage."""
+SUMS = ("loss", "score", "exact_match")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """One client's sums over its rows of one split, for the adapter and k of a task.
+
+    Example:
+        >>> scores = Scores(split="test", examples=2, tokens=6, loss=3.0, score=1.0)
+        >>> scores.tokens
+        6
+    """
+
+    split: str
+    examples: int = 0
+    """Rows that were scored; 0 if the client has none, or withholds its scores."""
+    tokens: int = 0
+    """Response tokens of those rows."""
+    loss: float = 0.0
+    """Nats, summed over the tokens."""
+    score: float = 0.0
+    """Summed over the examples, each from 0 to 1."""
+    exact_match: float = 0.0
+    labels: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    """By label: examples, and the sum of their scores; empty if the client withholds them."""
+    withheld: bool = False
+    """True if the client does not report its scores."""
+    rows: RowCounts | None = None
+    seconds: float = 0.0
+
+
+def pack_scores(scores: Scores, task: Task) -> Message:
+    """Return a client's scores as the answer to a task."""
+    values = asdict(scores) | {"round": task.round, "client": task.client, "name": task.name}
+    values |= {"tier": task.tier, "top_k": task.top_k}
+    return Message(json.dumps(values), b"")
+
+
+def unpack_scores(
+    message: Message, task: Task, split: str, *, most_examples: int, most_tokens: int
+) -> Scores:
+    """Return the scores in a message, checked against the task that they answer.
+
+    Args:
+        message: a client's answer.
+        task: what it was asked.
+        split: the split that it was to score.
+        most_examples: rows that a client scores at most.
+        most_tokens: tokens of one row at most.
+
+    Raises:
+        WireError: scores that no honest client could send; says which number, and its bounds.
+    """
+    values = _values(message)
+    asked = {"round": task.round, "client": task.client, "name": task.name, "tier": task.tier}
+    for name, expected in (asked | {"top_k": task.top_k, "split": split}).items():
+        if values.pop(name, None) != expected:
+            raise WireError(f"scores for another {name}; expected {expected!r}", "task")
+    if len(message.buffer):
+        raise WireError(f"scores with a buffer of {len(message.buffer)} bytes; expected 0", "size")
+    examples = _number(values, "examples", int, most_examples)
+    tokens = _number(values, "tokens", int, examples * most_tokens)
+    if tokens < examples:
+        raise WireError(f"tokens are {tokens} for {examples} examples; expected more", "scalars")
+    most = {"loss": tokens * MOST_NATS, "score": examples, "exact_match": examples}
+    sums = {name: _number(values, name, float, most[name]) for name in SUMS}
+    seconds = _number(values, "seconds", float, math.inf)
+    if type(withheld := values.pop("withheld", None)) is not bool or (withheld and examples):
+        raise WireError(f"withheld is {withheld!r:.60} with {examples} examples", "scalars")
+    labels = _labels(values.pop("labels", None), examples)
+    counts = RowCounts.checked(values.pop("rows", None))
+    if examples > (there := getattr(counts, split)):
+        raise WireError(f"{examples} {split} examples; its account has {there}", "scalars")
+    if values:
+        raise WireError(f"scores have {sorted(values)!s:.200}, which is unknown", "scalars")
+    return Scores(
+        split=split,
+        examples=examples,
+        tokens=tokens,
+        **sums,
+        labels=labels,
+        withheld=withheld,
+        rows=counts,
+        seconds=seconds,
+    )
+
+
+def _values(message: Message) -> dict[str, Any]:
+    if len(message.scalars) > MOST_CHARACTERS:
+        raise WireError(
+            f"scores of {len(message.scalars)} characters; expected at most {MOST_CHARACTERS}",
+            "size",
+        )
+    try:
+        values = json.loads(message.scalars)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"scores are not JSON: {error!s:.200}") from error
+    if not isinstance(values, dict):
+        raise WireError(f"scores are {type(values).__name__}; expected a JSON object")
+    return values
+
+
+def _number(values: dict[str, Any], name: str, kind: type, most: float) -> Any:
+    """Take a number from 0 to `most` out of the values."""
+    value = values.pop(name, None)
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise WireError(f"{name} is {value!r:.60}; expected a number", "scalars")
+    if not (0 <= value <= most and math.isfinite(value)):
+        raise WireError(f"{name} is {value!r:.60}; expected 0 to {most:g}", "scalars")
+    return kind(value)
+
+
+def _labels(found: Any, examples: int) -> dict[str, tuple[int, float]]:
+    """Return the sums by label; those of a client that reports any add up to its examples."""
+    if not isinstance(found, dict) or len(found) > MOST_LABELS:
+        raise WireError(f"labels are {found!s:.60}; expected at most {MOST_LABELS}", "scalars")
+    labels = {}
+    for label, pair in found.items():
+        if len(label) > LONGEST_LABEL or not isinstance(pair, list) or len(pair) != 2:
+            raise WireError(f"label {label!r:.60} has {pair!s:.60}; expected two sums", "scalars")
+        both = dict(zip(("examples", "score"), pair, strict=True))
+        number = _number(both, "examples", int, examples)
+        labels[label] = number, _number(both, "score", float, number)
+    if labels and sum(number for number, _ in labels.values()) != examples:
+        raise WireError(f"the labels' examples do not sum to {examples}", "scalars")
+    return labels

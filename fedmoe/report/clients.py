@@ -1,0 +1,113 @@
+"""Clients that score on their own rows: each one's score, the worst ones, and their rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedmoe.messages.rows import REASONS, RowCounts
+from fedmoe.report.ledger import Record
+from fedmoe.report.run import Run
+from fedmoe.report.text_table import TextTable
+from fedmoe.report.units import count_text, number_text, percent_text
+
+
+@dataclass(frozen=True)
+class OwnScore:
+    """One client's test scores, without an adapter and with the last one."""
+
+    client: int
+    name: str
+    tier: str
+    top_k: int
+    before: Record
+    after: Record
+    """Each with `loss`, `score` and `examples`; empty where the client gave none."""
+
+
+def own_scores(run: Run) -> list[OwnScore]:
+    """Return the clients' scores on their own test rows, the lowest first."""
+    found = []
+    for tier in run.tiers:
+        first = [e for e in run.curve("test", tier.name) if e["round"] == 0]
+        before = _by_client(first[0] if first else {})
+        after = _by_client(run.last_test(tier.name) or {})
+        found += [
+            OwnScore(c, run.name_of(c), tier.name, tier.top_k, before.get(c, {}), after.get(c, {}))
+            for c in sorted({*before, *after})
+        ]
+    return sorted(found, key=lambda s: (s.after or s.before).get("score") or 0.0)
+
+
+def _by_client(evaluation: Record) -> dict[int, Record]:
+    return {score["client"]: score for score in evaluation.get("clients") or ()}
+
+
+def client_scores(run: Run) -> TextTable:
+    """Return each client's test score on its own rows; no rows where no client scores."""
+    withheld = max((e.get("withheld", 0) for e in run.evaluations), default=0)
+    note = "On each client's own held-out rows, at its tier's k. The lowest score comes first."
+    if withheld:
+        note += f" {withheld} client(s) of a tier withhold their scores."
+    return TextTable.of(
+        "Scores of clients",
+        own_scores(run),
+        ("client", lambda s: s.name),
+        ("tier", lambda s: s.tier),
+        ("k", lambda s: count_text(s.top_k)),
+        (f"{run.score_name} before", lambda s: percent_text(s.before.get("score"))),
+        ("after", lambda s: percent_text(s.after.get("score"))),
+        ("loss before", lambda s: number_text(s.before.get("loss"))),
+        ("after", lambda s: number_text(s.after.get("loss"))),
+        ("examples", lambda s: count_text((s.after or s.before).get("examples"))),
+        note=note,
+    )
+
+
+def client_rows(run: Run) -> TextTable:
+    """Return what became of each client's rows, as it said; no rows where none said."""
+    rows = [(run.name_of(client), counts) for client, counts in sorted(run.rows.items())]
+    if len(rows) > 1:
+        rows.append(("all", RowCounts.total(run.rows.values())))
+    names = ("read", "train", "validation", "test", *REASONS)
+    columns = [(name.replace("_", " "), _count_of(name)) for name in names]
+    table = TextTable.of(
+        "Rows of clients",
+        rows,
+        ("client", lambda pair: pair[0]),
+        *columns,
+        note="As the clients said.",
+    )
+    for name in REASONS:
+        if not any(getattr(counts, name) for _, counts in rows):
+            table = table.without(name.replace("_", " "))
+    return table
+
+
+def _count_of(name: str) -> Callable[[tuple[str, RowCounts]], str]:
+    return lambda pair: count_text(getattr(pair[1], name))
+
+
+def spread_facts(run: Run) -> list[tuple[str, str]]:
+    """Return the worst client, the worst tenth and the spread of the clients' test scores."""
+    scores = [s for s in own_scores(run) if s.after]
+    if len(scores) < 2:
+        return []
+    values = [s.after["score"] or 0.0 for s in scores]
+    tenth = values[: math.ceil(len(values) / 10)]
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+    return [
+        ("Mean of clients", percent_text(mean)),
+        ("Worst client", f"{scores[0].name}, {percent_text(values[0])}"),
+        ("Worst tenth of clients", f"{percent_text(sum(tenth) / len(tenth))} ({len(tenth)})"),
+        ("Spread of clients", f"{100 * deviation:.1f} points (standard deviation)"),
+    ]
+
+
+def row_facts(run: Run) -> list[tuple[str, str]]:
+    """Return the account of all rows: of the clients' own, or of the one data set they share."""
+    if run.rows:
+        return [("Rows", str(RowCounts.total(run.rows.values())))]
+    return [("Rows", str(RowCounts.checked(run.header["rows"])))] if "rows" in run.header else []
