@@ -25,18 +25,25 @@ def faults_of(experiment: Any, model: Any = None) -> Iterator[Fault]:
             yield from ask(experiment, model)
 
 
-def check(experiment: Any, model: Any, clients: Mapping[str, int] | None = None) -> None:
+def check(
+    experiment: Any, model: Any, clients: Mapping[str, int] | None = None, on_nodes: bool = False
+) -> None:
     """Refuse an experiment that this model, or these clients, cannot carry out.
 
     Args:
         experiment: the `Experiment`.
         model: as in `faults_of`.
         clients: the number of clients in each tier that has any; None while it is not known.
+        on_nodes: clients have their own machines, which have their own time.
 
     Raises:
         ConfigError: with every fault of every part.
     """
     faults = [*faults_of(experiment, model)]
+    if experiment.aggregation.asynchronous and not (experiment.devices or on_nodes):
+        named = f"aggregation.name {experiment.aggregation.name!r}"
+        said = f"missing: {named} goes by the virtual time of clients' devices; give every tier one"
+        faults.append(Fault("devices", f"{said}, as configs/fleet_virtual.yaml does"))
     if clients is not None:
         faults += _client_faults(experiment, model, clients)
     if faults:

@@ -62,7 +62,8 @@ def prepare(
     Args:
         experiment: what is requested.
         on_nodes: clients have their own machines; with an automatic budget and no devices each
-            plans for its own, and tiers say the most that it may activate.
+            plans for its own, and tiers say the most that it may activate. An asynchronous run
+            without devices goes by their real time.
         load_data: makes the data; by default one data set is shared out.
         loaded: a model and its tokenizer, if they have been loaded already.
 
@@ -73,7 +74,7 @@ def prepare(
     model, tokenizer = loaded or build_model(
         e.model, e.adapter, e.rescaling, e.gating, experts_stay=True
     )
-    check(experiment, model)
+    check(experiment, model, on_nodes=on_nodes)
     data = load_data(experiment, tokenizer, model.form.name)
     if not on_nodes or experiment.devices:
         rows = [row for rows in data.rows.values() for row in rows]
@@ -81,7 +82,7 @@ def prepare(
     setup = _setup(experiment, model, tokenizer)
     names = experiment.budget.assign(len(data.rows), model.full_top_k, experiment.seed)
     model.check_top_ks(set(setup.top_ks.values()))
-    check(experiment, model, Counter(names))
+    check(experiment, model, Counter(names), on_nodes)
     members = tuple(_member(experiment, c, tier, setup.tiers[tier]) for c, tier in enumerate(names))
     return Prepared(
         server=ServerSide(setup, members, data.facts(), requested),

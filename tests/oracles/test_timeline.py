@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmoe.devices.timeline import any_idle, timeline
+from fedmoe.devices.timeline import Timeline, Virtual, any_idle
 
 fleets = st.tuples(
     st.lists(st.integers(1, 6), min_size=1, max_size=7),  # whole seconds of each client
@@ -15,6 +15,13 @@ fleets = st.tuples(
     st.integers(1, 4),
     st.integers(0, 2**40),
 )
+
+
+def timeline(choose, duration, *, concurrency, buffer_size, num_updates):
+    """The arrivals of a run in virtual time."""
+    made = Timeline(choose, Virtual(duration), concurrency=concurrency, buffer_size=buffer_size)
+    for _ in range(num_updates):
+        yield from made.step()
 
 
 def slow_timeline(seconds, choose, concurrency, buffer_size, num_updates):
