@@ -15,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedmoe.config import load_experiment
 from fedmoe.config.words import not_one_of
 from fedmoe.errors import ConfigError, Fault
+from fedmoe.runs.asynchronous import goes_live
 from fedmoe.runs.resume import Resume
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
@@ -23,6 +24,7 @@ from fedmoe.runs.workers import Watch
 from server.log import LogLines
 from server.private import log
 from server.settings import read_settings
+from server.stream import GridStream
 from server.transport import GridTransport
 
 BUNDLE = Path(__file__).parent.parent
@@ -41,19 +43,16 @@ def main(grid: Grid, context: Context) -> None:
     )
 
     strategy = experiment.aggregation
-    if strategy.asynchronous or strategy.personal:
-        why = (
-            "goes by virtual time"
-            if strategy.asynchronous
-            else "is scored with the part that every client keeps to itself"
-        )
+    if strategy.personal:
+        why = "is scored with the part that every client keeps to itself"
         said = f"{strategy.name!r} {why}; run it with `fedmoe run`"
         raise ConfigError("run config", [Fault("aggregation.name", said)])
 
     settings, places = read_settings(given), dict[int, str]()
 
     def make_workers(server: ServerSide, scorer: Scorer, _: Sequence[Watch]) -> GridTransport:
-        return GridTransport(grid, server, scorer, settings, places=places)
+        transport = GridStream if goes_live(experiment) else GridTransport
+        return transport(grid, server, scorer, settings, places=places)
 
     resume = str(given["resume"])
     if resume not in get_args(Resume):

@@ -40,7 +40,7 @@ def experiment_for(fleet: Fleet, config: Path, overrides: Sequence[str]) -> Expe
         for node in fleet.nodes
         if node.tier not in tiers
     ]
-    if e.aggregation.asynchronous or e.aggregation.personal:
+    if e.aggregation.personal:
         said = f"{e.aggregation.name!r} does not run on separate machines; see `fedmoe run`"
         faults.append(Fault("aggregation.name", said))
     if faults:

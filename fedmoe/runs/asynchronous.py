@@ -125,7 +125,8 @@ class Buffered:
                 f"round {number}: no client is at work, and none that could start is there. Start "
                 "the missing nodes, and resume with `--resume auto`"
             )
-        if (counted := sum(arrival.counts for arrival in arrivals)) < self.buffer_size:
+        counted = sum(arrival.counts for arrival in arrivals)
+        if 0 < counted < self.buffer_size:  # without any, the loop says why they all failed
             warnings.warn(
                 f"round {number}: {counted} updates in place of {self.buffer_size}: every other "
                 "client has failed or is not there; lower aggregation.buffer_size",
@@ -175,8 +176,7 @@ def goes_live(experiment: Any) -> bool:
 def buffered_of(server: ServerSide, workers: Workers) -> Buffered | None:
     """Return the planner of an asynchronous run; None for one that goes by rounds.
 
-    Raises:
-        FedMoEError: the run goes by real time, and these workers carry out whole rounds.
+    The workers of one that goes by real time are a `Stream`.
     """
     e = server.setup.experiment
     if not e.aggregation.asynchronous:
@@ -185,12 +185,7 @@ def buffered_of(server: ServerSide, workers: Workers) -> Buffered | None:
     def clock(plan: Buffered) -> Clock:
         if not goes_live(e):
             return _virtual(server)
-        if not isinstance(workers, Stream):
-            raise FedMoEError(
-                f"aggregation.name {e.aggregation.name!r} without devices takes updates as nodes "
-                f"answer, and {type(workers).__name__} carries out whole rounds; give every tier a "
-                "device, or run it on nodes"
-            )
+        assert isinstance(workers, Stream), f"{type(workers).__name__} carries out whole rounds"
         return Live(workers, plan)
 
     return Buffered(
