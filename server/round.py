@@ -193,7 +193,7 @@ class Round:
         return [n for n in self.nodes.serving(client) if (client, n) not in self.unsent]
 
     def _give_up(self, oldest: Sequence[Task]) -> None:
-        """Fail tasks that were not sent by their end, and the oldest if only busy nodes serve them."""
+        """Fail tasks that were not sent by their end, or oldest ones that only busy nodes serve."""
         now = self.clock.monotonic()
         for task in [t for t in self.waiting.values() if now >= self.ends[t.client]]:
             gone, _ = self.lost.get(task.client, ("", 0.0))

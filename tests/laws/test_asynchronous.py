@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmoe.adapter import Adapter, Layout
-from fedmoe.aggregation import FedBuff
+from fedmoe.aggregation import FedAvg, FedBuff, Flame
 from fedmoe.devices.timeline import Virtual
 from fedmoe.messages.records import Update
 from fedmoe.rounds import Member, ServerState, whole_state
@@ -125,3 +125,31 @@ def test_a_client_that_sits_out_is_never_asked():
     plan.members[1] = replace(plan.members[1], availability=0.0)
     asked = {t.client for v in range(4) for t in plan.plan(state(v))}
     assert asked == {0, 2}
+
+
+def test_a_buffer_may_weigh_experts_as_flame_does():
+    two = Layout.of([("experts.A", (2, 1, 2), 0), ("experts.B", (2, 2, 1), 0)], 1, 2, 1, 1.0)
+    zero, counts = Adapter(two, torch.zeros(two.size)), ([9, 1], [2, 8])
+    updates = [
+        Update(
+            1,
+            client,
+            "t",
+            1,
+            torch.ones(1),
+            Adapter(two, torch.full((two.size,), float(client + 1))),
+            torch.tensor([used]),
+            examples=3 + client,
+            tokens=10,
+            steps=1,
+            loss_before=1.0,
+            loss_after=1.0,
+            seconds=0.1,
+            peak_bytes=0,
+        )
+        for client, used in enumerate(counts)
+    ]
+    buffered = FedBuff(temperature=2.0).combine(zero, updates).flat
+    assert buffered.equal(Flame(temperature=2.0).combine(zero, updates).flat)
+    assert FedBuff().combine(zero, updates).flat.equal(FedAvg().combine(zero, updates).flat)
+    assert not buffered.equal(FedBuff().combine(zero, updates).flat)

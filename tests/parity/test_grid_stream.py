@@ -1,5 +1,6 @@
-"""Asynchronous runs over a grid: nobody waits for the slowest, and the recorded order is the run."""
+"""Asynchronous runs over a grid: nobody waits for the slowest; the recorded order is the run."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -188,8 +189,7 @@ def test_killed_and_resumed_it_sends_again_what_was_at_work_and_ends_with_the_sa
         return 0.0 if client_of(request) is None else left.pop(client_of(request), 5.0)
 
     again = FakeGrid(*OWNERS, seconds=takes)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("fedmoe.runs.session.ServerKiller.finished", die_after(2))
+    with killed_after(2, monkeypatch):
         live(grid, folder=tmp_path / "died")
     records = live(again, folder=tmp_path / "died", resume="auto")
     assert tasks_of(again, 3)[0] == tasks_of(grid, 3)[0]
@@ -202,20 +202,25 @@ def tasks_of(grid, client):
     return [m.content["config"]["scalars"] for m in grid.sent if client_of(m) == client]
 
 
-def die_after(round):
+@contextmanager
+def killed_after(round, monkeypatch):
+    """The server dies once a round is written down."""
+
     def finished(self, state):
         if state.round == round:
             raise Killed
 
-    return finished
+    with monkeypatch.context() as patch:
+        patch.setattr("fedmoe.runs.session.ServerKiller.finished", finished)
+        with pytest.raises(Killed):
+            yield
 
 
 def test_after_a_crash_a_node_still_at_the_dead_runs_task_keeps_its_job(
     live, run_of_order, tmp_path, monkeypatch
 ):
     grid = FakeGrid(*OWNERS, seconds=slow(3, 1000.0))
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("fedmoe.runs.session.ServerKiller.finished", die_after(1))
+    with killed_after(1, monkeypatch):
         live(grid, folder=tmp_path)
     again = FakeGrid(*OWNERS, seconds=slow(None, 5.0))
     again.idle_at[103] = 40.0
