@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 class Buffered:
     """Plans one step of the server after another.
 
-    A client is chosen among those that are reachable, not at work, not in the buffer, and have not
-    started from the server's present adapter: its randomness comes from `(seed, round, client)`, so
-    that it would send the same update twice, or fail as it did. Where nobody is left, a place waits
-    for the server's next step.
+    A client is chosen among those that are reachable, not at work, and have not arrived since the
+    server's last step: with the same adapter it would send the same update, or fail as it did, as
+    its randomness comes from `(seed, round, client)`. Where nobody is left, a place waits for the
+    server's next step.
     """
 
     members: Sequence[Member]
@@ -49,8 +49,8 @@ class Buffered:
     """By version: the present one, and those that a client at work started from; no memory."""
 
     def __post_init__(self) -> None:
-        self.unavailable: set[int] = set()
-        """In the buffer, failed, or started from the present version."""
+        self.arrived: set[int] = set()
+        """Since the server's last step: in the buffer, or failed."""
         self.timeline = Timeline(
             self._choose,
             self.make_clock(self),
@@ -70,8 +70,8 @@ class Buffered:
             FedMoEError: nobody is at work, and nobody may start.
         """
         self.states[state.round] = replace(state, memory={})
-        self.unavailable.clear()
-        arrivals = self.timeline.step(lambda arrival: self.unavailable.add(arrival.job.client))
+        self.arrived.clear()
+        arrivals = self.timeline.step(lambda arrival: self.arrived.add(arrival.job.client))
         self._check(state.round + 1, arrivals)
         jobs = sorted((arrival.job for arrival in arrivals), key=lambda job: job.client)
         tasks = [self.task(job) for job in jobs]
@@ -105,7 +105,7 @@ class Buffered:
     def free(self, busy: frozenset[int] = frozenset()) -> list[int]:
         """Return the places of the members that may start, reachable or not."""
         there = (i for i, member in enumerate(self.members) if member.availability > 0)
-        return [i for i in there if i not in busy | self.unavailable]
+        return [i for i in there if i not in busy | self.arrived]
 
     def _choose(self, number: int, busy: frozenset[int]) -> int | None:
         free = [i for i in self.free(busy) if self.timeline.clock.reachable(i)]
@@ -114,9 +114,7 @@ class Buffered:
         draws = numpy_rng(self.seed, "job", number, "available").random(len(self.members))
         # Where nobody is reachable someone is asked all the same, and waited for.
         reachable = [i for i in free if draws[i] < self.members[i].availability] or free
-        chosen = int(numpy_rng(self.seed, "job", number).choice(reachable))
-        self.unavailable.add(chosen)
-        return chosen
+        return int(numpy_rng(self.seed, "job", number).choice(reachable))
 
     def _check(self, number: int, arrivals: Sequence[Arrival]) -> None:
         """Refuse a step that nobody answered, and warn of one that nobody is left to fill."""

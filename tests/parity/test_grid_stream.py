@@ -1,5 +1,6 @@
 """Asynchronous runs over a grid: nobody waits for the slowest; the recorded order is the run."""
 
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -139,6 +140,20 @@ def test_a_node_that_dies_does_its_task_again_while_others_go_on(live, run_of_or
     assert tasks[0] == tasks[1]
     assert 0 in [client for updates in order_of(records).values() for client, _ in updates]
     assert records[-1]["adapter_sha256"] == run_of_order(records)
+
+
+def test_crashes_are_counted_task_by_task(live):
+    died = Counter()
+
+    def crash(request, reply):
+        if client_of(request) != 1 or died[sent := request.content["config"]["scalars"]] == 2:
+            return reply
+        died[sent] += 1
+        return Error(8, "ClientApp stopped responding")
+
+    records = live(FakeGrid(*OWNERS, spoil=crash, seconds=slow(1, 1.0)))
+    assert len(died) > 1
+    assert {r["status"] for r in answers(records)} == {"ok"}
 
 
 def test_a_step_that_nobody_can_fill_takes_what_there_is_and_says_so(live, run_of_order):
