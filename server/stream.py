@@ -64,8 +64,8 @@ class GridStream(GridTransport):
 
     def reachable(self, client: int) -> bool:
         """Return whether a node is idle that may take a task of this client."""
-        serving = self.nodes.serving(client) if self.round else []
-        return bool(self.round.idle(serving, self.round.may_move))
+        round = self.round
+        return bool(round.idle(self.nodes.serving(client), round.may_move))
 
     def wait(self, clients: Sequence[int]) -> bool:
         """Wait until one of the clients is reachable; False if none is for long, or none is given.

@@ -208,7 +208,9 @@ class Keeper(Observer):
     def resume(self, checkpoint: Checkpoint) -> None:
         """Start again who was at work when the checkpoint was written."""
         if self.buffered:
-            position = checkpoint.about["timeline"]
+            # A run that is resumed `anyway` may have gone by rounds until then.
+            rounds = {"number": 0, "now": checkpoint.about["virtual_clock"], "at_work": ()}
+            position = checkpoint.about.get("timeline", rounds)
             self.buffered.resume(checkpoint.state, checkpoint.versions, position)
 
     def seconds(self) -> float:
