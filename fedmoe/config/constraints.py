@@ -70,7 +70,8 @@ def _real_time_faults(experiment: Any, on_nodes: bool) -> Iterator[Fault]:
         yield Fault(
             "devices",
             f"missing: aggregation.name {experiment.aggregation.name!r} goes by the virtual time "
-            "of clients' devices; give every tier one, as configs/fleet_virtual.yaml does",
+            "of clients' devices, except on Flower's nodes; give every tier one, as "
+            "configs/fleet_virtual.yaml does",
         )
     elif parse_faults(experiment.faults).slow > 1:
         said = "would delay the server, which waits for no client; give every tier a device"
