@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
+from fedmoe.data import conversations
+from fedmoe.data.conversations import RowFault
 from fedmoe.data.examples import Example
 from fedmoe.errors import DataError
 
@@ -38,18 +40,31 @@ _PROMPTS = (
 _RESPONSES = ("output", "response", "completion", "answer")
 
 
+Kind = Literal["pair", "alpaca", "messages", "conversations"]
+
+
 @dataclass(frozen=True)
 class Columns:
     """Where to find the parts of an example in a row."""
 
     prompt: str
-    """Template with columns in braces, the first of which may not be empty; or `messages`."""
+    """Template with columns in braces, the first of which may not be empty."""
     response: str
     label: str
+    kind: Kind = "pair"
+    """The format of a row; of `messages` and `conversations` it is the column, too."""
 
     @property
     def of_prompt(self) -> list[str]:
         return re.findall(r"\{([^{}]+)\}", self.prompt)
+
+    def __str__(self) -> str:
+        if self.kind == "messages":
+            return "conversations, in the column 'messages'"
+        if self.kind == "conversations":
+            return "conversations as of ShareGPT, in the column 'conversations'"
+        text = f"prompts {self.prompt!r}, responses {self.response!r}"
+        return f"{text}, after 'system' and 'history'" if self.kind == "alpaca" else text
 
 
 def find_columns(
@@ -60,21 +75,25 @@ def find_columns(
     Raises:
         DataError: a named column is missing, or no usual name is there; lists what is.
     """
+    named = prompt or response
     prompt = prompt if not prompt or "{" in prompt else f"{{{prompt}}}"
-    if not prompt and not response and "messages" in present:
-        return Columns("messages", "messages", label)
+    if not prompt and not response and (chat := _chat_column(present)):
+        _check_label(source, label, present)
+        return Columns("", "", label, chat)
     usual = (p for p in _PROMPTS if set(Columns(p, "", "").of_prompt) <= set(present))
     prompt = prompt or next(usual, "")
     response = response or next((name for name in _RESPONSES if name in present), "")
-    columns = Columns(prompt, response, label)
+    earlier = not named and {"system", "history"} & {*present}
+    columns = Columns(prompt, response, label, "alpaca" if earlier else "pair")
 
     faults = [
         f"{what}: no column found" for what in ("prompt", "response") if not getattr(columns, what)
     ]
-    for name in [*columns.of_prompt, response, label]:
-        if name and name not in present:
-            near = get_close_matches(name, present, n=1)
-            faults.append(f"no column {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    faults += [
+        _no_column(name, present)
+        for name in [*columns.of_prompt, response, label]
+        if name and name not in present
+    ]
     if faults:
         raise DataError(
             f"{source}: {'; '.join(faults)}; the columns are {', '.join(map(repr, present))};"
@@ -83,9 +102,34 @@ def find_columns(
     return columns
 
 
-def to_examples(rows: Iterable[Row | Unusable], columns: Columns) -> list[Example | Unusable]:
-    """Return an example for each row, or why there is none."""
-    return [row if isinstance(row, Unusable) else _example(*row, columns) for row in rows]
+def _chat_column(present: Sequence[str]) -> Literal["messages", "conversations"] | None:
+    if "messages" in present:
+        return "messages"
+    return "conversations" if "conversations" in present else None
+
+
+def _check_label(source: str, label: str, present: Sequence[str]) -> None:
+    if label and label not in present:
+        listed = ", ".join(map(repr, present))
+        raise DataError(f"{source}: {_no_column(label, present)}; the columns are {listed}")
+
+
+def _no_column(name: str, present: Sequence[str]) -> str:
+    near = get_close_matches(name, present, n=1)
+    return f"no column {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def to_examples(
+    rows: Iterable[Row | Unusable], columns: Columns, tools: Sequence[Any] = ()
+) -> list[Example | Unusable]:
+    """Return an example for each row, or why there is none.
+
+    Args:
+        rows: the rows with their places.
+        columns: where the parts of an example are in a row.
+        tools: functions that the assistant may call in rows without a column `tools`.
+    """
+    return [row if isinstance(row, Unusable) else _example(*row, columns, tools) for row in rows]
 
 
 def columns_of(rows: Iterable[Row | Unusable]) -> list[str]:
@@ -101,37 +145,74 @@ def too_many(source: str, what: str, faults: Sequence[object]) -> DataError:
     return DataError("\n  ".join(lines))
 
 
-def _example(where: str, row: Mapping[str, Any], columns: Columns) -> Example | Unusable:
-    if columns.prompt == "messages":
-        row, columns = _first_exchange(row), Columns("{user}", "assistant", columns.label)
+def _example(
+    where: str, row: Mapping[str, Any], columns: Columns, tools: Sequence[Any]
+) -> Example | Unusable:
+    label = row.get(columns.label) if columns.label else ""
+    if columns.label and not (isinstance(label, str) and label.strip()):
+        return Unusable(where, _odd_text(columns.label, label))
+    try:
+        found = _conversation(row, columns)
+        if isinstance(found, tuple):
+            return Example(*found, str(label))
+        conversation = conversations.checked(found)
+        own = conversations.tools_of(row.get("tools")) or tools
+    except RowFault as fault:
+        return Unusable(where, str(fault), fault.empty)
+    packed = conversations.packed(conversation, own)
+    return Example(*conversations.exchange(conversation), str(label), conversation=packed)
+
+
+def _conversation(
+    row: Mapping[str, Any], columns: Columns
+) -> Sequence[conversations.Message] | tuple[str, str]:
+    """Return the messages of a row, or its prompt and response where it has but these."""
+    if columns.kind == "messages":
+        return conversations.of_messages(row)
+    if columns.kind == "conversations":
+        return conversations.of_sharegpt(row)
+    prompt = row.get(columns.of_prompt[0])
+    if isinstance(prompt, list) and isinstance(response := row.get(columns.response), list):
+        return conversations.of_lists(prompt, response)
+    pair = _pair(row, columns)
+    if columns.kind == "alpaca" and (row.get("system") or row.get("history")):
+        return conversations.of_alpaca(row, *pair)
+    return pair
+
+
+def _pair(row: Mapping[str, Any], columns: Columns) -> tuple[str, str]:
     first, *others = columns.of_prompt
     empty, odd = [], []
-    for name in filter(None, [first, columns.response, columns.label]):
-        value, faults = row.get(name), odd if name == columns.label else empty
-        if value is None:
-            faults.append(f"{name!r} is missing; expected text")
-        elif not isinstance(value, str):
-            odd.append(f"{name!r} is {type(value).__name__} {value!r:.40}; expected text")
-        elif not value.strip():
-            faults.append(f"{name!r} is empty")
+    for name in (first, columns.response):
+        value = row.get(name)
+        if not isinstance(value, str) or not value.strip():
+            (odd if value is not None and not isinstance(value, str) else empty).append(
+                _odd_text(name, value)
+            )
     for name in others:
         if not isinstance(row.get(name) or "", str):
             odd.append(f"{name!r} is {type(row[name]).__name__}; expected text")
     if empty or odd:
-        return Unusable(where, " and ".join([*empty, *odd]), empty=not odd)
-    filled = re.sub(r"\{([^{}]+)\}", lambda match: row.get(match[1]) or "", columns.prompt)
-    label = row[columns.label] if columns.label else ""
-    return Example(filled.strip(), row[columns.response].strip(), label)
+        raise RowFault(" and ".join([*empty, *odd]), empty=not odd)
+    return _filled(columns.prompt, row), row[columns.response]
 
 
-def _first_exchange(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a conversation to what the user first said and the first reply in words.
+def _odd_text(name: str, value: Any) -> str:
+    if value is None:
+        return f"{name!r} is missing; expected text"
+    if isinstance(value, str):
+        return f"{name!r} is empty"
+    return f"{name!r} is {type(value).__name__} {value!r:.40}; expected text"
 
-    A reply without words calls a function, and the reply in words follows.
-    """
-    flat = {name: value for name, value in row.items() if name not in ("user", "assistant")}
-    messages = row.get("messages")
-    for message in messages if isinstance(messages, list) else []:
-        if isinstance(message, dict) and message.get("role") in ("user", "assistant"):
-            flat[message["role"]] = flat.get(message["role"]) or message.get("content")
-    return flat
+
+def _filled(template: str, row: Mapping[str, Any]) -> str:
+    """Fill a template; white space of its own is cut at both ends, never that of a row."""
+    parts = re.split(r"\{([^{}]+)\}", template)  # its own text and names of columns, in turn
+    parts[1::2] = [row.get(name) or "" for name in parts[1::2]]
+    for ends in (range(len(parts)), range(len(parts) - 1, -1, -1)):
+        for n in ends:
+            if n % 2 == 0:
+                parts[n] = parts[n].lstrip() if ends.step > 0 else parts[n].rstrip()
+            if parts[n]:
+                break
+    return "".join(parts)

@@ -27,6 +27,9 @@ class Example:
     """Template or phrasing; a group never straddles two splits. Empty: the prompt is the group."""
     extra: str = ""
     """JSON for the dataset's own verifier, empty where exact match will do."""
+    conversation: str = ""
+    """All messages and tools as JSON (see `conversations.packed`), where the row is more than one
+    prompt and one response: these are then all that comes before the last answer, and that."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Splits:
     dropped: RowCounts = field(default_factory=RowCounts)
     """Rows that were read and are in none of the three, by the reason; a dataset that generates
     its rows reads no others than it returns."""
+    form: str = field(default="", compare=False)
+    """The format of the rows in words, where it was recognised by their columns."""
 
     @property
     def rows(self) -> RowCounts:

@@ -16,15 +16,13 @@ from pydantic import Field
 from fedmoe.data.columns import Row, Unusable, columns_of, too_many
 from fedmoe.data.examples import SPLITS, Example, Splits
 from fedmoe.data.files import READERS, check_is_file, read_rows
-from fedmoe.data.table import Table
+from fedmoe.data.table import TOOLS, Table
 from fedmoe.errors import DataError, Fault
 from fedmoe.messages.rows import RowCounts
 from fedmoe.section import section
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,59}", re.ASCII)
 """The whole of a client's id."""
-TOOLS = ".tools.json"
-"""The end of the name of a file that describes functions, beside a client's rows."""
 
 ClientName = Annotated[str, Field(pattern=rf"^{CLIENT_NAME.pattern}$")]
 
@@ -156,7 +154,8 @@ class LocalData:
         """
         data = self.dataset
         if data.column:
-            return data.cut(*self._usable(str(data.path), self._by_value[name]), seed)
+            path = _expanded(str(data.path))
+            return data.cut(*self._usable(path, self._by_value[name]), seed)
         source = self.sources[name]
         own = {s: self.read(p) for s in SPLITS[1:] if (p := getattr(source, s)) is not None}
         shares = {f"{split}_share": 0.0 for split in own}
@@ -165,12 +164,13 @@ class LocalData:
 
     def read(self, path: Path) -> tuple[tuple[Example, ...], RowCounts]:
         """Return the different examples of a file, and the counts of its other rows."""
-        return self._usable(str(path), read_rows(path))
+        return self._usable(path, read_rows(path))
 
     def _usable(
-        self, source: str, rows: Sequence[Row | Unusable]
+        self, path: Path, rows: Sequence[Row | Unusable]
     ) -> tuple[tuple[Example, ...], RowCounts]:
-        return self.dataset.usable(source, self.dataset.examples(source, columns_of(rows), rows))
+        found = self.dataset.examples(str(path), columns_of(rows), rows, path)
+        return self.dataset.usable(str(path), found)
 
     @cached_property
     def _by_value(self) -> dict[str, list[Row]]:

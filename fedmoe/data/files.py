@@ -16,7 +16,8 @@ from fedmoe.section import section
 @section
 class LocalFiles(Table):
     """Rows of one file. The usual column names are found: instruction (+ input or context),
-    prompt or question; output, response, completion or answer; or messages (first exchange).
+    prompt or question; output, response, completion or answer; for conversations messages or
+    conversations (ShareGPT), or system and history beside an instruction.
 
     Rows are dropped as repeated only if prompt, response and label are those of an earlier row,
     letter by letter. Rows with the same prompt and other responses are kept, in one split.
@@ -28,8 +29,12 @@ class LocalFiles(Table):
 
     def table(self) -> tuple[str, list[str], list[Row | Unusable]]:
         """Return the rows of the file; see `read_rows` for the errors."""
-        rows = read_rows(Path(self.path))
+        rows = read_rows(self.file())
         return self.path, columns_of(rows), rows
+
+    def file(self) -> Path:
+        """Return the path of the file."""
+        return Path(self.path).expanduser()
 
 
 def read_rows(path: Path) -> list[Row | Unusable]:

@@ -15,12 +15,15 @@ from fedmoe.messages.rows import RowCounts
 def manifest(examples: Sequence[Example], parts: Sequence[np.ndarray]) -> dict[str, Any]:
     """Return what `parts` of `examples` hold, ready for JSON.
 
-    `sha256` is over the sorted prompts of a client, so it does not depend on their order.
+    `sha256` is over the sorted prompts of a client, so it does not depend on their order; of
+    conversations it covers every message.
     """
     clients = []
     for client, part in enumerate(parts):
         rows = [examples[row] for row in part]
-        prompts = json.dumps(sorted(row.prompt for row in rows), ensure_ascii=False)
+        prompts = json.dumps(
+            sorted(row.conversation or row.prompt for row in rows), ensure_ascii=False
+        )
         clients.append(
             {
                 "client": client,

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from fedmoe.data.columns import Row, Unusable, find_columns, to_examples, too_many
+from fedmoe.data.conversations import RowFault, tools_of
 from fedmoe.data.dataset import Dataset
 from fedmoe.data.examples import Example, Share, Splits, split_by_group
 from fedmoe.errors import DataError
 from fedmoe.messages.rows import RowCounts
 from fedmoe.section import section
 
+TOOLS = ".tools.json"
+"""The end of the name of a file that describes functions, beside the rows that call them."""
+
 
 @section
 class Table(Dataset):
-    """Rows whose columns hold a prompt, a response and perhaps a label."""
+    """Rows whose columns hold a prompt and a response, or a conversation, and perhaps a label."""
 
     prompt: str = ""
     """Column of the prompt, or a template: "{instruction} {input}". Empty: the usual names."""
@@ -24,9 +29,13 @@ class Table(Dataset):
     """Column of the response. Empty: the usual names."""
     label: str = ""
     """Column to partition by, such as category. Empty: all rows are alike."""
+    tools: str = ""
+    """A JSON file of functions that the assistant may call, as chat templates take them, for rows
+    without a column `tools`. Empty: NAME.tools.json beside NAME.jsonl, if there is one."""
     unusable: Literal["refuse", "drop"] = "refuse"
     """The treatment of rows that cannot be read, have no prompt or no response, or no text where
-    text belongs: `refuse` lists the first ten; `drop` leaves them out and counts them."""
+    text belongs, or messages in an order that cannot be: `refuse` lists the first ten; `drop`
+    leaves them out and counts them."""
     verify: Literal["exact", "likelihood"] = "exact"
     """The score: whether the free-running answer is the response but for spacing, or, where
     many answers are right, how likely the model finds the response: exp(-loss), in 0 to 1."""
@@ -44,6 +53,10 @@ class Table(Dataset):
         """
         raise NotImplementedError
 
+    def file(self) -> Path | None:
+        """Return the file that the rows are from, None if they are from elsewhere."""
+        return None
+
     def load(self, seed: int) -> Splits:
         """Return the splits, by prompt and stratified by label.
 
@@ -51,10 +64,16 @@ class Table(Dataset):
             DataError: see `table`; unknown columns, or rows that cannot be used.
         """
         source, present, rows = self.table()
-        examples, dropped = self.usable(source, self.examples(source, present, rows))
+        rows = [*rows]
+        examples, dropped = self.usable(source, self.examples(source, present, rows, self.file()))
         if not examples:
             raise DataError(f"{source}: no rows; expected at least one")
-        return self.cut(examples, dropped, seed)
+        return replace(self.cut(examples, dropped, seed), form=self.form(source, present))
+
+    def form(self, source: str, present: Sequence[str]) -> str:
+        """Return the format of rows with these columns, in words."""
+        named = {"prompt": self.prompt, "response": self.response, "label": self.label}
+        return str(find_columns(source, present, **named))
 
     def cut(self, examples: Sequence[Example], dropped: RowCounts, seed: int) -> Splits:
         """Return examples as splits, by prompt and stratified by label.
@@ -74,9 +93,20 @@ class Table(Dataset):
         return replace(splits, dropped=dropped)
 
     def examples(
-        self, source: str, present: Sequence[str], rows: Iterable[Row | Unusable]
+        self,
+        source: str,
+        present: Sequence[str],
+        rows: Iterable[Row | Unusable],
+        file: Path | None = None,
     ) -> list[Example | Unusable]:
-        """Return an example for each row, or why there is none; see `load` for the errors."""
+        """Return an example for each row, or why there is none; see `load` for the errors.
+
+        Args:
+            source: where the rows are from, in words.
+            present: the names of their columns.
+            rows: the rows.
+            file: the file that they are from, beside which their tools may be.
+        """
         found = [*rows]
         unread = [row for row in found if isinstance(row, Unusable)]
         if found and len(unread) == len(found):
@@ -84,7 +114,26 @@ class Table(Dataset):
         columns = find_columns(
             source, present, prompt=self.prompt, response=self.response, label=self.label
         )
-        return to_examples(found, columns)
+        return to_examples(found, columns, self.tools_beside(file))
+
+    def tools_beside(self, file: Path | None) -> list[Any]:
+        """Return the functions that the assistant may call in the rows of a file.
+
+        Raises:
+            DataError: their file cannot be read, or holds no list of objects.
+        """
+        path = Path(self.tools).expanduser() if self.tools else None
+        if path is None and file is not None:
+            beside = file.with_name(file.stem + TOOLS)
+            path = beside if beside.is_file() else None
+        if path is None:
+            return []
+        try:
+            return tools_of(path.read_text(encoding="utf-8-sig"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: tools cannot be read: {error}") from error
+        except RowFault as error:
+            raise DataError(str(error)) from error
 
     def usable(
         self, source: str, found: Sequence[Example | Unusable]

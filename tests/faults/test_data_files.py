@@ -59,7 +59,7 @@ def test_every_kind_of_file_gives_the_same_examples(tmp_path, suffix):
                     {"role": "user", "content": "again"},
                 ]
             },
-            "u",
+            "s\n\nu",
             "a",
         ),
     ],
