@@ -84,7 +84,7 @@ def work_on(
 ) -> Work:
     """A round of training on `rows`, which are some."""
     lengths = [len(row.ids) - 1 for row in rows]
-    targets = [len(row.ids) - row.prompt_length for row in rows]
+    targets = [row.num_targets for row in rows]
     return Work(
         training.steps,
         training.batch_size,

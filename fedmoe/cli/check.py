@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,22 +10,33 @@ import click
 
 from fedmoe.cli import arguments
 from fedmoe.cli.terminal import say, table
+from fedmoe.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
+    from fedmoe.runs.prepare import Prepared
     from fedmoe.runs.server_side import ServerSide
 
 
 @click.command()
 @arguments.configured
-def check(config: Path, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--show",
+    type=click.IntRange(0, 100),
+    default=0,
+    metavar="N",
+    help="Print so many examples as they are trained on, with the learnt part marked.",
+)
+def check(config: Path, overrides: tuple[str, ...], show: int) -> None:
     """Check a config, and show tiers, clients, costs and data.
 
     \b
     Examples:
       fedmoe check quickstart
       fedmoe check my.yaml budget.tiers.low.top_k=1
+      fedmoe check my.yaml --show 2
     """
     from rich.console import Console
     from rich.markup import escape
@@ -36,7 +48,8 @@ def check(config: Path, overrides: tuple[str, ...]) -> None:
     from fedmoe.runs.prepare import prepare
 
     arguments.one_thread()
-    server, console = prepare(load_experiment(config, overrides)).server, Console()
+    prepared, console = prepare(load_experiment(config, overrides)), Console()
+    server = prepared.server
     e, model = server.setup.experiment, server.setup.model
     batch = e.training.batch_size * e.training.accumulation
     console.print(
@@ -62,6 +75,36 @@ def check(config: Path, overrides: tuple[str, ...]) -> None:
     for line in server.facts.account():
         say(console, escape(line))
     console.print(manifest_table(server.facts.manifest), soft_wrap=True)
+    if show:
+        _show(prepared, console, show)
+
+
+def _show(prepared: Prepared, console: Console, number: int) -> None:
+    """Print examples, the first of every client in turn, and how long all of them are."""
+    from rich.text import Text
+
+    from fedmoe.data.shown import length_lines, pieces, template_line
+
+    e, tokenizer = prepared.setup.experiment, prepared.setup.tokenizer
+    clients = [[*rows] for rows in prepared.client.rows.values()]
+    if prepared.setup.model.form.name != "causal":
+        raise ConfigError("--show is for language models: examples of others are no single text")
+    console.print()
+    for line in (
+        template_line(tokenizer, e.data.wording(e.text)),
+        *length_lines([row for rows in clients for row in rows]),
+    ):
+        say(console, line)
+    in_turn = [row for layer in zip_longest(*clients) for row in layer if row is not None]
+    for count, row in enumerate(in_turn[:number], 1):
+        said = "in reverse" if console.is_terminal else "between « and »"
+        say(console, f"[bold]example {count}[/], {len(row.ids):,} tokens, learnt {said}:")
+        text = Text()
+        for piece, learnt in pieces(row, tokenizer):
+            if learnt and not console.is_terminal:
+                piece = f"«{piece}»"
+            text.append(piece, "reverse" if learnt else "")
+        console.print(text, soft_wrap=True)
 
 
 def _tiers(server: ServerSide) -> Table:

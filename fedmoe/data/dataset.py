@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from fedmoe.data.examples import Example, Splits, exact_match
+from fedmoe.data.text import TextSettings
 from fedmoe.section import Component
 
 
@@ -22,6 +24,20 @@ class Dataset(Component):
 
     repeats: ClassVar[bool] = False
     """True if a prompt may come more than once in a split, such as with other responses."""
+
+    plain: ClassVar[bool] = False
+    """True if its rows are plain prompts and responses, which no chat template words by itself."""
+
+    def wording(self, text: TextSettings) -> TextSettings:
+        """Return the settings by which its rows are worded.
+
+        Example:
+            >>> class Sums(Dataset):
+            ...     plain = True
+            >>> Sums().wording(TextSettings()).template
+            'plain'
+        """
+        return replace(text, template="plain") if self.plain and text.template == "auto" else text
 
     def load(self, seed: int) -> Splits:
         """Return the splits, of which no two share a prompt; the same seed gives the same ones.

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -43,6 +43,7 @@ class ReasoningGym(Dataset):
     """Share of the examples that are for testing."""
     validation_share: Share = 0.1
     """Share of the examples that are for validation."""
+    plain: ClassVar[bool] = True
 
     def load(self, seed: int) -> Splits:
         """Return the splits, each drawn with its own item seeds; no prompt is in two of them.

@@ -11,9 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedmoe.data.examples import SPLITS, Example, Splits
-from fedmoe.errors import DataError
-from fedmoe.messages.rows import RowCounts
+from fedmoe.data.examples import Example
 from fedmoe.section import section
 
 PROMPT = "Q: {prompt}\nA:"
@@ -24,12 +22,28 @@ BUCKET_BATCHES = 8
 
 @section
 class TextSettings:
-    """Limits on the length of an example."""
+    """The wording of examples, the part of them that is learnt, and the limits on their length."""
 
     max_length: Annotated[int, Field(ge=8)] = 512
-    """Tokens of prompt and response together."""
-    too_long: Literal["refuse", "drop"] = "refuse"
-    """The treatment of longer examples; those that are dropped are counted."""
+    """Tokens of an example, prompt and response together."""
+    too_long: Literal["refuse", "drop", "truncate"] = "refuse"
+    """The treatment of longer examples; those that are dropped are counted. `truncate` leaves out
+    the oldest turns of a conversation, never its system prompt or its last answer, and drops what
+    is then still too long."""
+    template: Annotated[str, Field(pattern=r"^(auto|chat|plain|.+\.jinja2?)$")] = "auto"
+    """How conversations are worded: by the tokenizer's chat template (`chat`), by that of a .jinja
+    file (its path), or as "Q: ...", "A: ..." (`plain`, for one prompt and one response). `auto` is
+    `chat` where the tokenizer has a template, but `plain` for built-in data sets."""
+    template_arguments: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the template, such as enable_thinking: false."""
+    train_on: Literal["assistant", "last_turn", "all"] = "assistant"
+    """The part that is learnt: every message of the assistant, the last one, or all text."""
+    rewritten: Literal["split", "refuse"] = "split"
+    """The treatment of conversations whose earlier turns the template words otherwise once others
+    follow, such as without their reasoning: each answer becomes an example of its own."""
+    control_tokens: Literal["refuse", "allow"] = "refuse"
+    """The treatment of text that contains a control token of the model, such as its end of turn:
+    such a row is unusable, or the token acts as one."""
 
 
 class Tokenizer(Protocol):
@@ -50,6 +64,24 @@ class Tokens:
 
     ids: tuple[int, ...]
     prompt_length: int
+    spans: tuple[tuple[int, int], ...] = ()
+    """The parts that are learnt, first and after last, where it is not all after the prompt: the
+    answers of a conversation, the first of which follows the prompt."""
+
+    @property
+    def learnt(self) -> tuple[tuple[int, int], ...]:
+        """Return the parts that are learnt; nothing comes before a first token to predict it."""
+        whole = self.spans or ((self.prompt_length, len(self.ids)),)
+        return tuple((max(start, 1), end) for start, end in whole)
+
+    @property
+    def num_targets(self) -> int:
+        return sum(end - start for start, end in self.learnt)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Return what a digest of examples is made of."""
+        return (self.prompt_length, *self.ids, *(n for span in self.spans for n in span))
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -117,70 +149,6 @@ FRAMES: dict[str, Frame] = {"causal": one_text, "seq2seq": pair_of_texts, "image
 """By a family's form of task."""
 
 
-def tokenize(
-    examples: Sequence[Example],
-    tokenizer: Any,
-    settings: TextSettings,
-    task: str = "causal",
-    what: str = "examples",
-) -> tuple[list[Example], list[Tokens]]:
-    """The examples that are kept, and their token ids, as models of a form of task take them.
-
-    Raises:
-        DataError: examples are too long, and `too_long` is `refuse` or none is left; says how many,
-            and the longest.
-    """
-    rows = FRAMES[task](examples, tokenizer) if examples else []
-    _check_lengths(rows, settings, what)
-    return _short(examples, rows, settings)
-
-
-def tokenize_splits(
-    splits: Splits,
-    tokenizer: Any,
-    settings: TextSettings,
-    task: str = "causal",
-    needed: Sequence[str] = SPLITS,
-) -> tuple[Splits, dict[str, list[Tokens]]]:
-    """Return the splits without the rows that are too long, and each one's token ids by its name.
-
-    The rows that are left out are counted with those that were dropped before.
-
-    Raises:
-        DataError: see `tokenize`; also if a split that is needed has none left.
-    """
-    examples = {name: getattr(splits, name) for name in SPLITS}
-    rows = {name: FRAMES[task](es, tokenizer) if es else [] for name, es in examples.items()}
-    _check_lengths([row for name in SPLITS for row in rows[name]], settings, "rows")
-    for name in needed:
-        _check_lengths(rows[name], settings, f"{name} examples")
-    short = {name: _short(examples[name], rows[name], settings) for name in SPLITS}
-    lost = sum(len(rows[name]) - len(short[name][0]) for name in SPLITS)
-    kept = {name: tuple(left) for name, (left, _) in short.items()}
-    fitting = Splits(**kept, dropped=splits.dropped + RowCounts.of(too_long=lost))
-    return fitting, {name: ids for name, (_, ids) in short.items()}
-
-
-def _check_lengths(rows: Sequence[Tokens], settings: TextSettings, what: str) -> None:
-    long = [len(row.ids) for row in rows if len(row.ids) > settings.max_length]
-    some = len(long) < len(rows)
-    if not long or (settings.too_long == "drop" and some):
-        return
-    raise DataError(
-        f"{len(long)} of {len(rows)} {what} have more than text.max_length = "
-        f"{settings.max_length} tokens (the longest has {max(long)}); raise text.max_length"
-        + (", or set text.too_long: drop" if some else "")
-    )
-
-
-def _short(
-    examples: Sequence[Example], rows: Sequence[Tokens], settings: TextSettings
-) -> tuple[list[Example], list[Tokens]]:
-    pairs = zip(examples, rows, strict=True)
-    kept = [(e, row) for e, row in pairs if len(row.ids) <= settings.max_length]
-    return [e for e, _ in kept], [row for _, row in kept]
-
-
 def collate(rows: Sequence[Tokens], pad: int) -> Batch:
     """One batch of examples, padded on the right."""
     length = max(len(row.ids) for row in rows) - 1
@@ -191,8 +159,9 @@ def collate(rows: Sequence[Tokens], pad: int) -> Batch:
         n = len(row.ids) - 1
         ids[i, :n] = torch.tensor(row.ids[:-1])
         valid[i, :n] = True
-        positions += range(i * length + row.prompt_length - 1, i * length + n)
-        targets += row.ids[row.prompt_length :]
+        for start, end in row.learnt:
+            positions += range(i * length + start - 1, i * length + end - 1)
+            targets += row.ids[start:end]
     lengths = torch.tensor([row.prompt_length for row in rows])
     return Batch(ids, valid, torch.tensor(positions), torch.tensor(targets), lengths)
 

@@ -32,6 +32,8 @@ class EvaluationSet:
     rows: Sequence[Tokens]
     score: Metric | None
     """The verifier of a free-running answer; None: the likelihood of the right one is the score."""
+    held_out: int = 0
+    """Answers that these were drawn from."""
 
 
 class Means(TypedDict):

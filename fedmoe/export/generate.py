@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from fedmoe.data.examples import Example
-from fedmoe.data.text import FRAMES
+from fedmoe.data.text import TextSettings
+from fedmoe.data.wording import prompt_ids
 from fedmoe.errors import FedMoEError
 from fedmoe.export.saved import SavedRun
 from fedmoe.models.adapted import AdaptedModel, LoRA
-from fedmoe.models.build import ModelSettings, build_model, model_folder
+from fedmoe.models.build import MINI, ModelSettings, build_model, model_folder
 from fedmoe.models.decode import greedy_stream
 from fedmoe.models.pretrained_gating import gating_of
 from fedmoe.models.rescaling import NoRescaling
@@ -22,8 +22,8 @@ from fedmoe.models.rescaling import NoRescaling
 class Generator:
     """A model with its budget set, ready to answer."""
 
-    def __init__(self, model: AdaptedModel, tokenizer: Any) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model: AdaptedModel, tokenizer: Any, text: TextSettings) -> None:
+        self.model, self.tokenizer, self.text = model, tokenizer, text
 
     @classmethod
     def of(
@@ -41,11 +41,13 @@ class Generator:
             gating = gating_of(Path(model_folder(model)))
             none = LoRA(rank=1)
             adapted, tokenizer = build_model(settings, none, NoRescaling(), gating)
-            rescaler = None
+            # The built-in base was pretrained on plain prompts, and never saw its template.
+            text, rescaler = TextSettings(template="plain" if model == MINI else "auto"), None
         else:
             saved = SavedRun.open(run, which)
             adapted, tokenizer = saved.model, saved.tokenizer
             adapted.load(saved.adapter(tier))
+            text = saved.experiment.data.wording(saved.experiment.text)
             tiers = saved.experiment.budget.resolved(adapted.full_top_k)
             if tier is not None and tier not in tiers:
                 raise FedMoEError(f"--tier {tier!r} is not one of {', '.join(map(repr, tiers))}")
@@ -64,12 +66,11 @@ class Generator:
             raise FedMoEError(f"--top-k {top_k}: {said}")
         adapted.check_top_ks({top_k})
         adapted.set_budget(top_k, rescaler)
-        return cls(adapted, tokenizer)
+        return cls(adapted, tokenizer, text)
 
     def stream(self, prompt: str, max_new_tokens: int) -> Iterator[str]:
         """Generate the answer to one prompt, piece by piece."""
-        examples = [Example(prompt, "", "")]
-        ids = FRAMES[self.model.form.name](examples, self.tokenizer)[0].prompt
+        ids = prompt_ids(prompt, self.tokenizer, self.text, self.model.form.name)
         yield from greedy_stream(
             self.model.model, torch.tensor([ids]), max_new_tokens, self.tokenizer
         )

@@ -72,8 +72,8 @@ class ClientReport:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Own metrics of a local step: at most `MOST_METRICS` finite numbers with a `METRIC_NAME`."""
     rows: RowCounts | None = None
-    """The account of the client's rows, where it alone has them; `examples` is then `rows.train`.
-    """
+    """The account of the client's rows, where it alone has them; `examples` is then `rows.train`,
+    or more where conversations make several each."""
 
     def reported(self) -> dict[str, Number]:
         """Return every field of `CLIENT_FIELDS` by name, in order."""

@@ -15,7 +15,8 @@ LOST_WARNING = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class RowCounts:
-    """Every row that was read, by what became of it: `read` is the sum of all others.
+    """Every row that was read, by what became of it: `read` is the sum of all others but
+    `truncated`.
 
     Example:
         >>> counts = RowCounts(read=10, train=6, validation=1, test=1, repeated=1, too_long=1)
@@ -40,6 +41,8 @@ class RowCounts:
     """Unusable for another reason, such as a number where text belongs."""
     too_long: int = 0
     """More tokens than `text.max_length`."""
+    truncated: int = 0
+    """Rows that are used without the oldest turns of their conversation; counted as used, too."""
 
     @classmethod
     def of(cls, **parts: int) -> Self:
@@ -73,6 +76,8 @@ class RowCounts:
             if self.dropped
             else "none dropped"
         )
+        if self.truncated:
+            parts.append(f"{self.truncated:,} without their oldest turns (text.too_long)")
         return f"{self.read:,} read: {', '.join(parts)}"
 
     def _why(self) -> str:
@@ -128,7 +133,7 @@ class RowCounts:
             if type(value) is not int or not 0 <= value <= MOST_ROWS:
                 raise WireError(f"rows.{name} is {value!r:.60}; expected 0 or more", "scalars")
         counts = cls(**found)
-        parts = sum(found.values()) - counts.read
+        parts = sum(found.values()) - counts.read - counts.truncated
         if parts != counts.read:
             raise WireError(f"rows.read is {counts.read}; its parts sum to {parts}", "scalars")
         return counts
@@ -137,7 +142,8 @@ class RowCounts:
 REASONS = {
     "repeated": "the same prompt, response and label as an earlier row, letter by letter",
     "empty": "no prompt or no response",
-    "refused": "not text where text belongs, or a row that cannot be read",
+    "refused": "not text where text belongs, messages in an order that cannot be, or a row that "
+    "cannot be read or worded",
     "too_long": "more tokens than text.max_length",
 }
 """Fields that count dropped rows, and what each means."""

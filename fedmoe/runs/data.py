@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from fedmoe.data import load_splits, manifest, partition
 from fedmoe.data.held_out import check_held_out
-from fedmoe.data.text import tokenize, tokenize_splits
+from fedmoe.data.wording import tokenize, tokenize_splits, turns
 from fedmoe.errors import DataError, FedMoEWarning
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.evaluation.metrics import checked
@@ -45,6 +45,10 @@ class DataFacts:
     """Examples of each evaluation set, which may be fewer than are held out for it."""
     most_length: int | None = None
     """Tokens of an example at most, where the clients alone know the lengths of theirs."""
+    answers: Mapping[str, int] = field(default_factory=dict)
+    """Answers that are held out for each evaluation set: of conversations more than rows."""
+    form: str = ""
+    """The format of the rows in words, where it was recognised."""
 
     @property
     def mean_length(self) -> float:
@@ -61,11 +65,14 @@ class DataFacts:
 
     def account(self) -> list[str]:
         """Return what became of the rows, in lines for a terminal."""
-        lines = [f"rows: {self.rows}", *(f"  {reason}" for reason in self.rows.reasons())]
+        lines = [f"format: {self.form}"] if self.form else []
+        lines += [f"rows: {self.rows}", *(f"  {reason}" for reason in self.rows.reasons())]
         for split, number in self.scored.items():
-            if number < (held_out := getattr(self.rows, split)):
+            rows = getattr(self.rows, split)
+            if number < (held_out := self.answers.get(split, rows)):
+                what = "rows" if held_out == rows else f"answers, in {rows:,} rows,"
                 lines.append(
-                    f"  {number:,} of {held_out:,} held-out {split} rows are scored "
+                    f"  {number:,} of {held_out:,} held-out {split} {what} are scored "
                     f"(evaluation.{split}_examples)"
                 )
         return lines
@@ -80,19 +87,30 @@ class RunData:
     manifest: dict[str, Any]
     counts: RowCounts
     """What became of every row that was read."""
+    form: str = ""
+    """The format of the rows in words, where it was recognised."""
 
     def facts(self) -> DataFacts:
         """Return the numbers and digests that the server side works with."""
         lengths = tuple(tuple(len(row.ids) for row in rows) for rows in self.rows.values())
         scored = {split: len(data.rows) for split, data in self.sets.items()}
-        return DataFacts(lengths, self.manifest, self._digest(), self.counts, scored)
+        answers = {split: data.held_out for split, data in self.sets.items()}
+        return DataFacts(
+            lengths,
+            self.manifest,
+            self._digest(),
+            self.counts,
+            scored,
+            answers=answers,
+            form=self.form,
+        )
 
     def _digest(self) -> str:
         digest = hashlib.sha256()
         for rows in [*self.rows.values(), *(data.rows for data in self.sets.values())]:
             digest.update(f"{len(rows)}\0".encode())
             for row in rows:
-                digest.update(np.asarray((row.prompt_length, *row.ids), dtype=np.int64).tobytes())
+                digest.update(np.asarray(row.numbers, dtype=np.int64).tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -106,16 +124,21 @@ def pooled_data(experiment: Experiment, tokenizer: Any, form: str) -> RunData:
     """
     loaded = load_splits(experiment.data, experiment.seed)
     check_held_out(experiment.data, loaded)
-    splits, rows = tokenize_splits(loaded, tokenizer, experiment.text, form)
+    text, unusable = experiment.data.wording(experiment.text), unusable_rows(experiment)
+    splits, rows = tokenize_splits(loaded, tokenizer, text, form, unusable=unusable)
     if said := splits.rows.warning():
         warnings.warn(said, FedMoEWarning, stacklevel=2)
     labels = [example.label for example in splits.train]
     parts = partition(experiment.partition, labels, experiment.seed, splits.rows)
     return RunData(
-        {client: tuple(rows["train"][i] for i in part) for client, part in enumerate(parts)},
+        {
+            client: tuple(row for i in part for row in rows["train"][i])
+            for client, part in enumerate(parts)
+        },
         evaluation_sets(experiment, splits.validation, splits.test, tokenizer, form),
         manifest(splits.train, parts),
         splits.rows,
+        splits.form,
     )
 
 
@@ -131,18 +154,43 @@ def evaluation_sets(
     Raises:
         DataError: there are none, or all of them are too long.
     """
-    settings, sets = experiment.evaluation, {}
+    settings = experiment.evaluation
+    sets: dict[str, EvaluationSet] = {}
     for split, examples, most in (
         ("validation", validation, settings.validation_examples),
         ("test", test, settings.test_examples),
     ):
         if not examples:
             raise DataError(f"the dataset has no {split} examples")
-        order = numpy_rng(experiment.seed, split).permutation(len(examples))[:most]
-        drawn = [examples[i] for i in sorted(order)]
-        kept, rows = tokenize(drawn, tokenizer, experiment.text, form)
-        sets[split] = EvaluationSet(split, kept, rows, verifier(experiment))
+        sets[split] = drawn_set(experiment, split, examples, most, tokenizer, form)
     return sets
+
+
+def drawn_set(
+    experiment: Experiment,
+    split: str,
+    examples: Sequence[Example],
+    most: int,
+    tokenizer: Any,
+    form: str,
+) -> EvaluationSet:
+    """Return at most so many answers of a split's examples to score, drawn from the seed.
+
+    Each answer in a conversation is one, given the true messages before it.
+
+    Raises:
+        DataError: all of them are too long.
+    """
+    every = [turn for example in examples for turn in turns(example)]
+    order = numpy_rng(experiment.seed, split).permutation(len(every))[:most]
+    drawn, text = [every[i] for i in sorted(order)], experiment.data.wording(experiment.text)
+    kept, rows = tokenize(drawn, tokenizer, text, form, answers=True)
+    return EvaluationSet(split, kept, rows, verifier(experiment), len(every))
+
+
+def unusable_rows(experiment: Experiment) -> Literal["refuse", "drop"]:
+    """Return the treatment of rows that cannot be used."""
+    return getattr(experiment.data, "unusable", "refuse")
 
 
 def verifier(experiment: Experiment) -> Metric | None:

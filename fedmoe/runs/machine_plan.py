@@ -18,7 +18,7 @@ from fedmoe.budget.replan import ran_out_of_memory, within_memory
 from fedmoe.budget.shape import shape_of
 from fedmoe.budget.work import work_at_most, work_on
 from fedmoe.data import load_splits
-from fedmoe.data.text import tokenize
+from fedmoe.data.wording import tokenize
 from fedmoe.errors import DataError, ModelError
 from fedmoe.messages.codec import most_bytes
 from fedmoe.models.build import build_model
@@ -205,7 +205,7 @@ def _loaded(e: Experiment) -> tuple[AdaptedModel, Sequence[Tokens], int]:
     tokenizer: Any
     model, tokenizer = build_model(e.model, e.adapter, e.rescaling, e.gating)
     require_causal(model.model, "fedmoe plan")
-    _, rows = tokenize(load_splits(e.data, e.seed).train, tokenizer, e.text)
+    _, rows = tokenize(load_splits(e.data, e.seed).train, tokenizer, e.data.wording(e.text))
     if not rows:
         raise DataError("there are no training examples to plan with")
     return model, rows, tokenizer.pad_token_id

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmoe.data.federated import Federated, LocalData
-from fedmoe.data.text import tokenize, tokenize_splits
+from fedmoe.data.wording import tokenize_splits
 from fedmoe.errors import DataError
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.messages.rows import RowCounts
-from fedmoe.runs.data import DataFacts, verifier
-from fedmoe.seeds import numpy_rng
+from fedmoe.runs.data import DataFacts, drawn_set, unusable_rows
 
 if TYPE_CHECKING:
     from fedmoe.config.schema import Experiment
+    from fedmoe.data.examples import Splits
     from fedmoe.data.text import Tokens
 
 AT_CLIENTS = "at the clients"
@@ -83,24 +83,27 @@ class OwnData(Mapping[str, Sequence["Tokens"]]):
         e = self.experiment
         try:
             loaded = self.local.splits(name, e.seed)
-            splits, rows = tokenize_splits(loaded, self.tokenizer, e.text, self.form, ("train",))
+            splits, rows = tokenize_splits(
+                loaded,
+                self.tokenizer,
+                e.data.wording(e.text),
+                self.form,
+                ("train",),
+                unusable=unusable_rows(e),
+            )
+            sets = self._sets(splits)
         except DataError as error:
             raise DataError(f"client {name!r}: {error}") from error
-        most = {"validation": e.evaluation.validation_examples, "test": e.evaluation.test_examples}
-        sets = {
-            split: self._drawn(split, getattr(splits, split), rows[split], number)
-            for split, number in most.items()
-            if rows[split]
-        }
-        return ClientData(tuple(rows["train"]), sets, splits.rows)
+        return ClientData(tuple(row for own in rows["train"] for row in own), sets, splits.rows)
 
-    def _drawn(
-        self, split: str, examples: Sequence[Any], rows: Sequence[Tokens], most: int
-    ) -> EvaluationSet:
-        """Return at most so many rows of a split, drawn from the seed."""
-        order = sorted(numpy_rng(self.experiment.seed, split).permutation(len(rows))[:most])
-        chosen = [examples[i] for i in order]
-        return EvaluationSet(split, chosen, [rows[i] for i in order], verifier(self.experiment))
+    def _sets(self, splits: Splits) -> dict[str, EvaluationSet]:
+        e = self.experiment
+        most = {"validation": e.evaluation.validation_examples, "test": e.evaluation.test_examples}
+        return {
+            split: drawn_set(e, split, examples, number, self.tokenizer, self.form)
+            for split, number in most.items()
+            if (examples := getattr(splits, split))
+        }
 
 
 def federated_facts(experiment: Experiment) -> DataFacts:
@@ -125,10 +128,8 @@ def server_sets(experiment: Experiment, tokenizer: Any, form: str) -> dict[str, 
     if not isinstance(data, Federated) or not (path := data.server_test):
         return {}
     examples, _ = LocalData(data).read(Path(path).expanduser())
-    kept, rows = tokenize(examples, tokenizer, experiment.text, form)
-    if not rows:
-        raise DataError(f"{path}: every row has more than text.max_length tokens; raise it")
-    order = numpy_rng(experiment.seed, SERVER).permutation(len(rows))
-    order = sorted(order[: experiment.evaluation.test_examples])
-    chosen = [kept[i] for i in order], [rows[i] for i in order]
-    return {SERVER: EvaluationSet(SERVER, *chosen, verifier(experiment))}
+    most = experiment.evaluation.test_examples
+    try:
+        return {SERVER: drawn_set(experiment, SERVER, examples, most, tokenizer, form)}
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error

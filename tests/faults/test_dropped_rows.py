@@ -15,7 +15,8 @@ from fedmoe.data.files import LocalFiles
 from fedmoe.data.held_out import check_held_out
 from fedmoe.data.hub import HuggingFace
 from fedmoe.data.partition import Iid
-from fedmoe.data.text import TextSettings, tokenize_splits
+from fedmoe.data.text import TextSettings
+from fedmoe.data.wording import tokenize_splits
 from fedmoe.errors import DataError
 from fedmoe.messages.rows import RowCounts
 

@@ -9,7 +9,8 @@ pytest.importorskip("sklearn", reason="the extra `vision` is not installed")
 
 from fedmoe.base_models.pretraining.vision import Base, accuracy, encoded, trained_dense
 from fedmoe.data.digits import Digits, all_digits, of_pretraining
-from fedmoe.data.text import TextSettings, tokenize
+from fedmoe.data.text import TextSettings
+from fedmoe.data.wording import tokenize
 from fedmoe.errors import DataError
 from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.rescaling import NoRescaling

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from fedmoe.data import Example, Memory, load_splits
 from fedmoe.data.examples import SPLITS, Splits, prompt_key
 from fedmoe.data.files import LocalFiles
-from fedmoe.data.text import TextSettings, tokenize_splits
+from fedmoe.data.text import TextSettings
+from fedmoe.data.wording import tokenize_splits
 from fedmoe.errors import DataError
 from fedmoe.messages.rows import RowCounts
 

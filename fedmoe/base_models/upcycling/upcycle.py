@@ -20,7 +20,8 @@ from fedmoe.base_models.upcycling.source import load_dense
 from fedmoe.base_models.upcycling.split import Split
 from fedmoe.data import load_splits
 from fedmoe.data.held_out import check_held_out
-from fedmoe.data.text import Tokens, tokenize
+from fedmoe.data.text import Tokens
+from fedmoe.data.wording import tokenize
 from fedmoe.errors import ModelError
 from fedmoe.models.build import DTYPES, ModelSettings, load_base
 from fedmoe.models.families import check_top_k, moe_layers, set_top_k
@@ -113,7 +114,8 @@ def _text(recipe: Upcycle, tokenizer: Any) -> tuple[list[Tokens], list[Tokens]]:
     rows = []
     for name, examples in (("train", splits.train), ("validation", splits.validation)):
         order = numpy_rng(recipe.seed, "upcycle", name).permutation(len(examples))
-        rows.append(tokenize([examples[i] for i in order], tokenizer, recipe.text)[1])
+        text = recipe.data.wording(recipe.text)
+        rows.append(tokenize([examples[i] for i in order], tokenizer, text)[1])
     return observe.enough(rows[0], recipe.fit_tokens), rows[1][: recipe.held_out_examples]
 
 

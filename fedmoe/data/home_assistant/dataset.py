@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -59,6 +59,7 @@ class HomeAssistant(Dataset):
     """Share of the templates that are held out for testing."""
     validation_share: Share = 0.1
     """Share of the templates that are held out for validation."""
+    plain: ClassVar[bool] = True
 
     def load(self, seed: int) -> Splits:
         """Return the splits; the same seed gives the same examples in the same order.
