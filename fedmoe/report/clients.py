@@ -69,7 +69,8 @@ def client_rows(run: Run) -> TextTable:
     """Return what became of each client's rows, as it said; no rows where none said."""
     rows = [(run.name_of(client), counts) for client, counts in sorted(run.rows.items())]
     if len(rows) > 1:
-        rows.append(("all", RowCounts.total(run.rows.values())))
+        # First, as tables of many clients are cut.
+        rows.insert(0, ("all", RowCounts.total(run.rows.values())))
     names = ("read", "train", "validation", "test", *REASONS)
     columns = [(name.replace("_", " "), _count_of(name)) for name in names]
     table = TextTable.of(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,16 @@ class Run:
 
     def ok(self, *, client: int | None = None, tier: str | None = None) -> list[Record]:
         """Return the client rounds that arrived, by round, of one client or one tier."""
-        return [
-            c
-            for c in self.clients
-            if c["status"] == "ok" and client in (None, c["client"]) and tier in (None, c["tier"])
-        ]
+        lines = self.clients if client is None else self.of_client.get(client, [])
+        return [c for c in lines if c["status"] == "ok" and tier in (None, c["tier"])]
+
+    @cached_property
+    def of_client(self) -> dict[int, list[Record]]:
+        """The client rounds of each client, by round."""
+        found: dict[int, list[Record]] = {}
+        for line in self.clients:
+            found.setdefault(line["client"], []).append(line)
+        return found
 
     def curve(self, split: str, tier: str) -> list[Record]:
         """Return a tier's evaluations on one split, by round."""

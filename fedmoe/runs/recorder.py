@@ -22,6 +22,7 @@ from fedmoe.data.manifest import accounts_manifest
 from fedmoe.devices.clock import client_time, probe_tokens, profile_tokens, virtual_bytes_up
 from fedmoe.messages.codec import task_num_bytes
 from fedmoe.messages.records import Failure
+from fedmoe.messages.rows import RowCounts
 from fedmoe.report.ledger import Ledger, read_ledger
 from fedmoe.rounds import Observer
 from fedmoe.runs.checkpoint import Checkpoint
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from fedmoe.budget.cost import Cost
     from fedmoe.evaluation.evaluate import Evaluation
     from fedmoe.messages.records import Task, Update
-    from fedmoe.messages.rows import RowCounts
     from fedmoe.rounds import ServerState
     from fedmoe.runs.roster import Attendance
     from fedmoe.runs.server_side import ServerSide
@@ -120,6 +120,7 @@ class Recorder(Observer, Watch):
         self.virtual_clock, self.best = about["virtual_clock"], about["best"] and (*about["best"],)
         evaluated = [record for record in records if record["kind"] == "evaluation"]
         self.scores = [{k: v for k, v in r.items() if k != "kind"} for r in evaluated]
+        self.rows = {r["client"]: RowCounts(**r["rows"]) for r in records if r["kind"] == "rows"}
         self.ledger.append({"kind": "resumed", "round": self.number})
         # It continues as another run (`--resume anyway`), or its files describe another one.
         mine = identity(self.server)
@@ -174,8 +175,8 @@ class Recorder(Observer, Watch):
         self.ledger.append(line | self._virtual(answer, line, price))
 
     def _make_room(self, client: int) -> None:
-        """Make room for the counts of a client that has joined."""
-        more = client + 1 - len(self.by_client)
+        """Make room for the counts of clients that have joined, for all of them at once."""
+        more = max(client + 1, len(self.server.members)) - len(self.by_client)
         if more > 0:
             self.by_client = np.pad(self.by_client, ((0, more), (0, 0), (0, 0)))
 

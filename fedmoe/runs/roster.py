@@ -115,7 +115,7 @@ class Roster(Sequence[Member]):
         e = self.setup.experiment
         rules, listed = e.membership, cast("Federated", e.data).clients
         wanted = [n for n in listed if rules.takes_part(n, round)] if not self.all else []
-        found = present(wanted, rules.least, rules.wait_seconds)
+        found = {*present(wanted, rules.least, rules.wait_seconds)}
         there = [name for name in listed or sorted(found) if name in found]
         there = [name for name in there if rules.takes_part(name, round)]
         if len(there) < rules.least:
@@ -129,7 +129,8 @@ class Roster(Sequence[Member]):
         new = [name for name in there if name not in known]
         joined = [named_member(self.setup, len(self.all) + n, name) for n, name in enumerate(new)]
         returned = [member for member in back if member.client in self.gone]
-        absent = [member.client for member in self if member not in back]
+        here = {member.client for member in back}
+        absent = [member.client for member in self if member.client not in here]
         most = math.inf if rules.most_absent is None else rules.most_absent
         left = tuple(c for c in absent if self.missed.get(c, 0) >= most)
         stay = tuple(c for c in absent if c not in left)
