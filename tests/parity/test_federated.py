@@ -10,6 +10,7 @@ from flwr.app import MessageType
 from fedmoe.config import load_experiment
 from fedmoe.messages.rows import RowCounts
 from fedmoe.report.ledger import read_ledger
+from fedmoe.runs.display import Display
 from fedmoe.runs.session import run
 from server.settings import Settings
 from server.transport import GridTransport
@@ -117,3 +118,29 @@ def test_the_sums_of_the_owners_are_the_tiers_means(plain):
     tested = [line for line in kinds(plain, "evaluation") if line["split"] == "test"]
     names = {c["name"] for line in tested for c in line["clients"]}
     assert names == {*OWNERS}
+
+
+class Interrupted(Display):
+    """Ends the run as the third round begins."""
+
+    def planned(self, tasks):
+        if tasks[0].round == 3:
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_run_lists_the_rows_of_clients_that_answered_before(
+    experiment, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("fedmoe.runs.identity.code_digest", lambda *folders: "abc123")
+    simulation = replace(experiment.simulation, folder=str(tmp_path))
+    few = replace(experiment.evaluation, every=0, clients=1)
+    one = replace(experiment, clients_per_round=2, evaluation=few, simulation=simulation)
+    with pytest.raises(KeyboardInterrupt):
+        run(one, Interrupted())
+    folder = run(one, resume="auto")
+    said = [line["client"] for line in kinds(folder, "rows")]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [c["client"] for c in manifest["clients"]] == sorted({*said})
+    assert len(said) == len({*said})
+    later = {line["client"] for line in kinds(folder, "client") if line["round"] == 3}
+    assert {*said} > later
