@@ -16,9 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from fedmoe.errors import FedMoEError
 from simulations.rehearsal.deployment import Deployment
-from simulations.scale.nodes import START_SECONDS, logs, make
+from simulations.scale.fleet import make, start
 
 PYPROJECT = """\
 [project]
@@ -71,12 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         deployment = make(Path(place), options.nodes)
         try:
-            deployment.start(START_SECONDS)
-            end = time.monotonic() + START_SECONDS
-            while not all("SuperNode ID" in text for text in logs(deployment)):
-                if time.monotonic() > end:
-                    raise FedMoEError(f"not all nodes have started in {START_SECONDS:g} s")
-                time.sleep(1.0)
+            start(deployment)
             for line in submitted(deployment, Path(place), sizes):
                 print(json.dumps(line))
         finally:
