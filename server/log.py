@@ -21,10 +21,13 @@ class LogLines(Display):
         self.places = places
 
     def planned(self, tasks: Sequence[Task]) -> None:
-        if tasks:
-            log(INFO, "round %d: %d clients", tasks[0].round, len(tasks))
-        else:
+        if not tasks:
             log(WARNING, "no client is reachable in this round")
+            return
+        first, last = min(task.round for task in tasks), max(task.round for task in tasks)
+        # In an asynchronous run they started in several.
+        since = f"round {first}" if first == last else f"rounds {first} to {last}"
+        log(INFO, "%s: %d clients", since, len(tasks))
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
         who = f"round {task.round}: client {task.client} ({task.tier}, k={task.top_k})"

@@ -79,6 +79,11 @@ class Roster(Sequence[Member]):
         away = self.gone | {*self.missed}
         return [replace(m, availability=0.0) if m.client in away else m for m in self.all]
 
+    @property
+    def everyone(self) -> Sequence[Member]:
+        """Return a view of all members by number, as they are now; see `here`."""
+        return Everyone(self)
+
     def present(self) -> list[Member]:
         """Return those that are there, by number."""
         return [m for m in self if m.client not in self.missed]
@@ -133,7 +138,7 @@ class Roster(Sequence[Member]):
         absent = [member.client for member in self if member.client not in here]
         most = math.inf if rules.most_absent is None else rules.most_absent
         left = tuple(c for c in absent if self.missed.get(c, 0) >= most)
-        stay = tuple(c for c in absent if c not in left)
+        stay = tuple(c for c in absent if self.missed.get(c, 0) < most)
         return Attendance(round, stay, (*returned, *joined), left)
 
     def _note(self, attendance: Attendance) -> None:
@@ -149,6 +154,22 @@ class Roster(Sequence[Member]):
         line = self.recorded[round]
         joined = [named_member(self.setup, j["client"], j["name"]) for j in line["joined"]]
         return Attendance(round, tuple(line["absent"]), tuple(joined), tuple(line["left"]))
+
+
+class Everyone(Sequence[Member]):
+    """All members of a roster by number, also those that joined after this view was made."""
+
+    def __init__(self, roster: Roster) -> None:
+        self.roster = roster
+
+    def __len__(self) -> int:
+        return len(self.roster.all)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.roster.here()[place]
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self.roster.here())
 
 
 def roster_of(setup: Setup, records: Iterable[Mapping[str, Any]], rounds: int) -> Roster | None:
