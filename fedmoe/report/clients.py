@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from fedmoe.messages.rows import REASONS, RowCounts
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run
 from fedmoe.report.text_table import TextTable
-from fedmoe.report.units import count_text, number_text, percent_text
+from fedmoe.report.units import DASH, count_text, number_text, percent_text
+
+USES = ("read", "train", "validation", "test")
+"""Columns for the rows that are used."""
 
 
 @dataclass(frozen=True)
@@ -67,26 +70,42 @@ def client_scores(run: Run) -> TextTable:
 
 def client_rows(run: Run) -> TextTable:
     """Return what became of each client's rows, as it said; no rows where none said."""
-    rows = [(run.name_of(client), counts) for client, counts in sorted(run.rows.items())]
+    rows = {run.name_of(client): counts for client, counts in sorted(run.rows.items())}
+    return replace(rows_table(rows), note="As the clients said.")
+
+
+def rows_table(
+    rows: Mapping[str, RowCounts], tiers: Mapping[str, str] | None = None, most: int | None = None
+) -> TextTable:
+    """Return what became of each client's rows, and of all; reasons that nobody has are left out.
+
+    Args:
+        rows: by client.
+        tiers: each client's tier, if it is to be shown.
+        most: of more clients, those are shown that lose most rows, then the largest.
+    """
+    names, note, tiers = [*rows], "", tiers or {}
+    if most is not None and len(names) > most:
+        first = sorted(names, key=lambda n: (-sum(rows[n].dropped.values()), -rows[n].read))[:most]
+        names = [name for name in names if name in {*first}]
+        note = f"Of {len(rows)} clients the {most} that lose most rows, then the largest."
+    shown = [(name, tiers.get(name, DASH), rows[name]) for name in names]
     if len(rows) > 1:
-        rows.append(("all", RowCounts.total(run.rows.values())))
-    names = ("read", "train", "validation", "test", *REASONS)
-    columns = [(name.replace("_", " "), _count_of(name)) for name in names]
-    table = TextTable.of(
+        shown.append(("all", DASH, RowCounts.total(rows.values())))
+    reasons = [name for name in REASONS if any(getattr(counts, name) for counts in rows.values())]
+    return TextTable.of(
         "Rows of clients",
-        rows,
-        ("client", lambda pair: pair[0]),
-        *columns,
-        note="As the clients said.",
+        shown,
+        ("client", lambda row: row[0]),
+        *([("tier", lambda row: row[1])] if tiers else []),
+        *((n.replace("_", " "), _count_of(n)) for n in (*USES, *reasons)),
+        num_words=2 if tiers else 1,
+        note=note,
     )
-    for name in REASONS:
-        if not any(getattr(counts, name) for _, counts in rows):
-            table = table.without(name.replace("_", " "))
-    return table
 
 
-def _count_of(name: str) -> Callable[[tuple[str, RowCounts]], str]:
-    return lambda pair: count_text(getattr(pair[1], name))
+def _count_of(name: str) -> Callable[[tuple[str, str, RowCounts]], str]:
+    return lambda row: count_text(getattr(row[2], name))
 
 
 def spread_facts(run: Run) -> list[tuple[str, str]]:
