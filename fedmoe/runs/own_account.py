@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedmoe.errors import DataError
 from fedmoe.messages.rows import RowCounts, warnings_of
+from fedmoe.report.units import listed
 
 if TYPE_CHECKING:
     from fedmoe.runs.own_data import OwnData
@@ -86,13 +87,3 @@ def read_account(own: OwnData) -> OwnAccount:
         rows[name] = data.counts
         scored.update({split: len(found.rows) for split, found in data.sets.items()})
     return OwnAccount(rows, faults, scored, own.local.unlisted, own.local.ignored)
-
-
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """Return names in a row; of many, the first ones and the number of the others.
-
-    >>> listed(["a", "b", "c"], most=2)
-    'a, b and 1 more'
-    """
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -258,6 +258,11 @@ class Recorder(Observer, Watch):
         reason = {"reason": failure.reason, "code": failure.code}
         self.ledger.append(line | {"client": failure.client} | reason)
 
+    def withheld(self, tasks: Sequence[Task], split: str) -> None:
+        """Note clients that do not report their scores."""
+        line = {"kind": "withheld", "round": tasks[0].round - 1, "split": split}
+        self.ledger.append(line | {"clients": [task.client for task in tasks]})
+
     def evaluated(self, state: ServerState, results: Sequence[Evaluation]) -> None:
         """Write scores down, and keep the adapter of the best mean score; see `evaluation.best`."""
         self._write_accounts()
