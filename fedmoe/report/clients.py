@@ -27,6 +27,11 @@ class OwnScore:
     before: Record
     after: Record
     """Each with `loss`, `score` and `examples`; empty where the client gave none."""
+    withheld: bool = False
+
+    def share(self, scores: Record) -> str:
+        """Return one of its scores in percent."""
+        return "withheld" if self.withheld and not scores else percent_text(scores.get("score"))
 
 
 def own_scores(run: Run) -> list[OwnScore]:
@@ -40,7 +45,18 @@ def own_scores(run: Run) -> list[OwnScore]:
             OwnScore(c, run.name_of(c), tier.name, tier.top_k, before.get(c, {}), after.get(c, {}))
             for c in sorted({*before, *after})
         ]
-    return sorted(found, key=lambda s: (s.after or s.before).get("score") or 0.0)
+    known = {s.client for s in found if s.after}
+    found = [s for s in found if s.client in known or s.client not in run.withheld]
+    for client in {*run.withheld} - known:
+        tier = run.tier_of(client)
+        found.append(OwnScore(client, run.name_of(client), tier.name, tier.top_k, {}, {}, True))
+    return sorted(found, key=_place)
+
+
+def _place(s: OwnScore) -> tuple[bool, float, float, int]:
+    """Return what a client's place depends on: scores come first, the lowest at the top."""
+    scores = s.after or s.before
+    return s.withheld, scores.get("score") or 0.0, -(scores.get("loss") or 0.0), s.client
 
 
 def _by_client(evaluation: Record) -> dict[int, Record]:
@@ -49,18 +65,17 @@ def _by_client(evaluation: Record) -> dict[int, Record]:
 
 def client_scores(run: Run) -> TextTable:
     """Return each client's test score on its own rows; no rows where no client scores."""
-    withheld = max((e.get("withheld", 0) for e in run.evaluations), default=0)
     note = "On each client's own held-out rows, at its tier's k. The lowest score comes first."
-    if withheld:
-        note += f" {withheld} client(s) of a tier withhold their scores."
+    if run.withheld:
+        note += f" {len(run.withheld)} client(s) withhold their scores."
     return TextTable.of(
         "Scores of clients",
         own_scores(run),
         ("client", lambda s: s.name),
         ("tier", lambda s: s.tier),
         ("k", lambda s: count_text(s.top_k)),
-        (f"{run.score_name} before", lambda s: percent_text(s.before.get("score"))),
-        ("after", lambda s: percent_text(s.after.get("score"))),
+        (f"{run.score_name} before", lambda s: s.share(s.before)),
+        ("after", lambda s: s.share(s.after)),
         ("loss before", lambda s: number_text(s.before.get("loss"))),
         ("after", lambda s: number_text(s.after.get("loss"))),
         ("examples", lambda s: count_text((s.after or s.before).get("examples"))),
@@ -123,6 +138,11 @@ def spread_facts(run: Run) -> list[tuple[str, str]]:
         ("Worst tenth of clients", f"{percent_text(sum(tenth) / len(tenth))} ({len(tenth)})"),
         ("Spread of clients", f"{100 * deviation:.1f} points (standard deviation)"),
     ]
+
+
+def untested(run: Run) -> int:
+    """Return how many clients hold no test rows, as they said."""
+    return sum(not counts.test for counts in run.rows.values())
 
 
 def row_facts(run: Run) -> list[tuple[str, str]]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedmoe.report import figures
-from fedmoe.report.clients import own_scores
+from fedmoe.report.clients import OwnScore, own_scores
+from fedmoe.report.units import shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fedmoe.report.run import Run
 
+MOST_LETTERS = 20
+"""Of a name: a longer one would leave no room for the plot."""
 MOST_ROWS = 40
 """Clients that are shown; of more, those with the lowest scores."""
 
@@ -19,12 +22,15 @@ MOST_ROWS = 40
 def client_scores(run: Run) -> Figure | None:
     """Each client's test score on its own rows, without an adapter and with the last one."""
     scores = [s for s in own_scores(run) if s.after]
+    # A score that nobody reaches tells nothing; the loss does.
+    what = "score" if any(s.after["score"] for s in scores) else "loss"
+    # A value that was not finite is null in the ledger.
+    scores = [s for s in scores if s.after[what] is not None]
     if not scores:
         return None
     shown = scores[:MOST_ROWS]
-    which = f"the {MOST_ROWS} lowest of {len(scores)} clients" if shown != scores else "each client"
-    # A score that nobody reaches tells nothing; the loss does.
-    what = "score" if any(s.after["score"] for s in scores) else "loss"
+    worst = "lowest" if what == "score" else "highest"
+    which = f"the {MOST_ROWS} {worst} of {len(scores)}" if shown != scores else "each client"
     label = f"test {run.score_name}" if what == "score" else "test loss per token"
     title = f"{label.capitalize()} of {which}: base (open), fine-tuned (filled)"
     figure = figures.new_figure(title, max(2.0, 0.9 + 0.235 * len(shown)))
@@ -37,7 +43,11 @@ def client_scores(run: Run) -> Figure | None:
             axes.plot(before, y, "o", color="white", markeredgecolor=colour, markersize=6)
         axes.plot(after, y, "o", color=colour, markersize=6)
     axes.set_xlabel(f"{label} on the client's own rows")
-    figures.dress_rows(axes, [f"{s.name} · {s.tier} k={s.top_k}" for s in shown])
+    figures.dress_rows(axes, [_label(s) for s in shown])
     if what == "score":
         figures.percent_scale(axes, "x")
     return figure
+
+
+def _label(s: OwnScore) -> str:
+    return f"{shortened(s.name, MOST_LETTERS)} · {shortened(s.tier, MOST_LETTERS)} k={s.top_k}"

@@ -25,7 +25,9 @@ FULL, LOSSY = RowCounts.of(train=9, test=1), RowCounts.of(train=5, test=1, too_l
 
 def scores(split="test", values=(0.5, 0.25), tier="tiny"):
     clients = tuple(
-        ClientScore(client=n, name=NAMES[n], examples=4, loss=1.0 + n, score=v, exact_match=v)
+        ClientScore(
+            client=n, name=NAMES[n], examples=4, tokens=8, loss=1.0 + n, score=v, exact_match=v
+        )
         for n, v in enumerate(values)
     )
     return Evaluation(0, split, tier, 1, 1.5, 0.4, 0.4, 8, 1.0, {}, clients=clients)
