@@ -24,6 +24,9 @@ class Unusable:
     empty: bool = False
     """True if its only fault is that it has no prompt or no response."""
 
+    def __str__(self) -> str:
+        return f"{self.where}: {self.fault}"
+
 
 _PROMPTS = (
     "{instruction}\n\n{input}",
@@ -85,10 +88,16 @@ def to_examples(rows: Iterable[Row | Unusable], columns: Columns) -> list[Exampl
     return [row if isinstance(row, Unusable) else _example(*row, columns) for row in rows]
 
 
-def too_many(source: str, what: str, faults: Sequence[str]) -> DataError:
+def columns_of(rows: Iterable[Row | Unusable]) -> list[str]:
+    """Return the names of the columns that any row has."""
+    found = [row[1] for row in rows if not isinstance(row, Unusable)]
+    return list(dict.fromkeys(name for row in found for name in row))
+
+
+def too_many(source: str, what: str, faults: Sequence[object]) -> DataError:
     """Return an error that lists the first ten faults and counts the rest."""
     more = [f"and {len(faults) - MAX_FAULTS} more"] if len(faults) > MAX_FAULTS else []
-    lines = [f"{source}: {len(faults)} {what}", *faults[:MAX_FAULTS], *more]
+    lines = [f"{source}: {len(faults)} {what}", *map(str, faults[:MAX_FAULTS]), *more]
     return DataError("\n  ".join(lines))
 
 

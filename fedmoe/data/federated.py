@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import glob, has_magic
@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedmoe.data.columns import Row, Unusable
+from fedmoe.data.columns import Row, Unusable, columns_of, too_many
 from fedmoe.data.examples import SPLITS, Example, Splits
 from fedmoe.data.files import READERS, check_is_file, read_rows
 from fedmoe.data.table import Table
@@ -152,31 +152,32 @@ class LocalData:
         """
         data = self.dataset
         if data.column:
-            rows = self._by_value[name]
-            return data.splits(str(data.path), columns_of(rows), rows, seed)
+            return data.cut(*self._usable(str(data.path), self._by_value[name]), seed)
         source = self.sources[name]
         own = {s: self.read(p) for s in SPLITS[1:] if (p := getattr(source, s)) is not None}
         shares = {f"{split}_share": 0.0 for split in own}
-        rows = read_rows(source.train)
-        cut = replace(data, **shares).splits(str(source.train), columns_of(rows), rows, seed)
+        cut = replace(data, **shares).cut(*self.read(source.train), seed)
         return joined(cut, own)
 
     def read(self, path: Path) -> tuple[tuple[Example, ...], RowCounts]:
-        """Return the examples of a file, and the counts of rows that make none."""
-        rows = read_rows(path)
-        return self.dataset.usable(
-            str(path), self.dataset.examples(str(path), columns_of(rows), rows)
-        )
+        """Return the different examples of a file, and the counts of its other rows."""
+        return self._usable(str(path), read_rows(path))
+
+    def _usable(
+        self, source: str, rows: Sequence[Row | Unusable]
+    ) -> tuple[tuple[Example, ...], RowCounts]:
+        return self.dataset.usable(source, self.dataset.examples(source, columns_of(rows), rows))
 
     @cached_property
-    def _by_value(self) -> dict[str, list[Row | Unusable]]:
+    def _by_value(self) -> dict[str, list[Row]]:
         """Return the rows of the file by the client that the column names."""
         path, column = _expanded(str(self.dataset.path)), self.dataset.column
-        found: dict[str, list[Row | Unusable]] = {}
-        for item in read_rows(path):
-            if isinstance(item, Unusable):
-                raise DataError(f"{item.where}: {item.fault}, so that its client is not known")
-            where, row = item
+        found: dict[str, list[Row]] = {}
+        every = read_rows(path)
+        if unread := [row for row in every if isinstance(row, Unusable)]:
+            # Never dropped: nobody can say whose they are.
+            raise too_many(str(path), "row(s) cannot be read", unread)
+        for where, row in (row for row in every if not isinstance(row, Unusable)):
             value = row.get(column)
             if type(value) not in (int, str) or value == "":
                 raise DataError(
@@ -250,19 +251,14 @@ def _expanded(path: str) -> Path:
     return Path(path).expanduser()
 
 
-def columns_of(rows: Iterable[Row | Unusable]) -> list[str]:
-    """Return the names of the columns of rows, in order."""
-    usable = (row[1] for row in rows if not isinstance(row, Unusable))
-    return list(dict.fromkeys(column for row in usable for column in row))
-
-
 def joined(cut: Splits, own: Mapping[str, tuple[tuple[Example, ...], RowCounts]]) -> Splits:
     """Return splits with the held-out examples that a client brought in place of those cut off.
 
-    Examples that are trained on are not scored, too: those are dropped from what it brought.
+    Examples that are trained on are not scored, too: those are left out of what it brought, and
+    counted as repeated.
     """
     train, fresh, dropped = set(cut.train), {}, cut.dropped
-    for split, (examples, counts) in own.items():
-        fresh[split] = tuple(e for e in examples if e not in train)
-        dropped += counts + RowCounts.of(repeated=len(examples) - len(fresh[split]))
+    for split, (rows, others) in own.items():
+        fresh[split] = tuple(e for e in rows if e not in train)
+        dropped += others + RowCounts.of(repeated=len(rows) - len(fresh[split]))
     return replace(cut, **fresh, dropped=dropped)

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from fedmoe.data.columns import Row, Unusable
+from fedmoe.data.columns import Row, Unusable, columns_of
 from fedmoe.data.table import Table
 from fedmoe.errors import DataError
 from fedmoe.section import section
@@ -28,9 +28,8 @@ class LocalFiles(Table):
 
     def table(self) -> tuple[str, list[str], list[Row | Unusable]]:
         """Return the rows of the file; see `read_rows` for the errors."""
-        found = read_rows(Path(self.path))
-        rows = [row[1] for row in found if not isinstance(row, Unusable)]
-        return self.path, list(dict.fromkeys(name for row in rows for name in row)), found
+        rows = read_rows(Path(self.path))
+        return self.path, columns_of(rows), rows
 
 
 def read_rows(path: Path) -> list[Row | Unusable]:

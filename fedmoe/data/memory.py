@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from fedmoe.data.columns import Row, Unusable
+from fedmoe.data.columns import Row, Unusable, columns_of
 from fedmoe.data.examples import Example, Splits, split_by_group
 from fedmoe.data.table import Table
 from fedmoe.errors import DataError
@@ -83,10 +83,8 @@ class Memory(Table):
         places = [(f"{source}[{n}]", row) for n, row in enumerate(rows)]
         if not any(isinstance(row, Mapping) for row in rows):
             return [_from_pair(*place) for place in places]
-        present = list(
-            dict.fromkeys(name for row in rows if isinstance(row, Mapping) for name in row)
-        )
-        return self.examples(source, present, [_of_columns(*place) for place in places])
+        found = [_of_columns(*place) for place in places]
+        return self.examples(source, columns_of(found), found)
 
     def in_memory(self) -> str:
         """Return how many rows there are, and a digest, by which a resumed run knows them."""

@@ -50,15 +50,20 @@ class Table(Dataset):
         Raises:
             DataError: see `table`; unknown columns, or rows that cannot be used.
         """
-        return self.splits(*self.table(), seed)
-
-    def splits(
-        self, source: str, present: Sequence[str], rows: Iterable[Row | Unusable], seed: int
-    ) -> Splits:
-        """Return rows as splits; see `load` for the arguments' meaning and the errors."""
+        source, present, rows = self.table()
         examples, dropped = self.usable(source, self.examples(source, present, rows))
         if not examples:
             raise DataError(f"{source}: no rows; expected at least one")
+        return self.cut(examples, dropped, seed)
+
+    def cut(self, examples: Sequence[Example], dropped: RowCounts, seed: int) -> Splits:
+        """Return examples as splits, by prompt and stratified by label.
+
+        Args:
+            examples: different ones; see `usable`.
+            dropped: the counts of the other rows that were read.
+            seed: the same seed gives the same splits.
+        """
         splits = split_by_group(
             examples,
             seed,
@@ -96,7 +101,7 @@ class Table(Dataset):
         if others and (self.unusable == "refuse" or not examples):
             what = f"row(s) cannot be used, of {len(found)}"
             what += "; data.unusable=drop leaves them out" if examples else ""
-            raise too_many(source, what, [f"{row.where}: {row.fault}" for row in others])
+            raise too_many(source, what, others)
         unique = tuple(dict.fromkeys(examples))
         repeated, empty = len(examples) - len(unique), sum(row.empty for row in others)
         return unique, RowCounts.of(repeated=repeated, empty=empty, refused=len(others) - empty)

@@ -118,7 +118,11 @@ FRAMES: dict[str, Frame] = {"causal": one_text, "seq2seq": pair_of_texts, "image
 
 
 def tokenize(
-    examples: Sequence[Example], tokenizer: Any, settings: TextSettings, task: str = "causal"
+    examples: Sequence[Example],
+    tokenizer: Any,
+    settings: TextSettings,
+    task: str = "causal",
+    what: str = "examples",
 ) -> tuple[list[Example], list[Tokens]]:
     """The examples that are kept, and their token ids, as models of a form of task take them.
 
@@ -127,7 +131,7 @@ def tokenize(
             and the longest.
     """
     rows = FRAMES[task](examples, tokenizer) if examples else []
-    _check_lengths(rows, settings, "examples")
+    _check_lengths(rows, settings, what)
     return _short(examples, rows, settings)
 
 
@@ -143,7 +147,7 @@ def tokenize_splits(
     The rows that are left out are counted with those that were dropped before.
 
     Raises:
-        DataError: see `tokenize`; also if a needed split has none left.
+        DataError: see `tokenize`; also if a split that is needed has none left.
     """
     examples = {name: getattr(splits, name) for name in SPLITS}
     rows = {name: FRAMES[task](es, tokenizer) if es else [] for name, es in examples.items()}

@@ -82,10 +82,11 @@ class OwnData(Mapping[str, Sequence["Tokens"]]):
 
     def _load(self, name: str) -> ClientData:
         e = self.experiment
-        loaded = self.local.splits(name, e.seed)
-        splits, rows = tokenize_splits(loaded, self.tokenizer, e.text, self.form, ("train",))
-        if not splits.train:
-            raise DataError(f"client {name!r} has no row to train on; {splits.rows}")
+        try:
+            loaded = self.local.splits(name, e.seed)
+            splits, rows = tokenize_splits(loaded, self.tokenizer, e.text, self.form, ("train",))
+        except DataError as error:
+            raise DataError(f"client {name!r}: {error}") from error
         most = {"validation": e.evaluation.validation_examples, "test": e.evaluation.test_examples}
         sets = {
             split: self._drawn(split, getattr(splits, split), rows[split], number)

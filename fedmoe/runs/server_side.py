@@ -45,8 +45,10 @@ class ServerSide:
 
     @property
     def clients_per_round(self) -> int:
-        """Return how many clients take part in one round."""
-        return min(self.setup.experiment.clients_per_round or len(self.members), len(self.members))
+        """Return how many clients take part in one round; 0 for all, where none is known yet."""
+        wanted, number = self.setup.experiment.clients_per_round, len(self.members)
+        # Of a run whose clients come and go nobody may be known yet.
+        return min(wanted or number, number) if number else wanted or 0
 
     def first_state(self) -> ServerState:
         """Return the state before round 1."""

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from fedmoe.data import Example, Given, Memory, partition
+from fedmoe.data import Example, Federated, Given, Memory, partition
 from fedmoe.data.dataset import Dataset
 from fedmoe.data.examples import Splits
+from fedmoe.data.federated import LocalData
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.held_out import check_held_out
 from fedmoe.data.hub import HuggingFace
@@ -212,3 +213,23 @@ def test_too_few_examples_are_explained_by_the_rows_before_clients_are_lowered()
     with pytest.raises(DataError, match=r"client 1 would get no examples.*; give it rows") as error:
         partition(Given(clients=("a", "b")), ["a"], 0)
     assert "num_clients" not in str(error.value)
+
+
+def test_a_clients_own_files_are_accounted_for_whole(tmp_path):
+    folder = tmp_path / "berlin"
+    folder.mkdir()
+    lines = [*map(json.dumps, [*NULLS, GOOD[0]]), "{oops"]
+    (folder / "train.jsonl").write_text("\n".join(lines))
+    (folder / "test.jsonl").write_text("\n".join(map(json.dumps, [*GOOD, NULLS[-1]])))
+    local = LocalData(Federated(path=str(tmp_path), unusable="drop", validation_share=0))
+    rows = local.splits("berlin", 0).rows
+    assert (rows.read, rows.train, rows.test) == (24 + 21, 20, 0)
+    assert rows.dropped == {"repeated": 1 + 20, "empty": 3, "refused": 1}
+
+
+def test_a_line_that_names_no_client_is_never_dropped(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(GOOD[0] | {"site": "a"}) + "\n{oops\n")
+    local = LocalData(Federated(path=str(path), column="site", unusable="drop"))
+    with pytest.raises(DataError, match=r"1 row\(s\) cannot be read"):
+        _ = local.names

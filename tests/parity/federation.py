@@ -97,10 +97,13 @@ class Federation:
         link, port = ("--superlink", self.address), ("--port", str(free_port()))
         return self.start("flower-supernode", "--insecure", *link, *port, *options, home=home)
 
-    def flwr_run(self, *options, config, seconds=RUN_SECONDS, **run_config):
+    def flwr_run(self, *options, config, seconds=RUN_SECONDS, overrides="", **run_config):
         """`flwr run` to its end; the run's ledger."""
         runs = self.folder / "runs"
-        run_config |= {"config": f'"{config}"', "overrides": f'"simulation.folder={runs}"'}
+        run_config |= {
+            "config": f'"{config}"',
+            "overrides": f'"simulation.folder={runs} {overrides}"',
+        }
         text = " ".join(f"{key}={value}" for key, value in run_config.items())
         process = self.start(
             "flwr", "run", PROJECT, "loopback", "--stream", "--run-config", text, *options

@@ -2,19 +2,22 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fake_grid import FakeGrid
 from flwr.app import MessageType
 
 from fedmoe.config import load_experiment
+from fedmoe.errors import FedMoEError
 from fedmoe.messages.rows import RowCounts
 from fedmoe.report.ledger import read_ledger
+from fedmoe.runs.display import Display
 from fedmoe.runs.session import run
 from server.settings import Settings
 from server.transport import GridTransport
 
-OWNERS = {"attic": 14, "barn": 23, "cellar": 11, "den": 17, "eaves": 9}
+OWNERS = {"attic": 14, "barn": 23, "cellar": 11, "den": 17, "foyer": 9}
 
 EXPERIMENT = """\
 name: owners
@@ -66,9 +69,9 @@ def nodes_of(owners, *parts):
     ]
 
 
-def on_nodes(experiment, folder, *configs, resume="no", **grid):
+def on_nodes(experiment, folder, *configs, resume="no", display=None, made=None):
     """Run over a grid of nodes with these configs; the server's config says nothing of paths."""
-    made = FakeGrid(*configs, **grid)
+    made = made or FakeGrid(*configs)
 
     def workers(server, scorer, _):
         settings = Settings(num_nodes=len(configs), node_seconds=5.0)
@@ -77,8 +80,8 @@ def on_nodes(experiment, folder, *configs, resume="no", **grid):
     data = replace(experiment.data, path="")
     simulation = replace(experiment.simulation, folder=str(folder))
     experiment = replace(experiment, data=data, simulation=simulation)
-    code = __import__("pathlib").Path(__file__).parents[2] / "clients"
-    return run(experiment, None, workers, resume, nodes_code=code), made
+    code = Path(__file__).parents[2] / "clients"
+    return run(experiment, display, workers, resume, nodes_code=code), made
 
 
 def kinds(folder, kind):
@@ -90,7 +93,7 @@ def digest(folder):
 
 
 def test_three_nodes_give_the_bits_of_the_folder(experiment, plain, owners, tmp_path):
-    configs = nodes_of(owners, ["den", "attic"], ["barn"], ["eaves", "cellar"])
+    configs = nodes_of(owners, ["den", "attic"], ["barn"], ["foyer", "cellar"])
     folder, grid = on_nodes(experiment, tmp_path, *configs)
     assert digest(folder) == digest(plain)
     for kind in ("evaluation", "rows", "roster"):
@@ -117,3 +120,147 @@ def test_the_sums_of_the_owners_are_the_tiers_means(plain):
     tested = [line for line in kinds(plain, "evaluation") if line["split"] == "test"]
     names = {c["name"] for line in tested for c in line["clients"]}
     assert names == {*OWNERS}
+
+
+class Cut(Display):
+    """Ends the run at an answer to a round's tasks, as a power cut would."""
+
+    def __init__(self, round):
+        self.round = round
+
+    def answered(self, task, answer):
+        if task.round == self.round:
+            raise KeyboardInterrupt
+
+
+def scheduled(experiment, folder, **rules):
+    """The experiment with clients that come and go, in a folder of its own."""
+    return replace(
+        experiment,
+        rounds=5,
+        clients_per_round=None,
+        membership=replace(experiment.membership, **({"least": 1} | rules)),
+        simulation=replace(experiment.simulation, folder=str(folder)),
+    )
+
+
+def test_comings_and_goings_change_nobody_else(experiment, tmp_path):
+    rules = {"joins": {"den": 3}, "leaves": {"attic": 2}, "most_absent": 1}
+    folder = run(scheduled(experiment, tmp_path, **rules))
+    lines = kinds(folder, "client")
+    per_round = {r: [c["name"] for c in lines if c["round"] == r] for r in range(1, 6)}
+    assert per_round[1] == ["attic", "barn", "cellar", "foyer"]
+    assert per_round[2] == ["barn", "cellar", "foyer"]
+    assert per_round[3] == ["barn", "cellar", "foyer", "den"]
+    numbers = {c["name"]: c["client"] for c in lines}
+    assert numbers == {"attic": 0, "barn": 1, "cellar": 2, "foyer": 3, "den": 4}
+    roster = {r["round"]: r for r in kinds(folder, "roster")}
+    assert roster[2]["absent"] == [0]
+    assert roster[3]["left"] == [0]
+    assert [j["name"] for j in roster[3]["joined"]] == ["den"]
+    # The others do in round 1 what they do where nobody leaves: the same rows, tier and batches.
+    usual = kinds(run(scheduled(experiment, tmp_path / "usual", joins={"den": 3})), "client")
+    measured = {"seconds": 0, "peak_bytes": 0, "bytes_up": 0}
+    first = [{**c, **measured} for c in usual if c["round"] == 1]
+    assert first == [{**c, **measured} for c in lines if c["round"] == 1]
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4])
+def test_a_run_that_is_cut_short_replays_who_was_there(experiment, tmp_path, cut):
+    rules = {"joins": {"den": 3}, "leaves": {"attic": 2}}
+    whole = run(scheduled(experiment, tmp_path / "whole", **rules))
+    broken = scheduled(experiment, tmp_path / "broken", **rules)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, Cut(cut))
+    again = run(broken, resume="auto")
+    assert digest(again) == digest(whole)
+    mine, theirs = kinds(again, "roster"), kinds(whole, "roster")
+    assert {r["round"]: r for r in mine} == {r["round"]: r for r in theirs}
+
+
+def test_who_was_there_is_replayed_on_nodes_even_if_a_node_is_late(experiment, owners, tmp_path):
+    configs = nodes_of(owners, ["den", "attic"], ["barn"], ["foyer", "cellar"])
+    e = replace(scheduled(experiment, tmp_path / "x"), rounds=3)
+    whole, _ = on_nodes(e, tmp_path / "whole", *configs)
+    with pytest.raises(KeyboardInterrupt):
+        on_nodes(e, tmp_path / "broken", *configs, display=Cut(2))
+    late = FakeGrid(*configs[:2])
+    late.clock.at(3.0, lambda: late.configs.update({102: configs[2]}))
+    again, _ = on_nodes(e, tmp_path / "broken", *configs[:2], resume="auto", made=late)
+    assert digest(again) == digest(whole)
+    assert {r["round"]: r for r in kinds(again, "roster")}[2]["absent"] == []
+
+
+def test_an_owner_leaves_with_its_node_and_another_joins(experiment, owners, tmp_path):
+    configs = nodes_of(owners, ["den", "attic"], ["barn"], ["foyer", "cellar"])
+    grid = FakeGrid(*configs[:2])
+
+    class Changes(Display):
+        def finished(self, state):
+            if state.round == 1:
+                del grid.configs[101]
+            if state.round == 2:
+                grid.configs[102] = configs[2]
+
+    e = replace(scheduled(experiment, tmp_path), rounds=3)
+    folder, _ = on_nodes(e, tmp_path, *configs[:1], made=grid, display=Changes())
+    lines = kinds(folder, "client")
+    names = [sorted(c["name"] for c in lines if c["round"] == r) for r in (1, 2, 3)]
+    assert names == [
+        ["attic", "barn", "den"],
+        ["attic", "den"],
+        ["attic", "cellar", "den", "foyer"],
+    ]
+    assert all(c["status"] == "ok" for c in lines)
+
+
+def test_too_few_owners_end_the_run_with_their_names(experiment, owners, tmp_path):
+    with pytest.raises(FedMoEError, match=r"round 1: 2 client\(s\) are there.*attic, den"):
+        on_nodes(experiment, tmp_path, *nodes_of(owners, ["den", "attic"]))
+
+
+def test_what_an_owner_withholds_never_leaves_its_node(experiment, owners, tmp_path):
+    configs = nodes_of(owners, ["den", "attic"], ["barn"], ["foyer", "cellar"])
+    configs[0]["report"] = "labels,name"
+    configs[2]["report"] = "score"
+    folder, grid = on_nodes(replace(experiment, rounds=1), tmp_path, *configs)
+    said = json.dumps([{**m.content["config"]} for m in grid.sent], default=str)
+    ledger = (folder / "ledger.jsonl").read_text()
+    assert "foyer" not in said + ledger
+    assert "withheld-" in ledger
+    last = [e for e in kinds(folder, "evaluation") if e["split"] == "validation"]
+    scored = {c["name"] for e in last for c in e["clients"]}
+    assert "barn" in scored
+    assert len(scored) == 3
+    assert not {"den", "attic"} & scored
+    assert sum(e["withheld"] for e in last) == 2
+    for e in last:
+        assert sum(c["examples"] for c in e["clients"]) == e["examples"]
+
+
+def test_a_node_with_other_rows_of_a_client_is_refused(experiment, owners, tmp_path, caplog):
+    other = tmp_path / "den.jsonl"
+    other.write_text('{"prompt": "a", "response": "b"}\n')
+    configs = nodes_of(owners, ["den", "attic"], ["barn", "foyer", "cellar"])
+    configs.append({"name": "impostor", "data": f"den={other}"})
+    grid = FakeGrid(*configs)
+    folder, _ = on_nodes(replace(experiment, rounds=1), tmp_path, *configs[:2], made=grid)
+    assert "has rows of client 'den' that differ from those on" in caplog.text
+    assert kinds(folder, "end")
+
+
+def test_a_node_that_names_no_rows_gets_no_tasks(experiment, owners, tmp_path):
+    with pytest.raises(FedMoEError, match="this node names no rows: set `data` in its node config"):
+        on_nodes(experiment, tmp_path, {"name": "bare"})
+
+
+def test_a_strategy_with_personal_parts_runs_on_nodes(experiment, owners, tmp_path):
+    e = replace(experiment, aggregation={"name": "fedsa_lora"}, rounds=2)
+    configs = nodes_of(owners, ["den", "attic"], ["barn"], ["foyer", "cellar"])
+    for config in configs:
+        config["state"] = str(tmp_path / config["name"])
+    here = run(replace(e, simulation=replace(e.simulation, folder=str(tmp_path / "here"))))
+    there, _ = on_nodes(e, tmp_path / "there", *configs)
+    assert digest(there) == digest(here)
+    mine, theirs = kinds(there, "evaluation"), kinds(here, "evaluation")
+    assert [m["clients"] for m in mine] == [t["clients"] for t in theirs]
