@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from fedmoe.messages.rows import REASONS, RowCounts
 from fedmoe.report.ledger import Record
-from fedmoe.report.run import Run
+from fedmoe.report.run import Run, TierCost
 from fedmoe.report.text_table import TextTable
 from fedmoe.report.units import DASH, count_text, number_text, percent_text
 
@@ -22,8 +22,8 @@ class OwnScore:
 
     client: int
     name: str
-    tier: str
-    top_k: int
+    tier: TierCost
+    """Its own, at whose k it scores."""
     before: Record
     after: Record
     """Each with `loss`, `score` and `examples`; empty where the client gave none."""
@@ -42,14 +42,14 @@ def own_scores(run: Run) -> list[OwnScore]:
         before = _by_client(first[0] if first else {})
         after = _by_client(run.last_test(tier.name) or {})
         found += [
-            OwnScore(c, run.name_of(c), tier.name, tier.top_k, before.get(c, {}), after.get(c, {}))
-            for c in sorted({*before, *after})
+            OwnScore(c, run.name_of(c), tier, before.get(c, {}), after.get(c, {}))
+            # Where all score at every tier, it is their own that counts.
+            for c in sorted({*before, *after} & {*tier.clients})
         ]
     known = {s.client for s in found if s.after}
     found = [s for s in found if s.client in known or s.client not in run.withheld]
     for client in {*run.withheld} - known:
-        tier = run.tier_of(client)
-        found.append(OwnScore(client, run.name_of(client), tier.name, tier.top_k, {}, {}, True))
+        found.append(OwnScore(client, run.name_of(client), run.tier_of(client), {}, {}, True))
     return sorted(found, key=_place)
 
 
@@ -72,13 +72,14 @@ def client_scores(run: Run) -> TextTable:
         "Scores of clients",
         own_scores(run),
         ("client", lambda s: s.name),
-        ("tier", lambda s: s.tier),
-        ("k", lambda s: count_text(s.top_k)),
+        ("tier", lambda s: s.tier.name),
+        ("k", lambda s: count_text(s.tier.top_k)),
         (f"{run.score_name} before", lambda s: s.share(s.before)),
         ("after", lambda s: s.share(s.after)),
         ("loss before", lambda s: number_text(s.before.get("loss"))),
         ("after", lambda s: number_text(s.after.get("loss"))),
         ("examples", lambda s: count_text((s.after or s.before).get("examples"))),
+        num_words=2,
         note=note,
     )
 

@@ -44,6 +44,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         counts = run.by_client.sum(0)
         shares = starved_and_captured(counts)
         starved, captured = (f"{share * counts.size:.0f} of {counts.size}" for share in shares)
+    missing = run.away[max(run.away)] if run.away else ()
     known = [
         ("Model", head["model"]),
         *row_facts(run),
@@ -63,6 +64,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Starved experts", starved),
         ("Captured experts", captured),
         ("Updates refused or lost", count_text((len(run.clients) - len(done)) or None)),
+        ("Clients not there in the last round", count_text(len(missing) or None)),
         ("Clients that withhold their scores", count_text(len(run.withheld) or None)),
         ("Clients without test rows", count_text(untested(run) or None)),
         ("Requests for scores without an answer", count_text(len(run.unscored) or None)),

@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedmoe.report import figures
-from fedmoe.report.clients import OwnScore, own_scores
-from fedmoe.report.units import shortened
+from fedmoe.report.clients import own_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fedmoe.report.run import Run
 
-MOST_LETTERS = 20
-"""Of a name: a longer one would leave no room for the plot."""
 MOST_ROWS = 40
 """Clients that are shown; of more, those with the lowest scores."""
 
@@ -37,17 +34,13 @@ def client_scores(run: Run) -> Figure | None:
     axes = figure.add_subplot()
     colours = figures.shades([tier.name for tier in run.tiers])
     for y, s in enumerate(shown):
-        before, after, colour = s.before.get(what), s.after[what], colours[s.tier]
+        before, after, colour = s.before.get(what), s.after[what], colours[s.tier.name]
         if before is not None:
             axes.plot([before, after], [y, y], color=colour, linewidth=2, alpha=0.45)
             axes.plot(before, y, "o", color="white", markeredgecolor=colour, markersize=6)
         axes.plot(after, y, "o", color=colour, markersize=6)
     axes.set_xlabel(f"{label} on the client's own rows")
-    figures.dress_rows(axes, [_label(s) for s in shown])
+    figures.dress_rows(axes, [run.label_of(s.client, s.tier) for s in shown])
     if what == "score":
         figures.percent_scale(axes, "x")
     return figure
-
-
-def _label(s: OwnScore) -> str:
-    return f"{shortened(s.name, MOST_LETTERS)} · {shortened(s.tier, MOST_LETTERS)} k={s.top_k}"

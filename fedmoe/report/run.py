@@ -13,6 +13,10 @@ from fedmoe.devices import Device
 from fedmoe.errors import FedMoEError
 from fedmoe.messages.rows import RowCounts
 from fedmoe.report.ledger import Record, read_ledger
+from fedmoe.report.units import shortened
+
+MOST_LETTERS = 20
+"""Of a name in a plot: a longer one would leave no room for the rest."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,11 @@ class Run:
         same = all(e["score"] == e["exact_match"] for e in self.evaluations)
         return "exact match" if same else "score"
 
+    def label_of(self, client: int, tier: TierCost) -> str:
+        """Return a client's name and budget for a row of a plot; long names lose their middle."""
+        name, of = (shortened(text, MOST_LETTERS) for text in (self.name_of(client), tier.name))
+        return f"{name} · {of} k={tier.top_k}"
+
     def tier_of(self, client: int) -> TierCost:
         """Return the tier of a client."""
         return next(tier for tier in self.tiers if client in tier.clients)
@@ -161,7 +170,7 @@ def read_run(folder: Path) -> Run:
         num_replaced=sum(r["kind"] == "worker" for r in records),
         faults=_last(records, "fault", ("round", "client", "fault")),
         num_resumed=sum(r["kind"] == "resumed" for r in records),
-        by_client=_activations(folder / "activations.npz"),
+        by_client=_activations(folder / "activations.npz", header["num_clients"]),
         num_examples={c["client"]: c["num_examples"] for c in manifest},
         names={j["client"]: j["name"] for j in joined},
         rows={r["client"]: RowCounts(**r["rows"]) for r in _last(records, "rows", ("client",))},
@@ -256,9 +265,11 @@ def _settings(path: Path) -> dict[str, str]:
     return flat(yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {})
 
 
-def _activations(path: Path) -> np.ndarray | None:
+def _activations(path: Path, num_clients: int) -> np.ndarray | None:
+    """Return the tokens by client; clients that joined since it was written have none."""
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as arrays:
         counts = arrays["by_client"]
-    return counts if counts.sum() else None
+    more = max(0, num_clients - len(counts))
+    return np.pad(counts, ((0, more), (0, 0), (0, 0))) if counts.sum() else None

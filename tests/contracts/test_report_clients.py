@@ -1,7 +1,8 @@
 """The report of a run whose clients score on their own rows, or withhold their scores."""
 
+import numpy as np
 import pytest
-from owned import NAMES, begun, own_scores, rows, trained, withheld
+from owned import NAMES, TIER, begun, own_scores, roster, rows, trained, withheld
 from watched import end, ended_round, write
 
 from fedmoe.comparison.fairness import fairness
@@ -11,6 +12,7 @@ from fedmoe.report import write_report
 from fedmoe.report.clients import client_scores, spread_facts
 from fedmoe.report.facts import facts, headline
 from fedmoe.report.plots_clients import client_scores as plot
+from fedmoe.report.plots_scores import client_losses
 from fedmoe.report.run import read_run
 
 BEFORE = {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4}
@@ -84,6 +86,38 @@ def test_the_plot_has_room_beside_long_names(tmp_path, values):
     shown = [label.get_text() for label in axes.get_xticklabels()]
     assert len({*shown}) == len(shown)
     assert ("loss" in axes.get_xlabel()) == (not any(values.values()))
+
+
+def test_the_other_plots_have_room_too(tmp_path):
+    run = read_run(folder_of(tmp_path))
+    figure = client_losses(run)
+    figure.canvas.draw()
+    assert figure.axes[0].get_position().width > 0.5
+
+
+def test_a_client_that_never_trained_is_no_fault(tmp_path):
+    """It came after the activations were written."""
+    folder = folder_of(tmp_path)
+    counts = np.ones((2, 2, 4), dtype=np.int64)
+    np.savez_compressed(folder / "activations.npz", by_round=counts[:1], by_client=counts)
+    assert len(read_run(folder).by_client) == len(NAMES)
+    write_report(folder)
+    assert (folder / "plots/client-expert-load.png").exists()
+
+
+def test_where_all_score_at_every_tier_a_client_counts_once(tmp_path):
+    low, high = (
+        own_scores(1, "test", AFTER, dict.fromkeys(range(4), tier)) for tier in ("low", "high")
+    )
+    folder = write(tmp_path / "run", *begun(1), trained(1, 0), ended_round(1), *low, *high)
+    shown = client_scores(read_run(folder)).rows
+    assert [row[:2] for row in shown] == [[NAMES[c], TIER[c]] for c in (1, 0, 3, 2)]
+
+
+def test_who_is_missing_at_the_end_is_counted(tmp_path):
+    lines = [*begun(2), ended_round(1), roster(2, absent=[0], left=[1]), ended_round(2)]
+    run = read_run(write(tmp_path, *lines))
+    assert dict(facts(run))["Clients not there in the last round"] == "2"
 
 
 def test_a_comparison_takes_each_clients_own_score(tmp_path):

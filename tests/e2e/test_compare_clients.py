@@ -48,7 +48,8 @@ def test_strategies_and_baselines_are_compared_by_client(comparison, tmp_path, c
     path = comparison(fedavg=["aggregation.name=fedavg"], **baselines)
     assert main(["compare", path, "--quiet"]) == 0
     folder = tmp_path / "runs/comparison"
-    runs = json.loads((folder / "comparison.json").read_text())["runs"]
+    (case,) = json.loads((folder / "comparison.json").read_text())["cases"]
+    runs = case["runs"]
     found = {run["variant"]: run for run in runs}
     assert set(found) == {"flame", "fedavg", *baselines}
     for run in runs:
