@@ -108,30 +108,41 @@ def _show_rows(console: Console, prepared: Prepared, account: OwnAccount | None)
     from rich.markup import escape
 
     from fedmoe.data import manifest_table
+
+    facts, at_nodes = prepared.server.facts, _on_nodes(prepared.setup.experiment)
+    notes = _scored(prepared)
+    if account:
+        notes = [*_show_clients(console, prepared, account), *account.notes(), *notes]
+        facts = replace(facts, rows=account.total, scored=account.scored)
+    at_nodes_line = "rows: at the nodes, which say what became of theirs when the run begins"
+    for line in [at_nodes_line] if at_nodes else facts.account():
+        say(console, escape(line))
+    for note in notes:
+        say(console, f"  {escape(note)}")
+    if not account and not at_nodes:
+        console.print(manifest_table(facts.manifest), soft_wrap=True)
+
+
+def _show_clients(console: Console, prepared: Prepared, account: OwnAccount) -> list[str]:
+    """Print a row per client; return what is to be said of those that have none."""
     from fedmoe.report.clients import rows_table
+
+    tiers = {member.name: member.tier for member in prepared.server.members}
+    found = rows_table(account.rows, tiers, MOST_ROWS)
+    console.print(table(found.title, found.columns, found.rows, num_words=found.num_words))
+    return [found.note] if found.note else []
+
+
+def _scored(prepared: Prepared) -> list[str]:
+    """Return who scores, where not all clients do, or the server does, too."""
     from fedmoe.runs.own_data import SERVER
 
-    server = prepared.server
-    e, facts = server.setup.experiment, server.facts
-    if account:
-        tiers = {member.name: member.tier for member in server.members}
-        found = rows_table(account.rows, tiers, MOST_ROWS)
-        console.print(table(found.title, found.columns, found.rows, num_words=2))
-        facts = replace(facts, rows=account.total, scored=account.scored)
-    elif _on_nodes(e):
-        say(console, "rows: at the nodes, which say what became of theirs when the run begins")
-    if account or not _on_nodes(e):
-        for line in facts.account():
-            say(console, escape(line))
-    notes = [found.note, *account.notes()] if account else []
-    if most := e.evaluation.clients:
+    notes = []
+    if most := prepared.setup.experiment.evaluation.clients:
         notes.append(f"{most} client(s) score at most, drawn from the seed (evaluation.clients)")
     if own := prepared.scorer.sets.get(SERVER):
         notes.append(f"the server scores {len(own.rows)} rows of its own (data.server_test)")
-    for note in filter(None, notes):
-        say(console, f"  {escape(note)}")
-    if not account and not _on_nodes(e):
-        console.print(manifest_table(facts.manifest), soft_wrap=True)
+    return notes
 
 
 def _tiers(server: ServerSide) -> Table:

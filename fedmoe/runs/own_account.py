@@ -22,7 +22,7 @@ class OwnAccount:
     rows: dict[str, RowCounts]
     """By client, of those that can take part."""
     faults: dict[str, str]
-    """By client: why its rows cannot be used."""
+    """By client: why its rows cannot be used, in a sentence that names it."""
     scored: Mapping[str, int]
     """By split: the rows that clients score, which may be fewer than they hold out."""
     unlisted: tuple[str, ...] = ()
@@ -44,14 +44,14 @@ class OwnAccount:
         here = len(self.rows) + len(self.faults)
         if self.rows and len(self.rows) >= quorum * here - 1e-9:
             return
-        why = [f"  {name}: {reason}" for name, reason in self.faults.items()]
+        why = [f"  {reason}" for reason in self.faults.values()]
         needed = f", and quorum {quorum:g} needs more" if self.rows else ""
         said = f"{len(self.rows)} of {here} clients have rows that can be used{needed}"
         raise DataError("\n".join([f"data.name 'federated': {said}", *why]))
 
     def warnings(self) -> list[str]:
         """Return a sentence for each client that is no use or loses much, and for losses in all."""
-        said = [f"client {name} cannot take part: {why}" for name, why in self.faults.items()]
+        said = [f"cannot take part: {why}" for why in self.faults.values()]
         said += warnings_of(self.rows)
         if len(self.rows) > 1 and (all_of := self.total.warning("all clients")):
             said.append(all_of)

@@ -66,7 +66,7 @@ def test_every_row_client_and_file_is_named(checked):
     assert "rows: 40 read:" in out
     assert "  2 too long: more tokens than text.max_length\n" in out
     for name in ("den", "eaves"):
-        assert f"warning: client {name} cannot take part: {rows}/{name}.jsonl" in out
+        assert f"warning: cannot take part: client {name!r}: {rows}/{name}.jsonl" in out
     assert "warning: 13% of the rows of client attic are not used: 23 read" in out
     assert "warning: 8% of the rows of all clients are not used: 40 read" in out
     assert "1 client(s) have no test row: cellar" in out
@@ -85,7 +85,7 @@ def test_where_too_few_can_take_part_the_check_fails_with_every_reason(checked, 
     code, _, err = check("quorum=0.5")
     assert code == 2
     assert f"{usable} of {2 + usable} clients have rows that can be used" in err
-    assert all(f"  {name}: {rows}/{name}.jsonl" in err for name in ("attic", "barn"))
+    assert all(f"  client {name!r}: {rows}/{name}.jsonl" in err for name in ("attic", "barn"))
 
 
 def test_of_many_clients_the_worst_and_the_sums_are_shown(checked):
