@@ -164,11 +164,13 @@ def run_rounds(
     send: Send = whole_state,
     plan: Plan | None = None,
     quorum: float = 0.0,
+    updates_per_step: int | None = None,
 ) -> ServerState:
     """Run the rounds that are left and return the last state.
 
     A round with fewer updates than `quorum`, a share of its tasks, is discarded: no observer sees
-    its state, and a resumed run does it again.
+    its state, and a resumed run does it again. With `updates_per_step` it is a share of these: an
+    asynchronous server replaces a client that fails.
 
     Raises:
         FedMoEError: every client of a round failed, or too many; the message gives the first
@@ -187,24 +189,34 @@ def run_rounds(
             raise FedMoEError(
                 f"round {number}: every client failed. The first reason: {failures[0].reason}"
             )
-        check_quorum(number, len(tasks), failures, quorum)
+        check_quorum(number, len(tasks), failures, quorum, updates_per_step)
         for observer in observers:
             observer.finished(state)
     return state
 
 
-def check_quorum(number: int, num_tasks: int, failures: Sequence[Failure], quorum: float) -> None:
-    """Refuse a round in which fewer than `quorum * num_tasks` tasks, rounded up, gave an update.
+def check_quorum(
+    number: int,
+    num_tasks: int,
+    failures: Sequence[Failure],
+    quorum: float,
+    num_expected: int | None = None,
+) -> None:
+    """Refuse a round in which fewer than `quorum * num_expected` tasks, rounded up, gave an update.
+
+    Updates of all tasks are expected, unless a number is given.
 
     >>> check_quorum(3, 4, [Failure(3, 0, "no memory")], quorum=0.75)
     """
-    least = math.ceil(round(quorum * num_tasks, 9))  # .7 * 10 is a little over 7
+    expected = num_tasks if num_expected is None else num_expected
+    least = math.ceil(round(quorum * expected, 9))  # .7 * 10 is a little over 7
     arrived = num_tasks - len(failures)
     if arrived < least:
+        reason = failures[0].reason if failures else "their nodes are not there"
         raise FedMoEError(
             f"round {number}: {arrived} of {num_tasks} clients sent an update, and quorum "
             f"{quorum:g} needs {least}. Round discarded. Resume with `--resume auto` once more "
-            f"clients are back, or lower `quorum`. The first reason: {failures[0].reason}"
+            f"clients are back, or lower `quorum`. The first reason: {reason}"
         )
 
 

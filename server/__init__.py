@@ -7,6 +7,7 @@ In reading order:
     nodes.py      nodes: present, fit, busy, and which may serve a client
     about.py      a node's description of itself, checked
     round.py      one round: where each task is, which answers came, which are late
+    stream.py     the same without rounds, for asynchronous strategies
     post.py       messages in flight: each ends as a reply or a reason
     pulls.py      fetching of replies, so that a slow upload delays only itself
     messages.py   the messages of `fedmoe/messages/codec.py` <-> Flower's records
@@ -24,6 +25,10 @@ present but silent, as after a crash of the server, is waited for up to `task_se
 `round_seconds` ends the round: everything open or unsent is then late. A message expires, in
 Flower too, after the shorter of what is left of the two. A node that missed a message gets no other
 until it has answered something. A task whose node has left goes to another node that may have it.
+
+An asynchronous run has no rounds to end: there `round_seconds` bounds one task with all its
+repeats, from when its client was chosen. A client is chosen only while a node that serves it is
+idle.
 
 The updates of a round are aggregated if there are enough of them (the experiment's `quorum`, a
 share of the round's clients). Otherwise the round is discarded and the run fails; `resume=auto`

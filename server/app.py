@@ -15,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedmoe.config import load_experiment
 from fedmoe.config.words import not_one_of
 from fedmoe.errors import ConfigError, Fault
+from fedmoe.runs.asynchronous import goes_live
 from fedmoe.runs.resume import Resume
 from fedmoe.runs.roster import is_federated
 from fedmoe.runs.scorer import Scorer
@@ -24,6 +25,7 @@ from fedmoe.runs.workers import Watch
 from server.log import LogLines
 from server.private import log
 from server.settings import read_settings
+from server.stream import GridStream
 from server.transport import GridTransport
 
 BUNDLE = Path(__file__).parent.parent
@@ -42,19 +44,18 @@ def main(grid: Grid, context: Context) -> None:
     )
 
     strategy = experiment.aggregation
-    if strategy.asynchronous or (strategy.personal and not is_federated(experiment)):
+    if strategy.personal and not is_federated(experiment):
         said = (
-            f"{strategy.name!r} goes by virtual time; run it with `fedmoe run`"
-            if strategy.asynchronous
-            else f"{strategy.name!r} is scored with the part that every client keeps to itself, "
-            "which takes clients with rows of their own (data.name=federated), or `fedmoe run`"
+            f"{strategy.name!r} is scored with the part that every client keeps to itself, which "
+            "takes clients with rows of their own (data.name=federated), or `fedmoe run`"
         )
         raise ConfigError("run config", [Fault("aggregation.name", said)])
 
     settings, places = read_settings(given), dict[int, str]()
 
     def make_workers(server: ServerSide, scorer: Scorer, _: Sequence[Watch]) -> GridTransport:
-        return GridTransport(grid, server, scorer, settings, places=places)
+        transport = GridStream if goes_live(experiment) else GridTransport
+        return transport(grid, server, scorer, settings, places=places)
 
     resume = str(given["resume"])
     if resume not in get_args(Resume):

@@ -26,10 +26,13 @@ class LogLines(Display):
 
     def planned(self, tasks: Sequence[Task]) -> None:
         self.tasks = tasks
-        if tasks:
-            log(INFO, "round %d: %d clients", tasks[0].round, len(tasks))
-        else:
+        if not tasks:
             log(WARNING, "no client is reachable in this round")
+            return
+        first, last = min(task.round for task in tasks), max(task.round for task in tasks)
+        # In an asynchronous run they started in several.
+        since = f"round {first}" if first == last else f"rounds {first} to {last}"
+        log(INFO, "%s: %d clients", since, len(tasks))
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
         who = f"round {task.round}: {task.who} ({task.tier}, k={task.top_k})"

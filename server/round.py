@@ -1,9 +1,9 @@
-"""One round's tasks on the nodes: where each one is, its answer, and whether it is late."""
+"""Tasks on the nodes, a round's or a stream of them: where each one is, and whether it is late."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,34 +41,41 @@ class Round:
 
     def __init__(
         self,
-        tasks: Sequence[Task],
+        tasks: Iterable[Task],
         nodes: Nodes,
         server: ServerSide,
         settings: Settings,
         content: Callable[[Task], RecordDict],
         places: dict[int, str],
+        patient: bool = False,
         exchange: Exchange | None = None,
     ) -> None:
-        """Start the round's clock.
+        """Start the tasks' clock.
 
         Args:
-            tasks: by client id, one for a client.
+            tasks: by client id, one for a client; `add` takes more.
             nodes: the nodes that are present.
             server: the run, which reads updates.
             settings: the timeouts.
             content: turns a task into a request.
             places: gets, for each client, the node that its task went to last.
+            patient: whether a task that no node may serve waits for silent nodes: not where the
+                caller has waited for them.
             exchange: what is asked; by default to train.
         """
+        self.patient = patient
         self.exchange = exchange or Exchange(MessageType.TRAIN, server.read)
-        self.tasks, self.nodes, self.server, self.settings = tasks, nodes, server, settings
+        self.nodes, self.server, self.settings = nodes, server, settings
         self.content, self.places, self.clock = content, places, nodes.post.clock
-        self.waiting = {task.client: task for task in tasks}
-        self.serving = {t.client: nodes.serving(t.client, t.name) for t in tasks}
+        self.tasks: list[Task] = []
+        self.waiting: dict[int, Task] = {}
+        self.serving: dict[int, list[int]] = {}
+        self.ends: dict[int, float] = {}
+        """By client: when its task is late, sent or not."""
         self.out: dict[int, int] = {}
         """By client: the node that has its task."""
         self.answers: dict[int, Any] = {}
-        """By client: what the exchange reads, or a failure."""
+        """By client, in the order of arrival: what the exchange reads, or a failure."""
         self.lost: dict[int, tuple[str, float]] = {}
         """By client: why and when its last node failed, if another one may still answer."""
         self.crashes = Counter[int]()
@@ -81,21 +88,30 @@ class Round:
             server.setup.experiment.upload.error_feedback or any(kept is not None for kept in own)
         )
         self.last_at_work = self.clock.monotonic()
-        self.end = self.last_at_work + settings.round_seconds
+        for task in tasks:
+            self.add(task)
+
+    def add(self, task: Task) -> None:
+        """Take a task, which is late after `round_seconds`; its client has no other."""
+        client = task.client
+        assert client not in self.ends, client
+        self.tasks.append(task)
+        self.waiting[client] = task
+        self.serving[client] = self.nodes.serving(client, task.name)
+        self.ends[client] = self.clock.monotonic() + self.settings.round_seconds
 
     def run(self) -> Iterator[Any]:
         """Yield one answer per task, in order."""
         for number, task in enumerate(self.tasks):
             while task.client not in self.answers:
-                self._send(number)
+                self.send(number)
                 if task.client in self.answers:
                     break
-                for item in self.nodes.look():
-                    self._hear(item)
-                self._give_up(task)
+                self.hear()
+                self._give_up([task])
             yield self.answers.pop(task.client)
 
-    def _send(self, oldest: int) -> None:
+    def send(self, oldest: int = 0) -> None:
         """Send what idle nodes can take; `oldest` is the index of the first open task."""
         updates = (a for a in self.answers.values() if isinstance(a, Update))
         full = sum(update.delta.flat.nbytes for update in updates) > MOST_WAITING_BYTES
@@ -104,6 +120,26 @@ class Round:
             for task in self.tasks[oldest : oldest + max(1, most)]:
                 if task.client in self.waiting:
                     self._place(task, any_node)
+
+    def look(self) -> None:
+        """Send, hear and give up once, for tasks that wait for no order."""
+        self.send()
+        if not self.answers:
+            self.hear()
+            self.give_up()
+
+    def take(self, client: int) -> Update | Failure:
+        """Return an answer, and forget its task: the client may be given another."""
+        self.tasks = [task for task in self.tasks if task.client != client]
+        self.unsent = {pair for pair in self.unsent if pair[0] != client}
+        for found in (self.serving, self.ends, self.lost, self.crashes):
+            found.pop(client, None)
+        return self.answers.pop(client)
+
+    def hear(self) -> None:
+        """Take the answers that have arrived; wait a moment if none has."""
+        for item in self.nodes.look():
+            self.take_in(item)
 
     def _place(self, task: Task, any_node: bool) -> None:
         """Send a task to the first of its nodes that is not busy, if it has no other task.
@@ -115,19 +151,18 @@ class Round:
         now = self.clock.monotonic()
         if not here:
             # A killed node soon starts again, and may be the only one with the client's data.
-            reason, since = self.lost.setdefault(
-                client, (self.nodes.nobody(client, task.name), now)
-            )
-            if self.serving[client] and now - since < self.settings.node_seconds:
+            nobody = self.nodes.nobody(client, task.name)
+            reason, since = self.lost.setdefault(client, (nobody, now))
+            soon = now - since < self.settings.node_seconds
+            if self.serving[client] and soon:
                 return
             # It may have come back under another id: without keys Flower gives it a new one.
             self.serving[client] = self._others(task)
-            if not self.serving[client]:
+            if not self.serving[client] and not (self.patient and (soon or self._silent())):
                 self._fail(task, reason, "failed")
             return
-        left = self.end - now
-        fit = [node for node in here if node not in self.nodes.busy]
-        idle = [n for n in (fit if any_node else fit[:1]) if n not in self.out.values()]
+        left = self.ends[client] - now
+        idle = self.idle(here, any_node)
         if not idle or left <= 0:
             return
         node = idle[0]
@@ -139,7 +174,13 @@ class Round:
             node, self.exchange.kind, self.content(self.waiting.pop(client)), about, seconds, client
         )
 
-    def _hear(self, item: Arrived) -> None:
+    def idle(self, serving: Sequence[int], any_node: bool) -> list[int]:
+        """Return those of a client's nodes that could take its task now."""
+        fit = [node for node in serving if node not in self.nodes.busy]
+        return [n for n in (fit if any_node else fit[:1]) if n not in self.out.values()]
+
+    def take_in(self, item: Arrived) -> None:
+        """Take the answer to a task that is out."""
         client = item.letter.client
         task = next(task for task in self.tasks if task.client == client)
         node = self.out.pop(task.client)
@@ -170,22 +211,31 @@ class Round:
         serving = self.nodes.serving(task.client, task.name)
         return [n for n in serving if (task.client, n) not in self.unsent]
 
-    def _give_up(self, oldest: Task) -> None:
-        """Fail tasks that were not sent by the round's end, or that only busy nodes could take."""
+    def give_up(self) -> None:
+        """Give up what is late, or what only busy nodes could take, in no order."""
+        self._give_up(list(self.waiting.values()))
+
+    def _give_up(self, oldest: Sequence[Task]) -> None:
+        """Fail tasks that were not sent by their end, or oldest ones that only busy nodes serve."""
         now = self.clock.monotonic()
-        if now >= self.end:
+        for task in [t for t in self.waiting.values() if now >= self.ends[t.client]]:
+            gone, _ = self.lost.get(task.client, ("", 0.0))
+            why = self._busy(task) or gone or "every node had other tasks"
             seconds = f"{self.settings.round_seconds:g} s"
-            for task in list(self.waiting.values()):
-                gone, _ = self.lost.get(task.client, ("", 0.0))
-                why = self._busy(task) or gone or "every node had other tasks"
-                reason = f"the round's {seconds} were over before it was sent: {why}"
-                self._fail(task, reason, "late")
-            return
+            reason = f"the round's {seconds} were over before it was sent: {why}"
+            self._fail(task, reason, "late")
         if self.out:
             self.last_at_work = now
-        waited = now - self.last_at_work >= self.settings.node_seconds
-        if waited and oldest.client in self.waiting and (busy := self._busy(oldest)):
-            self._fail(oldest, busy, "busy")
+        if now - self.last_at_work < self.settings.node_seconds:
+            return
+        for task in oldest:
+            if task.client in self.waiting and (busy := self._busy(task)):
+                self._fail(task, busy, "busy")
+
+    def _silent(self) -> list[int]:
+        """Return the nodes that have not said who they are: one may be at work on an older task."""
+        nodes = self.nodes
+        return [n for n in nodes.present if n not in nodes.known and n not in nodes.refused]
 
     def _busy(self, task: Task) -> str:
         """Describe the busy nodes of a task; empty if one of its nodes is not busy."""

@@ -28,8 +28,8 @@ class Settings:
     task_seconds: Seconds = 3600.0
     """Seconds to wait for one client's update, which is late after that."""
     round_seconds: Seconds = 21600.0
-    """Seconds from a round's start after which everything missing is late. A message expires after
-    the shorter of the two."""
+    """Seconds from a round's start after which everything missing is late; in an asynchronous run,
+    from a task's. A message expires after the shorter of the two."""
     allow_versions: bool = False
     """Take nodes whose torch or transformers differ: their updates, and so the run, are not bitwise
     identical to those of one version."""

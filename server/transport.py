@@ -103,7 +103,7 @@ class GridTransport:
             )
             settings, places = self.settings, self.places
             yield from Round(
-                tasks, self.nodes, self.server, settings, content, places, exchange
+                tasks, self.nodes, self.server, settings, content, places, exchange=exchange
             ).run()
 
     def present(self, wanted: Collection[str], least: int, seconds: float) -> Collection[str]:

@@ -8,21 +8,23 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from fedmoe.adapter import Adapter
-from fedmoe.aggregation.mean import Mean
+from fedmoe.aggregation.mean import ByUse
 from fedmoe.messages.records import Update
 from fedmoe.section import section
 
 
 @section
-class FedBuff(Mean):
-    r"""Average every `buffer_size` updates as they arrive, in the virtual time of `devices`.
+class FedBuff(ByUse):
+    r"""Average every `buffer_size` updates as they arrive: in the virtual time of `devices`, or
+    without them as real nodes answer.
 
     $$W \leftarrow W + \frac{\sum_c n_c \, (1 + \tau_c)^{-a} \, \Delta_c}{\sum_c n_c}$$
 
     `tau_c` is the number of server updates since client c was sent its adapter, `a` the exponent.
-    A stale update moves the adapter less, whatever else is in the buffer. `rounds` counts the
-    server's updates; `clients_per_round` clients are at work at any time, and one that arrives is
-    replaced at once. See `devices.timeline` for the order, and `asynchronous` for the loop.
+    With a `temperature` an expert's weights are FLAME's, in place of `n_c`. A stale
+    update moves the adapter less, whatever else is in the buffer. `rounds` counts the server's
+    updates; `clients_per_round` clients are at work at any time, and one that arrives is replaced
+    at once. See `devices.timeline` for the order, and `asynchronous` for the loop.
 
     Source: Nguyen et al. 2022 (arXiv:2106.06639, Alg. 1; `a = 1/2` in its section 5).
     """

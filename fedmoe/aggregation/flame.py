@@ -6,14 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedmoe.aggregation.mean import Mean
-from fedmoe.aggregation.streaming import Weights
-from fedmoe.messages.records import Update
+from fedmoe.aggregation.mean import ByUse
 from fedmoe.section import section
 
 
 @section
-class Flame(Mean):
+class Flame(ByUse):
     r"""Average per expert, by data size and activation frequency.
 
     $$f_{cj} = a_{cj} / S_c, \qquad \gamma_{cj} = (f_{cj})^t \, n_c$$
@@ -33,9 +31,3 @@ class Flame(Mean):
     name: Literal["flame"] = "flame"
     temperature: Annotated[float, Field(ge=0)] = 2.0
     """The exponent t: 0 ignores how often an expert was used, larger trusts its users more."""
-
-    def weigh(self, update: Update) -> Weights:
-        """`(a / S)^t n` for experts, `n` for shared parts."""
-        frequency, n = update.counts.double() / update.tokens, self.size(update)
-        # torch gives 0 ** 0 = 1, which is what makes t = 0 FedAvg.
-        return Weights(frequency**self.temperature * n, n)

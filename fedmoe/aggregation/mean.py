@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 
 from fedmoe.adapter import Adapter, Layout, cut
 from fedmoe.aggregation.strategy import Strategy, over
@@ -47,6 +48,20 @@ class Mean(BySize):
         """Return `n_c` for every expert and for shared parts."""
         n = self.size(update)
         return Weights(torch.full(update.counts.shape, n, dtype=torch.float64), n)
+
+
+@section
+class ByUse(Mean):
+    """Base of means in which a client counts for an expert by how often it used it."""
+
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """The exponent t: 0 ignores how often an expert was used, larger trusts its users more."""
+
+    def weigh(self, update: Update) -> Weights:
+        """Return `(a / S)^t n` for experts, `n` for shared parts; see `Flame`."""
+        frequency, n = update.counts.double() / update.tokens, self.size(update)
+        # torch gives 0 ** 0 = 1, which is what makes t = 0 FedAvg.
+        return Weights(frequency**self.temperature * n, n)
 
 
 def peek(updates: Iterable[Update], otherwise: Layout) -> tuple[Layout, Iterator[Update]]:

@@ -149,13 +149,6 @@ class Strategy(Component):
                 "rescaling.name",
                 f"{e.rescaling.name!r} has no meaning with {named}; use 'none' or 'static'",
             )
-        if self.asynchronous and model is not None and not e.devices:
-            # Asked when a run begins: the same settings may be for machines of their own.
-            yield Fault(
-                "devices",
-                f"missing: {named} goes by the virtual time of clients' devices; give every tier "
-                "one, as configs/fleet_virtual.yaml does",
-            )
         if self.changes_routers:
             yield from self._router_faults(e, model)
 

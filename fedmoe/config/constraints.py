@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from fedmoe.config.faults import parse_faults
 from fedmoe.config.words import not_one_of
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.models.tasks import causal_fault
@@ -25,18 +26,23 @@ def faults_of(experiment: Any, model: Any = None) -> Iterator[Fault]:
             yield from ask(experiment, model)
 
 
-def check(experiment: Any, model: Any, clients: Mapping[str, int] | None = None) -> None:
+def check(
+    experiment: Any, model: Any, clients: Mapping[str, int] | None = None, on_nodes: bool = False
+) -> None:
     """Refuse an experiment that this model, or these clients, cannot carry out.
 
     Args:
         experiment: the `Experiment`.
         model: as in `faults_of`.
         clients: the number of clients in each tier that has any; None while it is not known.
+        on_nodes: clients have their own machines, which have their own time.
 
     Raises:
         ConfigError: with every fault of every part.
     """
     faults = [*faults_of(experiment, model)]
+    if experiment.aggregation.asynchronous and not experiment.devices:
+        faults += _real_time_faults(experiment, on_nodes)
     if clients is not None:
         faults += _client_faults(experiment, model, clients)
     if faults:
@@ -56,6 +62,20 @@ def _device_faults(experiment: Any, model: Any) -> Iterator[Fault]:
         yield Fault("devices", f"no device for {names}; give every tier one, or none")
     if model is not None and (fault := causal_fault(model.model)):
         yield Fault("devices", f"a virtual clock {fault}")
+
+
+def _real_time_faults(experiment: Any, on_nodes: bool) -> Iterator[Fault]:
+    """Yield what an asynchronous run lacks whose clients have no virtual time."""
+    if not on_nodes:
+        yield Fault(
+            "devices",
+            f"missing: aggregation.name {experiment.aggregation.name!r} goes by the virtual time "
+            "of clients' devices, except on Flower's nodes; give every tier one, as "
+            "configs/fleet_virtual.yaml does",
+        )
+    elif parse_faults(experiment.faults).slow > 1:
+        said = "would delay the server, which waits for no client; give every tier a device"
+        yield Fault("faults", f"slow {said}, or leave it out")
 
 
 def _client_faults(experiment: Any, model: Any, clients: Mapping[str, int]) -> Iterator[Fault]:

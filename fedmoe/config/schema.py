@@ -131,5 +131,8 @@ class Experiment:
             parse_faults(self.faults)
         except ConfigError as error:
             found = [Fault("faults", str(fault)) for fault in error.faults]
+        if self.evaluation.best == "server" and not hasattr(self.data, "server_test"):
+            said = "'server' is for clients with rows of their own (data.name: federated)"
+            found.append(Fault("evaluation.best", said))
         if found := [*found, *faults_of(self)]:
             raise Unfit(found)

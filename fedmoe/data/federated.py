@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from fedmoe.data.columns import Row, Unusable, columns_of, too_many
 from fedmoe.data.examples import SPLITS, Example, Splits
 from fedmoe.data.files import READERS, check_is_file, read_rows
 from fedmoe.data.table import Table
-from fedmoe.errors import DataError
+from fedmoe.errors import DataError, Fault
 from fedmoe.messages.rows import RowCounts
 from fedmoe.section import section
 
@@ -69,6 +69,20 @@ class Federated(Table):
             "data.name 'federated' has no pooled form, since each client holds its own rows; use "
             "data.name 'files' with a partition to share out one data set"
         )
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield what clients that hold their own rows, and come and go, leave open."""
+        if experiment.aggregation.asynchronous and experiment.clients_per_round is None:
+            said = "missing: how many clients are at work at one time, whoever else comes or goes"
+            yield Fault("clients_per_round", said)
+        if self.server_test and experiment.aggregation.personal:
+            named = f"aggregation.name {experiment.aggregation.name!r}"
+            said = f"the server has no model to score: with {named} each client keeps a part of it"
+            yield Fault("data.server_test", said)
+        if experiment.evaluation.best == "server" and not self.server_test:
+            yield Fault(
+                "evaluation.best", "'server' needs rows of the server; set data.server_test"
+            )
 
     def __post_init__(self) -> None:
         if repeated := [name for name, n in Counter(self.clients).items() if n > 1]:

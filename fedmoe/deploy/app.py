@@ -50,7 +50,7 @@ def experiment_for(fleet: Fleet, config: Path, overrides: Sequence[str]) -> Expe
         if node.tier not in tiers
     ]
     own_rows = is_federated(e) or any(node.data for node in fleet.nodes)
-    if e.aggregation.asynchronous or (e.aggregation.personal and not own_rows):
+    if e.aggregation.personal and not own_rows:
         said = f"{e.aggregation.name!r} does not run on separate machines; see `fedmoe run`"
         faults.append(Fault("aggregation.name", said))
     if own_rows and (bare := [node.name for node in fleet.nodes if not node.data]):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import Protocol
 
 from fedmoe.seeds import numpy_rng
 
 Choose = Callable[[int, frozenset[int]], int | None]
 """The client that takes a job: of the job's number, and of the clients that are at work. None lets
-the place wait for the server's next version."""
+the place wait for the server's next version, or for a client that can be reached again."""
 
 
 @dataclass(frozen=True, order=True)
@@ -25,8 +26,68 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Finish:
+    """The end of a job."""
+
+    seconds: float
+    """When it ended, on the clock that started it."""
+    job: Job
+    counts: bool = True
+    """False for a job that failed: it takes no place in the buffer."""
+
+
+class Clock(Protocol):
+    """Starts jobs, and tells which ended next: in virtual time, or as nodes really answer."""
+
+    def reachable(self, client: int) -> bool:
+        """Return whether a client can start now."""
+        ...
+
+    def start(self, job: Job) -> None:
+        """Start a job at its `start_seconds`."""
+
+    def next(self) -> Finish | None:
+        """Return the next job that ends; None if none has so far, and others may start by now.
+
+        Some job is at work.
+        """
+        ...
+
+    def wait(self) -> bool:
+        """Wait, while nobody is at work, for somebody who may start; False if nobody will."""
+        ...
+
+
+class Virtual:
+    """A clock on which a job's duration is known as it starts."""
+
+    def __init__(self, duration: Callable[[Job], float]) -> None:
+        """Keep how to tell a job's virtual seconds, more than 0; it is called once a start."""
+        self.duration = duration
+        self.ends: list[tuple[float, Job]] = []
+
+    def reachable(self, client: int) -> bool:
+        """Return True: how often clients can be reached is the chooser's affair."""
+        return True
+
+    def start(self, job: Job) -> None:
+        """Note when the job will end."""
+        seconds = self.duration(job)
+        assert seconds > 0, (job, seconds)
+        heappush(self.ends, (job.start_seconds + seconds, job))
+
+    def next(self) -> Finish:
+        """Return the job that ends first; of those at the same moment, the one started first."""
+        return Finish(*heappop(self.ends))
+
+    def wait(self) -> bool:
+        """Return False: who may start does not depend on this clock."""
+        return False
+
+
+@dataclass(frozen=True)
 class Arrival:
-    """An update that reached the server."""
+    """The end of a job as the server sees it."""
 
     job: Job
     finish_seconds: float
@@ -34,53 +95,86 @@ class Arrival:
     """Server updates since the job started."""
     fills_buffer: bool
     """True if the server makes an update with it, and with those since the last."""
+    counts: bool = True
+    """False if it is a failure."""
 
 
-def timeline(
-    choose: Choose,
-    duration: Callable[[Job], float],
-    *,
-    concurrency: int,
-    buffer_size: int,
-    num_updates: int,
-) -> Iterator[Arrival]:
-    r"""Yield arrivals in the order of virtual time, until the server has made `num_updates`.
+class Timeline:
+    r"""The order of starts and arrivals in an asynchronous run, one server update after another.
 
     `concurrency` jobs are at work at any time. When one arrives, its update goes into the buffer;
     a buffer of `buffer_size` updates makes the server's next version; then another client starts
     on the version there is. The staleness $\tau$ of an update counts the versions made since its
-    job started. Of arrivals at the same moment the job that started first comes first.
+    job started. A failure arrives, too, and takes no place in the buffer.
 
-    The order is a function of what `choose` and `duration` return. A consumer may do the server's
-    update before it asks for the next arrival: no job starts in between.
-
-    Args:
-        choose: called once a job, in the order of starts; at first for all at 0 s.
-        duration: virtual seconds of a job, more than 0; called as it starts.
+    The order is a function of what `choose` and the clock return. Between two steps no job starts,
+    and `position` is all that a later process needs to continue there.
 
     Source: FedBuff (Nguyen et al. 2022, arXiv:2106.06639, Alg. 1). There clients arrive at random
-    times; here when their device is done.
+    times; here when their device is done, or their node answers.
     """
-    assert concurrency >= 1, concurrency
-    assert buffer_size >= 1, buffer_size
-    at_work: list[tuple[float, Job]] = []
-    number, version, buffered, now = 0, 0, 0, 0.0
-    while version < num_updates:
-        while len(at_work) < concurrency:
-            client = choose(number, frozenset(job.client for _, job in at_work))
-            if client is None:
+
+    def __init__(self, choose: Choose, clock: Clock, *, concurrency: int, buffer_size: int) -> None:
+        """Begin at 0 s, with nobody at work; `choose` is called in the order of starts."""
+        assert concurrency >= 1, concurrency
+        assert buffer_size >= 1, buffer_size
+        self.choose, self.clock = choose, clock
+        self.concurrency, self.buffer_size = concurrency, buffer_size
+        self.number, self.version, self.now = 0, 0, 0.0
+        self.at_work: list[Job] = []
+
+    def step(self, heard: Callable[[Arrival], None] = lambda arrival: None) -> list[Arrival]:
+        """Return the arrivals up to the server's next version, in order.
+
+        They are fewer than the buffer holds, or none, where nobody is left who could send more.
+
+        Args:
+            heard: is told of each arrival before the next job starts.
+        """
+        arrivals: list[Arrival] = []
+        missing = self.buffer_size
+        while missing:
+            self._start()
+            if self.at_work:
+                finish = self.clock.next()
+            elif self.clock.wait():
+                continue
+            else:
                 break
-            job = Job(number, client, version, now)
-            seconds = duration(job)
-            assert seconds > 0, (job, seconds)
-            heappush(at_work, (now + seconds, job))
-            number += 1
-        assert at_work, "nobody is at work, and nobody may start"
-        now, job = heappop(at_work)
-        buffered += 1
-        yield Arrival(job, now, version - job.version, buffered == buffer_size)
-        if buffered == buffer_size:
-            version, buffered = version + 1, 0
+            if finish is None:
+                continue
+            job, self.now = finish.job, finish.seconds
+            self.at_work.remove(job)
+            missing -= finish.counts
+            staleness = self.version - job.version
+            arrivals.append(Arrival(job, self.now, staleness, not missing, finish.counts))
+            heard(arrivals[-1])
+        self.version += 1
+        return arrivals
+
+    def _start(self) -> None:
+        """Start jobs until as many are at work as may be, or nobody may start."""
+        while len(self.at_work) < self.concurrency:
+            client = self.choose(self.number, frozenset(job.client for job in self.at_work))
+            if client is None:
+                return
+            job = Job(self.number, client, self.version, self.now)
+            self.clock.start(job)
+            self.at_work.append(job)
+            self.number += 1
+
+    def position(self) -> dict[str, object]:
+        """Return where it is between two steps, for JSON: its jobs at work as rows of a `Job`."""
+        rows = [[j.number, j.client, j.version, j.start_seconds] for j in self.at_work]
+        return {"number": self.number, "now": self.now, "at_work": rows}
+
+    def resume(self, version: int, number: int, now: float, at_work: Sequence[Sequence]) -> None:
+        """Go to a position after `version` updates; those who were at work there start again."""
+        self.version, self.number, self.now = version, number, now
+        for row in at_work:
+            job = Job(*row)
+            self.clock.start(job)
+            self.at_work.append(job)
 
 
 def any_idle(seed: int, num_clients: int) -> Choose:

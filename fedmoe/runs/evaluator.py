@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fedmoe.adapter import Adapter
     from fedmoe.evaluation.evaluate import Evaluation
     from fedmoe.messages.records import Message
-    from fedmoe.rounds import Member, ServerState
+    from fedmoe.rounds import Member, Plan, ServerState
     from fedmoe.runs.display import Display
     from fedmoe.runs.recorder import Recorder
     from fedmoe.runs.scorer import Scorer
@@ -62,6 +62,15 @@ class Evaluator(Observer):
         members = server.members if self.roster is None else self.roster.here()
         number = e.clients_per_round or len(members)
         return plan_round(state, members, number, e.seed, server.send_to)
+
+    def after_meeting(self, plan: Plan) -> Plan:
+        """Return the plan of an asynchronous run, for those who are there."""
+
+        def planned(state: ServerState) -> list[Task]:
+            self.meet(state)
+            return plan(state)
+
+        return planned
 
     def finished(self, state: ServerState) -> None:
         e = self.server.setup.experiment

@@ -64,7 +64,8 @@ def prepare(
     Args:
         experiment: what is requested.
         on_nodes: clients have their own machines; with an automatic budget and no devices each
-            plans for its own, and tiers say the most that it may activate.
+            plans for its own, and tiers say the most that it may activate. An asynchronous run
+            without devices goes by their real time.
         holds_rows: False for a server whose clients alone have their rows: of data that come split
             by client it opens none.
         load_data: makes the data; by default one data set is shared out.
@@ -77,7 +78,7 @@ def prepare(
     model, tokenizer = loaded or build_model(
         e.model, e.adapter, e.rescaling, e.gating, experts_stay=True
     )
-    check(experiment, model)
+    check(experiment, model, on_nodes=on_nodes)
     if isinstance(experiment.data, Federated):
         return _federated(experiment, model, tokenizer, on_nodes, holds_rows)
     data = load_data(experiment, tokenizer, model.form.name)
@@ -87,7 +88,7 @@ def prepare(
     setup = _setup(experiment, model, tokenizer)
     names = experiment.budget.assign(len(data.rows), model.full_top_k, experiment.seed)
     model.check_top_ks(set(setup.top_ks.values()))
-    check(experiment, model, Counter(names))
+    check(experiment, model, Counter(names), on_nodes)
     members = tuple(member_of(setup, c, tier) for c, tier in enumerate(names))
     return Prepared(
         server=ServerSide(setup, members, data.facts(), requested),

@@ -24,6 +24,7 @@ from fedmoe.messages.codec import task_num_bytes
 from fedmoe.messages.records import Failure
 from fedmoe.report.ledger import Ledger, read_ledger
 from fedmoe.rounds import Observer
+from fedmoe.runs.asynchronous import goes_live
 from fedmoe.runs.checkpoint import Checkpoint
 from fedmoe.runs.costs import tier_cost, tier_costs
 from fedmoe.runs.identity import identity, settings_digest, written_identity
@@ -61,24 +62,19 @@ VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy", "home-assistant-in
 class Recorder(Observer, Watch):
     """Writes down everything that happens in a run."""
 
-    def __init__(
-        self,
-        folder: Path,
-        server: ServerSide,
-        clock: Callable[[], float] | None = None,
-        resumed: Checkpoint | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, server: ServerSide, resumed: Checkpoint | None = None) -> None:
         """Open the folder's ledger.
 
         Args:
             folder: the run's; it exists.
             server: the run.
-            clock: returns the virtual seconds since the run began, if rounds are not as long as
-                their slowest client.
             resumed: the checkpoint that the run continues from; later lines of its ledger are cut
                 off.
         """
-        self.folder, self.server, self.clock = folder, server, clock
+        self.folder, self.server = folder, server
+        self.clock: Callable[[], float] | None = None
+        """Returns the virtual seconds since the run began, if rounds are not as long as their
+        slowest client."""
         self.costs = tier_costs(server)
         layout, e = server.setup.model.layout, server.setup.experiment
         shape = (layout.num_layers, layout.num_experts)
@@ -93,6 +89,8 @@ class Recorder(Observer, Watch):
         self.number = 1
         self.round: dict[str, int | float] = {"tokens": 0, "clients": 0, "failed": 0}
         self.round_started = time.monotonic()
+        self.live = goes_live(e)
+        """Whether tasks are planned when they are done: a round then lasts from one to the next."""
         if resumed:
             self._continue(resumed)
             return
@@ -140,7 +138,8 @@ class Recorder(Observer, Watch):
         self.round = {"tokens": 0, "clients": len(tasks), "failed": 0}
         if self.server.setup.experiment.devices:
             self.round["virtual_seconds"] = 0.0
-        self.round_started = time.monotonic()
+        if not self.live:
+            self.round_started = time.monotonic()
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
         line = {"kind": "client", "round": self.number, "client": task.client, "tier": task.tier}
@@ -215,7 +214,8 @@ class Recorder(Observer, Watch):
 
     def finished(self, state: ServerState) -> None:
         self._write_accounts()
-        seconds = time.monotonic() - self.round_started
+        now = time.monotonic()
+        seconds, self.round_started = now - self.round_started, now
         self.number = state.round + 1
         if self.clock is not None:
             self.round["virtual_seconds"] = self.clock() - self.virtual_clock

@@ -82,6 +82,11 @@ class Roster(Sequence[Member]):
         away = self.gone | {*self.missed}
         return [replace(m, availability=0.0) if m.client in away else m for m in self.all]
 
+    @property
+    def everyone(self) -> Sequence[Member]:
+        """Return a view of all members by number, as they are now; see `here`."""
+        return Everyone(self)
+
     def present(self) -> list[Member]:
         """Return those that are there, by number."""
         return [m for m in self if m.client not in self.missed]
@@ -154,6 +159,19 @@ class Roster(Sequence[Member]):
         gone = {m.client for m in (*absent, *left)}
         there = {m.client for m in (*self, *joined)} - gone
         return Attendance(round, len(there), absent, tuple(joined), left)
+
+
+class Everyone(Sequence[Member]):
+    """All members of a roster by number, also those that joined after this view was made."""
+
+    def __init__(self, roster: Roster) -> None:
+        self.roster = roster
+
+    def __len__(self) -> int:
+        return len(self.roster.all)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.roster.here()[place]
 
 
 def roster_of(setup: Setup, records: Iterable[Mapping[str, Any]], rounds: int) -> Roster | None:

@@ -19,7 +19,7 @@ from fedmoe.errors import FedMoEError, FedMoEWarning
 from fedmoe.models.pretrained_gating import unlike_gating
 from fedmoe.report import write_report
 from fedmoe.rounds import Observer, run_rounds
-from fedmoe.runs.asynchronous import buffered_of
+from fedmoe.runs.asynchronous import buffered_of, goes_live
 from fedmoe.runs.checkpoint import remove_checkpoints, write_checkpoint
 from fedmoe.runs.display import Display
 from fedmoe.runs.evaluator import Evaluator
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fedmoe.config import Experiment
     from fedmoe.rounds import Plan, ServerState
     from fedmoe.runs.asynchronous import Buffered
+    from fedmoe.runs.checkpoint import Checkpoint
     from fedmoe.runs.resume import Found, Resume
 
 MakeWorkers = Callable[[ServerSide, Scorer, Sequence[Watch]], Workers]
@@ -127,13 +128,12 @@ class Session:
             self._run(found)
 
     def _run(self, found: Found) -> None:
-        buffered = buffered_of(self.server)
-        if buffered and found.checkpoint:
-            buffered.skip(found.checkpoint.state, found.checkpoint.versions)
-        clock = (lambda: buffered.clock) if buffered else None
-        recorder = Recorder(found.folder, self.server, clock, found.checkpoint)
+        recorder = Recorder(found.folder, self.server, found.checkpoint)
         watches = [recorder, self.display]
         workers = self.make_workers(self.server, self.scorer, watches)
+        buffered = buffered_of(self.server, workers)
+        if buffered and not goes_live(self.server.setup.experiment):
+            recorder.clock = lambda: buffered.clock
         faults = parse_faults(self.server.setup.experiment.faults)
         if faults != NO_FAULTS:
             workers = Faulty(workers, faults, self.server, watches)
@@ -160,6 +160,7 @@ class Session:
         server, e = self.server, self.server.setup.experiment
         if keeper.found.checkpoint:
             state = keeper.found.checkpoint.state
+            keeper.resume(keeper.found.checkpoint)
         else:
             state = server.first_state()
             evaluator.meet(state)
@@ -177,8 +178,9 @@ class Session:
             seed=e.seed,
             optimizer=e.server_optimizer,
             send=server.send_to,
-            plan=keeper.plan or evaluator.plan,
+            plan=evaluator.after_meeting(keeper.plan) if keeper.plan else evaluator.plan,
             quorum=e.quorum,
+            updates_per_step=keeper.updates_per_step,
         )
         if not e.rounds:
             return state  # which is scored already
@@ -199,13 +201,24 @@ class Keeper(Observer):
     ) -> None:
         self.found, self.recorder, self.buffered, self.started = found, recorder, buffered, started
         self.plan: Plan | None = buffered.plan if buffered else None
+        self.updates_per_step = buffered.buffer_size if buffered else None
         self.before = found.checkpoint.about["seconds"] if found.checkpoint else 0.0
 
     def finished(self, state: ServerState) -> None:
         versions = dict(self.buffered.states) if self.buffered else {}
         checkpoint = self.recorder.checkpoint(state, versions)
         checkpoint.about.update(seconds=self.seconds(), identity=self.found.identity)
+        if self.buffered:
+            checkpoint.about["timeline"] = self.buffered.timeline.position()
         write_checkpoint(self.found.folder, checkpoint)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Start again who was at work when the checkpoint was written."""
+        if self.buffered:
+            # A run that is resumed `anyway` may have gone by rounds until then.
+            rounds = {"number": 0, "now": checkpoint.about["virtual_clock"], "at_work": ()}
+            position = checkpoint.about.get("timeline", rounds)
+            self.buffered.resume(checkpoint.state, checkpoint.versions, position)
 
     def seconds(self) -> float:
         """Wall seconds of the run, those before it was interrupted included."""

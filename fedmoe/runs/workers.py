@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from fedmoe.messages.records import Failure, Task, Update
     from fedmoe.messages.scores import Scores
+    from fedmoe.rounds import Member
     from fedmoe.runs.scorer import Scorer
     from fedmoe.system.workforce import Replaced
 
@@ -36,6 +37,31 @@ class Workers(Protocol):
         """Kill a worker, if there are any, as a rehearsal: its job is done again."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Stream(Workers, Protocol):
+    """Workers that take tasks one by one, for a server that waits for no round.
+
+    The answers that `next` has returned are then those of a call with their tasks.
+    """
+
+    def begin(self, task: Task, /) -> None:
+        """Begin a task; a client has one at a time."""
+
+    def next(self) -> Update | Failure | None:
+        """Return the answer that arrived next; None if none has within a moment."""
+
+    def reachable(self, member: Member, /) -> bool:
+        """Return whether a task of this client would begin at once."""
+        ...
+
+    def wait(self, members: Sequence[Member], /) -> bool:
+        """Wait until one of the clients is reachable; False if none is for long, or none is given.
+
+        No task is under way.
+        """
+        ...
 
 
 @dataclass(frozen=True)

@@ -253,7 +253,7 @@ WRONG = {
     "data of some": (("h", "--data", "rome=/y"), {}, "needs its path"),
     "data anywhere": (("h", "--data", "rome=rows.jsonl"), {}, "expected an absolute path"),
     "no config": (("h",), {"config": "missing.yaml"}, "missing.yaml"),
-    "not under Flower": (("h", "aggregation.name=fedbuff"), {}, "'fedbuff' does not run"),
+    "not under Flower": (("h", "aggregation.name=fedsa_lora"), {}, "'fedsa_lora' does not run"),
 }
 
 

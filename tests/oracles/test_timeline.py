@@ -1,5 +1,6 @@
 """Asynchronous arrivals against a clock that ticks, and what holds for any of them."""
 
+import json
 from collections import Counter
 from itertools import pairwise
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmoe.devices.timeline import any_idle, timeline
+from fedmoe.devices.timeline import Finish, Timeline, Virtual, any_idle
 
 fleets = st.tuples(
     st.lists(st.integers(1, 6), min_size=1, max_size=7),  # whole seconds of each client
@@ -15,6 +16,13 @@ fleets = st.tuples(
     st.integers(1, 4),
     st.integers(0, 2**40),
 )
+
+
+def timeline(choose, duration, *, concurrency, buffer_size, num_updates):
+    """The arrivals of a run in virtual time."""
+    made = Timeline(choose, Virtual(duration), concurrency=concurrency, buffer_size=buffer_size)
+    for _ in range(num_updates):
+        yield from made.step()
 
 
 def slow_timeline(seconds, choose, concurrency, buffer_size, num_updates):
@@ -75,6 +83,64 @@ def test_every_buffer_is_of_its_size_and_nobody_works_twice_at_once(fleet):
     assert all(a.finish_seconds <= b.finish_seconds for a, b in pairwise(fast))
     spans = sorted((a.job.client, a.job.start_seconds, a.finish_seconds) for a in fast)
     assert all(x[0] != y[0] or x[2] <= y[1] for x, y in pairwise(spans))
+
+
+class Chance:
+    """A clock on which any job may end next, fail, or keep the server waiting."""
+
+    def __init__(self, draw):
+        self.draw, self.jobs = draw, []
+
+    def reachable(self, client):
+        return True
+
+    def start(self, job):
+        self.jobs.append(job)
+
+    def next(self):
+        place, counts = self.draw(st.integers(-1, len(self.jobs) - 1)), self.draw(st.booleans())
+        return None if place < 0 else Finish(0.0, self.jobs.pop(place), counts)
+
+    def wait(self):
+        return False
+
+
+@given(st.data(), st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
+def test_failures_take_no_place_and_a_step_ends_where_nobody_is_left(data, clients, most, size):
+    arrived = set()
+
+    def choose(number, at_work):
+        free = [c for c in range(clients) if c not in at_work | arrived]
+        return free[number % len(free)] if free else None
+
+    made = Timeline(choose, Chance(data.draw), concurrency=most, buffer_size=size)
+    for version in range(4):
+        arrived.clear()
+        arrivals = made.step(lambda a: arrived.add(a.job.client))
+        counted = sum(a.counts for a in arrivals)
+        assert counted == size or (counted < size and len(arrived) == clients)
+        assert [a.fills_buffer for a in arrivals[:-1]] == [False] * (len(arrivals) - 1)
+        assert arrivals[-1].fills_buffer == (counted == size)
+        assert all(a.staleness == version - a.job.version >= 0 for a in arrivals)
+        assert len({a.job.client for a in arrivals}) == len(arrivals)
+        assert len(made.at_work) <= most
+
+
+@given(fleets, st.integers(0, 4))
+def test_a_timeline_that_is_resumed_anywhere_goes_on_as_it_would_have(fleet, steps):
+    seconds, concurrency, buffer_size, seed = fleet
+
+    def made():
+        clock = Virtual(lambda job: float(seconds[job.client]))
+        most = min(concurrency, len(seconds))
+        choose = any_idle(seed, len(seconds))
+        return Timeline(choose, clock, concurrency=most, buffer_size=buffer_size)
+
+    whole, again = made(), made()
+    for _ in range(steps):
+        whole.step()
+    again.resume(steps, **json.loads(json.dumps(whole.position())))
+    assert [again.step(), again.step()] == [whole.step(), whole.step()]
 
 
 def test_one_client_at_a_time_is_never_stale():

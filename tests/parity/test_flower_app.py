@@ -1,5 +1,6 @@
 """The ServerApp over a grid without Flower's processes: quorum, resuming, and runs that fail."""
 
+import shlex
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from fake_grid import FakeGrid, client_of
 from flwr.app import Context, Error, RecordDict
+from recorded import order_of, repeated
 
 from fedmoe.config import load_experiment
 from fedmoe.devices import Device
@@ -14,6 +16,7 @@ from fedmoe.errors import FedMoEError
 from fedmoe.progress.table import LiveTable
 from fedmoe.report.ledger import read_ledger
 from fedmoe.runs.local.in_process import make_transport
+from fedmoe.runs.prepare import prepare
 from fedmoe.runs.session import run
 from server.app import app
 from server.log import LogLines
@@ -98,3 +101,33 @@ def test_faults_on_purpose_strike_under_flower_as_they_do_in_a_simulation(
     assert [r for r in found if r["kind"] == "fault"] == [r for r in wanted if r["kind"] == "fault"]
     assert {r["kind"] for r in found} >= {"fault"}
     assert found[-1]["adapter_sha256"] == wanted[-1]["adapter_sha256"]
+
+
+SLOW_TIER = (
+    "{label: pi, peak_flops: 1.0e+9, memory_bytes: 1000000000, availability: 1.0, "
+    "uplink_bytes_per_second: 1.0e+6, downlink_bytes_per_second: 1.0e+6}"
+)
+
+
+@pytest.mark.parametrize("devices", [False, True])
+def test_an_asynchronous_run_goes_by_real_time_or_by_that_of_its_devices(
+    experiment_file, tmp_path, monkeypatch, devices
+):
+    monkeypatch.setattr("fedmoe.runs.identity.code_digest", lambda *folders: "abc123")
+    fast = SLOW_TIER.replace("1.0e+9", "9.0e+9")
+    chosen = ["aggregation={name: fedbuff, buffer_size: 2}", "rescaling={name: none}"]
+    chosen += [f"devices={{high: {fast}, low: {SLOW_TIER}}}"] if devices else []
+    serve(FakeGrid({}, {}), experiment_file, tmp_path / "flower", shlex.join(chosen))
+    (ledger,) = (tmp_path / "flower").glob("*/ledger.jsonl")
+    found = read_ledger(ledger)
+    if devices:
+        plain = load_experiment(
+            experiment_file, [*chosen, f"simulation.folder={tmp_path / 'plain'}"]
+        )
+        folder = run(plain, LiveTable(num_rounds=2, quiet=True), make_transport)
+        wanted = read_ledger(folder / "ledger.jsonl")[-1]["adapter_sha256"]
+    else:
+        prepared = prepare(load_experiment(experiment_file, chosen), on_nodes=True)
+        wanted = repeated(prepared, order_of(found)).adapter.digest()
+    assert found[-1]["adapter_sha256"] == wanted
+    assert all(("virtual_clock" in r) == devices for r in found if r["kind"] == "round")

@@ -67,9 +67,8 @@ def test_three_nodes_hold_what_the_server_never_opens(federation, tmp_path):
         rows = " ".join(f"{name}={OWNERS}/{name}.jsonl" for name in names[first : first + size])
         config = f'name="node-{number}" data="{rows}"'
         federation.supernode("--node-config", config, home=federation.home / f"node-{number}")
-    overrides = f"{SETTINGS} data.path="
     there = federation.flwr_run(
-        config="configs/federated.yaml", overrides=overrides, num_nodes=3, node_seconds=300
+        config="configs/federated.yaml", overrides=SETTINGS, num_nodes=3, node_seconds=300
     )
     path = f"data.path={OWNERS}/*.jsonl"
     folder = f"simulation.folder={tmp_path / 'here'}"
