@@ -12,6 +12,7 @@ from fedmoe.config import load_experiment
 from fedmoe.errors import FedMoEError
 from fedmoe.messages.rows import RowCounts
 from fedmoe.report.ledger import read_ledger
+from fedmoe.report.run import read_run
 from fedmoe.runs.display import Display
 from fedmoe.runs.session import run
 from server.settings import Settings
@@ -239,6 +240,9 @@ def test_what_an_owner_withholds_never_leaves_its_node(experiment, owners, tmp_p
     assert len(scored) == 3
     assert not {"den", "attic"} & scored
     assert sum(e["withheld"] for e in last) == 2
+    run = read_run(folder)
+    assert {run.name_of(c) for c in run.withheld} == {"den", "attic"}
+    assert (folder / "summary.md").read_text().count("| withheld | withheld |") == 2
     for e in last:
         assert sum(c["examples"] for c in e["clients"]) == e["examples"]
 
