@@ -91,6 +91,8 @@ class ClientScore:
     client: int
     name: str
     examples: int
+    tokens: int
+    """Response tokens, over which the loss is the mean."""
     loss: float
     score: float
     exact_match: float
