@@ -121,7 +121,7 @@ class LocalData:
             DataError: a path that does not exist, a name that cannot be a client's, or a client
                 that is listed and not there.
         """
-        there = self._by_value if self.dataset.column else self.sources
+        there = self._there
         if bad := [name for name in there if not CLIENT_NAME.fullmatch(name)]:
             raise DataError(
                 f"{self.dataset.path}: {bad[0]!r:.80} cannot be a client's id; expected at most 60 "
@@ -134,10 +134,20 @@ class LocalData:
             )
         return self.dataset.clients or tuple(sorted(there))
 
+    @property
+    def _there(self) -> Mapping[str, object]:
+        """Return all clients that are there, by name."""
+        return self._by_value if self.dataset.column else self.sources
+
     @cached_property
     def sources(self) -> dict[str, Source]:
         """Return each client's files."""
         return dict(find_sources(self.dataset.path))
+
+    @property
+    def unlisted(self) -> tuple[str, ...]:
+        """Return the clients that are there and take no part, as `clients` does not list them."""
+        return tuple(sorted({*self._there} - {*self.names}))
 
     @cached_property
     def ignored(self) -> tuple[str, ...]:

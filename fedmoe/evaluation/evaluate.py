@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
@@ -16,9 +16,11 @@ from fedmoe.data.examples import Example
 from fedmoe.data.text import Tokenizer, Tokens
 from fedmoe.evaluation.metrics import Metric
 from fedmoe.evaluation.settings import EvaluationSettings
-from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.decode import greedy
 from fedmoe.training.loss import row_losses, summed_loss
+
+if TYPE_CHECKING:
+    from fedmoe.models.adapted import AdaptedModel
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class ClientScore:
     client: int
     name: str
     examples: int
+    tokens: int
+    """Response tokens, over which the loss is the mean."""
     loss: float
     score: float
     exact_match: float

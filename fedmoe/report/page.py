@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from fedmoe.report import run_tables
-from fedmoe.report.clients import client_rows, client_scores
+from fedmoe.report.clients import MOST_ROWS, client_rows, client_scores
 from fedmoe.report.facts import facts, headline, status
 from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.run import Run
@@ -18,8 +18,8 @@ from fedmoe.report.text_table import TextTable, markdown_sections, pairs_table, 
 if TYPE_CHECKING:
     from fedmoe.report.plots import Picture
 
-MOST_ROWS, MOST_SUMMARY_ROWS = 200, 40
-"""Clients in a table of the page, and of the summary."""
+MOST_SUMMARY_ROWS = 40
+"""Clients in a table of the summary."""
 
 
 def render(package: str, template: str, **values: Any) -> str:
@@ -51,7 +51,7 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
     """Return the report of a run as one page, with its plots inside."""
     settings = pairs_table("Settings", ("setting", "value"), run.settings.items())
     versions = pairs_table("Environment", ("part", "version"), run.environment.items())
-    of_clients = client_scores(run), run_tables.clients(run), client_rows(run)
+    of_clients = [t.shortened(MOST_ROWS) for t in (client_scores(run), run_tables.clients(run))]
     folded = [run_tables.schedule(run), run_tables.label_scores(run), settings, versions]
     return render(
         "fedmoe.report",
@@ -63,7 +63,7 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
         facts=facts(run),
         scores=run_tables.test_scores(run),
         pictures=pictures,
-        shown=[*_overview(run), *(table.shortened(MOST_ROWS) for table in of_clients)],
+        shown=[*_overview(run), *of_clients, client_rows(run)],
         folded=folded,
     )
 

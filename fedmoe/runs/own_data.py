@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedmoe.data.federated import Federated, LocalData
 from fedmoe.data.text import tokenize, tokenize_splits
-from fedmoe.errors import DataError
+from fedmoe.errors import DataError, FedMoEWarning
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.messages.rows import RowCounts
 from fedmoe.runs.data import DataFacts, verifier
@@ -118,14 +119,19 @@ def federated_facts(experiment: Experiment) -> DataFacts:
 def server_sets(experiment: Experiment, tokenizer: Any, form: str) -> dict[str, EvaluationSet]:
     """Return the server's own test set, if the configuration names one.
 
+    It warns where more than 5 % of its rows are dropped.
+
     Raises:
         DataError: its file cannot be read, or has no usable row.
     """
     data = experiment.data
     if not isinstance(data, Federated) or not (path := data.server_test):
         return {}
-    examples, _ = LocalData(data).read(Path(path).expanduser())
+    examples, dropped = LocalData(data).read(Path(path).expanduser())
     kept, rows = tokenize(examples, tokenizer, experiment.text, form)
+    counts = dropped + RowCounts.of(test=len(kept), too_long=len(examples) - len(kept))
+    if said := counts.warning(f"data.server_test, {path},"):
+        warnings.warn(said, FedMoEWarning, stacklevel=2)
     if not rows:
         raise DataError(f"{path}: every row has more than text.max_length tokens; raise it")
     order = numpy_rng(experiment.seed, SERVER).permutation(len(rows))

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, cast
 from fedmoe.evaluation.evaluate import ClientScore, Evaluation, Sums, measure
 from fedmoe.messages.records import Failure
 from fedmoe.messages.scores import Scores, pack_scores, unpack_scores
-from fedmoe.runs.own_data import OwnData
 from fedmoe.seeds import derive
 
 if TYPE_CHECKING:
     from fedmoe.messages.records import Message, Task
     from fedmoe.rounds import Member
     from fedmoe.runs.client_side import ClientSide
+    from fedmoe.runs.own_data import OwnData
     from fedmoe.runs.server_side import ServerSide
 
 
@@ -30,7 +30,7 @@ def score_own(client: ClientSide, message: Message, split: str) -> Message:
         DataError: its rows cannot be read.
     """
     started, task = time.monotonic(), client.read_task(message)
-    setup, own = client.setup, cast(OwnData, client.rows).of(cast(str, task.key))
+    setup, own = client.setup, cast("OwnData", client.rows).of(cast(str, task.key))
     found = own.sets.get(split)
     if "score" not in client.reports or found is None:
         withheld = "score" not in client.reports
@@ -130,4 +130,5 @@ def _sums(scores: Iterable[Scores]) -> Iterator[Sums]:
 
 def _client_score(task: Task, scores: Scores) -> ClientScore:
     (sums,) = _sums([scores])
-    return ClientScore(client=task.client, name=task.name, examples=scores.examples, **sums.means)
+    number = {"examples": scores.examples, "tokens": scores.tokens}
+    return ClientScore(client=task.client, name=task.name, **number, **sums.means)

@@ -259,6 +259,11 @@ class Recorder(Observer, Watch):
         reason = {"reason": failure.reason, "code": failure.code}
         self.ledger.append(line | {"client": failure.client} | reason)
 
+    def withheld(self, tasks: Sequence[Task], split: str) -> None:
+        """Note clients that do not report their scores."""
+        line = {"kind": "withheld", "round": tasks[0].round - 1, "split": split}
+        self.ledger.append(line | {"clients": [task.client for task in tasks]})
+
     def evaluated(self, state: ServerState, results: Sequence[Evaluation]) -> None:
         """Write scores down, and keep the adapter of the best mean score; see `evaluation.best`."""
         self._write_accounts()
@@ -295,15 +300,16 @@ class Recorder(Observer, Watch):
             tier: {
                 "clients": [m.client for m in server.members if m.tier == tier],
                 **{name: getattr(cost, name) for name in OF_TIER},
-                "availability": min(
-                    (m.availability for m in server.members if m.tier == tier), default=0.0
-                ),
+                # Of a tier whose clients are yet to come, as they will be.
+                "availability": 0.0 if server.setup.tier(tier).skipped else e.availability(tier),
                 **({"device": asdict(e.devices[tier])} if e.devices else {}),
                 "memory_options": server.setup.tier(tier).memory_options,
             }
             for tier, cost in self.costs.items()
         }
-        strategy, number = e.aggregation, server.clients_per_round
+        strategy = e.aggregation
+        # 0 for all, where nobody knows yet how many there are.
+        number = server.clients_per_round if server.members else e.clients_per_round or 0
         step = {"updates_per_step": strategy.updates_per_step(number)}
         return {
             "kind": "run",

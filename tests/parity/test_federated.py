@@ -12,10 +12,14 @@ from fedmoe.config import load_experiment
 from fedmoe.errors import FedMoEError
 from fedmoe.messages.rows import RowCounts
 from fedmoe.report.ledger import read_ledger
+from fedmoe.report.run import read_run
 from fedmoe.runs.display import Display
 from fedmoe.runs.session import run
 from server.settings import Settings
+from server.stream import GridStream
 from server.transport import GridTransport
+
+pytestmark = pytest.mark.usefixtures("quick_digest")
 
 OWNERS = {"attic": 14, "barn": 23, "cellar": 11, "den": 17, "foyer": 9}
 
@@ -69,13 +73,15 @@ def nodes_of(owners, *parts):
     ]
 
 
-def on_nodes(experiment, folder, *configs, resume="no", display=None, made=None):
+def on_nodes(
+    experiment, folder, *configs, resume="no", display=None, made=None, transport=GridTransport
+):
     """Run over a grid of nodes with these configs; the server's config says nothing of paths."""
     made = made or FakeGrid(*configs)
 
     def workers(server, scorer, _):
         settings = Settings(num_nodes=len(configs), node_seconds=5.0)
-        return GridTransport(made, server, scorer, settings, clock=made.clock)
+        return transport(made, server, scorer, settings, clock=made.clock)
 
     data = replace(experiment.data, path="")
     simulation = replace(experiment.simulation, folder=str(folder))
@@ -234,6 +240,9 @@ def test_what_an_owner_withholds_never_leaves_its_node(experiment, owners, tmp_p
     assert len(scored) == 3
     assert not {"den", "attic"} & scored
     assert sum(e["withheld"] for e in last) == 2
+    run = read_run(folder)
+    assert {run.name_of(c) for c in run.withheld} == {"den", "attic"}
+    assert (folder / "summary.md").read_text().count("| withheld | withheld |") == 2
     for e in last:
         assert sum(c["examples"] for c in e["clients"]) == e["examples"]
 
@@ -264,6 +273,63 @@ def test_a_strategy_with_personal_parts_runs_on_nodes(experiment, owners, tmp_pa
     assert digest(there) == digest(here)
     mine, theirs = kinds(there, "evaluation"), kinds(here, "evaluation")
     assert [m["clients"] for m in mine] == [t["clients"] for t in theirs]
+
+
+def test_as_they_come_a_slow_owner_holds_up_nobody_not_even_the_scores(
+    experiment, owners, tmp_path
+):
+    parts = ["attic"], ["barn"], ["cellar"], ["den"], ["foyer"]
+    slow_node = 100
+
+    def seconds(request):
+        if request.metadata.message_type == MessageType.QUERY:
+            return 0.0
+        return 60.0 if request.metadata.dst_node_id == slow_node else 2.0
+
+    grid = FakeGrid(*nodes_of(owners, *parts), seconds=seconds)
+    e = replace(
+        scheduled(experiment, tmp_path),
+        clients_per_round=5,
+        aggregation={"name": "fedbuff", "buffer_size": 2},
+    )
+    folder, _ = on_nodes(e, tmp_path, *grid.configs.values(), made=grid, transport=GridStream)
+    lines = kinds(folder, "client")
+    assert len([c for c in lines if c["status"] == "ok"]) == 10
+    assert "attic" not in {c["name"] for c in lines if c["round"] < 5}
+    # The base is scored by all; later the one at work is asked for nothing.
+    first = [r for r in kinds(folder, "evaluation") if r["round"] == 0]
+    assert {c["name"] for r in first for c in r["clients"]} == {*OWNERS}
+    unscored = kinds(folder, "unscored")
+    assert {r["code"] for r in unscored} == {"busy"}
+    assert "attic" not in {
+        c["name"]
+        for r in kinds(folder, "evaluation")
+        if r["split"] == "validation"
+        for c in r["clients"]
+    }
+
+
+def test_the_servers_own_rows_choose_the_best_adapter(experiment, owners, tmp_path):
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"prompt": "barn asks 1", "response": "barn says 1"}\n')
+    e = replace(
+        scheduled(experiment, tmp_path),
+        rounds=2,
+        data=replace(experiment.data, server_test=str(own)),
+        evaluation=replace(experiment.evaluation, best="server", every_tier=True),
+    )
+    folder = run(e)
+    lines = kinds(folder, "evaluation")
+    server = [r for r in lines if r["split"] == "server"]
+    assert {(r["round"], r["tier"]) for r in server} == {
+        (r, t) for r in (0, 1, 2) for t in ("high", "low")
+    }
+    assert all(r["examples"] == 1 for r in server)
+    # At every tier's k all owners score.
+    for r in lines:
+        if r["split"] == "test":
+            assert {c["name"] for c in r["clients"]} == {*OWNERS}
+    assert (folder / "adapter-best.safetensors").exists()
 
 
 def test_a_resumed_run_lists_the_rows_of_clients_that_answered_before(
