@@ -5,5 +5,6 @@
     python -m simulations.scale.link       one SuperLink's messages and bytes a second
     python -m simulations.scale.regions    sums of regional servers against the flat federation
 
+`fleet` makes the deployments that `nodes` and `link` measure, `echo_app` is the app of `link`.
 Results and limits: `README.md`.
 """

@@ -1,6 +1,6 @@
 """What one SuperLink carries: seconds and processor time per message and per byte, on loopback.
 
-    python -m simulations.scale.link                       (ten minutes on 2 CPU cores; 4 GB)
+    python -m simulations.scale.link                       (five minutes on 2 CPU cores; 8 GB)
     python -m simulations.scale.link --megabytes 6 60
 
 A SuperLink and two SuperNodes are started from a folder of `fedmoe deploy init`, with a Flower app

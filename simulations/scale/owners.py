@@ -1,6 +1,6 @@
 """A thousand owners' files, fifty a round: what grows with the owners, and who is read when.
 
-    python -m simulations.scale.owners                  (four minutes on 2 CPU cores; 1 GB)
+    python -m simulations.scale.owners                  (two minutes on 2 CPU cores; 1 GB)
     python -m simulations.scale.owners --owners 100     (one run, in this process)
 
 Each owner is a file of 20 rows. An audit hook notes every file that this process opens; the run's
