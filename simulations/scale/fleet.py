@@ -24,8 +24,8 @@ training: {steps: 2, batch_size: 4}
 evaluation: {every: 0, clients: 10, max_new_tokens: 8}
 """
 PER_ROUND = 10
-"""Of thirty nodes. A task takes 400 MB without a resident worker, and a round's tasks go out at
-once: all thirty would take more than 24 GB."""
+"""Of thirty nodes. Without a resident worker a task takes 670 MB while it is at work, and a round's
+tasks go out at once: all thirty would take more than 24 GB."""
 TASK_SECONDS = 600
 """After which a message that was lost is noticed."""
 START_SECONDS = 300.0
