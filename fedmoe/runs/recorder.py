@@ -308,8 +308,7 @@ class Recorder(Observer, Watch):
             for tier, cost in self.costs.items()
         }
         strategy = e.aggregation
-        # 0 for all, where nobody knows yet how many there are.
-        number = server.clients_per_round if server.members else e.clients_per_round or 0
+        number = server.clients_per_round
         step = {"updates_per_step": strategy.updates_per_step(number)}
         return {
             "kind": "run",
