@@ -97,9 +97,9 @@ class Nodes:
     def usable(self) -> list[int]:
         """Return the nodes that are present and fit, also busy ones; one for each name."""
         names: set[str] = set()
-        found = []
+        present, found = {*self.present}, []
         for node, about in self.known.items():
-            if node in self.present and about.name not in names:
+            if node in present and about.name not in names:
                 found.append(node)
                 names |= {about.name} - {""}
         return found

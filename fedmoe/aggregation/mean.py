@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fedmoe.adapter import Adapter, Layout, cut
 from fedmoe.aggregation.strategy import Strategy, over
-from fedmoe.aggregation.streaming import Weights, weighted_mean
+from fedmoe.aggregation.streaming import Sums, Weights, mean_of, partial_sums
 from fedmoe.messages.records import Update
 from fedmoe.section import section
 
@@ -38,11 +38,31 @@ class Mean(BySize):
     maskable: ClassVar[bool] = True
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
-        """The next global state; see `weighted_mean` for promises and errors."""
+        """The next global state; see `streaming.weighted_mean` for promises and errors."""
+        return self.combine_sums(adapter, self.sums(adapter, updates))
+
+    def sums(self, adapter: Adapter, updates: Iterable[Update]) -> Sums:
+        """Return the sums over some of a round's clients, such as those of a region.
+
+        The sums of all regions, added (`Sums.add`), give `combine_sums` the state that `combine`
+        makes of all updates, but for the rounding of float64.
+
+        Args:
+            adapter: the state before.
+            updates: in the order of client ids; none give sums of zero.
+        """
         layout, stream = peek(updates, adapter.layout)
-        if layout == adapter.layout:
-            return weighted_mean(adapter, stream, self.weigh)
-        return over(adapter, weighted_mean(cut(adapter, layout), stream, self.weigh))
+        return partial_sums(layout, stream, self.weigh)
+
+    def combine_sums(self, adapter: Adapter, sums: Sums) -> Adapter:
+        """Return the next global state from the sums over all clients, which it uses up.
+
+        Raises:
+            AggregationError: they are over no update.
+        """
+        if sums.layout == adapter.layout:
+            return mean_of(adapter, sums)
+        return over(adapter, mean_of(cut(adapter, sums.layout), sums))
 
     def weigh(self, update: Update) -> Weights:
         """Return `n_c` for every expert and for shared parts."""

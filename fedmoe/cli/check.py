@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,14 +12,22 @@ import click
 
 from fedmoe.cli import arguments
 from fedmoe.cli.terminal import say, table
-from fedmoe.errors import ConfigError
+from fedmoe.errors import FedMoEError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from fedmoe.config import Experiment
+    from fedmoe.rounds import Member
+    from fedmoe.runs.own_account import OwnAccount
     from fedmoe.runs.prepare import Prepared
     from fedmoe.runs.server_side import ServerSide
+
+MOST_ROWS = 30
+"""Clients with a row of their own."""
+MOST_NAMES = 8
+"""Clients of a tier that are listed."""
 
 
 @click.command()
@@ -42,19 +52,20 @@ def check(config: Path, overrides: tuple[str, ...], show: int) -> None:
     from rich.markup import escape
 
     from fedmoe.config import load_experiment
-    from fedmoe.data import manifest_table
     from fedmoe.models.pretrained_gating import unlike_gating
     from fedmoe.runs.costs import memory_warnings
     from fedmoe.runs.prepare import prepare
 
     arguments.one_thread()
-    prepared, console = prepare(load_experiment(config, overrides)), Console()
-    server = prepared.server
+    e = load_experiment(config, overrides)
+    prepared = prepare(e, holds_rows=not _on_nodes(e))
+    server, console = prepared.server, Console()
+    account = _own_account(prepared)
     e, model = server.setup.experiment, server.setup.model
     batch = e.training.batch_size * e.training.accumulation
     console.print(
-        f"[bold]{e.name}[/]: {e.rounds} rounds, {server.clients_per_round} of "
-        f"{len(server.members)} clients each, {e.training.steps} steps of {batch} examples"
+        f"[bold]{e.name}[/]: {e.rounds} rounds, {_clients(server)} each, "
+        f"{e.training.steps} steps of {batch} examples"
     )
     console.print(
         f"model {e.model.path} ({e.model.dtype}): {model.layout.num_layers} sparse layers, "
@@ -67,28 +78,101 @@ def check(config: Path, overrides: tuple[str, ...], show: int) -> None:
     console.print(_tiers(server))
     if e.devices:
         console.print(_devices(server))
-    warnings = memory_warnings(server)
+    warnings = memory_warnings(server) + (account.warnings() if account else [])
     if unlike := unlike_gating(e.gating, e.model.path):
         warnings.append(unlike)
     for warning in warnings:
         say(console, f"[bold]warning:[/] {escape(warning)}")
-    for line in server.facts.account():
-        say(console, escape(line))
-    console.print(manifest_table(server.facts.manifest), soft_wrap=True)
+    _show_rows(console, prepared, account)
     if show:
-        _show(prepared, console, show)
+        _show_examples(console, prepared, account, show)
 
 
-def _show(prepared: Prepared, console: Console, number: int) -> None:
+def _on_nodes(experiment: Experiment) -> bool:
+    """Return whether the config says that the clients' rows are on other machines."""
+    from fedmoe.data.federated import Federated
+
+    return isinstance(experiment.data, Federated) and not experiment.data.path
+
+
+def _own_account(prepared: Prepared) -> OwnAccount | None:
+    """Return the account of clients whose own rows are here; None where there are none."""
+    from fedmoe.runs.own_account import read_account
+    from fedmoe.runs.own_data import OwnData
+
+    if not isinstance(prepared.client.rows, OwnData):
+        return None
+    account = read_account(prepared.client.rows)
+    account.check_enough(prepared.setup.experiment.quorum)
+    return account
+
+
+def _clients(server: ServerSide) -> str:
+    """Return in words how many clients take part in a round."""
+    if server.members:
+        return f"{server.clients_per_round} of {len(server.members)} clients"
+    number = server.setup.experiment.clients_per_round
+    return f"{number} of the clients that are there" if number else "all clients that are there"
+
+
+def _show_rows(console: Console, prepared: Prepared, account: OwnAccount | None) -> None:
+    """Print what becomes of every row."""
+    from rich.markup import escape
+
+    from fedmoe.data import manifest_table
+
+    facts, at_nodes = prepared.server.facts, _on_nodes(prepared.setup.experiment)
+    notes = _scored(prepared)
+    if account:
+        notes = [*_show_clients(console, prepared, account), *account.notes(), *notes]
+        known = {"scored": account.scored, "answers": account.answers}
+        facts = replace(facts, rows=account.total, form="; ".join(account.forms), **known)
+    at_nodes_line = "rows: at the nodes, which say what became of theirs when the run begins"
+    for line in [at_nodes_line] if at_nodes else facts.account():
+        say(console, escape(line))
+    for note in notes:
+        say(console, f"  {escape(note)}")
+    if not account and not at_nodes:
+        console.print(manifest_table(facts.manifest), soft_wrap=True)
+
+
+def _show_clients(console: Console, prepared: Prepared, account: OwnAccount) -> list[str]:
+    """Print a row per client; return what is to be said of those that have none."""
+    from fedmoe.report.clients import rows_table
+
+    tiers = {member.name: member.tier for member in prepared.server.members}
+    found = rows_table(account.rows, tiers, MOST_ROWS)
+    console.print(table(found.title, found.columns, found.rows, num_words=found.num_words))
+    return [found.note] if found.note else []
+
+
+def _scored(prepared: Prepared) -> list[str]:
+    """Return who scores, where not all clients do, or the server does, too."""
+    from fedmoe.runs.own_data import SERVER
+
+    notes = []
+    if most := prepared.setup.experiment.evaluation.clients:
+        notes.append(f"{most} client(s) score at most, drawn from the seed (evaluation.clients)")
+    if own := prepared.scorer.sets.get(SERVER):
+        notes.append(f"the server scores {len(own.rows)} rows of its own (data.server_test)")
+    return notes
+
+
+def _show_examples(
+    console: Console, prepared: Prepared, account: OwnAccount | None, number: int
+) -> None:
     """Print examples, the first of every client in turn, and how long all of them are."""
     from rich.text import Text
 
     from fedmoe.data.shown import length_lines, pieces, template_line
 
     e, tokenizer = prepared.setup.experiment, prepared.setup.tokenizer
-    clients = [[*rows] for rows in prepared.client.rows.values()]
+    rows = prepared.client.rows
+    clients = [[*rows[name]] for name in (account.rows if account else rows)]
+    if not clients:
+        raise FedMoEError("--show needs rows, and those of this config are at the nodes")
     if prepared.setup.model.form.name != "causal":
-        raise ConfigError("--show is for language models: examples of others are no single text")
+        raise FedMoEError("--show is for language models: examples of others are no single text")
     console.print()
     for line in (
         template_line(tokenizer, e.data.wording(e.text)),
@@ -115,13 +199,13 @@ def _tiers(server: ServerSide) -> Table:
     columns += ("MFLOPs / token (train)", "GFLOPs / round", "memory MB")
     rows = []
     for tier, price in tier_costs(server).items():
-        members = [m.client for m in server.members if m.tier == tier]
-        flops = [expected_flops(server, client, tier, price) for client in members]
+        members = [m for m in server.members if m.tier == tier]
+        flops = [expected_flops(server, m.client, tier, price) for m in members]
         rows.append(
             (
                 tier,
                 str(price.top_k),
-                ", ".join(map(str, members)) if len(members) <= 8 else str(len(members)),
+                _listed(members),
                 f"{price.parameters:,}",
                 f"{price.bytes_down / 1e6:.2f} / {price.bytes_up / 1e6:.2f}",
                 f"{price.train_flops_per_token / 1e6:.1f}",
@@ -130,6 +214,14 @@ def _tiers(server: ServerSide) -> Table:
             )
         )
     return table("per client", columns, rows)
+
+
+def _listed(members: Sequence[Member]) -> str:
+    """Return a tier's clients, names one a line; their number if there are many."""
+    if len(members) > MOST_NAMES or not members:
+        return str(len(members))
+    named = all(member.name for member in members)
+    return ("\n" if named else ", ").join(str(member.name or member.client) for member in members)
 
 
 def _devices(server: ServerSide) -> Table:

@@ -13,14 +13,16 @@ from fedmoe.adapter import Adapter, Layout, keep_untouched, resized
 from fedmoe.aggregation.strategy import Layouts, Local, Strategy
 from fedmoe.budget import Levels, Tier
 from fedmoe.config.schema import Experiment
+from fedmoe.data.federated import Federated, LocalData
 from fedmoe.data.partition import Iid
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.messages.records import Task, Update
 from fedmoe.section import section
 
 Baseline = Literal["zero_rounds", "alone", "all_data", "full_budget"]
-Clients = Mapping[str, tuple[int, ...]]
-"""By tier, the clients whose scores are those of the tier."""
+Clients = Mapping[str, tuple[int | str, ...]]
+"""By tier, the clients whose scores are those of the tier: by number, or by name if they have one.
+"""
 
 
 def scored(kind: Baseline, experiment: Experiment, full_top_k: int | None) -> Clients | None:
@@ -35,8 +37,12 @@ def scored(kind: Baseline, experiment: Experiment, full_top_k: int | None) -> Cl
     e, tiers = experiment, dict.fromkeys(experiment.budget.resolved(full_top_k), ())
     if kind == "all_data":
         return tiers
-    names = e.budget.assign(e.partition.num_clients, full_top_k, e.seed)
-    return {tier: tuple(c for c, name in enumerate(names) if name == tier) for tier in tiers}
+    if isinstance(e.data, Federated):
+        clients = LocalData(e.data).names
+        assigned = {c: e.budget.tier_of(c, full_top_k, e.seed) for c in clients}
+    else:
+        assigned = dict(enumerate(e.budget.assign(e.partition.num_clients, full_top_k, e.seed)))
+    return {tier: tuple(c for c, name in assigned.items() if name == tier) for tier in tiers}
 
 
 def zero_rounds(experiment: Experiment, full_top_k: int | None) -> Experiment:
@@ -52,6 +58,9 @@ def alone(experiment: Experiment, full_top_k: int | None) -> Experiment:
 def all_data(experiment: Experiment, full_top_k: int | None) -> Experiment:
     """One client holds all data and trains at full budget, as many steps as a round's clients."""
     e = experiment
+    if isinstance(e.data, Federated):
+        said = "'federated' has no pooled form: each client holds its own rows; leave out all_data"
+        raise ConfigError("baseline", [Fault("data.name", said)])
     number = min(e.clients_per_round or e.partition.num_clients, e.partition.num_clients)
     training = replace(e.training, steps=e.training.steps * number)
     whole = replace(e, partition=Iid(num_clients=1), clients_per_round=None, training=training)
@@ -74,7 +83,10 @@ def full_budget(experiment: Experiment, full_top_k: int | None) -> Experiment:
     tiers[full] = Tier(top_k=full_top_k, share=1.0)
     # An ideal fleet: every client has the best device, and is always there.
     devices = e.devices and e.devices | {full: replace(e.devices[most], availability=1.0)}
-    return replace(e, budget=Levels(tiers=tiers), devices=devices)
+    made = replace(e, budget=Levels(tiers=tiers), devices=devices)
+    if isinstance(e.data, Federated):  # else nobody would score at the tiers' own k
+        made = replace(made, evaluation=replace(e.evaluation, every_tier=True))
+    return made
 
 
 def _faults(experiment: Experiment, full_top_k: int | None) -> Iterator[Fault]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
+from fedmoe.errors import FedMoEError
 from fedmoe.report.expert_load import relative_shares, starved_and_captured
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run, read_run
 
 MEAN = "mean of tiers"
+Scored = Mapping[str, tuple[int | str, ...]] | None
+"""By tier, the clients whose scores are the tier's: by number, or by name where they have one."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class Result:
     seconds: float = 0.0
     """Wall time of the whole run, including loading and evaluation."""
     clients: dict[int, float] = field(default_factory=dict)
-    """Each client's expected score on its own mix of labels."""
+    """Each client's score on its own rows; where it has none, its expected score on its own mix of
+    labels."""
     points: tuple[Point, ...] = ()
     counts: np.ndarray | None = None
     """int64 (rounds, layers, experts): routed tokens."""
@@ -90,24 +95,53 @@ class Result:
         return self.spent.client_seconds / max(self.num_answers, 1)
 
 
-def as_scored(run: Run, scored: Mapping[str, tuple[int, ...]] | None) -> Run:
+def as_scored(run: Run, scored: Scored) -> Run:
     """Return a run with only the tiers that count, and the clients that are scored there.
 
     Where clients of a baseline train at full budget, they are scored at the tier they can afford.
+    Where clients score on their own rows, a tier's scores are those of its own clients.
     """
-    if scored is None:
-        return run
-    tiers = [replace(t, clients=scored[t.name]) for t in run.tiers if t.name in scored]
-    evaluations = [e for e in run.evaluations if e["tier"] in scored]
-    return replace(run, tiers=tiers, evaluations=evaluations)
+    tiers = run.tiers
+    if scored is not None:
+        of = {name: tuple(_numbers(run, clients)) for name, clients in scored.items()}
+        tiers = [replace(t, clients=of[t.name]) for t in tiers if t.name in of]
+    own = {tier.name: {*tier.clients} for tier in tiers}
+    evaluations = [of_clients(e, own[e["tier"]]) for e in run.evaluations if e["tier"] in own]
+    return replace(run, tiers=tiers, evaluations=[e for e in evaluations if e["examples"]])
+
+
+def _numbers(run: Run, clients: Iterable[int | str]) -> Iterator[int]:
+    """Yield the clients' numbers in a run; of those known by name, which took part in it."""
+    number_of = {name: number for number, name in run.names.items()}
+    for client in clients:
+        if isinstance(client, int) or client in number_of:
+            yield client if isinstance(client, int) else number_of[client]
+
+
+def of_clients(evaluation: Record, clients: Collection[int]) -> Record:
+    """Return an evaluation with the means over some of the clients that scored on their own rows.
+
+    One that has no clients is left as it is; where none of them scored, its examples are 0.
+    """
+    found = [c for c in evaluation.get("clients") or () if c["client"] in clients]
+    if len(found) == len(evaluation.get("clients") or ()):
+        return evaluation
+    means = {
+        name: sum(c[name] * c[weight] for c in found) / sum(c[weight] for c in found)
+        for name, weight in (("score", "examples"), ("exact_match", "examples"), ("loss", "tokens"))
+        if found and all(c[name] is not None for c in found)
+    }
+    nothing = {"score": 0.0, "exact_match": 0.0, "loss": None}
+    return (
+        evaluation
+        | nothing
+        | means
+        | {"examples": sum(c["examples"] for c in found), "clients": found}
+    )
 
 
 def read_result(
-    variant: str,
-    seed: int,
-    folder: Path,
-    case: str = "",
-    scored: Mapping[str, tuple[int, ...]] | None = None,
+    variant: str, seed: int, folder: Path, case: str = "", scored: Scored = None
 ) -> Result | None:
     """Return the result of a run's folder, or None for a run that has not ended.
 
@@ -119,12 +153,14 @@ def read_result(
         scored: see `as_scored`; None takes all tiers, and clients where they train.
 
     Raises:
-        FedMoEError: the folder has no ledger, or a damaged one.
+        FedMoEError: the folder has no ledger, or a damaged one, or no client reports its scores.
     """
     run = as_scored(read_run(folder), scored)
     if run.end is None:
         return None
-    tested = {t.name: run.curve("test", t.name)[-1] for t in run.tiers}
+    if not (curves := run.curves("test")):
+        raise FedMoEError(f"{folder}: no client reports its test scores, which are compared")
+    tested = {curve[-1]["tier"]: curve[-1] for curve in curves}
     scores = {tier: float(e["score"]) for tier, e in tested.items()}
     spent = spending(run)
     manifest = folder / "manifest.json"
@@ -168,8 +204,8 @@ def spending(run: Run) -> dict[int, Spent]:
 
 def last_validation(run: Run) -> tuple[float, float] | None:
     """Return the last validation score and its loss, each the mean of the tiers; or None."""
-    curves = [run.curve("validation", tier.name) for tier in run.tiers]
-    if not all(curves):
+    curves = run.curves("validation")
+    if not curves or not all(curves):
         return None
     return (
         statistics.mean(float(curve[-1]["score"]) for curve in curves),
@@ -207,12 +243,16 @@ def _points(run: Run, spent: dict[int, Spent]) -> tuple[Point, ...]:
     return tuple(
         Point(round, statistics.mean(scores), spent[round])
         for round, scores in sorted(by_round.items())
-        if len(scores) == len(run.tiers) and round in spent
+        if len(scores) == len(run.curves("validation")) and round in spent
     )
 
 
 def _clients(run: Run, tested: dict[str, Record]) -> dict[int, float]:
-    """Return each client's score with its own adapter; empty where one client stood for all."""
+    """Return each client's score on its own rows, or with its own adapter; empty where one client
+    stood for all."""
+    scored = [c for test in tested.values() for c in test.get("clients") or ()]
+    if run.names:
+        return {c["client"]: float(c["score"]) for c in sorted(scored, key=itemgetter("client"))}
     scores = {}
     if sum(len(tier.clients) for tier in run.tiers) < len(run.labels):
         return {}

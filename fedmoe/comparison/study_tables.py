@@ -6,6 +6,7 @@ from fedmoe.comparison.result import MEAN
 from fedmoe.comparison.study import Study
 from fedmoe.report.text_table import TextTable, pairs_table
 from fedmoe.report.units import DASH, number_text, percent_text, seconds_text
+from fedmoe.runs.own_data import AT_CLIENTS
 
 OWN = ("name", "seed", "simulation.folder")
 """Settings in which the runs of one variant differ."""
@@ -23,6 +24,9 @@ def facts(study: Study) -> list[tuple[str, str]]:
             if r.variant not in case.baselines:  # one of which pools all data
                 splits.setdefault((r.case, r.seed), set()).add(r.data_sha256)
     same = all(len(found) == 1 for found in splits.values())
+    # Of clients that hold their own rows, no process has a hash.
+    apart = any(r.environment.get("identity.data") == AT_CLIENTS for r in results)
+    proof = "their counts of rows" if apart else "hash"
     known = [
         ("Variants", str(len({r.variant for r in results}))),
         ("Reference", study.reference),
@@ -30,7 +34,7 @@ def facts(study: Study) -> list[tuple[str, str]]:
         ("Cases", str(len(study.cases)) if len(study.cases) > 1 else ""),
         ("Runs", f"{len(results)} of {study.num_planned}"),
         ("Time of all runs", seconds_text(sum(r.seconds for r in results))),
-        ("Clients' data alike per seed", "yes, by hash" if same else "no"),
+        ("Clients' data alike per seed", (f"yes, by {proof}" if same else "no")),
     ]
     return [(name, value) for name, value in known if value]
 

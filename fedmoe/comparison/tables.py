@@ -93,7 +93,8 @@ def clients(case: Case) -> TextTable:
         ("worst client", lambda item: spread([f.worst for f in item[1]], points)),
         ("worst tenth", lambda item: spread([f.worst_tenth for f in item[1]], points)),
         ("Jain index", lambda item: spread([f.jain for f in item[1]], number_text)),
-        note="Percent, mean ± standard deviation over seeds. A client's score is the expected test "
+        note="Percent, mean ± standard deviation over seeds. A client's score is that on its own "
+        "test rows; where clients hold none, the expected test "
         "score on its own mix of labels: each label's score at the client's tier, weighted by the "
         "client's examples of it. Worst tenth: mean of the lowest 10 % of clients. Jain index: 1 "
         "if all clients have equal scores, 1/n if one has everything.",

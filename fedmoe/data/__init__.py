@@ -10,7 +10,11 @@ In reading order:
                       prompt and the response in them
     federated.py      rows that come split by client
     partition.py      which client holds which examples
-    text.py           examples as token ids; those that are too long are refused or counted
+    conversations.py  rows as messages, from the usual formats
+    text.py           token ids, and batches of them
+    templates.py      conversations as token ids, by a chat template
+    wording.py        all examples as token ids; those that are too long are refused, cut or counted
+    shown.py          examples as a reader sees them
     held_out.py       why a split is empty, and what to set
     manifest.py       what each client holds, as numbers and hashes
 

@@ -165,7 +165,7 @@ def _example(
 
 def _conversation(
     row: Mapping[str, Any], columns: Columns
-) -> Sequence[conversations.Message] | tuple[str, str]:
+) -> list[conversations.Message] | tuple[str, str]:
     """Return the messages of a row, or its prompt and response where it has but these."""
     if columns.kind == "messages":
         return conversations.of_messages(row)

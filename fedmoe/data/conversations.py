@@ -180,9 +180,12 @@ def _text(value: Any, where: str) -> str:
         return value or ""
     if not isinstance(value, list):
         raise RowFault(f"{where}: content is {type(value).__name__}; expected text")
-    parts = [p.get("text") if isinstance(p, dict) else p for p in value]
-    if odd := [value[n] for n, part in enumerate(parts) if not isinstance(part, str)]:
-        raise RowFault(f"{where}: content has {odd[0]!r:.40}; expected parts of text")
+    parts = []
+    for part in value:
+        text = part.get("text") if isinstance(part, dict) else part
+        if not isinstance(text, str):
+            raise RowFault(f"{where}: content has {part!r:.40}; expected parts of text")
+        parts.append(text)
     return "".join(parts)
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from fedmoe.data.columns import Row, Unusable, columns_of, too_many
 from fedmoe.data.examples import SPLITS, Example, Splits
 from fedmoe.data.files import READERS, check_is_file, read_rows
-from fedmoe.data.table import TOOLS, Table
+from fedmoe.data.table import TOOLS, Table, tools_file
 from fedmoe.errors import DataError, Fault
 from fedmoe.messages.rows import RowCounts
 from fedmoe.section import section
@@ -119,7 +119,7 @@ class LocalData:
             DataError: a path that does not exist, a name that cannot be a client's, or a client
                 that is listed and not there.
         """
-        there = self._by_value if self.dataset.column else self.sources
+        there = self._there
         if bad := [name for name in there if not CLIENT_NAME.fullmatch(name)]:
             raise DataError(
                 f"{self.dataset.path}: {bad[0]!r:.80} cannot be a client's id; expected at most 60 "
@@ -132,10 +132,20 @@ class LocalData:
             )
         return self.dataset.clients or tuple(sorted(there))
 
+    @property
+    def _there(self) -> Mapping[str, object]:
+        """Return all clients that are there, by name."""
+        return self._by_value if self.dataset.column else self.sources
+
     @cached_property
     def sources(self) -> dict[str, Source]:
         """Return each client's files."""
         return dict(find_sources(self.dataset.path))
+
+    @property
+    def unlisted(self) -> tuple[str, ...]:
+        """Return the clients that are there and take no part, as `clients` does not list them."""
+        return tuple(sorted({*self._there} - {*self.names}))
 
     @cached_property
     def ignored(self) -> tuple[str, ...]:
@@ -143,7 +153,8 @@ class LocalData:
         path = self.dataset.path
         if self.dataset.column or not isinstance(path, str) or not _expanded(path).is_dir():
             return ()
-        used = {p for source in self.sources.values() for p in (source.train, source.train.parent)}
+        trained = [source.train for source in self.sources.values()]
+        used = {p for train in trained for p in (train, train.parent, tools_file(train))}
         return tuple(sorted(p.name for p in _expanded(path).iterdir() if p not in used))
 
     def splits(self, name: str, seed: int) -> Splits:
@@ -154,13 +165,14 @@ class LocalData:
         """
         data = self.dataset
         if data.column:
-            path = _expanded(str(data.path))
-            return data.cut(*self._usable(path, self._by_value[name]), seed)
-        source = self.sources[name]
-        own = {s: self.read(p) for s in SPLITS[1:] if (p := getattr(source, s)) is not None}
+            path, rows, own = _expanded(str(data.path)), self._by_value[name], {}
+        else:
+            source = self.sources[name]
+            path, rows = source.train, read_rows(source.train)
+            own = {s: self.read(p) for s in SPLITS[1:] if (p := getattr(source, s)) is not None}
         shares = {f"{split}_share": 0.0 for split in own}
-        cut = replace(data, **shares).cut(*self.read(source.train), seed)
-        return joined(cut, own)
+        cut = replace(data, **shares).cut(*self._usable(path, rows), seed)
+        return joined(replace(cut, form=data.form(str(path), columns_of(rows))), own)
 
     def read(self, path: Path) -> tuple[tuple[Example, ...], RowCounts]:
         """Return the different examples of a file, and the counts of its other rows."""

@@ -19,6 +19,16 @@ TOOLS = ".tools.json"
 """The end of the name of a file that describes functions, beside the rows that call them."""
 
 
+def tools_file(rows: Path) -> Path:
+    """Return where a file's tools are, if it has any.
+
+    Example:
+        >>> tools_file(Path("berlin.jsonl")).name
+        'berlin.tools.json'
+    """
+    return rows.with_name(rows.stem + TOOLS)
+
+
 @section
 class Table(Dataset):
     """Rows whose columns hold a prompt and a response, or a conversation, and perhaps a label."""
@@ -124,7 +134,7 @@ class Table(Dataset):
         """
         path = Path(self.tools).expanduser() if self.tools else None
         if path is None and file is not None:
-            beside = file.with_name(file.stem + TOOLS)
+            beside = tools_file(file)
             path = beside if beside.is_file() else None
         if path is None:
             return []

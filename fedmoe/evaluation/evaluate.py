@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedmoe.adapter import Adapter
 from fedmoe.data.examples import Example
+from fedmoe.data.templates import control_tokens
 from fedmoe.data.text import Tokenizer, Tokens
 from fedmoe.evaluation.metrics import Metric
 from fedmoe.evaluation.settings import EvaluationSettings
@@ -93,6 +94,8 @@ class ClientScore:
     client: int
     name: str
     examples: int
+    tokens: int
+    """Response tokens, over which the loss is the mean."""
     loss: float
     score: float
     exact_match: float
@@ -212,6 +215,10 @@ def answer_all(
 ) -> list[str]:
     """The greedy answer to every row's prompt, in the order of `rows`."""
     answers = [""] * len(rows)
+    # A chat template may end a turn with another token than the tokenizer's end of text.
+    control = {*control_tokens(tokenizer).values()}
+    last = {row.ids[-1] for row in rows} & control
+    ends = sorted({tokenizer.eos_token_id, *last})
     order = sorted(range(len(rows)), key=lambda i: rows[i].prompt_length)
     for start in range(0, len(order), settings.batch_size):
         part = order[start : start + settings.batch_size]
@@ -220,7 +227,7 @@ def answer_all(
             [rows[i].prompt for i in part],
             settings.max_new_tokens,
             tokenizer.pad_token_id,
-            tokenizer.eos_token_id,
+            ends,
         )
         for i, ids in zip(part, outputs, strict=True):
             answers[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()

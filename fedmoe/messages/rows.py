@@ -11,6 +11,8 @@ from fedmoe.errors import WireError
 MOST_ROWS = 2**40
 LOST_WARNING = 0.05
 """Share of dropped rows above which a warning is due."""
+MOST_WARNINGS = 10
+"""Clients that are warned of one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,3 +149,21 @@ REASONS = {
     "too_long": "more tokens than text.max_length",
 }
 """Fields that count dropped rows, and what each means."""
+
+
+def warnings_of(rows: Mapping[str, RowCounts], most: int = MOST_WARNINGS) -> list[str]:
+    """Return a sentence for each client that loses more than 5 % of its rows, the worst first.
+
+    Of more than `most`, the others are counted in one sentence.
+
+    Example:
+        >>> warnings_of({"a": RowCounts.of(train=9, empty=1), "b": RowCounts.of(train=9)})
+        ['10% of the rows of client a are not used: 10 read: 9 to train on, 0 held out for \
+validation, 0 for testing, 1 dropped (1 empty)']
+    """
+    worst = sorted(rows.items(), key=lambda pair: -pair[1].lost_share)
+    said = [text for name, counts in worst if (text := counts.warning(f"client {name}"))]
+    if len(said) > most:
+        others = f"{len(said) - most} more clients lose more than {LOST_WARNING:.0%} of their rows"
+        return [*said[:most], others]
+    return said

@@ -16,9 +16,13 @@ from fedmoe.models.tasks import TASKS, Decoding
 
 
 def greedy(
-    model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, pad: int, end: int
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    pad: int,
+    end: int | list[int],
 ) -> list[list[int]]:
-    """Return the ids that answer each prompt, up to the end token or `max_new_tokens`.
+    """Return the ids that answer each prompt, up to an end token or `max_new_tokens`.
 
     An answer is the text that follows, or a label, by the family's form of task.
     """

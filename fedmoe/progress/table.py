@@ -13,17 +13,23 @@ from rich.text import Text
 
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.messages.records import Failure, Task, Update
+from fedmoe.messages.rows import RowCounts
 from fedmoe.progress.view import LiveView, plain_table
 from fedmoe.report.fields import live_cells, live_headings
-from fedmoe.report.units import number_text, percent_text, seconds_text
+from fedmoe.report.units import number_text, percent_text, seconds_text, shortened
 from fedmoe.rounds import ServerState
 from fedmoe.runs.display import Display
+from fedmoe.runs.news import News, lowest, lowest_text, unscored_line, who_of
+from fedmoe.runs.own_data import SERVER
+from fedmoe.runs.roster import Attendance
 from fedmoe.runs.workers import Injected
 from fedmoe.system.json_text import json_text
 from fedmoe.system.workforce import Replaced
 
 MOST_ROWS = 20
 """Clients shown at once."""
+MOST_LETTERS = 24
+"""Of a client's name."""
 STYLES = {"waiting": "dim", "training": "cyan", "done": "green", "failed": "bold red"}
 
 Done = Mapping[str, float]
@@ -45,8 +51,8 @@ class Progress:
     tasks: Sequence[Task] = ()
     answers: Mapping[int, Done | Failure] = field(default_factory=dict)
     """By client, for the current round."""
-    scores: Mapping[str, Evaluation] = field(default_factory=dict)
-    """The last evaluation of each tier."""
+    scores: Mapping[tuple[bool, str], Evaluation] = field(default_factory=dict)
+    """The last evaluation of each tier; on the server's own rows (True) and on all others."""
 
     @property
     def elapsed(self) -> float:
@@ -90,6 +96,7 @@ class LiveTable(LiveView, Display):
     ) -> None:
         self.progress = Progress(num_rounds, workers, clock)
         self.quiet, self.json = quiet, json
+        self.news = News()
         super().__init__(console or Console(), drawn=not quiet and not json)
 
     def planned(self, tasks: Sequence[Task]) -> None:
@@ -97,25 +104,32 @@ class LiveTable(LiveView, Display):
         started = p.started if p.tasks or p.finished else p.clock()
         self._now(phase="training", started=started, tasks=tasks, answers={})
         if tasks:  # else nobody was reachable; the round's line says so
-            self._event("planned", round=tasks[0].round, clients=[t.client for t in tasks])
+            names = {"names": [t.name for t in tasks]} if tasks[0].name else {}
+            clients = [t.client for t in tasks]
+            self._event("planned", round=tasks[0].round, clients=clients, **names)
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
         shown = answer if isinstance(answer, Failure) else answer.reported()
         self._now(answers={**self.progress.answers, task.client: shown})
-        who = {"round": task.round, "client": task.client, "tier": task.tier, "top_k": task.top_k}
+        who: dict[str, Any] = {"round": task.round, "client": task.client}
+        who |= {"name": task.name} if task.name else {}
+        who |= {"tier": task.tier, "top_k": task.top_k}
         if isinstance(answer, Failure):
             self._event("client", **who, status="failed", reason=answer.reason)
+            why = " ".join(answer.reason.split())
             if not self.json:
-                self._line(f"round {task.round}: client {task.client} failed: {answer.reason}")
+                self._line(f"round {task.round}: {task.who} failed: {why}")
             return
         if answer.top_k < task.top_k:
             who["top_k"] = answer.top_k
             if not self.json:
                 self._line(
-                    f"round {task.round}: client {task.client} ran out of memory with "
+                    f"round {task.round}: {task.who} ran out of memory with "
                     f"k = {task.top_k} and trained with k = {answer.top_k}"
                 )
         self._event("client", **who, status="ok", **answer.as_json())
+        if answer.rows and not self.json:
+            self._warn(*self.news.losses({task.client: (task.name, answer.rows)}))
 
     def finished(self, state: ServerState) -> None:
         p = self._now(finished=self.progress.finished + 1, phase="evaluating")
@@ -130,16 +144,48 @@ class LiveTable(LiveView, Display):
             )
 
     def evaluated(self, evaluations: Sequence[Evaluation]) -> None:
-        self._now(scores={**self.progress.scores, **{e.tier: e for e in evaluations}})
+        newest = {(e.split == SERVER, e.tier): e for e in evaluations}
+        self._now(scores={**self.progress.scores, **newest})
         for e in evaluations:
             self._event("evaluation", **asdict(e))
-        if evaluations and not (self.quiet or self.json or self.live):
-            first = evaluations[0]
-            scores = ", ".join(
+        if self.quiet or self.json or self.live:
+            return
+        for split in dict.fromkeys(e.split for e in evaluations):
+            found = [e for e in evaluations if e.split == split]
+            scores = [
                 f"{e.tier} (k={e.top_k}) {percent_text(e.score)} loss {number_text(e.loss)}"
-                for e in evaluations
-            )
-            self._line(f"round {first.round}/{self.progress.num_rounds}: {first.split} {scores}")
+                for e in found
+            ]
+            scores += [text] if (text := lowest_text(found)) else []
+            rounds = f"round {found[0].round}/{self.progress.num_rounds}"
+            self._line(f"{rounds}: {split} {', '.join(scores)}")
+
+    def met(self, attendance: Attendance) -> None:
+        values = attendance.as_json()
+        self._event(values.pop("kind"), **values)
+        if (text := self.news.met(attendance)) and not (self.quiet or self.json):
+            self._line(text)
+
+    def unscored(self, task: Task, failure: Failure, split: str) -> None:
+        who = {"round": task.round - 1, "client": task.client, "name": task.name}
+        self._event("unscored", **who, split=split, reason=failure.reason)
+        if not self.json:
+            self._warn(unscored_line(task, failure, split))
+
+    def withheld(self, tasks: Sequence[Task], split: str) -> None:
+        clients, number = [task.client for task in tasks], tasks[0].round - 1
+        self._event("withheld", round=number, split=split, clients=clients)
+        if (text := self.news.withheld(tasks)) and not (self.quiet or self.json):
+            self._line(text)
+
+    def accounted(self, rows: Mapping[int, tuple[str, RowCounts]]) -> None:
+        for client, (name, counts) in rows.items():
+            self._event("rows", client=client, name=name, rows=counts.as_json())
+        if self.json:
+            return
+        if (text := self.news.summed_up(rows)) and not self.quiet:
+            self._line(text)
+        self._warn(*self.news.losses(rows))
 
     def replaced(self, event: Replaced) -> None:
         """Show that a worker died, which the record of its client does not tell."""
@@ -151,10 +197,12 @@ class LiveTable(LiveView, Display):
         """Show a fault that was injected into a client round."""
         self._event("fault", **asdict(event))
         if not (self.quiet or self.json):
-            self._line(
-                f"round {event.round}: client {event.client}: injected {event.fault}: "
-                f"{event.outcome}"
-            )
+            said = f"injected {event.fault}: {event.outcome}"
+            self._line(f"round {event.round}: {who_of(event.client, self.progress.tasks)}: {said}")
+
+    def _warn(self, *sentences: str) -> None:
+        for text in sentences:
+            self._line(f"warning: {text}")
 
     def _now(self, **changes: Any) -> Progress:
         self.progress = replace(self.progress, **changes)
@@ -197,11 +245,13 @@ def _left(p: Progress) -> str:
 def _clients(p: Progress, most: int) -> list[Text | Table]:
     """Return a row per client of the round; of many, those around the ones in training."""
     columns = ("client", "tier", "k", "state", *live_headings())
-    table = plain_table(*columns, words=("tier", "state"))
+    named = any(task.name for task in p.tasks)
+    table = plain_table(*columns, words=("client", "tier", "state") if named else ("tier", "state"))
     end = min(len(p.tasks), max(most, len(p.answers) + p.workers + 1))
     for task in p.tasks[max(0, end - most) : end]:
         state = p.state_of(task)
-        who = (str(task.client), Text(task.tier), str(task.top_k))
+        name = shortened(str(task.key), MOST_LETTERS)
+        who = (Text(name), Text(task.tier), str(task.top_k))
         # As wide as the longest state, so that the table keeps its place while states change.
         cells = _measured(p.answers.get(task.client))
         table.add_row(*who, Text(f"{state:8}", STYLES[state]), *cells)
@@ -220,17 +270,15 @@ def _measured(answer: Done | Failure | None) -> list[str]:
 
 
 def _scores(p: Progress) -> Table:
-    columns = ("tier", "k", "split", "round", "score", "loss")
-    table = plain_table(*columns, words=("tier", "split"))
+    columns, clients = ["tier", "k", "split", "round", "score", "loss"], "lowest client"
+    columns += [clients] if any(lowest([e]) for e in p.scores.values()) else []
+    table = plain_table(*columns, words=("tier", "split", clients))
     for e in p.scores.values():
-        table.add_row(
-            Text(e.tier),
-            str(e.top_k),
-            e.split,
-            str(e.round),
-            percent_text(e.score),
-            number_text(e.loss),
-        )
+        cells = [str(e.top_k), e.split, str(e.round), percent_text(e.score), number_text(e.loss)]
+        if clients in columns and (found := lowest([e])):
+            name = shortened(found[1].name, MOST_LETTERS)
+            cells.append(f"{name} {percent_text(found[1].score)}")
+        table.add_row(Text(e.tier), *map(Text, cells))
     return table
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from fedmoe.messages.rows import REASONS, RowCounts
 from fedmoe.report.ledger import Record
-from fedmoe.report.run import Run
+from fedmoe.report.run import Run, TierCost
 from fedmoe.report.text_table import TextTable
-from fedmoe.report.units import count_text, number_text, percent_text
+from fedmoe.report.units import DASH, count_text, number_text, percent_text
+
+USES = ("read", "train", "validation", "test")
+"""Columns for the rows that are used."""
+MOST_ROWS = 200
+"""Clients in a table of a report."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +24,16 @@ class OwnScore:
 
     client: int
     name: str
-    tier: str
-    top_k: int
+    tier: TierCost
+    """Its own, at whose k it scores."""
     before: Record
     after: Record
     """Each with `loss`, `score` and `examples`; empty where the client gave none."""
+    withheld: bool = False
+
+    def share(self, scores: Record) -> str:
+        """Return one of its scores in percent."""
+        return "withheld" if self.withheld and not scores else percent_text(scores.get("score"))
 
 
 def own_scores(run: Run) -> list[OwnScore]:
@@ -34,10 +44,21 @@ def own_scores(run: Run) -> list[OwnScore]:
         before = _by_client(first[0] if first else {})
         after = _by_client(run.last_test(tier.name) or {})
         found += [
-            OwnScore(c, run.name_of(c), tier.name, tier.top_k, before.get(c, {}), after.get(c, {}))
-            for c in sorted({*before, *after})
+            OwnScore(c, run.name_of(c), tier, before.get(c, {}), after.get(c, {}))
+            # Where all score at every tier, it is their own that counts.
+            for c in sorted({*before, *after} & {*tier.clients})
         ]
-    return sorted(found, key=lambda s: (s.after or s.before).get("score") or 0.0)
+    known = {s.client for s in found if s.after}
+    found = [s for s in found if s.client in known or s.client not in run.withheld]
+    for client in {*run.withheld} - known:
+        found.append(OwnScore(client, run.name_of(client), run.tier_of(client), {}, {}, True))
+    return sorted(found, key=_place)
+
+
+def _place(s: OwnScore) -> tuple[bool, float, float, int]:
+    """Return what a client's place depends on: scores come first, the lowest at the top."""
+    scores = s.after or s.before
+    return s.withheld, scores.get("score") or 0.0, -(scores.get("loss") or 0.0), s.client
 
 
 def _by_client(evaluation: Record) -> dict[int, Record]:
@@ -46,47 +67,64 @@ def _by_client(evaluation: Record) -> dict[int, Record]:
 
 def client_scores(run: Run) -> TextTable:
     """Return each client's test score on its own rows; no rows where no client scores."""
-    withheld = max((e.get("withheld", 0) for e in run.evaluations), default=0)
     note = "On each client's own held-out rows, at its tier's k. The lowest score comes first."
-    if withheld:
-        note += f" {withheld} client(s) of a tier withhold their scores."
+    if run.withheld:
+        note += f" {len(run.withheld)} client(s) withhold their scores."
     return TextTable.of(
         "Scores of clients",
         own_scores(run),
         ("client", lambda s: s.name),
-        ("tier", lambda s: s.tier),
-        ("k", lambda s: count_text(s.top_k)),
-        (f"{run.score_name} before", lambda s: percent_text(s.before.get("score"))),
-        ("after", lambda s: percent_text(s.after.get("score"))),
+        ("tier", lambda s: s.tier.name),
+        ("k", lambda s: count_text(s.tier.top_k)),
+        (f"{run.score_name} before", lambda s: s.share(s.before)),
+        ("after", lambda s: s.share(s.after)),
         ("loss before", lambda s: number_text(s.before.get("loss"))),
         ("after", lambda s: number_text(s.after.get("loss"))),
         ("examples", lambda s: count_text((s.after or s.before).get("examples"))),
+        num_words=2,
         note=note,
     )
 
 
 def client_rows(run: Run) -> TextTable:
     """Return what became of each client's rows, as it said; no rows where none said."""
-    rows = [(run.name_of(client), counts) for client, counts in sorted(run.rows.items())]
+    rows = {run.name_of(client): counts for client, counts in sorted(run.rows.items())}
+    table = rows_table(rows, most=MOST_ROWS)
+    return replace(table, note=f"As the clients said. {table.note}".strip())
+
+
+def rows_table(
+    rows: Mapping[str, RowCounts], tiers: Mapping[str, str] | None = None, most: int | None = None
+) -> TextTable:
+    """Return what became of each client's rows, and of all; reasons that nobody has are left out.
+
+    Args:
+        rows: by client.
+        tiers: each client's tier, if it is to be shown.
+        most: of more clients, those are shown that lose most rows, then the largest.
+    """
+    names, note, tiers = [*rows], "", tiers or {}
+    if most is not None and len(names) > most:
+        first = sorted(names, key=lambda n: (-sum(rows[n].dropped.values()), -rows[n].read))[:most]
+        names = [name for name in names if name in {*first}]
+        note = f"Of {len(rows)} clients the {most} that lose most rows, then the largest."
+    shown = [(name, tiers.get(name, DASH), rows[name]) for name in names]
     if len(rows) > 1:
-        rows.append(("all", RowCounts.total(run.rows.values())))
-    names = ("read", "train", "validation", "test", *REASONS)
-    columns = [(name.replace("_", " "), _count_of(name)) for name in names]
-    table = TextTable.of(
+        shown.append(("all", DASH, RowCounts.total(rows.values())))
+    reasons = [name for name in REASONS if any(getattr(counts, name) for counts in rows.values())]
+    return TextTable.of(
         "Rows of clients",
-        rows,
-        ("client", lambda pair: pair[0]),
-        *columns,
-        note="As the clients said.",
+        shown,
+        ("client", lambda row: row[0]),
+        *([("tier", lambda row: row[1])] if tiers else []),
+        *((n.replace("_", " "), _count_of(n)) for n in (*USES, *reasons)),
+        num_words=2 if tiers else 1,
+        note=note,
     )
-    for name in REASONS:
-        if not any(getattr(counts, name) for _, counts in rows):
-            table = table.without(name.replace("_", " "))
-    return table
 
 
-def _count_of(name: str) -> Callable[[tuple[str, RowCounts]], str]:
-    return lambda pair: count_text(getattr(pair[1], name))
+def _count_of(name: str) -> Callable[[tuple[str, str, RowCounts]], str]:
+    return lambda row: count_text(getattr(row[2], name))
 
 
 def spread_facts(run: Run) -> list[tuple[str, str]]:
@@ -104,6 +142,11 @@ def spread_facts(run: Run) -> list[tuple[str, str]]:
         ("Worst tenth of clients", f"{percent_text(sum(tenth) / len(tenth))} ({len(tenth)})"),
         ("Spread of clients", f"{100 * deviation:.1f} points (standard deviation)"),
     ]
+
+
+def untested(run: Run) -> int:
+    """Return how many clients hold no test rows, as they said."""
+    return sum(not counts.test for counts in run.rows.values())
 
 
 def row_facts(run: Run) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fedmoe.report.clients import row_facts, spread_facts
+from fedmoe.report.clients import row_facts, spread_facts, untested
 from fedmoe.report.expert_load import starved_and_captured
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run
@@ -23,12 +23,14 @@ def status(run: Run) -> str:
 def headline(run: Run) -> str:
     """Return how fine-tuning changed the score, averaged over tiers; test before validation."""
     for split in ("test", "validation"):
-        curves = [run.curve(split, tier.name) for tier in run.tiers]
-        if all(len(curve) > 1 for curve in curves):
+        curves = run.curves(split)
+        if curves and all(len(curve) > 1 for curve in curves):
             return _change(run, split, curves)
-        if all(curves) and not run.header["num_rounds"]:
+        if curves and all(curves) and not run.header["num_rounds"]:
             score = percent_text(sum(curve[0]["score"] or 0 for curve in curves) / len(curves))
             return f"Without training, the {split} {run.score_name} is {score}, the mean of tiers."
+    if run.withheld and not run.evaluations:
+        return f"All {len(run.withheld)} clients that were asked withhold their scores."
     return "The adapter has no scores yet."
 
 
@@ -42,6 +44,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         counts = run.by_client.sum(0)
         shares = starved_and_captured(counts)
         starved, captured = (f"{share * counts.size:.0f} of {counts.size}" for share in shares)
+    missing = run.away[max(run.away)] if run.away else ()
     known = [
         ("Model", head["model"]),
         *row_facts(run),
@@ -61,6 +64,9 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Starved experts", starved),
         ("Captured experts", captured),
         ("Updates refused or lost", count_text((len(run.clients) - len(done)) or None)),
+        ("Clients not there in the last round", count_text(len(missing) or None)),
+        ("Clients that withhold their scores", count_text(len(run.withheld) or None)),
+        ("Clients without test rows", count_text(untested(run) or None)),
         ("Requests for scores without an answer", count_text(len(run.unscored) or None)),
         ("Workers replaced", count_text(run.num_replaced or None)),
         ("Interrupted and resumed", resumed),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 DPI = 110
 INK, MUTED, FAINT = "#1f2328", "#656d76", "#d0d7de"
 WIDTH = 5.4
+FINE_SCALE = 0.04
+"""Length of an axis of shares up to which whole percents do not tell its marks apart."""
 MARKERS = "os^DvPX*"
 
 Colour = tuple[float, float, float]
@@ -56,11 +58,13 @@ def dress_rows(axes: Axes, names: Sequence[str], grid: Literal["", "x"] = "x") -
 
 
 def percent_scale(axes: Axes, which: Literal["x", "y"] = "y") -> None:
-    """Mark an axis, whose values are shares of 1, in percent."""
+    """Mark an axis, whose values are shares of 1, in percent; small ones with decimals."""
     from matplotlib.ticker import PercentFormatter
 
     axis = axes.yaxis if which == "y" else axes.xaxis
-    axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    low, high = axis.get_view_interval()
+    decimals = 0 if high - low > FINE_SCALE else None
+    axis.set_major_formatter(PercentFormatter(xmax=1, decimals=decimals))
 
 
 def round_scale(axes: Axes) -> None:

@@ -21,6 +21,7 @@ Kind = Literal[
     "fault",
     "evaluation",
     "unscored",
+    "withheld",
     "round",
     "resumed",
     "end",

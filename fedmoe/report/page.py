@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from fedmoe.report import run_tables
-from fedmoe.report.clients import client_rows, client_scores
+from fedmoe.report.clients import MOST_ROWS, client_rows, client_scores
 from fedmoe.report.facts import facts, headline, status
 from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.run import Run
@@ -17,6 +17,9 @@ from fedmoe.report.text_table import TextTable, markdown_sections, pairs_table, 
 
 if TYPE_CHECKING:
     from fedmoe.report.plots import Picture
+
+MOST_SUMMARY_ROWS = 40
+"""Clients in a table of the summary."""
 
 
 def render(package: str, template: str, **values: Any) -> str:
@@ -48,6 +51,7 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
     """Return the report of a run as one page, with its plots inside."""
     settings = pairs_table("Settings", ("setting", "value"), run.settings.items())
     versions = pairs_table("Environment", ("part", "version"), run.environment.items())
+    of_clients = [t.shortened(MOST_ROWS) for t in (client_scores(run), run_tables.clients(run))]
     folded = [run_tables.schedule(run), run_tables.label_scores(run), settings, versions]
     return render(
         "fedmoe.report",
@@ -59,14 +63,15 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
         facts=facts(run),
         scores=run_tables.test_scores(run),
         pictures=pictures,
-        shown=[*_overview(run), client_scores(run), run_tables.clients(run), client_rows(run)],
+        shown=[*_overview(run), *of_clients, client_rows(run)],
         folded=folded,
     )
 
 
 def render_summary(run: Run) -> str:
     """Return the report in short, as Markdown for a terminal, an issue or a README."""
-    tables = [run_tables.test_scores(run), client_scores(run), *_overview(run)]
+    scores = client_scores(run).shortened(MOST_SUMMARY_ROWS)
+    tables = [run_tables.test_scores(run), scores, *_overview(run)]
     lines = [f"# {plain(run.header['name'])}", "", f"**{plain(headline(run))}**", ""]
     lines += [f"Status: {status(run)}.", ""]
     lines += [f"- {name}: {plain(value)}" for name, value in facts(run)] + [""]

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedmoe.report.expert_load import relative_shares
 from fedmoe.report.figures import INK, MUTED, dress, new_figure
+from fedmoe.report.units import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST_CLIENTS = 20
 """Clients beyond which there is one map per tier."""
+MOST_LETTERS = 16
+"""Of a client's name above its map."""
 MOST_NUMBERS = 130
 """Cells up to which each one shows its number."""
 
@@ -83,7 +86,10 @@ def _client_maps(run: Run) -> list[tuple[str, np.ndarray]]:
         trained = [c for c in sorted(tier.clients) if run.by_client[c].sum()]
         if run.header["num_clients"] <= MOST_CLIENTS:
             maps += [
-                (f"{run.name_of(c)} · k={tier.top_k}", relative_shares(run.by_client[c]))
+                (
+                    f"{shortened(run.name_of(c), MOST_LETTERS)} · k={tier.top_k}",
+                    relative_shares(run.by_client[c]),
+                )
                 for c in trained
             ]
         elif trained:

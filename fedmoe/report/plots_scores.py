@@ -136,10 +136,7 @@ def _loss_rows(run: Run) -> list[tuple[str, str, float, float]]:
             if done := run.ok(client=client):
                 pairs[client] = (_number(done[0]["loss_before"]), _number(done[-1]["loss_after"]))
         if run.header["num_clients"] <= MOST_ROWS:
-            rows += [
-                (f"{run.name_of(c)} · {tier.name} k={tier.top_k}", tier.name, *p)
-                for c, p in pairs.items()
-            ]
+            rows += [(run.label_of(c, tier), tier.name, *p) for c, p in pairs.items()]
         elif pairs:
             means = [sum(side) / len(pairs) for side in zip(*pairs.values(), strict=True)]
             label = f"{tier.name} k={tier.top_k}, mean of {len(pairs)}"

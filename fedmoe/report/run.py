@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from fedmoe.devices import Device
 from fedmoe.errors import FedMoEError
 from fedmoe.messages.rows import RowCounts
 from fedmoe.report.ledger import Record, read_ledger
+from fedmoe.report.units import shortened
+
+MOST_LETTERS = 20
+"""Of a name in a plot: a longer one would leave no room for the rest."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,10 @@ class Run:
     """The account of a client's own rows, as it said."""
     unscored: list[Record]
     """Clients that were asked for scores on their own rows and gave none."""
+    withheld: tuple[int, ...]
+    """Clients that do not report their scores, when they were last asked."""
+    away: dict[int, frozenset[int]]
+    """By round: the clients that were not there, also those that have left for good."""
 
     def name_of(self, client: int) -> str:
         """Return a client's name; its number where it has none."""
@@ -97,22 +106,41 @@ class Run:
         same = all(e["score"] == e["exact_match"] for e in self.evaluations)
         return "exact match" if same else "score"
 
+    def label_of(self, client: int, tier: TierCost) -> str:
+        """Return a client's name and budget for a row of a plot; long names lose their middle."""
+        name, of = (shortened(text, MOST_LETTERS) for text in (self.name_of(client), tier.name))
+        return f"{name} · {of} k={tier.top_k}"
+
     def tier_of(self, client: int) -> TierCost:
         """Return the tier of a client."""
         return next(tier for tier in self.tiers if client in tier.clients)
 
     def ok(self, *, client: int | None = None, tier: str | None = None) -> list[Record]:
         """Return the client rounds that arrived, by round, of one client or one tier."""
-        return [
-            c
-            for c in self.clients
-            if c["status"] == "ok" and client in (None, c["client"]) and tier in (None, c["tier"])
-        ]
+        lines = self.clients if client is None else self.of_client.get(client, [])
+        return [c for c in lines if c["status"] == "ok" and tier in (None, c["tier"])]
+
+    @cached_property
+    def of_client(self) -> dict[int, list[Record]]:
+        """The client rounds of each client, by round."""
+        found: dict[int, list[Record]] = {}
+        for line in self.clients:
+            found.setdefault(line["client"], []).append(line)
+        return found
 
     def curve(self, split: str, tier: str) -> list[Record]:
         """Return a tier's evaluations on one split, by round."""
         chosen = [e for e in self.evaluations if e["split"] == split and e["tier"] == tier]
         return sorted(chosen, key=lambda e: e["round"])
+
+    def curves(self, split: str) -> list[list[Record]]:
+        """Return the tiers' evaluations on one split, by round.
+
+        Where clients score on their own rows, a tier may have none: nobody is in it, or all of its
+        clients withhold their scores. Such a tier is left out.
+        """
+        found = [self.curve(split, tier.name) for tier in self.tiers]
+        return [curve for curve in found if curve] if self.names else found
 
     def last_test(self, tier: str) -> Record | None:
         """Return a tier's last evaluation on test data, if it is not the base model's."""
@@ -148,11 +176,13 @@ def read_run(folder: Path) -> Run:
         num_replaced=sum(r["kind"] == "worker" for r in records),
         faults=_last(records, "fault", ("round", "client", "fault")),
         num_resumed=sum(r["kind"] == "resumed" for r in records),
-        by_client=_activations(folder / "activations.npz"),
+        by_client=_activations(folder / "activations.npz", header["num_clients"]),
         num_examples={c["client"]: c["num_examples"] for c in manifest},
         names={j["client"]: j["name"] for j in joined},
         rows={r["client"]: RowCounts(**r["rows"]) for r in _last(records, "rows", ("client",))},
         unscored=_last(records, "unscored", ("round", "split", "client")),
+        withheld=_withheld(records),
+        away=_away(_last(records, "roster", ("round",))),
         labels={c["client"]: c["labels"] for c in manifest},
         settings=_settings(folder / "config.yaml"),
         environment=flat(_json(folder / "environment.json")),
@@ -177,14 +207,14 @@ def _with_clients(header: Record, joined: Sequence[Record]) -> Record:
     """Return the `run` line with the clients that joined since."""
     if not joined:
         return header
-    of = {name: [*values["clients"]] for name, values in header["tiers"].items()}
-    for client in {j["client"]: j for j in joined}.values():
-        of[client["tier"]].append(client["client"])
+    of = {name: {*values["clients"]} for name, values in header["tiers"].items()}
+    for client in joined:
+        of[client["tier"]].add(client["client"])
     tiers = {
         name: values | {"clients": sorted(of[name])} for name, values in header["tiers"].items()
     }
     number = sum(map(len, of.values()))
-    each = header["clients_per_round"] or number
+    each = min(header["clients_per_round"] or number, number)
     return header | {"tiers": tiers, "num_clients": number, "clients_per_round": each}
 
 
@@ -206,6 +236,24 @@ def _last(records: Sequence[Record], kind: str, key: tuple[str, ...]) -> list[Re
     return [found[k] for k in sorted(found)]
 
 
+def _withheld(records: Sequence[Record]) -> tuple[int, ...]:
+    """Return whoever withheld scores of the split that was asked for last."""
+    found = [r for r in records if r["kind"] == "withheld"]
+    asked = [(r["round"], r["split"]) for r in found]
+    lines = [r for r, split in zip(found, asked, strict=True) if split == asked[-1]]
+    return tuple(sorted({client for line in lines for client in line["clients"]}))
+
+
+def _away(rosters: Sequence[Record]) -> dict[int, frozenset[int]]:
+    """Return by round who was absent or had left."""
+    gone: set[int] = set()
+    away = {}
+    for line in rosters:
+        gone = (gone | {*line["left"]}) - {joined["client"] for joined in line["joined"]}
+        away[line["round"]] = frozenset({*line["absent"]} | gone)
+    return away
+
+
 def _end(records: Sequence[Record]) -> Record | None:
     """Return the `end` line, unless the run was resumed after it."""
     steps = [r for r in records if r["kind"] != "evaluation"]
@@ -223,9 +271,11 @@ def _settings(path: Path) -> dict[str, str]:
     return flat(yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {})
 
 
-def _activations(path: Path) -> np.ndarray | None:
+def _activations(path: Path, num_clients: int) -> np.ndarray | None:
+    """Return the tokens by client; clients that joined since it was written have none."""
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as arrays:
         counts = arrays["by_client"]
-    return counts if counts.sum() else None
+    more = max(0, num_clients - len(counts))
+    return np.pad(counts, ((0, more), (0, 0), (0, 0))) if counts.sum() else None

@@ -106,7 +106,7 @@ def clients(run: Run) -> TextTable:
 
 def _client_row(run: Run, tier: TierCost, client: int) -> list[str]:
     done = run.ok(client=client)
-    failed = sum(c["client"] == client and c["status"] == "failed" for c in run.clients)
+    failed = sum(c["status"] == "failed" for c in run.of_client.get(client, ()))
     tokens, seconds = sum(c["tokens"] for c in done), sum(c["seconds"] for c in done)
     known = {"examples": run.num_examples[client]} if client in run.num_examples else {}
     return [

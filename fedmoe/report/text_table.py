@@ -50,6 +50,18 @@ class TextTable:
         may_go = [name in names if names else i > 0 for i, name in enumerate(self.columns)]
         return self._keep([i for i in range(len(empty)) if not (empty[i] and may_go[i])])
 
+    def shortened(self, most: int) -> TextTable:
+        """Return the table with its first rows alone, and a note that says so.
+
+        >>> table = TextTable("Squares", ["n"], [["2"], ["3"], ["4"]], note="Small ones.")
+        >>> table.shortened(2).rows, table.shortened(2).note
+        ([['2'], ['3']], 'Small ones. The first 2 of 3 rows; the ledger has all.')
+        """
+        if len(self.rows) <= most:
+            return self
+        note = f"{self.note} The first {most:,} of {len(self.rows):,} rows; the ledger has all."
+        return replace(self, rows=self.rows[:most], note=note.strip())
+
     def markdown(self) -> list[str]:
         """Return the lines of the table in Markdown."""
         rules = [":--" if i < self.num_words else "--:" for i in range(len(self.columns))]

@@ -1,6 +1,7 @@
 """Sizes, times, counts and shares as short text for people."""
 
 import math
+from collections.abc import Sequence
 
 DASH = "\u2013"
 """An en dash, shown where nothing was measured."""
@@ -59,6 +60,28 @@ def seconds_text(value: float | None) -> str:
     if minutes < 60:
         return f"{minutes} min {seconds:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Return names in a row; of many, the first ones and the number of the others.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def shortened(name: str, most: int) -> str:
+    """Return a name without its middle, if it has more characters than that.
+
+    >>> shortened("the-northern-branch", 11)
+    'the-n…ranch'
+    """
+    if len(name) <= most:
+        return name
+    tail = (most - 1) // 2
+    return f"{name[: most - 1 - tail]}…{name[-tail:]}"
 
 
 def time_unit(longest: float) -> tuple[float, str]:

@@ -11,7 +11,7 @@ from fedmoe.runs.workers import Watch
 
 if TYPE_CHECKING:
     from fedmoe.evaluation.evaluate import Evaluation
-    from fedmoe.messages.records import Failure
+    from fedmoe.messages.records import Failure, Task
     from fedmoe.messages.rows import RowCounts
     from fedmoe.runs.roster import Attendance
 
@@ -26,8 +26,11 @@ class Display(Observer, Watch):
     def met(self, attendance: Attendance) -> None:
         """Show who is there in a round, where clients come and go."""
 
-    def unscored(self, failure: Failure, split: str) -> None:
-        """Show that a client was asked for scores and gave none."""
+    def unscored(self, task: Task, failure: Failure, split: str) -> None:
+        """Show that a client was asked for scores and could give none."""
+
+    def withheld(self, tasks: Sequence[Task], split: str) -> None:
+        """Show which clients do not report their scores."""
 
     def accounted(self, rows: Mapping[int, tuple[str, RowCounts]]) -> None:
         """Show clients' accounts of their own rows: names and counts by number."""

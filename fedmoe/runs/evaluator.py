@@ -127,9 +127,13 @@ class Evaluator(Observer):
         """Yield the clients' scores at a tier's k; at each client's own where no tier is given."""
         tasks = [self._task(state, m.client, tier or m.tier, sent, m.name) for m in members]
         answers = gather(tasks, self.workers.score(tasks, split))
+        task_of = {task.client: task for task in tasks}
         for failure in answers.failures:
             self.recorder.unscored(failure, split)
-            self.display.unscored(failure, split)
+            self.display.unscored(task_of[failure.client], failure, split)
+        if withheld := [task for task, scores in answers.pairs if scores.withheld]:
+            self.recorder.withheld(withheld, split)
+            self.display.withheld(withheld, split)
         if tasks and not answers.pairs:
             raise FedMoEError(
                 f"after round {state.round}: no client gave scores on its {split} rows. The first "

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedmoe.data.examples import Splits
 from fedmoe.data.federated import Federated, LocalData
 from fedmoe.data.wording import tokenize_splits
-from fedmoe.errors import DataError
+from fedmoe.errors import DataError, FedMoEWarning
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.messages.rows import RowCounts
 from fedmoe.runs.data import DataFacts, drawn_set, unusable_rows
 
 if TYPE_CHECKING:
     from fedmoe.config.schema import Experiment
-    from fedmoe.data.examples import Splits
     from fedmoe.data.text import Tokens
 
 AT_CLIENTS = "at the clients"
@@ -36,6 +37,8 @@ class ClientData:
     sets: Mapping[str, EvaluationSet]
     """Its held-out rows by split; those that it scores at most."""
     counts: RowCounts
+    form: str = ""
+    """The format of its rows in words."""
 
 
 class OwnData(Mapping[str, Sequence["Tokens"]]):
@@ -94,7 +97,8 @@ class OwnData(Mapping[str, Sequence["Tokens"]]):
             sets = self._sets(splits)
         except DataError as error:
             raise DataError(f"client {name!r}: {error}") from error
-        return ClientData(tuple(row for own in rows["train"] for row in own), sets, splits.rows)
+        train = tuple(row for own in rows["train"] for row in own)
+        return ClientData(train, sets, splits.rows, splits.form)
 
     def _sets(self, splits: Splits) -> dict[str, EvaluationSet]:
         e = self.experiment
@@ -121,15 +125,28 @@ def federated_facts(experiment: Experiment) -> DataFacts:
 def server_sets(experiment: Experiment, tokenizer: Any, form: str) -> dict[str, EvaluationSet]:
     """Return the server's own test set, if the configuration names one.
 
+    It warns where more than 5 % of its rows are dropped.
+
     Raises:
         DataError: its file cannot be read, or has no usable row.
     """
     data = experiment.data
     if not isinstance(data, Federated) or not (path := data.server_test):
         return {}
-    examples, _ = LocalData(data).read(Path(path).expanduser())
-    most = experiment.evaluation.test_examples
+    e, most = experiment, experiment.evaluation.test_examples
+    examples, dropped = LocalData(data).read(Path(path).expanduser())
     try:
-        return {SERVER: drawn_set(experiment, SERVER, examples, most, tokenizer, form)}
+        splits, _ = tokenize_splits(
+            Splits((), (), examples, dropped),
+            tokenizer,
+            data.wording(e.text),
+            form,
+            ("test",),
+            unusable=data.unusable,
+        )
+        found = drawn_set(e, SERVER, splits.test, most, tokenizer, form)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+    if said := splits.rows.warning(f"data.server_test, {path},"):
+        warnings.warn(said, FedMoEWarning, stacklevel=2)
+    return {SERVER: found}

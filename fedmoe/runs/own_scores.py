@@ -130,4 +130,5 @@ def _sums(scores: Iterable[Scores]) -> Iterator[Sums]:
 
 def _client_score(task: Task, scores: Scores) -> ClientScore:
     (sums,) = _sums([scores])
-    return ClientScore(client=task.client, name=task.name, examples=scores.examples, **sums.means)
+    number = {"examples": scores.examples, "tokens": scores.tokens}
+    return ClientScore(client=task.client, name=task.name, **number, **sums.means)

@@ -22,6 +22,7 @@ from fedmoe.data.manifest import accounts_manifest
 from fedmoe.devices.clock import client_time, probe_tokens, profile_tokens, virtual_bytes_up
 from fedmoe.messages.codec import task_num_bytes
 from fedmoe.messages.records import Failure
+from fedmoe.messages.rows import RowCounts
 from fedmoe.report.ledger import Ledger, read_ledger
 from fedmoe.rounds import Observer
 from fedmoe.runs.asynchronous import goes_live
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from fedmoe.budget.cost import Cost
     from fedmoe.evaluation.evaluate import Evaluation
     from fedmoe.messages.records import Task, Update
-    from fedmoe.messages.rows import RowCounts
     from fedmoe.rounds import ServerState
     from fedmoe.runs.roster import Attendance
     from fedmoe.runs.server_side import ServerSide
@@ -118,6 +118,7 @@ class Recorder(Observer, Watch):
         self.virtual_clock, self.best = about["virtual_clock"], about["best"] and (*about["best"],)
         evaluated = [record for record in records if record["kind"] == "evaluation"]
         self.scores = [{k: v for k, v in r.items() if k != "kind"} for r in evaluated]
+        self.rows = {r["client"]: RowCounts(**r["rows"]) for r in records if r["kind"] == "rows"}
         self.ledger.append({"kind": "resumed", "round": self.number})
         # It continues as another run (`--resume anyway`), or its files describe another one.
         mine = identity(self.server)
@@ -173,8 +174,8 @@ class Recorder(Observer, Watch):
         self.ledger.append(line | self._virtual(answer, line, price))
 
     def _make_room(self, client: int) -> None:
-        """Make room for the counts of a client that has joined."""
-        more = client + 1 - len(self.by_client)
+        """Make room for the counts of clients that have joined, for all of them at once."""
+        more = max(client + 1, len(self.server.members)) - len(self.by_client)
         if more > 0:
             self.by_client = np.pad(self.by_client, ((0, more), (0, 0), (0, 0)))
 
@@ -258,6 +259,11 @@ class Recorder(Observer, Watch):
         reason = {"reason": failure.reason, "code": failure.code}
         self.ledger.append(line | {"client": failure.client} | reason)
 
+    def withheld(self, tasks: Sequence[Task], split: str) -> None:
+        """Note clients that do not report their scores."""
+        line = {"kind": "withheld", "round": tasks[0].round - 1, "split": split}
+        self.ledger.append(line | {"clients": [task.client for task in tasks]})
+
     def evaluated(self, state: ServerState, results: Sequence[Evaluation]) -> None:
         """Write scores down, and keep the adapter of the best mean score; see `evaluation.best`."""
         self._write_accounts()
@@ -294,15 +300,15 @@ class Recorder(Observer, Watch):
             tier: {
                 "clients": [m.client for m in server.members if m.tier == tier],
                 **{name: getattr(cost, name) for name in OF_TIER},
-                "availability": min(
-                    (m.availability for m in server.members if m.tier == tier), default=0.0
-                ),
+                # Of a tier whose clients are yet to come, as they will be.
+                "availability": 0.0 if server.setup.tier(tier).skipped else e.availability(tier),
                 **({"device": asdict(e.devices[tier])} if e.devices else {}),
                 "memory_options": server.setup.tier(tier).memory_options,
             }
             for tier, cost in self.costs.items()
         }
-        strategy, number = e.aggregation, server.clients_per_round
+        strategy = e.aggregation
+        number = server.clients_per_round
         step = {"updates_per_step": strategy.updates_per_step(number)}
         return {
             "kind": "run",

@@ -31,16 +31,19 @@ class Attendance:
     """Who was there in a round."""
 
     round: int
-    absent: tuple[int, ...] = ()
+    there: int
+    """The number of members that were there."""
+    absent: tuple[Member, ...] = ()
     """Members that were not there, and have not left."""
     joined: tuple[Member, ...] = ()
-    left: tuple[int, ...] = ()
+    left: tuple[Member, ...] = ()
     """Members that were absent for so long that they count no more."""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a line of the ledger."""
         joined = [{"client": m.client, "name": m.name, "tier": m.tier} for m in self.joined]
-        lists = {"absent": [*self.absent], "joined": joined, "left": [*self.left]}
+        absent, left = ([m.client for m in found] for found in (self.absent, self.left))
+        lists = {"absent": absent, "joined": joined, "left": left}
         return {"kind": "roster", "round": self.round, **lists}
 
 
@@ -107,7 +110,7 @@ class Roster(Sequence[Member]):
         e = self.setup.experiment
         if round in self.recorded:
             attendance = self._replayed(round)
-            absent = {*attendance.absent}
+            absent = {m.client for m in attendance.absent}
             expected = [m.name for m in [*self, *attendance.joined] if m.client not in absent]
             present(expected, 0, e.membership.wait_seconds)
         else:
@@ -120,7 +123,7 @@ class Roster(Sequence[Member]):
         e = self.setup.experiment
         rules, listed = e.membership, cast("Federated", e.data).clients
         wanted = [n for n in listed if rules.takes_part(n, round)] if not self.all else []
-        found = present(wanted, rules.least, rules.wait_seconds)
+        found = {*present(wanted, rules.least, rules.wait_seconds)}
         there = [name for name in listed or sorted(found) if name in found]
         there = [name for name in there if rules.takes_part(name, round)]
         if len(there) < rules.least:
@@ -134,25 +137,29 @@ class Roster(Sequence[Member]):
         new = [name for name in there if name not in known]
         joined = [named_member(self.setup, len(self.all) + n, name) for n, name in enumerate(new)]
         returned = [member for member in back if member.client in self.gone]
-        absent = [member.client for member in self if member not in back]
+        here = {member.client for member in back}
+        absent = [member for member in self if member.client not in here]
         most = math.inf if rules.most_absent is None else rules.most_absent
-        left = tuple(c for c in absent if self.missed.get(c, 0) >= most)
-        stay = tuple(c for c in absent if c not in left)
-        return Attendance(round, stay, (*returned, *joined), left)
+        left = tuple(m for m in absent if self.missed.get(m.client, 0) >= most)
+        stay = tuple(m for m in absent if self.missed.get(m.client, 0) < most)
+        return Attendance(round, len(there), stay, (*returned, *joined), left)
 
     def _note(self, attendance: Attendance) -> None:
         for member in attendance.joined:
             if member.client == len(self.all):
                 self.all.append(member)
         self.gone -= {member.client for member in attendance.joined}
-        self.gone |= {*attendance.left}
-        self.missed = {c: self.missed.get(c, 0) + 1 for c in attendance.absent}
+        self.gone |= {member.client for member in attendance.left}
+        self.missed = {m.client: self.missed.get(m.client, 0) + 1 for m in attendance.absent}
 
     def _replayed(self, round: int) -> Attendance:
         """Return a round's attendance from the ledger's line."""
         line = self.recorded[round]
         joined = [named_member(self.setup, j["client"], j["name"]) for j in line["joined"]]
-        return Attendance(round, tuple(line["absent"]), tuple(joined), tuple(line["left"]))
+        absent, left = (tuple(self.all[c] for c in line[key]) for key in ("absent", "left"))
+        gone = {m.client for m in (*absent, *left)}
+        there = {m.client for m in (*self, *joined)} - gone
+        return Attendance(round, len(there), absent, tuple(joined), left)
 
 
 class Everyone(Sequence[Member]):
@@ -166,6 +173,9 @@ class Everyone(Sequence[Member]):
 
     def __getitem__(self, place: Any) -> Any:
         return self.roster.here()[place]
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self.roster.here())
 
 
 def roster_of(setup: Setup, records: Iterable[Mapping[str, Any]], rounds: int) -> Roster | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def run_state(run: Run, name: str, last_line: float, now: float) -> RunState:
 def clients_of_round(run: Run, number: int) -> tuple[tuple[ClientState, ...], int]:
     """Return a round's clients by id, and the number of others whose names are not known yet."""
     lines = {c["client"]: c for c in run.clients if c["round"] == number}
-    answered = {client: _answered(line) for client, line in lines.items()}
+    answered = {client: _answered(run, line) for client, line in lines.items()}
     awaited, unnamed = {}, 0
     if number > run.num_finished:
         if step := _answers_per_step(run):
@@ -74,14 +75,18 @@ def clients_of_round(run: Run, number: int) -> tuple[tuple[ClientState, ...], in
 def participants(run: Run, number: int) -> list[int]:
     """Return the clients of a round, drawn as the round loop draws them.
 
-    They depend on `(seed, round)` and the tiers alone. The ledger has no line for a client before
-    it answers, so the names of awaited clients must be drawn again.
+    They depend on `(seed, round)`, the tiers and who is there. The ledger has no line for a client
+    before it answers, so the names of awaited clients must be drawn again.
     """
     # Only a run without an end needs them, and torch takes seconds to import.
     from fedmoe.rounds import Member, ServerState, plan_round
 
     members = [Member(c, t.name, t.top_k, t.availability) for t in run.tiers for c in t.clients]
     members.sort(key=lambda member: member.client)
+    # Who is there is written down when a round begins; until then, as in the one before.
+    last = max((n for n in run.away if n <= number), default=0)
+    away = run.away.get(last, frozenset())
+    members = [replace(m, availability=0.0) if m.client in away else m for m in members]
     # Without an adapter: these tasks are not carried out.
     state = ServerState(number - 1, None, {t.name: None for t in run.tiers})  # type: ignore[arg-type]
     tasks = plan_round(state, members, run.header["clients_per_round"], run.header["seed"])
@@ -103,7 +108,8 @@ def failure_groups(run: Run) -> tuple[FailureGroup, ...]:
             reason=lines[-1]["reason"],
             code=code,
             count=len(lines),
-            clients=tuple(sorted({line["client"] for line in lines})),
+            clients=(clients := tuple(sorted({line["client"] for line in lines}))),
+            names=tuple(map(run.name_of, clients)),
             last_round=lines[-1]["round"],
         )
         for (code, _), lines in groups.items()
@@ -119,9 +125,10 @@ def _answers_per_step(run: Run) -> int | None:
     return run.header.get("updates_per_step")
 
 
-def _answered(line: Record) -> ClientState:
+def _answered(run: Run, line: Record) -> ClientState:
     return ClientState(
         line["client"],
+        run.name_of(line["client"]),
         line["tier"],
         line["top_k"],
         state="ok" if line["status"] == "ok" else "failed",
@@ -132,7 +139,7 @@ def _answered(line: Record) -> ClientState:
 
 def _awaited(run: Run, client: int) -> ClientState:
     tier = run.tier_of(client)
-    return ClientState(client, tier.name, tier.top_k, "awaited")
+    return ClientState(client, run.name_of(client), tier.name, tier.top_k, "awaited")
 
 
 def _tier(run: Run, tier: TierCost) -> TierState:

@@ -67,6 +67,8 @@ class ClientState:
     """A client of the current round."""
 
     client: int
+    name: str
+    """Its id, where clients are known by name; else its number."""
     tier: str
     top_k: int
     state: Literal["ok", "failed", "awaited"]
@@ -88,6 +90,8 @@ class FailureGroup:
     """The category, see `errors.WireError`; empty in a ledger older than codes."""
     count: int
     clients: tuple[int, ...]
+    names: tuple[str, ...]
+    """Of the same clients: their ids, where they are known by name; else their numbers."""
     last_round: int
 
 

@@ -10,6 +10,7 @@ from fedmoe.report.units import (
     DASH,
     bytes_text,
     count_text,
+    listed,
     number_text,
     percent_text,
     seconds_text,
@@ -50,7 +51,7 @@ def clients(now: RunState, most: int = MOST_CLIENTS) -> TextTable:
     table = TextTable.of(
         f"Clients of round {now.round}",
         found,
-        ("client", lambda c: str(c.client)),
+        ("client", lambda c: c.name),
         ("tier", lambda c: c.tier),
         ("state", lambda c: SIGNS[c.state] + (f": {c.reason}" if c.reason else "")),
         ("k", lambda c: count_text(c.top_k)),
@@ -70,7 +71,7 @@ def failures(now: RunState) -> TextTable:
         now.quarantine,
         ("last reason", lambda group: group.reason),
         ("code", lambda group: group.code or DASH),
-        ("clients", lambda group: _listed(group.clients)),
+        ("clients", lambda group: listed(group.names)),
         ("times", lambda group: count_text(group.count)),
         ("last in round", lambda group: count_text(group.last_round)),
         num_words=3,
@@ -128,8 +129,3 @@ def _score(score: Score | None) -> list[str]:
     if score is None:
         return [DASH] * 3
     return [percent_text(score.score), number_text(score.loss), str(score.round)]
-
-
-def _listed(clients: tuple[int, ...], most: int = 8) -> str:
-    shown = ", ".join(map(str, clients[:most]))
-    return shown if len(clients) <= most else f"{shown} and {len(clients) - most} more"

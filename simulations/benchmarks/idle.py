@@ -15,6 +15,7 @@ from fedmoe.aggregation import Flame
 from fedmoe.budget import Tier
 from fedmoe.config import Experiment
 from fedmoe.messages.records import Task, Update
+from fedmoe.messages.rows import RowCounts
 from fedmoe.models.families import FAMILIES, Family
 from fedmoe.rounds import Member, ServerState, Transport, run_rounds
 from fedmoe.runs.client_side import ClientSide
@@ -77,7 +78,7 @@ def idle_run(num_clients: int, width: int = WIDTH) -> Prepared:
     tiers = {"all": Tier(top_k=TOP_K)}
     setup = Setup(experiment, model, None, tiers, experiment.training, initial, base="")
     members = tuple(Member(client, "all", TOP_K) for client in range(num_clients))
-    server = ServerSide(setup, members, DataFacts((), {}, "", None, {}), experiment)
+    server = ServerSide(setup, members, DataFacts((), {}, "", RowCounts(), {}), experiment)
     return Prepared(server, Scorer(IdleClients(setup, {}), {}))
 
 

@@ -90,6 +90,8 @@ class Service:
                     left.append(psutil.Process(pid))
                     left[-1].send_signal(how)
             psutil.wait_procs(left, timeout=5)
+            if not left and how == signal.SIGKILL:
+                break
         if self.process is not None:
             self.process.wait(timeout=10)
             self.process = None

@@ -44,7 +44,7 @@ def test_a_folder_a_glob_a_list_and_a_mapping_name_clients(folder):
     assert names(path=tuple(files.values())) == ("berlin", "rome")
     assert names(path=files) == ("berlin", "rome")
     assert names(path=str(folder), clients=("rome", "berlin")) == ("rome", "berlin")
-    assert LocalData(Federated(path=str(folder))).ignored == ("README.txt", "berlin.tools.json")
+    assert LocalData(Federated(path=str(folder))).ignored == ("README.txt",)
 
 
 def test_all_rows_of_a_file_are_its_owners(folder):

@@ -12,6 +12,7 @@ from fedmoe.config import load_experiment
 from fedmoe.errors import FedMoEError
 from fedmoe.messages.rows import RowCounts
 from fedmoe.report.ledger import read_ledger
+from fedmoe.report.run import read_run
 from fedmoe.runs.display import Display
 from fedmoe.runs.session import run
 from server.settings import Settings
@@ -239,6 +240,9 @@ def test_what_an_owner_withholds_never_leaves_its_node(experiment, owners, tmp_p
     assert len(scored) == 3
     assert not {"den", "attic"} & scored
     assert sum(e["withheld"] for e in last) == 2
+    run = read_run(folder)
+    assert {run.name_of(c) for c in run.withheld} == {"den", "attic"}
+    assert (folder / "summary.md").read_text().count("| withheld | withheld |") == 2
     for e in last:
         assert sum(c["examples"] for c in e["clients"]) == e["examples"]
 
@@ -326,3 +330,21 @@ def test_the_servers_own_rows_choose_the_best_adapter(experiment, owners, tmp_pa
         if r["split"] == "test":
             assert {c["name"] for c in r["clients"]} == {*OWNERS}
     assert (folder / "adapter-best.safetensors").exists()
+
+
+def test_a_resumed_run_lists_the_rows_of_clients_that_answered_before(
+    experiment, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("fedmoe.runs.identity.code_digest", lambda *folders: "abc123")
+    simulation = replace(experiment.simulation, folder=str(tmp_path))
+    few = replace(experiment.evaluation, every=0, clients=1)
+    one = replace(experiment, clients_per_round=2, evaluation=few, simulation=simulation)
+    with pytest.raises(KeyboardInterrupt):
+        run(one, Cut(3))
+    folder = run(one, resume="auto")
+    said = [line["client"] for line in kinds(folder, "rows")]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [c["client"] for c in manifest["clients"]] == sorted({*said})
+    assert len(said) == len({*said})
+    later = {line["client"] for line in kinds(folder, "client") if line["round"] == 3}
+    assert {*said} > later

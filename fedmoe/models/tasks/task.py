@@ -48,7 +48,7 @@ class Decoding:
 
     max_new_tokens: int
     pad: int
-    end: int
+    end: int | list[int]
     cache: bool = True
     """True if the model decodes a padded batch correctly with a cache."""
 
