@@ -6,6 +6,7 @@ import pytest
 
 from fedmoe.data import DATASETS, Example, HomeAssistant, Memory, Splits, load_splits
 from fedmoe.data.digits import Digits
+from fedmoe.data.federated import Federated, LocalData
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.hub import HuggingFace
 from fedmoe.data.reasoning import ReasoningGym
@@ -27,11 +28,19 @@ def configs(tmp_path, monkeypatch):
         HuggingFace(path=str(path.parent)),
         Digits(),
         Memory(rows=rows),
+        Federated(path=str(path)),
     ]
     return {config.name: config for config in small}
 
 
 NAMES = list(DATASETS.names)
+
+
+def splits_of(config, seed):
+    """A member's splits; of one whose rows come split by client, its only client's."""
+    if isinstance(config, Federated):
+        return LocalData(config).splits("train", seed)
+    return load_splits(config, seed)
 
 
 def test_every_member_is_tested(configs):
@@ -40,17 +49,17 @@ def test_every_member_is_tested(configs):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_members_load_the_same_splits_from_the_same_seed(configs, name):
-    splits = load_splits(configs[name], 0)
+    splits = splits_of(configs[name], 0)
     assert min(len(splits.train), len(splits.validation), len(splits.test)) > 0
     assert len(splits.train) > len(splits.test)
-    assert splits == load_splits(configs[name], 0)
-    assert splits != load_splits(configs[name], 1)
+    assert splits == splits_of(configs[name], 0)
+    assert splits != splits_of(configs[name], 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_member_gives_its_own_response_full_marks(configs, name):
     config = configs[name]
-    for example in load_splits(config, 0).test:
+    for example in splits_of(config, 0).test:
         assert config.score(example, example.response) == 1.0, example
         assert config.score(example, f" {example.response}\n") == 1.0, example
         assert config.score(example, "banana") < 0.5, example

@@ -9,6 +9,7 @@ pytest.importorskip("sklearn", reason="the extra `vision` is not installed")
 
 from fedmoe.base_models.pretraining.vision import Base, accuracy, encoded, trained_dense
 from fedmoe.data.digits import Digits, all_digits, of_pretraining
+from fedmoe.data.examples import SPLITS
 from fedmoe.data.text import TextSettings
 from fedmoe.data.wording import tokenize
 from fedmoe.errors import DataError
@@ -30,7 +31,7 @@ def test_no_image_of_pretraining_is_trained_on_or_tested_on():
     assert len(made) == 400
     for seed in (0, 1):
         splits = Digits().load(seed)
-        prompts = {e.prompt for part in vars(splits).values() for e in part}
+        prompts = {e.prompt for name in SPLITS for e in getattr(splits, name)}
         assert len(prompts) == 1397
         assert not prompts & made
 
