@@ -44,7 +44,7 @@ def length_lines(rows: Sequence[Tokens]) -> Iterator[str]:
     Example:
         >>> rows = [Tokens((1,) * n, 4) for n in (8, 8, 8, 9, 16)]
         >>> print("\\n".join(length_lines(rows)))
-        tokens of an example: 8 █▃▁▁▁▁▁▁▃ 16, median 8
+        tokens of an example: 8 █▄▁▁▁▁▁▁▄ 16, median 8
         learnt: 29 of 49 tokens (59%)
     """
     lengths = [len(row.ids) for row in rows]

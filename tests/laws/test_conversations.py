@@ -1,20 +1,32 @@
 """Conversations that are too long, hold control tokens or meet odd templates: nothing is silent."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
+import fedmoe.models
+from fedmoe.budget.work import work_on
 from fedmoe.cli.main import main
+from fedmoe.config import load_experiment
 from fedmoe.data import Example, HomeAssistant, Memory, ReasoningGym, Splits
 from fedmoe.data.conversations import exchange, packed, unpacked
+from fedmoe.data.federated import LocalData
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.shown import length_lines, pieces, template_line
 from fedmoe.data.text import TextSettings, Tokens, one_text
 from fedmoe.data.wording import Worded, prompt_ids, tokenize_splits, without_oldest, word
-from fedmoe.errors import DataError
-from tests.support.chat_templates import CHATML, INST, MARKED, tokenizer
+from fedmoe.errors import DataError, WireError
+from fedmoe.messages.validation import check_rows
+from fedmoe.runs.data import pooled_data
+from fedmoe.runs.own_data import OwnData
+from fedmoe.training.settings import Training
+from tests.support.chat_templates import CHATML, INST, MARKED, THINKING, tokenizer
+
+ROOT = Path(__file__).parents[2]
 
 MADE = tokenizer(CHATML)
 LONG = TextSettings(max_length=10_000)
@@ -172,3 +184,52 @@ def test_examples_are_shown_whole_with_the_learnt_part_marked(tmp_path, capsys):
     assert said.count("«") == said.count("»") == 1 + 4 + 1
     shown = LocalFiles(path=str(path)).load(0).train
     assert any(f"«{unpacked(e.conversation)[0][1]['content']}<eos>»" in said for e in shown)
+
+
+def test_a_run_has_an_example_for_each_answer_that_a_template_rewrites(tmp_path):
+    template = tmp_path / "thinking.jinja"
+    template.write_text(THINKING.replace("<|im_end|>", "<eos>"))
+    rows = [chat(f"{n} a", f"{n} b", f"{n} c", f"{n} d") for n in range(40)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({"messages": row}) for row in rows))
+    small = [f"data.path={path}", f"text.template={template}", "partition.num_clients=2"]
+    e = load_experiment(ROOT / "configs" / "own_rows.yaml", small)
+    made = AutoTokenizer.from_pretrained(Path(fedmoe.models.__file__).parent / "mini")
+    data = pooled_data(e, made, "causal")
+    trained = [row for own in data.rows.values() for row in own]
+    assert len(trained) == 2 * data.counts.train
+    assert data.counts.read == 40
+    assert sum(map(len, data.facts().lengths)) == len(trained)
+    for row in trained:
+        assert made.decode(row.ids[row.prompt_length :]).startswith("<think>\n\n</think>\n")
+        assert row.ids[-1] == made.eos_token_id
+    test = data.sets["test"]
+    assert test.held_out == 2 * data.counts.test == len(test.rows)
+    assert all(e.response.startswith("<think>") for e in test.examples)
+    assert check_rows(data.counts.as_json(), len(trained)) == data.counts
+    with pytest.raises(WireError, match="expected as many at least"):
+        check_rows(data.counts.as_json(), data.counts.train - 1)
+
+
+def test_every_part_that_is_learnt_is_in_the_digest_of_a_run():
+    rows = Tokens((1, 2, 3, 4), 1), Tokens((1, 2, 3, 4), 1, ((1, 2), (3, 4)))
+    assert rows[0].numbers == (1, 1, 2, 3, 4)
+    assert rows[0].numbers != rows[1].numbers
+    assert work_on(rows, Training()).longest_targets == 3
+    assert work_on(rows[1:], Training()).longest_targets == 2
+
+
+def test_owners_with_conversations_train_and_are_scored_on_each_answer(tmp_path):
+    for name in ("berlin", "paris"):
+        rows = [chat(f"{name} {n}", "b", "c", f"{n}", system=name) for n in range(20)]
+        text = "\n".join(json.dumps({"messages": row}) for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    e = load_experiment(ROOT / "configs" / "federated.yaml", [f"data.path={tmp_path}"])
+    own = OwnData(LocalData(e.data), e, MADE, "causal")
+    for name in own:
+        data = own.of(name)
+        assert len(data.train) == data.counts.train
+        assert all(len(row.learnt) == 2 for row in data.train)
+        assert data.sets["test"].held_out == 2 * data.counts.test
+        assert data.form == "conversations, in the column 'messages'"
+        assert all(MADE.decode(row.ids).count(name) >= 2 for row in data.train)
