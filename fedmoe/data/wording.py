@@ -80,6 +80,16 @@ def prompt_ids(
         raise DataError(f"{prompt!r:.40}: {fault}") from fault
 
 
+def end_tokens(tokenizer: Any, settings: TextSettings, task: str = "causal") -> list[int]:
+    """Return the tokens that end an answer: the tokenizer's, and the chat template's own."""
+    ends = {tokenizer.eos_token_id}
+    if task == "causal" and (template := chat_template(tokenizer, settings)) is not None:
+        (worded,) = word([Example("?", "!", "")], tokenizer, settings, answers=True)
+        if isinstance(worded, Worded):
+            ends |= {worded.rows[0].ids[-1]} & template.ends
+    return sorted(ends)
+
+
 def turns(example: Example) -> list[Example]:
     """Return each answer of a conversation as an example of its own, with all that is before it.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fedmoe.data.text import TextSettings
-from fedmoe.data.wording import prompt_ids
+from fedmoe.data.wording import end_tokens, prompt_ids
 from fedmoe.errors import FedMoEError
 from fedmoe.export.saved import SavedRun
 from fedmoe.models.adapted import AdaptedModel, LoRA
@@ -70,7 +70,7 @@ class Generator:
 
     def stream(self, prompt: str, max_new_tokens: int) -> Iterator[str]:
         """Generate the answer to one prompt, piece by piece."""
-        ids = prompt_ids(prompt, self.tokenizer, self.text, self.model.form.name)
-        yield from greedy_stream(
-            self.model.model, torch.tensor([ids]), max_new_tokens, self.tokenizer
-        )
+        form = self.model.form.name
+        ids = torch.tensor([prompt_ids(prompt, self.tokenizer, self.text, form)])
+        ends = end_tokens(self.tokenizer, self.text, form) if form != "image" else []
+        yield from greedy_stream(self.model.model, ids, max_new_tokens, self.tokenizer, ends)

@@ -32,9 +32,9 @@ def greedy(
 
 
 def greedy_stream(
-    model: nn.Module, ids: torch.Tensor, max_new_tokens: int, tokenizer: Any
+    model: nn.Module, ids: torch.Tensor, max_new_tokens: int, tokenizer: Any, end: list[int]
 ) -> Iterator[str]:
-    """Generate pieces of the text that answers one prompt (1, length).
+    """Generate pieces of the text that answers one prompt (1, length), up to an end token.
 
     Raises:
         ModelError: the model classifies, and so writes no text.
@@ -49,7 +49,7 @@ def greedy_stream(
         "do_sample": False,
         "max_new_tokens": max_new_tokens,
         "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": end,
         "streamer": streamer,
     }
     thread = Thread(target=model.generate, kwargs=options, daemon=True)  # pyright: ignore

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoTokenizer
 
 import fedmoe.models
 from fedmoe.budget.work import work_on
@@ -18,13 +18,22 @@ from fedmoe.data.federated import LocalData
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.shown import length_lines, pieces, template_line
 from fedmoe.data.text import TextSettings, Tokens, one_text
-from fedmoe.data.wording import Worded, prompt_ids, tokenize_splits, without_oldest, word
+from fedmoe.data.wording import (
+    Worded,
+    end_tokens,
+    prompt_ids,
+    tokenize_splits,
+    without_oldest,
+    word,
+)
 from fedmoe.errors import DataError, WireError
+from fedmoe.evaluation.evaluate import answer_all
+from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.messages.validation import check_rows
 from fedmoe.runs.data import pooled_data
 from fedmoe.runs.own_data import OwnData
 from fedmoe.training.settings import Training
-from tests.support.chat_templates import CHATML, INST, MARKED, THINKING, tokenizer
+from tests.support.chat_templates import CHATML, HARMONY, INST, MARKED, THINKING, tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,6 +144,9 @@ def test_templates_are_chosen_as_the_settings_say(tmp_path):
     with pytest.raises(DataError, match=r"none\.jinja' cannot be read"):
         texts(pair, bare, str(tmp_path / "none.jinja"))
     assert prompt_ids("hi", MADE, LONG) == word([pair], MADE, LONG)[0].rows[0].prompt
+    ends = [MADE.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|return|>")]
+    assert end_tokens(MADE, LONG) == ends[:1]
+    assert end_tokens(tokenizer(HARMONY), LONG) == sorted(ends)
     assert str(file) in template_line(bare, TextSettings(template=str(file)))
 
 
@@ -233,3 +245,30 @@ def test_owners_with_conversations_train_and_are_scored_on_each_answer(tmp_path)
         assert data.sets["test"].held_out == 2 * data.counts.test
         assert data.form == "conversations, in the column 'messages'"
         assert all(MADE.decode(row.ids).count(name) >= 2 for row in data.train)
+
+
+class Numbers:
+    """A tokenizer whose texts are ids, with two control tokens."""
+
+    eos_token_id, pad_token_id = 1, 0
+
+    def __init__(self, end):
+        self.added_tokens_decoder = {end: AddedToken("<end>", special=True)}
+
+    def decode(self, ids, *, skip_special_tokens):
+        return " ".join(map(str, ids))
+
+
+def test_an_answer_ends_with_the_templates_own_end_of_turn(tiny_model):
+    model, prompt, settings = tiny_model(), (5, 6, 7), EvaluationSettings(max_new_tokens=6)
+
+    def answer(last, control):
+        rows = [Tokens((*prompt, last), len(prompt))]
+        return answer_all(model, Numbers(control), rows, settings)[0].split()
+
+    whole = answer(last=2, control=3)
+    end = int(whole[2])
+    until = whole[: whole.index(whole[2]) + 1]
+    assert len(until) < len(whole)
+    assert [token for token in answer(last=end, control=end) if token != "0"] == until
+    assert answer(last=2, control=end) == whole
