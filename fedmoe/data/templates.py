@@ -154,6 +154,14 @@ def conversation_rows(
         return [answer_row(template, messages[: turn + 1], tools) for turn in answers]
 
 
+def least_length(template: ChatTemplate, messages: Sequence[Message], tools: Any) -> int:
+    """Return how many tokens the longest row of a conversation has at least."""
+    if MARKS.search(template.source):
+        return 0
+    ids = template.ids(template.render(messages[: answers_in(messages)[-1] + 1], tools))
+    return template.end_of_turn(ids, 0)
+
+
 def answer_row(template: ChatTemplate, messages: Sequence[Message], tools: Any) -> Tokens:
     """Return the last message as an answer to those before it, which are its prompt."""
     before = template.before(messages, len(messages) - 1, tools)

@@ -32,8 +32,9 @@ class TextSettings:
     is then still too long."""
     template: Annotated[str, Field(pattern=r"^(auto|chat|plain|.+\.jinja2?)$")] = "auto"
     """How conversations are worded: by the tokenizer's chat template (`chat`), by that of a .jinja
-    file (its path), or as "Q: ...", "A: ..." (`plain`, for one prompt and one response). `auto` is
-    `chat` where the tokenizer has a template, but `plain` for built-in data sets."""
+    file (its path, on every machine of a run), or as "Q: ...", "A: ..." (`plain`, for one prompt
+    and one response). `auto` is `chat` where the tokenizer has a template, but `plain` for built-in
+    data sets."""
     template_arguments: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the template, such as enable_thinking: false."""
     train_on: Literal["assistant", "last_turn", "all"] = "assistant"

@@ -16,6 +16,7 @@ from fedmoe.data.templates import (
     chat_template,
     control_tokens,
     conversation_rows,
+    least_length,
 )
 from fedmoe.data.text import FRAMES, TextSettings, Tokens
 from fedmoe.errors import DataError
@@ -208,15 +209,17 @@ def _chat(
     example: Example, template: ChatTemplate, settings: TextSettings, answers: bool
 ) -> Worded | Unusable:
     messages, tools = _messages(example)
-    try:
+
+    def made(part: list[Message]) -> list[Tokens]:
         if answers:
-            rows, truncated = _fitted(
-                messages, settings, lambda part: [answer_row(template, part, tools)]
-            )
-            return Worded(_as_decoded(example, rows[0], template), tuple(rows), truncated)
+            return [answer_row(template, part, tools)]
+        return conversation_rows(template, part, tools, settings)
+
+    try:
         rows, truncated = _fitted(
-            messages, settings, lambda part: conversation_rows(template, part, tools, settings)
+            messages, settings, made, lambda part: least_length(template, part, tools)
         )
+        example = _as_decoded(example, rows[0], template) if answers else example
         return Worded(example, tuple(rows), truncated)
     except RowFault as fault:
         return Unusable(_where(example), str(fault))
@@ -230,11 +233,19 @@ def _messages(example: Example) -> tuple[list[Message], list[Any] | None]:
 
 
 def _fitted(
-    messages: list[Message], settings: TextSettings, made: Callable[[list[Message]], list[Tokens]]
+    messages: list[Message],
+    settings: TextSettings,
+    made: Callable[[list[Message]], list[Tokens]],
+    at_least: Callable[[list[Message]], int],
 ) -> tuple[list[Tokens], bool]:
     """Return the rows of a conversation, without its oldest turns as long as they are too long."""
-    rows, part = made(messages), messages
-    while settings.too_long == "truncate" and max(len(r.ids) for r in rows) > settings.max_length:
+    most, part = settings.max_length, messages
+    if settings.too_long == "truncate":
+        # The bound is quick to have; rows take a rendering of every turn.
+        while at_least(part) > most and (shorter := without_oldest(part)) is not None:
+            part = shorter
+    rows = made(part)
+    while settings.too_long == "truncate" and max(len(r.ids) for r in rows) > most:
         if (shorter := without_oldest(part)) is None:
             break
         rows, part = made(shorter), shorter
