@@ -35,7 +35,7 @@ class Scores:
 
     split: str
     examples: int = 0
-    """Rows that were scored; 0 if the client has none, or withholds its scores."""
+    """Answers that were scored; 0 if the client has none, or withholds its scores."""
     tokens: int = 0
     """Response tokens of those rows."""
     loss: float = 0.0
@@ -91,8 +91,9 @@ def unpack_scores(
         raise WireError(f"withheld is {withheld!r:.60} with {examples} examples", "scalars")
     labels = _labels(values.pop("labels", None), examples)
     counts = RowCounts.checked(values.pop("rows", None))
-    if examples > (there := getattr(counts, split)):
-        raise WireError(f"{examples} {split} examples; its account has {there}", "scalars")
+    # A conversation is one row with several answers, each of which is scored.
+    if examples and not getattr(counts, split, 1):
+        raise WireError(f"{examples} {split} examples; its account has no row", "scalars")
     if values:
         raise WireError(f"scores have {sorted(values)!s:.200}, which is unknown", "scalars")
     return Scores(

@@ -48,7 +48,7 @@ LIES = {
     "another tier": {"tier": "high"},
     "another split": {"split": "validation"},
     "more examples than are scored": {"examples": 11},
-    "more examples than its account has": {"examples": 5, "labels": {}},
+    "examples, and no row": {"rows": RowCounts.of(train=9, validation=3, repeated=1).as_json()},
     "fewer tokens than examples": {"tokens": 3},
     "more tokens than fit": {"tokens": 4 * 64 + 1},
     "a score over one an example": {"score": 4.01},
