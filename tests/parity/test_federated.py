@@ -171,7 +171,7 @@ def test_comings_and_goings_change_nobody_else(experiment, tmp_path):
     assert first == [{**c, **measured} for c in lines if c["round"] == 1]
 
 
-@pytest.mark.parametrize("cut", [1, 3, 4])
+@pytest.mark.parametrize("cut", [1, 4])
 def test_a_run_that_is_cut_short_replays_who_was_there(experiment, tmp_path, cut):
     rules = {"joins": {"den": 3}, "leaves": {"attic": 2}}
     whole = run(scheduled(experiment, tmp_path / "whole", **rules))
@@ -186,7 +186,7 @@ def test_a_run_that_is_cut_short_replays_who_was_there(experiment, tmp_path, cut
 
 def test_who_was_there_is_replayed_on_nodes_even_if_a_node_is_late(experiment, owners, tmp_path):
     configs = nodes_of(owners, ["den", "attic"], ["barn"], ["foyer", "cellar"])
-    e = replace(scheduled(experiment, tmp_path / "x"), rounds=3)
+    e = replace(scheduled(experiment, tmp_path / "x"), rounds=2)
     whole, _ = on_nodes(e, tmp_path / "whole", *configs)
     with pytest.raises(KeyboardInterrupt):
         on_nodes(e, tmp_path / "broken", *configs, display=Cut(2))
