@@ -125,6 +125,18 @@ class Experiment:
         """The probability that a client of a tier is reachable in a round."""
         return self.devices[tier].availability if self.devices else 1.0
 
+    def _without_effect(self) -> list[Fault]:
+        """Return settings for clients with rows of their own, where there are none."""
+        if self.data.name == "federated":
+            return []
+        chosen = {
+            "membership": self.membership != Membership(),
+            "evaluation.clients": self.evaluation.clients is not None,
+            "evaluation.every_tier": self.evaluation.every_tier,
+        }
+        said = "is for clients with rows of their own (data.name: federated); leave it out"
+        return [Fault(path, said) for path, set_here in chosen.items() if set_here]
+
     def __post_init__(self) -> None:
         found: list[Fault] = []
         try:
@@ -134,5 +146,6 @@ class Experiment:
         if self.evaluation.best == "server" and not hasattr(self.data, "server_test"):
             said = "'server' is for clients with rows of their own (data.name: federated)"
             found.append(Fault("evaluation.best", said))
+        found += self._without_effect()
         if found := [*found, *faults_of(self)]:
             raise Unfit(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from glob import glob, has_magic
@@ -16,6 +16,7 @@ from pydantic import Field
 from fedmoe.data.columns import Row, Unusable, columns_of, too_many
 from fedmoe.data.examples import SPLITS, Example, Splits
 from fedmoe.data.files import READERS, check_is_file, read_rows
+from fedmoe.data.partition import Natural
 from fedmoe.data.table import TOOLS, Table, tools_file
 from fedmoe.errors import DataError, Fault
 from fedmoe.messages.rows import RowCounts
@@ -82,11 +83,27 @@ class Federated(Table):
                 "evaluation.best", "'server' needs rows of the server; set data.server_test"
             )
 
+        yield from unknown_names(experiment, self.clients) if self.clients else ()
+        if experiment.partition != Natural():
+            said = "shares out one pooled data set; here each client has its own rows: leave it out"
+            yield Fault("partition", said)
+
     def __post_init__(self) -> None:
         if repeated := [name for name, n in Counter(self.clients).items() if n > 1]:
             raise ValueError(f"client {repeated[0]!r} is listed twice")
         if self.column and not isinstance(self.path, str):
             raise ValueError("column is for one file; give its path as text")
+
+
+def unknown_names(experiment: Any, names: Collection[str]) -> Iterator[Fault]:
+    """Yield settings that name a client which is none of those, and so would have no effect."""
+    rules = experiment.membership
+    named = {f"budget.tiers.{t}.clients": of.clients for t, of in experiment.budget.tiers.items()}
+    named |= {"membership.joins": [*rules.joins], "membership.leaves": [*rules.leaves]}
+    for path, clients in named.items():
+        if unknown := [str(client) for client in clients if str(client) not in names]:
+            there = ", ".join(sorted(names))[:200]
+            yield Fault(path, f"there is no client {unknown[0]!r}; clients are {there}")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.load import to_yaml
 from fedmoe.config.words import not_one_of
 from fedmoe.data import Dataset
+from fedmoe.data.partition import Natural
 from fedmoe.data.table import Table
 from fedmoe.deploy.fleet import Fleet
 from fedmoe.errors import ConfigError, Fault
@@ -68,6 +70,7 @@ def experiment_for(fleet: Fleet, config: Path, overrides: Sequence[str]) -> Expe
     paths = {"model.path": e.model.path}
     if own_rows:
         own.append(f"data={json.dumps(_federated(e.data, fleet))}")
+        own.append(f"partition={json.dumps(asdict(Natural()))}")  # which has no meaning there
     else:
         own.append(f"partition.num_clients={len(fleet.nodes)}")
         paths["data.path"] = getattr(e.data, "path", "")

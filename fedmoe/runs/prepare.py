@@ -12,8 +12,9 @@ from fedmoe.budget import Auto
 from fedmoe.budget.auto import tier_plans
 from fedmoe.config.constraints import check
 from fedmoe.config.schema import Experiment
-from fedmoe.data.federated import Federated, LocalData
+from fedmoe.data.federated import Federated, LocalData, unknown_names
 from fedmoe.data.text import Tokens
+from fedmoe.errors import ConfigError
 from fedmoe.models.build import build_model
 from fedmoe.models.memory.frozen import forms_of, frozen_digest
 from fedmoe.runs.client_side import ClientSide
@@ -110,6 +111,8 @@ def _federated(
     # A server on its own lists names, if its config has paths of its own, and opens no file.
     names = local.names if holds_rows or (data.path and not data.column) else data.clients
     members = tuple(named_member(setup, number, name) for number, name in enumerate(names))
+    if holds_rows and not on_nodes and (faults := [*unknown_names(experiment, names)]):
+        raise ConfigError("experiment", faults)
     if members and not on_nodes:
         check(experiment, model, Counter(member.tier for member in members))
     rows = OwnData(local, experiment, tokenizer, model.form.name) if holds_rows else {}

@@ -9,11 +9,13 @@ replays who was there.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from fedmoe.errors import FedMoEError
+from fedmoe.data.federated import unknown_names
+from fedmoe.errors import FedMoEError, FedMoEWarning
 from fedmoe.rounds import Member
 from fedmoe.runs.members import named_member
 
@@ -132,6 +134,8 @@ class Roster(Sequence[Member]):
                 f"{rules.least}; wait for more (membership.wait_seconds), or lower it. There: "
                 f"{', '.join(there)[:200] or 'nobody'}"
             )
+        if not self.all:
+            self._warn(found, listed)
         known = {member.name: member for member in self.all}
         back = [known[name] for name in there if name in known]
         new = [name for name in there if name not in known]
@@ -143,6 +147,16 @@ class Roster(Sequence[Member]):
         left = tuple(m for m in absent if self.missed.get(m.client, 0) >= most)
         stay = tuple(m for m in absent if self.missed.get(m.client, 0) < most)
         return Attendance(round, len(there), stay, (*returned, *joined), left)
+
+    def _warn(self, found: Collection[str], listed: Sequence[str]) -> None:
+        """Warn of clients that are there and not listed, and of settings for those that are not."""
+        e = self.setup.experiment
+        said = [f"{fault}; it may come later" for fault in unknown_names(e, {*found, *listed})]
+        if unlisted := sorted({*found} - {*listed}) if listed else []:
+            names = ", ".join(unlisted)[:200]
+            said.append(f"not in data.clients, and so taking no part: {names}")
+        for sentence in said:
+            warnings.warn(sentence, FedMoEWarning, stacklevel=2)
 
     def _note(self, attendance: Attendance) -> None:
         for member in attendance.joined:
