@@ -17,6 +17,8 @@ budget: {{default: low, tiers: {{high: {{top_k: 4, clients: [barn]}}, low: {{top
 evaluation: {{validation_examples: 1}}
 """
 
+NO_BARN = "budget.tiers.high.clients=[]"
+
 
 def write_client(folder, name, number, *more):
     rows = [{"prompt": f"{name} asks {n}", "response": f"says {n}"} for n in range(number)]
@@ -93,7 +95,7 @@ def test_of_many_clients_the_worst_and_the_sums_are_shown(checked):
     for n in range(32):
         lost = [{"prompt": "", "response": "a"}] if n == 31 else []
         write_client(rows, f"c{n:02}", 3 if n < 5 else 4, *lost)
-    code, out, _ = check()
+    code, out, _ = check(NO_BARN)
     table = cells(out[out.index("Rows of clients") :])
     assert code == 0
     assert "c31" in table
@@ -117,7 +119,7 @@ def test_the_servers_own_rows_are_counted(checked, tmp_path):
     check, rows = checked
     write_client(rows, "attic", 9)
     write_client(tmp_path, "own", 9, {"prompt": "", "response": "a"})
-    code, out, err = check(f"data.server_test={tmp_path}/own.jsonl")
+    code, out, err = check(f"data.server_test={tmp_path}/own.jsonl", NO_BARN)
     assert code == 0
     assert "the server scores 9 rows of its own (data.server_test)" in out
     assert f"10% of the rows of data.server_test, {tmp_path}/own.jsonl, are not used" in err
