@@ -5,7 +5,6 @@ In reading order:
     dataset.py        the base of datasets
     home_assistant/   spoken smart-home commands, built in
     reasoning.py      reasoning puzzles made from a seed, built in
-    digits.py         handwritten digits, for image classifiers
     files.py, hub.py, memory.py  your own rows; table.py is what they share, columns.py finds the
                       prompt and the response in them
     federated.py      rows that come split by client
@@ -24,7 +23,6 @@ package no list is needed: give an instance, or `package.module:Name` in YAML.
 """
 
 from fedmoe.data.dataset import Dataset
-from fedmoe.data.digits import Digits
 from fedmoe.data.examples import Example, Splits, check_disjoint
 from fedmoe.data.federated import Federated
 from fedmoe.data.files import LocalFiles
@@ -40,7 +38,7 @@ from fedmoe.section import Open
 DATASETS = Open(
     "fedmoe.datasets",
     Dataset,
-    (HomeAssistant, ReasoningGym, LocalFiles, HuggingFace, Digits, Memory, Federated),
+    (HomeAssistant, ReasoningGym, LocalFiles, HuggingFace, Memory, Federated),
 )
 """Components that `data` in a configuration may name."""
 

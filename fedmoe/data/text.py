@@ -137,16 +137,7 @@ def pair_of_texts(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]:
     return [Tokens((*p, *r), len(p)) for p, r in zip(*both, strict=True)]
 
 
-def image_and_label(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]:
-    """An image's grey values, and the id of its label."""
-    images = tokenizer([e.prompt for e in examples])["input_ids"]
-    labels = tokenizer.labels([e.response for e in examples])
-    return [
-        Tokens((*image, label), len(image)) for image, label in zip(images, labels, strict=True)
-    ]
-
-
-FRAMES: dict[str, Frame] = {"causal": one_text, "seq2seq": pair_of_texts, "image": image_and_label}
+FRAMES: dict[str, Frame] = {"causal": one_text, "seq2seq": pair_of_texts}
 """By a family's form of task."""
 
 

@@ -17,7 +17,7 @@ from fedmoe.runs.roster import is_federated
 from fedmoe.system.folders import whole_folder
 
 SECRET, SCRIPT, PLAIN = 0o600, 0o755, 0o644
-EXTRAS = {"home_assistant": "home", "reasoning_gym": "reasoning", "digits": "vision"}
+EXTRAS = {"home_assistant": "home", "reasoning_gym": "reasoning"}
 """Extras of this package that built-in data need on every machine."""
 
 

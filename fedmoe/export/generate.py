@@ -72,5 +72,5 @@ class Generator:
         """Generate the answer to one prompt, piece by piece."""
         form = self.model.form.name
         ids = torch.tensor([prompt_ids(prompt, self.tokenizer, self.text, form)])
-        ends = end_tokens(self.tokenizer, self.text, form) if form != "image" else []
+        ends = end_tokens(self.tokenizer, self.text, form)
         yield from greedy_stream(self.model.model, ids, max_new_tokens, self.tokenizer, ends)

@@ -1,8 +1,7 @@
 """The frozen sparse MoE and its adapter, built on transformers.
 
 - `families`: where experts and routers sit, one file a family; whether a router honours `top_k`
-- `tasks`: causal, sequence to sequence, image to label: in what their forward passes differ
-- `vit`: V-MoE, which transformers lacks
+- `tasks`: causal and sequence to sequence: in what their forward passes differ
 - `experts`: the expert fast path (one autograd function) and its routed-token counts;
   `expert_state`: LoRA and settings of each layer; `routed`: rows grouped by expert
 - `adapted`: one resident model, a flat adapter buffer, the current budget

@@ -62,7 +62,7 @@ def device_of(settings: ModelSettings) -> torch.device:
 def load_base(
     settings: ModelSettings, *, experts_stay: bool = False, fast: bool = True
 ) -> tuple[nn.Module, Any]:
-    """Return the frozen model on the expert fast path, and its tokenizer or image encoder.
+    """Return the frozen model on the expert fast path, and its tokenizer.
 
     With `experts_stay` the experts remain in main memory, whatever the device; without `fast` the
     model is transformers' own.

@@ -34,13 +34,7 @@ def greedy(
 def greedy_stream(
     model: nn.Module, ids: torch.Tensor, max_new_tokens: int, tokenizer: Any, end: list[int]
 ) -> Iterator[str]:
-    """Generate pieces of the text that answers one prompt (1, length), up to an end token.
-
-    Raises:
-        ModelError: the model classifies, and so writes no text.
-    """
-    if family_of(model).task == "image":
-        raise ModelError("this model classifies images: it has a label for each, and no text")
+    """Generate pieces of the text that answers one prompt (1, length), up to an end token."""
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ids = ids.to(next(model.parameters()).device)
     options = {

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from fedmoe.data import DATASETS, Example, HomeAssistant, Memory, Splits, load_splits
-from fedmoe.data.digits import Digits
 from fedmoe.data.federated import Federated, LocalData
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.hub import HuggingFace
@@ -26,7 +25,6 @@ def configs(tmp_path, monkeypatch):
         ReasoningGym(per_task=20),
         LocalFiles(path=str(path)),
         HuggingFace(path=str(path.parent)),
-        Digits(),
         Memory(rows=rows),
         Federated(path=str(path)),
     ]

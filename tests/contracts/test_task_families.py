@@ -78,10 +78,8 @@ def trained(kind, random_adapter):
     return model
 
 
-def rows_of(kind):
-    """Three unlike rows: texts of unlike lengths, or images."""
-    if FAMILIES[kind].task == "image":
-        return [Tokens((*((7 * i + 31 * n) % 256 for i in range(64)), n), 64) for n in (3, 4, 6)]
+def rows_of():
+    """Three rows of unlike lengths."""
     sizes = ((9, 3), (4, 2), (12, 7))
     return [Tokens(tuple(3 + (5 * i + 7 * n) % 61 for i in range(n)), p) for n, p in sizes]
 
@@ -89,14 +87,14 @@ def rows_of(kind):
 def alone(kind, model):
     """The class's own logits, one row at a time: no padding, no batch."""
     form = TASKS[FAMILIES[kind].task]
-    return torch.cat([form.own_logits(model, collate([row], 0)) for row in rows_of(kind)])
+    return torch.cat([form.own_logits(model, collate([row], 0)) for row in rows_of()])
 
 
 @every_kind
 @torch.no_grad()
 def test_without_an_adapter_at_full_budget_it_is_the_original_row_by_row(kind):
     """But for rounding: so no row's padding and no other row of the batch has a say."""
-    ours = fresh(kind).target_logits(collate(rows_of(kind), 0))
+    ours = fresh(kind).target_logits(collate(rows_of(), 0))
     assert error(ours, alone(kind, original(kind))) < ROUNDING
 
 
@@ -104,7 +102,7 @@ def test_without_an_adapter_at_full_budget_it_is_the_original_row_by_row(kind):
 def test_transformers_own_encoder_decoders_are_asked_as_their_makers_do():
     """`own_logits` of a row are those of the class's `labels`, which it shifts by itself."""
     for kind in ("switch_transformers", "nllb-moe"):
-        model, row = original(kind), rows_of(kind)[0]
+        model, row = original(kind), rows_of()[0]
         labels = torch.tensor([row.ids[row.prompt_length :]])
         loss = model(input_ids=torch.tensor([row.prompt]), labels=labels).loss
         ours = response_loss(fresh(kind), collate([row], 0)) / labels.numel()
@@ -114,7 +112,7 @@ def test_transformers_own_encoder_decoders_are_asked_as_their_makers_do():
 @every_kind
 @torch.no_grad()
 def test_every_k_is_computed_and_counted_exactly(kind, random_adapter):
-    model, batch = trained(kind, random_adapter), collate(rows_of(kind), 0)
+    model, batch = trained(kind, random_adapter), collate(rows_of(), 0)
     results, full = {}, model.full_top_k
     model.check_top_ks(set(range(1, full + 1)))
     for k in range(1, full + 1):
@@ -145,7 +143,7 @@ def test_an_expert_of_a_switch_takes_the_first_tokens_of_a_sequence_alone(random
     family = FAMILIES["switch_transformers"]
     base, roomy = (tiny_family(family, expert_capacity=n) for n in (1, 64))
     model = AdaptedModel(tiny_family(family, expert_capacity=1), SETTINGS, NoRescaling())
-    batch = collate(rows_of(family.model_type), 0)
+    batch = collate(rows_of(), 0)
     with model.counting() as counts, torch.no_grad():
         ours, theirs = model.target_logits(batch), alone(family.model_type, base)
     assert error(ours, theirs) < 1e-6
@@ -160,7 +158,7 @@ def test_an_expert_of_a_switch_takes_the_first_tokens_of_a_sequence_alone(random
 
 @pytest.mark.parametrize("kind", ["switch_transformers", "nllb-moe"])
 def test_an_encoder_meets_prompts_and_a_decoder_responses(kind):
-    model, rows = adapted(kind), rows_of(kind)
+    model, rows = adapted(kind), rows_of()
     prompts = sum(row.prompt_length for row in rows)
     responses = sum(len(row.ids) - row.prompt_length for row in rows)
     tokens = [int(valid.sum()) for valid in model.routed(collate(rows, 0))]
@@ -173,7 +171,7 @@ def test_no_other_weight_has_a_gradient_and_an_expert_without_tokens_has_none(ki
     model = trained(kind, random_adapter)
     model.set_budget(1)
     model.grad.zero_()
-    few = collate(rows_of(kind)[1:2], 0)
+    few = collate(rows_of()[1:2], 0)
     with model.counting() as counts:
         response_loss(model, few).backward()
     assert (counts == 0).any()
@@ -181,18 +179,14 @@ def test_no_other_weight_has_a_gradient_and_an_expert_without_tokens_has_none(ki
         assert grad.ne(0).any(), entry.name
         if entry.layer is not None:
             touched, used = grad.flatten(1).ne(0).any(1), counts[entry.layer] > 0
-            if kind == "vit" and entry.layer == len(model.layers) - 1:
-                # Behind the last layer only the state that stands for the image is looked at.
-                assert (touched <= used).all()
-            else:
-                assert torch.equal(touched, used), entry.name
+            assert torch.equal(touched, used), entry.name
     leaves = {entry.name for entry in model.layout.entries}
     assert {n for n, p in model.model.named_parameters() if p.grad is not None} <= leaves
 
 
 @every_kind
 def test_padding_changes_no_bit_and_other_rows_no_loss(kind, random_adapter):
-    model, rows, results = trained(kind, random_adapter), rows_of(kind), []
+    model, rows, results = trained(kind, random_adapter), rows_of(), []
     for pad in (2, 63):
         model.grad.zero_()
         with model.counting() as counts:
@@ -217,7 +211,7 @@ def gradient(weight):
 @pytest.mark.parametrize("kind", EXPORTED)
 def test_logits_and_every_gradient_match_pefts(kind, random_adapter):
     """Relative errors below 1e-5; then merged by PEFT, within 1e-5 too."""
-    model, batch = trained(kind, random_adapter), collate(rows_of(kind), 0)
+    model, batch = trained(kind, random_adapter), collate(rows_of(), 0)
     wrapped = to_peft(model.read(), tiny_family(FAMILIES[kind]))
     ours, theirs = model.target_logits(batch), model.form.own_logits(wrapped, batch)
     assert error(ours, theirs) < 1e-5
@@ -248,10 +242,9 @@ def test_logits_and_every_gradient_match_pefts(kind, random_adapter):
 def test_an_export_is_loaded_merged_and_saved_again(kind, random_adapter, tmp_path):
     from transformers import AutoConfig
 
-    sizes = {} if kind == "vit" else {"vocab_size": 4096}
-    base, form = tiny_family(FAMILIES[kind], **sizes), TASKS[FAMILIES[kind].task]
+    base, form = tiny_family(FAMILIES[kind], vocab_size=4096), TASKS[FAMILIES[kind].task]
     settings = ModelSettings(path=str(save(base, tmp_path / "base")))
-    model, batch = AdaptedModel(base, SETTINGS, NoRescaling()), collate(rows_of(kind), 0)
+    model, batch = AdaptedModel(base, SETTINGS, NoRescaling()), collate(rows_of(), 0)
     adapter = random_adapter(model.layout)
     assert export(adapter, model, settings, tmp_path / "adapter") < 1e-4
 
@@ -273,7 +266,7 @@ def test_an_export_is_loaded_merged_and_saved_again(kind, random_adapter, tmp_pa
 def test_trained_routers_go_to_peft(kind, random_adapter):
     settings = replace(SETTINGS, router=True)
     model = AdaptedModel(tiny_family(FAMILIES[kind]), settings, NoRescaling())
-    adapter, batch = random_adapter(model.layout), collate(rows_of(kind), 0)
+    adapter, batch = random_adapter(model.layout), collate(rows_of(), 0)
     model.load(adapter)
     ours = model.target_logits(batch)
     theirs = model.form.own_logits(to_peft(adapter, tiny_family(FAMILIES[kind])), batch)
@@ -288,7 +281,7 @@ def test_nllb_refuses_an_export_as_transformers_serves_another_model(tmp_path, r
 
 @every_kind
 def test_answers_in_a_batch_are_the_answers_alone_and_the_likeliest(kind, random_adapter):
-    model, rows = trained(kind, random_adapter), rows_of(kind)
+    model, rows = trained(kind, random_adapter), rows_of()
     prompts = [row.prompt for row in rows]
     together = greedy(model.model, prompts, 4, pad=0, end=1)
     for prompt, answer in zip(prompts, together, strict=True):
@@ -312,7 +305,7 @@ def test_parameters_per_k_and_the_routers_rule_are_those_of_the_file(kind):
         assert (path.rpartition(".")[2], router) == (family.block, family.router)
         assert isinstance(layer.block, UngatedBlock)
         _, weights, _ = layer.router(random_rows(40, 32))
-        expected = {"switch_transformers": None, "nllb-moe": 0.8, "vit": 1.0}[kind]
+        expected = {"switch_transformers": None, "nllb-moe": 0.8}[kind]
         if expected is None:
             assert (weights < 0.999).any()
         else:

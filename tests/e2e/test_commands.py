@@ -136,8 +136,6 @@ def test_every_shipped_config_is_valid(name, tmp_path, capsys):
         return
     if name.startswith(("olmoe_", "smollm2_")):
         pytest.skip("needs its model: test_olmoe_configs has it, small")
-    if name == "vmoe_digits.yaml":
-        pytest.skip("needs its model: test_vmoe_digits makes it")
     overrides = ["data.per_domain=20"] if name in ("quickstart.yaml", "home_assistant.yaml") else []
     if name == "own_rows.yaml":
         rows = [{"instruction": f"say {i}", "output": str(i)} for i in range(200)]

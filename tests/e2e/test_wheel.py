@@ -69,7 +69,7 @@ def test_the_wheel_installs_one_package_and_its_files(wheel):
 
 
 def test_the_environment_has_no_extras(python, place):
-    extras = ("matplotlib", "scipy", "hassil", "home_assistant_intents", "ray", "sklearn", "gguf")
+    extras = ("matplotlib", "scipy", "hassil", "home_assistant_intents", "ray", "gguf")
     code = f"import importlib.util as u; print([n for n in {extras} if u.find_spec(n)])"
     assert run(python, "-c", code, cwd=place).stdout == "[]\n"
 

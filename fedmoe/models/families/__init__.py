@@ -40,7 +40,7 @@ _NAMES = """
 olmoe mixtral qwen2_moe qwen3_moe qwen3_next qwen3_5_moe deepseek_v2 deepseek_v3 gpt_oss dbrx
 llama4 phimoe jamba granitemoe granitemoeshared granitemoehybrid glm4_moe glm4_moe_lite
 ernie4_5_moe minimax minimax_m2 hunyuan_v1_moe dots1 afmoe flex_olmo lfm2_moe exaone_moe
-solar_open mellum switch_transformers nllb_moe vit deepseek_v32 glm_moe_dsa axk1 axk2 hy_v4
+solar_open mellum switch_transformers nllb_moe deepseek_v32 glm_moe_dsa axk1 axk2 hy_v4
 dots3_note kimi_linear bailing_hybrid beam cohere2_moe hy_v3 flint kolibri1 laguna granitemoe_swa
 mimo_v2_flash minimax_m3_vl aria qwen4_exp inkling2 nemotron_h
 """

@@ -48,7 +48,7 @@ class Family:
 
     name: str
     model_type: str
-    task: Literal["causal", "seq2seq", "image"] = "causal"
+    task: Literal["causal", "seq2seq"] = "causal"
     """The form of task of its models: see `models.tasks`."""
     block: str = "mlp"
     """Name, in a decoder layer, of the module with router and experts."""

@@ -3,7 +3,6 @@
 - `task`: the base class (`TaskForm`), and what it reads of a batch (`TaskBatch`)
 - `causal`: a prompt and its response are one text, of which each token follows from those before
 - `seq2seq`: the prompt goes to an encoder, the response comes from a decoder
-- `image`: an image to one label
 
 A family names its form (`Family.task`). To add a form: a file here with a `TaskForm`, its name
 below and in `Family.task`, and in `data.text.FRAMES` how its examples become ids.
@@ -16,7 +15,6 @@ from torch import nn
 from fedmoe.errors import ModelError
 from fedmoe.models.families import FAMILIES
 from fedmoe.models.tasks.causal import Causal
-from fedmoe.models.tasks.image import ImageLabel
 from fedmoe.models.tasks.seq2seq import SequenceToSequence
 from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm
 
@@ -30,11 +28,7 @@ __all__ = [
     "task_of",
 ]
 
-TASKS: dict[str, TaskForm] = {
-    "causal": Causal(),
-    "seq2seq": SequenceToSequence(),
-    "image": ImageLabel(),
-}
+TASKS: dict[str, TaskForm] = {"causal": Causal(), "seq2seq": SequenceToSequence()}
 
 
 def task_of(model_type: str) -> TaskForm:
