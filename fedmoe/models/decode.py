@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import TextIteratorStreamer
 
-from fedmoe.errors import ModelError
 from fedmoe.models.families import family_of
 from fedmoe.models.tasks import TASKS, Decoding
 
