@@ -17,6 +17,7 @@ from fedmoe.data.partition import Given
 from fedmoe.errors import ConfigError, Fault, FedMoEError
 from fedmoe.evaluation.evaluate import Evaluation, by_tier
 from fedmoe.evaluation.settings import EvaluationSettings
+from fedmoe.export.exported import Exported
 from fedmoe.export.finished import RunResults
 from fedmoe.export.saved import SavedRun
 from fedmoe.messages.codec import pack_task
@@ -254,8 +255,8 @@ class Federation:
         experiment = replace(self.experiment, name=name, simulation=simulation)
         return RunResults(session.run(experiment, display, resume=resume))
 
-    def export(self, state: ServerState, out: Path | str, **options: bool) -> float:
-        """Write a state's adapter as a PEFT folder that proves itself; see `SavedRun.export`."""
+    def export(self, state: ServerState, out: Path | str, **options: Any) -> Exported:
+        """Write a state's adapter in a folder that proves itself; see `SavedRun.export`."""
         setup = self.prepared.setup
         saved = SavedRun(
             self.experiment,

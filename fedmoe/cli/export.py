@@ -1,4 +1,4 @@
-"""`fedmoe export`: a run's adapter as a PEFT folder."""
+"""`fedmoe export`: a run's adapter for PEFT, an engine, or merged into its model."""
 
 from __future__ import annotations
 
@@ -12,20 +12,44 @@ from fedmoe.cli import arguments
 @click.command()
 @click.argument("run", type=arguments.FILE, help="The folder of a run.")
 @click.argument("out", type=arguments.FILE, help="The folder to make.")
+@click.option(
+    "--for",
+    "reader",
+    default="peft",
+    type=click.Choice(["peft", "vllm", "sglang", "merged", "llama.cpp", "mlx"]),
+    help="The program that reads it.",
+)
+@click.option("--tier", default="", help="Take this tier's k and rank; `lowest` for the lowest k.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Type of merged weights; the base's own by default.",
+)
 @click.option("--without-rescaling", is_flag=True, help="Drop learned factors.")
 @arguments.which
-def export(run: Path, out: Path, without_rescaling: bool, which: str) -> None:
-    """Export a run's adapter for PEFT, proved to be equal.
+def export(
+    run: Path, out: Path, reader: str, tier: str, dtype: str, without_rescaling: bool, which: str
+) -> None:
+    """Export a run's adapter, proved to answer as it was scored.
 
-    Nothing is written unless PEFT computes the same logits.
+    Nothing is written unless the program's library, in a fresh process, computes the same logits.
+    The folder has the tokenizer, the wording of prompts, a model card and a certificate.
 
     \b
     Examples:
       fedmoe export runs/quickstart my-adapter
+      fedmoe export runs/quickstart my-model --for merged --tier lowest
     """
     from fedmoe.export.saved import SavedRun
 
     arguments.one_thread()
-    saved = SavedRun.open(run, which)
-    difference = saved.export(out, without_rescaling=without_rescaling)
-    print(f"{out}: PEFT's logits agree within {difference:.1e}")
+    done = SavedRun.open(run, which).export(
+        out, format=reader, tier=tier, dtype=dtype, without_rescaling=without_rescaling
+    )
+    proof = done.facts["proof"]
+    print(
+        f"{out}: {proof['by']} computes the same in a fresh process: logits within "
+        f"{proof['largest_difference']:.1e}, the same token at {proof['same_tokens']} of "
+        f"{proof['tokens']} places"
+    )
+    print("\n".join(["serve it so:", *(f"  {line}" for line in done.facts["serve"])]))

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.errors import FedMoEError
+from fedmoe.export.exported import Exported
 from fedmoe.export.generate import Generator
 from fedmoe.export.saved import SavedRun
 from fedmoe.report.ledger import Record, read_ledger
@@ -74,8 +75,8 @@ class RunResults:
             raise FedMoEError("to_pandas needs pandas: pip install pandas") from error
         return pandas.DataFrame(self.evaluations)
 
-    def export(self, out: Path | str, *, which: str = "last", **options: bool) -> float:
-        """Write the adapter as a PEFT folder that proves itself; see `SavedRun.export`."""
+    def export(self, out: Path | str, *, which: str = "last", **options: Any) -> Exported:
+        """Write the adapter in a folder that proves itself; see `SavedRun.export`."""
         return SavedRun.open(self.folder, which).export(Path(out), **options)
 
     def generate(self, prompt: str, *, tier: str | None = None, max_new_tokens: int = 64) -> str:

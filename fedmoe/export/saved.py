@@ -11,7 +11,9 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout, initial_adapter
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.errors import CheckpointError, FedMoEError
-from fedmoe.export.peft import check_export, export
+from fedmoe.export.exported import Export, Exported, Prove
+from fedmoe.export.formats import FORMATS
+from fedmoe.export.reload import in_fresh_process
 from fedmoe.messages.records import Task
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, build_model
@@ -30,6 +32,7 @@ class SavedRun:
     """The global state, as the strategy keeps it."""
     rescalers: dict[str, Tensor]
     round: int
+    folder: Path | None = None
 
     @classmethod
     def open(cls, folder: Path, which: str) -> SavedRun:
@@ -49,7 +52,7 @@ class SavedRun:
         model, tokenizer = build_model(e.model, e.adapter, e.rescaling, e.gating)
         layout = experiment.aggregation.first_state(_initial(experiment, model)).layout
         state, rescalers, number = read_adapter(weights, layout)
-        return cls(experiment, model, tokenizer, state, rescalers, number)
+        return cls(experiment, model, tokenizer, state, rescalers, number, folder)
 
     def adapter(self, tier: str | None = None) -> Adapter:
         """Return the adapter that the model computes with at a tier, by default at full rank.
@@ -78,32 +81,98 @@ class SavedRun:
         tiers = self.experiment.budget.resolved(self.model.full_top_k)
         return next((name for name, tier in tiers.items() if tier.top_k == top_k), "")
 
-    def export(self, out: Path, *, without_rescaling: bool = False) -> float:
-        """Write a PEFT folder, and return its largest deviation; see `export.peft.export`.
+    def export(
+        self,
+        out: Path,
+        *,
+        format: str = "peft",
+        tier: str = "",
+        dtype: str | None = None,
+        without_rescaling: bool = False,
+        prove: Prove = in_fresh_process,
+    ) -> Exported:
+        """Write the adapter for another program, in a folder that proves itself.
+
+        Args:
+            out: the folder to make.
+            format: the program; see `formats.FORMATS`.
+            tier: whose k and rank; the model's full k and the full rank when omitted. `lowest` is
+                the tier of the smallest k.
+            dtype: of merged weights; the base's own when omitted.
+            without_rescaling: leave out learned factors, which an adapter cannot express.
+            prove: computes the consumer's logits.
 
         Raises:
-            FedMoEError: `out` exists; the run learned factors at full k, which PEFT cannot express,
-                and `without_rescaling` is false; or see there.
+            FedMoEError: `out` exists; there is no such tier or format; or the format cannot have
+                what the run learnt.
         """
-        if out.exists():
-            raise FedMoEError(f"{out} exists already; name a folder that does not")
-        adapter, full = self.adapter(), self.model.full_top_k
-        check_export(adapter, self.model)
-        tiers = self.experiment.budget.resolved(full)
-        found = [f for name, f in self.rescalers.items() if tiers[name].top_k == full]
-        factors = torch.cat([torch.ones(1), *found])
-        if bool((factors != 1).any()) and not without_rescaling:
+        if format not in FORMATS:
+            raise FedMoEError(f"--for {format!r} is not one of {', '.join(FORMATS)}")
+        if dtype and FORMATS[format].writes != "merged":
+            raise FedMoEError("--dtype is for merged models; an adapter is written in float32")
+        tiers = self.experiment.budget.resolved(self.model.full_top_k)
+        if tier == "lowest":
+            tier = min(tiers, key=lambda name: tiers[name].top_k)
+        if tier and tier not in tiers:
+            raise FedMoEError(f"--tier {tier!r} is not one of {', '.join(map(repr, tiers))}")
+        if tier and tiers[tier].subset:
             raise FedMoEError(
-                f"the run was scored with factors on its layers' outputs, {factors.min():.3g} to "
-                f"{factors.max():.3g} at full k (rescaling.name: learned), which PEFT cannot "
-                "express; --without-rescaling exports the adapter alone, without the factors"
+                f"--tier {tier!r}: each of its clients keeps other experts; leave --tier out"
             )
+        e, model = self.experiment, self._exact()
+        top_k = tiers[tier].top_k if tier else model.full_top_k
+        return Export(
+            name=e.name,
+            format=format,
+            adapter=self.adapter(tier or None),
+            model=model,
+            path=e.model.path,
+            tokenizer=self.tokenizer,
+            text=e.data.wording(e.text),
+            tier=tier,
+            top_k=top_k,
+            factors=self._factors(format, tier, top_k, without_rescaling),
+            dtype=dtype,
+            run=self.folder,
+        ).write(out, prove)
+
+    def _exact(self) -> AdaptedModel:
+        """Return the model in float32: one in bfloat16 has rounded weights, and other logits."""
         e = self.experiment
+        if e.model.dtype == "float32" and self.model.device.type == "cpu":
+            return self.model
         exact = ModelSettings(path=e.model.path, dtype="float32", device="cpu")
-        # A run in bfloat16 has rounded weights, whose logits are not PEFT's.
-        same = e.model.dtype == "float32" and self.model.device.type == "cpu"
-        model = self.model if same else build_model(exact, e.adapter, e.rescaling, e.gating)[0]
-        return export(adapter, model, exact, out)
+        return build_model(exact, e.adapter, e.rescaling, e.gating)[0]
+
+    def _factors(self, format: str, tier: str, top_k: int, without: bool) -> Tensor:
+        """Return the factors on the layers' outputs that an export has at a tier.
+
+        Raises:
+            FedMoEError: the format has no form for them.
+        """
+        layers, e, full = self.model.layout.num_layers, self.experiment, self.model.full_top_k
+        merged = FORMATS[format].writes == "merged"
+        if merged and e.rescaling.reweighs and top_k != full:
+            raise FedMoEError(
+                f"rescaling.by 'mass' weighs experts otherwise at k = {top_k}, which no other "
+                "program does; export at the full k, without --tier"
+            )
+        if without:
+            return torch.ones(layers)
+        tiers = e.budget.resolved(full)
+        named = [tier] if tier else [name for name in tiers if tiers[name].top_k == top_k]
+        found = [self.rescalers[name] for name in named if name in self.rescalers]
+        found = found or [e.rescaling.initial(layers, full, top_k)]
+        low, high = (f"{bound(torch.cat(found)).item():.3g}" for bound in (torch.min, torch.max))
+        said = f"the run was scored with factors on its layers' outputs, {low} to {high}"
+        if not merged and bool((torch.cat(found) != 1).any()):
+            raise FedMoEError(
+                f"{said} at k = {top_k}, which an adapter cannot express; --for merged has them in "
+                "its weights, and --without-rescaling leaves them out"
+            )
+        if not all(torch.equal(one, found[0]) for one in found):
+            raise FedMoEError(f"{said}, that differ between {', '.join(named)}; name one by --tier")
+        return found[0]
 
 
 def _initial(experiment: Experiment, model: AdaptedModel) -> Adapter:

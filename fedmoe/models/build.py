@@ -11,6 +11,7 @@ from pydantic import Field
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig
+from transformers.utils.hub import cached_file
 from transformers.utils.logging import disable_progress_bar
 
 from fedmoe.errors import ModelError
@@ -94,6 +95,19 @@ def load_base(
     stay = {id(w) for x in moe_layers(model) for w in weights_of(x)} if experts_stay else set()
     map_tensors(model, lambda tensor: tensor if id(tensor) in stay else tensor.to(device))
     return model, tokenizer
+
+
+def checkpoint_folder(path: str) -> Path:
+    """Return the folder with the files of a model that was loaded before, from the Hub too."""
+    folder = Path(model_folder(path))
+    return folder if folder.is_dir() else Path(cached_file(path, "config.json")).parent  # pyright: ignore
+
+
+def skeleton(path: str) -> nn.Module:
+    """Return transformers' own model of a folder that was checked before, without its weights."""
+    folder = model_folder(path)
+    config = AutoConfig.from_pretrained(folder)
+    return task_of(config.model_type).auto.from_pretrained(folder, config=config, device_map="meta")
 
 
 def _cannot_load(path: str, kind: str, error: Exception) -> str:

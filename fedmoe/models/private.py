@@ -2,7 +2,8 @@
 
 torch 2.13: fake tensors and dispatch modes are documented, in modules whose names begin with an
 underscore. transformers 5.23: the default gate of an experts module; the way from a config to a
-model of a given class; and the search for packed sequences, which takes a fake one for several.
+model of a given class; the search for packed sequences, which takes a fake one for several; and the
+way from fused weights back to a checkpoint's names.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.integrations.moe import _default_apply_gate
 
 
@@ -33,6 +35,11 @@ def map_tensors(model: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
 def from_config(kind: Any, config: Any, **options: Any) -> nn.Module:
     """Return a model of a class that no `Auto` class of transformers knows, of random weights."""
     return kind._from_config(config, **options)
+
+
+def checkpoint_names(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by parameter as a checkpoint has them: renamed, and split where it does."""
+    return revert_weight_conversion(model, tensors)
 
 
 @contextmanager

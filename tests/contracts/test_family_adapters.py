@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from exports import export
 from family_contract import (
     FIRST,
     IDS,
@@ -21,7 +22,7 @@ from peft.tuners.lora.layer import LoraLayer
 
 from fedmoe.adapter import Adapter
 from fedmoe.errors import ModelError
-from fedmoe.export.peft import _target, export, to_peft
+from fedmoe.export.peft import _target, to_peft
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.families import FAMILIES

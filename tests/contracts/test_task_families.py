@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+from exports import export
 from family_contract import ROUNDING, SETTINGS, error, random_rows
 from family_models import save, tiny_family
 from peft import PeftModel
@@ -13,7 +14,7 @@ from peft.tuners.lora.layer import LoraLayer
 from fedmoe.adapter import initial_adapter
 from fedmoe.data.text import Tokens, collate
 from fedmoe.errors import ModelError
-from fedmoe.export.peft import _each_linear, export, to_peft
+from fedmoe.export.peft import each_linear, to_peft
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.decode import greedy
@@ -227,7 +228,7 @@ def test_logits_and_every_gradient_match_pefts(kind, random_adapter):
     for entry, mine in model.layout.views(model.grad):
         names = [entry.name]
         if entry.layer is not None:
-            paths = _each_linear(entry.name, original(kind), FAMILIES[kind])
+            paths = each_linear(entry.name, original(kind), FAMILIES[kind])
             names = [f"{path}.{entry.kind}" for path in paths]
         grads = [found.pop(name) for name in names]
         stacked = torch.stack(grads) if entry.layer is not None else grads[0]

@@ -5,16 +5,17 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from exports import export
 
 from fedmoe.adapter import Adapter
 from fedmoe.data.text import Tokens
 from fedmoe.errors import ModelError, WireError
-from fedmoe.export.peft import export
 from fedmoe.messages.codec import pack_update, unpack_update
 from fedmoe.messages.records import Task
 from fedmoe.messages.validation import Limits, check_counts
 from fedmoe.models import experts
 from fedmoe.models.adapted import AdaptedModel, LoRA
+from fedmoe.models.build import ModelSettings
 from fedmoe.models.gating import (
     GATINGS,
     CompetitionGating,
@@ -314,7 +315,7 @@ def test_a_gating_that_does_not_fit_the_model_is_refused(model_with):
 def test_a_gating_that_peft_would_not_follow_is_not_exported(model_with, gating, tmp_path):
     model = model_with(gating, router=False)
     with pytest.raises(ModelError, match=f"not by gating.name '{gating.name}'"):
-        export(model.read(), model, None, tmp_path / "out")  # pyright: ignore[reportArgumentType]
+        export(model.read(), model, ModelSettings(), tmp_path / "out")
 
 
 def test_every_gating_explains_itself():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from exports import export, largest_difference
 from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 
@@ -14,7 +15,8 @@ from fedmoe.budget.levels import Levels, Tier
 from fedmoe.config import Experiment
 from fedmoe.errors import FedMoEError, ModelError
 from fedmoe.export import peft as peft_export
-from fedmoe.export.peft import export, largest_difference, to_peft
+from fedmoe.export.peft import to_peft
+from fedmoe.export.reload import logits_of
 from fedmoe.export.saved import SavedRun
 from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings, build_model, load_base
@@ -148,7 +150,7 @@ def expert_major(b):
 def test_an_expert_major_b_is_caught_before_anything_is_left(saved, tmp_path, monkeypatch):
     settings, model, adapter = saved
     monkeypatch.setattr(peft_export, "_peft_b", expert_major)
-    with pytest.raises(ModelError, match="PEFT's logits differ from ours"):
+    with pytest.raises(ModelError, match="logits that PEFT computes differ from ours"):
         export(adapter, model, settings, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -204,13 +206,21 @@ def test_learned_factors_at_full_k_are_not_left_out_unsaid(tiny_folder, random_a
     model, tokenizer = build_model(settings, SETTINGS, e.rescaling)
     state = random_adapter(model.layout)
     factors = {"low": torch.tensor([1.3, 0.8]), "full": torch.ones(2), "high": torch.ones(2)}
-    assert SavedRun(e, model, tokenizer, state, factors, 1).export(tmp_path / "even") < 1e-4
+    assert (
+        SavedRun(e, model, tokenizer, state, factors, 1)
+        .export(tmp_path / "even", prove=logits_of)
+        .largest_difference
+        < 1e-4
+    )
     factors["high"] = torch.tensor([1.25, 0.875])
     run = SavedRun(e, model, tokenizer, state, factors, 1)
-    with pytest.raises(FedMoEError, match=r"0\.875 to 1\.25 at full k .*; --without-rescaling"):
+    with pytest.raises(FedMoEError, match=r"0\.875 to 1\.25 at k = 4, .* and --without-rescaling"):
         run.export(tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert run.export(tmp_path / "out", without_rescaling=True) < 1e-4
+    assert (
+        run.export(tmp_path / "out", without_rescaling=True, prove=logits_of).largest_difference
+        < 1e-4
+    )
 
 
 def test_a_run_in_bfloat16_is_exported_from_exact_weights(tiny_folder, random_adapter, tmp_path):
@@ -219,4 +229,4 @@ def test_a_run_in_bfloat16_is_exported_from_exact_weights(tiny_folder, random_ad
     experiment = Experiment(model=settings, adapter=SETTINGS)
     model, tokenizer = build_model(settings, SETTINGS, experiment.rescaling)
     saved_run = SavedRun(experiment, model, tokenizer, random_adapter(model.layout), {}, 1)
-    assert saved_run.export(tmp_path / "out") < 1e-4
+    assert saved_run.export(tmp_path / "out", prove=logits_of).largest_difference < 1e-4

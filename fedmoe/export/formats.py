@@ -1,0 +1,93 @@
+"""The forms that an adapter is exported in, by the program that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+FUSED_IN_VLLM = ("gpt_oss", "qwen3_5_moe", "qwen3_5_moe_text", "nemotron_h")
+"""Model types whose experts vLLM adapts in the fused form; for others it wants one per expert."""
+VLLM_RANK = 16
+"""The highest rank that vLLM takes without a flag."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served: an export, and the numbers that its commands need."""
+
+    base: str
+    """The base model's name or Hub id."""
+    rank: int
+    full_top_k: int
+    top_k: int
+    """Experts that a token activates."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One form of an export.
+
+    Example:
+        >>> FORMATS["merged"].writes
+        'merged'
+    """
+
+    reader: str
+    """The program that reads it."""
+    writes: Literal["fused", "experts", "merged"]
+    """A PEFT adapter with a layer's experts in one tensor, one with a pair of factors per expert,
+    or a whole model."""
+    commands: Callable[[Served], Sequence[str]]
+    """The commands that serve it."""
+
+
+def _peft(served: Served) -> list[str]:
+    return [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f'base = AutoModelForCausalLM.from_pretrained("{served.base}")',
+        'model = PeftModel.from_pretrained(base, "ADAPTER")',
+        'tokenizer = AutoTokenizer.from_pretrained("ADAPTER")',
+    ]
+
+
+def _vllm(served: Served) -> list[str]:
+    rank = f" --max-lora-rank {_vllm_rank(served.rank)}" if served.rank > VLLM_RANK else ""
+    top_k = ""
+    if served.top_k != served.full_top_k:
+        top_k = f" --hf-overrides '{{\"num_experts_per_tok\": {served.top_k}}}'"
+    lora = "--enable-lora --lora-modules adapter=ADAPTER"
+    return [f"vllm serve {served.base} {lora}{rank}{top_k}"]
+
+
+def _vllm_rank(rank: int) -> int:
+    """Return the least rank that vLLM has a setting for."""
+    return next((n for n in (16, 32, 64, 128, 256, 320, 512) if n >= rank), rank)
+
+
+def _sglang(served: Served) -> list[str]:
+    launch = f"python -m sglang.launch_server --model-path {served.base}"
+    return [f"{launch} --enable-lora --lora-paths adapter=ADAPTER --max-lora-rank {served.rank}"]
+
+
+FORMATS: dict[str, Format] = {
+    "peft": Format("PEFT", "fused", _peft),
+    "vllm": Format("vLLM", "experts", _vllm),
+    "sglang": Format("SGLang", "experts", _sglang),
+    "merged": Format("transformers, vLLM or SGLang", "merged", lambda _: ["vllm serve MODEL"]),
+    "llama.cpp": Format(
+        "llama.cpp",
+        "merged",
+        lambda _: [
+            "python llama.cpp/convert_hf_to_gguf.py MODEL --outfile model.gguf",
+            "llama-server -m model.gguf",
+        ],
+    ),
+    "mlx": Format(
+        "MLX",
+        "merged",
+        lambda _: ["mlx_lm.convert --hf-path MODEL --mlx-path mlx", "mlx_lm.server --model mlx"],
+    ),
+}
+"""By the name that `fedmoe export --for` takes."""

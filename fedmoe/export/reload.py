@@ -1,0 +1,119 @@
+"""The consumer's side of a proof: logits of an exported folder, by its own library.
+
+`python -m fedmoe.export.reload REQUEST` computes them in a fresh process.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fedmoe.errors import ModelError
+from fedmoe.models.tasks import TaskBatch, TaskForm, task_of
+from fedmoe.models.tasks.task import Sample
+
+FIELDS = ("input_ids", "valid", "positions", "prompt_lengths")
+ADAPTER = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to load, and how."""
+
+    folder: str
+    writes: str
+    """The form of the export; see `formats.Format.writes`."""
+    base: str
+    """The folder of the base, which an adapter is put on."""
+    model_type: str
+    eager: bool
+    """True if transformers dispatches on the family's experts: then by its plain loop."""
+
+
+@torch.no_grad()
+def logits_of(request: Request, batches: Sequence[TaskBatch]) -> list[Tensor]:
+    """Return the logits (targets, vocabulary) that the consumer computes for each batch.
+
+    An adapter with factors per expert is merged into the checkpoint by the names of its weights,
+    which is how engines read it, and transformers computes with the result.
+    """
+    form = task_of(request.model_type)
+    if request.writes == "experts":
+        with tempfile.TemporaryDirectory() as folder:
+            _merge_by_name(Path(request.base), Path(request.folder), Path(folder))
+            model = _load(form, folder, request)
+    else:
+        source = request.folder if request.writes == "merged" else request.base
+        model = _load(form, source, request)
+    if request.writes == "fused":
+        model = PeftModel.from_pretrained(model, request.folder)
+    return [form.own_logits(model.eval(), batch).float() for batch in batches]
+
+
+def _load(form: TaskForm, folder: str, request: Request) -> Any:
+    options = {"experts_implementation": "eager"} if request.eager else {}
+    model, info = form.auto.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True, **options
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"the export lacks {len(missing)} weights, such as {missing[0]}")
+    return model
+
+
+def _merge_by_name(base: Path, adapter: Path, out: Path) -> None:
+    """Write the base's checkpoint plus `alpha / r * B A`, weight by weight, into a folder."""
+    weights = {k: v for path in base.glob("*.safetensors") for k, v in load_file(path).items()}
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    scale, factors = settings["lora_alpha"] / settings["r"], load_file(adapter / ADAPTER)
+    for name, a in factors.items():
+        if name.endswith(".lora_A.weight"):
+            path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            b = factors[name.replace(".lora_A.", ".lora_B.")]
+            weights[f"{path}.weight"] = weights[f"{path}.weight"].float() + scale * (b @ a)
+    save_file(weights, out / "model.safetensors", {"format": "pt"})
+    shutil.copy(base / "config.json", out)
+
+
+def in_fresh_process(request: Request, batches: Sequence[TaskBatch]) -> list[Tensor]:
+    """Return what `logits_of` gives in a process of its own.
+
+    Raises:
+        ModelError: it failed, with the last line that it said.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tensors = {f"{n}.{f}": getattr(b, f) for n, b in enumerate(batches) for f in FIELDS}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, Path(folder, "batches"))
+        Path(folder, "request.json").write_text(json.dumps(asdict(request)))
+        command = [sys.executable, "-m", "fedmoe.export.reload", folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = (done.stderr.strip() or "nothing").splitlines()[-1]
+            raise ModelError(f"the exported folder cannot be loaded again: {said:.500}")
+        found = load_file(Path(folder, "logits"))
+    return [found[str(number)] for number in range(len(batches))]
+
+
+def main(folder: Path) -> None:
+    """Answer the request in a folder."""
+    request = Request(**json.loads((folder / "request.json").read_text()))
+    stored = load_file(folder / "batches")
+    number = len({key.split(".")[0] for key in stored})
+    batches = [Sample(*(stored[f"{n}.{f}"] for f in FIELDS)) for n in range(number)]
+    logits = logits_of(request, batches)
+    save_file({str(n): one.contiguous() for n, one in enumerate(logits)}, folder / "logits")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

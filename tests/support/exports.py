@@ -1,0 +1,58 @@
+"""Exports whose consumer computes in the test's own process: a fresh one takes seconds."""
+
+from typing import Any
+
+import torch
+
+from fedmoe.data.text import TextSettings
+from fedmoe.export.exported import Export, Exported
+from fedmoe.export.reload import Request, logits_of
+from fedmoe.models.build import checkpoint_folder
+from fedmoe.models.families.family import through_interface
+
+
+class Silent:
+    """A tokenizer that has nothing to write and no template."""
+
+    eos_token_id, chat_template = 0, None
+
+    def __call__(self, texts, **_):
+        return {"input_ids": [[1, 2] for _ in texts]}
+
+    def decode(self, ids, **_):
+        return ""
+
+    def save_pretrained(self, folder):
+        pass
+
+
+def exported(adapter, model, settings, out, format="peft", **changes) -> Exported:
+    """Export an adapter of a model at its full k."""
+    fields: dict[str, Any] = {
+        "name": "test",
+        "format": format,
+        "adapter": adapter,
+        "model": model,
+        "path": settings.path,
+        "tokenizer": Silent(),
+        "text": TextSettings(template="plain"),
+        "top_k": model.full_top_k,
+        "factors": torch.ones(len(model.layers)),
+    }
+    return Export(**fields | changes).write(out, logits_of)
+
+
+def export(adapter, model, settings, out) -> float:
+    """Export an adapter for PEFT, and return the largest difference of logits."""
+    return exported(adapter, model, settings, out).largest_difference
+
+
+def largest_difference(adapter, model, settings, folder) -> float:
+    """Return how far the logits of `PeftModel.from_pretrained(folder)` are from ours."""
+    source, kind = checkpoint_folder(settings.path), model.family.model_type
+    eager = model.family.install is through_interface
+    batch = model.form.sample(model.model)
+    (theirs,) = logits_of(Request(str(folder), "fused", str(source), kind, eager), [batch])
+    model.load(adapter)
+    model.set_budget(model.full_top_k, torch.ones(len(model.layers)))
+    return (theirs - model.target_logits(batch)).abs().max().item()
