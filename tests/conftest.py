@@ -108,6 +108,14 @@ def tiny_model(tiny_base):
     return make
 
 
+@pytest.fixture
+def proved_here(monkeypatch):
+    """Exports whose consumer computes in this process: a fresh one takes seconds."""
+    from fedmoe.export.reload import logits_of
+
+    monkeypatch.setattr("fedmoe.export.exported.in_fresh_process", logits_of)
+
+
 @pytest.fixture(scope="session")
 def random_adapter():
     """A function that fills every factor of a layout, B too, with random values."""

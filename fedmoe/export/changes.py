@@ -66,10 +66,8 @@ def changes_of(adapter: Adapter, base: nn.Module) -> list[Change]:
         elif kind == "B":
             a = views[f"{path}.A"]
             if view.dim() == 3 and family.linears:
-                paths = each_linear(name, base, family)
-                found += [
-                    Change(f"{p}.weight", *pair) for p, *pair in zip(paths, a, view, strict=True)
-                ]
+                experts = zip(each_linear(name, base, family), a, view, strict=True)
+                found += [Change(f"{p}.weight", one_a, one_b) for p, one_a, one_b in experts]
             else:
                 weight = path if path in names else f"{path}.weight"
                 found.append(Change(weight, a, view, view.dim() == 3 and family.form.transposed))

@@ -81,8 +81,12 @@ class Export:
     run: Path | None = None
     """The run's folder, for the card."""
 
-    def write(self, out: Path, prove: Prove = in_fresh_process) -> Exported:
+    def write(self, out: Path, prove: Prove | None = None) -> Exported:
         """Write the folder, which is there when it is proved, or not at all.
+
+        Args:
+            out: the folder.
+            prove: computes the consumer's logits; in a fresh process when omitted.
 
         Raises:
             ModelError: the format cannot have this adapter; or logits differ: nothing is left.
@@ -96,7 +100,7 @@ class Export:
         try:
             self._weights(unfinished)
             self._tokenizer(unfinished)
-            facts = self._facts() | {"proof": self._proof(unfinished, prove)}
+            facts = self._facts() | {"proof": self._proof(unfinished, prove or in_fresh_process)}
             write_json(unfinished / CERTIFICATE, facts)
             write_text(unfinished / "README.md", card(facts, licence_of(self.source), self.run))
             for path in unfinished.rglob("*"):

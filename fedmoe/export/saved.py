@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +11,20 @@ from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, initial_adapter
 from fedmoe.config import Experiment, load_experiment
-from fedmoe.errors import CheckpointError, FedMoEError
+from fedmoe.data.federated import Federated
+from fedmoe.data.text import Batch, Tokenizer, collate
+from fedmoe.errors import CheckpointError, FedMoEError, FedMoEWarning
 from fedmoe.export.exported import Export, Exported, Prove
 from fedmoe.export.formats import FORMATS
-from fedmoe.export.reload import in_fresh_process
 from fedmoe.messages.records import Task
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, build_model
+from fedmoe.runs.data import pooled_data
 from fedmoe.runs.round_files import read_tensors
 from fedmoe.seeds import generator
+
+PROVED = 16
+"""Test rows of the run on which an export is proved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +33,7 @@ class SavedRun:
 
     experiment: Experiment
     model: AdaptedModel
-    tokenizer: object
+    tokenizer: Tokenizer
     state: Adapter
     """The global state, as the strategy keeps it."""
     rescalers: dict[str, Tensor]
@@ -89,7 +95,7 @@ class SavedRun:
         tier: str = "",
         dtype: str | None = None,
         without_rescaling: bool = False,
-        prove: Prove = in_fresh_process,
+        prove: Prove | None = None,
     ) -> Exported:
         """Write the adapter for another program, in a folder that proves itself.
 
@@ -100,7 +106,7 @@ class SavedRun:
                 the tier of the smallest k.
             dtype: of merged weights; the base's own when omitted.
             without_rescaling: leave out learned factors, which an adapter cannot express.
-            prove: computes the consumer's logits.
+            prove: computes the consumer's logits; in a fresh process when omitted.
 
         Raises:
             FedMoEError: `out` exists; there is no such tier or format; or the format cannot have
@@ -133,8 +139,23 @@ class SavedRun:
             top_k=top_k,
             factors=self._factors(format, tier, top_k, without_rescaling),
             dtype=dtype,
+            rows=self._test_rows(),
             run=self.folder,
         ).write(out, prove)
+
+    def _test_rows(self) -> list[Batch]:
+        """Return some of the run's test rows; none where they are gone, or with their owners."""
+        e, form = self.experiment, self.model.form.name
+        if isinstance(e.data, Federated) or form != "causal":
+            return []
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FedMoEWarning)
+                rows = pooled_data(e, self.tokenizer, form).sets["test"].rows
+        except FedMoEError:
+            return []
+        pad = self.tokenizer.pad_token_id
+        return [collate(rows[i : i + 4], pad) for i in range(0, min(len(rows), PROVED), 4)]
 
     def _exact(self) -> AdaptedModel:
         """Return the model in float32: one in bfloat16 has rounded weights, and other logits."""

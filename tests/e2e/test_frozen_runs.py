@@ -22,6 +22,7 @@ FORMS = {
 }
 
 
+@pytest.mark.usefixtures("proved_here")
 @pytest.mark.parametrize("name", FORMS)
 def test_a_run_without_full_experts_ends_goes_on_and_is_exported(name, tiny_folder, tmp_path):
     rows = [

@@ -52,6 +52,7 @@ simulation: {{folder: {home / "runs"}}}
     return play
 
 
+@pytest.mark.usefixtures("proved_here")
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_a_run_ends_with_a_report_and_exports_or_says_why_not(name, run_of, tmp_path, capsys):
     folder = run_of(name)
