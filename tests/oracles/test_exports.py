@@ -198,3 +198,34 @@ def test_an_existing_folder_is_left_alone(trained, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(ModelError, match="exists already"):
         exported(adapter, model, settings, tmp_path / "out", tokenizer=Silent())
+
+
+FUSED = {
+    *("gpt_oss", "llama4_text", "granitemoe", "granitemoeshared", "granitemoehybrid"),
+    *("granitemoe_swa", "hy_v4", "minimax_m3_vl_text", "aria_text", "inkling2_text"),
+}
+"""Families whose checkpoints have all experts of a layer in one weight."""
+NOT_MERGED = {"dbrx": "its checkpoint has another form", "nllb-moe": "differ from ours by"}
+"""DBRX has two-dimensional experts; transformers' NLLB-MoE does not compute what it says."""
+NO_ATTENTION = {"inkling2_text"}
+"""A family whose attention layers have other names on some releases of transformers."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_family_is_merged_and_gets_an_adapter_per_expert_or_says_why_not(
+    kind, trained, tmp_path
+):
+    lora = replace(SETTINGS, attention=kind not in NO_ATTENTION)
+    settings, model, adapter = trained(kind, lora)
+    if kind in NOT_MERGED:
+        with pytest.raises(ModelError, match=NOT_MERGED[kind]):
+            exported(adapter, model, settings, tmp_path / "m", "merged")
+        return
+    assert exported(adapter, model, settings, tmp_path / "m", "merged").largest_difference < 1e-3
+    if FAMILIES[kind].no_peft or kind in FUSED:
+        with pytest.raises(ModelError, match="all experts of a layer in one weight|no export for"):
+            exported(adapter, model, settings, tmp_path / "e", "sglang")
+    else:
+        done = exported(adapter, model, settings, tmp_path / "e", "sglang")
+        assert done.largest_difference < 1e-3
