@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from fedmoe.adapter import Adapter
 from fedmoe.errors import ModelError
-from fedmoe.export.peft import SHIFT, each_linear
-from fedmoe.models.families import family_of
+from fedmoe.models.families import Family, family_of
+from fedmoe.models.families.ungated import each_expert
 from fedmoe.models.private import checkpoint_names
+
+SHIFT = "shift"
+"""The kind of a trained router's difference."""
 
 
 @dataclass(frozen=True)
@@ -106,3 +109,13 @@ def factors_in_checkpoint(
             if part.dim() != 2:
                 raise ModelError(f"the checkpoint has all experts of a layer in one weight, {name}")
             yield name, change.a[int(experts[name][0, 0])], part
+
+
+def each_linear(name: str, base: nn.Module, family: Family) -> list[str]:
+    """Return the paths of the linear layers, expert by expert, that a factor's name stands for."""
+    path, weight, _ = name.rsplit(".", 2)
+    assert family.linears is not None
+    first, second = family.linears
+    linear = second if weight == "down_proj" else first
+    experts = each_expert(base.get_submodule(path), family.linears)
+    return [f"{path}.{expert}.{linear}" for expert in experts]

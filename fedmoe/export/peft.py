@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from fedmoe.adapter import RANK_AXES, Adapter, Entry, Layout
 from fedmoe.errors import ModelError
+from fedmoe.export.changes import SHIFT, each_linear
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.families import Family, family_of
-from fedmoe.models.families.ungated import each_expert
 from fedmoe.models.tasks import TASKS
 from fedmoe.system.files import write_json
 
-NAME, SHIFT, CONFIG = "default", "shift", "adapter_config.json"
+NAME, CONFIG = "default", "adapter_config.json"
 
 
 def write_peft(adapter: Adapter, path: str, base: str, out: Path) -> None:
@@ -114,16 +114,6 @@ def _in_layer(name: str) -> str:
     """Return a weight's path below its decoder layer, `mlp.experts.down_proj`, by factor."""
     path = name.rpartition(".")[0]
     return re.split(r"\.\d+\.", path, maxsplit=1)[-1]
-
-
-def each_linear(name: str, base: nn.Module, family: Family) -> list[str]:
-    """Return the paths of the linear layers, expert by expert, that a factor's name stands for."""
-    path, weight, _ = name.rsplit(".", 2)
-    assert family.linears is not None
-    first, second = family.linears
-    linear = second if weight == "down_proj" else first
-    experts = each_expert(base.get_submodule(path), family.linears)
-    return [f"{path}.{expert}.{linear}" for expert in experts]
 
 
 def _one_by_one(values: dict[str, Tensor], base: nn.Module, family: Family) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from peft.tuners.lora.layer import LoraLayer
 from fedmoe.adapter import initial_adapter
 from fedmoe.data.text import Tokens, collate
 from fedmoe.errors import ModelError
-from fedmoe.export.peft import each_linear, to_peft
+from fedmoe.export.changes import each_linear
+from fedmoe.export.peft import to_peft
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.decode import greedy
