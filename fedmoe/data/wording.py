@@ -21,6 +21,7 @@ from fedmoe.data.templates import (
 from fedmoe.data.text import FRAMES, TextSettings, Tokens
 from fedmoe.errors import DataError
 from fedmoe.messages.rows import RowCounts
+from fedmoe.system.json_text import unwritable
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,13 @@ def word(
 def prompt_ids(
     prompt: str, tokenizer: Any, settings: TextSettings, task: str = "causal"
 ) -> tuple[int, ...]:
-    """Return the token ids of a prompt, from which its answer is generated."""
+    """Return the token ids of a prompt, from which its answer is generated.
+
+    Raises:
+        DataError: it cannot be worded.
+    """
+    if odd := unwritable(prompt):
+        raise DataError(f"the prompt {odd}")
     template = chat_template(tokenizer, settings) if task == "causal" else None
     if template is None:
         return FRAMES[task]([Example(prompt, "", "")], tokenizer)[0].prompt
