@@ -98,6 +98,17 @@ def end_tokens(tokenizer: Any, settings: TextSettings, task: str = "causal") -> 
     return sorted(ends)
 
 
+def unended(tokenizer: Any, settings: TextSettings) -> str:
+    """Return that the chat template ends no answer, and what does; empty where it does."""
+    template = chat_template(tokenizer, settings)
+    if template is None or template.ended:
+        return ""
+    return (
+        f"the chat template ({template.name}) ends answers with no control token; the tokenizer's "
+        f"end token, {tokenizer.eos_token!r}, is put behind each, and each is an example of its own"
+    )
+
+
 def turns(example: Example) -> list[Example]:
     """Return each answer of a conversation as an example of its own, with all that is before it.
 
