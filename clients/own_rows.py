@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedmoe.errors import FedMoEError
 from fedmoe.system.digests import files_digest
+from fedmoe.system.files import expanded
 
 if TYPE_CHECKING:
     from fedmoe.data.federated import Federated
@@ -61,7 +62,7 @@ def own_rows(node_config: Mapping[str, object], data: Mapping[str, Any]) -> OwnR
                 "node config: report leaves out `name`, and with data.column the names are in the "
                 "rows; give each client a file of its own"
             )
-        digest = files_digest(Path(str(path)).expanduser())
+        digest = files_digest(expanded(str(path)))
         return OwnRows(dict.fromkeys(local.names, digest), json.dumps(path))
     places = {}
     for name in local.names:
@@ -137,5 +138,5 @@ def pooled_digest(node_config: Mapping[str, object], path: str) -> str:
         key, equals, value = word.partition("=")
         if key == "data.path" and equals:
             path = value
-    place = Path(path).expanduser()
+    place = expanded(path)
     return files_digest(place) if place.is_file() else "missing"

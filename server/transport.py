@@ -22,6 +22,7 @@ from fedmoe.runs.roster import is_federated
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
 from fedmoe.system.digests import code_digest, files_digest
+from fedmoe.system.files import expanded
 from server.about import Expected
 from server.messages import task_content
 from server.nodes import Nodes
@@ -147,6 +148,6 @@ def data_told(server: ServerSide) -> dict[str, str]:
 def file_digest(data: Dataset) -> str:
     """Return a digest of the file that all share out; empty where data are in no such file."""
     path = getattr(data, "path", "")
-    if not isinstance(path, str) or data.name == "federated" or not Path(path).is_file():
+    if not isinstance(path, str) or data.name == "federated" or not expanded(path).is_file():
         return ""
-    return files_digest(Path(path))
+    return files_digest(expanded(path))

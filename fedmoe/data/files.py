@@ -12,6 +12,7 @@ from fedmoe.data.conversations import json_fault
 from fedmoe.data.table import Table
 from fedmoe.errors import DataError
 from fedmoe.section import section
+from fedmoe.system.files import expanded
 
 
 @section
@@ -35,7 +36,7 @@ class LocalFiles(Table):
 
     def file(self) -> Path:
         """Return the path of the file."""
-        return Path(self.path).expanduser()
+        return expanded(self.path)
 
 
 def read_rows(path: Path) -> list[Row | Unusable]:

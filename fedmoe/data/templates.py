@@ -8,12 +8,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from fedmoe.data.conversations import Message, RowFault
 from fedmoe.data.text import TextSettings, Tokens
 from fedmoe.errors import DataError
+from fedmoe.system.files import expanded
 
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 """A template's own mark of what the assistant generates."""
@@ -123,9 +123,10 @@ def chat_template(tokenizer: Any, settings: TextSettings) -> ChatTemplate | None
     if named == "plain":
         return None
     if named not in ("auto", "chat"):
-        path = Path(named).expanduser()
         try:
-            return ChatTemplate(tokenizer, named, path.read_text(encoding="utf-8"), arguments)
+            return ChatTemplate(
+                tokenizer, named, expanded(named).read_text(encoding="utf-8"), arguments
+            )
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"text.template {named!r} cannot be read: {error}") from error
     if getattr(tokenizer, "chat_template", None):

