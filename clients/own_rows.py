@@ -134,9 +134,17 @@ def alias(name: str, path: Path) -> str:
 
 def pooled_digest(node_config: Mapping[str, object], path: str) -> str:
     """Return a digest of the file that all nodes share out; `missing` if it is not here."""
-    for word in shlex.split(str(node_config.get("overrides", ""))):
-        key, equals, value = word.partition("=")
-        if key == "data.path" and equals:
-            path = value
-    place = expanded(path)
+    place = expanded(here(node_config, "data.path", path))
     return files_digest(place) if place.is_file() else "missing"
+
+
+def here(node_config: Mapping[str, object], setting: str, value: str) -> str:
+    """Return a setting of the experiment as it is on this node, whose config may override it.
+
+    >>> here({"overrides": "text.template=/srv/own.jinja"}, "text.template", "chat.jinja")
+    '/srv/own.jinja'
+    """
+    for word in shlex.split(str(node_config.get("overrides", ""))):
+        key, equals, own = word.partition("=")
+        value = own if key == setting and equals else value
+    return value

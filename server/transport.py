@@ -21,7 +21,7 @@ from fedmoe.runs.own_scores import read_scores
 from fedmoe.runs.roster import is_federated
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
-from fedmoe.system.digests import code_digest, files_digest
+from fedmoe.system.digests import code_digest, files_digest, template_digest
 from fedmoe.system.files import expanded
 from server.about import Expected
 from server.messages import task_content
@@ -76,6 +76,7 @@ class GridTransport:
             components,
             self.data,
             file_digest(server.setup.experiment.data),
+            template_digest(server.setup.experiment.text.template),
         )
         self.nodes = Nodes(grid, Post(grid, clock), expected, settings)
 
@@ -139,9 +140,10 @@ class GridTransport:
 
 
 def data_told(server: ServerSide) -> dict[str, str]:
-    """Return what nodes are told of the experiment's data: its kind, and where its rows are."""
+    """Return what nodes are told of the data: their kind, place, and template."""
     data = server.setup.experiment.data
     told = {n: v for n in ("name", "path", "column") if (v := getattr(data, n, ""))}
+    told["template"] = server.setup.experiment.text.template
     return told if is_federated(server.setup.experiment) else told | {"digest": server.facts.sha256}
 
 

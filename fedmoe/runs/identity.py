@@ -17,7 +17,7 @@ from fedmoe.config.components import foreign_code
 from fedmoe.config.load import to_yaml
 from fedmoe.config.paths import STARTED, started_in
 from fedmoe.config.schema import Membership, Simulation
-from fedmoe.system.digests import code_digest
+from fedmoe.system.digests import code_digest, template_digest
 from fedmoe.system.extras import versions
 from fedmoe.system.machine import processor
 
@@ -32,9 +32,10 @@ LIBRARIES = ("torch", "transformers", "numpy")
 def identity(server: ServerSide) -> dict[str, str]:
     """Return everything that can change a bit of the result, by `config`, `code` and so on.
 
-    Components are those from outside fedmoe, where there are any.
+    Components are those from outside fedmoe, and the template that of a .jinja file, if there are.
     """
-    foreign = foreign_code(server.setup.experiment)
+    foreign, template = foreign_code(server.setup.experiment), server.setup.experiment.text.template
+    words = template_digest(template)
     return {
         "config": settings_digest(server.setup.experiment),
         "code": code_digest(*filter(None, [server.nodes_code])),
@@ -45,6 +46,7 @@ def identity(server: ServerSide) -> dict[str, str]:
         "model": server.setup.base,
         "data": server.facts.sha256,
         **({"components": foreign} if foreign else {}),
+        **({"template": words} if words != template else {}),
     }
 
 
