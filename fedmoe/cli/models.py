@@ -104,9 +104,10 @@ def _unknown(name: str, known: Mapping[str, Family | Refused]) -> str:
     if Path(name).is_dir():
         return f"{name} is a folder; `fedmoe check` with model.path={name} says what it holds"
     trained = [word for word in sorted(known) if not isinstance(known[word], Refused)]
-    # A family that is refused helps only where no other is meant.
-    near = [get_close_matches(name.lower(), words, n=2) for words in (trained, sorted(known))]
-    guess = f"; did you mean {' or '.join(map(repr, near[0] or near[1]))}?" if near[1] else ""
+    # A family that is refused helps only where no other is near.
+    near = get_close_matches(name.lower(), trained, n=2, cutoff=0.5)
+    near = near or get_close_matches(name.lower(), known, n=2)
+    guess = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     return f"no family {name!r}{guess}"
 
 

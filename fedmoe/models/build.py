@@ -91,6 +91,7 @@ def load_base(
             check_family(config.model_type)
             check_config(settings.path, config)
             form = task_of(config.model_type)
+            stored = getattr(config, "dtype", None)  # loading changes it
             model, info = form.load(folder, config, dtype)
             what = "tokenizer"
             tokenizer = form.tokenizer(folder, config)
@@ -100,7 +101,7 @@ def load_base(
     except Exception as error:
         raise ModelError(cannot_load(settings.path, what or form.kind, error)) from error
     model.name_or_path = settings.path
-    _check_loaded(settings, model, tokenizer, info)
+    _check_loaded(settings, model, tokenizer, info, stored)
     if fast:
         install(model)
     if tokenizer.pad_token_id is None:
@@ -110,7 +111,9 @@ def load_base(
     return model, tokenizer
 
 
-def _check_loaded(settings: ModelSettings, model: Any, tokenizer: Any, info: Any) -> None:
+def _check_loaded(
+    settings: ModelSettings, model: Any, tokenizer: Any, info: Any, stored: Any
+) -> None:
     """Refuse a model or a tokenizer that is not whole, and warn of what is not followed.
 
     This is the one place for it: every command and every node loads its model here.
@@ -119,10 +122,7 @@ def _check_loaded(settings: ModelSettings, model: Any, tokenizer: Any, info: Any
         ModelError: with every fault.
     """
     path, folder = settings.path, Path(model_folder(settings.path))
-    faults, said = (
-        [*weight_faults(info)],
-        [*precision_warnings(model.config, DTYPES[settings.dtype])],
-    )
+    faults, said = ([*weight_faults(info)], [*precision_warnings(stored, DTYPES[settings.dtype])])
     if hasattr(tokenizer, "get_vocab"):
         rows = model.get_input_embeddings().weight.shape[0]
         faults += tokenizer_faults(tokenizer, folder, rows)

@@ -23,7 +23,12 @@ UNRELATED = ("output_", "return_", "_", "transformers_", "cache_", "use_", "max_
 """How settings of a generation config begin that change no answer of ours."""
 POSITIONS = re.compile(r"(pos|wpe)[^.]*$")
 """The end of the name of embeddings of positions."""
-NEUTRAL = (None, False, 0, 1, 1.0, [], {}, ())
+ONES = ("num_beams", "num_beam_groups", "num_return_sequences", "temperature", "top_p", "typical_p")
+ONES += ("repetition_penalty", "encoder_repetition_penalty", "length_penalty")
+ZEROS = ("min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "diversity_penalty")
+ZEROS += ("epsilon_cutoff", "eta_cutoff")
+NEUTRAL = dict.fromkeys(ONES, 1) | dict.fromkeys(ZEROS, 0)
+"""Values that change no answer, by setting; nor does one that is off."""
 
 
 def tokenizer_faults(tokenizer: Any, folder: Path, rows: int) -> Iterator[str]:
@@ -91,10 +96,9 @@ def take_greedy(model: Any) -> Iterator[str]:
     others = {
         name: value
         for name, value in said.to_diff_dict().items()
-        if name not in names and not name.startswith(UNRELATED) and value not in NEUTRAL
+        if name not in names and not name.startswith(UNRELATED)
+        if value is not None and value is not False and value not in ([], {}, NEUTRAL.get(name))
     }
-    if said.do_sample:
-        others["do_sample"] = True
     if others:
         listed = ", ".join(f"{name}: {value!r:.40}" for name, value in sorted(others.items()))
         yield (
@@ -103,9 +107,8 @@ def take_greedy(model: Any) -> Iterator[str]:
         )
 
 
-def precision_warnings(config: Any, dtype: torch.dtype) -> Iterator[str]:
+def precision_warnings(stored: Any, dtype: torch.dtype) -> Iterator[str]:
     """Yield that weights lose digits which the user may not expect to lose."""
-    stored = getattr(config, "dtype", None)
     if stored in (torch.float16, torch.float64) and torch.promote_types(stored, dtype) != dtype:
         kinds = [str(kind).removeprefix("torch.") for kind in (stored, dtype)]
         advice = "; model.dtype: float32 keeps all of them" if stored == torch.float16 else ""
