@@ -11,7 +11,6 @@ from fedmoe.cli.arguments import FILE
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.load import to_yaml
 from fedmoe.config.paths import PATHS, STARTED, rooted, saved_experiment, started_in
-from fedmoe.data import DATASETS  # noqa: F401
 from fedmoe.data.federated import Federated, LocalData
 from fedmoe.runs.identity import settings_digest
 from fedmoe.section import fields
