@@ -288,6 +288,7 @@ name: small
 rounds: 1
 model: {{path: {folder.name}}}
 data: {{name: files, path: rows.jsonl}}
+text: {{max_length: 32}}
 partition: {{name: iid, num_clients: 2}}
 budget: {{tiers: {{all: {{top_k: 4}}}}}}
 training: {{steps: 1, batch_size: 2}}
@@ -303,12 +304,14 @@ simulation: {{folder: runs}}
 def test_every_command_says_the_same_once_and_finds_a_runs_model_from_anywhere(
     config, folder, tmp_path, capsys, monkeypatch
 ):
+    monkeypatch.setattr("fedmoe.runs.session.write_report", lambda folder: None)  # plots take long
     edit(folder, "generation_config.json", do_sample=True)
+    edit(folder, "config.json", max_position_embeddings=32)
     (tmp_path / "else/where").mkdir(parents=True)
     said = "do_sample: True: not followed"
     run, out = "../../runs/small", str(tmp_path / "peft")
-    commands = (["check", str(config), "text.max_length=600"], ["run", str(config), "--quiet"])
-    commands += (["export", run, out], ["generate", "--run", run, "hi", "--max-new-tokens=600"])
+    commands = (["check", str(config), "text.max_length=33"], ["run", str(config), "--quiet"])
+    commands += (["export", run, out], ["generate", "--run", run, "hi", "--max-new-tokens=32"])
     for words in commands:
         if words[0] == "export":
             monkeypatch.chdir(tmp_path / "else/where")
@@ -317,9 +320,9 @@ def test_every_command_says_the_same_once_and_finds_a_runs_model_from_anywhere(
         assert error.count("fedmoe: warning:") == 1 + (words[0] in ("check", "generate"))
         assert said in error
         if words[0] == "check":
-            assert "text.max_length: 600: model" in error
+            assert "text.max_length: 33: model" in error
         if words[0] == "generate":
-            assert "600 new ones are more than the 512 that the model is made for" in error
+            assert "32 new ones are more than the 32 that the model is made for" in error
 
 
 @pytest.mark.filterwarnings("default::fedmoe.errors.FedMoEWarning")

@@ -132,7 +132,7 @@ def test_a_family_that_can_be_trained_is_guessed_before_one_that_cannot(capsys):
         assert main(["models", name]) == 2
         error = capsys.readouterr().err
         assert f"did you mean {guess}" in error
-        assert "vl" not in error
+        assert "-vl" not in error
 
 
 def test_a_prompt_that_is_no_text_is_said(capsys, monkeypatch):
