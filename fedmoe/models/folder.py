@@ -35,7 +35,7 @@ def model_folder(path: str) -> str:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[str]:
+def opened(path: str, setting: str = "model.path") -> Iterator[str]:
     """Yield the folder, or the Hub id, from which transformers takes a model alone.
 
     Of a folder with an adapter it is a view without that, which transformers would add unasked.
@@ -46,7 +46,7 @@ def opened(path: str) -> Iterator[str]:
     folder = Path(model_folder(path))
     names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     if faults := [*_file_faults(folder, names)]:
-        raise ModelError(f"model.path {path!r}: {'; '.join(faults)}")
+        raise ModelError(f"{setting} {path!r}: {'; '.join(faults)}")
     if ADAPTER not in names:
         yield str(folder)
         return
@@ -64,12 +64,13 @@ def _file_faults(folder: Path, names: set[str]) -> Iterator[str]:
         except (OSError, ValueError, AttributeError):
             base = None
         yield (
-            f"the folder holds an adapter alone, without a model; set model.path to its base "
-            f"({base or 'which it does not name'}), and adapter.start to this folder"
+            f"the folder holds an adapter alone, without a model; name its base instead "
+            f"({base or 'which it does not name'}), and set adapter.start to this folder"
         )
     pickled = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
     pickled = [name for name in pickled if name.startswith(("pytorch_model", "model", "consol"))]
-    if pickled and not any(name.endswith(".safetensors") for name in names):
+    safe = [name for name in names if name.endswith(".safetensors")]
+    if pickled and all(name.startswith("adapter") for name in safe):
         yield (
             f"its weights are pickled ({pickled[0]}), and a pickle may run anybody's code: it is "
             "not opened. Save the model as safetensors where you trust it, with transformers' "

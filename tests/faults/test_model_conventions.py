@@ -107,7 +107,7 @@ FAULTS = {
     "pickled": (pickled, r"pickled \(pytorch_model\.bin\), .* Save the model as safetensors"),
     "an adapter alone": (
         adapter_alone,
-        r"an adapter alone, without a model; set model\.path to its base \(org/base\), and "
+        r"an adapter alone, without a model; name its base instead \(org/base\), and set "
         r"adapter\.start",
     ),
     "quantised": (
