@@ -60,3 +60,24 @@ def test_without_an_end_of_turn_each_answer_is_an_example_and_that_is_said():
 def test_a_mark_that_leaves_out_the_end_of_the_turn_is_widened_by_that_alone():
     assert learnt(tokenizer(OUTSIDE)) == learnt(tokenizer(MARKED)) == learnt(tokenizer(CHATML))
     assert json.dumps(learnt(tokenizer(OUTSIDE))) == '[["two<|im_end|>", "three<|im_end|>"]]'
+
+
+def test_plain_text_begins_as_the_tokenizer_lets_it_with_one_space_before_the_response():
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = ["<unk>", "<s>", "</s>", *"▁QA:\nabcdefghijklmnopqrstuvwxyz?"]
+    own = Tokenizer(models.BPE({c: n for n, c in enumerate(letters)}, [], unk_token="<unk>"))
+    space = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    own.normalizer = normalizers.Sequence(space)
+    own.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+    own.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    made = PreTrainedTokenizerFast(tokenizer_object=own, bos_token="<s>", eos_token="</s>")
+    whole = made("Q: hi?\nA: ho")["input_ids"]
+    (worded,) = word([Example("hi?", "ho", "")], made, TextSettings(template="plain"))
+    (row,) = worded.rows
+    assert [*row.ids] == [*whole, made.eos_token_id]
+    assert made.convert_ids_to_tokens(row.ids[row.prompt_length :]) == ["▁", "h", "o", "</s>"]
+    built_in = tokenizer(None)
+    (worded,) = word([Example("hi?", "ho", "")], built_in, TextSettings(template="plain"))
+    assert built_in.decode(worded.rows[0].ids) == "Q: hi?\nA: ho<|im_end|>"
