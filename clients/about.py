@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from clients.own_rows import own_rows, pooled_digest
+from clients.own_rows import here, own_rows, pooled_digest
 from fedmoe.errors import FedMoEError
 from fedmoe.section.imports import Imports, Refused
-from fedmoe.system.digests import code_digest
+from fedmoe.system.digests import code_digest, template_digest
 from fedmoe.system.machine import main_memory, num_threads, processor
 
 LIBRARIES = ("fedmoe", "flwr", "torch", "transformers")
@@ -32,7 +32,7 @@ def about(
     Args:
         node_config: the node's.
         data: the experiment's section `data` as far as the server tells it: its name, and where
-            the rows are.
+            the rows are; and by which template they are worded.
 
     Raises:
         FedMoEError: the node's config is faulty, or the rows that it names are not there.
@@ -42,12 +42,14 @@ def about(
         own = own_rows(node_config, data).digests
     elif path := str(data.get("path", "")):
         digest = pooled_digest(node_config, path)
+    template = str(data.get("template", ""))
     device, memory_bytes = gpu() or ("cpu", main_memory()[1])
     return {
         "name": str(node_config.get("name", "")),
         "clients": ",".join(map(str, own_clients(node_config))),
         "rows": ",".join(f"{name}={of}" for name, of in own.items()),
         "data": digest,
+        "template": template_digest(here(node_config, "text.template", template)),
         "code": code_digest(Path(__file__).parent),
         "device": device,
         "memory_bytes": memory_bytes,

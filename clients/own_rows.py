@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedmoe.errors import FedMoEError
 from fedmoe.system.digests import files_digest
+from fedmoe.system.files import expanded
 
 if TYPE_CHECKING:
     from fedmoe.data.federated import Federated
@@ -61,7 +62,7 @@ def own_rows(node_config: Mapping[str, object], data: Mapping[str, Any]) -> OwnR
                 "node config: report leaves out `name`, and with data.column the names are in the "
                 "rows; give each client a file of its own"
             )
-        digest = files_digest(Path(str(path)).expanduser())
+        digest = files_digest(expanded(str(path)))
         return OwnRows(dict.fromkeys(local.names, digest), json.dumps(path))
     places = {}
     for name in local.names:
@@ -133,9 +134,17 @@ def alias(name: str, path: Path) -> str:
 
 def pooled_digest(node_config: Mapping[str, object], path: str) -> str:
     """Return a digest of the file that all nodes share out; `missing` if it is not here."""
-    for word in shlex.split(str(node_config.get("overrides", ""))):
-        key, equals, value = word.partition("=")
-        if key == "data.path" and equals:
-            path = value
-    place = Path(path).expanduser()
+    place = expanded(here(node_config, "data.path", path))
     return files_digest(place) if place.is_file() else "missing"
+
+
+def here(node_config: Mapping[str, object], setting: str, value: str) -> str:
+    """Return a setting of the experiment as it is on this node, whose config may override it.
+
+    >>> here({"overrides": "text.template=/srv/own.jinja"}, "text.template", "chat.jinja")
+    '/srv/own.jinja'
+    """
+    for word in shlex.split(str(node_config.get("overrides", ""))):
+        key, equals, own = word.partition("=")
+        value = own if key == setting and equals else value
+    return value

@@ -29,6 +29,7 @@ from fedmoe.runs import session
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import Prepared, prepare
 from fedmoe.runs.resume import Resume
+from fedmoe.system.files import expanded
 from fedmoe.training.local_client import LocalStep
 from fedmoe.training.settings import Training
 
@@ -77,7 +78,7 @@ def open_run(folder: Path | str) -> RunResults:
         Traceback (most recent call last):
         fedmoe.errors.FedMoEError: nowhere is not the folder of a run: it has no ledger.jsonl
     """
-    path = Path(folder)
+    path = expanded(folder)
     if not (path / "ledger.jsonl").is_file():
         raise FedMoEError(f"{path} is not the folder of a run: it has no ledger.jsonl")
     return RunResults(path)

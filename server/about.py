@@ -34,6 +34,8 @@ class About:
     """Clients whose own rows are there, by name, each with a digest of them."""
     data: Annotated[str, Field(pattern=r"^([0-9a-f]{16}|missing)?$")]
     """A digest of the file that all nodes share out; empty if there is none."""
+    template: Annotated[str, Field(pattern=r"^([0-9a-f]{16}|auto|chat|plain|missing)?$")]
+    """A digest of the file that `text.template` names there, or its word."""
     code: Annotated[str, Field(pattern=r"^\w{1,64}$")]
     device: Annotated[str, Field(min_length=1, max_length=100)]
     memory_bytes: Annotated[int, Field(ge=0, le=2**50)]
@@ -82,6 +84,8 @@ class Expected:
     """What nodes are told of the experiment's data; see `data_told`."""
     data_digest: str = ""
     """Of the file here that all share out; empty if there is none."""
+    template: str = ""
+    """As in `About`; empty if any will do."""
 
     def check(self, values: Mapping[str, Any], registered: str = "") -> About:
         """Return the description of a node, checked.
@@ -135,6 +139,13 @@ class Expected:
                 "shares out one data set, which every node and the server must hold whole. For "
                 "rows that stay with their owners use data.name=federated, and set `data` in each "
                 "node's config"
+            )
+
+        if self.template and about.template != self.template:
+            raise WireError(
+                f"text.template is {self.template} here, and {about.template or 'unknown'} there "
+                "(a word, or the digest of a .jinja file): it would word its rows otherwise; copy "
+                "the server's file to the node"
             )
 
     def _check_clients(self, about: About) -> None:

@@ -21,7 +21,8 @@ from fedmoe.runs.own_scores import read_scores
 from fedmoe.runs.roster import is_federated
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
-from fedmoe.system.digests import code_digest, files_digest
+from fedmoe.system.digests import code_digest, files_digest, template_digest
+from fedmoe.system.files import expanded
 from server.about import Expected
 from server.messages import task_content
 from server.nodes import Nodes
@@ -75,6 +76,7 @@ class GridTransport:
             components,
             self.data,
             file_digest(server.setup.experiment.data),
+            template_digest(server.setup.experiment.text.template),
         )
         self.nodes = Nodes(grid, Post(grid, clock), expected, settings)
 
@@ -138,15 +140,16 @@ class GridTransport:
 
 
 def data_told(server: ServerSide) -> dict[str, str]:
-    """Return what nodes are told of the experiment's data: its kind, and where its rows are."""
+    """Return what nodes are told of the data: their kind, place, and template."""
     data = server.setup.experiment.data
     told = {n: v for n in ("name", "path", "column") if (v := getattr(data, n, ""))}
+    told["template"] = server.setup.experiment.text.template
     return told if is_federated(server.setup.experiment) else told | {"digest": server.facts.sha256}
 
 
 def file_digest(data: Dataset) -> str:
     """Return a digest of the file that all share out; empty where data are in no such file."""
     path = getattr(data, "path", "")
-    if not isinstance(path, str) or data.name == "federated" or not Path(path).is_file():
+    if not isinstance(path, str) or data.name == "federated" or not expanded(path).is_file():
         return ""
-    return files_digest(Path(path))
+    return files_digest(expanded(path))

@@ -5,16 +5,23 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
+from fedmoe.system.files import expanded
 from fedmoe.system.shipped import shipped_configs
 
-FILE = click.Path(path_type=Path)
+
+class HomePath(click.Path):
+    """A path with `~` written out: a shell does not do so behind an equals sign."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(expanded(value), param, ctx)
 
 
-class ConfigFile(click.Path):
+class ConfigFile(HomePath):
     """A YAML file; a shell completes to the names of the shipped ones, too."""
 
     def shell_complete(
@@ -25,6 +32,7 @@ class ConfigFile(click.Path):
         return [CompletionItem(incomplete, type="file"), *map(CompletionItem, names)]
 
 
+FILE = HomePath(path_type=Path)
 CONFIG = ConfigFile(path_type=Path)
 overrides = click.argument(
     "overrides",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from fedmoe.cli import arguments
+from fedmoe.errors import FedMoEError
 
 
 @click.command()
@@ -39,7 +41,14 @@ def generate(
 
     arguments.one_thread()
     generator = Generator.of(run, model, which, tier, top_k)
-    for line in [" ".join(prompt)] if prompt else map(str.strip, sys.stdin):
+    for line in [" ".join(prompt)] if prompt else _lines():
         for text in generator.stream(line, max_new_tokens):
             print(text, end="", flush=True)
         print()
+
+
+def _lines() -> Iterator[str]:
+    try:
+        yield from map(str.strip, sys.stdin)
+    except UnicodeDecodeError as error:
+        raise FedMoEError(f"the prompts are not UTF-8 text: {error.reason}") from error

@@ -12,6 +12,7 @@ import click
 
 from fedmoe.cli import arguments
 from fedmoe.errors import FedMoEError
+from fedmoe.system.files import expanded
 
 FILE, ROWS = "config.yaml", "rows.jsonl"
 KINDS = (".json", ".jsonl", ".csv", ".parquet")
@@ -45,14 +46,14 @@ def init(folder: Path, data: str, model: str, clients: int, name: str | None) ->
     top_k = meta_model(ModelSettings(path=model), LoRA()).full_top_k
     # Of equal ks the last one stays.
     tiers = {1: "low", max(1, top_k // 2): "medium", top_k: "high"}
-    path, own = (Path(data) if data else folder / ROWS).resolve(), Path(model).exists()
+    path, own = (expanded(data) if data else folder / ROWS).resolve(), expanded(model).exists()
     files = path.exists() or path.suffix.lower() in KINDS
     file = shlex.quote(str(folder / FILE))
     settings = {
         "file": file,
         "name": re.sub(r"[^\w.-]+", "-", name or folder.resolve().name) or "run",
         "clients": clients,
-        "model": json.dumps(str(Path(model).resolve()) if own else model),
+        "model": json.dumps(str(expanded(model).resolve()) if own else model),
         "dtype": "float32" if own or model == MINI else "bfloat16",
         "rate": "5e-3" if model == MINI else "2e-4",
         "kind": "files" if files else "hub",

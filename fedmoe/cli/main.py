@@ -98,13 +98,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _own_warnings() -> Iterator[None]:
-    """Print the library's warnings as one line each, without the place in the code."""
+    """Print the library's warnings once, as one line each, without the place in the code."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", FedMoEWarning)
-        show = warnings.showwarning
+        show, said = warnings.showwarning, set[str]()
 
         def say(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
             if issubclass(category, FedMoEWarning):
+                if str(message) in said:
+                    return  # such as of a model that is loaded again, to prove an export
+                said.add(str(message))
                 print(f"fedmoe: warning: {message}", file=sys.stderr, flush=True)
             else:
                 show(message, category, *place, **more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_text
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,16 +93,22 @@ def _chosen(names: tuple[str, ...]) -> list[Family | Refused]:
     by_name = {family.name.lower(): family for family in known}
     by_name |= {family.model_type.lower(): family for family in known if family.model_type}
     if unknown := [name for name in names if name.lower() not in by_name]:
-        faults = "; ".join(_unknown(name, sorted(by_name)) for name in unknown)
+        faults = "; ".join(_unknown(name, by_name) for name in unknown)
         raise FedMoEError(f"{faults} (`fedmoe models` lists all)")
     return [by_name[name.lower()] for name in names] if names else known
 
 
-def _unknown(name: str, known: list[str]) -> str:
+def _unknown(name: str, known: Mapping[str, Family | Refused]) -> str:
+    from fedmoe.models.families import Refused
+
     if Path(name).is_dir():
         return f"{name} is a folder; `fedmoe check` with model.path={name} says what it holds"
-    near = get_close_matches(name.lower(), known, n=2)
-    guess = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    trained = [word for word in sorted(known) if not isinstance(known[word], Refused)]
+    # A family that is refused helps only where no other is near.
+    near = get_close_matches(name.lower(), trained, n=4, cutoff=0.5)
+    near = near or get_close_matches(name.lower(), known, n=4)
+    families = [*{known[word].name: repr(word) for word in reversed(near)}.values()][::-1]
+    guess = f"; did you mean {' or '.join(families[:2])}?" if near else ""
     return f"no family {name!r}{guess}"
 
 

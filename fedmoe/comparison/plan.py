@@ -23,6 +23,7 @@ from fedmoe.errors import ConfigError, Fault, ModelError
 from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.memory.meta import meta_model
+from fedmoe.system.files import expanded
 from fedmoe.system.shipped import find_beside
 
 PAIRED = ("data", "text", "partition", "clients_per_round", "devices", "adapter", "evaluation")
@@ -135,7 +136,7 @@ def grid(comparison: Comparison) -> list[Overrides]:
 
 def folder_of(comparison: Comparison) -> Path:
     """Return the folder of a comparison."""
-    return Path(comparison.folder) / comparison.name
+    return expanded(comparison.folder) / comparison.name
 
 
 def _experiment(

@@ -17,13 +17,14 @@ from fedmoe.runs import session
 from fedmoe.runs.identity import libraries, settings_digest, written_identity
 from fedmoe.runs.local.in_process import make_transport
 from fedmoe.system.digests import code_digest
+from fedmoe.system.files import expanded
 
 REMEDY = "remove it, or give the comparison another name"
 
 
 def folder_of(experiment: Experiment) -> Path:
     """Return the folder of a run."""
-    return Path(experiment.simulation.folder) / experiment.name
+    return expanded(experiment.simulation.folder) / experiment.name
 
 
 def has_ended(experiment: Experiment) -> bool:

@@ -6,6 +6,7 @@ In reading order:
     yaml_text.py  YAML 1.2 text <-> plain dicts, lists and scalars
     files.py      sections that a config names by the path of their own file
     place.py      where a key of the YAML lands in the schema; filling in defaults
+    paths.py      where relative paths start, also of a run that is opened from elsewhere
     overrides.py  `a.b=c` written into the plain tree
     explain.py    what pydantic found, in plain words
 

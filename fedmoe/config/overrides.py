@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from fedmoe.config.place import Place, sections
+from fedmoe.config.place import Place, alternatives, sections
 from fedmoe.config.words import show
 from fedmoe.config.yaml_text import parse
 from fedmoe.errors import ConfigError, Fault
@@ -44,12 +44,21 @@ def _set(tree: dict[str, Any], place: Place, keys: list[str], text: str) -> list
             box = _open(box, slot, place)
             if not isinstance(box, dict | list):
                 raise KeyError(f"{'.'.join(keys[:depth])} is {show(box)}, which holds no keys")
-        box[_slot(box, keys[-1])] = value
+        slot = _slot(box, keys[-1])
+        if isinstance(value, dict | list) and alternatives(place.child(slot, box).kind) == (str,):
+            return [Fault(path, f"expected text{_quoted(path, text)}")]
+        box[slot] = value
     except ConfigError as error:
-        return [Fault(path, fault.message) for fault in error.faults]
+        hint = _quoted(path, text) if text[:1] in ("{", "[") else ""
+        return [Fault(path, fault.message + hint) for fault in error.faults]
     except KeyError as error:
         return [Fault(path, error.args[0])]
     return []
+
+
+def _quoted(path: str, text: str) -> str:
+    """Return how a text that YAML takes for a mapping or a list is written in a shell."""
+    return f"; a text that begins with {text[:1]} needs quotes of its own: '{path}=\"{text}\"'"
 
 
 def _slot(box: Any, key: str) -> Any:

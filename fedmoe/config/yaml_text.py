@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import yaml
 
 from fedmoe.errors import ConfigError, Fault
+from fedmoe.system.json_text import unwritable
 
 # YAML 1.2's core schema. PyYAML 6 follows 1.1, where `no` is false, 1e-4 is text, 1:30 is 90 and
 # 010 is 8. The first match wins, so integers come before floats.
@@ -116,6 +117,8 @@ def _mapping(node: yaml.MappingNode, faults: list[Fault]) -> dict[str, Any]:
         here = _line_and_column(key.start_mark)
         if not isinstance(key, yaml.ScalarNode):
             faults.append(Fault(here, "a key must be a word or a number"))
+        elif odd := unwritable(key.value):
+            faults.append(Fault(here, odd))
         elif key.value in out:
             first = lines[key.value]
             faults.append(Fault(here, f"{key.value!r} is set twice; first on line {first}"))
@@ -138,6 +141,8 @@ def _scalar(node: yaml.ScalarNode) -> bool | int | float | str | None:
         return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
     if kind == "float":
         return float(re.sub(r"\.(?=[in])", "", text.lower()))
+    if odd := unwritable(text):
+        raise ValueError(odd)
     return text
 
 

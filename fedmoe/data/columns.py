@@ -5,13 +5,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
+from unicodedata import category
 
 from fedmoe.data import conversations
 from fedmoe.data.conversations import RowFault
 from fedmoe.data.examples import Example
 from fedmoe.errors import DataError
+from fedmoe.system.json_text import unwritable
 
 MAX_FAULTS = 10
+MOST_LABEL = 200
+"""Characters."""
 
 Row = tuple[str, Mapping[str, Any]]
 """Where a row stands ("data.jsonl:17") and what is in it."""
@@ -148,19 +152,44 @@ def too_many(source: str, what: str, faults: Sequence[object]) -> DataError:
 def _example(
     where: str, row: Mapping[str, Any], columns: Columns, tools: Sequence[Any]
 ) -> Example | Unusable:
-    label = row.get(columns.label) if columns.label else ""
-    if columns.label and not (isinstance(label, str) and label.strip()):
-        return Unusable(where, _odd_text(columns.label, label))
     try:
+        label = _label(columns.label, row.get(columns.label)) if columns.label else ""
         found = _conversation(row, columns)
         if isinstance(found, tuple):
-            return Example(*found, str(label))
+            return sound(where, Example(*found, label))
         conversation = conversations.checked(found)
         own = conversations.tools_of(row.get("tools")) or tools
     except RowFault as fault:
         return Unusable(where, str(fault), fault.empty)
     packed = conversations.packed(conversation, own)
-    return Example(*conversations.exchange(conversation), str(label), conversation=packed)
+    example = Example(*conversations.exchange(conversation), label, conversation=packed)
+    return sound(where, example)
+
+
+def sound(where: str, example: Example) -> Example | Unusable:
+    """Return an example whose text can be written down, or that it cannot."""
+    for text in (example.prompt, example.response, example.label, example.conversation):
+        if odd := unwritable(text):
+            return Unusable(where, odd)
+    return example
+
+
+def _label(column: str, value: Any) -> str:
+    """Return a label, which is a short text or an integer.
+
+    Raises:
+        RowFault: it is neither.
+    """
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise RowFault(f"{_odd_text(column, value)}{' or an integer' * (value is not None)}")
+    if any(category(character) == "Cc" for character in value):
+        raise RowFault(f"{column!r} is {value!r:.40}; a label has no control characters")
+    if len(value) > MOST_LABEL:
+        said = f"{column!r} has {len(value):,} characters; a label has at most {MOST_LABEL}"
+        raise RowFault(f"{said}: is it the column to partition by?")
+    return value
 
 
 def _conversation(

@@ -206,8 +206,16 @@ def _parsed(value: Any, what: str) -> Any:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError as error:
-        raise RowFault(f"{what} is no JSON: {error.msg}: {value!r:.40}") from error
+    except (ValueError, RecursionError) as error:
+        raise RowFault(f"{what} is no JSON: {json_fault(error)}: {value!r:.40}") from error
+
+
+def json_fault(error: Exception) -> str:
+    """Return why JSON cannot be read, whatever Python raised of it.
+
+    An integer of more than 4,300 digits is a plain ValueError, a deep nesting a RecursionError.
+    """
+    return getattr(error, "msg", None) or str(error).partition(";")[0]
 
 
 def _list(value: Any, what: str) -> list[Any]:

@@ -21,6 +21,7 @@ from fedmoe.data.table import TOOLS, Table, tools_file
 from fedmoe.errors import DataError, Fault
 from fedmoe.messages.rows import RowCounts
 from fedmoe.section import section
+from fedmoe.system.files import expanded
 
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,59}", re.ASCII)
 """The whole of a client's id."""
@@ -168,11 +169,11 @@ class LocalData:
     def ignored(self) -> tuple[str, ...]:
         """Return the files of the folder that are no client's."""
         path = self.dataset.path
-        if self.dataset.column or not isinstance(path, str) or not _expanded(path).is_dir():
+        if self.dataset.column or not isinstance(path, str) or not expanded(path).is_dir():
             return ()
         trained = [source.train for source in self.sources.values()]
         used = {p for train in trained for p in (train, train.parent, tools_file(train))}
-        return tuple(sorted(p.name for p in _expanded(path).iterdir() if p not in used))
+        return tuple(sorted(p.name for p in expanded(path).iterdir() if p not in used))
 
     def splits(self, name: str, seed: int) -> Splits:
         """Return one client's examples, split by the client from its own rows and the seed.
@@ -182,7 +183,7 @@ class LocalData:
         """
         data = self.dataset
         if data.column:
-            path, rows, own = _expanded(str(data.path)), self._by_value[name], {}
+            path, rows, own = expanded(str(data.path)), self._by_value[name], {}
         else:
             source = self.sources[name]
             path, rows = source.train, read_rows(source.train)
@@ -204,7 +205,7 @@ class LocalData:
     @cached_property
     def _by_value(self) -> dict[str, list[Row]]:
         """Return the rows of the file by the client that the column names."""
-        path, column = _expanded(str(self.dataset.path)), self.dataset.column
+        path, column = expanded(str(self.dataset.path)), self.dataset.column
         found: dict[str, list[Row]] = {}
         every = read_rows(path)
         if unread := [row for row in every if isinstance(row, Unusable)]:
@@ -228,7 +229,7 @@ def find_sources(path: str | tuple[str, ...] | Mapping[str, str]) -> Iterator[tu
         DataError: nothing is there, or two files would be the same client's.
     """
     if isinstance(path, Mapping):
-        yield from ((name, _source(_expanded(place))) for name, place in path.items())
+        yield from ((name, _source(expanded(place))) for name, place in path.items())
         return
     places = _places([path] if isinstance(path, str) else path)
     names: dict[str, Path] = {}
@@ -249,12 +250,12 @@ def _places(paths: Iterable[str]) -> Iterator[Path]:
         if not path:
             raise DataError("data.path is empty: name a folder with a file for each client")
         if has_magic(path):
-            found = [p for p in map(Path, sorted(glob(str(_expanded(path))))) if _is_client(p)]
-        elif _expanded(path).is_dir():
-            found = [p for p in sorted(_expanded(path).iterdir()) if _is_client(p)]
+            found = [p for p in map(Path, sorted(glob(str(expanded(path))))) if _is_client(p)]
+        elif expanded(path).is_dir():
+            found = [p for p in sorted(expanded(path).iterdir()) if _is_client(p)]
         else:
-            check_is_file(_expanded(path))
-            found = [_expanded(path)]
+            check_is_file(expanded(path))
+            found = [expanded(path)]
         if not found:
             kinds = ", ".join(READERS)
             raise DataError(f"{path}: no client's file there; expected files such as {kinds}")
@@ -278,10 +279,6 @@ def _source(path: Path) -> Source:
 def _split_file(folder: Path, split: str) -> Path | None:
     files = (folder / f"{split}{suffix}" for suffix in READERS)
     return next((path for path in files if path.is_file()), None)
-
-
-def _expanded(path: str) -> Path:
-    return Path(path).expanduser()
 
 
 def joined(cut: Splits, own: Mapping[str, tuple[tuple[Example, ...], RowCounts]]) -> Splits:

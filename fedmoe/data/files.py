@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedmoe.data.columns import Row, Unusable, columns_of
+from fedmoe.data.conversations import json_fault
 from fedmoe.data.table import Table
 from fedmoe.errors import DataError
 from fedmoe.section import section
+from fedmoe.system.files import expanded
 
 
 @section
@@ -34,7 +36,7 @@ class LocalFiles(Table):
 
     def file(self) -> Path:
         """Return the path of the file."""
-        return Path(self.path).expanduser()
+        return expanded(self.path)
 
 
 def read_rows(path: Path) -> list[Row | Unusable]:
@@ -74,12 +76,13 @@ def _read_json(path: Path) -> Iterator[Row | Unusable]:
         return
     try:
         rows = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         if text.lstrip().startswith("{"):
             # Many files called .json hold one object a line.
             yield from _read_json_lines(path)
             return
-        raise DataError(f"{path}:{error.lineno}: broken JSON: {error.msg}") from error
+        line = getattr(error, "lineno", 1)
+        raise DataError(f"{path}:{line}: broken JSON: {json_fault(error)}") from error
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected a list of rows, got {type(rows).__name__}")
     for number, row in enumerate(rows, 1):
@@ -99,9 +102,9 @@ def _read_json_lines(path: Path) -> Iterator[Row | Unusable]:
             continue
         try:
             yield _object(f"{path}:{number}", json.loads(line))
-        except json.JSONDecodeError as error:
-            fault = f"broken JSON: {error.msg} (column {error.colno})"
-            yield Unusable(f"{path}:{number}", fault)
+        except (ValueError, RecursionError) as error:
+            place = f" (column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+            yield Unusable(f"{path}:{number}", f"broken JSON: {json_fault(error)}{place}")
 
 
 def _read_csv(path: Path) -> Iterator[Row | Unusable]:

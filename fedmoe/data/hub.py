@@ -7,6 +7,7 @@ from fedmoe.data.columns import Row
 from fedmoe.data.table import Table
 from fedmoe.errors import DataError
 from fedmoe.section import section
+from fedmoe.system.files import expanded
 
 
 @section
@@ -25,7 +26,7 @@ class HuggingFace(Table):
 
     def table(self) -> tuple[str, list[str], Iterator[Row]]:
         """Return the rows of the split; a DataError says why it cannot be had."""
-        found = _load_dataset(self.path, self.subset, self.split)
+        found = _load_dataset(str(expanded(self.path)), self.subset, self.split)
         rows = ((f"row {number}", row) for number, row in enumerate(found, 1))
         return self.path, list(found.column_names), rows
 

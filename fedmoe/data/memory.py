@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from fedmoe.data.columns import Row, Unusable, columns_of
+from fedmoe.data.columns import Row, Unusable, columns_of, sound
 from fedmoe.data.examples import Example, Splits, split_by_group
 from fedmoe.data.table import Table
 from fedmoe.errors import DataError
@@ -105,7 +105,7 @@ def _from_pair(where: str, row: Any) -> Example | Unusable:
     parts = astuple(row)[:2] if isinstance(row, Example) else row
     right = isinstance(parts, Sequence) and not isinstance(parts, str) and len(parts) in (2, 3)
     if right and all(isinstance(part, str) for part in parts) and all(p.strip() for p in parts[:2]):
-        return row if isinstance(row, Example) else Example(*row, *_label(row))
+        return sound(where, row if isinstance(row, Example) else Example(*row, *_label(row)))
     empty = right and all(part is None or isinstance(part, str) for part in parts[:2])
     empty = empty and all(isinstance(part, str) for part in parts[2:])
     return Unusable(where, f"{row!r:.60}; expected (prompt, response)", empty)

@@ -14,6 +14,7 @@ from fedmoe.data.examples import Example, Share, Splits, split_by_group
 from fedmoe.errors import DataError
 from fedmoe.messages.rows import RowCounts
 from fedmoe.section import section
+from fedmoe.system.files import expanded
 
 TOOLS = ".tools.json"
 """The end of the name of a file that describes functions, beside the rows that call them."""
@@ -132,7 +133,7 @@ class Table(Dataset):
         Raises:
             DataError: their file cannot be read, or holds no list of objects.
         """
-        path = Path(self.tools).expanduser() if self.tools else None
+        path = expanded(self.tools) if self.tools else None
         if path is None and file is not None:
             beside = tools_file(file)
             path = beside if beside.is_file() else None

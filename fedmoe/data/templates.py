@@ -8,12 +8,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from fedmoe.data.conversations import Message, RowFault
 from fedmoe.data.text import TextSettings, Tokens
 from fedmoe.errors import DataError
+from fedmoe.system.files import expanded
 
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 """A template's own mark of what the assistant generates."""
@@ -49,7 +49,22 @@ class ChatTemplate:
     @cached_property
     def ends(self) -> frozenset[int]:
         """Return the control tokens, with one of which a turn ends."""
-        return frozenset(control_tokens(self.tokenizer).values())
+        return frozenset({*control_tokens(self.tokenizer).values(), self.tokenizer.eos_token_id})
+
+    @cached_property
+    def ended(self) -> bool:
+        """Return whether an answer ends with a control token; if not, the end token is added."""
+        probe = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        try:
+            ids = self.ids(self.render(probe, None))
+        except RowFault:
+            return True  # it wants other messages than these, or refuses every row
+        return bool(ids) and ids[self.end_of_turn(ids, 0) - 1] in self.ends
+
+    @property
+    def closing(self) -> tuple[int, ...]:
+        """Return what is put behind an answer, without which it would never end."""
+        return () if self.ended else (self.tokenizer.eos_token_id,)
 
     def apply(self, messages: Sequence[Message], tools: Any, **options: Any) -> Any:
         """Return what transformers' `apply_chat_template` gives.
@@ -108,9 +123,10 @@ def chat_template(tokenizer: Any, settings: TextSettings) -> ChatTemplate | None
     if named == "plain":
         return None
     if named not in ("auto", "chat"):
-        path = Path(named).expanduser()
         try:
-            return ChatTemplate(tokenizer, named, path.read_text(encoding="utf-8"), arguments)
+            return ChatTemplate(
+                tokenizer, named, expanded(named).read_text(encoding="utf-8"), arguments
+            )
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"text.template {named!r} cannot be read: {error}") from error
     if getattr(tokenizer, "chat_template", None):
@@ -142,8 +158,10 @@ def conversation_rows(
     if settings.train_on == "last_turn":
         return [answer_row(template, messages, tools)]
     if settings.train_on == "all":
-        ids = template.ids(template.render(messages, tools))
-        return [Tokens(tuple(ids), 1, ((1, len(ids)),))]
+        ids = (*template.ids(template.render(messages, tools)), *template.closing)
+        return [Tokens(ids, 1, ((1, len(ids)),))]
+    if not template.ended:
+        return [answer_row(template, messages[: turn + 1], tools) for turn in answers]
     if MARKS.search(template.source) and getattr(template.tokenizer, "is_fast", False):
         return [_by_marks(template, messages, tools)]
     try:
@@ -178,7 +196,7 @@ def answer_row(template: ChatTemplate, messages: Sequence[Message], tools: Any) 
     end = template.end_of_turn(ids, len(prompt))
     if end <= len(prompt):
         raise RowFault("the chat template leaves out the answer")
-    return Tokens(tuple(ids[:end]), len(prompt))
+    return Tokens((*ids[:end], *template.closing), len(prompt))
 
 
 def answers_in(messages: Sequence[Message]) -> list[int]:
@@ -192,10 +210,15 @@ def _by_marks(template: ChatTemplate, messages: Sequence[Message], tools: Any) -
     found = template.apply(messages, tools, **options)
     mask = [0, *found["assistant_masks"], 0]
     edges = [n for n in range(len(mask) - 1) if mask[n] != mask[n + 1]]
-    spans = tuple(zip(edges[::2], edges[1::2], strict=True))
+    ids, ends = found["input_ids"], template.ends
+    spans = tuple(
+        # Some marks leave out the end of the turn, without which answers would never end.
+        (start, end + (ids[end - 1] not in ends and not ends.isdisjoint(ids[end : end + 1])))
+        for start, end in zip(edges[::2], edges[1::2], strict=True)
+    )
     if not spans:
         raise RowFault("the chat template marks no answer of the assistant")
-    return _row(found["input_ids"], spans)
+    return _row(ids, spans)
 
 
 def _by_prefixes(

@@ -114,15 +114,34 @@ Frame = Callable[[Sequence[Example], Any], list[Tokens]]
 
 
 def one_text(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]:
-    """Prompt and response as one text, which a causal language model goes on with."""
+    """Prompt and response as one text, which a causal language model goes on with.
+
+    It begins as the tokenizer lets text begin, and has one space between the two.
+    """
+    begin, gap = _beginning(tokenizer), "" if _spaces(tokenizer) else " "
     prompts = tokenizer(
         [PROMPT.format(prompt=e.prompt) for e in examples], add_special_tokens=False
     )
-    responses = tokenizer([f" {e.response}" for e in examples], add_special_tokens=False)
+    responses = tokenizer([f"{gap}{e.response}" for e in examples], add_special_tokens=False)
     return [
-        Tokens((*p, *r, tokenizer.eos_token_id), len(p))
+        Tokens((*begin, *p, *r, tokenizer.eos_token_id), len(begin) + len(p))
         for p, r in zip(prompts["input_ids"], responses["input_ids"], strict=True)
     ]
+
+
+def _beginning(tokenizer: Any) -> tuple[int, ...]:
+    """Return the token that a tokenizer puts before any text, if it does."""
+    begin = getattr(tokenizer, "bos_token_id", None)
+    if begin is None or tokenizer(["a"], add_special_tokens=True)["input_ids"][0][0] != begin:
+        return ()
+    return (begin,)
+
+
+def _spaces(tokenizer: Any) -> bool:
+    """Return whether a tokenizer itself puts a space before a text, as SentencePiece's do."""
+    (ids,) = tokenizer(["a"], add_special_tokens=False)["input_ids"]
+    name = getattr(tokenizer, "convert_ids_to_tokens", lambda _: [""])
+    return bool(ids) and name(ids)[0].startswith("▁")
 
 
 def pair_of_texts(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]:

@@ -21,6 +21,7 @@ from fedmoe.data.templates import (
 from fedmoe.data.text import FRAMES, TextSettings, Tokens
 from fedmoe.errors import DataError
 from fedmoe.messages.rows import RowCounts
+from fedmoe.system.json_text import unwritable
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,13 @@ def word(
 def prompt_ids(
     prompt: str, tokenizer: Any, settings: TextSettings, task: str = "causal"
 ) -> tuple[int, ...]:
-    """Return the token ids of a prompt, from which its answer is generated."""
+    """Return the token ids of a prompt, from which its answer is generated.
+
+    Raises:
+        DataError: it cannot be worded.
+    """
+    if odd := unwritable(prompt):
+        raise DataError(f"the prompt {odd}")
     template = chat_template(tokenizer, settings) if task == "causal" else None
     if template is None:
         return FRAMES[task]([Example(prompt, "", "")], tokenizer)[0].prompt
@@ -89,6 +96,17 @@ def end_tokens(tokenizer: Any, settings: TextSettings, task: str = "causal") -> 
         if isinstance(worded, Worded):
             ends |= {worded.rows[0].ids[-1]} & template.ends
     return sorted(ends)
+
+
+def unended(tokenizer: Any, settings: TextSettings) -> str:
+    """Return that the chat template ends no answer, and what does; empty where it does."""
+    template = chat_template(tokenizer, settings)
+    if template is None or template.ended:
+        return ""
+    return (
+        f"the chat template ({template.name}) ends answers with no control token; the tokenizer's "
+        f"end token, {tokenizer.eos_token!r}, is put behind each, and each is an example of its own"
+    )
 
 
 def turns(example: Example) -> list[Example]:

@@ -14,13 +14,13 @@ import tomli_w
 from fedmoe.budget import Auto
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.load import to_yaml
+from fedmoe.config.paths import rooted
 from fedmoe.config.words import not_one_of
 from fedmoe.data import Dataset
 from fedmoe.data.partition import Natural
 from fedmoe.data.table import Table
 from fedmoe.deploy.fleet import Fleet
 from fedmoe.errors import ConfigError, Fault
-from fedmoe.models.build import MINI
 from fedmoe.runs.roster import is_federated
 from fedmoe.section import fields
 from fedmoe.system.shipped import shipped_folder
@@ -67,18 +67,13 @@ def experiment_for(fleet: Fleet, config: Path, overrides: Sequence[str]) -> Expe
         nodes = [node for node in fleet.nodes if node.tier == tier]
         clients = [node.name if own_rows else node.number for node in nodes]
         own.append(f"budget.tiers.{tier}.clients={json.dumps(clients)}")
-    paths = {"model.path": e.model.path}
     if own_rows:
         own.append(f"data={json.dumps(_federated(e.data, fleet))}")
         own.append(f"partition={json.dumps(asdict(Natural()))}")  # which has no meaning there
     else:
         own.append(f"partition.num_clients={len(fleet.nodes)}")
-        paths["data.path"] = getattr(e.data, "path", "")
-    for key, value in paths.items():
-        # The server's working folder differs from this command's.
-        if value and value != MINI and Path(value).exists():
-            own.append(f"{key}={json.dumps(str(Path(value).absolute()))}")
-    return load_experiment(config, [*overrides, *own])
+    # The server's working folder differs from this command's.
+    return rooted(load_experiment(config, [*overrides, *own]), Path.cwd())
 
 
 def _federated(data: Dataset, fleet: Fleet) -> dict[str, Any]:
@@ -91,10 +86,8 @@ def _federated(data: Dataset, fleet: Fleet) -> dict[str, Any]:
         said = f"{data.name!r} makes its rows itself; use 'files' or 'federated' with --data"
         raise ConfigError("fedmoe deploy", [Fault("data.name", said)])
     kept = {name: getattr(data, name) for name in fields(Table) if name != "name"}
-    here = {"server_test": getattr(data, "server_test", "")}
-    if here["server_test"]:
-        here["server_test"] = str(Path(here["server_test"]).absolute())
-    return {"name": "federated", "clients": [n.name for n in fleet.nodes], **kept, **here}
+    kept["server_test"] = getattr(data, "server_test", "")
+    return {"name": "federated", "clients": [n.name for n in fleet.nodes], **kept}
 
 
 def app_files(experiment: Experiment, fleet: Fleet) -> dict[str, bytes]:

@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedmoe.config import Experiment, load_experiment
+from fedmoe.config import Experiment
+from fedmoe.config.paths import saved_experiment
 from fedmoe.errors import FedMoEError
 from fedmoe.export.exported import Exported
 from fedmoe.export.generate import Generator
@@ -36,7 +37,7 @@ class RunResults:
     @property
     def experiment(self) -> Experiment:
         """The experiment as it was run."""
-        return load_experiment(self.folder / "config.yaml")
+        return saved_experiment(self.folder)
 
     @property
     def ledger(self) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import torch
 
 from fedmoe.data.text import TextSettings
 from fedmoe.data.wording import end_tokens, prompt_ids
-from fedmoe.errors import FedMoEError
+from fedmoe.errors import FedMoEError, FedMoEWarning, ModelError
 from fedmoe.export.saved import SavedRun
 from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.build import MINI, ModelSettings, build_model, model_folder
+from fedmoe.models.conventions import most_positions
 from fedmoe.models.decode import greedy_stream
 from fedmoe.models.pretrained_gating import gating_of
 from fedmoe.models.rescaling import NoRescaling
@@ -72,5 +74,20 @@ class Generator:
         """Generate the answer to one prompt, piece by piece."""
         form = self.model.form.name
         ids = torch.tensor([prompt_ids(prompt, self.tokenizer, self.text, form)])
+        self._check_length(ids.shape[1], max_new_tokens)
         ends = end_tokens(self.tokenizer, self.text, form)
         yield from greedy_stream(self.model.model, ids, max_new_tokens, self.tokenizer, ends)
+
+    def _check_length(self, prompt: int, new: int) -> None:
+        """Warn of an answer that may end beyond the model's positions; refuse it if there are none.
+
+        Raises:
+            ModelError: its positions are learned.
+        """
+        most, learned = most_positions(self.model.model)
+        if self.model.form.name != "causal" or most is None or prompt + new <= most:
+            return
+        said = f"a prompt of {prompt:,} tokens and {new:,} new ones are more than the {most:,} that"
+        if learned:
+            raise ModelError(f"{said} the model has positions for; lower --max-new-tokens")
+        warnings.warn(f"{said} the model is made for", FedMoEWarning, stacklevel=3)

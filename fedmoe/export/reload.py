@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedmoe.errors import ModelError
+from fedmoe.models.folder import opened
 from fedmoe.models.tasks import TaskBatch, TaskForm, task_of
 from fedmoe.models.tasks.task import Sample
 
@@ -64,9 +65,10 @@ def logits_of(request: Request, batches: Sequence[TaskBatch]) -> list[Tensor]:
 
 def _load(form: TaskForm, folder: str, request: Request) -> Any:
     options = {"experts_implementation": "eager"} if request.eager else {}
-    model, info = form.auto.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True, **options
-    )
+    with opened(folder) as place:
+        model, info = form.auto.from_pretrained(
+            place, dtype=torch.float32, output_loading_info=True, **options
+        )
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"the export lacks {len(missing)} weights, such as {missing[0]}")
     return model
@@ -74,7 +76,8 @@ def _load(form: TaskForm, folder: str, request: Request) -> Any:
 
 def _merge_by_name(base: Path, adapter: Path, out: Path) -> None:
     """Write the base's checkpoint plus `alpha / r * B A`, weight by weight, into a folder."""
-    weights = {k: v for path in base.glob("*.safetensors") for k, v in load_file(path).items()}
+    files = [path for path in base.glob("*.safetensors") if not path.name.startswith("adapter")]
+    weights = {name: weight for path in files for name, weight in load_file(path).items()}
     settings = json.loads((adapter / "adapter_config.json").read_text())
     scale, factors = settings["lora_alpha"] / settings["r"], load_file(adapter / ADAPTER)
     for name, a in factors.items():

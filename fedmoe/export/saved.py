@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, initial_adapter
-from fedmoe.config import Experiment, load_experiment
+from fedmoe.config import Experiment
+from fedmoe.config.paths import saved_experiment
 from fedmoe.data.federated import Federated
 from fedmoe.data.text import Batch, Tokenizer, collate
 from fedmoe.errors import CheckpointError, FedMoEError, FedMoEWarning
@@ -53,7 +54,7 @@ class SavedRun:
                 raise CheckpointError(
                     f"{folder} is not the folder of a run with an adapter: {path.name} is missing"
                 )
-        experiment = load_experiment(config)
+        experiment = saved_experiment(folder)
         e = experiment
         model, tokenizer = build_model(e.model, e.adapter, e.rescaling, e.gating)
         layout = experiment.aggregation.first_state(_initial(experiment, model)).layout

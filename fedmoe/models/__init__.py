@@ -8,7 +8,9 @@
 - `memory`: other forms and places of frozen experts, subsets of them, a dry run of memory
 - `gating`: how tokens and experts choose each other within a budget of k
 - `rescaling`: none, static or learned factors on a sparse layer's output; `modulation`
-- `build`: load the built-in base, a folder or a Hub id
+- `build`: load the built-in base, a folder or a Hub id, and check it once
+- `folder`: where a model is, and which of its files and weights are refused
+- `conventions`: special tokens, generation settings and positions that a folder states
 - `decode`: greedy answers
 - `pretrained_gating`: the gating that a base was pretrained under
 - `private`: undocumented parts of torch and transformers

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig
 from transformers.utils.hub import cached_file
 from transformers.utils.logging import disable_progress_bar
 
-from fedmoe.errors import ModelError
+from fedmoe.errors import FedMoEError, FedMoEWarning, ModelError
 from fedmoe.models.adapted import TOP_K, AdaptedModel, LoRA
+from fedmoe.models.conventions import (
+    precision_warnings,
+    take_greedy,
+    tokenizer_faults,
+    tokenizer_warnings,
+)
 from fedmoe.models.families import check_family, install, moe_layers
+from fedmoe.models.folder import (
+    ADAPTER,
+    MINI,
+    cannot_load,
+    check_config,
+    model_folder,
+    opened,
+    weight_faults,
+)
 from fedmoe.models.gating import Rule
 from fedmoe.models.memory.frozen import weights_of
 from fedmoe.models.private import map_tensors
@@ -24,7 +38,9 @@ from fedmoe.models.rescaling import Rescaling
 from fedmoe.models.tasks import TASKS, task_of
 from fedmoe.section import section
 
-MINI = "mini"
+__all__ = ["DTYPES", "MINI", "ModelSettings", "build_model", "device_of", "load_base"]
+__all__ += ["model_folder"]
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -39,11 +55,6 @@ class ModelSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on; `auto` takes a GPU if there is one. On a CPU equal runs are bitwise
     identical; on a GPU attention's backward may differ."""
-
-
-def model_folder(path: str) -> str:
-    """Return the folder of the built-in model for `mini`, and any other `path` as it is."""
-    return str(files("fedmoe.models") / "mini") if path == MINI else path
 
 
 def device_of(settings: ModelSettings) -> torch.device:
@@ -74,20 +85,24 @@ def load_base(
     """
     device = device_of(settings)
     disable_progress_bar()
-    folder, form = model_folder(settings.path), TASKS["causal"]
+    form, dtype, what = TASKS["causal"], DTYPES[settings.dtype], ""
     try:
-        config = AutoConfig.from_pretrained(folder)
-        check_family(config.model_type)
-        form = task_of(config.model_type)
-        model, info = form.load(folder, config, DTYPES[settings.dtype])
-        tokenizer = form.tokenizer(folder, config)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise ModelError(_cannot_load(settings.path, form.kind, error)) from error
-    if missing := sorted(info["missing_keys"]):
-        raise ModelError(
-            f"model.path {settings.path!r}: {len(missing)} weights are missing, such as "
-            f"{missing[0]}; transformers would make them up"
-        )
+        with opened(settings.path) as folder:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            check_family(config.model_type)
+            check_config(settings.path, config)
+            form = task_of(config.model_type)
+            stored = getattr(config, "dtype", None)  # loading changes it
+            model, info = form.load(folder, config, dtype)
+            what = "tokenizer"
+            tokenizer = form.tokenizer(folder, config)
+    except (FedMoEError, MemoryError, torch.OutOfMemoryError):
+        raise
+    # Libraries raise whatever a file of a model makes of their code: KeyError, TypeError and more.
+    except Exception as error:
+        raise ModelError(cannot_load(settings.path, what or form.kind, error)) from error
+    model.name_or_path = settings.path
+    _check_loaded(settings, model, tokenizer, info, stored)
     if fast:
         install(model)
     if tokenizer.pad_token_id is None:
@@ -105,20 +120,42 @@ def checkpoint_folder(path: str) -> Path:
 
 def skeleton(path: str) -> nn.Module:
     """Return transformers' own model of a folder that was checked before, without its weights."""
-    folder = model_folder(path)
-    config = AutoConfig.from_pretrained(folder)
-    return task_of(config.model_type).auto.from_pretrained(folder, config=config, device_map="meta")
+    with opened(path) as folder:
+        config = AutoConfig.from_pretrained(folder)
+        kind = task_of(config.model_type).auto
+        return kind.from_pretrained(folder, config=config, device_map="meta")
 
 
-def _cannot_load(path: str, kind: str, error: Exception) -> str:
-    """Return an error's text: no folder, no model in it, or no such id on the Hub."""
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    if Path(path).is_dir():
-        return f"model.path {path!r}: the folder holds no {kind} ({reason})"
-    return (
-        f"model.path {path!r} is neither {MINI!r}, nor a folder, nor a Hugging Face id that can be "
-        f"loaded ({reason})"
-    )
+def _check_loaded(
+    settings: ModelSettings, model: Any, tokenizer: Any, info: Any, stored: Any
+) -> None:
+    """Refuse a model or a tokenizer that is not whole, and warn of what is not followed.
+
+    This is the one place for it: every command and every node loads its model here.
+
+    Raises:
+        ModelError: with every fault.
+    """
+    path, folder = settings.path, Path(model_folder(settings.path))
+    faults, said = ([*weight_faults(info)], [*precision_warnings(stored, DTYPES[settings.dtype])])
+    if hasattr(tokenizer, "get_vocab"):
+        rows = model.get_input_embeddings().weight.shape[0]
+        faults += tokenizer_faults(tokenizer, folder, rows)
+        said += tokenizer_warnings(tokenizer, model) if not faults else ()
+    said += take_greedy(model)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        faults.append("it comes with an adapter; download it without adapter_config.json")
+    if faults:
+        raise ModelError(f"model.path {path!r}: {'; '.join(faults)}")
+    if (folder / ADAPTER).is_file():
+        said.append(
+            "the folder also holds an adapter, which is not loaded, but the model without it; to "
+            "start from it set adapter.start to this folder"
+        )
+    if getattr(model.config, "auto_map", None):
+        said.append("its config names code in its folder, which is not run: transformers' own is")
+    for sentence in said:
+        warnings.warn(f"model.path {path!r}: {sentence}", FedMoEWarning, stacklevel=3)
 
 
 def build_model(

@@ -25,6 +25,8 @@ TrackerName = Literal["tensorboard", "trackio", "mlflow", "wandb"]
 PROJECT = "fedmoe"
 MOST_CLIENTS = 20
 """With more clients their curves are left out: nobody reads a thousand of them."""
+MOST_LETTERS = 240
+"""Of a name, without a number that tells it from others."""
 OF_CLIENT = (*(field.name for field in LIVE), "virtual_seconds", "bytes_up")
 METRICS = "metrics"
 """Prefix of own metrics: `client/3/metrics/NAME`, and their mean as `round/metrics/NAME`."""
@@ -114,6 +116,32 @@ TRACKERS: dict[str, Callable[[Path, str, Mapping[str, str]], Tracker]] = {
 }
 
 
+class Names:
+    """Gives names that every tracker takes: a tier, or an own metric, may be called anything.
+
+    MLflow takes few characters, at most 250, and no path that has a shorter form.
+
+    >>> plain = Names()
+    >>> plain("test/k=4/loss"), plain("test/k(4/loss"), plain("test/k=4/loss"), plain("a/../b")
+    ('test/k_4/loss', 'test/k_4/loss-2', 'test/k_4/loss', 'a/_/b')
+    """
+
+    def __init__(self) -> None:
+        self.given: dict[str, str] = {}
+
+    def __call__(self, name: str) -> str:
+        if name not in self.given:
+            parts = (re.sub(r"[^\w.\- ]", "_", part) for part in name.split("/"))
+            plain = "/".join("_" if part.strip(" .") == "" else part for part in parts)
+            plain = plain if len(plain) <= MOST_LETTERS else plain[-MOST_LETTERS:].lstrip("/")
+            taken, numbered, number = {*self.given.values()}, plain, 1
+            while numbered in taken:
+                number += 1
+                numbered = f"{plain}-{number}"
+            self.given[name] = numbered
+        return self.given[name]
+
+
 def track(folder: Path, name: TrackerName, *, follow: bool = False) -> int:
     """Export everything in a run's ledger to a tracker, and return the number of values.
 
@@ -127,12 +155,13 @@ def track(folder: Path, name: TrackerName, *, follow: bool = False) -> int:
     """
     from fedmoe.report.run import read_run
 
-    run = read_run(folder)
-    tracker, number = TRACKERS[name](folder, run.header["name"], run.settings), 0
+    run, plain = read_run(folder), Names()
+    settings = {plain(key): value for key, value in run.settings.items()}
+    tracker, number = TRACKERS[name](folder, run.header["name"], settings), 0
     try:
         ledger = folder / "ledger.jsonl"
         for step, metrics in _steps(follow_ledger(ledger) if follow else read_ledger(ledger)):
-            tracker.log(step, metrics)
+            tracker.log(step, {plain(name): value for name, value in metrics.items()})
             number += len(metrics)
     finally:
         tracker.close()
@@ -161,9 +190,8 @@ def metrics_of(record: Record, *, clients: bool) -> dict[str, float]:
         case _:
             return {}
     found = {f"{prefix}/{name}": record.get(name) for name in names}
-    # MLflow takes no other characters in a name.
     return {
-        re.sub(r"[^\w.\-/ ]", "_", name): float(value)
+        name: float(value)
         for name, value in found.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }

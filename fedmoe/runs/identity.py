@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
+import platform
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fedmoe.config.components import foreign_code
 from fedmoe.config.load import to_yaml
+from fedmoe.config.paths import STARTED, started_in
 from fedmoe.config.schema import Membership, Simulation
-from fedmoe.system.digests import code_digest
+from fedmoe.system.digests import code_digest, template_digest
+from fedmoe.system.extras import versions
 from fedmoe.system.machine import processor
 
 if TYPE_CHECKING:
     from fedmoe.config import Experiment
     from fedmoe.runs.server_side import ServerSide
 
+VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy", "home-assistant-intents")
 LIBRARIES = ("torch", "transformers", "numpy")
 
 
 def identity(server: ServerSide) -> dict[str, str]:
     """Return everything that can change a bit of the result, by `config`, `code` and so on.
 
-    Components are those from outside fedmoe, where there are any.
+    Components are those from outside fedmoe, and the template that of a .jinja file, if there are.
     """
-    foreign = foreign_code(server.setup.experiment)
+    foreign, template = foreign_code(server.setup.experiment), server.setup.experiment.text.template
+    words = template_digest(template)
     return {
         "config": settings_digest(server.setup.experiment),
         "code": code_digest(*filter(None, [server.nodes_code])),
@@ -40,6 +46,7 @@ def identity(server: ServerSide) -> dict[str, str]:
         "model": server.setup.base,
         "data": server.facts.sha256,
         **({"components": foreign} if foreign else {}),
+        **({"template": words} if words != template else {}),
     }
 
 
@@ -73,3 +80,24 @@ def settings_text(experiment: Experiment) -> str:
     # Whatever the quorum, a round is aggregated in the same way or not at all.
     patient = replace(experiment.membership, wait_seconds=Membership().wait_seconds)
     return to_yaml(replace(experiment, simulation=Simulation(), membership=patient, quorum=0.0))
+
+
+def environment(server: ServerSide, folder: Path) -> dict[str, Any]:
+    """Return the versions and the machine that a run's figures depend on, and its identity.
+
+    Args:
+        server: the run.
+        folder: the run's, from which its paths are found again.
+    """
+    return {
+        "identity": identity(server),
+        "code": code_digest(),
+        "requested": settings_digest(server.requested or server.setup.experiment),
+        "device": str(server.setup.model.device),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        **versions(*VERSIONS),
+        STARTED: started_in(folder),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

@@ -6,7 +6,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmoe.data.examples import Splits
@@ -16,6 +15,7 @@ from fedmoe.errors import DataError, FedMoEWarning
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.messages.rows import RowCounts
 from fedmoe.runs.data import DataFacts, drawn_set, unusable_rows
+from fedmoe.system.files import expanded
 
 if TYPE_CHECKING:
     from fedmoe.config.schema import Experiment
@@ -134,7 +134,7 @@ def server_sets(experiment: Experiment, tokenizer: Any, form: str) -> dict[str, 
     if not isinstance(data, Federated) or not (path := data.server_test):
         return {}
     e, most = experiment, experiment.evaluation.test_examples
-    examples, dropped = LocalData(data).read(Path(path).expanduser())
+    examples, dropped = LocalData(data).read(expanded(path))
     try:
         splits, _ = tokenize_splits(
             Splits((), (), examples, dropped),

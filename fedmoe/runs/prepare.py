@@ -19,6 +19,7 @@ from fedmoe.models.build import build_model
 from fedmoe.models.memory.frozen import forms_of, frozen_digest
 from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.data import STAND_INS, RunData, pooled_data
+from fedmoe.runs.limits import check_limits
 from fedmoe.runs.members import member_of, named_member
 from fedmoe.runs.own_data import OwnData, federated_facts, server_sets
 from fedmoe.runs.scorer import Scorer
@@ -91,6 +92,7 @@ def prepare(
     model.check_top_ks(set(setup.top_ks.values()))
     check(experiment, model, Counter(names), on_nodes)
     members = tuple(member_of(setup, c, tier) for c, tier in enumerate(names))
+    check_limits(experiment, model, tokenizer, data.sets)
     return Prepared(
         server=ServerSide(setup, members, data.facts(), requested),
         scorer=Scorer(ClientSide(setup, data.rows), data.sets),
@@ -116,9 +118,11 @@ def _federated(
     if members and not on_nodes:
         check(experiment, model, Counter(member.tier for member in members))
     rows = OwnData(local, experiment, tokenizer, model.form.name) if holds_rows else {}
+    sets = server_sets(experiment, tokenizer, model.form.name)
+    check_limits(experiment, model, tokenizer, sets)
     return Prepared(
         server=ServerSide(setup, members, federated_facts(experiment), requested),
-        scorer=Scorer(ClientSide(setup, rows), server_sets(experiment, tokenizer, model.form.name)),
+        scorer=Scorer(ClientSide(setup, rows), sets),
     )
 
 

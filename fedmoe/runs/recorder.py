@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import io
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -28,10 +26,8 @@ from fedmoe.rounds import Observer
 from fedmoe.runs.asynchronous import goes_live
 from fedmoe.runs.checkpoint import Checkpoint
 from fedmoe.runs.costs import tier_cost, tier_costs
-from fedmoe.runs.identity import identity, settings_digest, written_identity
+from fedmoe.runs.identity import environment, identity, written_identity
 from fedmoe.runs.workers import Watch
-from fedmoe.system.digests import code_digest
-from fedmoe.system.extras import versions
 from fedmoe.system.files import write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
@@ -56,7 +52,6 @@ OF_TIER = (
     "full_expert_bytes",
 )
 """Costs of a tier that the ledger's first line gives."""
-VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy", "home-assistant-intents")
 
 
 class Recorder(Observer, Watch):
@@ -100,7 +95,7 @@ class Recorder(Observer, Watch):
     def _open(self) -> None:
         """Describe the run, from here on."""
         write_text(self.folder / "config.yaml", to_yaml(self.server.setup.experiment))
-        write_json(self.folder / "environment.json", environment(self.server))
+        write_json(self.folder / "environment.json", environment(self.server, self.folder))
         facts = self.server.facts
         write_json(self.folder / "manifest.json", facts.manifest | {"rows": facts.rows.as_json()})
         self.ledger.append(self._opening())
@@ -333,18 +328,3 @@ def adapter_bytes(adapter: Adapter, state: ServerState) -> bytes:
     tensors = {entry.name: view.contiguous() for entry, view in adapter.layout.views(adapter.flat)}
     tensors |= {f"rescaler.{tier}": r for tier, r in state.rescalers.items()}
     return to_safetensors(tensors, {"round": str(state.round), "layout": adapter.layout.digest})
-
-
-def environment(server: ServerSide) -> dict[str, Any]:
-    """Return the versions and the machine that a run's figures depend on, and its identity."""
-    return {
-        "identity": identity(server),
-        "code": code_digest(),
-        "requested": settings_digest(server.requested or server.setup.experiment),
-        "device": str(server.setup.model.device),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": str(torch.get_num_threads()),
-        **versions(*VERSIONS),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }

@@ -20,7 +20,7 @@ from fedmoe.report.ledger import read_ledger
 from fedmoe.runs.checkpoint import newest, remove_checkpoints
 from fedmoe.runs.identity import identity, settings_text, written_identity
 from fedmoe.runs.roster import is_federated
-from fedmoe.system.files import write_text
+from fedmoe.system.files import expanded, write_text
 from fedmoe.system.locks import alone_in
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def find(server: ServerSide, resume: Resume) -> Iterator[Found]:
         FedMoEError: the folder cannot be made; another process works in it; the run in it is
             another one (what has changed is named); no whole checkpoint is left.
     """
-    parent, name = Path(server.setup.experiment.simulation.folder), server.setup.experiment.name
+    e = server.setup.experiment
+    parent, name = expanded(e.simulation.folder), e.name
     mine = identity(server)
     folder = None if resume == "no" else latest(parent, name)
     if folder is not None and not _is_a_run(folder):

@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+from fedmoe.system.files import expanded
 from fedmoe.system.shipped import BUNDLE
 
 IGNORED = {"__pycache__", BUNDLE}
@@ -20,6 +21,18 @@ def files_digest(*paths: Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def template_digest(setting: str) -> str:
+    """Return a digest of the file that `text.template` names, `missing` without one; or its word.
+
+    >>> template_digest("auto"), template_digest("nowhere.jinja")
+    ('auto', 'missing')
+    """
+    if not setting.endswith((".jinja", ".jinja2")):
+        return setting
+    path = expanded(setting)
+    return files_digest(path) if path.is_file() else "missing"
 
 
 def code_digest(*folders: Path) -> str:

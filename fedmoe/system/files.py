@@ -8,6 +8,15 @@ from typing import Any
 from fedmoe.system.json_text import json_text
 
 
+def expanded(path: Path | str) -> Path:
+    """Return a path with `~` written out; one of an unknown user stays as it is.
+
+    >>> expanded("rows.jsonl").name
+    'rows.jsonl'
+    """
+    return Path(os.path.expanduser(path))
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace the content of `path`; its folder must exist.
 

@@ -4,6 +4,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from fedmoe.errors import ConfigError, Fault, FedMoEError
+from fedmoe.system.files import expanded
 
 BUNDLE = "bundle"
 """Folder of the package in which a wheel holds them; a checkout has them at its root."""
@@ -39,7 +40,7 @@ def find_config(path: Path | str) -> Path:
     Raises:
         ConfigError: a bare name of neither a file nor a shipped config.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.is_file() or path.suffix or len(path.parts) != 1:
         return path
     configs = shipped_configs()
@@ -62,7 +63,7 @@ def find_beside(path: str, folder: Path) -> Path:
 
     A shipped config that is copied elsewhere so keeps its `devices/phone.yaml`.
     """
-    own = folder / path
+    own = folder / expanded(path)
     if own.exists() or Path(path).is_absolute():
         return own
     shipped = shipped_folder() / "configs" / path

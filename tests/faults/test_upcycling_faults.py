@@ -82,7 +82,7 @@ def test_a_dense_model_without_all_its_weights_is_refused(dense, tmp_path):
         if path.suffix == ".json":
             (tmp_path / path.name).write_bytes(path.read_bytes())
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"missing: model\.layers\.1\.mlp\.up_proj"):
+    with pytest.raises(ModelError, match=r"missing, such as model\.layers\.1\.mlp\.up_proj"):
         load_dense(str(tmp_path), torch.float32)
 
 

@@ -21,6 +21,7 @@ from fedmoe.base_models.pretraining.recipe import Pretrain
 from fedmoe.base_models.pretraining.work import REBUILD, TOKENS, reading
 from fedmoe.errors import DataError
 from fedmoe.seeds import numpy_rng
+from fedmoe.system.files import expanded
 
 PAD, END = "<pad>", "<eos>"
 # A word keeps the space before it, a digit stands alone: "25%" and ": 25" share their tokens.
@@ -80,11 +81,11 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
 
 def build(recipe: Pretrain) -> None:
     """Write the tokenizer, the tokens and a summary per source into the work folder, once."""
-    work = Path(recipe.work)
+    work = expanded(recipe.work)
     if (work / TOKENS).exists():
         return
     work.mkdir(parents=True, exist_ok=True)
-    documents = collect(Path(recipe.sources), recipe.num_exercises, recipe.seed)
+    documents = collect(expanded(recipe.sources), recipe.num_exercises, recipe.seed)
     tokenizer = train_tokenizer((text for _, text in documents), recipe.model.vocab_size)
     tokenizer.save_pretrained(work / "tokenizer")
     encoded = tokenizer([text for _, text in documents], add_special_tokens=False)["input_ids"]

@@ -13,7 +13,7 @@ from fedmoe.base_models.pretraining import work as works
 from fedmoe.errors import FedMoEError, ModelError
 from fedmoe.models.gating import Gating, TopKGating
 from fedmoe.section import section
-from fedmoe.system.files import write_json
+from fedmoe.system.files import expanded, write_json
 from fedmoe.training.router_losses import RouterLosses
 
 PATHS = ("sources", "work", "out")
@@ -112,7 +112,7 @@ def claim(recipe: Pretrain) -> None:
     Raises:
         FedMoEError: it holds work of another recipe, or cannot be made.
     """
-    work = Path(recipe.work)
+    work = expanded(recipe.work)
     path = work / "recipe.json"
     try:
         begun = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -160,7 +160,7 @@ def check_tokens(recipe: Pretrain) -> None:
     Raises:
         FedMoEError: too few tokens, or a damaged file.
     """
-    found = len(works.tokens(Path(recipe.work)))
+    found = len(works.tokens(expanded(recipe.work)))
     least = (HELD_OUT + recipe.batch_size + 3) * recipe.block
     if found < least:
         raise FedMoEError(

@@ -46,6 +46,7 @@ from fedmoe.models.experts import experts_forward
 from fedmoe.models.families import moe_layers
 from fedmoe.models.gating import Gates
 from fedmoe.seeds import derive, generator
+from fedmoe.system.files import expanded
 from fedmoe.system.folders import whole_folder, writing
 from fedmoe.training.router_losses import router_training
 
@@ -72,8 +73,8 @@ def pretrain(recipe: Pretrain, progress: Progress = lambda row: None) -> None:
         DataError: sources are missing.
         OSError: a disk is full, or forbids; it names what could not be written.
     """
-    work = Path(recipe.work)
-    with whole_folder(Path(recipe.out), partial(check_out, recipe)) as folder:
+    work = expanded(recipe.work)
+    with whole_folder(expanded(recipe.out), partial(check_out, recipe)) as folder:
         claim(recipe)
         with writing(work):
             corpus.build(recipe)
@@ -165,7 +166,7 @@ class Trainer:
         self.progress = progress
         self.recipe, self.rank, self.step, self.seconds = recipe, rank, 0, 0.0
         self.agreement: float | None = None
-        self.work = Path(recipe.work)
+        self.work = expanded(recipe.work)
         self.model = new_model(recipe.model, recipe.seed)
         named = dict(self.model.named_parameters())
         decay = [p for n, p in named.items() if p.dim() > 1]

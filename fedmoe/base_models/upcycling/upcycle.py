@@ -26,6 +26,7 @@ from fedmoe.errors import ModelError
 from fedmoe.models.build import DTYPES, ModelSettings, load_base
 from fedmoe.models.families import check_top_k, moe_layers, set_top_k
 from fedmoe.seeds import numpy_rng
+from fedmoe.system.files import expanded
 from fedmoe.system.folders import whole_folder, writing
 
 LARGEST_DIFFERENCE = 1e-2
@@ -71,7 +72,7 @@ def upcycle(recipe: Upcycle, progress: Progress = lambda *_: None) -> Upcycled:
         FedMoEError: `out` cannot be made, or is being made by another process.
         DataError: the text cannot be read, or none of it is short enough.
     """
-    with whole_folder(Path(recipe.out), _check_new) as folder:
+    with whole_folder(expanded(recipe.out), _check_new) as folder:
         return _make(recipe, folder, progress)
 
 

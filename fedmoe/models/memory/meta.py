@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig
 
-from fedmoe.errors import ModelError
+from fedmoe.errors import FedMoEError, ModelError
 from fedmoe.models.adapted import TOP_K, AdaptedModel, LoRA
 from fedmoe.models.build import DTYPES, ModelSettings, model_folder
 from fedmoe.models.families import check_family
+from fedmoe.models.folder import cannot_load
 from fedmoe.models.gating import Rule
 from fedmoe.models.rescaling import NoRescaling
 from fedmoe.models.tasks import task_of
@@ -23,14 +24,12 @@ def meta_model(settings: ModelSettings, adapter: LoRA, gating: Rule = TOP_K) -> 
         ModelError: there is no configuration, or not that of a sparse MoE with fused experts.
     """
     try:
-        config = AutoConfig.from_pretrained(model_folder(settings.path))
+        config = AutoConfig.from_pretrained(model_folder(settings.path), trust_remote_code=False)
         check_family(config.model_type)
         with torch.device("meta"):
             model = task_of(config.model_type).build(config, DTYPES[settings.dtype])
-    except (OSError, ValueError, ImportError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"model.path {settings.path!r} has no configuration of a causal language model "
-            f"({reason}); expected 'mini', a Hugging Face id, or a folder with a config.json"
-        ) from error
+    except FedMoEError:
+        raise
+    except Exception as error:  # as in `load_base`
+        raise ModelError(cannot_load(settings.path, "configuration of a model", error)) from error
     return AdaptedModel(model, adapter, NoRescaling(), gating)

@@ -89,7 +89,13 @@ class TaskForm(ABC):
     def load(self, folder: str, config: Any, dtype: torch.dtype) -> tuple[nn.Module, Any]:
         """Return the model in a folder, and transformers' report on its keys."""
         return self.auto.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True
+            folder,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            use_safetensors=True,  # a pickle may run anybody's code
+            trust_remote_code=False,  # which else is asked for on the terminal
+            ignore_mismatched_sizes=True,  # they are in the report, and refused with the others
         )
 
     def build(self, config: Any, dtype: torch.dtype, **options: Any) -> nn.Module:
@@ -98,7 +104,7 @@ class TaskForm(ABC):
 
     def tokenizer(self, folder: str, config: Any) -> Any:
         """Return the encoder of prompts and responses into ids, and of ids into text."""
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def head(self, model: nn.Module) -> nn.Module:
         """Return the layer that makes logits of hidden states."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from fedmoe.runs.local.answers import answer, read, read_scores, score_jobs, score_own
 from fedmoe.runs.local.pool import Pool
 from fedmoe.runs.local.schedule import Tally, expected_work
+from fedmoe.system.files import expanded
 
 if TYPE_CHECKING:
     from fedmoe.messages.records import Failure, Task, Update
@@ -75,7 +75,7 @@ def make_transport(server: ServerSide, scorer: Scorer, watches: Sequence[Watch] 
         scorer,
         simulation.workers,
         work=expected_work(server),
-        folder=Path(simulation.folder),
+        folder=expanded(simulation.folder),
         watches=watches,
         job_seconds=simulation.job_seconds or math.inf,
     )
