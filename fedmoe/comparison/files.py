@@ -18,7 +18,7 @@ from fedmoe.comparison.study import Case, Study, verdicts
 from fedmoe.report.page import render
 from fedmoe.report.plots import Picture
 from fedmoe.report.text_table import TextTable, markdown_sections, plain
-from fedmoe.system.files import write_bytes, write_json, write_text
+from fedmoe.system.files import write_json, write_text
 
 
 def write_numbers(study: Study, folder: Path) -> None:
@@ -29,13 +29,13 @@ def write_numbers(study: Study, folder: Path) -> None:
 
 
 def write_pages(study: Study, folder: Path) -> None:
-    """Write `comparison.html`, and `plots/*.png` of every case."""
+    """Write `comparison.html`, and `plots/*.svg` of every case."""
     pictures = {case.name: draw_case(case) for case in study.cases}
     for number, case in enumerate(study.cases):
         plots = folder / "plots" / (f"{number}-{slug(case.name)}" if case.name else "")
         plots.mkdir(parents=True, exist_ok=True)
         for picture in pictures[case.name]:
-            write_bytes(plots / f"{picture.name}.png", picture.png)
+            write_text(plots / f"{picture.name}.svg", picture.svg)
     write_text(folder / "comparison.html", render_page(study, pictures))
 
 

@@ -7,7 +7,7 @@ from fedmoe.comparison.plots_scores import paired_differences, tier_scores
 from fedmoe.comparison.result import mean_load
 from fedmoe.comparison.study import Case
 from fedmoe.comparison.tables import COSTS
-from fedmoe.report.figures import png
+from fedmoe.report.figures import svg
 from fedmoe.report.plots import Picture
 from fedmoe.report.plots_experts import load_maps
 
@@ -40,4 +40,4 @@ def draw_case(case: Case) -> list[Picture]:
             starved_over_rounds(case),
         ),
     ]
-    return [Picture(name, text, png(figure)) for name, text, figure in drawn if figure is not None]
+    return [Picture(name, text, svg(figure)) for name, text, figure in drawn if figure is not None]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedmoe.comparison.result import MEAN
 from fedmoe.comparison.study import Case, verdicts
-from fedmoe.report.figures import MUTED, Colour, dress_rows, legend, new_figure, shades
+from fedmoe.report.figures import GRID, INK, MUTED, Colour, dress_rows, legend, new_figure, shades
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 ROW_INCHES = 0.13
 """Height of one tier of one variant."""
-BLACK: Colour = (0.12, 0.14, 0.16)
 
 
 def tier_scores(case: Case) -> Figure:
@@ -61,7 +60,7 @@ def _rows(title: str, case: Case, variants: list[str]) -> tuple[Figure, Axes]:
     figure = new_figure(title, 1.25 + len(variants) * (len(lanes) + 1.5) * ROW_INCHES)
     axes = figure.add_subplot()
     for place in range(1, len(variants)):
-        axes.axhline(place - 0.5, color="#eaeef2", linewidth=0.8)
+        axes.axhline(place - 0.5, color=GRID, linewidth=0.8)
     # A long name takes two or three lines, so that the plot keeps its room.
     dress_rows(axes, ["\n".join(textwrap.wrap(name, 18)) or name for name in variants])
     for _, name, colour in lanes:
@@ -70,9 +69,9 @@ def _rows(title: str, case: Case, variants: list[str]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _lanes(case: Case) -> list[tuple[float, str, Colour]]:
+def _lanes(case: Case) -> list[tuple[float, str, Colour | str]]:
     """Return each tier's offset in a variant's band, name and colour; the mean is black, last."""
-    colours = shades(case.tiers) | {MEAN: BLACK}
+    colours = shades(case.tiers) | {MEAN: INK}
     step = 0.8 / len(colours)
     middle = (len(colours) - 1) / 2
     return [((i - middle) * step, name, c) for i, (name, c) in enumerate(colours.items())]

@@ -70,7 +70,8 @@ class TextTable:
 
     def _keep(self, indices: list[int]) -> TextTable:
         columns, *rows = ([row[i] for i in indices] for row in (self.columns, *self.rows))
-        return replace(self, columns=columns, rows=rows)
+        words = sum(i < self.num_words for i in indices)
+        return replace(self, columns=columns, rows=rows, num_words=words)
 
 
 def pairs_table(

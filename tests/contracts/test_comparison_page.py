@@ -176,7 +176,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(tmp_path):
         "Settings of all runs",
     ):
         assert title in page, title
-    assert page.count("data:image/png") == len([*(tmp_path / "plots").glob("*.png")]) == 8
+    assert page.count("<svg") == len([*(tmp_path / "plots").glob("*.svg")]) == 8
     assert "Finished" in page
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "<b>" not in text

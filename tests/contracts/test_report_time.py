@@ -37,8 +37,8 @@ def test_the_bars_are_stacked_to_the_rounds_end(run):
 
 def test_scores_stand_at_the_end_of_their_round(run):
     over, per = (draw(run).axes[0].lines for draw in (score_over_time, score_per_round))
-    assert [*per[0].get_xdata()] == [1, 2, 3]
-    assert [*over[0].get_xdata()] == [8.0, 16.0, 24.0]
+    assert [*per[0].get_xdata()] == [0, 1, 2, 3]
+    assert [*over[0].get_xdata()] == [0.0, 8.0, 16.0, 24.0]
     assert [*over[0].get_ydata()] == [*per[0].get_ydata()]
 
 
