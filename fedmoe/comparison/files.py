@@ -13,7 +13,7 @@ from fedmoe.comparison.config import slug
 from fedmoe.comparison.fairness import fairness
 from fedmoe.comparison.headline import headline
 from fedmoe.comparison.plots import draw_case
-from fedmoe.comparison.result import Result
+from fedmoe.comparison.result import MEAN, Result
 from fedmoe.comparison.study import Case, Study, verdicts
 from fedmoe.report.page import render
 from fedmoe.report.plots import Picture
@@ -96,14 +96,15 @@ def as_csv(study: Study) -> str:
     even = ["mean_client", "worst_client", "worst_tenth", "jain_index"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "variant", "seed", *tiers, *even, *costs, "seconds", "adapter_sha256"])
+    head = ["case", "variant", "seed", *tiers, "loss", *even, *costs, "seconds", "adapter_sha256"]
+    writer.writerow(head)
     for r in study.results:
         found = fairness(r)
         fair = [*asdict(found).values()] if found else [None] * len(even)
         scores = [r.scores.get(tier) for tier in tiers]
         spent = [*asdict(r.spent).values()]
-        row = [r.case, r.variant, r.seed, *scores, *fair, *spent, r.seconds, r.adapter_sha256]
-        writer.writerow(row)
+        row = [r.case, r.variant, r.seed, *scores, r.losses[MEAN], *fair, *spent]
+        writer.writerow([*row, r.seconds, r.adapter_sha256])
     return text.getvalue()
 
 
@@ -119,6 +120,7 @@ def as_json(study: Study) -> dict[str, Any]:
             {
                 "name": case.name,
                 "overrides": case.overrides,
+                "measure": case.measure,
                 "target": case.score_to_reach,
                 "differences": {v: asdict(found) for v, found in verdicts(case).items()},
                 "runs": [_run(result) for result in case.results],
@@ -130,7 +132,16 @@ def as_json(study: Study) -> dict[str, Any]:
 
 def _run(r: Result) -> dict[str, Any]:
     found, experts = fairness(r), r.extreme_experts
-    same = ("variant", "seed", "scores", "clients", "bytes_up", "client_seconds", "seconds")
+    same = (
+        "variant",
+        "seed",
+        "scores",
+        "losses",
+        "clients",
+        "bytes_up",
+        "client_seconds",
+        "seconds",
+    )
     hashes = ("adapter_sha256", "data_sha256", "settings", "environment")
     return {
         **{name: getattr(r, name) for name in (*same, *hashes)},

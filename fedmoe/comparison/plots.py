@@ -17,7 +17,7 @@ def draw_case(case: Case) -> list[Picture]:
     loads = {v: load for v, runs in case.variants.items() if (load := mean_load(runs)) is not None}
     num_layers = max((len(load) for load in loads.values()), default=0)
     drawn = [
-        ("scores", "Test score of every variant at every tier.", tier_scores(case)),
+        ("scores", f"Test {case.measure} of every variant at every tier.", tier_scores(case)),
         (
             "differences",
             f"Paired differences to {case.reference}; the thick line is the mean of tiers.",
@@ -26,7 +26,9 @@ def draw_case(case: Case) -> list[Picture]:
     ]
     for cost in COSTS:
         name = cost[0].replace(" ", "-")
-        caption = f"Score against {cost[0]}; mean over seeds, or a mark per seed."
+        caption = (
+            f"{case.measure.capitalize()} against {cost[0]}; mean over seeds, or a mark per seed."
+        )
         drawn.append((f"score-against-{name}", caption, score_against(case, cost)))
     drawn += [
         (

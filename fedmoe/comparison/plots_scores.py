@@ -16,41 +16,53 @@ if TYPE_CHECKING:
 
 ROW_INCHES = 0.13
 """Height of one tier of one variant."""
+UNITS = {"score": (100.0, "percent"), "loss": (1.0, "loss per token")}
+"""A factor and the name of an axis, by what is compared."""
+TINY = 1e-9
+"""Differences of equal scores may be as large, by rounding."""
 
 
 def tier_scores(case: Case) -> Figure:
     """Draw a row per tier and variant: every seed a dot, their mean a bar."""
-    variants = case.variants
-    figure, axes = _rows("Test score (%): a dot is a seed, a bar their mean", case, [*variants])
+    variants, (factor, what) = case.variants, UNITS[case.measure]
+    title = f"Test {case.measure} ({what}): a dot is a seed, a bar their mean"
+    figure, axes = _rows(title, case, [*variants])
     for place, runs in enumerate(variants.values()):
         for offset, name, colour in _lanes(case):
-            scores = [100 * r.scores[name] for r in runs]
-            mean, y = statistics.mean(scores), place + offset
-            axes.plot([0, mean], [y, y], color=colour, linewidth=1.2, alpha=0.35)
+            values = [factor * case.values(r)[name] for r in runs]
+            mean, y = statistics.mean(values), place + offset
+            if case.measure == "score":
+                axes.plot([0, mean], [y, y], color=colour, linewidth=1.2, alpha=0.35)
             axes.plot([mean], [y], "|", color=colour, markersize=7, markeredgewidth=2)
-            axes.plot(scores, [y] * len(scores), "o", color=colour, markersize=3.2, alpha=0.75)
-    axes.set_xlim(left=0)
-    axes.set_xlabel("percent")
+            look = {"markersize": 3.2, "alpha": 0.75, "clip_on": False}
+            axes.plot(values, [y] * len(values), "o", color=colour, **look)
+    if case.measure == "score":
+        axes.set_xlim(left=0)
+    axes.set_xlabel(what)
     return figure
 
 
 def paired_differences(case: Case) -> Figure | None:
-    """Draw each variant's difference to the reference with its 95 % interval (a forest plot)."""
-    against = verdicts(case)
-    if not against:
+    """Draw each variant's difference to the reference with its 95 % interval (a forest plot).
+
+    None where there is no difference at all.
+    """
+    against, (factor, what) = verdicts(case), UNITS[case.measure]
+    if not any(abs(d.mean) > TINY for v in against.values() for d in v.by_tier.values()):
         return None
-    title = f"Difference to {case.reference}, in points, with 95 % intervals"
+    unit = "points" if case.measure == "score" else what
+    title = f"Difference to {case.reference}, in {unit}, with 95 % intervals"
     figure, axes = _rows(title, case, [*against])
     axes.axvline(0, color=MUTED, linewidth=1)
     for place, verdict in enumerate(against.values()):
         for offset, name, colour in _lanes(case):
             found, y = verdict.by_tier[name], place + offset
             if found.low is not None and found.high is not None:
-                ends = [100 * found.low, 100 * found.high]
+                ends = [factor * found.low, factor * found.high]
                 axes.plot(ends, [y, y], color=colour, linewidth=2.2 if name == MEAN else 1.1)
             marker, size = ("D", 5) if name == MEAN else ("o", 3.5)
-            axes.plot([100 * found.mean], [y], marker, color=colour, markersize=size)
-    axes.set_xlabel("points")
+            axes.plot([factor * found.mean], [y], marker, color=colour, markersize=size)
+    axes.set_xlabel(unit)
     return figure
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from fedmoe.comparison.paired import Difference, difference, holm, wilcoxon
 from fedmoe.comparison.result import MEAN, Result, Spent
@@ -53,6 +54,16 @@ class Case:
         return [name for name in self.results[0].scores if name != MEAN]
 
     @property
+    def measure(self) -> Literal["score", "loss"]:
+        """The number that is compared: the loss where all scores are the same."""
+        found = {score for r in self.results for score in r.scores.values()}
+        return "score" if len(found) > 1 else "loss"
+
+    def values(self, result: Result) -> dict[str, float]:
+        """Return a run's numbers that are compared, by tier, and their mean."""
+        return result.scores if self.measure == "score" else result.losses
+
+    @property
     def variants(self) -> dict[str, list[Result]]:
         """Each variant's runs by seed; variants in the order of their first runs."""
         names = dict.fromkeys(r.variant for r in self.results)
@@ -69,7 +80,7 @@ class Case:
     @property
     def score_to_reach(self) -> float | None:
         """The target, or nine tenths of the reference's mean last validation score."""
-        if self.target is not None:
+        if self.target is not None or self.measure == "loss":
             return self.target
         last = [r.points[-1].score for r in self.variants.get(self.reference, []) if r.points]
         return TARGET_SHARE * statistics.mean(last) if last else None
@@ -96,7 +107,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The comparison of a variant with the reference."""
+    """The comparison of a variant with the reference, by score or loss (`Case.measure`)."""
 
     by_tier: dict[str, Difference]
     """Differences by tier, and that of the tiers' mean."""
@@ -119,11 +130,12 @@ def verdicts(case: Case) -> dict[str, Verdict]:
         pairs = case.paired(variant)
         if variant == case.reference or not pairs:
             continue
+        values = [(case.values(a), case.values(b)) for a, b in pairs]
         by_tier = {
-            tier: difference([a.scores[tier] for a, _ in pairs], [b.scores[tier] for _, b in pairs])
+            tier: difference([a[tier] for a, _ in values], [b[tier] for _, b in values])
             for tier in (*case.tiers, MEAN)
         }
-        both = [(a.scores[t], b.scores[t]) for a, b in pairs for t in case.tiers]
+        both = [(a[t], b[t]) for a, b in values for t in case.tiers]
         p = wilcoxon([a for a, _ in both], [b for _, b in both])
         found[variant] = by_tier, len(both), p
     adjusted = holm([p for *_, p in found.values()])

@@ -177,6 +177,7 @@ def on_page(text: str) -> str:
     """
     text = text[text.index("<svg") :].replace("'DejaVu Sans'", "system-ui")
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r' (xmlns(:\w+)?|version)="[^"]*"', "", text)
     # Groups of two plots would share their ids; marks and clips are named by what they hold.
     text = re.sub(r' id="[a-zA-Z]+(\.[a-z]+)?_\d+"', "", text)
     return re.sub(r"(fill|stroke): (#[0-9a-f]{6})", _of_page, text)

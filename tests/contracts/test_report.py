@@ -11,7 +11,7 @@ from report_folder import EXPERTS, LAYERS, TIERS, ledger_lines, make_run
 
 from fedmoe.errors import FedMoEError
 from fedmoe.report import Ledger, write_report
-from fedmoe.report.facts import details, headline, next_steps
+from fedmoe.report.facts import headline, next_steps
 from fedmoe.report.figures import FAINT, GRID, INK, MUTED, OF_PAGE, hex_colour, shades
 from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.plots import PLOTS
@@ -82,6 +82,28 @@ def test_plots_take_their_colours_from_the_page(finished):
     assert f"fill: {tier}; fill: oklch(from {tier} max(l, var(--least)) c h)" in plots
     style = package_text("fedmoe.report.templates", "style.css")
     assert all(style.count(f"{name}: ") >= 2 for name in {*OF_PAGE.values(), "--least"})
+
+
+def test_the_commands_that_come_next_name_the_runs_folder(tmp_path):
+    folder = make_run(tmp_path / "a b", num_rounds=1)
+    assert next_steps(read_run(folder)) == []  # without an adapter
+    (folder / "adapter-last.safetensors").touch()
+    commands = [command for _, command in next_steps(read_run(folder))]
+    assert commands[1:3] == [
+        f"fedmoe evaluate '{folder}' --data FILE",
+        f"fedmoe export '{folder}' my-adapter",
+    ]
+    write_report(folder)
+    assert commands[0] in Page((folder / "report.html").read_text(encoding="utf-8")).texts
+    assert f"`{commands[0]}`" in (folder / "summary.md").read_text(encoding="utf-8")
+    cut = next_steps(read_run(make_run(tmp_path / "cut", finished=1)))
+    assert cut == [("Continue it", "the same command again, with --resume auto")]
+
+
+def test_the_developers_facts_come_last(finished):
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert page.index("<summary>Details") < page.index("9f2c" * 16)
+    assert page.count("9f2c" * 16) == 1
 
 
 def test_where_all_scores_are_the_same_the_loss_is_shown(tmp_path):
