@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmoe.cli import arguments
-from fedmoe.cli.terminal import say, table
+from fedmoe.cli.terminal import print_table, say, table, terminal
 from fedmoe.errors import FedMoEError
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ def plan(config: Path, overrides: tuple[str, ...], device: tuple[str, ...], meas
     """
     from functools import partial
 
-    from rich.console import Console
-
     from fedmoe.budget import Auto
     from fedmoe.config import load_experiment
     from fedmoe.config.load import load
@@ -55,7 +53,7 @@ def plan(config: Path, overrides: tuple[str, ...], device: tuple[str, ...], meas
     from fedmoe.system.shipped import find_beside
 
     arguments.one_thread()
-    e, console = load_experiment(config, overrides), Console()
+    e, console = load_experiment(config, overrides), terminal()
     tiers = isinstance(e.budget, Auto) and e.devices and not device
     if measure and (device or tiers):
         raise FedMoEError(
@@ -101,8 +99,9 @@ def show_plan(planned: MachinePlan, console: Console) -> None:
         seconds = (option.seconds, option.compute_seconds, option.link_seconds)
         k = f"{option.top_k}{' *' if option is plan.choice else ''}"
         rows.append((k, *(f"{x / 1e9:.2f}" for x in sizes), *(f"{x:.3g}" for x in seconds)))
-    columns = ("k", "GB", "weights", "adapter", "activations", "other", "s", "compute", "link")
-    console.print(table("predicted: GB of memory, and seconds of a round", columns, rows, 0))
+    columns = ("k", "GB", "weights", "adapter", "activations", "other", "seconds", "compute")
+    title = "predicted: GB of memory, and seconds of a round"
+    print_table(console, table(title, (*columns, "transfer"), rows))
     for reason in plan.reasons:
         say(console, f"- {reason}")
     say(console, f"[bold]plan: {chosen(plan)}[/]\n")
@@ -142,9 +141,9 @@ def show_accuracy(accuracy: Accuracy, console: Console) -> None:
         megabytes = (f"{size / 1e6:.0f}", f"{sample.peak_bytes / 1e6:.0f}", f"{error[0]:+.1%}")
         times = (f"{1e3 * seconds:.0f}", f"{1e3 * sample.seconds:.0f}", f"{error[1]:+.1%}")
         rows.append((*setting, *megabytes, *times))
-    columns = ("top_k", "batch", "length", "memory options", "MB predicted", "measured", "error")
-    columns += ("ms predicted", "measured", "error")
-    console.print(table("held-out settings", columns, rows, 0))
+    columns = ("top_k", "batch", "length", "memory options", "MB predicted", "MB measured")
+    columns += ("MB off by", "ms predicted", "ms measured", "ms off by")
+    print_table(console, table("held-out settings", columns, rows, 1))
     memories, times = zip(*errors, strict=True)
     wall = sum(s.wall_seconds for s in accuracy.samples) / sum(s.seconds for s in accuracy.samples)
     say(
