@@ -100,6 +100,13 @@ class LiveTable(LiveView, Display):
         self.news = News()
         super().__init__(console or Console(), drawn=not quiet and not json)
 
+    def begun(self, what: str, done: int = 0, total: int = 0) -> None:
+        if self.live and self.live.is_started:
+            p, number = self.progress, f", {done} of {total} tiers" if total else ""
+            self._now(phase=f"{what}{number}", started=p.started or p.clock())
+        elif not (self.quiet or self.json or done or self.progress.tasks):
+            self._line(f"{what}, {total} tiers" if total else what)
+
     def planned(self, tasks: Sequence[Task]) -> None:
         p = self.progress
         started = p.started if p.tasks or p.finished else p.clock()
@@ -238,7 +245,9 @@ def _headline(p: Progress) -> Text:
     text = Text.assemble((f"round {number}/{p.num_rounds}", "bold"), f"  {p.phase}")
     if p.tasks:
         text.append(f"  {seconds_text(p.elapsed)} elapsed")
-    if p.phase in ("training", "evaluating"):
+    elif p.started:
+        text.append(f"  {seconds_text(p.clock() - p.started)}")
+    if p.phase not in ("finished", "interrupted"):
         text.append(_left(p))
     text.append("\n")
     return text

@@ -83,12 +83,13 @@ def run(
         FedMoEError: see `prepare`, `run_rounds` and `resume.find`; what was finished by then stays
             readable.
     """
-    started, phases = time.monotonic(), Phases()
+    started, phases, display = time.monotonic(), Phases(), display or Display()
+    display.begun("loading the model and the data")
     with phases("load"):
         on_nodes = nodes_code is not None
         prepared = prepare(experiment, on_nodes=on_nodes, holds_rows=not on_nodes)
     server = replace(prepared.server, nodes_code=nodes_code)
-    session = Session(server, prepared.scorer, make_workers, display or Display(), phases, started)
+    session = Session(server, prepared.scorer, make_workers, display, phases, started)
     return session.run(resume)
 
 

@@ -269,3 +269,21 @@ def test_the_live_table_of_a_narrow_terminal_has_its_last_column():
     lines = screen(live).splitlines()
     assert max(map(len, lines)) <= 60
     assert sum(line.rstrip().endswith("2.0 s") for line in lines) == 3
+
+
+def test_what_happens_before_the_first_round_is_said():
+    """A base model takes minutes to be tested: an empty screen would look like a hang."""
+    live = on_a_terminal(0)
+    out = io.StringIO()
+    piped = LiveTable(num_rounds=2, console=Console(file=out, width=100))
+    for display in (piped, live):
+        display.begun("loading the model and the data")
+    with live:
+        live.begun("testing the base model", 0, 4)
+        live.progress.clock.now += 12
+        live.begun("testing the base model", 3, 4)
+        assert "round 0/3  testing the base model, 3 of 4 tiers  12.0 s" in screen(live)
+    piped.begun("testing the base model", 0, 4)
+    piped.begun("testing the base model", 1, 4)
+    said = ["loading the model and the data", "testing the base model, 4 tiers"]
+    assert out.getvalue().splitlines() == said

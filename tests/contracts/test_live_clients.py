@@ -124,7 +124,7 @@ def test_the_table_shows_names_and_cuts_long_ones():
     live.planned(TASKS)
     live.evaluated([scores(), scores("server", ())])
     rows = [line.split() for line in screen(live).splitlines()]
-    shown = [cells[0] for cells in rows if {"training", "waiting"} & {*cells[2:]}]
+    shown = [cells[0] for cells in rows if cells and cells[-1].isdigit()]
     assert shown[:3] == NAMES[:3]
     assert len(shown[3]) == 24
     assert (shown[3][:8], shown[3][-8:]) == (NAMES[3][:8], NAMES[3][-8:])
