@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,10 +68,40 @@ def plan(config: Path, overrides: tuple[str, ...], device: tuple[str, ...], meas
             console.print(f"tier [bold]{tier}[/]")
             show_plan(planned, console)
     elif not device:
-        planned, accuracy = plan_here(e, partial(say, console), accuracy=measure)
+        with _measuring() as progress:
+            planned, accuracy = plan_here(
+                e, partial(say, console), accuracy=measure, progress=progress
+            )
         if accuracy:
             show_accuracy(accuracy, console)
         show_plan(planned, console)
+
+
+@contextmanager
+def _measuring() -> Iterator[Callable[[int, int], None]]:
+    """Show on stderr how many measurements are done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    # Without a thread that draws: measurements fork.
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        auto_refresh=False,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("loading the model and the data", total=None)
+        bar.refresh()
+
+        def told(done: int, total: int) -> None:
+            said = "measuring real steps"
+            bar.update(task, description=said, completed=done, total=total, refresh=True)
+
+        yield told
 
 
 def show_plan(planned: MachinePlan, console: Console) -> None:

@@ -321,3 +321,14 @@ def test_drawing_leaves_no_trace_in_pyplot(finished):
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(finished)], check=True)
+
+
+def test_a_wrong_tier_is_found_before_torch_is_loaded(finished):
+    code = (
+        "import sys; from fedmoe.cli.main import main; "
+        "assert main(['generate', '--run', sys.argv[1], '--tier', 'hihg', 'hello']) == 2; "
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, finished], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.endswith("not one of 'tiny', 'small', 'medium', 'large'\n")
