@@ -10,12 +10,13 @@ from typing import Any
 from rich.console import Console, Group
 from rich.text import Text
 
+from fedmoe.comparison.files import render_markdown
 from fedmoe.comparison.plan import PlannedRun
-from fedmoe.comparison.study import spread
-from fedmoe.comparison.tables import points
+from fedmoe.comparison.study import Study, spread
+from fedmoe.comparison.tables import points, scores
 from fedmoe.messages.records import Task
 from fedmoe.progress.table import LiveTable, replaced_line
-from fedmoe.progress.view import LiveView, fitted
+from fedmoe.progress.view import LiveView, fitted, titled
 from fedmoe.report.text_table import TextTable
 from fedmoe.report.units import percent_text, seconds_text
 from fedmoe.rounds import ServerState
@@ -167,3 +168,15 @@ def _name(run: PlannedRun) -> str:
 
 def _left(p: ComparisonProgress) -> str:
     return f", about {seconds_text(p.seconds_left)} left" if p.seconds_left else ""
+
+
+def show_scores(study: Study, console: Console) -> None:
+    """Print the scores of every case: as a terminal can show them, else as Markdown."""
+    if not console.is_terminal:
+        console.print(render_markdown(study, short=True), markup=False, soft_wrap=True)
+        return
+    for case in study.cases:
+        table = scores(case)
+        for part in titled(replace(table, title=case.name or table.title), console.width):
+            console.print(part)
+    console.print()

@@ -58,7 +58,10 @@ def render_page(study: Study, pictures: dict[str, list[Picture]]) -> str:
             (case, tables.scores(case), pictures[case.name], _more_tables(case))
             for case in study.cases
         ],
-        shown=[study_tables.variants(study), study_tables.search(study)],
+        shown=[
+            study_tables.differing(study) if _of_runs(study) else study_tables.variants(study),
+            study_tables.search(study),
+        ],
         folded=[
             study_tables.settings(study),
             study_tables.runs(study),
@@ -78,9 +81,15 @@ def render_markdown(study: Study, *, short: bool = False) -> str:
         else:
             lines += markdown_sections([tables.scores(case), *_more_tables(case)])
     if not short:
-        all_runs = (study_tables.variants, study_tables.search, study_tables.versions)
+        first = study_tables.differing if _of_runs(study) else study_tables.variants
+        all_runs = (first, study_tables.search, study_tables.versions)
         lines += markdown_sections([table(study) for table in all_runs])
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _of_runs(study: Study) -> bool:
+    """Return whether single runs are compared, and not variants over seeds."""
+    return any(case.pairs != "seeds" for case in study.cases)
 
 
 def _more_tables(case: Case) -> list[TextTable]:

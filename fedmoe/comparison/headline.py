@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from fedmoe.comparison.paired import difference
+from fedmoe.comparison.paired import Difference, difference
 from fedmoe.comparison.result import MEAN
 from fedmoe.comparison.study import Case, verdicts
 from fedmoe.comparison.tables import difference_text, points
@@ -50,6 +50,8 @@ def headline(case: Case) -> str:
     if not any(ahead.values()):
         return f"{begin}: {value(best)}, the same for all variants."
     text += f"{difference_text(found, case.measure)} {unit} to {case.reference}"
+    if case.pairs != "seeds":
+        return text + between(case, found)
     if found.low is None:
         return text + " on one seed, which shows no spread."
     ours, theirs = ([case.values(r)[MEAN] for r in runs] for runs in zip(*pairs, strict=True))
@@ -60,3 +62,12 @@ def headline(case: Case) -> str:
     return text + (
         f", which chance does not explain, {many}." if sure else f", which may be chance {many}."
     )
+
+
+def between(case: Case, found: Difference) -> str:
+    """Return the end of the sentence for two runs: what their interval covers, and what not."""
+    if found.low is None or found.high is None:
+        return ", without an interval, as single examples' losses are not kept."
+    over = "on the same test examples" if case.pairs == "examples" else "on unpaired examples"
+    sure = "is more than their chance" if found.low * found.high > 0 else "may be their chance"
+    return f" {over}, which {sure}; another seed may differ by more."

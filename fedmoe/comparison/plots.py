@@ -20,7 +20,7 @@ def draw_case(case: Case) -> list[Picture]:
         ("scores", f"Test {case.measure} of every variant at every tier.", tier_scores(case)),
         (
             "differences",
-            f"Paired differences to {case.reference}; the thick line is the mean of tiers.",
+            f"Differences to {case.reference}; the thick line is the mean of tiers.",
             paired_differences(case),
         ),
     ]

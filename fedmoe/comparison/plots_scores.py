@@ -25,7 +25,8 @@ TINY = 1e-9
 def tier_scores(case: Case) -> Figure:
     """Draw a row per tier and variant: every seed a dot, their mean a bar."""
     variants, (factor, what) = case.variants, UNITS[case.measure]
-    title = f"Test {case.measure} ({what}): a dot is a seed, a bar their mean"
+    title = f"Test {case.measure} ({what})"
+    title += ": a dot is a seed, a bar their mean" if case.pairs == "seeds" else ""
     figure, axes = _rows(title, case, [*variants])
     for place, runs in enumerate(variants.values()):
         for offset, name, colour in _lanes(case):

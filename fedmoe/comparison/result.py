@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fedmoe.errors import FedMoEError
+from fedmoe.report.example_scores import ExampleScores, read_example_scores
 from fedmoe.report.expert_load import relative_shares, starved_and_captured
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run, read_run
@@ -76,6 +77,9 @@ class Result:
     points: tuple[Point, ...] = ()
     counts: np.ndarray | None = None
     """int64 (rounds, layers, experts): routed tokens."""
+    num_examples: dict[str, int] = field(default_factory=dict)
+    """Test examples by tier."""
+    of_examples: ExampleScores = field(default_factory=ExampleScores)
     adapter_sha256: str = ""
     data_sha256: str = ""
     """Hash of the manifest; equal hashes mean the same examples for every client."""
@@ -180,6 +184,8 @@ def read_result(
         clients=_clients(run, tested),
         points=_points(run, spent),
         counts=_counts(folder / "activations.npz"),
+        num_examples={tier: e["examples"] for tier, e in tested.items()},
+        of_examples=read_example_scores(folder),
         adapter_sha256=run.end["adapter_sha256"],
         data_sha256=hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else "",
         settings=run.settings,

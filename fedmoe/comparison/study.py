@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fedmoe.comparison.paired import Difference, difference, holm, wilcoxon
+from fedmoe.comparison.paired import Difference, difference, holm, unpaired, wilcoxon
 from fedmoe.comparison.result import MEAN, Result, Spent
 from fedmoe.report.units import DASH
 
@@ -47,6 +47,9 @@ class Case:
     target: float | None = None
     baselines: tuple[str, ...] = ()
     """Variants that show what is lost or gained by federating; they do not compete."""
+    pairs: Literal["seeds", "examples", "none"] = "seeds"
+    """What an interval is over: seeds; or, of two runs, the test examples that both have, or none.
+    """
 
     @property
     def tiers(self) -> list[str]:
@@ -75,6 +78,8 @@ class Case:
     def paired(self, variant: str) -> list[tuple[Result, Result]]:
         """Return the variant's and the reference's run of every seed that both have."""
         theirs = {r.seed: r for r in self.variants.get(self.reference, [])}
+        if self.pairs != "seeds":  # of two runs, which may have other seeds
+            return [(r, t) for r in self.variants[variant] for t in theirs.values()]
         return [(r, theirs[r.seed]) for r in self.variants[variant] if r.seed in theirs]
 
     @property
@@ -123,12 +128,16 @@ def verdicts(case: Case) -> dict[str, Verdict]:
     The signed-rank test takes one pair for every seed and tier. Over seeds alone it could not
     reject anything: three pairs have a p of at least 0.25. Over clients it would count the same
     few scores by label again and again. Pairs of one seed share its data and its adapters, so p
-    tends to be too small: read it with the interval, which takes a seed as one pair.
+    tends to be too small: read it with the interval, which takes a seed as one pair. Two runs have
+    no such test: `p` is 1.
     """
     found: dict[str, tuple[dict[str, Difference], int, float]] = {}
     for variant in case.variants:
         pairs = case.paired(variant)
         if variant == case.reference or not pairs:
+            continue
+        if case.pairs != "seeds":
+            found[variant] = _between(case, *pairs[0]), 1, 1.0
             continue
         values = [(case.values(a), case.values(b)) for a, b in pairs]
         by_tier = {
@@ -142,6 +151,25 @@ def verdicts(case: Case) -> dict[str, Verdict]:
     return {
         variant: Verdict(by_tier, number, p, raised)
         for (variant, (by_tier, number, p)), raised in zip(found.items(), adjusted, strict=True)
+    }
+
+
+def _between(case: Case, ours: Result, theirs: Result) -> dict[str, Difference]:
+    """Return the difference of two runs at every tier, and of the tiers' mean."""
+    tiers = case.tiers
+    a, b = ours.of_examples.by_tier, theirs.of_examples.by_tier
+    if case.measure == "loss":  # of which single examples' are not kept
+        values = case.values(ours), case.values(theirs)
+        return {t: Difference(values[0][t] - values[1][t], None, None) for t in (*tiers, MEAN)}
+    if case.pairs == "examples" and a and b:
+        means = [
+            list(map(statistics.mean, zip(*(x[t] for t in tiers), strict=True))) for x in (a, b)
+        ]
+        return {t: difference(a[t], b[t]) for t in tiers} | {MEAN: difference(*means)}
+    sizes = [r.num_examples | {MEAN: min(r.num_examples.values())} for r in (ours, theirs)]
+    return {
+        t: unpaired((ours.scores[t], sizes[0][t]), (theirs.scores[t], sizes[1][t]))
+        for t in (*tiers, MEAN)
     }
 
 

@@ -32,6 +32,14 @@ COSTS: tuple[Cost, ...] = (
 """The costs of a score: each a name, its value if it is known, and its text."""
 
 
+PAIRED = {
+    "seeds": "paired by seed, with its t-interval",
+    "examples": "paired by test example, with its t-interval; seeds are not covered",
+    "none": "with the interval of unpaired examples, where it has one; seeds are not covered",
+}
+"""What an interval is over, in words."""
+
+
 def scores(case: Case) -> TextTable:
     """Return, per variant: mean ± standard deviation per tier, the difference, costs of a round."""
     against = verdicts(case)
@@ -62,9 +70,10 @@ def scores(case: Case) -> TextTable:
     columns = ["", "difference [95 %]", MEAN, *case.tiers]
     columns += ["loss" if case.measure == "score" else "score, %", "up per round"]
     columns.append("s per client-round")
-    note = f"{first} after the last round: mean ± standard deviation over seeds. "
-    note += f"Difference: of the tiers' mean to that of {case.reference}, paired by seed, with its "
-    note += f"t-interval. {second}: mean of tiers."
+    note = f"{first} after the last round"
+    note += ": mean ± standard deviation over seeds. " if case.pairs == "seeds" else ". "
+    note += f"Difference: of the tiers' mean to that of {case.reference}, {PAIRED[case.pairs]}. "
+    note += f"{second}: mean of tiers."
     if case.measure == "loss":
         note = f"All scores are the same, so losses are compared: the lower the better. {note}"
     return TextTable("Scores", columns, rows, note=note)
@@ -83,8 +92,13 @@ def differences(case: Case) -> TextTable:
         for variant, verdict in verdicts(case).items()
     ]
     columns = ["", MEAN, *case.tiers, "pairs", "p, Wilcoxon", "p, Holm"]
+    unit = "Points" if case.measure == "score" else "Loss per token"
+    if case.pairs != "seeds":
+        note = f"{unit}, {PAIRED[case.pairs]}."
+        table = TextTable(f"Differences to {case.reference}", columns, rows, note=note)
+        return table.without(*columns[-3:])
     note = (
-        f"{'Points' if case.measure == 'score' else 'Loss per token'}, with 95 % t-intervals over "
+        f"{unit}, with 95 % t-intervals over "
         "seeds. Wilcoxon: signed ranks over (seed, tier) pairs, "
         "two-sided; Holm: the same, corrected for the number of variants. A seed's tiers share its "
         "data and adapter, so p tends to be too small: trust it where the interval agrees."

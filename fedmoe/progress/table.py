@@ -155,7 +155,7 @@ class LiveTable(LiveView, Display):
         newest = {(e.split == SERVER, e.tier): e for e in evaluations}
         self._now(scores={**self.progress.scores, **newest})
         for e in evaluations:
-            self._event("evaluation", **asdict(e))
+            self._event("evaluation", **e.as_json())
         if self.quiet or self.json or self.live:
             return
         for split in dict.fromkeys(e.split for e in evaluations):
