@@ -39,7 +39,9 @@ def headline(case: Case) -> str:
         begin = f"Every score is {score} %, so losses tell more. Lowest mean of tiers"
         unit = "per token"
     best = max(ahead, key=lambda name: ahead[name], default=case.reference)
-    if best not in against or (ahead[best] < 0 and case.reference in means):
+    if case.pairs != "seeds":
+        begin = begin.replace("Best mean", "Mean").replace("Lowest mean", "Mean")
+    elif best not in against or (ahead[best] < 0 and case.reference in means):
         best = case.reference
         if best not in means:
             best = max(means, key=lambda n: sign * means[n])

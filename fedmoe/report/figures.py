@@ -69,7 +69,8 @@ def percent_scale(axes: Axes, which: Literal["x", "y"] = "y") -> None:
     axis = axes.yaxis if which == "y" else axes.xaxis
     axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
     low, high = axis.get_view_interval()
-    decimals = 0 if high - low > FINE_SCALE else None
+    span = high - low
+    decimals = 0 if span > FINE_SCALE else 1 if span > FINE_SCALE / 10 else None
     axis.set_major_formatter(PercentFormatter(xmax=1, decimals=decimals))
 
 

@@ -59,6 +59,7 @@ def test_shared_examples_make_pairs(tmp_path):
     page = (out / "comparison.html").read_text()
     assert "paired by test example" in page
     assert "the same, by hash" in page
+    assert "Mean of tiers: b, 65.0 %; +25.0 [" in page
     assert "on the same test examples" in page
     text = (out / "comparison.md").read_text()
     assert "| training.steps | 5 | 9 |" in text
