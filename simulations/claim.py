@@ -36,7 +36,7 @@ Directly against each other, lowest tier, points with 95 % t-intervals over pair
 experts minus lower rank):
 
 {table}
-![validation score against bytes both ways](plots/bytes.png)
+![validation score against bytes both ways](plots/score-against-bytes-both-ways.svg)
 
 """
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from fedmoe.cli import arguments
-from fedmoe.cli.terminal import say, table
+from fedmoe.cli.terminal import print_table, say, table, terminal
 from fedmoe.errors import FedMoEError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from fedmoe.config import Experiment
+    from fedmoe.report.text_table import TextTable
     from fedmoe.rounds import Member
     from fedmoe.runs.own_account import OwnAccount
     from fedmoe.runs.prepare import Prepared
@@ -48,7 +48,6 @@ def check(config: Path, overrides: tuple[str, ...], show: int) -> None:
       fedmoe check my.yaml budget.tiers.low.top_k=1
       fedmoe check my.yaml --show 2
     """
-    from rich.console import Console
     from rich.markup import escape
 
     from fedmoe.config import load_experiment
@@ -59,25 +58,26 @@ def check(config: Path, overrides: tuple[str, ...], show: int) -> None:
     arguments.one_thread()
     e = load_experiment(config, overrides)
     prepared = prepare(e, holds_rows=not _on_nodes(e))
-    server, console = prepared.server, Console()
+    server, console = prepared.server, terminal()
     account = _own_account(prepared)
     e, model = server.setup.experiment, server.setup.model
     batch = e.training.batch_size * e.training.accumulation
-    console.print(
+    say(
+        console,
         f"[bold]{e.name}[/]: {e.rounds} rounds, {_clients(server)} each, "
-        f"{e.training.steps} steps of {batch} examples"
+        f"{e.training.steps} steps of {batch} examples",
     )
-    console.print(
+    say(
+        console,
         f"model {e.model.path} ({e.model.dtype}): {model.layout.num_layers} sparse layers, "
         f"{model.layout.num_experts} experts, top_k {model.full_top_k}; LoRA rank "
-        f"{model.layout.rank}, alpha {model.layout.alpha:g}"
+        f"{model.layout.rank}, alpha {model.layout.alpha:g}",
     )
-    console.print(
-        f"aggregation {e.aggregation.name}, rescaling {e.rescaling.name}, upload {e.upload.name}"
-    )
-    console.print(_tiers(server))
+    chosen = f"aggregation {e.aggregation.name}, rescaling {e.rescaling.name}"
+    say(console, f"{chosen}, upload {e.upload.name}")
+    print_table(console, _tiers(server))
     if e.devices:
-        console.print(_devices(server))
+        print_table(console, _devices(server))
     warnings = memory_warnings(server) + (account.warnings() if account else [])
     if unlike := unlike_gating(e.gating, e.model.path):
         warnings.append(unlike)
@@ -119,7 +119,7 @@ def _show_rows(console: Console, prepared: Prepared, account: OwnAccount | None)
     """Print what becomes of every row."""
     from rich.markup import escape
 
-    from fedmoe.data import manifest_table
+    from fedmoe.data import manifest_rows
 
     facts, at_nodes = prepared.server.facts, _on_nodes(prepared.setup.experiment)
     notes = _scored(prepared)
@@ -133,7 +133,8 @@ def _show_rows(console: Console, prepared: Prepared, account: OwnAccount | None)
     for note in notes:
         say(console, f"  {escape(note)}")
     if not account and not at_nodes:
-        console.print(manifest_table(facts.manifest), soft_wrap=True)
+        columns, rows = manifest_rows(facts.manifest)
+        print_table(console, table("each client's training examples", columns, rows, 0))
 
 
 def _show_clients(console: Console, prepared: Prepared, account: OwnAccount) -> list[str]:
@@ -142,7 +143,7 @@ def _show_clients(console: Console, prepared: Prepared, account: OwnAccount) -> 
 
     tiers = {member.name: member.tier for member in prepared.server.members}
     found = rows_table(account.rows, tiers, MOST_ROWS)
-    console.print(table(found.title, found.columns, found.rows, num_words=found.num_words))
+    print_table(console, replace(found, note=""))
     return [found.note] if found.note else []
 
 
@@ -191,12 +192,12 @@ def _show_examples(
         console.print(text, soft_wrap=True)
 
 
-def _tiers(server: ServerSide) -> Table:
+def _tiers(server: ServerSide) -> TextTable:
     """Return a row per tier: its clients, and what a round costs one of them."""
     from fedmoe.runs.costs import expected_flops, tier_costs
 
-    columns = ("tier", "top_k", "clients", "trainable", "MB down / up at most")
-    columns += ("MFLOPs / token (train)", "GFLOPs / round", "memory MB")
+    columns = ("tier", "clients", "top_k", "trainable", "MB down", "MB up")
+    columns += ("MFLOPs per token", "GFLOPs per round", "memory MB")
     rows = []
     for tier, price in tier_costs(server).items():
         members = [m for m in server.members if m.tier == tier]
@@ -204,16 +205,18 @@ def _tiers(server: ServerSide) -> Table:
         rows.append(
             (
                 tier,
-                str(price.top_k),
                 _listed(members),
+                str(price.top_k),
                 f"{price.parameters:,}",
-                f"{price.bytes_down / 1e6:.2f} / {price.bytes_up / 1e6:.2f}",
+                f"{price.bytes_down / 1e6:.2f}",
+                f"{price.bytes_up / 1e6:.2f}",
                 f"{price.train_flops_per_token / 1e6:.1f}",
                 f"{sum(flops) / len(flops) / 1e9:,.0f}" if flops else "-",
                 f"{price.memory_bytes / 1e6:.0f}",
             )
         )
-    return table("per client", columns, rows)
+    note = "MB: at most, in a round. FLOPs: of training. Memory: estimated."
+    return table("per client", columns, rows, num_words=2, note=note)
 
 
 def _listed(members: Sequence[Member]) -> str:
@@ -224,7 +227,7 @@ def _listed(members: Sequence[Member]) -> str:
     return ("\n" if named else ", ").join(str(member.name or member.client) for member in members)
 
 
-def _devices(server: ServerSide) -> Table:
+def _devices(server: ServerSide) -> TextTable:
     """Return a row per tier: its device, and the virtual seconds of a client's round."""
     from fedmoe.runs.costs import expected_time, tier_costs
 

@@ -79,4 +79,10 @@ def init(
     overrides = tuple(word for word in overrides if word not in more)
     fleet = fleet_of(server, clients, (*data, *more), node_port, insecure)
     write_folder(folder, fleet, experiment_for(fleet, config, overrides))
-    print(folder / "README.md")
+    print(f"{folder}: a server at {fleet.address} and {len(fleet.nodes)} client(s)")
+    print(f"  {folder}/server: for the server")
+    for node in fleet.nodes:
+        print(f"  {folder}/clients/{node.name}: for that client's machine alone; tier {node.tier}")
+    if not fleet.insecure:
+        print(f"  {folder}/ca: for no machine; it holds the CA's key, so keep it offline")
+    print(f"next: {folder}/README.md has every command, from copying to the report")

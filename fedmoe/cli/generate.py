@@ -37,9 +37,17 @@ def generate(
       fedmoe generate --run runs/quickstart --tier lowest 'set a timer for 5 minutes'
       fedmoe generate --model mini --top-k 2 'what is a garden?'
     """
+    if run is not None and tier:
+        _check_tier(run, tier)
+    arguments.one_thread()
     from fedmoe.export.generate import Generator
 
-    arguments.one_thread()
+    if run is None:
+        print(
+            f"fedmoe: {model} is a base model here, without an adapter: it continues the prompt as "
+            "it learned to in pretraining. --run FOLDER answers with a run's adapter.",
+            file=sys.stderr,
+        )
     generator = Generator.of(run, model, which, tier, top_k)
     for line in [" ".join(prompt)] if prompt else _lines():
         for text in generator.stream(line, max_new_tokens):
@@ -49,6 +57,17 @@ def generate(
 
 def _lines() -> Iterator[str]:
     try:
-        yield from map(str.strip, sys.stdin)
+        yield from (line.removesuffix("\n") for line in sys.stdin)
     except UnicodeDecodeError as error:
         raise FedMoEError(f"the prompts are not UTF-8 text: {error.reason}") from error
+
+
+def _check_tier(run: Path, tier: str) -> None:
+    """Refuse a tier that the run does not have, before the seconds that torch and a model take."""
+    from fedmoe.report.run import read_run
+
+    if not (run / "ledger.jsonl").exists():
+        return  # it is no run, which is said with what else is missing
+    names = [known.name for known in read_run(run).tiers]
+    if tier not in names:
+        raise FedMoEError(f"--tier {tier!r} is not one of {', '.join(map(repr, names))}")

@@ -80,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
+        if isinstance(error, click.MissingParameter) and error.param:
+            # click names the argument that is missing, and not what it takes.
+            error.message = error.message or getattr(error.param, "help", None) or ""
         error.show()
         return error.exit_code
     except FedMoEError as error:

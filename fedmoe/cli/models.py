@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedmoe.cli.terminal import say, table
+from fedmoe.cli.terminal import print_table, say, table, terminal
 from fedmoe.errors import FedMoEError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from fedmoe.models.families import Family, Refused
+    from fedmoe.report.text_table import TextTable
 
 
 @click.command()
@@ -37,12 +36,10 @@ def models(names: tuple[str, ...], json: bool) -> None:
     if json:
         print(json_text.dumps(rows, indent=2))
         return
-    from rich.console import Console
 
-    console = Console()
+    console = terminal()
     for found in (_trained(rows), _sizes(rows)):
-        if found.row_count:
-            console.print(found)
+        print_table(console, found)
     if refused := [row for row in rows if row["status"] == "refused"]:
         say(console, "families that are not trained")
     for row in refused:
@@ -112,18 +109,18 @@ def _unknown(name: str, known: Mapping[str, Family | Refused]) -> str:
     return f"no family {name!r}{guess}"
 
 
-def _trained(rows: list[dict[str, Any]]) -> Table:
+def _trained(rows: list[dict[str, Any]]) -> TextTable:
     found = []
     for row in rows:
         if row["status"] == "trained":
             notes = ["shared expert"] * row["shared_expert"] + [row["notes"]] * bool(row["notes"])
             notes += ["no export for PEFT"] * (row["peft_export"] is not True)
             found.append((row["family"], row["model_type"], row["routing"], "; ".join(notes)))
-    columns = ("family", "model_type", "a router's weights", "")
+    columns = ("family", "model_type", "a router's weights", "notes")
     return table("families that are trained", columns, found, num_words=4)
 
 
-def _sizes(rows: list[dict[str, Any]]) -> Table:
+def _sizes(rows: list[dict[str, Any]]) -> TextTable:
     from fedmoe.models.families.parameters import rounded
 
     found = [
@@ -131,7 +128,8 @@ def _sizes(rows: list[dict[str, Any]]) -> Table:
             size["name"] + ("" if row["status"] == "trained" else " *"),
             str(size["num_experts"]),
             rounded(size["total"]),
-            ", ".join(map(rounded, size["active"].values())),
+            # Without spaces: a line may end after a comma, not inside a number.
+            ", ".join(rounded(n).replace(" ", "") for n in size["active"].values()),
             size["stated"],
         )
         for row in rows
@@ -139,7 +137,6 @@ def _sizes(rows: list[dict[str, Any]]) -> Table:
     ]
     title = "published sizes: parameters in all, and active per token with k experts"
     columns = ("model", "experts", "total", "active with k = 1, 2, ... K", "its makers say")
-    made = table(title, columns, found, num_words=5)
-    if any(row["status"] == "refused" and row["sizes"] for row in rows):
-        made.caption = "* counted with the closest class there is; its checkpoint does not load"
-    return made
+    starred = any(row["status"] == "refused" and row["sizes"] for row in rows)
+    note = "* counted with the closest class there is; its checkpoint does not load"
+    return table(title, columns, found, num_words=5, note=note if starred else "")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from fedmoe.cli import arguments
-from fedmoe.cli.terminal import say, table
+from fedmoe.cli.terminal import print_table, say, table, terminal
 from fedmoe.errors import FedMoEError
 
 if TYPE_CHECKING:
@@ -45,8 +46,6 @@ def plan(config: Path, overrides: tuple[str, ...], device: tuple[str, ...], meas
     """
     from functools import partial
 
-    from rich.console import Console
-
     from fedmoe.budget import Auto
     from fedmoe.config import load_experiment
     from fedmoe.config.load import load
@@ -55,7 +54,7 @@ def plan(config: Path, overrides: tuple[str, ...], device: tuple[str, ...], meas
     from fedmoe.system.shipped import find_beside
 
     arguments.one_thread()
-    e, console = load_experiment(config, overrides), Console()
+    e, console = load_experiment(config, overrides), terminal()
     tiers = isinstance(e.budget, Auto) and e.devices and not device
     if measure and (device or tiers):
         raise FedMoEError(
@@ -69,10 +68,40 @@ def plan(config: Path, overrides: tuple[str, ...], device: tuple[str, ...], meas
             console.print(f"tier [bold]{tier}[/]")
             show_plan(planned, console)
     elif not device:
-        planned, accuracy = plan_here(e, partial(say, console), accuracy=measure)
+        with _measuring() as progress:
+            planned, accuracy = plan_here(
+                e, partial(say, console), accuracy=measure, progress=progress
+            )
         if accuracy:
             show_accuracy(accuracy, console)
         show_plan(planned, console)
+
+
+@contextmanager
+def _measuring() -> Iterator[Callable[[int, int], None]]:
+    """Show on stderr how many measurements are done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    # Without a thread that draws: measurements fork.
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        auto_refresh=False,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("loading the model and the data", total=None)
+        bar.refresh()
+
+        def told(done: int, total: int) -> None:
+            said = "measuring real steps"
+            bar.update(task, description=said, completed=done, total=total, refresh=True)
+
+        yield told
 
 
 def show_plan(planned: MachinePlan, console: Console) -> None:
@@ -101,8 +130,9 @@ def show_plan(planned: MachinePlan, console: Console) -> None:
         seconds = (option.seconds, option.compute_seconds, option.link_seconds)
         k = f"{option.top_k}{' *' if option is plan.choice else ''}"
         rows.append((k, *(f"{x / 1e9:.2f}" for x in sizes), *(f"{x:.3g}" for x in seconds)))
-    columns = ("k", "GB", "weights", "adapter", "activations", "other", "s", "compute", "link")
-    console.print(table("predicted: GB of memory, and seconds of a round", columns, rows, 0))
+    columns = ("k", "GB", "weights", "adapter", "activations", "other", "seconds", "compute")
+    title = "predicted: GB of memory, and seconds of a round"
+    print_table(console, table(title, (*columns, "transfer"), rows))
     for reason in plan.reasons:
         say(console, f"- {reason}")
     say(console, f"[bold]plan: {chosen(plan)}[/]\n")
@@ -142,9 +172,9 @@ def show_accuracy(accuracy: Accuracy, console: Console) -> None:
         megabytes = (f"{size / 1e6:.0f}", f"{sample.peak_bytes / 1e6:.0f}", f"{error[0]:+.1%}")
         times = (f"{1e3 * seconds:.0f}", f"{1e3 * sample.seconds:.0f}", f"{error[1]:+.1%}")
         rows.append((*setting, *megabytes, *times))
-    columns = ("top_k", "batch", "length", "memory options", "MB predicted", "measured", "error")
-    columns += ("ms predicted", "measured", "error")
-    console.print(table("held-out settings", columns, rows, 0))
+    columns = ("top_k", "batch", "length", "memory options", "MB predicted", "MB measured")
+    columns += ("MB off by", "ms predicted", "ms measured", "ms off by")
+    print_table(console, table("held-out settings", columns, rows, 1))
     memories, times = zip(*errors, strict=True)
     wall = sum(s.wall_seconds for s in accuracy.samples) / sum(s.seconds for s in accuracy.samples)
     say(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import click
 
 from fedmoe.cli import arguments
-
-WIDTH = 160
-"""Columns where stdout is a file or a pipe: a table of many tiers must not be cut off."""
+from fedmoe.cli.terminal import terminal
 
 
 @click.command()
@@ -30,12 +26,8 @@ def status(folder: Path, json: bool, follow: bool, prometheus: Path | None) -> N
       fedmoe status runs/compare_flame           (one line per run)
       fedmoe status runs --follow --prometheus /var/lib/node_exporter/fedmoe.prom
     """
-    from rich.console import Console
-
     from fedmoe.watch import status as views
     from fedmoe.watch.folder import WatchedFolder
 
-    wide = sys.stdout.isatty() or "COLUMNS" in os.environ
     show = views.follow if follow else views.show
-    console = Console(width=None if wide else WIDTH)
-    show(WatchedFolder(folder), console, json=json, prometheus=prometheus)
+    show(WatchedFolder(folder), terminal(), json=json, prometheus=prometheus)

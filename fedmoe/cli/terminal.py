@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+
+    from fedmoe.report.text_table import TextTable
+
+WIDTH = 1000
+"""Columns where stdout is a file or a pipe: a table is as wide as it needs to be."""
+
+
+def terminal() -> Console:
+    """Return stdout, as wide as the terminal is."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH)
 
 
 def say(console: Console, text: str) -> None:
@@ -16,19 +29,27 @@ def say(console: Console, text: str) -> None:
 
 
 def table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], num_words: int = 1
-) -> Table:
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    num_words: int = 1,
+    note: str = "",
+) -> TextTable:
     """Return a table; its first `num_words` columns hold words, the others numbers.
 
-    >>> table("squares", ["n", "squared"], [["2", "4"]]).row_count
-    1
+    >>> table("squares", ["n", "squared"], [["2", "4"]]).rows
+    [['2', '4']]
     """
-    from rich.box import SIMPLE
-    from rich.table import Table
+    from fedmoe.report.text_table import TextTable
 
-    made = Table(title=title, title_justify="left", box=SIMPLE, caption_justify="left")
-    for number, name in enumerate(columns):
-        made.add_column(name, justify="left" if number < num_words else "right", overflow="fold")
-    for row in rows:
-        made.add_row(*row)
-    return made
+    return TextTable(title, [*columns], [[*row] for row in rows], num_words, note)
+
+
+def print_table(console: Console, made: TextTable) -> None:
+    """Print a table with its title and note, in parts where the terminal is too narrow."""
+    from fedmoe.progress.view import titled
+
+    for part in titled(made, console.width):
+        console.print(part)
+    if made.rows:
+        console.print()

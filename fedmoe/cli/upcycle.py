@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from fedmoe.cli import arguments
-from fedmoe.cli.terminal import say, table
+from fedmoe.cli.terminal import print_table, say, table, terminal
 
 
 @click.command()
@@ -22,7 +22,6 @@ def upcycle(config: Path, overrides: tuple[str, ...]) -> None:
       fedmoe upcycle upcycle_smollm2 data.path=rows.jsonl
       fedmoe upcycle upcycle_smollm2 data.path=rows.jsonl 'method={name: copy}' out=copies
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from fedmoe.system.extras import require
@@ -33,7 +32,7 @@ def upcycle(config: Path, overrides: tuple[str, ...]) -> None:
     from fedmoe.base_models.upcycling.upcycle import upcycle
     from fedmoe.config.load import load
 
-    recipe, console = load(Upcycle, config, overrides), Console()
+    recipe, console = load(Upcycle, config, overrides), terminal()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         tasks = {}
@@ -52,4 +51,4 @@ def upcycle(config: Path, overrides: tuple[str, ...]) -> None:
         for row in made.losses
     ]
     columns = ("model", "top_k", "feed-forward weights in use", "loss")
-    console.print(table("held-out loss (nats per response token)", columns, losses))
+    print_table(console, table("held-out loss (nats per response token)", columns, losses))

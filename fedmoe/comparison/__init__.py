@@ -13,6 +13,7 @@ In reading order:
     runs.py      one run, or its result if it has ended already
     board.py     the live table of the whole comparison
     compare.py   all of it in turn; `fedmoe.cli.compare` calls it
+    finished.py  the same report of finished runs that no comparison has planned
 and its report:
     result.py    one finished run as numbers; fairness.py: how evenly its clients are served
     paired.py    paired t-interval, Wilcoxon's test, Holm's correction
@@ -27,6 +28,7 @@ function `Case -> Figure | None` and its line in `plots.py`.
 """
 
 from fedmoe.comparison.compare import compare, run_comparison
+from fedmoe.comparison.finished import compare_runs
 from fedmoe.comparison.plan import planned
 
-__all__ = ["compare", "planned", "run_comparison"]
+__all__ = ["compare", "compare_runs", "planned", "run_comparison"]

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
 
+from fedmoe.comparison.files import render_markdown
 from fedmoe.comparison.plan import PlannedRun
-from fedmoe.comparison.study import spread
-from fedmoe.comparison.tables import points
+from fedmoe.comparison.study import Study, spread
+from fedmoe.comparison.tables import points, scores
 from fedmoe.messages.records import Task
 from fedmoe.progress.table import LiveTable, replaced_line
-from fedmoe.progress.view import LiveView, plain_table
+from fedmoe.progress.view import LiveView, fitted, titled
+from fedmoe.report.text_table import TextTable
 from fedmoe.report.units import percent_text, seconds_text
 from fedmoe.rounds import ServerState
 from fedmoe.runs.display import Display
@@ -118,7 +119,8 @@ class Board(LiveView):
             rounds = f"round {p.round}/{run.experiment.rounds}"
             head.append(f"  {_name(run)}: {rounds}, {seconds_text(p.elapsed)}")
         head.append(_left(p))
-        return Group(head, Text(), _table(p, max(4, self.console.height - 6)))
+        table = _table(p, max(4, self.console.height - 6))
+        return Group(head, Text(), *fitted(table, self.console.width, STYLES))
 
 
 class RunOnBoard(LiveTable):
@@ -140,14 +142,13 @@ class RunOnBoard(LiveTable):
         self._line(replaced_line(event))
 
 
-def _table(p: ComparisonProgress, most: int) -> Table:
+def _table(p: ComparisonProgress, most: int) -> TextTable:
     """Return a row per case and variant; of many, those around the one that runs."""
     places: dict[tuple[str, str], list[int]] = {}
     for place, run in enumerate(p.runs):
         places.setdefault((run.case, run.variant), []).append(place)
     cases = len({case for case, _ in places}) > 1
-    columns = ["case"] * cases + ["variant", "runs", "state", "mean of tiers, %"]
-    table = plain_table(*columns, words=("case", "variant", "state"))
+    columns, rows = ["case"] * cases + ["variant", "state", "runs", "mean of tiers, %"], []
     running = next((i for i, own in enumerate(places.values()) if p.current in own), 0)
     first = max(0, min(running - most // 2, len(places) - most))
     for key in [*places][first : first + most]:
@@ -155,10 +156,9 @@ def _table(p: ComparisonProgress, most: int) -> Table:
         scores = [p.scores[place] for place in own if place in p.scores]
         done = len(scores) == len(own)
         state = "running" if p.current in own else "done" if done else "waiting"
-        names = [Text(name) for name in (key if cases else key[1:])]
         number, mean = f"{len(scores)}/{len(own)}", spread(scores, points)
-        table.add_row(*names, number, Text(state, STYLES[state]), mean)
-    return table
+        rows.append([*(key if cases else key[1:]), state, number, mean])
+    return TextTable("", columns, rows, num_words=len(columns) - 2)
 
 
 def _name(run: PlannedRun) -> str:
@@ -168,3 +168,15 @@ def _name(run: PlannedRun) -> str:
 
 def _left(p: ComparisonProgress) -> str:
     return f", about {seconds_text(p.seconds_left)} left" if p.seconds_left else ""
+
+
+def show_scores(study: Study, console: Console) -> None:
+    """Print the scores of every case: as a terminal can show them, else as Markdown."""
+    if not console.is_terminal:
+        console.print(render_markdown(study, short=True), markup=False, soft_wrap=True)
+        return
+    for case in study.cases:
+        table = scores(case)
+        for part in titled(replace(table, title=case.name or table.title), console.width):
+            console.print(part)
+    console.print()

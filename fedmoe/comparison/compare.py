@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 
 from fedmoe.comparison.baselines import BASELINES
-from fedmoe.comparison.board import Board
+from fedmoe.comparison.board import Board, show_scores
 from fedmoe.comparison.config import Comparison
-from fedmoe.comparison.files import render_markdown, write_numbers, write_pages
+from fedmoe.comparison.files import write_numbers, write_pages
 from fedmoe.comparison.plan import PlannedRun, first_plan, folder_of, results_of, search_of
 from fedmoe.comparison.result import MEAN, Result, read_result
 from fedmoe.comparison.runs import check_same_inputs, has_ended, run_to_end
@@ -64,9 +64,7 @@ def run_comparison(
         trials = _search(searches, quiet, console)
         runs = results_of(comparison, source, chosen_settings(trials))
         study = _results(comparison, runs, trials, quiet, console)
-    if console.is_terminal:
-        console.print()
-    console.print(render_markdown(study, short=True), markup=False, soft_wrap=True)
+    show_scores(study, console)
     return parent
 
 

@@ -13,12 +13,12 @@ from fedmoe.comparison.config import slug
 from fedmoe.comparison.fairness import fairness
 from fedmoe.comparison.headline import headline
 from fedmoe.comparison.plots import draw_case
-from fedmoe.comparison.result import Result
+from fedmoe.comparison.result import MEAN, Result
 from fedmoe.comparison.study import Case, Study, verdicts
 from fedmoe.report.page import render
 from fedmoe.report.plots import Picture
 from fedmoe.report.text_table import TextTable, markdown_sections, plain
-from fedmoe.system.files import write_bytes, write_json, write_text
+from fedmoe.system.files import write_json, write_text
 
 
 def write_numbers(study: Study, folder: Path) -> None:
@@ -29,13 +29,13 @@ def write_numbers(study: Study, folder: Path) -> None:
 
 
 def write_pages(study: Study, folder: Path) -> None:
-    """Write `comparison.html`, and `plots/*.png` of every case."""
+    """Write `comparison.html`, and `plots/*.svg` of every case."""
     pictures = {case.name: draw_case(case) for case in study.cases}
     for number, case in enumerate(study.cases):
         plots = folder / "plots" / (f"{number}-{slug(case.name)}" if case.name else "")
         plots.mkdir(parents=True, exist_ok=True)
         for picture in pictures[case.name]:
-            write_bytes(plots / f"{picture.name}.png", picture.png)
+            write_text(plots / f"{picture.name}.svg", picture.svg)
     write_text(folder / "comparison.html", render_page(study, pictures))
 
 
@@ -58,7 +58,10 @@ def render_page(study: Study, pictures: dict[str, list[Picture]]) -> str:
             (case, tables.scores(case), pictures[case.name], _more_tables(case))
             for case in study.cases
         ],
-        shown=[study_tables.variants(study), study_tables.search(study)],
+        shown=[
+            study_tables.differing(study) if _of_runs(study) else study_tables.variants(study),
+            study_tables.search(study),
+        ],
         folded=[
             study_tables.settings(study),
             study_tables.runs(study),
@@ -78,9 +81,15 @@ def render_markdown(study: Study, *, short: bool = False) -> str:
         else:
             lines += markdown_sections([tables.scores(case), *_more_tables(case)])
     if not short:
-        all_runs = (study_tables.variants, study_tables.search, study_tables.versions)
+        first = study_tables.differing if _of_runs(study) else study_tables.variants
+        all_runs = (first, study_tables.search, study_tables.versions)
         lines += markdown_sections([table(study) for table in all_runs])
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _of_runs(study: Study) -> bool:
+    """Return whether single runs are compared, and not variants over seeds."""
+    return any(case.pairs != "seeds" for case in study.cases)
 
 
 def _more_tables(case: Case) -> list[TextTable]:
@@ -96,14 +105,15 @@ def as_csv(study: Study) -> str:
     even = ["mean_client", "worst_client", "worst_tenth", "jain_index"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "variant", "seed", *tiers, *even, *costs, "seconds", "adapter_sha256"])
+    head = ["case", "variant", "seed", *tiers, "loss", *even, *costs, "seconds", "adapter_sha256"]
+    writer.writerow(head)
     for r in study.results:
         found = fairness(r)
         fair = [*asdict(found).values()] if found else [None] * len(even)
         scores = [r.scores.get(tier) for tier in tiers]
         spent = [*asdict(r.spent).values()]
-        row = [r.case, r.variant, r.seed, *scores, *fair, *spent, r.seconds, r.adapter_sha256]
-        writer.writerow(row)
+        row = [r.case, r.variant, r.seed, *scores, r.losses[MEAN], *fair, *spent]
+        writer.writerow([*row, r.seconds, r.adapter_sha256])
     return text.getvalue()
 
 
@@ -119,6 +129,7 @@ def as_json(study: Study) -> dict[str, Any]:
             {
                 "name": case.name,
                 "overrides": case.overrides,
+                "measure": case.measure,
                 "target": case.score_to_reach,
                 "differences": {v: asdict(found) for v, found in verdicts(case).items()},
                 "runs": [_run(result) for result in case.results],
@@ -130,7 +141,16 @@ def as_json(study: Study) -> dict[str, Any]:
 
 def _run(r: Result) -> dict[str, Any]:
     found, experts = fairness(r), r.extreme_experts
-    same = ("variant", "seed", "scores", "clients", "bytes_up", "client_seconds", "seconds")
+    same = (
+        "variant",
+        "seed",
+        "scores",
+        "losses",
+        "clients",
+        "bytes_up",
+        "client_seconds",
+        "seconds",
+    )
     hashes = ("adapter_sha256", "data_sha256", "settings", "environment")
     return {
         **{name: getattr(r, name) for name in (*same, *hashes)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of variant minus reference over the same seeds, with its paired t-interval."""
+    """The mean of variant minus reference over the same seeds, or examples, with its interval."""
 
     mean: float
     low: float | None
@@ -37,6 +38,19 @@ def difference(ours: Sequence[float], reference: Sequence[float], tests: int = 1
         return Difference(mean, None, None)
     reach = stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * tests), len(pairs) - 1) * stats.sem(pairs)
     return Difference(mean, mean - float(reach), mean + float(reach))
+
+
+def unpaired(ours: tuple[float, int], reference: tuple[float, int]) -> Difference:
+    """Return the difference of two scores, each with its number of examples, and its 95 % interval.
+
+    The examples are other ones. Single scores between 0 and 1 make the interval wider than needed.
+
+    >>> round(unpaired((0.5, 100), (0.5, 100)).high, 4)
+    0.1386
+    """
+    (a, m), (b, n) = ours, reference
+    reach = 1.96 * math.sqrt(a * (1 - a) / m + b * (1 - b) / n)
+    return Difference(a - b, a - b - reach, a - b + reach)
 
 
 def wilcoxon(ours: Sequence[float], reference: Sequence[float]) -> float:

@@ -7,7 +7,7 @@ from fedmoe.comparison.plots_scores import paired_differences, tier_scores
 from fedmoe.comparison.result import mean_load
 from fedmoe.comparison.study import Case
 from fedmoe.comparison.tables import COSTS
-from fedmoe.report.figures import png
+from fedmoe.report.figures import svg
 from fedmoe.report.plots import Picture
 from fedmoe.report.plots_experts import load_maps
 
@@ -17,16 +17,18 @@ def draw_case(case: Case) -> list[Picture]:
     loads = {v: load for v, runs in case.variants.items() if (load := mean_load(runs)) is not None}
     num_layers = max((len(load) for load in loads.values()), default=0)
     drawn = [
-        ("scores", "Test score of every variant at every tier.", tier_scores(case)),
+        ("scores", f"Test {case.measure} of every variant at every tier.", tier_scores(case)),
         (
             "differences",
-            f"Paired differences to {case.reference}; the thick line is the mean of tiers.",
+            f"Differences to {case.reference}; the thick line is the mean of tiers.",
             paired_differences(case),
         ),
     ]
     for cost in COSTS:
         name = cost[0].replace(" ", "-")
-        caption = f"Score against {cost[0]}; mean over seeds, or a mark per seed."
+        caption = (
+            f"{case.measure.capitalize()} against {cost[0]}; mean over seeds, or a mark per seed."
+        )
         drawn.append((f"score-against-{name}", caption, score_against(case, cost)))
     drawn += [
         (
@@ -40,4 +42,4 @@ def draw_case(case: Case) -> list[Picture]:
             starved_over_rounds(case),
         ),
     ]
-    return [Picture(name, text, png(figure)) for name, text, figure in drawn if figure is not None]
+    return [Picture(name, text, svg(figure)) for name, text, figure in drawn if figure is not None]

@@ -22,6 +22,9 @@ Curve = list[tuple[float, float]]
 LOGARITHMIC = 20.0
 """Ratio of the largest to the smallest cost from which the axis is logarithmic."""
 
+ALIKE = 1.05
+"""Ratio of the largest to the smallest cost up to which variants cost the same."""
+
 UNITS = {"bytes both ways": "B", "training work": "FLOP"}
 """Ticks of axes whose neighbours would read the same with one decimal."""
 
@@ -29,19 +32,24 @@ UNITS = {"bytes both ways": "B", "training work": "FLOP"}
 def score_against(case: Case, cost: Cost) -> Figure | None:
     """Draw validation score against a cumulative cost, or the last test score without any.
 
-    None where no run knows the cost.
+    None where no run knows the cost, or where test scores are all there is and variants cost the
+    same.
     """
     from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
     name, _, text = cost
-    curves = {v: _curve(runs, cost) for v, runs in case.variants.items()}
+    curves = {v: _curve(case, runs, cost) for v, runs in case.variants.items()}
     learned = any(curves.values())
     if not learned:
-        curves = {v: _ends(runs, cost) for v, runs in case.variants.items()}
+        curves = {v: _ends(case, runs, cost) for v, runs in case.variants.items()}
+        means = [statistics.mean(x for x, _ in curve) for curve in curves.values() if curve]
+        if len(means) > 1 and max(means) < ALIKE * min(means):
+            return None
     curves = {v: curve for v, curve in curves.items() if curve}
     if not curves:
         return None
-    which = "Validation score" if learned else "Test score after the last round"
+    which = f"{'Validation' if learned else 'Test'} {case.measure}"
+    which += "" if learned else " after the last round"
     figure = figures.new_figure(f"{which} against {name}", _height(3.1, len(curves)))
     axes = figure.add_subplot()
     styles = _styles(case, [*curves])
@@ -63,8 +71,9 @@ def score_against(case: Case, cost: Cost) -> Figure | None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
     plain = FuncFormatter(lambda x, _: text(x))
     axes.xaxis.set_major_formatter(EngFormatter(UNITS[name]) if name in UNITS else plain)
-    figures.percent_scale(axes)
-    axes.set_ylim(bottom=0)
+    if case.measure == "score":
+        axes.set_ylim(bottom=0)
+        figures.percent_scale(axes)
     axes.set_xlabel(f"{name}, all clients")
     figures.dress(axes)
     figures.legend(figure, 2)
@@ -72,13 +81,13 @@ def score_against(case: Case, cost: Cost) -> Figure | None:
 
 
 def starved_over_rounds(case: Case) -> Figure | None:
-    """Draw starved and captured experts in percent in two panels."""
+    """Draw starved and captured experts in percent in two panels; None if there are none."""
     found: dict[str, np.ndarray] = {}
     for variant, runs in case.variants.items():
         each = [f for r in runs if (f := r.extreme_experts)]
         if each and len({len(f[0]) for f in each}) == 1:
             found[variant] = np.mean(each, axis=0)  # (2, rounds)
-    if not found:
+    if not any(shares.any() for shares in found.values()):
         return None
     figure = figures.new_figure("Experts that tokens avoid or crowd", _height(2.9, len(found)))
     titles = (f"starved: < {STARVED:g} of equal share", f"captured: > {CAPTURED:g} equal shares")
@@ -124,19 +133,19 @@ def _styles(case: Case, variants: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _curve(runs: list[Result], cost: Cost) -> Curve:
-    """Return the mean over seeds of (cost, score), for every round that all of them evaluated."""
+def _curve(case: Case, runs: list[Result], cost: Cost) -> Curve:
+    """Return the mean over seeds of (cost, score or loss), for every round that all evaluated."""
     by_round = [{p.round: p for p in r.points} for r in runs]
     common = sorted(set.intersection(*(set(points) for points in by_round)))
     curve = []
     for number in common:
         here = [points[number] for points in by_round]
         if (x := mean_if_known([cost[1](p.spent) for p in here])) is not None:
-            curve.append((x, statistics.mean(p.score for p in here)))
+            curve.append((x, statistics.mean(getattr(p, case.measure) for p in here)))
     return curve
 
 
-def _ends(runs: list[Result], cost: Cost) -> Curve:
-    """Return the last (cost, test score) of every seed."""
-    pairs = [(cost[1](r.spent), r.scores[MEAN]) for r in runs]
+def _ends(case: Case, runs: list[Result], cost: Cost) -> Curve:
+    """Return the last (cost, test score or loss) of every seed."""
+    pairs = [(cost[1](r.spent), case.values(r)[MEAN]) for r in runs]
     return [(x, score) for x, score in pairs if x is not None]

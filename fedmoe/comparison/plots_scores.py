@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedmoe.comparison.result import MEAN
 from fedmoe.comparison.study import Case, verdicts
-from fedmoe.report.figures import MUTED, Colour, dress_rows, legend, new_figure, shades
+from fedmoe.report.figures import GRID, INK, MUTED, Colour, dress_rows, legend, new_figure, shades
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,42 +16,54 @@ if TYPE_CHECKING:
 
 ROW_INCHES = 0.13
 """Height of one tier of one variant."""
-BLACK: Colour = (0.12, 0.14, 0.16)
+UNITS = {"score": (100.0, "percent"), "loss": (1.0, "loss per token")}
+"""A factor and the name of an axis, by what is compared."""
+TINY = 1e-9
+"""Differences of equal scores may be as large, by rounding."""
 
 
 def tier_scores(case: Case) -> Figure:
     """Draw a row per tier and variant: every seed a dot, their mean a bar."""
-    variants = case.variants
-    figure, axes = _rows("Test score (%): a dot is a seed, a bar their mean", case, [*variants])
+    variants, (factor, what) = case.variants, UNITS[case.measure]
+    title = f"Test {case.measure} ({what})"
+    title += ": a dot is a seed, a bar their mean" if case.pairs == "seeds" else ""
+    figure, axes = _rows(title, case, [*variants])
     for place, runs in enumerate(variants.values()):
         for offset, name, colour in _lanes(case):
-            scores = [100 * r.scores[name] for r in runs]
-            mean, y = statistics.mean(scores), place + offset
-            axes.plot([0, mean], [y, y], color=colour, linewidth=1.2, alpha=0.35)
+            values = [factor * case.values(r)[name] for r in runs]
+            mean, y = statistics.mean(values), place + offset
+            if case.measure == "score":
+                axes.plot([0, mean], [y, y], color=colour, linewidth=1.2, alpha=0.35)
             axes.plot([mean], [y], "|", color=colour, markersize=7, markeredgewidth=2)
-            axes.plot(scores, [y] * len(scores), "o", color=colour, markersize=3.2, alpha=0.75)
-    axes.set_xlim(left=0)
-    axes.set_xlabel("percent")
+            look = {"markersize": 3.2, "alpha": 0.75, "clip_on": False}
+            axes.plot(values, [y] * len(values), "o", color=colour, **look)
+    if case.measure == "score":
+        axes.set_xlim(left=0)
+    axes.set_xlabel(what)
     return figure
 
 
 def paired_differences(case: Case) -> Figure | None:
-    """Draw each variant's difference to the reference with its 95 % interval (a forest plot)."""
-    against = verdicts(case)
-    if not against:
+    """Draw each variant's difference to the reference with its 95 % interval (a forest plot).
+
+    None where there is no difference at all.
+    """
+    against, (factor, what) = verdicts(case), UNITS[case.measure]
+    if not any(abs(d.mean) > TINY for v in against.values() for d in v.by_tier.values()):
         return None
-    title = f"Difference to {case.reference}, in points, with 95 % intervals"
+    unit = "points" if case.measure == "score" else what
+    title = f"Difference to {case.reference}, in {unit}, with 95 % intervals"
     figure, axes = _rows(title, case, [*against])
     axes.axvline(0, color=MUTED, linewidth=1)
     for place, verdict in enumerate(against.values()):
         for offset, name, colour in _lanes(case):
             found, y = verdict.by_tier[name], place + offset
             if found.low is not None and found.high is not None:
-                ends = [100 * found.low, 100 * found.high]
+                ends = [factor * found.low, factor * found.high]
                 axes.plot(ends, [y, y], color=colour, linewidth=2.2 if name == MEAN else 1.1)
             marker, size = ("D", 5) if name == MEAN else ("o", 3.5)
-            axes.plot([100 * found.mean], [y], marker, color=colour, markersize=size)
-    axes.set_xlabel("points")
+            axes.plot([factor * found.mean], [y], marker, color=colour, markersize=size)
+    axes.set_xlabel(unit)
     return figure
 
 
@@ -61,7 +73,7 @@ def _rows(title: str, case: Case, variants: list[str]) -> tuple[Figure, Axes]:
     figure = new_figure(title, 1.25 + len(variants) * (len(lanes) + 1.5) * ROW_INCHES)
     axes = figure.add_subplot()
     for place in range(1, len(variants)):
-        axes.axhline(place - 0.5, color="#eaeef2", linewidth=0.8)
+        axes.axhline(place - 0.5, color=GRID, linewidth=0.8)
     # A long name takes two or three lines, so that the plot keeps its room.
     dress_rows(axes, ["\n".join(textwrap.wrap(name, 18)) or name for name in variants])
     for _, name, colour in lanes:
@@ -70,9 +82,9 @@ def _rows(title: str, case: Case, variants: list[str]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _lanes(case: Case) -> list[tuple[float, str, Colour]]:
+def _lanes(case: Case) -> list[tuple[float, str, Colour | str]]:
     """Return each tier's offset in a variant's band, name and colour; the mean is black, last."""
-    colours = shades(case.tiers) | {MEAN: BLACK}
+    colours = shades(case.tiers) | {MEAN: INK}
     step = 0.8 / len(colours)
     middle = (len(colours) - 1) / 2
     return [((i - middle) * step, name, c) for i, (name, c) in enumerate(colours.items())]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fedmoe.errors import FedMoEError
+from fedmoe.report.example_scores import ExampleScores, read_example_scores
 from fedmoe.report.expert_load import relative_shares, starved_and_captured
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run, read_run
@@ -48,7 +49,8 @@ class Point:
 
     round: int
     score: float
-    """Mean of the tiers."""
+    loss: float
+    """Both the mean of the tiers."""
     spent: Spent
 
 
@@ -60,6 +62,8 @@ class Result:
     seed: int
     scores: dict[str, float]
     """Test score after the last round, by tier, and their mean."""
+    losses: dict[str, float]
+    """Test loss per token, likewise."""
     spent: Spent
     """In all rounds."""
     num_answers: int
@@ -73,6 +77,9 @@ class Result:
     points: tuple[Point, ...] = ()
     counts: np.ndarray | None = None
     """int64 (rounds, layers, experts): routed tokens."""
+    num_examples: dict[str, int] = field(default_factory=dict)
+    """Test examples by tier."""
+    of_examples: ExampleScores = field(default_factory=ExampleScores)
     adapter_sha256: str = ""
     data_sha256: str = ""
     """Hash of the manifest; equal hashes mean the same examples for every client."""
@@ -162,12 +169,14 @@ def read_result(
         raise FedMoEError(f"{folder}: no client reports its test scores, which are compared")
     tested = {curve[-1]["tier"]: curve[-1] for curve in curves}
     scores = {tier: float(e["score"]) for tier, e in tested.items()}
+    losses = {tier: _loss(e) for tier, e in tested.items()}
     spent = spending(run)
     manifest = folder / "manifest.json"
     return Result(
         variant=variant,
         seed=seed,
         scores=scores | {MEAN: statistics.mean(scores.values())},
+        losses=losses | {MEAN: statistics.mean(losses.values())},
         spent=spent[max(spent)],
         num_answers=len(run.ok()),
         case=case,
@@ -175,6 +184,8 @@ def read_result(
         clients=_clients(run, tested),
         points=_points(run, spent),
         counts=_counts(folder / "activations.npz"),
+        num_examples={tier: e["examples"] for tier, e in tested.items()},
+        of_examples=read_example_scores(folder),
         adapter_sha256=run.end["adapter_sha256"],
         data_sha256=hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else "",
         settings=run.settings,
@@ -236,14 +247,19 @@ def mean_load(results: Sequence[Result]) -> np.ndarray | None:
 
 
 def _points(run: Run, spent: dict[int, Spent]) -> tuple[Point, ...]:
-    by_round: dict[int, list[float]] = {}
+    by_round: dict[int, list[Record]] = {}
     for e in run.evaluations:
         if e["split"] == "validation":
-            by_round.setdefault(e["round"], []).append(float(e["score"]))
+            by_round.setdefault(e["round"], []).append(e)
     return tuple(
-        Point(round, statistics.mean(scores), spent[round])
-        for round, scores in sorted(by_round.items())
-        if len(scores) == len(run.curves("validation")) and round in spent
+        Point(
+            round,
+            statistics.mean(float(e["score"]) for e in found),
+            statistics.mean(map(_loss, found)),
+            spent[round],
+        )
+        for round, found in sorted(by_round.items())
+        if len(found) == len(run.curves("validation")) and round in spent
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fedmoe.comparison.result import MEAN
+from collections.abc import Sequence
+
+from fedmoe.comparison.result import MEAN, Result
 from fedmoe.comparison.study import Study
 from fedmoe.report.text_table import TextTable, pairs_table
 from fedmoe.report.units import DASH, number_text, percent_text, seconds_text
@@ -11,6 +13,7 @@ from fedmoe.runs.own_data import AT_CLIENTS
 OWN = ("name", "seed", "simulation.folder")
 """Settings in which the runs of one variant differ."""
 NOT_COMPARED = ("started",)
+UNKNOWN = "not known to be the same"
 
 
 def facts(study: Study) -> list[tuple[str, str]]:
@@ -18,6 +21,8 @@ def facts(study: Study) -> list[tuple[str, str]]:
     results = study.results
     if not results:
         return []
+    if (pairs := study.cases[0].pairs) != "seeds":
+        return [("Reference", study.reference), *_of_runs(results, pairs == "examples")]
     splits: dict[tuple[str, int], set[str]] = {}
     for case in study.cases:
         for r in case.results:
@@ -37,6 +42,18 @@ def facts(study: Study) -> list[tuple[str, str]]:
         ("Clients' data alike per seed", (f"yes, by {proof}" if same else "no")),
     ]
     return [(name, value) for name, value in known if value]
+
+
+def _of_runs(results: Sequence[Result], paired: bool) -> list[tuple[str, str]]:
+    """Return whether runs were tested on the same examples, and started from the same model."""
+    known = all(r.of_examples.sha256 for r in results)
+    tested = "the same, by hash" if paired else "different ones" if known else UNKNOWN
+    facts = [("Seeds", ", ".join(str(r.seed) for r in results)), ("Test examples", tested)]
+    for name, what in (("model", "Base model"), ("data", "Training data")):
+        found = {r.environment.get(f"identity.{name}", "") for r in results}
+        same = "different" if len(found) > 1 else "the same, by hash"
+        facts.append((what, UNKNOWN if "" in found else same))
+    return facts
 
 
 def variants(study: Study) -> TextTable:
@@ -78,6 +95,18 @@ def settings(study: Study) -> TextTable:
         if name not in OWN and all(other.get(name) == value for other in others)
     ]
     return pairs_table("Settings of all runs", ("setting", "value"), common)
+
+
+def differing(study: Study) -> TextTable:
+    """Return the settings in which single runs differ, a column per run."""
+    names = dict.fromkeys(name for r in study.results for name in r.settings if name not in OWN)
+    rows = [[name, *(r.settings.get(name, DASH) for r in study.results)] for name in names]
+    return TextTable(
+        "Settings that differ",
+        ["setting", *(r.variant for r in study.results)],
+        [row for row in rows if len({*row[1:]}) > 1],
+        num_words=1 + len(study.results),
+    )
 
 
 def versions(study: Study) -> TextTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from typing import Literal
 
 from fedmoe.comparison.fairness import fairness
 from fedmoe.comparison.paired import Difference
@@ -31,29 +32,50 @@ COSTS: tuple[Cost, ...] = (
 """The costs of a score: each a name, its value if it is known, and its text."""
 
 
+PAIRED = {
+    "seeds": "paired by seed, with its t-interval",
+    "examples": "paired by test example, with its t-interval; seeds are not covered",
+    "none": "with the interval of unpaired examples, where it has one; seeds are not covered",
+}
+"""What an interval is over, in words."""
+
+
 def scores(case: Case) -> TextTable:
     """Return, per variant: mean ± standard deviation per tier, the difference, costs of a round."""
     against = verdicts(case)
+    text = points if case.measure == "score" else number_text
 
     def versus_reference(variant: str) -> str:
         if variant in against:
-            return difference_text(against[variant].by_tier[MEAN])
+            return difference_text(against[variant].by_tier[MEAN], case.measure)
         return "reference" if variant == case.reference else DASH
+
+    def other(r: Result) -> float:
+        return (r.losses if case.measure == "score" else r.scores)[MEAN]
 
     rows = [
         [
             variant,
-            *(spread([r.scores[tier] for r in runs], points) for tier in (*case.tiers, MEAN)),
             versus_reference(variant),
+            spread([case.values(r)[MEAN] for r in runs], text),
+            *(spread([case.values(r)[tier] for r in runs], text) for tier in case.tiers),
+            spread([*map(other, runs)], points if case.measure == "loss" else number_text),
             bytes_text(statistics.mean(r.bytes_up for r in runs)),
             f"{statistics.mean(r.client_seconds for r in runs):.1f}",
         ]
         for variant, runs in case.variants.items()
     ]
-    columns = ["", *case.tiers, MEAN, f"difference to {case.reference} [95 %]", "up per round"]
+    score, loss = "Test score in percent", "Test loss per token"
+    first, second = (score, loss) if case.measure == "score" else (loss, score)
+    columns = ["", "difference [95 %]", MEAN, *case.tiers]
+    columns += ["loss" if case.measure == "score" else "score, %", "up per round"]
     columns.append("s per client-round")
-    note = "Test score in percent after the last round: mean ± standard deviation over seeds. "
-    note += "Difference: of the tiers' mean, in points, paired by seed, with its t-interval."
+    note = f"{first} after the last round"
+    note += ": mean ± standard deviation over seeds. " if case.pairs == "seeds" else ". "
+    note += f"Difference: of the tiers' mean to that of {case.reference}, {PAIRED[case.pairs]}. "
+    note += f"{second}: mean of tiers."
+    if case.measure == "loss":
+        note = f"All scores are the same, so losses are compared: the lower the better. {note}"
     return TextTable("Scores", columns, rows, note=note)
 
 
@@ -62,16 +84,22 @@ def differences(case: Case) -> TextTable:
     rows = [
         [
             variant,
-            *(difference_text(verdict.by_tier[tier]) for tier in (*case.tiers, MEAN)),
+            *(difference_text(verdict.by_tier[t], case.measure) for t in (MEAN, *case.tiers)),
             count_text(verdict.num_pairs),
             p_text(verdict.p),
             p_text(verdict.p_holm),
         ]
         for variant, verdict in verdicts(case).items()
     ]
-    columns = ["", *case.tiers, MEAN, "pairs", "p, Wilcoxon", "p, Holm"]
+    columns = ["", MEAN, *case.tiers, "pairs", "p, Wilcoxon", "p, Holm"]
+    unit = "Points" if case.measure == "score" else "Loss per token"
+    if case.pairs != "seeds":
+        note = f"{unit}, {PAIRED[case.pairs]}."
+        table = TextTable(f"Differences to {case.reference}", columns, rows, note=note)
+        return table.without(*columns[-3:])
     note = (
-        "Points, with 95 % t-intervals over seeds. Wilcoxon: signed ranks over (seed, tier) pairs, "
+        f"{unit}, with 95 % t-intervals over "
+        "seeds. Wilcoxon: signed ranks over (seed, tier) pairs, "
         "two-sided; Holm: the same, corrected for the number of variants. A seed's tiers share its "
         "data and adapter, so p tends to be too small: trust it where the interval agrees."
     )
@@ -84,6 +112,7 @@ def clients(case: Case) -> TextTable:
         variant: fair
         for variant, runs in case.variants.items()
         if (fair := [f for r in runs if (f := fairness(r))])
+        and any(f.mean for f in fair)  # where nobody scores, all are served alike
     }
     return TextTable.of(
         "Clients",
@@ -170,13 +199,15 @@ def points(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def difference_text(found: Difference) -> str:
-    """Return a difference in points with its interval, if it has one."""
-    text = percent_text(found.mean, signed=True)
+def difference_text(found: Difference, measure: Literal["score", "loss"] = "score") -> str:
+    """Return a difference in points, or of losses, with its interval, if it has one."""
+
+    def text(value: float | None) -> str:
+        return percent_text(value, signed=True) if measure == "score" else f"{value:+.3f}"
+
     if found.low is None:
-        return text
-    low, high = (percent_text(x, signed=True) for x in (found.low, found.high))
-    return f"{text} [{low}, {high}]"
+        return text(found.mean)
+    return f"{text(found.mean)} [{text(found.low)}, {text(found.high)}]"
 
 
 def p_text(value: float) -> str:

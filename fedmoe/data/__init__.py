@@ -28,7 +28,7 @@ from fedmoe.data.federated import Federated
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.home_assistant.dataset import HomeAssistant
 from fedmoe.data.hub import HuggingFace
-from fedmoe.data.manifest import manifest, manifest_table
+from fedmoe.data.manifest import manifest, manifest_rows
 from fedmoe.data.memory import Memory
 from fedmoe.data.partition import PARTITIONS, Given, Partition, partition
 from fedmoe.data.reasoning import ReasoningGym
@@ -55,7 +55,7 @@ __all__ = [
     "check_disjoint",
     "load_splits",
     "manifest",
-    "manifest_table",
+    "manifest_rows",
     "partition",
 ]
 

@@ -54,18 +54,17 @@ def accounts_manifest(rows: Mapping[int, RowCounts], names: Mapping[int, str]) -
     }
 
 
-def manifest_table(manifest: dict[str, Any]) -> str:
-    """Return the manifest as plain text: a row per client, a column per label."""
+def manifest_rows(manifest: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return the manifest as columns and rows: a row per client, a column per label.
+
+    Examples without a label are those of `no label`, unless all are.
+    """
     clients = manifest["clients"]
     labels = sorted({label for client in clients for label in client["labels"]})
-    rows = [["client", "examples", *labels, "sha256"]]
+    labels = [] if labels == [""] else labels
+    rows = []
     for client in clients:
         counts = [str(client["labels"].get(label, "")) for label in labels]
-        rows.append(
-            [str(client["client"]), str(client["num_examples"]), *counts, client["sha256"][:8]]
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
+        start = [str(client["client"]), str(client["num_examples"])]
+        rows.append([*start, *counts, client["sha256"][:8]])
+    return ["client", "examples", *(label or "no label" for label in labels), "sha256"], rows

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypedDict
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -36,6 +38,12 @@ class EvaluationSet:
     held_out: int = 0
     """Answers that these were drawn from."""
 
+    @property
+    def sha256(self) -> str:
+        """The digest of the examples and their order."""
+        texts = [(e.conversation or e.prompt, e.response) for e in self.examples]
+        return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
 
 class Means(TypedDict):
     """The means of `Sums`."""
@@ -58,6 +66,8 @@ class Sums:
     exact_match: float
     labels: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     """Examples of each label, and the sum of their scores."""
+    each: tuple[float, ...] = ()
+    """Each example's score, in the order of the set; empty in a sum of several."""
 
     @classmethod
     def total(cls, parts: Iterable[Sums]) -> Sums:
@@ -125,6 +135,15 @@ class Evaluation:
     over all their tokens and examples."""
     withheld: int = 0
     """Clients that do not report their scores; they are in none of these numbers."""
+    each: tuple[float, ...] = ()
+    """Each example's score, where one set is scored with one model."""
+    examples_sha256: str = ""
+    """Of the set whose examples those are."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all but the scores of single examples, for a ledger."""
+        found = asdict(replace(self, each=()))
+        return {name: found[name] for name in found if name not in ("each", "examples_sha256")}
 
 
 def evaluate(
@@ -153,6 +172,8 @@ def evaluate(
                 examples=sums.examples,
                 seconds=time.monotonic() - started,
                 by_label=sums.by_label,
+                each=sums.each,
+                examples_sha256=data.sha256,
             )
         )
     return results
@@ -175,6 +196,7 @@ def measure(
         loss=loss,
         score=sum(scores),
         exact_match=sum(exact),
+        each=tuple(scores),
         labels={label: (len(found), sum(found)) for label, found in of_label.items()},
     )
 
@@ -205,8 +227,8 @@ def _mean_of(group: list[Evaluation]) -> Evaluation:
     }
     labels = {label: _mean([e.by_label[label] for e in group]) for label in group[0].by_label}
     clients = {client: found for e in group for client, found in e.by_client.items()}
-    seconds = sum(e.seconds for e in group)
-    return replace(group[0], **means, by_label=labels, by_client=clients, seconds=seconds)
+    own = {"by_label": labels, "by_client": clients, "each": ()}
+    return replace(group[0], **means, **own, seconds=sum(e.seconds for e in group))
 
 
 @torch.no_grad()

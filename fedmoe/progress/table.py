@@ -14,8 +14,9 @@ from rich.text import Text
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.messages.rows import RowCounts
-from fedmoe.progress.view import LiveView, plain_table
+from fedmoe.progress.view import LiveView, fitted
 from fedmoe.report.fields import live_cells, live_headings
+from fedmoe.report.text_table import TextTable
 from fedmoe.report.units import number_text, percent_text, seconds_text, shortened
 from fedmoe.rounds import ServerState
 from fedmoe.runs.display import Display
@@ -99,6 +100,13 @@ class LiveTable(LiveView, Display):
         self.news = News()
         super().__init__(console or Console(), drawn=not quiet and not json)
 
+    def begun(self, what: str, done: int = 0, total: int = 0) -> None:
+        if self.live and self.live.is_started:
+            p, number = self.progress, f", {done} of {total} tiers" if total else ""
+            self._now(phase=f"{what}{number}", started=p.started or p.clock())
+        elif not (self.quiet or self.json or done or self.progress.tasks):
+            self._line(f"{what}, {total} tiers" if total else what)
+
     def planned(self, tasks: Sequence[Task]) -> None:
         p = self.progress
         started = p.started if p.tasks or p.finished else p.clock()
@@ -147,7 +155,7 @@ class LiveTable(LiveView, Display):
         newest = {(e.split == SERVER, e.tier): e for e in evaluations}
         self._now(scores={**self.progress.scores, **newest})
         for e in evaluations:
-            self._event("evaluation", **asdict(e))
+            self._event("evaluation", **e.as_json())
         if self.quiet or self.json or self.live:
             return
         for split in dict.fromkeys(e.split for e in evaluations):
@@ -213,12 +221,17 @@ class LiveTable(LiveView, Display):
             self._line(json_text({"kind": kind, **values}))
 
     def _render(self) -> Group:
-        p = self.progress
+        p, width = self.progress, self.console.width
         parts: list[Text | Table] = [_headline(p)]
         if p.tasks:
-            parts += _clients(p, min(MOST_ROWS, max(3, self.console.height - 9 - len(p.scores))))
+            most = min(MOST_ROWS, max(3, self.console.height - 9 - len(p.scores)))
+            parts += fitted(_clients(p, most), width, STYLES)
+            if len(p.tasks) > most:
+                failed = sum(isinstance(a, Failure) for a in p.answers.values())
+                count = f"{len(p.answers)} of {len(p.tasks)} clients answered, {failed} failed"
+                parts.append(Text(count, "dim"))
         if p.scores:
-            parts += [Text(), _scores(p)]
+            parts += [Text(), *fitted(_scores(p), width)]
         return Group(*parts)
 
 
@@ -232,7 +245,9 @@ def _headline(p: Progress) -> Text:
     text = Text.assemble((f"round {number}/{p.num_rounds}", "bold"), f"  {p.phase}")
     if p.tasks:
         text.append(f"  {seconds_text(p.elapsed)} elapsed")
-    if p.phase in ("training", "evaluating"):
+    elif p.started:
+        text.append(f"  {seconds_text(p.clock() - p.started)}")
+    if p.phase not in ("finished", "interrupted"):
         text.append(_left(p))
     text.append("\n")
     return text
@@ -242,44 +257,37 @@ def _left(p: Progress) -> str:
     return f", about {seconds_text(p.seconds_left)} left" if p.seconds_left else ""
 
 
-def _clients(p: Progress, most: int) -> list[Text | Table]:
+def _clients(p: Progress, most: int) -> TextTable:
     """Return a row per client of the round; of many, those around the ones in training."""
-    columns = ("client", "tier", "k", "state", *live_headings())
-    named = any(task.name for task in p.tasks)
-    table = plain_table(*columns, words=("client", "tier", "state") if named else ("tier", "state"))
+    columns, rows = ["client", "tier", "state", "k", *live_headings()], []
     end = min(len(p.tasks), max(most, len(p.answers) + p.workers + 1))
     for task in p.tasks[max(0, end - most) : end]:
-        state = p.state_of(task)
-        name = shortened(str(task.key), MOST_LETTERS)
-        who = (Text(name), Text(task.tier), str(task.top_k))
         # As wide as the longest state, so that the table keeps its place while states change.
-        cells = _measured(p.answers.get(task.client))
-        table.add_row(*who, Text(f"{state:8}", STYLES[state]), *cells)
-    if len(p.tasks) <= most:
-        return [table]
-    failed = sum(isinstance(a, Failure) for a in p.answers.values())
-    count = f"{len(p.answers)} of {len(p.tasks)} clients answered, {failed} failed"
-    return [table, Text(count, "dim")]
+        who = [shortened(str(task.key), MOST_LETTERS), task.tier, f"{p.state_of(task):8}"]
+        rows.append([*who, str(task.top_k), *_measured(p.answers.get(task.client))])
+    return TextTable("", columns, rows, num_words=3)
 
 
 def _measured(answer: Done | Failure | None) -> list[str]:
     # A failure's reason has a line above the table: here it would squeeze the other columns.
     if answer is None or isinstance(answer, Failure):
-        return []
+        return [""] * len(live_headings())
     return live_cells(answer)
 
 
-def _scores(p: Progress) -> Table:
-    columns, clients = ["tier", "k", "split", "round", "score", "loss"], "lowest client"
+def _scores(p: Progress) -> TextTable:
+    columns, clients = ["tier", "split", "k", "round", "score", "loss"], "lowest client"
     columns += [clients] if any(lowest([e]) for e in p.scores.values()) else []
-    table = plain_table(*columns, words=("tier", "split", clients))
+    rows = []
     for e in p.scores.values():
-        cells = [str(e.top_k), e.split, str(e.round), percent_text(e.score), number_text(e.loss)]
-        if clients in columns and (found := lowest([e])):
-            name = shortened(found[1].name, MOST_LETTERS)
-            cells.append(f"{name} {percent_text(found[1].score)}")
-        table.add_row(Text(e.tier), *map(Text, cells))
-    return table
+        cells = [e.tier, e.split, str(e.top_k), str(e.round)]
+        cells += [percent_text(e.score), number_text(e.loss)]
+        if clients in columns:
+            found = lowest([e])
+            name = shortened(found[1].name, MOST_LETTERS) if found else ""
+            cells.append(f"{name} {percent_text(found[1].score)}" if found else "")
+        rows.append(cells)
+    return TextTable("", columns, rows, num_words=2)
 
 
 def _mean_losses(updates: Sequence[Done]) -> str:

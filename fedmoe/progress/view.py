@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
+
+from fedmoe.report.text_table import TextTable
 
 
 class LiveView(ABC):
@@ -63,16 +66,34 @@ def print_line(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
-def plain_table(*columns: str, num_words: int = 0, words: Sequence[str] = ()) -> Table:
-    """Return an empty table without lines.
+def fitted(table: TextTable, width: int, styles: Mapping[str, str] | None = None) -> list[Table]:
+    """Return a table as what a terminal of `width` columns can show of it: all, in parts.
 
-    The first `num_words` columns and those in `words` are aligned left and may be folded; others
-    are numbers.
+    Args:
+        table: without its title and note.
+        width: of the terminal.
+        styles: by the text of a cell, without the spaces around it.
     """
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for i, name in enumerate(columns):
-        if i < num_words or name in words:
-            table.add_column(name, overflow="fold")
-        else:
-            table.add_column(name, justify="right", no_wrap=True)
-    return table
+    drawn = []
+    for part in table.parts(width):
+        one = Table(box=None, pad_edge=False, header_style="dim")
+        for i, (name, least) in enumerate(zip(part.columns, part.least_widths(), strict=True)):
+            if i < part.num_words:
+                # rich shrinks words before numbers: below this width they are unreadable.
+                one.add_column(name, overflow="fold", min_width=least)
+            else:
+                one.add_column(name, justify="right", no_wrap=True)
+        for row in part.rows:
+            one.add_row(*(Text(cell, (styles or {}).get(cell.strip(), "")) for cell in row))
+        drawn.append(one)
+    return drawn
+
+
+def titled(table: TextTable, width: int) -> list[RenderableType]:
+    """Return a table as `fitted` does, with its title and note; nothing without rows."""
+    if not table.rows:
+        return []
+    note = [Text(table.note, "dim")] if table.note else []
+    first, *more = fitted(table, width)
+    below = [line for part in more for line in (Text(), part)]
+    return [Text(), Text(table.title, "bold"), first, *below, *note]

@@ -26,7 +26,7 @@ __all__ = ["Ledger", "read_ledger", "write_report"]
 
 
 def write_report(folder: Path) -> None:
-    """Write `plots/*.png`, `report.html` and `summary.md` into a run's folder.
+    """Write `plots/*.svg`, `report.html` and `summary.md` into a run's folder.
 
     An interrupted run is reported as far as it got, and the report says so. Without matplotlib
     there is the summary alone, and a warning.
@@ -37,7 +37,7 @@ def write_report(folder: Path) -> None:
     # Only a report needs matplotlib and numpy; a run that writes its ledger does not.
     from fedmoe.report.page import render_page, render_summary
     from fedmoe.report.run import read_run
-    from fedmoe.system.files import write_bytes, write_text
+    from fedmoe.system.files import write_text
 
     run = read_run(folder)
     write_text(folder / "summary.md", render_summary(run))
@@ -50,5 +50,5 @@ def write_report(folder: Path) -> None:
     pictures = draw_plots(run)
     (folder / "plots").mkdir(exist_ok=True)
     for picture in pictures:
-        write_bytes(folder / "plots" / f"{picture.name}.png", picture.png)
+        write_text(folder / "plots" / f"{picture.name}.svg", picture.svg)
     write_text(folder / "report.html", render_page(run, pictures))

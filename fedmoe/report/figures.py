@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,11 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 110
-INK, MUTED, FAINT = "#1f2328", "#656d76", "#d0d7de"
+INK, MUTED, FAINT, GRID = "#1f2328", "#656d76", "#d0d7de", "#eaeef2"
 WIDTH = 5.4
 FINE_SCALE = 0.04
 """Length of an axis of shares up to which whole percents do not tell its marks apart."""
 MARKERS = "os^DvPX*"
+ON_LIGHT, ON_DARK = "#111111", "#fefefe"
+"""Ink on a colour that is the same by day and by night."""
+OF_PAGE = {INK: "--ink", MUTED: "--muted", FAINT: "--line", GRID: "--line", "#ffffff": "--paper"}
+"""Variables of the style sheet that stand for these colours on a page."""
 
 Colour = tuple[float, float, float]
 
@@ -46,7 +51,7 @@ def dress(axes: Axes, grid: Literal["", "x", "y"] = "y") -> None:
     axes.yaxis.label.set(fontsize=9, color=MUTED)
     axes.set_axisbelow(True)
     if grid:
-        axes.grid(axis=grid, color="#eaeef2", linewidth=0.8)
+        axes.grid(axis=grid, color=GRID, linewidth=0.8)
 
 
 def dress_rows(axes: Axes, names: Sequence[str], grid: Literal["", "x"] = "x") -> None:
@@ -59,11 +64,13 @@ def dress_rows(axes: Axes, names: Sequence[str], grid: Literal["", "x"] = "x") -
 
 def percent_scale(axes: Axes, which: Literal["x", "y"] = "y") -> None:
     """Mark an axis, whose values are shares of 1, in percent; small ones with decimals."""
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     axis = axes.yaxis if which == "y" else axes.xaxis
+    axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
     low, high = axis.get_view_interval()
-    decimals = 0 if high - low > FINE_SCALE else None
+    span = high - low
+    decimals = 0 if span > FINE_SCALE else 1 if span > FINE_SCALE / 10 else None
     axis.set_major_formatter(PercentFormatter(xmax=1, decimals=decimals))
 
 
@@ -102,6 +109,19 @@ def shades(names: Sequence[str]) -> dict[str, Colour]:
     return dict(zip(names, zip(red, green, blue, strict=True), strict=False))
 
 
+def line_style(place: int, number: int) -> dict[str, Any]:
+    """Return the look of one line of several: the first is widest and lies below, so that lines
+    which coincide are all seen."""
+    wider = min(number - 1 - place, 5)
+    return {
+        "marker": MARKERS[place % len(MARKERS)],
+        "markersize": 5.5 + 2 * wider,
+        "linewidth": 1.6 + 1.3 * wider,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.6,
+    }
+
+
 def hex_colour(colour: Colour) -> str:
     """Return a colour as HTML writes it."""
     return "#" + "".join(f"{round(255 * part):02x}" for part in colour)
@@ -138,3 +158,38 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def svg(figure: Figure) -> str:
+    """Return the figure as SVG, its text as text; the same figure gives the same characters."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fedmoe"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return re.sub(r"'DejaVu Sans'[^;\"]*", "'DejaVu Sans', sans-serif", buffer.getvalue())
+
+
+def on_page(text: str) -> str:
+    """Return an SVG as a part of a page whose colours it takes, by day and by night.
+
+    Ink and paper are the page's. Every other colour keeps its hue; on dark paper it is as light
+    as `--least` of the style sheet asks.
+    """
+    text = text[text.index("<svg") :].replace("'DejaVu Sans'", "system-ui")
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r' (xmlns(:\w+)?|version)="[^"]*"', "", text)
+    # Groups of two plots would share their ids; marks and clips are named by what they hold.
+    text = re.sub(r' id="[a-zA-Z]+(\.[a-z]+)?_\d+"', "", text)
+    return re.sub(r"(fill|stroke): (#[0-9a-f]{6})", _of_page, text)
+
+
+def _of_page(found: re.Match[str]) -> str:
+    """Return a declaration of a colour as it is on a page."""
+    name, colour = found.groups()
+    if colour in (ON_LIGHT, ON_DARK):
+        return found[0]
+    if colour in OF_PAGE:
+        return f"{name}: var({OF_PAGE[colour]})"
+    # Browsers that do not know relative colours keep the first one.
+    return f"{found[0]}; {name}: oklch(from {colour} max(l, var(--least)) c h)"

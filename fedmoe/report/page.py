@@ -10,7 +10,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from fedmoe.report import run_tables
 from fedmoe.report.clients import MOST_ROWS, client_rows, client_scores
-from fedmoe.report.facts import facts, headline, status
+from fedmoe.report.facts import details, facts, headline, next_steps, status
 from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.run import Run
 from fedmoe.report.text_table import TextTable, markdown_sections, pairs_table, plain
@@ -52,7 +52,14 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
     settings = pairs_table("Settings", ("setting", "value"), run.settings.items())
     versions = pairs_table("Environment", ("part", "version"), run.environment.items())
     of_clients = [t.shortened(MOST_ROWS) for t in (client_scores(run), run_tables.clients(run))]
-    folded = [run_tables.schedule(run), run_tables.label_scores(run), settings, versions]
+    folded = [
+        run_tables.phases(run),
+        run_tables.schedule(run),
+        run_tables.label_scores(run),
+        details(run),
+        settings,
+        versions,
+    ]
     return render(
         "fedmoe.report",
         "report.html",
@@ -61,6 +68,7 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
         complete=run.complete,
         headline=headline(run),
         facts=facts(run),
+        steps=next_steps(run),
         scores=run_tables.test_scores(run),
         pictures=pictures,
         shown=[*_overview(run), *of_clients, client_rows(run)],
@@ -75,6 +83,8 @@ def render_summary(run: Run) -> str:
     lines = [f"# {plain(run.header['name'])}", "", f"**{plain(headline(run))}**", ""]
     lines += [f"Status: {status(run)}.", ""]
     lines += [f"- {name}: {plain(value)}" for name, value in facts(run)] + [""]
+    lines += [f"- {name}: `{command}`" for name, command in next_steps(run)]
+    lines += [""] * bool(next_steps(run))
     return "\n".join(lines + markdown_sections(tables, notes=False))
 
 
@@ -86,5 +96,4 @@ def _overview(run: Run) -> list[TextTable]:
         own_metrics(run),
         run_tables.faults(run),
         run_tables.failures(run),
-        run_tables.phases(run),
     ]

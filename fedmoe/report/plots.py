@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedmoe.report import plots_clients, plots_costs, plots_experts, plots_scores
-from fedmoe.report.figures import png
+from fedmoe.report.figures import on_page, svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +20,7 @@ PLOTS: dict[str, Callable[[Run], Figure | None]] = {
     "score-over-time": plots_scores.score_over_time,
     "virtual-time": plots_costs.virtual_time,
     "loss-per-round": plots_scores.loss_per_round,
+    "training-loss": plots_scores.training_loss,
     "test-scores": plots_scores.test_scores,
     "client-scores": plots_clients.client_scores,
     "client-losses": plots_scores.client_losses,
@@ -37,12 +37,13 @@ class Picture:
 
     name: str
     caption: str
-    png: bytes
+    svg: str
+    """As a file."""
 
     @property
-    def data_uri(self) -> str:
-        """The picture as an address that holds all of it."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+    def on_page(self) -> str:
+        """The plot as a part of a page, whose colours it takes."""
+        return on_page(self.svg)
 
 
 def draw_plots(run: Run) -> list[Picture]:
@@ -51,5 +52,5 @@ def draw_plots(run: Run) -> list[Picture]:
     for name, draw in PLOTS.items():
         if figure := draw(run):
             caption = (inspect.getdoc(draw) or name).partition("\n")[0]
-            pictures.append(Picture(name, caption, png(figure)))
+            pictures.append(Picture(name, caption, svg(figure)))
     return pictures

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedmoe.report.expert_load import relative_shares
-from fedmoe.report.figures import INK, MUTED, dress, new_figure
+from fedmoe.report.figures import INK, MUTED, ON_DARK, ON_LIGHT, dress, new_figure
 from fedmoe.report.units import shortened
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _write_numbers(axes: Axes, load: np.ndarray) -> None:
     for (layer, expert), value in np.ndenumerate(load):
         if np.isfinite(value):
             strong = abs(value - 1) > 0.6 * (1 if value < 1 else highest - 1)
-            ink = "white" if strong else INK
+            ink = ON_DARK if strong else ON_LIGHT
             axes.text(
                 expert, layer, f"{value:.1f}", ha="center", va="center", fontsize=7.5, color=ink
             )

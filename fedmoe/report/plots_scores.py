@@ -12,49 +12,54 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from fedmoe.report.ledger import Record
     from fedmoe.report.run import Run
 
 MOST_ROWS = 40
 """Clients beyond which a plot shows tiers instead."""
+MOST_DOTS = 400
+"""Client rounds beyond which a plot shows their means alone."""
+DOT = {"markersize": 4.5, "alpha": 0.7, "markeredgewidth": 0}
 
 
 def loss_per_round(run: Run) -> Figure | None:
-    """Loss of the global adapter on validation data, at each tier's number of experts k."""
+    """Validation loss at each tier's number of experts k; round 0: the base model on test data."""
     return _per_round(run, "loss", "Validation loss per token")
 
 
 def score_per_round(run: Run) -> Figure | None:
-    """Score of the global adapter on validation data, at each tier's number of experts k."""
+    """Validation score at each tier's number of experts k; round 0: the base model on test data."""
+    if run.measure != "score":
+        return None
     return _per_round(run, "score", f"Validation {run.score_name}")
 
 
 def score_over_time(run: Run) -> Figure | None:
     """Validation score against virtual time: each round lasts as long as its slowest client."""
-    title = f"Validation {run.score_name} against virtual time"
-    return _per_round(run, "score", title, virtual=True) if run.virtual_clock else None
+    if not run.virtual_clock or run.measure != "score":
+        return None
+    return _per_round(
+        run, "score", f"Validation {run.score_name} against virtual time", virtual=True
+    )
 
 
 def _per_round(run: Run, value: str, title: str, virtual: bool = False) -> Figure | None:
-    curves = {tier.name: run.curve("validation", tier.name) for tier in run.tiers}
-    if not any(curves.values()):
+    if not any(run.curves("validation")):
         return None
     figure = figures.new_figure(title)
     axes = figure.add_subplot()
-    colours = figures.shades([*curves])
-    length, unit = time_unit(max(run.virtual_clock.values(), default=0.0))
-    for i, (tier, curve) in enumerate(curves.items()):
+    colours = figures.shades([tier.name for tier in run.tiers])
+    clock = {0: 0.0} | run.virtual_clock
+    length, unit = time_unit(max(clock.values()))
+    for i, tier in enumerate(run.tiers):
         # A round that was interrupted may have scores and no line of its own.
-        points = [p for p in curve if not virtual or p["round"] in run.virtual_clock]
+        points = [p for p in run.learning(tier.name) if not virtual or p["round"] in clock]
         rounds = [p["round"] for p in points]
         axes.plot(
-            [run.virtual_clock[r] / length for r in rounds] if virtual else rounds,
+            [clock[r] / length for r in rounds] if virtual else rounds,
             [_number(p[value]) for p in points],
-            color=colours[tier],
-            marker=figures.MARKERS[i % len(figures.MARKERS)],
-            markersize=5.5,
-            linewidth=1.8,
-            markeredgecolor="white",
-            markeredgewidth=0.6,
+            **figures.line_style(i, len(run.tiers)),
+            color=colours[tier.name],
             clip_on=False,
         )
     axes.margins(x=0.02, y=0.08)
@@ -75,7 +80,7 @@ def _label_ends(axes: Axes, run: Run, value: str, colours: dict[str, figures.Col
     """Write each tier's name at the end of its line, apart from each other."""
     ends = {}
     for tier in run.tiers:
-        known = [p for p in run.curve("validation", tier.name) if p[value] is not None]
+        known = [p for p in run.learning(tier.name) if p[value] is not None]
         if known:
             ends[tier.name] = (f"{tier.name} (k={tier.top_k})", known[-1][value])
     low, high = axes.get_ylim()
@@ -86,26 +91,57 @@ def _label_ends(axes: Axes, run: Run, value: str, colours: dict[str, figures.Col
 
 
 def test_scores(run: Run) -> Figure | None:
-    """Score on test data in percent, without an adapter and with the last one."""
+    """Base model and last adapter on test data, at each tier's number of experts k."""
+    value = run.measure
     pairs = {tier: run.curve("test", tier.name) for tier in run.tiers}
     if not any(point["round"] for points in pairs.values() for point in points):
         return None
-    figure = figures.new_figure(f"Test {run.score_name}: base model (grey), then fine-tuned")
+    figure = figures.new_figure(f"Test {run.measure_name}: base model (grey), then fine-tuned")
     axes = figure.add_subplot()
     colours = figures.shades([tier.name for tier in pairs])
     for place, (tier, points) in enumerate(pairs.items()):
         for point in points[:1] + points[1:][-1:]:
-            base, height = point["round"] == 0, _number(point["score"])
+            base, height = point["round"] == 0, _number(point[value])
             x, colour = (place - 0.2, figures.FAINT) if base else (place + 0.2, colours[tier.name])
             bar = axes.bar(x, height, width=0.38, color=colour)
             ink = figures.MUTED if base else figures.INK
-            axes.bar_label(bar, [f"{100 * height:.1f}"], padding=2, fontsize=9, color=ink)
+            text = f"{100 * height:.1f}" if value == "score" else f"{height:.2f}"
+            axes.bar_label(bar, [text], padding=2, fontsize=9, color=ink)
     axes.set_xticks(range(len(pairs)), [f"{tier.name}\nk = {tier.top_k}" for tier in pairs])
     axes.set_xlim(-0.6, len(pairs) - 0.4)
-    figures.percent_scale(axes)
+    if value == "score":
+        figures.percent_scale(axes)
     axes.margins(y=0.1)
+    axes.set_ylim(bottom=0)
     figures.dress(axes)
     axes.tick_params(axis="x", length=0, labelcolor=figures.INK)
+    return figure
+
+
+def training_loss(run: Run) -> Figure | None:
+    """Mean loss of a round's clients on their own data, before and after they train; a dot each."""
+    by_round: dict[int, list[Record]] = {}
+    for line in run.ok():
+        if None not in (line["loss_before"], line["loss_after"]):
+            by_round.setdefault(line["round"], []).append(line)
+    if not by_round:
+        return None
+    figure = figures.new_figure("Loss in training, mean of each round's clients")
+    axes = figure.add_subplot()
+    if sum(map(len, by_round.values())) <= MOST_DOTS:
+        colours = figures.shades([tier.name for tier in run.tiers])
+        for tier, colour in colours.items():
+            dots = [(c["round"], c["loss_after"]) for c in run.ok(tier=tier) if c["loss_after"]]
+            axes.plot(*zip(*dots, strict=True) if dots else ([], []), "o", color=colour, **DOT)
+    for side, style in (("loss_before", ":"), ("loss_after", "-")):
+        means = [sum(c[side] for c in lines) / len(lines) for lines in by_round.values()]
+        axes.plot([*by_round], means, style, color=figures.INK, linewidth=1.6)
+        look = {"fontsize": 9, "xycoords": ("axes fraction", "data")}
+        figures.write(axes, side.partition("_")[2], (1, means[-1]), (8, 0), **look)
+    axes.margins(x=0.04)
+    axes.set_ylim(bottom=0)
+    figures.round_scale(axes)
+    figures.dress(axes)
     return figure
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -78,6 +78,7 @@ class Run:
     """Clients that do not report their scores, when they were last asked."""
     away: dict[int, frozenset[int]]
     """By round: the clients that were not there, also those that have left for good."""
+    folder: Path = Path()
 
     def name_of(self, client: int) -> str:
         """Return a client's name; its number where it has none."""
@@ -106,6 +107,16 @@ class Run:
         same = all(e["score"] == e["exact_match"] for e in self.evaluations)
         return "exact match" if same else "score"
 
+    @cached_property
+    def measure(self) -> Literal["score", "loss"]:
+        """The number that tells evaluations apart: the loss where all scores are the same."""
+        return "score" if len({e["score"] for e in self.evaluations}) > 1 else "loss"
+
+    @property
+    def measure_name(self) -> str:
+        """The same in words."""
+        return self.score_name if self.measure == "score" else "loss per token"
+
     def label_of(self, client: int, tier: TierCost) -> str:
         """Return a client's name and budget for a row of a plot; long names lose their middle."""
         name, of = (shortened(text, MOST_LETTERS) for text in (self.name_of(client), tier.name))
@@ -132,6 +143,14 @@ class Run:
         """Return a tier's evaluations on one split, by round."""
         chosen = [e for e in self.evaluations if e["split"] == split and e["tier"] == tier]
         return sorted(chosen, key=lambda e: e["round"])
+
+    def learning(self, tier: str) -> list[Record]:
+        """Return a tier's validation evaluations, after that of the base model, on test data.
+
+        Nobody measures the base model on validation data.
+        """
+        base = [e for e in self.curve("test", tier) if e["round"] == 0]
+        return [*base, *self.curve("validation", tier)]
 
     def curves(self, split: str) -> list[list[Record]]:
         """Return the tiers' evaluations on one split, by round.
@@ -184,6 +203,7 @@ def read_run(folder: Path) -> Run:
         withheld=_withheld(records),
         away=_away(_last(records, "roster", ("round",))),
         labels={c["client"]: c["labels"] for c in manifest},
+        folder=folder,
         settings=_settings(folder / "config.yaml"),
         environment=flat(_json(folder / "environment.json")),
     )

@@ -24,28 +24,35 @@ def test_scores(run: Run) -> TextTable:
     for tier in run.tiers:
         before = [e for e in run.curve("test", tier.name) if e["round"] == 0]
         ends.append((tier, before[0] if before else {}, run.last_test(tier.name) or {}))
-    table = TextTable.of(
+    score = [
+        ("before", lambda end: percent_text(end[1].get("score"))),
+        ("after", lambda end: percent_text(end[2].get("score"))),
+        ("points", lambda end: _difference(end[1].get("score"), end[2].get("score"))),
+        ("95% interval", lambda end: _interval(end[2])),
+    ]
+    loss = [
+        ("loss before", lambda end: number_text(end[1].get("loss"))),
+        ("loss after", lambda end: number_text(end[2].get("loss"))),
+    ]
+    exact = ("exact match", lambda end: percent_text(end[2].get("exact_match")))
+    name = run.score_name.capitalize()
+    return TextTable.of(
         "Test scores",
         ends,
         ("tier", lambda end: end[0].name),
         ("k", lambda end: count_text(end[0].top_k)),
-        (f"{run.score_name} before", lambda end: percent_text(end[1].get("score"))),
-        ("after", lambda end: percent_text(end[2].get("score"))),
-        ("points", lambda end: _difference(end[1].get("score"), end[2].get("score"))),
-        ("95% interval", lambda end: _interval(end[2])),
-        ("exact match", lambda end: percent_text(end[2].get("exact_match"))),
-        ("loss before", lambda end: number_text(end[1].get("loss"))),
-        ("after", lambda end: number_text(end[2].get("loss"))),
+        *(score + loss if run.measure == "score" else loss + score),
+        *([exact] if run.score_name != "exact match" else []),
         ("examples", lambda end: count_text((end[2] or end[1]).get("examples"))),
-        note="Before: without an adapter. Interval: of the score after. k: experts per token.",
+        note=f"{name} and loss per token, before: without an adapter. Interval: of the score "
+        "after. k: experts per token.",
     )
-    return table.without("exact match") if run.score_name == "exact match" else table
 
 
 def label_scores(run: Run) -> TextTable:
     """Return the last adapter's test score for each label, per tier."""
     by_tier = {t.name: e["by_label"] for t in run.tiers if (e := run.last_test(t.name))}
-    labels = sorted({label for scores in by_tier.values() for label in scores})
+    labels = sorted({label for scores in by_tier.values() for label in scores if label})
     return TextTable(
         f"Test {run.score_name} by label",
         ["label", *by_tier],
@@ -101,7 +108,8 @@ def clients(run: Run) -> TextTable:
     columns = ["client", "tier", "mostly", "k", "rounds", "failed"]
     columns += [*(field.label for field in IN_REPORT), "tokens/s", "bytes both ways"]
     note = "Sums over all rounds. Loss: local, before the first round and after the last."
-    return TextTable("Clients", columns, rows, num_words=3, note=note)
+    table = TextTable("Clients", columns, rows, num_words=3, note=note)
+    return table.without_empty("mostly")
 
 
 def _client_row(run: Run, tier: TierCost, client: int) -> list[str]:
@@ -157,7 +165,9 @@ def phases(run: Run) -> TextTable:
         return TextTable("Wall time", [], [])
     total = run.end["seconds"]
     parts = [*run.end["phases"].items()]
-    parts.append(("other", max(0.0, total - sum(seconds for _, seconds in parts))))
+    # A ledger of an older version has the phases since the last interruption alone.
+    rest = max(0.0, total - sum(seconds for _, seconds in parts))
+    parts.append(("before it was interrupted" if run.num_resumed else "other", rest))
     return TextTable.of(
         "Wall time",
         [*parts, ("total", total)],
@@ -226,7 +236,7 @@ def _saved(tier: TierCost) -> float | None:
 
 def _mostly(labels: dict[str, int]) -> str:
     """Return a client's most frequent label and its share, which shows how skewed its data are."""
-    if not labels:
+    if not {*labels} - {""}:
         return DASH
     label = max(labels, key=lambda name: labels[name])
     return f"{label} {100 * labels[label] / sum(labels.values()):.0f}%"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -9,6 +10,10 @@ from typing import TypeVar
 from fedmoe.report.units import DASH
 
 T = TypeVar("T")
+GAP = 2
+"""Spaces between two columns on a terminal."""
+FOLDED = 24
+"""Characters of a column of words, below which it is not folded."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,46 @@ class TextTable:
         note = f"{self.note} The first {most:,} of {len(self.rows):,} rows; the ledger has all."
         return replace(self, rows=self.rows[:most], note=note.strip())
 
+    def parts(self, width: int) -> list[TextTable]:
+        """Return the table as tables that a terminal of `width` columns can show, whole.
+
+        Where there is no room headings are broken between words, and words may be folded; columns
+        that still have none follow below, beside the first one again. No number is ever cut.
+
+        >>> table = TextTable("", ["run", "loss before", "loss after"], [["a", "5.512", "0.764"]])
+        >>> [part.columns for part in table.parts(20)]
+        [['run', 'loss\\nbefore', 'loss\\nafter']]
+        >>> [part.columns for part in table.parts(12)]
+        [['run', 'loss\\nbefore'], ['run', 'loss\\nafter']]
+        """
+        cells = [[row[i] for row in self.rows] for i in range(len(self.columns))]
+        whole = [_length(name, *own) for name, own in zip(self.columns, cells, strict=True)]
+        if sum(whole) + GAP * (len(whole) - 1) <= width:
+            return [self]
+        needed = self.least_widths()
+        names = [
+            "\n".join(textwrap.wrap(name, n, break_long_words=False))
+            for name, n in zip(self.columns, needed, strict=True)
+        ]
+        groups, used = [[0]], needed[0]
+        for i in range(1, len(cells)):
+            if used + GAP + needed[i] > width and len(groups[-1]) > 1:
+                groups.append([0])
+                used = needed[0]
+            groups[-1].append(i)
+            used += GAP + needed[i]
+        broken = replace(self, columns=names)
+        return [broken._keep(group) for group in groups]
+
+    def least_widths(self) -> list[int]:
+        """Return the characters that each column needs: its longest number, or its words folded."""
+        found = []
+        for i, name in enumerate(self.columns):
+            most = _length(*(row[i] for row in self.rows))
+            word = max(map(len, name.split()), default=0)
+            found.append(max(word, min(most, FOLDED) if i < self.num_words else most))
+        return found
+
     def markdown(self) -> list[str]:
         """Return the lines of the table in Markdown."""
         rules = [":--" if i < self.num_words else "--:" for i in range(len(self.columns))]
@@ -70,7 +115,8 @@ class TextTable:
 
     def _keep(self, indices: list[int]) -> TextTable:
         columns, *rows = ([row[i] for i in indices] for row in (self.columns, *self.rows))
-        return replace(self, columns=columns, rows=rows)
+        words = sum(i < self.num_words for i in indices)
+        return replace(self, columns=columns, rows=rows, num_words=words)
 
 
 def pairs_table(
@@ -88,6 +134,11 @@ def markdown_sections(tables: Iterable[TextTable], *, notes: bool = True) -> lis
             lines += [f"## {plain(table.title)}", "", *table.markdown(), ""]
             lines += [plain(table.note), ""] if notes and table.note else []
     return lines
+
+
+def _length(*texts: str) -> int:
+    """Return the length of the longest line."""
+    return max((len(line) for text in texts for line in text.split("\n")), default=0)
 
 
 def plain(text: str) -> str:

@@ -23,6 +23,9 @@ class Display(Observer, Watch):
     the run.
     """
 
+    def begun(self, what: str, done: int = 0, total: int = 0) -> None:
+        """Show what the run does before its first round or between two, and how far it is."""
+
     def met(self, attendance: Attendance) -> None:
         """Show who is there in a round, where clients come and go."""
 

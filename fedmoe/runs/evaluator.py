@@ -83,13 +83,26 @@ class Evaluator(Observer):
         sent = {t: self.server.send(state.adapter, t) for t in self.server.setup.top_ks}
         with self.phases("evaluation"):
             if self.roster is None:
-                results = by_tier(self.workers.map(_evaluate, self._jobs(state, split, sent)))
+                results = self._here(state, split, sent)
             else:
                 results = [*self._at_clients(state, split, sent)]
                 if getattr(self.server.setup.experiment.data, "server_test", ""):
                     results += self.workers.map(_evaluate, self._jobs(state, SERVER, sent))
         self.recorder.evaluated(state, results)
         self.display.evaluated(results)
+
+    def _here(
+        self, state: ServerState, split: str, sent: Mapping[str, Adapter]
+    ) -> list[Evaluation]:
+        """Return the scores at each tier, and tell the display how many are done."""
+        what = f"scoring on {split} data" if state.round else "testing the base model"
+        total = sum(len(self.server.scored(tier)) for tier in sent)
+        self.display.begun(what, 0, total)
+        found = []
+        for evaluation in self.workers.map(_evaluate, self._jobs(state, split, sent)):
+            found.append(evaluation)
+            self.display.begun(what, len(found), total)
+        return by_tier(found)
 
     def _jobs(
         self, state: ServerState, split: str, sent: Mapping[str, Adapter]

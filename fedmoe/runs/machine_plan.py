@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
 STEPS = 3
 """Measured steps of a setting, after one to warm up."""
 ACCURATE_TURNS = 5
@@ -92,13 +94,14 @@ def plan_tiers(e: Experiment, budget: Auto) -> dict[str, MachinePlan]:
 
 
 def plan_here(
-    e: Experiment, say: Say, *, accuracy: bool = False
+    e: Experiment, say: Say, *, accuracy: bool = False, progress: Progress = lambda *_: None
 ) -> tuple[MachinePlan, Accuracy | None]:
     """Return the plan for this machine, calibrated with real steps.
 
     Args:
         say: told in a sentence where memory was short.
         accuracy: measure further steps, to hold the predictions against.
+        progress: told how many of how many measurements are done.
 
     Raises:
         FedMoEError: the model or the data cannot be had, or a step fails; or memory runs out even
@@ -120,7 +123,9 @@ def plan_here(
         longest = work.setting(k, longest=True)
         known = settings_to_measure(longest, k)
         others = held_out(longest, k, smaller) if accuracy else []
-        samples = measure_in_turns(take, [*known, *others], turns, most)
+        settings = [*known, *others]
+        told = _told(take, turns * len(settings), progress)
+        samples = measure_in_turns(told, settings, turns, most)
         return samples[: len(known)], samples[len(known) :]
 
     (known, others), work, k = roomiest(at, requested, shape.top_k, say)
@@ -133,6 +138,21 @@ def plan_here(
     plan = _plan(e, model, machine, shape, work, constants, loaded=True, most_top_k=k)
     found = Accuracy(shape, constants, others) if accuracy else None
     return MachinePlan(machine, plan, work), found
+
+
+def _told(
+    take: Callable[[Setting], Sample], total: int, progress: Progress
+) -> Callable[[Setting], Sample]:
+    """Return `take`, which then tells how often it has been called."""
+    done = itertools.count(1)
+
+    def told(setting: Setting) -> Sample:
+        sample = take(setting)
+        progress(next(done), total)
+        return sample
+
+    progress(0, total)
+    return told
 
 
 def roomiest(

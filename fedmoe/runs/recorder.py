@@ -21,6 +21,7 @@ from fedmoe.devices.clock import client_time, probe_tokens, profile_tokens, virt
 from fedmoe.messages.codec import task_num_bytes
 from fedmoe.messages.records import Failure
 from fedmoe.messages.rows import RowCounts
+from fedmoe.report.example_scores import write_example_scores
 from fedmoe.report.ledger import Ledger, read_ledger
 from fedmoe.rounds import Observer
 from fedmoe.runs.asynchronous import goes_live
@@ -204,8 +205,7 @@ class Recorder(Observer, Watch):
         """Write what clients said of their own rows, if it has changed."""
         if self.accounts_changed:
             names = {m.client: m.name for m in self.server.members}
-            accounts = accounts_manifest(self.rows, names)
-            write_json(self.folder / "manifest.json", accounts)
+            write_json(self.folder / "manifest.json", accounts_manifest(self.rows, names))
         self.accounts_changed = False
 
     def finished(self, state: ServerState) -> None:
@@ -263,9 +263,10 @@ class Recorder(Observer, Watch):
         """Write scores down, and keep the adapter of the best mean score; see `evaluation.best`."""
         self._write_accounts()
         for result in results:
-            self.scores.append(asdict(result))
+            self.scores.append(result.as_json())
             self.ledger.append({"kind": "evaluation", **self.scores[-1]})
         write_json(self.folder / "scores.json", self.scores)
+        write_example_scores(self.folder, results)
         best = self.server.setup.experiment.evaluation.best
         if state.round and (chosen := [r for r in results if r.split == best]):
             mean = sum(r.score for r in chosen), -sum(r.loss for r in chosen)
@@ -275,8 +276,7 @@ class Recorder(Observer, Watch):
 
     def save_adapter(self, name: str, state: ServerState) -> None:
         """Write the adapter and the tiers' rescalers as safetensors, atomically."""
-        blob = adapter_bytes(state.adapter, state)
-        write_bytes(self.folder / f"{name}.safetensors", blob)
+        write_bytes(self.folder / f"{name}.safetensors", adapter_bytes(state.adapter, state))
 
     def ended(
         self, state: ServerState, seconds: float, phases: dict[str, float], share: float

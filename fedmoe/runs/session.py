@@ -83,12 +83,13 @@ def run(
         FedMoEError: see `prepare`, `run_rounds` and `resume.find`; what was finished by then stays
             readable.
     """
-    started, phases = time.monotonic(), Phases()
+    started, phases, display = time.monotonic(), Phases(), display or Display()
+    display.begun("loading the model and the data")
     with phases("load"):
         on_nodes = nodes_code is not None
         prepared = prepare(experiment, on_nodes=on_nodes, holds_rows=not on_nodes)
     server = replace(prepared.server, nodes_code=nodes_code)
-    session = Session(server, prepared.scorer, make_workers, display or Display(), phases, started)
+    session = Session(server, prepared.scorer, make_workers, display, phases, started)
     return session.run(resume)
 
 
@@ -137,14 +138,13 @@ class Session:
         faults = parse_faults(self.server.setup.experiment.faults)
         if faults != NO_FAULTS:
             workers = Faulty(workers, faults, self.server, watches)
-        keeper = Keeper(found, recorder, buffered, self.started)
+        keeper = Keeper(found, recorder, buffered, self.started, self.phases)
         evaluator = Evaluator(self.server, workers, recorder, self.display, self.phases)
         try:
             with self.display:
                 state = self._loop(workers, recorder, evaluator, keeper)
-            seconds, phases = time.monotonic() - self.started, self.phases.seconds
-            phases["training"] = seconds - sum(phases.values())
-            recorder.ended(state, keeper.seconds(), phases, phases["training"] / seconds)
+            seconds, phases = keeper.seconds(), keeper.spent()
+            recorder.ended(state, seconds, phases, phases["training"] / seconds)
             remove_checkpoints(found.folder)
         except BaseException:
             with suppress(Exception):  # what stopped the run must be seen, not a report's fault
@@ -197,17 +197,25 @@ class Keeper(Observer):
     """An observer that writes a checkpoint after every round, when all others have been told."""
 
     def __init__(
-        self, found: Found, recorder: Recorder, buffered: Buffered | None, started: float
+        self,
+        found: Found,
+        recorder: Recorder,
+        buffered: Buffered | None,
+        started: float,
+        phases: Phases,
     ) -> None:
         self.found, self.recorder, self.buffered, self.started = found, recorder, buffered, started
+        self.phases = phases
         self.plan: Plan | None = buffered.plan if buffered else None
         self.updates_per_step = buffered.buffer_size if buffered else None
-        self.before = found.checkpoint.about["seconds"] if found.checkpoint else 0.0
+        about = found.checkpoint.about if found.checkpoint else {}
+        self.before, self.phases_before = about.get("seconds", 0.0), about.get("phases", {})
 
     def finished(self, state: ServerState) -> None:
         versions = dict(self.buffered.states) if self.buffered else {}
         checkpoint = self.recorder.checkpoint(state, versions)
-        checkpoint.about.update(seconds=self.seconds(), identity=self.found.identity)
+        checkpoint.about.update(seconds=self.seconds(), phases=self.spent())
+        checkpoint.about["identity"] = self.found.identity
         if self.buffered:
             checkpoint.about["timeline"] = self.buffered.timeline.position()
         write_checkpoint(self.found.folder, checkpoint)
@@ -223,3 +231,10 @@ class Keeper(Observer):
     def seconds(self) -> float:
         """Wall seconds of the run, those before it was interrupted included."""
         return self.before + time.monotonic() - self.started
+
+    def spent(self) -> dict[str, float]:
+        """Wall seconds of the same by phase: what none of the others took went into training."""
+        own, before = self.phases.seconds, self.phases_before
+        names = [name for name in {**before, **own} if name != "training"]
+        phases = {name: own.get(name, 0.0) + before.get(name, 0.0) for name in names}
+        return phases | {"training": self.seconds() - sum(phases.values())}

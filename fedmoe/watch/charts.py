@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fedmoe.report.expert_load import CAPTURED, STARVED
 from fedmoe.report.figures import hex_colour, shades, spread
-from fedmoe.report.units import percent_text
+from fedmoe.report.units import number_text, percent_text
 from fedmoe.watch.state import ExpertLoad, TierState
 
 STRONGEST = 2.0
@@ -30,13 +30,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class ScoreChart:
-    """Validation score against rounds, a line per tier; `words` are for the blind."""
+    """Validation score, or loss, against rounds, a line per tier; `words` are for the blind."""
 
     title: str
     words: str
     num_rounds: int
     top: float
-    """The score at the upper end of the axis."""
+    """The score, or loss, at the upper end of the axis."""
+    in_percent: bool
     curves: list[Curve]
 
 
@@ -49,27 +50,33 @@ class LoadChart:
 
 
 def score_chart(tiers: Sequence[TierState], num_rounds: int, score_name: str) -> ScoreChart | None:
-    """Return the scores of all tiers; None before the first one.
+    """Return the scores of all tiers, or their losses where all scores are the same.
 
-    A line starts at the base model's test score.
+    None before the first one. A line starts at the base model's value on test data.
     """
+    known = {score.score for tier in tiers for score in tier.curve}
+    measure = "score" if len(known) > 1 else "loss"
     found = {
         tier.name: points
         for tier in tiers
-        if (points := [(s.round, s.score) for s in tier.curve if s.score is not None])
+        if (points := [(s.round, v) for s in tier.curve if (v := getattr(s, measure)) is not None])
     }
     if not found:
         return None
-    highest = max(score for points in found.values() for _, score in points)
-    top = next((end for end in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if highest <= end), highest)
+    highest = max(value for points in found.values() for _, value in points)
+    ends = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, *(range(2, 41, 2) if measure == "loss" else ()))
+    top = next((float(end) for end in ends if highest <= end), highest)
     colours = shades([tier.name for tier in tiers])
     heights = spread([points[-1][1] for points in found.values()], gap=0.08 * top)
-    words = [f"{name} {percent_text(p[-1][1])} after round {p[-1][0]}" for name, p in found.items()]
+    text = percent_text if measure == "score" else number_text
+    words = [f"{name} {text(p[-1][1])} after round {p[-1][0]}" for name, p in found.items()]
+    name = score_name if measure == "score" else "loss per token"
     return ScoreChart(
-        title=f"Validation {score_name} per round",
+        title=f"Validation {name} per round; round 0: the base model on test data",
         words="; ".join(words),
         num_rounds=max(num_rounds, *(number for points in found.values() for number, _ in points)),
         top=top,
+        in_percent=measure == "score",
         curves=[
             Curve(name, hex_colour(colours[name]), points, height)
             for (name, points), height in zip(found.items(), heights, strict=True)

@@ -242,6 +242,14 @@ class FolderState:
         return max((self.num_planned or 0) + search, len(self.runs))
 
     @property
+    def rounds(self) -> tuple[int, int]:
+        """The number of finished rounds, and of all; a run to come counts as the mean of others."""
+        known = [r for r in self.runs if isinstance(r, RunState)]
+        done, planned = (sum(getattr(r, n) for r in known) for n in ("num_finished", "num_rounds"))
+        to_come = self.num_known - len(self.runs)
+        return done, planned + round(to_come * planned / max(len(known), 1))
+
+    @property
     def status_line(self) -> str:
         """The progress of all runs in one line."""
         at_work = [r.run for r in self.runs if isinstance(r, RunState) and r.phase == "running"]

@@ -12,8 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from fedmoe.errors import FedMoEError
-from fedmoe.progress.view import plain_table, print_line
-from fedmoe.report.text_table import TextTable
+from fedmoe.progress.view import print_line, titled
 from fedmoe.report.units import DASH, percent_text
 from fedmoe.system.files import write_text
 from fedmoe.system.json_text import json_text
@@ -47,7 +46,7 @@ def show(
     if json:
         print_line(console, json_text(folder.read_either().as_json()))
     else:
-        console.print(_view(folder, now))
+        console.print(_view(folder, now, console.width))
 
 
 def follow(
@@ -68,7 +67,7 @@ def follow(
         while True:
             now = _read(folder, prometheus)
             if live:
-                live.update(_view(folder, now), refresh=True)
+                live.update(_view(folder, now, console.width), refresh=True)
             for run in () if live else now.runs:
                 if isinstance(run, RunState) and shown.get(run.run) != run.without_clock:
                     shown[run.run] = run.without_clock
@@ -102,14 +101,14 @@ def _read(folder: WatchedFolder, prometheus: Path | None) -> FolderState:
     return now
 
 
-def _view(folder: WatchedFolder, now: FolderState) -> RenderableType:
+def _view(folder: WatchedFolder, now: FolderState, width: int) -> RenderableType:
     if folder.is_run:
-        return _run_view(folder.read_run())
+        return _run_view(folder.read_run(), width)
     head = Text.assemble((now.title, "bold"), f"  {now.status_line}")
-    return Group(head, *_drawn(tables.runs(now)))
+    return Group(head, *titled(tables.runs(now), width))
 
 
-def _run_view(now: RunState) -> RenderableType:
+def _run_view(now: RunState, width: int) -> RenderableType:
     phase, round = (now.phase, STYLES[now.phase]), f"  round {now.round} of {now.num_rounds}"
     parts: list[RenderableType] = [
         Text.assemble((now.name, "bold"), "  ", phase, round),
@@ -117,19 +116,7 @@ def _run_view(now: RunState) -> RenderableType:
         Text("; ".join(f"{name}: {value}" for name, value in now.facts), "dim"),
     ]
     for table in (tables.scores(now), tables.clients(now, MOST_CLIENTS), tables.failures(now)):
-        parts += _drawn(table)
+        parts += titled(table, width)
     if now.advice:
         parts += [Text(), Text(now.advice, "yellow")]
     return Group(*parts)
-
-
-def _drawn(table: TextTable) -> list[RenderableType]:
-    if not table.rows:
-        return []
-    drawn = plain_table(*table.columns, num_words=table.num_words)
-    for i in range(table.num_words):
-        # rich shrinks words before numbers: below this width they are unreadable.
-        drawn.columns[i].min_width = min(24, max(len(row[i]) for row in table.rows))
-    for row in table.rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    return [Text(), Text(table.title, "bold"), drawn, Text(table.note, "dim")]

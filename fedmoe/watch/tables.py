@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from fedmoe.report.fields import live_cells, live_headings
@@ -25,15 +26,24 @@ SIGNS = {"ok": "\u2713 ok", "failed": "\u2717 failed", "awaited": "\u2026 not he
 
 def scores(now: RunState) -> TextTable:
     """Return, per tier, the newest validation and test scores, and the base model's."""
-    rows = []
-    for tier in now.tiers:
-        newest = [cell for name in ("validation", "test") for cell in _score(tier.newest(name))]
-        rows.append([tier.name, count_text(tier.top_k), *_score(tier.base)[:2], *newest])
-    columns = ["tier", "k", "base", "loss", "validation", "loss", "round", "test", "loss", "round"]
-    if all(row[7] == DASH for row in rows):  # no test but the base model's yet
-        columns, rows = columns[:7], [row[:7] for row in rows]
-    score = now.score_name.capitalize()
-    note = f"{score}, newest; loss per token. Base: without an adapter, on test."
+    found = {"base": [tier.base for tier in now.tiers]}
+    found |= {name: [t.newest(name) for t in now.tiers] for name in ("validation", "test")}
+    rounds = {split: max((s.round for s in found[split] if s), default=0) for split in found}
+    rounds = {split: number for split, number in rounds.items() if number}
+    shown = {name: each for name, each in found.items() if name == "base" or name in rounds}
+    columns = ["tier", "k", *shown, *(f"{name} loss" for name in shown)]
+    rows = [
+        [
+            tier.name,
+            count_text(tier.top_k),
+            *(_of(each[i], "score", percent_text) for each in shown.values()),
+            *(_of(each[i], "loss", number_text) for each in shown.values()),
+        ]
+        for i, tier in enumerate(now.tiers)
+    ]
+    said = ", ".join(f"{split} after round {number}" for split, number in rounds.items())
+    note = f"{now.score_name.capitalize()}, and loss per token. Base: without an adapter, on test."
+    note += f" Newest: {said}." if said else ""
     return TextTable("Scores per tier", columns, rows, note=note)
 
 
@@ -118,14 +128,13 @@ def runs(folder: FolderState) -> TextTable:
             ]
         )
     columns = ["run", "state", "rounds", "left", "failed", *tiers]
-    return TextTable("Runs", columns, rows, num_words=2, note="Newest score of each tier.")
+    table = TextTable("Runs", columns, rows, num_words=2, note="Newest score of each tier.")
+    return table.without_empty("left", "failed")
 
 
 def _live(number: int, c: ClientState) -> str:
     return live_cells(c.reported)[number]
 
 
-def _score(score: Score | None) -> list[str]:
-    if score is None:
-        return [DASH] * 3
-    return [percent_text(score.score), number_text(score.loss), str(score.round)]
+def _of(score: Score | None, name: str, text: Callable[[float | None], str]) -> str:
+    return text(getattr(score, name) if score else None)

@@ -10,8 +10,10 @@ import pytest
 
 from fedmoe.comparison.files import render_page, write_numbers, write_pages
 from fedmoe.comparison.headline import headline
+from fedmoe.comparison.plots_scores import paired_differences, tier_scores
 from fedmoe.comparison.result import MEAN, last_validation, read_result
 from fedmoe.comparison.study import Case, Study, Trial, VariantInfo
+from fedmoe.comparison.tables import clients, scores
 from fedmoe.errors import FedMoEError
 from fedmoe.report import Ledger
 from fedmoe.report.run import read_run
@@ -19,7 +21,7 @@ from fedmoe.report.run import read_run
 LABELS = [{"lights": 3, "timers": 1}, {"timers": 4}]
 
 
-def evaluation(round, split, tier, score):
+def evaluation(round, split, tier, score, factor=1.0):
     return {
         "kind": "evaluation",
         "round": round,
@@ -27,11 +29,11 @@ def evaluation(round, split, tier, score):
         "tier": tier,
         "top_k": 1,
         "loss": 2 - score,
-        "score": score,
-        "exact_match": score,
+        "score": factor * score,
+        "exact_match": factor * score,
         "examples": 4,
         "seconds": 0.1,
-        "by_label": {"lights": score, "timers": score / 2},
+        "by_label": {"lights": factor * score, "timers": factor * score / 2},
     }
 
 
@@ -57,7 +59,7 @@ def client(round, number, tier, status="ok"):
     }
 
 
-def write_run(folder, gain=0.0, virtual=True):
+def write_run(folder, gain=0.0, virtual=True, factor=1.0):
     """A run of two clients in two tiers and two rounds; in the second one client fails."""
     folder.mkdir(parents=True)
     tier = {
@@ -92,9 +94,11 @@ def write_run(folder, gain=0.0, virtual=True):
             counts = {"tokens": 10, "clients": 2, "failed": 0}
             ledger.append({"kind": "round", "round": r} | counts | ended)
             for number, name in enumerate(tiers):
-                ledger.append(evaluation(r, "validation", name, 0.1 * r + 0.2 * number + gain))
+                ledger.append(
+                    evaluation(r, "validation", name, 0.1 * r + 0.2 * number + gain, factor)
+                )
         for number, name in enumerate(tiers):
-            ledger.append(evaluation(2, "test", name, 0.4 + 0.4 * number + gain))
+            ledger.append(evaluation(2, "test", name, 0.4 + 0.4 * number + gain, factor))
         ledger.append({"kind": "end", "seconds": 9.0, "phases": {}, "adapter_sha256": "ab"})
     clients = [
         {"client": c, "num_examples": 4, "labels": labels, "sha256": "s"}
@@ -143,13 +147,21 @@ def test_a_run_without_its_end_has_no_result(tmp_path):
         read_result("v", 0, tmp_path / "a")
 
 
-def study(tmp_path, names=("base", "<b>ours</b>"), seeds=(0, 1), num_planned=None, spread=0.002):
+def study(
+    tmp_path,
+    names=("base", "<b>ours</b>"),
+    seeds=(0, 1),
+    num_planned=None,
+    spread=0.002,
+    factor=1.0,
+    step=0.01,
+):
     shutil.rmtree(tmp_path / "runs", ignore_errors=True)
     results = []
     for seed in seeds:
         for place, name in enumerate(names):
             folder = tmp_path / f"runs/{place}-{seed}"
-            write_run(folder, gain=0.01 * place + spread * place * seed)
+            write_run(folder, step * place + spread * place * seed, factor=factor)
             results.append(read_result(name, seed, folder))
     case = Case("", names[0], tuple(results))
     variants = {name: VariantInfo(("a=1",), "A mean.") for name in names}
@@ -162,7 +174,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(tmp_path):
     write_pages(made, tmp_path)
     page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert not re.search(r"<script|<link|@import|https?://", page)
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert "<b>" not in page
     assert "&lt;b&gt;ours" in page
     for title in (
@@ -176,7 +188,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(tmp_path):
         "Settings of all runs",
     ):
         assert title in page, title
-    assert page.count("data:image/png") == len([*(tmp_path / "plots").glob("*.png")]) == 8
+    assert page.count("<svg") == len([*(tmp_path / "plots").glob("*.svg")]) == 7
     assert "Finished" in page
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "<b>" not in text
@@ -223,3 +235,27 @@ def test_the_headline_does_not_claim_what_the_interval_does_not_show(tmp_path):
     assert "which chance does not explain, by its interval" in sure
     assert "on one seed" in headline(study(tmp_path, seeds=(0,)).cases[0])
     assert "the reference itself" in headline(study(tmp_path, names=("base",)).cases[0])
+
+
+def test_where_nobody_scores_the_loss_is_compared(tmp_path):
+    """Else the best of equal variants would be named, and empty axes be drawn."""
+    made = study(tmp_path, ("base", "ours"), factor=0.0)
+    (case,) = made.cases
+    said = headline(case)
+    assert said.startswith("Every score is 0.0 %, so losses tell more. Lowest mean of tiers: ours")
+    assert "-0.011 [-0.024, +0.002] per token to base, which may be chance" in said
+    table = scores(case)
+    assert table.rows[1][:3] == ["ours", "-0.011 [-0.024, +0.002]", "1.389 ± 0.001"]
+    assert table.rows[1][table.columns.index("score, %")] == "0.0 ± 0.0"
+    assert clients(case).rows == []
+    assert case.score_to_reach is None
+    titles = [figure.get_suptitle() for figure in (tier_scores(case), paired_differences(case))]
+    assert all("loss" in title for title in titles)
+    same = headline(study(tmp_path, ("base", "ours"), spread=0.0, factor=0.0, step=0.0).cases[0])
+    assert same.endswith("Lowest mean of tiers: 1.400, the same for all variants.")
+
+
+def test_scores_have_the_loss_and_the_difference_comes_first(tmp_path):
+    table = scores(study(tmp_path).cases[0])
+    assert table.columns[1] == "difference [95 %]"
+    assert table.rows[0][table.columns.index("loss")] == "1.400 ± 0.000"

@@ -14,6 +14,8 @@ from fedmoe.adapter import Adapter
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.progress.table import LiveTable, Progress
+from fedmoe.progress.view import titled
+from fedmoe.report.text_table import TextTable
 from fedmoe.rounds import ServerState
 
 NO_ADAPTER: Adapter = None  # type: ignore[assignment]  # the table never looks at it
@@ -155,10 +157,10 @@ def test_the_table_shows_each_clients_state_and_measurements():
     live.answered(tasks[1], Failure(1, 1, "no [bold] memory, " * 20))
     live.evaluated(scores_at(0, 0.25))
     rows = {cells[0]: cells for line in screen(live).splitlines() if (cells := line.split())}
-    assert rows["0"][1:] == ["tiny", "1", "done", "2.500", "1.250", "2,000", "2.0", "s"]
-    assert rows["1"][1:] == ["large", "8", "failed"]
-    assert [rows[c][3] for c in "234"] == ["training", "training", "waiting"]
-    assert rows["tiny"][1:] == ["1", "validation", "0", "25.0%", "1.500"]
+    assert rows["0"][1:] == ["tiny", "done", "1", "2.500", "1.250", "2,000", "2.0", "s"]
+    assert rows["1"][1:] == ["large", "failed", "8"]
+    assert [rows[c][2] for c in "234"] == ["training", "training", "waiting"]
+    assert rows["tiny"][1:] == ["validation", "1", "0", "25.0%", "1.500"]
 
 
 def test_what_happens_while_the_table_is_drawn_is_in_the_next_one():
@@ -176,7 +178,7 @@ def test_what_happens_while_the_table_is_drawn_is_in_the_next_one():
     live._now(clock=Busy())
     for states, tables in ((["training", "waiting", "waiting"], 1), (["done"] * 3, 2)):
         lines = [line.split() for line in screen(live).splitlines()]
-        assert [cells[3] for cells in lines if cells and cells[0] in "012"] == states
+        assert [cells[2] for cells in lines if cells and cells[0] in "012"] == states
         assert sum("tier" in cells for cells in lines) == tables
 
 
@@ -238,3 +240,50 @@ def test_no_update_is_kept_when_it_has_been_shown(terminal):
     gc.collect()
     assert seen() is None
     assert task.client in live.progress.answers
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 1000])
+def test_no_cell_of_a_table_is_cut(width):
+    """Columns without room follow below, beside the first one again."""
+    names = ["client", "loss before training", "loss after", "tokens/s", "time in all"]
+    rows = [[f"client-{i}", "12.500", "0.123", "1,234,567", "59 min 59 s"] for i in range(3)]
+    table = TextTable("Clients", names, rows)
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None)
+    for part in titled(table, width):
+        console.print(part)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for cell in ("client-2", *rows[0][1:]):
+        assert sum(cell in line for line in lines) >= (1 if cell == "client-2" else 3), cell
+    assert "…" not in out.getvalue()
+    for word in " ".join(names).split():
+        assert word in out.getvalue()
+
+
+def test_the_live_table_of_a_narrow_terminal_has_its_last_column():
+    live = on_a_terminal(3)
+    live.console.width = 60
+    for task in tasks_of(1, 3):
+        live.answered(task, update_for(task))
+    lines = screen(live).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert sum(line.rstrip().endswith("2.0 s") for line in lines) == 3
+
+
+def test_what_happens_before_the_first_round_is_said():
+    """A base model takes minutes to be tested: an empty screen would look like a hang."""
+    live = on_a_terminal(0)
+    out = io.StringIO()
+    piped = LiveTable(num_rounds=2, console=Console(file=out, width=100))
+    for display in (piped, live):
+        display.begun("loading the model and the data")
+    with live:
+        live.begun("testing the base model", 0, 4)
+        live.progress.clock.now += 12
+        live.begun("testing the base model", 3, 4)
+        assert "round 0/3  testing the base model, 3 of 4 tiers  12.0 s" in screen(live)
+    piped.begun("testing the base model", 0, 4)
+    piped.begun("testing the base model", 1, 4)
+    said = ["loading the model and the data", "testing the base model, 4 tiers"]
+    assert out.getvalue().splitlines() == said

@@ -1,23 +1,27 @@
 """The report of invented runs: finished, interrupted, without a round, with many clients."""
 
 import json
-import struct
 import subprocess
 import sys
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 from report_folder import EXPERTS, LAYERS, TIERS, ledger_lines, make_run
 
 from fedmoe.errors import FedMoEError
 from fedmoe.report import Ledger, write_report
+from fedmoe.report.facts import headline, next_steps
+from fedmoe.report.figures import FAINT, GRID, INK, MUTED, OF_PAGE, hex_colour, shades
 from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.plots import PLOTS
 from fedmoe.report.run import flat, read_run
 from fedmoe.report.run_tables import clients, failures, schedule, test_scores
 from fedmoe.report.units import DASH
+from fedmoe.system.package_data import package_text
 
 test_scores.__test__ = False  # a table, not a test
+ZERO = {"score": 0.0, "exact_match": 0.0}
 POOLED = {*PLOTS} - {"client-scores"}
 """Plots of a run whose clients do not score on rows of their own."""
 
@@ -33,7 +37,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.links += [value for name, value in attrs if name in ("src", "href")]
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
         if tag not in ("meta", "img"):
             self.open.append(tag)
 
@@ -52,24 +56,70 @@ def finished(tmp_path_factory):
 
 
 def test_a_finished_run_has_every_plot_small_enough_to_mail(finished):
-    pictures = {path.stem: path.read_bytes() for path in (finished / "plots").iterdir()}
+    pictures = {path.stem: path.read_text() for path in (finished / "plots").iterdir()}
     assert set(pictures) == POOLED
-    for data in pictures.values():
-        width, height = struct.unpack(">II", data[16:24])
-        assert data[:8] == b"\x89PNG\r\n\x1a\n"
-        assert len(data) < 150_000
-        assert 500 < width < 700
-        assert height > 150
+    for text in pictures.values():
+        assert ElementTree.fromstring(text).tag.endswith("svg")
+        assert len(text) < 150_000
 
 
 def test_the_page_needs_no_other_file(finished):
     text = (finished / "report.html").read_text(encoding="utf-8")
     page = Page(text)
-    assert len(page.links) == len(POOLED)
-    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert page.tags.count("svg") == len(POOLED)
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
     assert "script" not in page.tags
-    assert "url(" not in text
+    assert "url(" not in text.replace("url(#", "")
     assert "@import" not in text
+
+
+def test_plots_take_their_colours_from_the_page(finished):
+    """Else ink and paper would stay as they are in dark mode."""
+    plots = (finished / "report.html").read_text(encoding="utf-8").partition("<svg")[2]
+    for fixed in (INK, MUTED, FAINT, GRID, "#ffffff"):
+        assert f": {fixed}" not in plots
+    tier = hex_colour(shades([*TIERS])["large"])
+    assert f"fill: {tier}; fill: oklch(from {tier} max(l, var(--least)) c h)" in plots
+    style = package_text("fedmoe.report.templates", "style.css")
+    assert all(style.count(f"{name}: ") >= 2 for name in {*OF_PAGE.values(), "--least"})
+
+
+def test_the_commands_that_come_next_name_the_runs_folder(tmp_path):
+    folder = make_run(tmp_path / "a b", num_rounds=1)
+    assert next_steps(read_run(folder)) == []  # without an adapter
+    (folder / "adapter-last.safetensors").touch()
+    commands = [command for _, command in next_steps(read_run(folder))]
+    assert commands[1:3] == [
+        f"fedmoe evaluate '{folder}' --data FILE",
+        f"fedmoe export '{folder}' my-adapter",
+    ]
+    write_report(folder)
+    assert commands[0] in Page((folder / "report.html").read_text(encoding="utf-8")).texts
+    assert f"`{commands[0]}`" in (folder / "summary.md").read_text(encoding="utf-8")
+    cut = next_steps(read_run(make_run(tmp_path / "cut", finished=1)))
+    assert cut == [("Continue it", "the same command again, with --resume auto")]
+
+
+def test_the_developers_facts_come_last(finished):
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert page.index("<summary>Details") < page.index("9f2c" * 16)
+    assert page.count("9f2c" * 16) == 1
+
+
+def test_where_all_scores_are_the_same_the_loss_is_shown(tmp_path):
+    folder = make_run(tmp_path / "zero", num_rounds=3)
+    records = ledger_lines(folder)
+    (folder / "ledger.jsonl").unlink()
+    with Ledger(folder / "ledger.jsonl") as ledger:
+        for record in records:
+            ledger.append(record | (ZERO if record["kind"] == "evaluation" else {}))
+    run = read_run(folder)
+    assert headline(run).startswith("Test loss per token, averaged over 4 budget tiers, fell from")
+    assert headline(run).endswith("; the exact match is 0.0% everywhere, before and after.")
+    assert PLOTS["score-per-round"](run) is None
+    assert PLOTS["score-over-time"](run) is None
+    assert "loss" in PLOTS["test-scores"](run).get_suptitle()
+    assert test_scores(run).columns[2:4] == ["loss before", "loss after"]
 
 
 def test_the_page_shows_what_happened(finished):
@@ -271,3 +321,14 @@ def test_drawing_leaves_no_trace_in_pyplot(finished):
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(finished)], check=True)
+
+
+def test_a_wrong_tier_is_found_before_torch_is_loaded(finished):
+    code = (
+        "import sys; from fedmoe.cli.main import main; "
+        "assert main(['generate', '--run', sys.argv[1], '--tier', 'hihg', 'hello']) == 2; "
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, finished], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.endswith("not one of 'tiny', 'small', 'medium', 'large'\n")

@@ -1,13 +1,19 @@
-"""Virtual time in a report; a run without devices shows none of it."""
+"""Time in a report: virtual, which a run without devices has none of, and that of phases."""
+
+import time
+from types import SimpleNamespace
 
 import pytest
 from report_folder import DEVICES, TIERS, ledger_lines, make_run
 
 from fedmoe.devices.clock import client_time
 from fedmoe.report import Ledger, write_report
+from fedmoe.report.facts import facts
 from fedmoe.report.plots_costs import PARTS, mean_parts, virtual_time
 from fedmoe.report.plots_scores import score_over_time, score_per_round
 from fedmoe.report.run import read_run
+from fedmoe.report.run_tables import phases as table_of_phases
+from fedmoe.runs.session import Keeper, Phases
 
 KEYS = ("virtual_seconds", "virtual_clock", "virtual_bytes_up", "probe_flops")
 
@@ -37,8 +43,8 @@ def test_the_bars_are_stacked_to_the_rounds_end(run):
 
 def test_scores_stand_at_the_end_of_their_round(run):
     over, per = (draw(run).axes[0].lines for draw in (score_over_time, score_per_round))
-    assert [*per[0].get_xdata()] == [1, 2, 3]
-    assert [*over[0].get_xdata()] == [8.0, 16.0, 24.0]
+    assert [*per[0].get_xdata()] == [0, 1, 2, 3]
+    assert [*over[0].get_xdata()] == [0.0, 8.0, 16.0, 24.0]
     assert [*over[0].get_ydata()] == [*per[0].get_ydata()]
 
 
@@ -69,3 +75,30 @@ def test_the_page_says_how_long_it_took(run, tmp_path):
     folder = make_run(tmp_path / "timed", num_rounds=3)
     write_report(folder)
     assert "- Virtual time: 24.0 s" in (folder / "summary.md").read_text()
+
+
+def test_phases_hold_the_time_before_an_interruption_too():
+    """Else training would have another share in one table than in the other."""
+    phases = Phases()
+    phases.seconds.update(load=3.0, evaluation=1.0)
+    about = {"seconds": 50.0, "phases": {"load": 2.0, "evaluation": 8.0, "training": 40.0}}
+    found = SimpleNamespace(checkpoint=SimpleNamespace(about=about))
+    keeper = Keeper(found, None, None, time.monotonic() - 20.0, phases)
+    spent = keeper.spent()
+    assert (spent["load"], spent["evaluation"]) == (5.0, 9.0)
+    assert spent["training"] == pytest.approx(56.0, abs=0.5)
+    assert sum(spent.values()) == pytest.approx(keeper.seconds(), abs=0.1)
+
+
+def test_an_interruption_is_named_and_older_ledgers_leave_no_other_time(tmp_path):
+    folder = make_run(tmp_path / "resumed", num_rounds=2)
+    records = ledger_lines(folder)
+    (folder / "ledger.jsonl").unlink()
+    with Ledger(folder / "ledger.jsonl") as ledger:
+        for record in records[:-1]:
+            ledger.append(record)
+        ledger.append({"kind": "resumed", "round": 1})
+        ledger.append(records[-1] | {"seconds": 300.0})
+    found = read_run(folder)
+    assert dict(facts(found))["Interrupted"] == "once, and resumed"
+    assert [row[0] for row in table_of_phases(found).rows][-2] == "before it was interrupted"

@@ -67,6 +67,8 @@ def test_a_folder_of_runs_has_a_line_and_a_page_each(runs):
         assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
         assert 'href="/?run=a"' in text
         assert "1 of 2 runs finished" in text
+        assert '<a href="/?run=b">b</a>' in text
+        assert text.count("/?run=a") == 1, "each run is named once"
         assert "low" in ask(server, "/?run=b")[2]
         state = json.loads(ask(server, "/state.json?run=a")[2])
         assert (state["round"], state["phase"]) == (2, "running")

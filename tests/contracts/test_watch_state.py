@@ -18,6 +18,7 @@ from fedmoe.watch.folder import WatchedFolder
 from fedmoe.watch.read_state import participants
 from fedmoe.watch.state import RunState, Unreadable
 from fedmoe.watch.status import follow, show
+from fedmoe.watch.tables import scores
 
 
 def now_of(folder, now=1000.0):
@@ -30,6 +31,9 @@ def test_a_finished_run_says_what_it_reached_and_asks_for_nothing(tmp_path):
     assert (now.phase, now.num_finished, now.round, now.seconds_left) == ("finished", 2, 2, None)
     assert now.status_line == "finished after 1 min 39 s"
     assert now.advice is None
+    columns = scores(now).columns
+    assert len({*columns}) == len(columns)
+    assert columns[2:5] == ["base", "validation", "test"]
     assert [(c.client, c.state) for c in now.clients] == [(c, "ok") for c in range(4)]
     low, high = now.tiers
     assert (low.name, low.answers, low.bytes_up, low.tokens) == ("low", 4, 360, 200)
@@ -221,6 +225,7 @@ def test_a_comparison_says_how_many_runs_it_still_plans(tmp_path):
     place = WatchedFolder(tmp_path).read()
     assert (place.num_finished, place.num_known) == (1, 3)
     assert place.status_line == "1 of 3 runs finished"
+    assert place.rounds == (1, 3), "runs to come are as long as the others"
     write(tmp_path / "search/0-a-0", header(1), *whole_round(1), end())
     searched = WatchedFolder(tmp_path).read()
     assert (searched.num_finished, searched.num_known) == (2, 4), "a search is planned besides"

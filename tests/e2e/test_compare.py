@@ -77,7 +77,7 @@ def test_a_comparison_runs_what_is_missing_and_refuses_other_settings(tmp_path, 
     assert len(runs[0]["clients"]) == 8
     page = (folder / "comparison.html").read_text()
     assert "Average all clients by data size" in page
-    assert (folder / "plots/expert-load.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (folder / "plots/expert-load.svg").read_text()
     assert main(["compare", comparison(tmp_path), "overrides=[rounds=2]", "--quiet"]) == 2
     assert "other settings" in capsys.readouterr().err
     about = ledgers[1].with_name("environment.json")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmoe.data.examples import Example
-from fedmoe.data.manifest import manifest, manifest_table
+from fedmoe.data.manifest import manifest, manifest_rows
 from fedmoe.data.partition import (
     PARTITIONS,
     Dirichlet,
@@ -148,9 +148,13 @@ def test_the_manifest_counts_what_each_client_holds():
     assert [client["labels"] for client in held["clients"]] == [{"a": 1, "b": 1}, {"a": 1, "b": 2}]
     assert [client["num_examples"] for client in held["clients"]] == [2, 3]
     assert json.loads(json.dumps(held)) == held
-    lines = manifest_table(held).splitlines()
-    assert lines[0].split() == ["client", "examples", "a", "b", "sha256"]
-    assert lines[2].split()[:4] == ["1", "3", "1", "2"]
+    columns, rows = manifest_rows(held)
+    assert columns == ["client", "examples", "a", "b", "sha256"]
+    assert rows[1][:4] == ["1", "3", "1", "2"]
+    named = [Example("a", "x", ""), Example("b", "x", "b")]
+    for found, labels in ((named, ["no label", "b"]), (named[:1], [])):
+        columns, _ = manifest_rows(manifest(found, [np.arange(len(found))]))
+        assert columns == ["client", "examples", *labels, "sha256"], "every column has a name"
 
 
 def test_the_manifest_hash_ignores_order_and_sees_every_prompt():

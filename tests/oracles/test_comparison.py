@@ -23,12 +23,14 @@ SCORES = {"base": [0.30, 0.50, 0.40], "better": [0.35, 0.56, 0.44], "noisy": [0.
 
 def result(variant, seed, score, **changes):
     curve = tuple(
-        Point(r, score * r / 4, Spent(bytes_up=100.0 * r, flops=1e9 * r)) for r in range(5)
+        Point(r, score * r / 4, 2 - score, Spent(bytes_up=100.0 * r, flops=1e9 * r))
+        for r in range(5)
     )
     fields = {
         "variant": variant,
         "seed": seed,
         "scores": {"high": score, "low": score / 2, MEAN: 0.75 * score},
+        "losses": {"high": 2 - score, "low": 3 - score, MEAN: 2.5 - score},
         "spent": Spent(bytes_up=4000.0, client_seconds=8.0),
         "num_answers": 4,
         "clients": {0: score, 1: score / 2},
@@ -176,16 +178,16 @@ def test_a_variant_is_compared_on_the_seeds_that_both_have():
     assert verdicts(case(early))["better"].by_tier[MEAN].mean == pytest.approx(wanted.mean)
     alone = [r for r in results() if r.variant != "base"]
     assert verdicts(case(alone)) == {}
-    assert scores(case(alone)).rows[0][4] == "–"
+    assert scores(case(alone)).rows[0][1] == "–"
 
 
 def test_the_scores_have_a_row_a_variant():
     table = scores(case(results()[::-1]))
     by_name = {row[0]: row for row in table.rows}
     assert list(by_name) == ["noisy", "better", "base"]
-    assert by_name["base"][1:5] == ["40.0 ± 10.0", "20.0 ± 5.0", "30.0 ± 7.5", "reference"]
-    assert by_name["better"][4].startswith("+3.8 [")
-    assert by_name["base"][5:] == ["1.0 kB", "2.0"]
+    assert by_name["base"][1:5] == ["reference", "30.0 ± 7.5", "40.0 ± 10.0", "20.0 ± 5.0"]
+    assert by_name["better"][1].startswith("+3.8 [")
+    assert by_name["base"][5:] == ["2.100 ± 0.100", "1.0 kB", "2.0"]
     assert [row[0] for row in differences(case()).rows] == ["better", "noisy"]
 
 

@@ -122,6 +122,9 @@ def test_where_clients_keep_a_part_a_tier_scores_the_mean_of_its_clients(alone):
     shown = []
 
     class Sink:
+        def begun(self, *args):
+            pass
+
         def evaluated(self, *args):
             shown.extend(args[-1])
 
