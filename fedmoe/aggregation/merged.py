@@ -43,6 +43,15 @@ class Merged(BySize):
         place(initial, state, last=True)
         return state
 
+    def start_layout(self, plain: Layout) -> Layout:
+        """As the merged part: what clients train then starts afresh."""
+        return plain.with_rank(self.merged_rank, plain.scale)
+
+    def warm_state(self, initial: Adapter, start: Adapter) -> Adapter:
+        state = self.first_state(initial)
+        place(start, state)
+        return state
+
     def send(self, state: Adapter, plain: Layout) -> Adapter:
         """The merged part at the client's scale, and the first of the fresh components."""
         layout = self.whole(plain)

@@ -75,6 +75,8 @@ def check(config: Path, overrides: tuple[str, ...], show: int) -> None:
     console.print(
         f"aggregation {e.aggregation.name}, rescaling {e.rescaling.name}, upload {e.upload.name}"
     )
+    for note in server.setup.start.notes if server.setup.start else ():
+        say(console, escape(note))
     console.print(_tiers(server))
     if e.devices:
         console.print(_devices(server))

@@ -119,6 +119,7 @@ class LocalOnly(Strategy):
 
     name: Literal["local_only"] = "local_only"
     personal: ClassVar[bool] = True
+    warm: ClassVar[Literal["sent", "here", "never"]] = "here"
     mixed_ranks: ClassVar[bool] = True
     averages_factors: ClassVar[bool] = False
 

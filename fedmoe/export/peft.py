@@ -1,8 +1,6 @@
 """Our adapter as a PEFT folder, and the proof that PEFT computes the same with it.
 
-PEFT 0.21 keeps the factors of fused experts as `A` (experts * rank, in), expert-major, and `B`
-(out, rank * experts), expert-*minor*: slicing B the obvious way gives wrong weights. Its key names
-do not tell which parameter a factor belongs to (wrappers nest), but each wrapper does.
+How PEFT keeps factors, and whose they are, is in `models.peft_folder`.
 """
 
 from __future__ import annotations
@@ -24,10 +22,9 @@ from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.families import Family, family_of
 from fedmoe.models.families.family import through_interface
-from fedmoe.models.families.ungated import each_expert
+from fedmoe.models.peft_folder import NAME, SHIFT, each_linear, takes_transposed, target_of
 from fedmoe.models.tasks import TASKS
 
-NAME, SHIFT = "default", "shift"
 TOLERANCE = 1e-4
 
 
@@ -133,11 +130,7 @@ def _in_layer(name: str) -> str:
 def _each_linear(name: str, base: nn.Module, family: Family) -> list[str]:
     """Return the paths of the linear layers, expert by expert, that a factor's name stands for."""
     path, weight, _ = name.rsplit(".", 2)
-    assert family.linears is not None
-    first, second = family.linears
-    linear = second if weight == "down_proj" else first
-    experts = each_expert(base.get_submodule(path), family.linears)
-    return [f"{path}.{expert}.{linear}" for expert in experts]
+    return each_linear(path, weight, base, family)
 
 
 def _one_by_one(values: dict[str, Tensor], base: nn.Module, family: Family) -> dict[str, Tensor]:
@@ -162,9 +155,9 @@ def to_peft(adapter: Adapter, base: nn.Module) -> PeftModel:
     wrapped = get_peft_model(base, config)  # pyright: ignore
     for path, layer in wrapped.get_base_model().named_modules():
         if isinstance(layer, LoraLayer) and NAME in layer.lora_A:
-            target = _target(path, layer)
+            target = target_of(path, layer)
             a, b = values.pop(f"{target}.A"), values.pop(f"{target}.B")
-            if a.dim() == 3 and family.form.transposed and not _takes_transposed(layer):
+            if a.dim() == 3 and family.form.transposed and not takes_transposed(layer):
                 a, b = b.mT, a.mT  # the delta of W^T is A^T B^T
             layer.lora_A[NAME].weight.data.copy_(_peft_a(a))  # pyright: ignore
             layer.lora_B[NAME].weight.data.copy_(_peft_b(b))  # pyright: ignore
@@ -180,19 +173,6 @@ def _shift(router: nn.Module, shift: Tensor) -> None:
     """Add the trained difference to a router's one weight of this shape."""
     (weight,) = (p for p in router.parameters() if p.shape == shift.shape)
     weight += shift
-
-
-def _target(path: str, layer: LoraLayer) -> str:
-    """Return the weight that a PEFT layer adapts, by our name."""
-    parameter = getattr(layer, "parameter_name", None)
-    while path.endswith(".base_layer"):
-        path = path.removesuffix(".base_layer")
-    return f"{path}.{parameter}" if parameter else path
-
-
-def _takes_transposed(layer: LoraLayer) -> bool:
-    """Return whether PEFT takes the weights for (experts, in, out), as the module tells it."""
-    return bool(getattr(layer.get_base_layer(), "is_transposed", False))
 
 
 def _peft_a(a: Tensor) -> Tensor:

@@ -47,6 +47,9 @@ class LoRA:
     """Also adapt the attention projections, which each family's file names."""
     router: bool = False
     """Train the routers too, as a full difference; by default they are frozen."""
+    start: str = ""
+    """An adapter to start from, on the server: the folder of a run (its best adapter counts), a
+    .safetensors file of one, or a PEFT folder. Rank and alpha may differ: the product stays."""
 
 
 class LoRALinear(nn.Module):

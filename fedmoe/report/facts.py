@@ -28,7 +28,8 @@ def headline(run: Run) -> str:
             return _change(run, split, curves)
         if curves and all(curves) and not run.header["num_rounds"]:
             score = percent_text(sum(curve[0]["score"] or 0 for curve in curves) / len(curves))
-            return f"Without training, the {split} {run.score_name} is {score}, the mean of tiers."
+            how = "Before any" if run.header.get("start") else "Without"
+            return f"{how} training, the {split} {run.score_name} is {score}, the mean of tiers."
     if run.withheld and not run.evaluations:
         return f"All {len(run.withheld)} clients that were asked withhold their scores."
     return "The adapter has no scores yet."
@@ -47,6 +48,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     missing = run.away[max(run.away)] if run.away else ()
     known = [
         ("Model", head["model"]),
+        ("Start", "; ".join(head.get("start", [])) or DASH),
         *row_facts(run),
         ("Clients", f"{head['num_clients']}, {head['clients_per_round']} per round"),
         ("Rounds", f"{run.num_finished} of {head['num_rounds']}"),
@@ -84,7 +86,8 @@ def _change(run: Run, split: str, curves: Sequence[Sequence[Record]]) -> str:
         text += f", averaged over {len(curves)} budget tiers,"
     if after == before:
         return f"{text} stayed at {percent_text(after)} from round {first} to round {last}."
-    since = "without an adapter" if first == 0 else f"after round {first}"
+    base = "with the adapter it starts from" if run.header.get("start") else "without an adapter"
+    since = base if first == 0 else f"after round {first}"
     return (
         f"{text} {'rose' if after > before else 'fell'} from {percent_text(before)} {since} "
         f"to {percent_text(after)} after round {last}."

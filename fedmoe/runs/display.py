@@ -23,6 +23,9 @@ class Display(Observer, Watch):
     the run.
     """
 
+    def note(self, text: str) -> None:
+        """Show a sentence about the run as a whole."""
+
     def met(self, attendance: Attendance) -> None:
         """Show who is there in a round, where clients come and go."""
 

@@ -27,9 +27,9 @@ LIBRARIES = ("torch", "transformers", "numpy")
 def identity(server: ServerSide) -> dict[str, str]:
     """Return everything that can change a bit of the result, by `config`, `code` and so on.
 
-    Components are those from outside fedmoe, where there are any.
+    Components are those from outside fedmoe, start the adapter it begins with, where there are any.
     """
-    foreign = foreign_code(server.setup.experiment)
+    foreign, start = foreign_code(server.setup.experiment), server.setup.start
     return {
         "config": settings_digest(server.setup.experiment),
         "code": code_digest(*filter(None, [server.nodes_code])),
@@ -40,6 +40,7 @@ def identity(server: ServerSide) -> dict[str, str]:
         "model": server.setup.base,
         "data": server.facts.sha256,
         **({"components": foreign} if foreign else {}),
+        **({"start": start.adapter.digest()} if start else {}),
     }
 
 

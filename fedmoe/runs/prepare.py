@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from fedmoe.adapter import initial_adapter
 from fedmoe.budget import Auto
 from fedmoe.budget.auto import tier_plans
 from fedmoe.config.constraints import check
@@ -24,8 +23,8 @@ from fedmoe.runs.own_data import OwnData, federated_facts, server_sets
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.setup import Setup
+from fedmoe.runs.start import first_adapter, read_start
 from fedmoe.runs.subsets import places, possible
-from fedmoe.seeds import generator
 
 if TYPE_CHECKING:
     from fedmoe.models.adapted import AdaptedModel
@@ -127,8 +126,11 @@ def _setup(experiment: Experiment, model: AdaptedModel, tokenizer: Any) -> Setup
     tiers = experiment.budget.resolved(model.full_top_k)
     base = frozen_digest(model.model)
     model.frozen.hold(forms_of(places(tiers.values())))
-    initial = initial_adapter(model.layout, generator(experiment.seed, "adapter"))
-    return Setup(experiment, model, tokenizer, tiers, experiment.training, initial, base)
+    initial, start = first_adapter(experiment, model.layout), read_start(experiment, model, base)
+    if start and experiment.aggregation.warm == "here":
+        initial = start.adapter
+    training = experiment.training
+    return Setup(experiment, model, tokenizer, tiers, training, initial, base, start)
 
 
 def _planned(experiment: Experiment, model: AdaptedModel, rows: Sequence[Tokens]) -> Experiment:

@@ -307,8 +307,7 @@ class Recorder(Observer, Watch):
             }
             for tier, cost in self.costs.items()
         }
-        strategy = e.aggregation
-        number = server.clients_per_round
+        strategy, number = e.aggregation, server.clients_per_round
         step = {"updates_per_step": strategy.updates_per_step(number)}
         return {
             "kind": "run",
@@ -323,6 +322,7 @@ class Recorder(Observer, Watch):
             "rescaling": e.rescaling.name,
             "upload": e.upload.name,
             "full_top_k": server.setup.model.full_top_k,
+            **({"start": [*server.setup.start.notes]} if server.setup.start else {}),
             **({"rows": counts.as_json()} if (counts := server.facts.rows).read else {}),
             "tiers": tiers,
         }

@@ -52,9 +52,8 @@ class ServerSide:
 
     def first_state(self) -> ServerState:
         """Return the state before round 1."""
-        setup = self.setup
-        adapter = setup.experiment.aggregation.first_state(setup.initial)
-        return ServerState(0, adapter, {t: self.rescaler(k) for t, k in setup.top_ks.items()})
+        rescalers = {tier: self.rescaler(k) for tier, k in self.setup.top_ks.items()}
+        return ServerState(0, self.setup.first_state(), rescalers)
 
     def rescaler(self, top_k: int) -> Tensor:
         """Return a tier's factors before round 1, float32 (layers,)."""

@@ -158,6 +158,8 @@ class Session:
         self, workers: Workers, recorder: Recorder, evaluator: Evaluator, keeper: Keeper
     ) -> ServerState:
         server, e = self.server, self.server.setup.experiment
+        for note in server.setup.start.notes if server.setup.start else ():
+            self.display.note(note)
         if keeper.found.checkpoint:
             state = keeper.found.checkpoint.state
             keeper.resume(keeper.found.checkpoint)

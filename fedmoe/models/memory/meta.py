@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from transformers import AutoConfig
 
 from fedmoe.errors import ModelError
@@ -20,17 +21,25 @@ def meta_model(settings: ModelSettings, adapter: LoRA, gating: Rule = TOP_K) -> 
     It has the tensors that a gating trains, and is refused where the gating does not fit.
 
     Raises:
+        ModelError: see `meta_base`.
+    """
+    return AdaptedModel(meta_base(settings), adapter, NoRescaling(), gating)
+
+
+def meta_base(settings: ModelSettings) -> nn.Module:
+    """Return transformers' own model of `settings` as shapes.
+
+    Raises:
         ModelError: there is no configuration, or not that of a sparse MoE with fused experts.
     """
     try:
         config = AutoConfig.from_pretrained(model_folder(settings.path))
         check_family(config.model_type)
         with torch.device("meta"):
-            model = task_of(config.model_type).build(config, DTYPES[settings.dtype])
+            return task_of(config.model_type).build(config, DTYPES[settings.dtype])
     except (OSError, ValueError, ImportError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"model.path {settings.path!r} has no configuration of a causal language model "
             f"({reason}); expected 'mini', a Hugging Face id, or a folder with a config.json"
         ) from error
-    return AdaptedModel(model, adapter, NoRescaling(), gating)
