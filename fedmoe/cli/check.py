@@ -62,10 +62,14 @@ def check(config: Path, overrides: tuple[str, ...], show: int) -> None:
     server, console = prepared.server, Console()
     account = _own_account(prepared)
     e, model = server.setup.experiment, server.setup.model
-    batch = e.training.batch_size * e.training.accumulation
+    training = e.training
+    step = f"{training.batch_size * training.accumulation} examples"
+    if training.tokens_per_step is not None:
+        step = f"about {training.tokens_per_step:,} tokens"
+    in_epochs = training.epochs is not None
+    length = f"{training.epochs:g} epochs in steps" if in_epochs else f"{training.steps} steps"
     console.print(
-        f"[bold]{e.name}[/]: {e.rounds} rounds, {_clients(server)} each, "
-        f"{e.training.steps} steps of {batch} examples"
+        f"[bold]{e.name}[/]: {e.rounds} rounds, {_clients(server)} each, {length} of {step}"
     )
     console.print(
         f"model {e.model.path} ({e.model.dtype}): {model.layout.num_layers} sparse layers, "

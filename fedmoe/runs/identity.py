@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,14 +52,6 @@ def _threads(server: ServerSide) -> str:
 def libraries() -> str:
     """Return the versions of the libraries that results depend on."""
     return ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-
-
-def written_identity(folder: Path) -> dict[str, str]:
-    """Read the identity of the run in a folder; {} if it is not written there."""
-    try:
-        return json.loads((folder / "environment.json").read_text(encoding="utf-8"))["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # of an older version, or gone
 
 
 def settings_digest(experiment: Experiment) -> str:

@@ -84,7 +84,7 @@ def prepare(
     data = load_data(experiment, tokenizer, model.form.name)
     if not on_nodes or experiment.devices:
         rows = [row for rows in data.rows.values() for row in rows]
-        experiment = _planned(experiment, model, rows)
+        experiment = _planned(experiment, model, rows, max(map(len, data.rows.values())))
     setup = _setup(experiment, model, tokenizer)
     names = experiment.budget.assign(len(data.rows), model.full_top_k, experiment.seed)
     model.check_top_ks(set(setup.top_ks.values()))
@@ -133,12 +133,24 @@ def _setup(experiment: Experiment, model: AdaptedModel, tokenizer: Any) -> Setup
     return Setup(experiment, model, tokenizer, tiers, training, initial, base, start)
 
 
-def _planned(experiment: Experiment, model: AdaptedModel, rows: Sequence[Tokens]) -> Experiment:
-    """The experiment with an automatic budget's tiers planned, and so fixed."""
+def _planned(
+    experiment: Experiment, model: AdaptedModel, rows: Sequence[Tokens], most_rows: int = STAND_INS
+) -> Experiment:
+    """The experiment with an automatic budget's tiers planned, and so fixed.
+
+    `most_rows` are those of the client that has the most: every client of a tier has to be in time.
+    """
     e = experiment
     if not isinstance(e.budget, Auto):
         return e
     plans = tier_plans(
-        e.budget, model, rows, e.training, e.devices, e.aggregation, e.upload, possible(e, model)
+        e.budget,
+        model,
+        rows,
+        e.training.on(most_rows),
+        e.devices,
+        e.aggregation,
+        e.upload,
+        possible(e, model),
     )
     return replace(e, budget=e.budget.fixed(plans, model.full_top_k))

@@ -28,7 +28,8 @@ from fedmoe.rounds import Observer
 from fedmoe.runs.asynchronous import goes_live
 from fedmoe.runs.checkpoint import Checkpoint
 from fedmoe.runs.costs import tier_cost, tier_costs
-from fedmoe.runs.identity import identity, settings_digest, written_identity
+from fedmoe.runs.identity import identity, settings_digest
+from fedmoe.runs.round_files import written_identity
 from fedmoe.runs.workers import Watch
 from fedmoe.system.digests import code_digest
 from fedmoe.system.extras import versions
@@ -81,8 +82,7 @@ class Recorder(Observer, Watch):
         self.by_round = np.zeros((e.rounds, *shape), dtype=np.int64)
         self.by_client = np.zeros((len(server.members), *shape), dtype=np.int64)
         self.best: tuple[float, float] | None = None
-        self.scores: list[dict[str, Any]] = []
-        self.accounts_changed = False
+        self.scores, self.accounts_changed = list[dict[str, Any]](), False
         self.rows: dict[int, RowCounts] = {}
         """Clients' accounts of their own rows, as last written down."""
         self.virtual_clock = 0.0

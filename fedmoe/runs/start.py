@@ -14,15 +14,15 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout, components, initial_adapter
 from fedmoe.aggregation.factored import best_factors
 from fedmoe.config.load import load
-from fedmoe.config.schema import Experiment
 from fedmoe.errors import ConfigError, Fault, FedMoEError
 from fedmoe.models.memory.meta import meta_model
 from fedmoe.report.units import listed
-from fedmoe.runs.identity import written_identity
+from fedmoe.runs.round_files import written_identity
 from fedmoe.runs.saved_adapter import deployed, read_adapter
 from fedmoe.seeds import generator
 
 if TYPE_CHECKING:
+    from fedmoe.config import Experiment
     from fedmoe.models.adapted import AdaptedModel
 
 SETTING = "adapter.start"
@@ -115,7 +115,7 @@ def _of_run(
         # Nothing says its alpha: it must be of this run's own layout.
         state = read_adapter(file, model.layout)[0]
         return _parts(state, notes)
-    theirs = load(Experiment, config)
+    theirs = load(type(experiment), config)
     notes = notes + _same_base(file.parent, theirs, experiment, base)
     layout = meta_model(experiment.model, theirs.adapter, theirs.gating).layout
     initial = first_adapter(theirs, layout)

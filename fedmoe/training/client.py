@@ -147,7 +147,7 @@ def _optimise(
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         routers.begin((task.round - 1 + step / settings.steps) / max(1, num_rounds))
-        tokens += _accumulate(model, list(islice(batches, settings.accumulation)), routers)
+        tokens += _accumulate(model, _of_step(model, batches, settings), routers)
         flat.grad = model.grad if local.whole else local.pull(whole[1]).flat
         local.correct(flat.grad, theta, counts - counted)
         counted.copy_(counts)
@@ -161,6 +161,17 @@ def _optimise(
     trained = Adapter(layout, theta.to("cpu", copy=True))
     kept = task.rescaler if rescaler is None else rescaler.detach().to("cpu", copy=True)
     return Trained(trained, kept, tokens, settings.steps, {})
+
+
+def _of_step(model: AdaptedModel, batches: Iterator[Batch], settings: Training) -> list[Batch]:
+    """Return the micro-batches of the next step."""
+    if settings.tokens_per_step is None:
+        return list(islice(batches, settings.accumulation))
+    found, tokens = [], 0
+    while tokens < settings.tokens_per_step:
+        found.append(next(batches))
+        tokens += model.num_tokens(found[-1])
+    return found
 
 
 def _accumulate(
