@@ -15,8 +15,10 @@ from torch.nn.utils import parametrize
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import ModelError
 from fedmoe.models import experts
+from fedmoe.models.dropout import Dropout
 from fedmoe.models.families import MoELayer, check_top_k, install, moe_layers, set_top_k
 from fedmoe.models.gating import Gates, Rule, TopKGating
+from fedmoe.models.lora import LoRALinear, Shift
 from fedmoe.models.memory.frozen import FrozenExperts
 from fedmoe.models.memory.saved_tensors import Saved, saved_outside
 from fedmoe.models.memory.subset import KeptExperts
@@ -45,36 +47,13 @@ class LoRA:
     """A delta is `alpha / rank * B A`."""
     attention: bool = True
     """Also adapt the attention projections, which each family's file names."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the inputs of every `A` that is dropped in training, another one in each step."""
     router: bool = False
     """Train the routers too, as a full difference; by default they are frozen."""
     start: str = ""
     """An adapter to start from, on the server: the folder of a run (its best adapter counts), a
     .safetensors file of one, or a PEFT folder. Rank and alpha may differ: the product stays."""
-
-
-class LoRALinear(nn.Module):
-    """A frozen linear layer plus `scale * B A x`."""
-
-    def __init__(self, base: nn.Linear, A: Tensor, B: Tensor, scale: float) -> None:
-        super().__init__()
-        self.base, self.A, self.B, self.scale = base, nn.Parameter(A), nn.Parameter(B), scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2)
-        low = rows @ self.A.to(x.dtype).T
-        out = torch.addmm(self.base(rows), low, self.B.to(x.dtype).T, alpha=self.scale)
-        return out.view(*x.shape[:-1], -1)
-
-
-class Shift(nn.Module):
-    """The parametrization `weight + shift` of a trainable router."""
-
-    def __init__(self, shift: Tensor) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(shift)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.shift.to(weight.dtype)
 
 
 class AdaptedModel:
@@ -94,7 +73,7 @@ class AdaptedModel:
         self.stacks = [self.form.stack(layer.path) for layer in self.layers]
         self.full_top_k = self.layers[0].top_k
         self.top_k = self.full_top_k
-        self.rescaling = rescaling
+        self.rescaling, self.dropout = rescaling, settings.dropout
         self.gates = Gates(self.layers, gating, self.family.model_type, self.full_top_k)
         adapted = _attention_paths(model, self.family.attention) if settings.attention else []
         self.layout = _layout(model, self.layers, settings, adapted).plus(self.gates.tensors())
@@ -174,6 +153,19 @@ class AdaptedModel:
         """Set whether backward computes the experts' activations again instead of saving them."""
         for state in self.states:
             state.recompute = recompute
+
+    @contextmanager
+    def dropping(self, generator: torch.Generator) -> Iterator[None]:
+        """Drop inputs of LoRA in the forward passes inside, if the adapter's settings say so."""
+        drops = Dropout(self.dropout, generator) if self.dropout else None
+        parts = (*self.states, *self.linears.values())
+        for part in parts:
+            part.drops = drops
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.drops = None
 
     def check_top_ks(self, top_ks: set[int]) -> None:
         """Refuse a `top_k` that the model's routers do not honour.

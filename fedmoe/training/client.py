@@ -69,10 +69,11 @@ def train_client(
     model.set_recompute(settings.recompute)
     probe = rows[:: -(-len(rows) // settings.probe_examples)]
     loss_before = mean_loss(model, probe, settings.batch_size, pad)
-    rng = numpy_rng(seed, "round", task.round, "client", task.client)
-    batches = training_batches(rows, settings.batch_size, pad, rng)
-    chance = generator(seed, "round", task.round, "client", task.client, "gating")
-    with model.counting() as counts, router_training(model.gates, losses, chance) as routers:
+    path = "round", task.round, "client", task.client
+    batches = training_batches(rows, settings.batch_size, pad, numpy_rng(seed, *path))
+    chance, masks = (generator(seed, *path, what) for what in ("gating", "dropout"))
+    routing = router_training(model.gates, losses, chance)
+    with model.counting() as counts, routing as routers, model.dropping(masks):
         if settings.local_step is None:
             done = _optimise(model, batches, task, settings, num_rounds, local, counts, routers)
         else:
