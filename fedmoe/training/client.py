@@ -60,9 +60,11 @@ def train_client(
     """
     if not rows:
         raise DataError(f"{task.who} has no training examples")
-    started = time.monotonic()
+    started, local = (
+        time.monotonic(),
+        local or Local(Layouts.all(task.adapter.layout), task.adapter),
+    )
     _fresh(model.device)
-    local = local or Local(Layouts.all(task.adapter.layout), task.adapter)
     model.load(local.start)
     model.grad.zero_()  # a round that failed half-way may have left something there
     model.set_budget(task.top_k, task.rescaler)
@@ -74,10 +76,10 @@ def train_client(
     chance, masks = (generator(seed, *path, what) for what in ("gating", "dropout"))
     routing = router_training(model.gates, losses, chance)
     with model.counting() as counts, routing as routers, model.dropping(masks):
-        if settings.local_step is None:
-            done = _optimise(model, batches, task, settings, num_rounds, local, counts, routers)
+        if own_step := settings.local_step:
+            done = _own_step(own_step, LocalClient(model, batches, task, local))
         else:
-            done = _own_step(settings.local_step, LocalClient(model, batches, task, local))
+            done = _optimise(model, batches, task, settings, num_rounds, local, counts, routers)
     model.set_budget(task.top_k, done.rescaler)
     counts = counts.cpu()
     return Update(
