@@ -29,6 +29,7 @@ from fedmoe.models.tasks.causal import all_states, body_of
 from fedmoe.section import section
 
 TOP_K = TopKGating()
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 @section
@@ -45,8 +46,9 @@ class LoRA:
     """Rank of every factor pair."""
     alpha: Annotated[float, Field(gt=0)] = 16.0
     """A delta is `alpha / rank * B A`."""
-    attention: bool = True
-    """Also adapt the attention projections, which each family's file names."""
+    attention: bool | Names = True
+    """Also adapt the attention projections: all that the family's file names, or a list of them,
+    such as [q_proj, v_proj]; an unknown name is answered with those that there are."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the inputs of every `A` that is dropped in training, another one in each step."""
     router: bool = False
@@ -75,7 +77,7 @@ class AdaptedModel:
         self.top_k = self.full_top_k
         self.rescaling, self.dropout = rescaling, settings.dropout
         self.gates = Gates(self.layers, gating, self.family.model_type, self.full_top_k)
-        adapted = _attention_paths(model, self.family.attention) if settings.attention else []
+        adapted = _attention_paths(model, self.family.attention, settings.attention)
         self.layout = _layout(model, self.layers, settings, adapted).plus(self.gates.tensors())
         self.device = next(model.parameters()).device
         self.rescaler = torch.ones(len(self.layers), device=self.device)
@@ -292,19 +294,24 @@ def _expert_names(layer: MoELayer) -> list[str]:
     return [f"{layer.path}.{weight}.{factor}" for weight in layer.weight_names for factor in "AB"]
 
 
-def _attention_paths(model: nn.Module, names: tuple[str, ...]) -> list[str]:
-    """Return the paths of linear layers that end in one of `names`."""
-    paths = [
-        path
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear) and path.endswith(tuple(f".{name}" for name in names))
-    ]
-    if not paths:
+def _attention_paths(
+    model: nn.Module, names: tuple[str, ...], wanted: bool | tuple[str, ...]
+) -> list[str]:
+    """Return the paths of linear layers that end in one of `names`, all of them or the `wanted`."""
+    if not wanted:
+        return []
+    linears = [path for path, m in model.named_modules() if isinstance(m, nn.Linear)]
+    found = {name: [path for path in linears if path.endswith(f".{name}")] for name in names}
+    there = [name for name, paths in found.items() if paths]
+    missing = [name for name in (wanted if wanted is not True else ()) if name not in there]
+    if missing or not there:
         raise ModelError(
-            f"{type(model).__name__}: no linear layer is called {', '.join(names)}; set "
-            "adapter.attention to false to train experts alone"
+            f"{type(model).__name__}: no attention projection is called "
+            f"{', '.join(missing or names)}; {'there are ' + ', '.join(there) if there else 'none'}"
+            "; set adapter.attention to some of them, or to false to train experts alone"
         )
-    return paths
+    chosen = {path for name in (there if wanted is True else wanted) for path in found[name]}
+    return [path for path in linears if path in chosen]
 
 
 def _layout(model: nn.Module, layers: list[MoELayer], settings: LoRA, adapted: list[str]) -> Layout:

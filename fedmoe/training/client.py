@@ -60,15 +60,9 @@ def train_client(
     """
     if not rows:
         raise DataError(f"{task.who} has no training examples")
-    started, local = (
-        time.monotonic(),
-        local or Local(Layouts.all(task.adapter.layout), task.adapter),
-    )
-    _fresh(model.device)
-    model.load(local.start)
-    model.grad.zero_()  # a round that failed half-way may have left something there
-    model.set_budget(task.top_k, task.rescaler)
-    model.set_recompute(settings.recompute)
+    started = time.monotonic()
+    local = local or Local(Layouts.all(task.adapter.layout), task.adapter)
+    _begin(model, task, settings, local)
     probe = rows[:: -(-len(rows) // settings.probe_examples)]
     loss_before = mean_loss(model, probe, settings.batch_size, pad)
     path = "round", task.round, "client", task.client
@@ -101,6 +95,16 @@ def train_client(
         metrics=done.metrics,
         name=task.name,
     )
+
+
+def _begin(model: AdaptedModel, task: Task, settings: Training, local: Local) -> None:
+    """Make the model the client's, as the round begins."""
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+    model.load(local.start)
+    model.grad.zero_()  # a round that failed half-way may have left something there
+    model.set_budget(task.top_k, task.rescaler)
+    model.set_recompute(settings.recompute)
 
 
 class Trained(NamedTuple):
@@ -203,13 +207,7 @@ def _clip(grad: Tensor, largest: float) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the process's largest resident size so far; on a GPU, the largest since `_fresh`."""
+    """Return the process's largest resident size so far; on a GPU, the largest of this round."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _fresh(device: torch.device) -> None:
-    """On a GPU, have the peak count from here on."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
