@@ -56,6 +56,6 @@ def test_a_config_takes_a_list_or_a_switch(tmp_path):
     assert load_experiment(path) == made
     assert load_experiment(path, ["adapter.attention=false"]).adapter == LoRA(attention=False)
     for bad in ("[]", "5"):
-        with pytest.raises(ConfigError, match="adapter.attention"):
+        with pytest.raises(ConfigError, match=r"adapter\.attention"):
             load_experiment(path, [f"adapter.attention={bad}"])
     assert Experiment().adapter.attention is True
