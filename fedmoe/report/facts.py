@@ -14,7 +14,7 @@ def status(run: Run) -> str:
     """Return `finished`, or how far an interrupted run got."""
     done, planned = run.num_finished, run.header["num_rounds"]
     if run.complete:
-        return "finished"
+        return run.header.get("reason", "finished")
     if done == 0:
         return f"interrupted before round 1 of {planned} was finished"
     return f"interrupted after round {done} of {planned}"
@@ -51,7 +51,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Start", "; ".join(head.get("start", [])) or DASH),
         *row_facts(run),
         ("Clients", f"{head['num_clients']}, {head['clients_per_round']} per round"),
-        ("Rounds", f"{run.num_finished} of {head['num_rounds']}"),
+        ("Rounds", f"{run.num_finished} of {head.get('planned_rounds', head['num_rounds'])}"),
+        ("Ended", head.get("reason", DASH)),
         ("Aggregation", head["strategy"]),
         ("Rescaling", head["rescaling"]),
         ("Seed", str(head["seed"])),

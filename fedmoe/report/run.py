@@ -165,6 +165,10 @@ def read_run(folder: Path) -> Run:
             "written, so there is nothing to report"
         )
     header = _with_clients(header, joined)
+    if stopped := [r for r in records if r["kind"] == "stopped"]:
+        # Its last round is the one that it stopped after: nothing is left to do.
+        planned, header = header["num_rounds"], header | stopped[-1] | {"kind": "run"}
+        header |= {"num_rounds": header["round"], "planned_rounds": planned}
     manifest = _json(folder / "manifest.json").get("clients", [])
     return Run(
         header=header,

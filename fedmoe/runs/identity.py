@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import platform
 from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,12 +15,14 @@ from fedmoe.config.components import foreign_code
 from fedmoe.config.load import to_yaml
 from fedmoe.config.schema import Membership, Simulation
 from fedmoe.system.digests import code_digest
+from fedmoe.system.extras import versions
 from fedmoe.system.machine import processor
 
 if TYPE_CHECKING:
     from fedmoe.config import Experiment
     from fedmoe.runs.server_side import ServerSide
 
+VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy", "home-assistant-intents")
 LIBRARIES = ("torch", "transformers", "numpy")
 
 
@@ -64,3 +68,18 @@ def settings_text(experiment: Experiment) -> str:
     # Whatever the quorum, a round is aggregated in the same way or not at all.
     patient = replace(experiment.membership, wait_seconds=Membership().wait_seconds)
     return to_yaml(replace(experiment, simulation=Simulation(), membership=patient, quorum=0.0))
+
+
+def environment(server: ServerSide) -> dict[str, Any]:
+    """Return the versions and the machine that a run's figures depend on, and its identity."""
+    return {
+        "identity": identity(server),
+        "code": code_digest(),
+        "requested": settings_digest(server.requested or server.setup.experiment),
+        "device": str(server.setup.model.device),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        **versions(*VERSIONS),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

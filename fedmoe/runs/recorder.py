@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import io
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -28,11 +26,9 @@ from fedmoe.rounds import Observer
 from fedmoe.runs.asynchronous import goes_live
 from fedmoe.runs.checkpoint import Checkpoint
 from fedmoe.runs.costs import tier_cost, tier_costs
-from fedmoe.runs.identity import identity, settings_digest
+from fedmoe.runs.identity import environment, identity
 from fedmoe.runs.round_files import written_identity
 from fedmoe.runs.workers import Watch
-from fedmoe.system.digests import code_digest
-from fedmoe.system.extras import versions
 from fedmoe.system.files import write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
@@ -57,7 +53,6 @@ OF_TIER = (
     "full_expert_bytes",
 )
 """Costs of a tier that the ledger's first line gives."""
-VERSIONS = ("torch", "transformers", "peft", "flwr", "numpy", "home-assistant-intents")
 
 
 class Recorder(Observer, Watch):
@@ -278,6 +273,15 @@ class Recorder(Observer, Watch):
                 self.best = mean
                 self.save_adapter("adapter-best", state)
 
+    def why_stop(self) -> str:
+        """Return why the run ends early, by all scores so far; empty if it does not."""
+        e = self.server.setup.experiment
+        return e.early_stopping.reason(self.scores, e.evaluation.best) if e.early_stopping else ""
+
+    def stopped(self, state: ServerState, reason: str) -> None:
+        """Note that the run ends before its last round."""
+        self.ledger.append({"kind": "stopped", "round": state.round, "reason": reason})
+
     def save_adapter(self, name: str, state: ServerState) -> None:
         """Write the adapter and the tiers' rescalers as safetensors, atomically."""
         blob = adapter_bytes(state.adapter, state)
@@ -333,18 +337,3 @@ def adapter_bytes(adapter: Adapter, state: ServerState) -> bytes:
     tensors = {entry.name: view.contiguous() for entry, view in adapter.layout.views(adapter.flat)}
     tensors |= {f"rescaler.{tier}": r for tier, r in state.rescalers.items()}
     return to_safetensors(tensors, {"round": str(state.round), "layout": adapter.layout.digest})
-
-
-def environment(server: ServerSide) -> dict[str, Any]:
-    """Return the versions and the machine that a run's figures depend on, and its identity."""
-    return {
-        "identity": identity(server),
-        "code": code_digest(),
-        "requested": settings_digest(server.requested or server.setup.experiment),
-        "device": str(server.setup.model.device),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": str(torch.get_num_threads()),
-        **versions(*VERSIONS),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }

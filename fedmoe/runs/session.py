@@ -183,7 +183,11 @@ class Session:
             plan=evaluator.after_meeting(keeper.plan) if keeper.plan else evaluator.plan,
             quorum=e.quorum,
             updates_per_step=keeper.updates_per_step,
+            stop=recorder.why_stop,
         )
+        if state.round < e.rounds:
+            recorder.stopped(state, reason := recorder.why_stop())
+            self.display.note(reason)
         if not e.rounds:
             return state  # which is scored already
         if not recorder.by_round.any():
