@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fedmoe.errors import ModelError
 from fedmoe.models.families.ungated import each_expert
 from fedmoe.models.memory.meta import meta_base
+from fedmoe.models.peft_experts import is_by_expert, stacked
 
 if TYPE_CHECKING:
     from fedmoe.models.adapted import AdaptedModel
@@ -67,6 +68,9 @@ def read_peft(folder: Path, model: AdaptedModel, settings: ModelSettings) -> Pef
         raise ModelError(f"{folder} is of {kind!s}; only plain LoRA can be loaded")
     found = PeftFolder({}, {}, str(config.base_model_name_or_path or ""))
     family = model.family
+    layers = {name.removeprefix(PREFIX).rpartition(".lora_")[0]: name for name in tensors}
+    if family.linears is None and is_by_expert([*layers]):
+        return found._replace(factors=_by_expert(tensors, [*layers], config, model))
     for path, layer in _wrapped(config, settings, folder).named_modules():
         if isinstance(layer, LoraLayer) and NAME in layer.lora_A:
             keys = [f"{PREFIX}{path}.lora_{factor}.weight" for factor in "AB"]
@@ -83,6 +87,26 @@ def read_peft(folder: Path, model: AdaptedModel, settings: ModelSettings) -> Pef
             + ("; set adapter.router to true" if config.modules_to_save else "")
         )
     return found if family.linears is None else _stacked(found, model, meta_base(settings))
+
+
+def _by_expert(
+    tensors: dict[str, Tensor], layers: list[str], config: LoraConfig, model: AdaptedModel
+) -> dict[str, Factors]:
+    """Return the factors of a folder whose experts are not fused; its key names tell all."""
+    if config.alpha_pattern or model.family.form.transposed or not model.family.form.gated:
+        raise ModelError("factors expert by expert have no fused form in this family")
+    pairs, scales = {}, {}
+    for layer in layers:
+        keys = [f"{PREFIX}{layer}.lora_{factor}.weight" for factor in "AB"]
+        if not {*keys} <= {*tensors}:
+            raise ModelError(f"{layer} has no pair of factors")
+        pairs[layer] = tensors[keys[0]].float(), tensors[keys[1]].float()
+        scales[layer] = config.lora_alpha / len(pairs[layer][0]) ** (1 - config.use_rslora / 2)
+    if len({*scales.values()}) > 1:
+        raise ModelError("factors expert by expert are of several ranks; expected one")
+    found = stacked(pairs, model.layout.num_experts)
+    scale = next(iter(scales.values()))
+    return {weight: Factors(a, b, scale) for weight, (a, b) in found.items()}
 
 
 def _wrapped(config: LoraConfig, settings: ModelSettings, folder: Path) -> nn.Module:

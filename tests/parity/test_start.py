@@ -9,6 +9,8 @@ import torch
 from conformance import INITIAL, PLAIN, made, start_of
 from fake_grid import FakeGrid
 from family_models import save, tiny_family
+from peft import LoraConfig
+from safetensors.torch import save_file
 from sides import run_over
 
 from fedmoe.adapter import Adapter, initial_adapter
@@ -18,13 +20,15 @@ from fedmoe.aggregation.products import pairs
 from fedmoe.comparison.baselines import LocalOnly
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.load import to_yaml
-from fedmoe.errors import ConfigError
+from fedmoe.errors import CheckpointError, ConfigError
 from fedmoe.export.peft import to_peft
 from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.families import FAMILIES
+from fedmoe.models.peft_experts import FUSED
 from fedmoe.models.rescaling import NoRescaling
 from fedmoe.rounds import ServerState
+from fedmoe.runs import resume
 from fedmoe.runs import start as starts
 from fedmoe.runs.identity import identity
 from fedmoe.runs.local.in_process import InProcess
@@ -116,6 +120,16 @@ def test_a_run_starts_from_another_ones_best_adapter_to_the_bit(prepared_by, run
     assert identity(prepared.server)["start"] == adapter.digest()
     file = prepared_by(f"adapter.start={folder}/adapter-best.safetensors")
     assert torch.equal(file.server.first_state().adapter.flat, adapter.flat)
+
+
+def test_a_run_is_not_resumed_from_another_start(prepared_by, run_folder):
+    folder, _ = run_folder
+    prepared = prepared_by(f"adapter.start={folder}")
+    mine = identity(prepared.server)
+    resume._check_same(folder, prepared.server, mine, mine)
+    for before in (mine | {"start": "another"}, {k: v for k, v in mine.items() if k != "start"}):
+        with pytest.raises(CheckpointError, match="changed since: start"):
+            resume._check_same(folder, prepared.server, before, mine)
 
 
 def test_a_file_by_itself_must_be_of_the_same_layout(plain, run_folder, tmp_path):
@@ -216,6 +230,49 @@ def test_a_peft_folder_gives_the_adapter_that_was_exported(kind, tmp_path, rando
     torch.testing.assert_close(start.adapter.flat, adapter.flat, atol=1e-6, rtol=0)
     if not router:
         assert torch.equal(start.adapter.flat, adapter.flat)
+
+
+def test_a_peft_folder_of_experts_one_by_one_gives_their_products(tmp_path, tiny_model):
+    """As PEFT saved it before transformers fused experts: gate and up with factors of their own."""
+    model = tiny_model(adapter=LoRA(rank=4, alpha=4.0))
+    tensors, wanted, g = {}, {}, torch.Generator().manual_seed(0)
+    for n in range(2):
+        path = f"model.layers.{n}.mlp.experts"
+        for weight, names in FUSED.items():
+            wanted[f"{path}.{weight}.A"] = torch.stack(
+                [
+                    torch.cat([product(tensors, f"{path}.{e}.{name}", g) for name in names])
+                    for e in range(8)
+                ]
+            )
+        for name in ("q_proj", "o_proj"):
+            q = f"model.layers.{n}.self_attn.{name}"
+            wanted[f"{q}.A"] = product(tensors, q, g, (32, 32))
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    names = ["gate_proj", "up_proj", "down_proj", "q_proj", "o_proj"]
+    LoraConfig(r=2, lora_alpha=6, target_modules=names).save_pretrained(str(tmp_path))
+    e = Experiment(adapter=LoRA(rank=4, alpha=4.0, start=str(tmp_path)))
+    start = read_start(e, model, "")
+    found = products(start.adapter)
+    for name, product_ in wanted.items():
+        torch.testing.assert_close(found[name], product_.double(), rtol=1e-5, atol=1e-6)
+    assert "4 parts begin fresh" in start.notes[-1]
+    one = next(key for key in tensors if ".3.up_proj.lora_A" in key)
+    save_file(
+        {k: t for k, t in tensors.items() if k[:-8] != one[:-8]},
+        tmp_path / "adapter_model.safetensors",
+    )
+    with pytest.raises(ConfigError, match="some experts have factors, and not all"):
+        read_start(e, model, "")
+
+
+def product(tensors, layer, g, shape=None):
+    """Factors of rank 2 of a layer, put among the tensors by PEFT's names; three times `B A`."""
+    out, into = shape or ((32, 16) if "down" in layer else (16, 32))
+    a, b = torch.randn(2, into, generator=g), torch.randn(out, 2, generator=g)
+    for factor, value in (("A", a), ("B", b)):
+        tensors[f"base_model.model.{layer}.lora_{factor}.weight"] = value
+    return 3 * b @ a
 
 
 def test_nodes_of_a_grid_need_no_start_and_give_the_same_bits(prepared_by, run_folder):
