@@ -17,6 +17,8 @@ from fedmoe.errors import WireError
 
 RANK_AXES = {"A": -2, "B": -1}
 """Rank axes: `A` is (rank, in) and `B` (out, rank), of each expert or of a linear layer."""
+SHIFT = "shift"
+"""The kind of a trained router's whole difference, which has no rank."""
 
 
 @dataclass(frozen=True)

@@ -165,8 +165,9 @@ def run_rounds(
     plan: Plan | None = None,
     quorum: float = 0.0,
     updates_per_step: int | None = None,
+    stop: Callable[[], str] = lambda: "",
 ) -> ServerState:
-    """Run the rounds that are left and return the last state.
+    """Run the rounds that are left, as long as `stop` gives no reason, and return the last state.
 
     A round with fewer updates than `quorum`, a share of its tasks, is discarded: no observer sees
     its state, and a resumed run does it again. With `updates_per_step` it is a share of these: an
@@ -176,7 +177,7 @@ def run_rounds(
         FedMoEError: every client of a round failed, or too many; the message gives the first
             reason.
     """
-    while state.round < num_rounds:
+    while state.round < num_rounds and not stop():
         tasks = plan(state) if plan else plan_round(state, members, clients_per_round, seed, send)
         number = state.round + 1
         for observer in observers:

@@ -49,6 +49,9 @@ class LogLines(Display):
         who = f"round {event.round}: {who_of(event.client, self.tasks)}"
         log(WARNING, "%s: %s injected, %s", who, event.fault, event.outcome)
 
+    def note(self, text: str) -> None:
+        log(INFO, "%s", text)
+
     def met(self, attendance: Attendance) -> None:
         if text := self.news.met(attendance):
             log(INFO, "%s", text)

@@ -63,7 +63,7 @@ class GridTransport:
         self.server, self.scorer, self.settings = server, scorer, settings
         self.places = {} if places is None else places
         self.code = code_digest(Path(__file__).parent.parent / "clients")
-        self.experiment = for_nodes(server.setup.experiment)
+        self.experiment = for_nodes(server.setup.for_clients)
         assigned = read_nodes(settings.nodes, server.members)
         components = told_to_nodes(server.setup.experiment)
         self.data = data_told(server)

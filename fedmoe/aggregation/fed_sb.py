@@ -31,6 +31,7 @@ class FedSB(Mean):
     """
 
     name: Literal["fed_sb"] = "fed_sb"
+    warm: ClassVar[Literal["sent", "here", "never"]] = "never"
     exact: ClassVar[bool] = True
 
     def layouts(self, plain: Layout, round: int) -> Layouts:

@@ -28,6 +28,7 @@ class FedSALoRA(Mean):
     """
 
     name: Literal["fedsa_lora"] = "fedsa_lora"
+    warm: ClassVar[Literal["sent", "here", "never"]] = "here"
     personal: ClassVar[bool] = True
 
     def layouts(self, plain: Layout, round: int) -> Layouts:

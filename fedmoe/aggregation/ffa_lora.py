@@ -25,6 +25,7 @@ class FFALoRA(Mean):
     """
 
     name: Literal["ffa_lora"] = "ffa_lora"
+    warm: ClassVar[Literal["sent", "here", "never"]] = "here"
     exact: ClassVar[bool] = True
 
     def layouts(self, plain: Layout, round: int) -> Layouts:

@@ -6,7 +6,8 @@ that clients train. A base weight with a dense delta added would be a copy of th
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -18,6 +19,7 @@ from fedmoe.aggregation.product_optimizer import step_products
 from fedmoe.aggregation.products import Pair
 from fedmoe.aggregation.server_optimizer import Memory, Rule
 from fedmoe.aggregation.strategy import Layouts
+from fedmoe.errors import Fault
 from fedmoe.section import section
 
 
@@ -28,6 +30,13 @@ class Merged(BySize):
     merged_rank: Annotated[int, Field(ge=1)] = 32
     """Components of the merged part. The sum of all rounds is kept exactly as long as its rank is
     not larger; beyond, as its best approximation."""
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield dropout, which takes the merged part for LoRA, and what traits rule out."""
+        yield from super().faults(experiment, model)
+        if experiment.adapter.dropout:
+            said = f"would drop inputs of the merged part of {self.name!r}, too, which is the base"
+            yield Fault("adapter.dropout", f"{said}'s in the source; use 0 or another strategy")
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         whole = self.whole(plain)
@@ -41,6 +50,15 @@ class Merged(BySize):
         layout = self.whole(initial.layout)
         state = Adapter(layout, torch.zeros(layout.size))
         place(initial, state, last=True)
+        return state
+
+    def start_layout(self, plain: Layout) -> Layout:
+        """As the merged part: what clients train then starts afresh."""
+        return plain.with_rank(self.merged_rank, plain.scale)
+
+    def warm_state(self, initial: Adapter, start: Adapter) -> Adapter:
+        state = self.first_state(initial)
+        place(start, state)
         return state
 
     def send(self, state: Adapter, plain: Layout) -> Adapter:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -132,6 +132,10 @@ class Strategy(Component):
     continues: ClassVar[bool] = True
     """A value that a client sends means the same in the next round: else what an upload left out
     could not be added there. Claims that clients send the same tensors in every round."""
+    warm: ClassVar[Literal["sent", "here", "never"]] = "sent"
+    """How clients get an adapter that a run starts from (`adapter.start`): with the state that they
+    are `sent`; `here`: a part of it as the run's first adapter, in one process alone; or `never`.
+    Claims, unless never, that the first state gives its product."""
     averages_factors: ClassVar[bool] = True
     """Learned rescaling factors of a tier's clients can be averaged, round by round."""
 
@@ -151,6 +155,9 @@ class Strategy(Component):
             )
         if self.changes_routers:
             yield from self._router_faults(e, model)
+        if e.adapter.start and self.warm == "never":
+            said = f"has no place in {named}, which trains between bases of its own; leave it out"
+            yield Fault("adapter.start", said)
 
     def _router_faults(self, experiment: Any, model: Any) -> Iterator[Fault]:
         """Yield what else changes routers, and routers that cannot be changed."""
@@ -171,6 +178,14 @@ class Strategy(Component):
     def first_state(self, initial: Adapter) -> Adapter:
         """Return the global state before round 1, from an adapter that changes nothing."""
         return initial
+
+    def start_layout(self, plain: Layout) -> Layout:
+        """Return the layout in which a trained adapter becomes a part of the first state."""
+        return plain
+
+    def warm_state(self, initial: Adapter, start: Adapter) -> Adapter:
+        """Return the global state before round 1, from an adapter that was trained before."""
+        return self.first_state(start)
 
     def send(self, state: Adapter, plain: Layout) -> Adapter:
         """Return what a client of that rank is sent; the state itself where that is the same."""

@@ -22,8 +22,7 @@ class HowTrained(Protocol):
     def steps(self) -> int: ...
     @property
     def batch_size(self) -> int: ...
-    @property
-    def accumulation(self) -> int: ...
+    def micro_batches(self, mean_tokens: float) -> int: ...
     @property
     def recompute(self) -> bool: ...
     @property
@@ -88,7 +87,7 @@ def work_on(
     return Work(
         training.steps,
         training.batch_size,
-        training.accumulation,
+        training.micro_batches(sum(lengths) / len(rows)),
         training.recompute,
         min(training.probe_examples, len(rows)),
         max(lengths),
@@ -105,7 +104,7 @@ def work_at_most(length: int, training: HowTrained, bytes_down: int = 0, bytes_u
     return Work(
         training.steps,
         training.batch_size,
-        training.accumulation,
+        training.micro_batches(length),
         training.recompute,
         training.probe_examples,
         length,

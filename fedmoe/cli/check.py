@@ -61,11 +61,15 @@ def check(config: Path, overrides: tuple[str, ...], show: int) -> None:
     server, console = prepared.server, terminal()
     account = _own_account(prepared)
     e, model = server.setup.experiment, server.setup.model
-    batch = e.training.batch_size * e.training.accumulation
+    training = e.training
+    step = f"{training.batch_size * training.accumulation} examples"
+    if training.tokens_per_step is not None:
+        step = f"about {training.tokens_per_step:,} tokens"
+    in_epochs = training.epochs is not None
+    length = f"{training.epochs:g} epochs in steps" if in_epochs else f"{training.steps} steps"
     say(
         console,
-        f"[bold]{e.name}[/]: {e.rounds} rounds, {_clients(server)} each, "
-        f"{e.training.steps} steps of {batch} examples",
+        f"[bold]{e.name}[/]: {e.rounds} rounds, {_clients(server)} each, {length} of {step}",
     )
     say(
         console,
@@ -75,6 +79,8 @@ def check(config: Path, overrides: tuple[str, ...], show: int) -> None:
     )
     chosen = f"aggregation {e.aggregation.name}, rescaling {e.rescaling.name}"
     say(console, f"{chosen}, upload {e.upload.name}")
+    for note in server.setup.start.notes if server.setup.start else ():
+        say(console, escape(note))
     print_table(console, _tiers(server))
     if e.devices:
         print_table(console, _devices(server))

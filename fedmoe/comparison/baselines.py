@@ -63,6 +63,9 @@ def all_data(experiment: Experiment, full_top_k: int | None) -> Experiment:
         raise ConfigError("baseline", [Fault("data.name", said)])
     number = min(e.clients_per_round or e.partition.num_clients, e.partition.num_clients)
     training = replace(e.training, steps=e.training.steps * number)
+    if e.training.epochs is not None:  # over all rows, of which a round's clients have a part
+        epochs = e.training.epochs * number / e.partition.num_clients
+        training = replace(e.training, epochs=epochs)
     whole = replace(e, partition=Iid(num_clients=1), clients_per_round=None, training=training)
     return full_budget(whole, full_top_k)
 
@@ -119,6 +122,7 @@ class LocalOnly(Strategy):
 
     name: Literal["local_only"] = "local_only"
     personal: ClassVar[bool] = True
+    warm: ClassVar[Literal["sent", "here", "never"]] = "here"
     mixed_ranks: ClassVar[bool] = True
     averages_factors: ClassVar[bool] = False
 

@@ -85,8 +85,9 @@ def starved_over_rounds(case: Case) -> Figure | None:
     found: dict[str, np.ndarray] = {}
     for variant, runs in case.variants.items():
         each = [f for r in runs if (f := r.extreme_experts)]
-        if each and len({len(f[0]) for f in each}) == 1:
-            found[variant] = np.mean(each, axis=0)  # (2, rounds)
+        if each:  # runs that stopped early have fewer rounds
+            shortest = min(len(starved) for starved, _ in each)
+            found[variant] = np.mean([np.array(f)[:, :shortest] for f in each], axis=0)
     if not any(shares.any() for shares in found.values()):
         return None
     figure = figures.new_figure("Experts that tokens avoid or crowd", _height(2.9, len(found)))

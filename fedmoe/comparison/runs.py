@@ -14,8 +14,9 @@ from fedmoe.config import Experiment, load_experiment
 from fedmoe.errors import CheckpointError, ConfigError, FedMoEError
 from fedmoe.report.run import read_run
 from fedmoe.runs import session
-from fedmoe.runs.identity import libraries, settings_digest, written_identity
+from fedmoe.runs.identity import libraries, settings_digest
 from fedmoe.runs.local.in_process import make_transport
+from fedmoe.runs.round_files import written_identity
 from fedmoe.system.digests import code_digest
 from fedmoe.system.files import expanded
 

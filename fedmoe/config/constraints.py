@@ -41,6 +41,9 @@ def check(
         ConfigError: with every fault of every part.
     """
     faults = [*faults_of(experiment, model)]
+    if on_nodes and experiment.adapter.start and experiment.aggregation.warm == "here":
+        said = f"is here alone, and clients of {experiment.aggregation.name!r} need it; train in"
+        faults.append(Fault("adapter.start", f"{said} one process, or with another strategy"))
     if experiment.aggregation.asynchronous and not experiment.devices:
         faults += _real_time_faults(experiment, on_nodes)
     if clients is not None:

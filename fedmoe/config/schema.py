@@ -16,6 +16,7 @@ from fedmoe.data.partition import Natural
 from fedmoe.data.text import TextSettings
 from fedmoe.devices import Device
 from fedmoe.errors import ConfigError, Fault, Unfit
+from fedmoe.evaluation.early_stopping import EarlyStopping
 from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.messages.compression import COMPRESSIONS, Compression, NoCompression
 from fedmoe.models.adapted import LoRA
@@ -113,6 +114,8 @@ class Experiment:
     admission: Admission = Admission()
     membership: Membership = Membership()
     evaluation: EvaluationSettings = EvaluationSettings()
+    early_stopping: EarlyStopping | None = None
+    """End the run when its validation scores stop improving; never when omitted."""
     devices: dict[str, Annotated[Device, OwnFile()]] = Field(default_factory=dict)
     """The device of each tier's clients, a mapping or the path of a YAML file: every client then
     has a clock of its own. Omit it to simulate none."""

@@ -13,14 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedmoe.adapter import Adapter
+from fedmoe.adapter import SHIFT, Adapter
 from fedmoe.errors import ModelError
-from fedmoe.models.families import Family, family_of
-from fedmoe.models.families.ungated import each_expert
+from fedmoe.models.families import family_of
+from fedmoe.models.families.ungated import each_linear
 from fedmoe.models.private import checkpoint_names
-
-SHIFT = "shift"
-"""The kind of a trained router's difference."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def changes_of(adapter: Adapter, base: nn.Module) -> list[Change]:
         elif kind == "B":
             a = views[f"{path}.A"]
             if view.dim() == 3 and family.linears:
-                experts = zip(each_linear(name, base, family), a, view, strict=True)
+                experts = zip(each_linear(path, base, family), a, view, strict=True)
                 found += [Change(f"{p}.weight", one_a, one_b) for p, one_a, one_b in experts]
             else:
                 weight = path if path in names else f"{path}.weight"
@@ -109,13 +106,3 @@ def factors_in_checkpoint(
             if part.dim() != 2:
                 raise ModelError(f"the checkpoint has all experts of a layer in one weight, {name}")
             yield name, change.a[int(experts[name][0, 0])], part
-
-
-def each_linear(name: str, base: nn.Module, family: Family) -> list[str]:
-    """Return the paths of the linear layers, expert by expert, that a factor's name stands for."""
-    path, weight, _ = name.rsplit(".", 2)
-    assert family.linears is not None
-    first, second = family.linears
-    linear = second if weight == "down_proj" else first
-    experts = each_expert(base.get_submodule(path), family.linears)
-    return [f"{path}.{expert}.{linear}" for expert in experts]

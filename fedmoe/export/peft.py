@@ -1,8 +1,6 @@
 """Our adapter as a PEFT folder.
 
-PEFT 0.21 keeps the factors of fused experts as `A` (experts * rank, in), expert-major, and `B`
-(out, rank * experts), expert-*minor*: slicing B the obvious way gives wrong weights. Its key names
-do not tell which parameter a factor belongs to (wrappers nest), but each wrapper does.
+How PEFT keeps factors, and whose they are, is in `models.peft_folder`.
 """
 
 from __future__ import annotations
@@ -18,16 +16,17 @@ from peft.tuners.lora.layer import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from fedmoe.adapter import RANK_AXES, Adapter, Entry, Layout
+from fedmoe.adapter import RANK_AXES, SHIFT, Adapter, Entry, Layout
 from fedmoe.errors import ModelError
-from fedmoe.export.changes import SHIFT, each_linear
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.families import Family, family_of
+from fedmoe.models.families.ungated import each_linear
+from fedmoe.models.peft_layers import NAME, takes_transposed, target_of
 from fedmoe.models.tasks import TASKS
 from fedmoe.system.files import write_json
 
-NAME, CONFIG = "default", "adapter_config.json"
+CONFIG = "adapter_config.json"
 
 
 def write_peft(adapter: Adapter, path: str, base: str, out: Path) -> None:
@@ -94,7 +93,8 @@ def peft_config(layout: Layout, family: Family, base: nn.Module) -> LoraConfig:
     linears = [n for n in family.attention if any(path.endswith(f".{n}") for path in dense)]
     experts = [entry.name for entry in layout.entries if entry.layer is not None]
     if family.linears:  # as paths in full: dense layers have linear ones of the same names
-        linears += {path for name in experts for path in each_linear(name, base, family)}
+        weights = {name.rpartition(".")[0] for name in experts}
+        linears += {path for weight in weights for path in each_linear(weight, base, family)}
         experts = []
     fused = list(dict.fromkeys(map(_in_layer, experts)))
     alpha = int(layout.alpha) if layout.alpha == int(layout.alpha) else layout.alpha
@@ -121,8 +121,8 @@ def _one_by_one(values: dict[str, Tensor], base: nn.Module, family: Family) -> d
     split: dict[str, Tensor] = {}
     for name, view in values.items():
         if view.dim() == 3:
-            paths = each_linear(name, base, family)
-            factor = name.rpartition(".")[2]
+            weight, _, factor = name.rpartition(".")
+            paths = each_linear(weight, base, family)
             split |= {f"{path}.{factor}": one for path, one in zip(paths, view, strict=True)}
         else:
             split[name] = view
@@ -138,9 +138,9 @@ def to_peft(adapter: Adapter, base: nn.Module) -> PeftModel:
     wrapped = get_peft_model(base, config)  # pyright: ignore
     for path, layer in wrapped.get_base_model().named_modules():
         if isinstance(layer, LoraLayer) and NAME in layer.lora_A:
-            target = _target(path, layer)
+            target = target_of(path, layer)
             a, b = values.pop(f"{target}.A"), values.pop(f"{target}.B")
-            if a.dim() == 3 and family.form.transposed and not _takes_transposed(layer):
+            if a.dim() == 3 and family.form.transposed and not takes_transposed(layer):
                 a, b = b.mT, a.mT  # the delta of W^T is A^T B^T
             layer.lora_A[NAME].weight.data.copy_(_peft_a(a))  # pyright: ignore
             layer.lora_B[NAME].weight.data.copy_(_peft_b(b))  # pyright: ignore
@@ -156,19 +156,6 @@ def _shift(router: nn.Module, shift: Tensor) -> None:
     """Add the trained difference to a router's one weight of this shape."""
     (weight,) = (p for p in router.parameters() if p.shape == shift.shape)
     weight += shift
-
-
-def _target(path: str, layer: LoraLayer) -> str:
-    """Return the weight that a PEFT layer adapts, by our name."""
-    parameter = getattr(layer, "parameter_name", None)
-    while path.endswith(".base_layer"):
-        path = path.removesuffix(".base_layer")
-    return f"{path}.{parameter}" if parameter else path
-
-
-def _takes_transposed(layer: LoraLayer) -> bool:
-    """Return whether PEFT takes the weights for (experts, in, out), as the module tells it."""
-    return bool(getattr(layer.get_base_layer(), "is_transposed", False))
 
 
 def _peft_a(a: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedmoe.adapter import Adapter, Layout, initial_adapter
+from fedmoe.adapter import Adapter
 from fedmoe.config import Experiment
 from fedmoe.config.paths import saved_experiment
 from fedmoe.data.federated import Federated
@@ -17,12 +17,12 @@ from fedmoe.data.text import Batch, Tokenizer, collate
 from fedmoe.errors import CheckpointError, FedMoEError, FedMoEWarning
 from fedmoe.export.exported import Export, Exported, Prove
 from fedmoe.export.formats import FORMATS
-from fedmoe.messages.records import Task
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, build_model
+from fedmoe.models.memory.frozen import frozen_digest
 from fedmoe.runs.data import pooled_data
-from fedmoe.runs.round_files import read_tensors
-from fedmoe.seeds import generator
+from fedmoe.runs.saved_adapter import deployed, read_adapter
+from fedmoe.runs.start import first_adapter, read_start
 
 PROVED = 16
 """Test rows of the run on which an export is proved."""
@@ -62,26 +62,9 @@ class SavedRun:
         return cls(experiment, model, tokenizer, state, rescalers, number, folder)
 
     def adapter(self, tier: str | None = None) -> Adapter:
-        """Return the adapter that the model computes with at a tier, by default at full rank.
-
-        Raises:
-            FedMoEError: clients keep a part to themselves: there is no common model.
-        """
-        strategy, plain = self.experiment.aggregation, self.model.layout
-        if strategy.personal:
-            raise FedMoEError(
-                f"a run of {strategy.name!r} has no common model: its clients keep a part of it to "
-                "themselves, in the folder `clients` of the run"
-            )
-        tiers = self.experiment.budget.resolved(self.model.full_top_k)
-        rank = tiers[tier].rank if tier in tiers else None
-        plain = plain.with_rank(rank) if rank and rank != plain.rank else plain
-        top_k = tiers[tier].top_k if tier in tiers else self.model.full_top_k
-        rescaler = torch.ones(plain.num_layers)
-        sent = strategy.send(self.state, plain)
-        task = Task(self.round + 1, 0, tier or "", top_k, rescaler, sent)
-        layouts = strategy.layouts(plain, self.round + 1)
-        return strategy.local(task, layouts, _initial(self.experiment, self.model)).start
+        """Return the adapter that the model computes with at a tier; see `deployed`."""
+        e, initial = self.experiment, _initial(self.experiment, self.model)
+        return deployed(e, initial, self.state, self.round, self.model.full_top_k, tier)
 
     def tier_of(self, top_k: int) -> str:
         """Return the first tier with this `top_k`, whose rescaler fits; empty if there is none."""
@@ -198,21 +181,9 @@ class SavedRun:
 
 
 def _initial(experiment: Experiment, model: AdaptedModel) -> Adapter:
-    """Return the adapter that the run began with."""
-    return initial_adapter(model.layout, generator(experiment.seed, "adapter"))
-
-
-def read_adapter(path: Path, layout: Layout) -> tuple[Adapter, dict[str, Tensor], int]:
-    """Return the adapter, the tiers' rescalers and the round in a file written by a run.
-
-    Raises:
-        CheckpointError: the file is damaged, or was written for another layout.
-    """
-    tensors, facts = read_tensors(path)
-    if facts.get("layout") != layout.digest:
-        raise CheckpointError(f"{path} was written for another model, rank or alpha")
-    flat = torch.zeros(layout.size)
-    for entry, view in layout.views(flat):
-        view.copy_(tensors.pop(entry.name))
-    rescalers = {name.removeprefix("rescaler."): factors for name, factors in tensors.items()}
-    return Adapter(layout, flat), rescalers, int(facts["round"])
+    """Return what the run's clients without a past began with."""
+    if experiment.adapter.start and experiment.aggregation.warm == "here":
+        start = read_start(experiment, model, frozen_digest(model.model))
+        assert start is not None
+        return start.adapter
+    return first_adapter(experiment, model.layout)

@@ -137,6 +137,15 @@ def tier_of(message: Message) -> str:
         raise WireError(f"scalars name no tier: {error!r}") from error
 
 
+def examples_of(message: Message) -> int:
+    """Return the examples that an update's message claims, unchecked; 0 if that is no number."""
+    try:
+        found = json.loads(message.scalars)["examples"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return 0
+    return found if type(found) is int else 0
+
+
 def unpack_task(message: Message, layout: Layout) -> Task:
     """Return the task in a message, checked.
 

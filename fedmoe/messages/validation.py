@@ -31,6 +31,8 @@ class Limits:
 
     examples: int = MOST_EXAMPLES
     """Examples that a client may claim: they weigh its update."""
+    steps: int | None = None
+    """Steps of a client that claims as many examples as this one; None if any number will do."""
     delta: float = LARGEST_DELTA
     """Change of any value in one local round."""
     free: int = 0
@@ -71,6 +73,12 @@ def check_scalars(
             f"{scalars['examples']} examples; expected at most {limits.examples} "
             "(admission.most_examples)",
             "examples",
+        )
+    if limits.steps is not None and scalars["steps"] != limits.steps:
+        raise WireError(
+            f"{scalars['steps']} steps; expected {limits.steps} for {scalars['examples']} examples "
+            "(training.epochs)",
+            "scalars",
         )
     for field in CLIENT_FIELDS:
         value = scalars[field.name]

@@ -15,8 +15,10 @@ from torch.nn.utils import parametrize
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import ModelError
 from fedmoe.models import experts
+from fedmoe.models.dropout import Dropout
 from fedmoe.models.families import MoELayer, check_top_k, install, moe_layers, set_top_k
 from fedmoe.models.gating import Gates, Rule, TopKGating
+from fedmoe.models.lora import LoRALinear, Shift
 from fedmoe.models.memory.frozen import FrozenExperts
 from fedmoe.models.memory.saved_tensors import Saved, saved_outside
 from fedmoe.models.memory.subset import KeptExperts
@@ -27,6 +29,7 @@ from fedmoe.models.tasks.causal import all_states, body_of
 from fedmoe.section import section
 
 TOP_K = TopKGating()
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 @section
@@ -43,35 +46,16 @@ class LoRA:
     """Rank of every factor pair."""
     alpha: Annotated[float, Field(gt=0)] = 16.0
     """A delta is `alpha / rank * B A`."""
-    attention: bool = True
-    """Also adapt the attention projections, which each family's file names."""
+    attention: bool | Names = True
+    """Also adapt the attention projections: all that the family's file names, or a list of them,
+    such as [q_proj, v_proj]; an unknown name is answered with those that there are."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the inputs of every `A` that is dropped in training, another one in each step."""
     router: bool = False
     """Train the routers too, as a full difference; by default they are frozen."""
-
-
-class LoRALinear(nn.Module):
-    """A frozen linear layer plus `scale * B A x`."""
-
-    def __init__(self, base: nn.Linear, A: Tensor, B: Tensor, scale: float) -> None:
-        super().__init__()
-        self.base, self.A, self.B, self.scale = base, nn.Parameter(A), nn.Parameter(B), scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2)
-        low = rows @ self.A.to(x.dtype).T
-        out = torch.addmm(self.base(rows), low, self.B.to(x.dtype).T, alpha=self.scale)
-        return out.view(*x.shape[:-1], -1)
-
-
-class Shift(nn.Module):
-    """The parametrization `weight + shift` of a trainable router."""
-
-    def __init__(self, shift: Tensor) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(shift)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.shift.to(weight.dtype)
+    start: str = ""
+    """An adapter to start from, on the server: the folder of a run (its best adapter counts), a
+    .safetensors file of one, or a PEFT folder. Rank and alpha may differ: the product stays."""
 
 
 class AdaptedModel:
@@ -91,9 +75,9 @@ class AdaptedModel:
         self.stacks = [self.form.stack(layer.path) for layer in self.layers]
         self.full_top_k = self.layers[0].top_k
         self.top_k = self.full_top_k
-        self.rescaling = rescaling
+        self.rescaling, self.dropout = rescaling, settings.dropout
         self.gates = Gates(self.layers, gating, self.family.model_type, self.full_top_k)
-        adapted = _attention_paths(model, self.family.attention) if settings.attention else []
+        adapted = _attention_paths(model, self.family.attention, settings.attention)
         self.layout = _layout(model, self.layers, settings, adapted).plus(self.gates.tensors())
         self.device = next(model.parameters()).device
         self.rescaler = torch.ones(len(self.layers), device=self.device)
@@ -171,6 +155,19 @@ class AdaptedModel:
         """Set whether backward computes the experts' activations again instead of saving them."""
         for state in self.states:
             state.recompute = recompute
+
+    @contextmanager
+    def dropping(self, generator: torch.Generator) -> Iterator[None]:
+        """Drop inputs of LoRA in the forward passes inside, if the adapter's settings say so."""
+        drops = Dropout(self.dropout, generator) if self.dropout else None
+        parts = (*self.states, *self.linears.values())
+        for part in parts:
+            part.drops = drops
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.drops = None
 
     def check_top_ks(self, top_ks: set[int]) -> None:
         """Refuse a `top_k` that the model's routers do not honour.
@@ -297,19 +294,24 @@ def _expert_names(layer: MoELayer) -> list[str]:
     return [f"{layer.path}.{weight}.{factor}" for weight in layer.weight_names for factor in "AB"]
 
 
-def _attention_paths(model: nn.Module, names: tuple[str, ...]) -> list[str]:
-    """Return the paths of linear layers that end in one of `names`."""
-    paths = [
-        path
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear) and path.endswith(tuple(f".{name}" for name in names))
-    ]
-    if not paths:
+def _attention_paths(
+    model: nn.Module, names: tuple[str, ...], wanted: bool | tuple[str, ...]
+) -> list[str]:
+    """Return the paths of linear layers that end in one of `names`, all of them or the `wanted`."""
+    if not wanted:
+        return []
+    linears = [path for path, m in model.named_modules() if isinstance(m, nn.Linear)]
+    found = {name: [path for path in linears if path.endswith(f".{name}")] for name in names}
+    there = [name for name, paths in found.items() if paths]
+    missing = [name for name in (wanted if wanted is not True else ()) if name not in there]
+    if missing or not there:
         raise ModelError(
-            f"{type(model).__name__}: no linear layer is called {', '.join(names)}; set "
-            "adapter.attention to false to train experts alone"
+            f"{type(model).__name__}: no attention projection is called "
+            f"{', '.join(missing or names)}; {'there are ' + ', '.join(there) if there else 'none'}"
+            "; set adapter.attention to some of them, or to false to train experts alone"
         )
-    return paths
+    chosen = {path for name in (there if wanted is True else wanted) for path in found[name]}
+    return [path for path in linears if path in chosen]
 
 
 def _layout(model: nn.Module, layers: list[MoELayer], settings: LoRA, adapted: list[str]) -> Layout:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fedmoe.models.dropout import Dropout
 from fedmoe.models.memory.stored import Stored
 
 
@@ -65,6 +66,8 @@ class ExpertState:
     """bool (tokens,): False marks padding, which reaches no expert and is not counted."""
     counts: Tensor | None = None
     """int64 (experts,): routed tokens so far; None switches counting off."""
+    drops: Dropout | None = None
+    """Draws the masks on LoRA's inputs; None outside training, and without dropout."""
     recompute: bool = False
     """Compute activations again in backward instead of saving them."""
     stored: tuple[Stored, Stored] | None = None

@@ -10,55 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.integrations.moe import ExpertsInterface
 
+from fedmoe.models.dropout import Mask, dropped
 from fedmoe.models.expert_state import Biases, ExpertLoRA, ExpertState, Stacks, no_lora
+from fedmoe.models.lora import Adapted, Gradients
 from fedmoe.models.private import own_gate
 from fedmoe.models.routed import Block, Routing, Stacked, blocks, can_group, groupable, route
 
 IMPLEMENTATION = "fedmoe"
 STATE = "fedmoe_state"
-
-
-class Adapted(NamedTuple):
-    """Stacked frozen weights with LoRA: expert e computes `(W_e + s B_e A_e) x`; rank 0 is none."""
-
-    w: Stacked  # (experts, out, in)
-    a: Tensor  # (experts, rank, in)
-    b: Tensor  # (experts, out, rank)
-    scale: float
-
-    def forward(self, x: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-        """Return `A x` (rows, rank) and the output (rows, out)."""
-        y = block.mm(x, self.w.mT)
-        if not self.a.shape[1]:
-            return x.new_empty(len(x), 0), y
-        low = block.mm(x, self.a.mT)
-        block.addmm_(y, low, self.b.mT, self.scale)
-        return low, y
-
-    def backward(self, dy: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-        """Return the gradients of `A x` and of `x`."""
-        dx = block.mm(dy, self.w)
-        if not self.a.shape[1]:
-            return dy.new_empty(len(dy), 0), dx
-        dlow = block.mm(dy, self.b).mul_(self.scale)
-        block.addmm_(dx, dlow, self.a, 1.0)
-        return dlow, dx
-
-    def collect(
-        self, into: Gradients, x: Tensor, low: Tensor, dy: Tensor, dlow: Tensor, block: Block
-    ) -> None:
-        """Write the block's part of the gradients of `W`, where wanted, `A` and `B`."""
-        if into.w is not None:
-            block.outer(dy, x, into.w)
-        if self.a.shape[1]:
-            block.outer(dlow, x, into.a)
-            block.outer(dy, low * self.scale, into.b)
 
 
 @dataclass(frozen=True)
@@ -70,14 +35,6 @@ class OwnGate:
 
 Gate = nn.Module | OwnGate
 """An activation of the first half, or a family's own gate."""
-
-
-class Gradients(NamedTuple):
-    """Buffers for the gradients of one `Adapted`; experts without rows stay zero."""
-
-    w: Tensor | None
-    a: Tensor
-    b: Tensor
 
 
 class SparseExperts(torch.autograd.Function):
@@ -92,6 +49,7 @@ class SparseExperts(torch.autograd.Function):
 
     With `stored` the products read their weights from there; `w1` and `w2` then stand for shapes.
     `biases` are added to `[g; u]` and to `W2_j h`; an `OwnGate` makes `h` of `[g; u]` otherwise.
+    With `drop` a mask m of each row stands before both A: `A1_j (m x)` and `A2_j (m' h)`.
     """
 
     @staticmethod
@@ -111,6 +69,7 @@ class SparseExperts(torch.autograd.Function):
         recompute: bool = False,
         stored: tuple[Stacked, Stacked] | None = None,
         biases: Biases | None = None,
+        drop: Mask | None = None,
     ) -> Tensor:
         read1, read2 = stored or (w1, w2)
         first, second = Adapted(read1, a1, b1, scale), Adapted(read2, a2, b2, scale)
@@ -118,17 +77,20 @@ class SparseExperts(torch.autograd.Function):
         # A grouped product would make the weights of all experts at once, which a GPU has room for.
         grouped = grouped and (stored is None or x.is_cuda)
         out, saved, parts = torch.zeros_like(x), [], list(blocks(routing, grouped))
-        for block in parts:
-            low1, gate_up = first.forward(x[block.token], block)
+        for i, block in enumerate(parts):
+            xs = x[block.token]
+            low1, gate_up = first.forward(xs, block, drop and drop.of(xs, 2 * i))
             if biases is not None:
                 gate_up += _row_biases(biases.gate_up, block)
-            low2, y = second.forward(_gated(act, gate_up), block)
+            h = _gated(act, gate_up)
+            low2, y = second.forward(h, block, drop and drop.of(h, 2 * i + 1))
             if biases is not None:
                 y += _row_biases(biases.down, block)
             _combine(out, y.mul_(_row_weights(weights, block)), block, weights.shape[1])
             saved += [] if recompute else [low1, gate_up, low2]
         ctx.save_for_backward(x, weights, w1, w2, a1, b1, a2, b2, *saved)
         ctx.scale, ctx.parts, ctx.act, ctx.stored, ctx.biases = scale, parts, act, stored, biases
+        ctx.drop = drop
         return out
 
     @staticmethod
@@ -144,22 +106,26 @@ class SparseExperts(torch.autograd.Function):
         for i, block in enumerate(ctx.parts):
             xs, row_weight = x[block.token], _row_weights(weights, block)
             kept = saved[3 * i : 3 * i + 3]
-            low1, gate_up = kept[:2] if kept else first.forward(xs, block)
+            mask1 = ctx.drop and ctx.drop.of(xs, 2 * i)
+            low1, gate_up = kept[:2] if kept else first.forward(xs, block, mask1)
             if ctx.biases is not None and not kept:
                 gate_up += _row_biases(ctx.biases.gate_up, block)
             h, dgate = _gate(ctx.act, gate_up)
             dy = grads[0][block.token]
-            low2 = kept[2] if kept else block.mm(h, a2.mT)
-            dlow2, dh = second.backward(dy, block)
+            mask2 = ctx.drop and ctx.drop.of(h, 2 * i + 1)
+            low2 = kept[2] if kept else block.mm(dropped(h, mask2), a2.mT)
+            dlow2, dh = second.backward(dy, block, mask2)
             dweights.view(-1)[block.slot] = (dh * h).sum(-1)
             if ctx.biases is not None:
                 dweights.view(-1)[block.slot] += (dy * _row_biases(ctx.biases.down, block)).sum(-1)
-            second.collect(into2, h, low2, dy.mul_(row_weight), dlow2.mul_(row_weight), block)
+            second.collect(
+                into2, h, low2, dy.mul_(row_weight), dlow2.mul_(row_weight), block, mask2
+            )
             dgu = dgate(dh.mul_(row_weight))
-            dlow1, dxs = first.backward(dgu, block)
-            first.collect(into1, xs, low1, dgu, dlow1, block)
+            dlow1, dxs = first.backward(dgu, block, mask1)
+            first.collect(into1, xs, low1, dgu, dlow1, block, mask1)
             _combine(dx, dxs, block, weights.shape[1])
-        return dx, dweights, into1.w, into2.w, into1.a, into1.b, into2.a, into2.b, *[None] * 6
+        return dx, dweights, into1.w, into2.w, into1.a, into1.b, into2.a, into2.b, *[None] * 7
 
 
 def _buffers(adapted: Adapted, trained: bool) -> Gradients:
@@ -285,6 +251,7 @@ def _computed(
     if getattr(module, "is_transposed", False):
         gate_up, down = gate_up.mT, down.mT
         stored = (stored[0].mT, stored[1].mT) if stored else None
+    drop = state.drops.next() if lora and state.drops else None
     lora = lora or no_lora(gate_up, down, hidden.device)
     factors = [factor.to(hidden.dtype) for factor in lora[:4]]
     if hidden.is_cuda:
@@ -301,6 +268,7 @@ def _computed(
         state.recompute,
         stored,
         biases,
+        drop,
     )
     assert isinstance(out, Tensor)
     return out

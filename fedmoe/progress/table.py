@@ -168,6 +168,11 @@ class LiveTable(LiveView, Display):
             rounds = f"round {found[0].round}/{self.progress.num_rounds}"
             self._line(f"{rounds}: {split} {', '.join(scores)}")
 
+    def note(self, text: str) -> None:
+        self._event("note", text=text)
+        if not (self.quiet or self.json):
+            self._line(text)
+
     def met(self, attendance: Attendance) -> None:
         values = attendance.as_json()
         self._event(values.pop("kind"), **values)

@@ -23,7 +23,7 @@ def status(run: Run) -> str:
     """Return `finished`, or how far an interrupted run got."""
     done, planned = run.num_finished, run.header["num_rounds"]
     if run.complete:
-        return "finished"
+        return run.header.get("reason", "finished")
     if done == 0:
         return f"interrupted before round 1 of {planned} was finished"
     return f"interrupted after round {done} of {planned}"
@@ -40,8 +40,9 @@ def headline(run: Run) -> str:
             return _change(run, split, curves)
         if curves and all(curves) and not run.header["num_rounds"]:
             score, loss = (_mean(curves, 0, name) for name in ("score", "loss"))
+            how = "Before any" if run.header.get("start") else "Without"
             return (
-                f"Without training, the {split} {run.score_name} is {percent_text(score)}, the "
+                f"{how} training, the {split} {run.score_name} is {percent_text(score)}, the "
                 f"mean of tiers; the loss is {number_text(loss)} per token."
             )
     if run.withheld and not run.evaluations:
@@ -57,9 +58,11 @@ def facts(run: Run) -> list[tuple[str, str]]:
     known = [
         ("Model", head["model"]),
         ("Data", _data(run)),
+        ("Start", "; ".join(head.get("start", [])) or DASH),
         *row_facts(run),
         ("Clients", f"{head['num_clients']}, {head['clients_per_round']} per round"),
-        ("Rounds", f"{run.num_finished} of {head['num_rounds']}"),
+        ("Rounds", f"{run.num_finished} of {head.get('planned_rounds', head['num_rounds'])}"),
+        ("Ended", head.get("reason", DASH)),
         ("Aggregation", head["strategy"]),
         *spread_facts(run),
         ("Trained tokens", count_text(sum(c["tokens"] for c in done) or None)),
@@ -145,7 +148,8 @@ def _change(run: Run, split: str, curves: Sequence[Sequence[Record]]) -> str:
         end = f"; 95% interval {100 * low:.1f} to {100 * high:.1f}%."
     if after == before or before is None or after is None:
         return f"{text} stayed at {shown(after)} from round {first} to round {last}{end}"
-    since = "without an adapter" if first == 0 else f"after round {first}"
+    base = "with the adapter it starts from" if run.header.get("start") else "without an adapter"
+    since = base if first == 0 else f"after round {first}"
     return (
         f"{text} {'rose' if after > before else 'fell'} from {shown(before)} {since} "
         f"to {shown(after)} after round {last}{end}"

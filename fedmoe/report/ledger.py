@@ -24,6 +24,7 @@ Kind = Literal[
     "withheld",
     "round",
     "resumed",
+    "stopped",
     "end",
 ]
 

@@ -183,7 +183,7 @@ def read_run(folder: Path) -> Run:
             f"{folder / 'ledger.jsonl'} has no `run` line: the run ended before its first line was "
             "written, so there is nothing to report"
         )
-    header = _with_clients(header, joined)
+    header = _as_ended(_with_clients(header, joined), records)
     manifest = _json(folder / "manifest.json").get("clients", [])
     return Run(
         header=header,
@@ -236,6 +236,14 @@ def _with_clients(header: Record, joined: Sequence[Record]) -> Record:
     number = sum(map(len, of.values()))
     each = min(header["clients_per_round"] or number, number)
     return header | {"tiers": tiers, "num_clients": number, "clients_per_round": each}
+
+
+def _as_ended(header: Record, records: Sequence[Record]) -> Record:
+    """Return the `run` line with the round that the run stopped after as its last, and why."""
+    for stopped in (r for r in reversed(records) if r["kind"] == "stopped"):
+        planned = {"planned_rounds": header["num_rounds"], "num_rounds": stopped["round"]}
+        return header | planned | {"reason": stopped["reason"]}
+    return header
 
 
 def _tiers(header: Record) -> list[TierCost]:

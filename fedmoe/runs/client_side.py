@@ -109,13 +109,14 @@ class ClientSide:
 
     def _train(self, task: Task) -> Update:
         setup, e, (local, before) = self.setup, self.setup.experiment, self._local(task)
+        rows = self.rows[task.key]
         self.configure(task, local.start)
         update = train_client(
             setup.model,
-            self.rows[task.key],
+            rows,
             setup.tokenizer.pad_token_id,
             task,
-            setup.training_of(task.tier),
+            setup.training_of(task.tier).on(len(rows)),
             e.rounds,
             e.seed,
             local,

@@ -46,8 +46,9 @@ def expected_tokens(lengths: Sequence[int], training: Training) -> tuple[float, 
     """
     if not lengths:
         return 0.0, 0.0
+    training = training.on(len(lengths))
     batches = -(-len(lengths) // training.batch_size)  # of one epoch; the last may be a small one
-    micro_batches = training.steps * training.accumulation
+    micro_batches = training.steps * training.micro_batches(sum(lengths) / len(lengths))
     trained = micro_batches * sum(lengths) / batches
     return trained, probe_tokens(lengths, training.probe_examples)
 

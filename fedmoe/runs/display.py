@@ -26,6 +26,9 @@ class Display(Observer, Watch):
     def begun(self, what: str, done: int = 0, total: int = 0) -> None:
         """Show what the run does before its first round or between two, and how far it is."""
 
+    def note(self, text: str) -> None:
+        """Show a sentence about the run as a whole."""
+
     def met(self, attendance: Attendance) -> None:
         """Show who is there in a round, where clients come and go."""
 

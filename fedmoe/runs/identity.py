@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import platform
 from dataclasses import replace
 from importlib.metadata import version
@@ -32,10 +31,11 @@ LIBRARIES = ("torch", "transformers", "numpy")
 def identity(server: ServerSide) -> dict[str, str]:
     """Return everything that can change a bit of the result, by `config`, `code` and so on.
 
-    Components are those from outside fedmoe, and the template that of a .jinja file, if there are.
+    Components are those from outside fedmoe, start the adapter it begins with, and template that of
+    a .jinja file, where there are any.
     """
     foreign, template = foreign_code(server.setup.experiment), server.setup.experiment.text.template
-    words = template_digest(template)
+    start, words = server.setup.start, template_digest(template)
     return {
         "config": settings_digest(server.setup.experiment),
         "code": code_digest(*filter(None, [server.nodes_code])),
@@ -47,6 +47,7 @@ def identity(server: ServerSide) -> dict[str, str]:
         "data": server.facts.sha256,
         **({"components": foreign} if foreign else {}),
         **({"template": words} if words != template else {}),
+        **({"start": start.adapter.digest()} if start else {}),
     }
 
 
@@ -60,14 +61,6 @@ def _threads(server: ServerSide) -> str:
 def libraries() -> str:
     """Return the versions of the libraries that results depend on."""
     return ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-
-
-def written_identity(folder: Path) -> dict[str, str]:
-    """Read the identity of the run in a folder; {} if it is not written there."""
-    try:
-        return json.loads((folder / "environment.json").read_text(encoding="utf-8"))["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # of an older version, or gone
 
 
 def settings_digest(experiment: Experiment) -> str:

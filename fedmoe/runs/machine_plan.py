@@ -20,7 +20,7 @@ from fedmoe.budget.shape import shape_of
 from fedmoe.budget.work import work_at_most, work_on
 from fedmoe.data import load_splits
 from fedmoe.data.wording import tokenize
-from fedmoe.errors import DataError, ModelError
+from fedmoe.errors import ConfigError, DataError, Fault, ModelError
 from fedmoe.messages.codec import most_bytes
 from fedmoe.models.build import build_model
 from fedmoe.models.memory.frozen import weights_of
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fedmoe.devices import Device
     from fedmoe.models.adapted import AdaptedModel
     from fedmoe.models.memory.stored import Frozen
+    from fedmoe.training.settings import Training
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -76,6 +77,9 @@ def plan_device(e: Experiment, device: Device) -> MachinePlan:
     """
     model, machine = meta_model(e.model, e.adapter, e.gating), Machine.of_device(device)
     require_causal(model.model, "fedmoe plan")
+    if e.training.epochs is not None:
+        said = "follows from a client's rows, which a plan from the config alone does not read"
+        raise ConfigError("experiment", [Fault("training.epochs", f"{said}; use training.steps")])
     work = work_at_most(e.text.max_length, e.training, *_bytes(e, model))
     constants = analytic(machine, model.layout.num_layers)
     shape = shape_of(model, on_gpu=machine.on_gpu)
@@ -85,8 +89,8 @@ def plan_device(e: Experiment, device: Device) -> MachinePlan:
 def plan_tiers(e: Experiment, budget: Auto) -> dict[str, MachinePlan]:
     """Return the plan of every tier's device as a run makes it: from the data, by arithmetic."""
     model, rows, _ = _loaded(e)
-    args = (e.training, e.devices, e.aggregation, e.upload, possible(e, model))
-    work = work_on(rows, e.training, *_bytes(e, model))
+    args = (_training(e, rows), e.devices, e.aggregation, e.upload, possible(e, model))
+    work = work_on(rows, _training(e, rows), *_bytes(e, model))
     return {
         tier: MachinePlan(Machine.of_device(e.devices[tier]), plan, work)
         for tier, plan in tier_plans(budget, model, rows, *args).items()
@@ -109,7 +113,10 @@ def plan_here(
     """
     model, rows, pad = _loaded(e)
     machine, shape = probe(model.device), shape_of(model)
-    requested, smaller = work_on(rows, e.training, *_bytes(e, model)), forms_to_measure(shape)
+    requested, smaller = (
+        work_on(rows, _training(e, rows), *_bytes(e, model)),
+        forms_to_measure(shape),
+    )
     step, weight_bytes = trial_steps(model, rows, pad), shape.weight_bytes
     if accuracy:
         model.frozen.hold(dict.fromkeys(("full", *smaller), False))
@@ -229,6 +236,11 @@ def _loaded(e: Experiment) -> tuple[AdaptedModel, Sequence[Tokens], int]:
     if not rows:
         raise DataError("there are no training examples to plan with")
     return model, rows, tokenizer.pad_token_id
+
+
+def _training(e: Experiment, rows: Sequence[Tokens]) -> Training:
+    """Return the settings of a client with the mean number of rows."""
+    return e.training.on(-(-len(rows) // e.partition.num_clients))
 
 
 def _plan(

@@ -156,7 +156,7 @@ class OwnBudget:
         model, rows = client.setup.model, client.rows[task.client]
         shape = shape_of(model, client.setup.layouts(task.tier, task.round).model)
         tier = client.setup.experiment.budget.resolved(model.full_top_k)[task.tier]
-        work = work_on(rows, client.setup.training_of(task.tier))
+        work = work_on(rows, client.setup.training_of(task.tier).on(len(rows)))
         work = replace(work, frozen=tier.frozen, offload=tier.offload, subset=tier.subset)
         step = trial_steps(model, rows, client.setup.tokenizer.pad_token_id)
 
@@ -181,7 +181,8 @@ class OwnBudget:
         layouts = client.setup.layouts(task.tier, task.round)
         sizes = most_bytes(layouts.task, layouts.update, e.upload)
         tier = e.budget.resolved(client.setup.model.full_top_k)[task.tier]
-        work = work_on(client.rows[task.client], client.setup.training_of(task.tier), *sizes)
+        rows = client.rows[task.client]
+        work = work_on(rows, client.setup.training_of(task.tier).on(len(rows)), *sizes)
         work = replace(work, frozen=tier.frozen, offload=tier.offload, subset=tier.subset)
         machine: Machine = probe(client.setup.model.device, self._link())
         return plan_for(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from fedmoe.adapter import initial_adapter
 from fedmoe.budget import Auto
 from fedmoe.budget.auto import tier_plans
 from fedmoe.config.constraints import check
@@ -25,8 +24,8 @@ from fedmoe.runs.own_data import OwnData, federated_facts, server_sets
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.setup import Setup
+from fedmoe.runs.start import first_adapter, read_start
 from fedmoe.runs.subsets import places, possible
-from fedmoe.seeds import generator
 
 if TYPE_CHECKING:
     from fedmoe.models.adapted import AdaptedModel
@@ -86,7 +85,7 @@ def prepare(
     data = load_data(experiment, tokenizer, model.form.name)
     if not on_nodes or experiment.devices:
         rows = [row for rows in data.rows.values() for row in rows]
-        experiment = _planned(experiment, model, rows)
+        experiment = _planned(experiment, model, rows, max(map(len, data.rows.values())))
     setup = _setup(experiment, model, tokenizer)
     names = experiment.budget.assign(len(data.rows), model.full_top_k, experiment.seed)
     model.check_top_ks(set(setup.top_ks.values()))
@@ -131,16 +130,31 @@ def _setup(experiment: Experiment, model: AdaptedModel, tokenizer: Any) -> Setup
     tiers = experiment.budget.resolved(model.full_top_k)
     base = frozen_digest(model.model)
     model.frozen.hold(forms_of(places(tiers.values())))
-    initial = initial_adapter(model.layout, generator(experiment.seed, "adapter"))
-    return Setup(experiment, model, tokenizer, tiers, experiment.training, initial, base)
+    initial, start = first_adapter(experiment, model.layout), read_start(experiment, model, base)
+    if start and experiment.aggregation.warm == "here":
+        initial = start.adapter
+    training = experiment.training
+    return Setup(experiment, model, tokenizer, tiers, training, initial, base, start)
 
 
-def _planned(experiment: Experiment, model: AdaptedModel, rows: Sequence[Tokens]) -> Experiment:
-    """The experiment with an automatic budget's tiers planned, and so fixed."""
+def _planned(
+    experiment: Experiment, model: AdaptedModel, rows: Sequence[Tokens], most_rows: int = STAND_INS
+) -> Experiment:
+    """The experiment with an automatic budget's tiers planned, and so fixed.
+
+    `most_rows` are those of the client that has the most: every client of a tier has to be in time.
+    """
     e = experiment
     if not isinstance(e.budget, Auto):
         return e
     plans = tier_plans(
-        e.budget, model, rows, e.training, e.devices, e.aggregation, e.upload, possible(e, model)
+        e.budget,
+        model,
+        rows,
+        e.training.on(most_rows),
+        e.devices,
+        e.aggregation,
+        e.upload,
+        possible(e, model),
     )
     return replace(e, budget=e.budget.fixed(plans, model.full_top_k))

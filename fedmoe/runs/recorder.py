@@ -27,7 +27,8 @@ from fedmoe.rounds import Observer
 from fedmoe.runs.asynchronous import goes_live
 from fedmoe.runs.checkpoint import Checkpoint
 from fedmoe.runs.costs import tier_cost, tier_costs
-from fedmoe.runs.identity import environment, identity, written_identity
+from fedmoe.runs.identity import environment, identity
+from fedmoe.runs.round_files import written_identity
 from fedmoe.runs.workers import Watch
 from fedmoe.system.files import write_bytes, write_json, write_text
 
@@ -77,8 +78,7 @@ class Recorder(Observer, Watch):
         self.by_round = np.zeros((e.rounds, *shape), dtype=np.int64)
         self.by_client = np.zeros((len(server.members), *shape), dtype=np.int64)
         self.best: tuple[float, float] | None = None
-        self.scores: list[dict[str, Any]] = []
-        self.accounts_changed = False
+        self.scores, self.accounts_changed = list[dict[str, Any]](), False
         self.rows: dict[int, RowCounts] = {}
         """Clients' accounts of their own rows, as last written down."""
         self.virtual_clock = 0.0
@@ -274,6 +274,15 @@ class Recorder(Observer, Watch):
                 self.best = mean
                 self.save_adapter("adapter-best", state)
 
+    def why_stop(self) -> str:
+        """Return why the run ends early, by all scores so far; empty if it does not."""
+        e = self.server.setup.experiment
+        return e.early_stopping.reason(self.scores, e.evaluation.best) if e.early_stopping else ""
+
+    def stopped(self, state: ServerState, reason: str) -> None:
+        """Note that the run ends before its last round."""
+        self.ledger.append({"kind": "stopped", "round": state.round, "reason": reason})
+
     def save_adapter(self, name: str, state: ServerState) -> None:
         """Write the adapter and the tiers' rescalers as safetensors, atomically."""
         write_bytes(self.folder / f"{name}.safetensors", adapter_bytes(state.adapter, state))
@@ -302,8 +311,7 @@ class Recorder(Observer, Watch):
             }
             for tier, cost in self.costs.items()
         }
-        strategy = e.aggregation
-        number = server.clients_per_round
+        strategy, number = e.aggregation, server.clients_per_round
         step = {"updates_per_step": strategy.updates_per_step(number)}
         return {
             "kind": "run",
@@ -318,6 +326,7 @@ class Recorder(Observer, Watch):
             "rescaling": e.rescaling.name,
             "upload": e.upload.name,
             "full_top_k": server.setup.model.full_top_k,
+            **({"start": [*server.setup.start.notes]} if server.setup.start else {}),
             **({"rows": counts.as_json()} if (counts := server.facts.rows).read else {}),
             "tiers": tiers,
         }

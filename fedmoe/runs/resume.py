@@ -18,8 +18,9 @@ from fedmoe.config.yaml_text import dump, parse, read_yaml
 from fedmoe.errors import CheckpointError, ConfigError, FedMoEError, FedMoEWarning
 from fedmoe.report.ledger import read_ledger
 from fedmoe.runs.checkpoint import newest, remove_checkpoints
-from fedmoe.runs.identity import identity, settings_text, written_identity
+from fedmoe.runs.identity import identity, settings_text
 from fedmoe.runs.roster import is_federated
+from fedmoe.runs.round_files import written_identity
 from fedmoe.system.files import expanded, write_text
 from fedmoe.system.locks import alone_in
 

@@ -103,6 +103,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise DamagedError(f"{path} is damaged: {error}") from error
 
 
+def written_identity(folder: Path) -> dict[str, str]:
+    """Read the identity of the run in a folder; {} if it is not written there."""
+    try:
+        return json.loads((folder / "environment.json").read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # of an older version, or gone
+
+
 def _digest(name: str, about: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(f"{name}\0{about}".encode())
     for key, tensor in sorted(tensors.items()):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fedmoe.messages.codec import unpack_update
+from fedmoe.messages.codec import examples_of, unpack_update
 from fedmoe.messages.validation import LARGEST_DELTA, Limits
 from fedmoe.rounds import ServerState
 
@@ -52,9 +52,8 @@ class ServerSide:
 
     def first_state(self) -> ServerState:
         """Return the state before round 1."""
-        setup = self.setup
-        adapter = setup.experiment.aggregation.first_state(setup.initial)
-        return ServerState(0, adapter, {t: self.rescaler(k) for t, k in setup.top_ks.items()})
+        rescalers = {tier: self.rescaler(k) for tier, k in self.setup.top_ks.items()}
+        return ServerState(0, self.setup.first_state(), rescalers)
 
     def rescaler(self, top_k: int) -> Tensor:
         """Return a tier's factors before round 1, float32 (layers,)."""
@@ -86,7 +85,7 @@ class ServerSide:
         Raises:
             WireError: the message is no answer that an honest client could give.
         """
-        setup, limits = self.setup, self.limits(task)
+        setup, limits = self.setup, self.limits(task, examples_of(message))
         e, model = setup.experiment, setup.model
         if not e.gating.exact_counts:
             limits = replace(limits, per_token=e.gating.per_token)
@@ -100,16 +99,21 @@ class ServerSide:
         learns = e.rescaling.learned
         return unpack_update(message, layout, task, e.upload, learns_rescaler=learns, limits=limits)
 
-    def limits(self, task: Task) -> Limits:
+    def limits(self, task: Task, examples: int = 1) -> Limits:
         """Return the most that an honest client can send in answer to a task.
+
+        The number of `examples` that it claims decides how many steps it took, if they go by
+        epochs: more may move more, and weigh more, up to `admission.most_examples`.
 
         Ten times what training can move a value by (`Training.reach`), from what was sent, or from
         what a client may have made of its own part since round 1; and what the strategy adds. What
         rounding left out of earlier updates is within the ten times. What `top_k` left out adds up:
         a client may owe all that it ever changed, which is as much again for every round.
         """
-        setup, training = self.setup, self.setup.training_of(task.tier)
-        e, start = setup.experiment, 0.0
+        setup, e, start = self.setup, self.setup.experiment, 0.0
+        most_examples = e.admission.most_examples
+        training = setup.training_of(task.tier).on(min(max(1, examples), most_examples))
+        steps = training.steps if e.training.epochs is not None else None
         if training.weight_decay:
             start = max(task.adapter.largest(), setup.initial.largest())
             start += task.round * replace(training, weight_decay=0.0).reach()
@@ -122,4 +126,4 @@ class ServerSide:
             learned = replace(training, learning_rate=rate, weight_decay=0.0)
             rescaler = min(MARGIN * learned.reach(), LARGEST_DELTA)
         why = f"ten times what {training.steps} steps of AdamW can move"
-        return Limits(e.admission.most_examples, most, free, why, rescaler)
+        return Limits(most_examples, steps, most, free, why, rescaler)

@@ -158,6 +158,8 @@ class Session:
         self, workers: Workers, recorder: Recorder, evaluator: Evaluator, keeper: Keeper
     ) -> ServerState:
         server, e = self.server, self.server.setup.experiment
+        for note in server.setup.start.notes if server.setup.start else ():
+            self.display.note(note)
         if keeper.found.checkpoint:
             state = keeper.found.checkpoint.state
             keeper.resume(keeper.found.checkpoint)
@@ -181,7 +183,11 @@ class Session:
             plan=evaluator.after_meeting(keeper.plan) if keeper.plan else evaluator.plan,
             quorum=e.quorum,
             updates_per_step=keeper.updates_per_step,
+            stop=recorder.why_stop,
         )
+        if state.round < e.rounds:
+            recorder.stopped(state, reason := recorder.why_stop())
+            self.display.note(reason)
         if not e.rounds:
             return state  # which is scored already
         if not recorder.by_round.any():

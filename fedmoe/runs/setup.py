@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedmoe.config.schema import Experiment
     from fedmoe.models.adapted import AdaptedModel
     from fedmoe.models.memory.subset import Subset
+    from fedmoe.runs.start import Start
     from fedmoe.training.settings import Training
 
 
@@ -28,9 +29,24 @@ class Setup:
     tiers: dict[str, Tier]
     training: Training
     initial: Adapter
-    """The adapter before round 1, which changes nothing."""
+    """What a client without a past may start from: an adapter that changes nothing, or `start`."""
     base: str
     """A digest of the frozen model as it was loaded."""
+    start: Start | None = None
+    """The adapter that was trained before, if the run begins with one; on the server alone."""
+
+    def first_state(self) -> Adapter:
+        """Return the global adapter before round 1, as the strategy keeps it."""
+        strategy = self.experiment.aggregation
+        if self.start is None:
+            return strategy.first_state(self.initial)
+        return strategy.warm_state(self.initial, self.start.adapter)
+
+    @property
+    def for_clients(self) -> Experiment:
+        """Return the experiment without what the server alone has: the adapter it starts from."""
+        e = self.experiment
+        return replace(e, adapter=replace(e.adapter, start=""))
 
     @property
     def top_ks(self) -> dict[str, int]:

@@ -61,22 +61,19 @@ def train_client(
     if not rows:
         raise DataError(f"{task.who} has no training examples")
     started = time.monotonic()
-    _fresh(model.device)
     local = local or Local(Layouts.all(task.adapter.layout), task.adapter)
-    model.load(local.start)
-    model.grad.zero_()  # a round that failed half-way may have left something there
-    model.set_budget(task.top_k, task.rescaler)
-    model.set_recompute(settings.recompute)
+    _begin(model, task, settings, local)
     probe = rows[:: -(-len(rows) // settings.probe_examples)]
     loss_before = mean_loss(model, probe, settings.batch_size, pad)
-    rng = numpy_rng(seed, "round", task.round, "client", task.client)
-    batches = training_batches(rows, settings.batch_size, pad, rng)
-    chance = generator(seed, "round", task.round, "client", task.client, "gating")
-    with model.counting() as counts, router_training(model.gates, losses, chance) as routers:
-        if settings.local_step is None:
-            done = _optimise(model, batches, task, settings, num_rounds, local, counts, routers)
+    path = "round", task.round, "client", task.client
+    batches = training_batches(rows, settings.batch_size, pad, numpy_rng(seed, *path))
+    chance, masks = (generator(seed, *path, what) for what in ("gating", "dropout"))
+    routing = router_training(model.gates, losses, chance)
+    with model.counting() as counts, routing as routers, model.dropping(masks):
+        if own_step := settings.local_step:
+            done = _own_step(own_step, LocalClient(model, batches, task, local))
         else:
-            done = _own_step(settings.local_step, LocalClient(model, batches, task, local))
+            done = _optimise(model, batches, task, settings, num_rounds, local, counts, routers)
     model.set_budget(task.top_k, done.rescaler)
     counts = counts.cpu()
     return Update(
@@ -98,6 +95,16 @@ def train_client(
         metrics=done.metrics,
         name=task.name,
     )
+
+
+def _begin(model: AdaptedModel, task: Task, settings: Training, local: Local) -> None:
+    """Make the model the client's, as the round begins."""
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+    model.load(local.start)
+    model.grad.zero_()  # a round that failed half-way may have left something there
+    model.set_budget(task.top_k, task.rescaler)
+    model.set_recompute(settings.recompute)
 
 
 class Trained(NamedTuple):
@@ -147,7 +154,7 @@ def _optimise(
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         routers.begin((task.round - 1 + step / settings.steps) / max(1, num_rounds))
-        tokens += _accumulate(model, list(islice(batches, settings.accumulation)), routers)
+        tokens += _accumulate(model, _of_step(model, batches, settings), routers)
         flat.grad = model.grad if local.whole else local.pull(whole[1]).flat
         local.correct(flat.grad, theta, counts - counted)
         counted.copy_(counts)
@@ -161,6 +168,17 @@ def _optimise(
     trained = Adapter(layout, theta.to("cpu", copy=True))
     kept = task.rescaler if rescaler is None else rescaler.detach().to("cpu", copy=True)
     return Trained(trained, kept, tokens, settings.steps, {})
+
+
+def _of_step(model: AdaptedModel, batches: Iterator[Batch], settings: Training) -> list[Batch]:
+    """Return the micro-batches of the next step."""
+    if settings.tokens_per_step is None:
+        return list(islice(batches, settings.accumulation))
+    found, tokens = [], 0
+    while tokens < settings.tokens_per_step:
+        found.append(next(batches))
+        tokens += model.num_tokens(found[-1])
+    return found
 
 
 def _accumulate(
@@ -189,13 +207,7 @@ def _clip(grad: Tensor, largest: float) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the process's largest resident size so far; on a GPU, the largest since `_fresh`."""
+    """Return the process's largest resident size so far; on a GPU, the largest of this round."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _fresh(device: torch.device) -> None:
-    """On a GPU, have the peak count from here on."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)

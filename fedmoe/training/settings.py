@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -12,6 +13,8 @@ from pydantic import Field
 from fedmoe.errors import Fault
 from fedmoe.section import Component, Open, section
 
+MOST_SUMMED = 100_000
+"""Steps whose moves are summed one by one; `epochs` of a client that claims many rows are more."""
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -27,14 +30,22 @@ class Training(Component):
 
     steps: Annotated[int, Field(ge=1)] = 20
     """Optimiser steps in one local round."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over a client's own rows in one local round, such as 0.5, in place of `steps`: a
+    client of more rows then takes more steps. Its last step is a whole one."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Examples in one micro-batch."""
     accumulation: Annotated[int, Field(ge=1)] = 1
     """Micro-batches in one optimiser step."""
+    tokens_per_step: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of one optimiser step, in place of `accumulation`, a tier's included: micro-batches
+    are added until there are as many. Whatever ends a step, each response token weighs the same."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     """Peak learning rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """The fall of the learning rate over the whole run, from the peak to `final_share` of it."""
     final_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of the peak that the learning rate falls to (linearly) by the last round."""
+    """Share of the peak that the learning rate falls to by the last round."""
     warmup_steps: Annotated[int, Field(ge=0)] = 5
     """Steps of linear warm-up, in every local round (AdamW starts afresh there)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -51,7 +62,10 @@ class Training(Component):
     """Local examples on which the loss is measured before and after the round."""
 
     def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
-        """Yield a strategy that does its own part in every step, where the step is not ours."""
+        """Yield settings without effect, and a strategy whose part in every step is left out."""
+        yield from self._idle()
+        if self.epochs is not None:
+            yield from self._uncounted(experiment)
         if self.local_step is None:
             return
         strategy = experiment.aggregation
@@ -64,10 +78,58 @@ class Training(Component):
                 said = f"moves the whole adapter; {strategy.name!r} trains a part of it"
                 yield Fault("training.local_step", f"{said}; use another strategy")
 
+    def _idle(self) -> Iterator[Fault]:
+        """Yield settings that others make idle."""
+        own = type(self)()
+        if self.schedule == "constant" and self.final_share != own.final_share:
+            said = "has no effect on a constant learning rate; leave it out"
+            yield Fault("training.final_share", said)
+        if self.epochs is not None and self.steps != own.steps:
+            yield Fault("training.steps", "has no effect beside training.epochs; give one of both")
+        if self.tokens_per_step is not None:
+            for name in ("accumulation", "epochs"):
+                if getattr(self, name) != getattr(own, name):
+                    said = "counts a step's examples, and training.tokens_per_step its tokens"
+                    yield Fault(f"training.{name}", f"{said}; give one of both")
+        if self.local_step is not None:
+            for name in ("epochs", "schedule", "tokens_per_step"):
+                if getattr(self, name) != getattr(own, name):
+                    said = "has no effect on a local step of your own; leave it out"
+                    yield Fault(f"training.{name}", said)
+
+    def _uncounted(self, experiment: Any) -> Iterator[Fault]:
+        """Yield where a client's number of steps would have to be known without its rows."""
+        for name, tier in getattr(experiment.budget, "tiers", {}).items():
+            if tier.steps is not None:
+                said = "has no effect beside training.epochs; leave it out"
+                yield Fault(f"budget.tiers.{name}.steps", said)
+        if experiment.devices and experiment.data.name == "federated":
+            said = "follows from rows that clients alone know, and `devices` need every client's"
+            yield Fault("training.epochs", f"{said} steps beforehand; use training.steps")
+
+    def on(self, num_rows: int) -> Training:
+        """Return the settings of a client of so many rows, whose number of steps is known.
+
+        >>> Training(epochs=1.5, batch_size=4).on(10).steps  # of 3 batches an epoch
+        5
+        """
+        if self.epochs is None:
+            return self
+        batches = self.epochs * -(-num_rows // self.batch_size)
+        steps = math.ceil(round(batches / self.accumulation, 9))  # .7 * 10 is a little over 7
+        return replace(self, steps=max(1, steps), epochs=None)
+
+    def micro_batches(self, mean_tokens: float) -> int:
+        """Return the micro-batches in a step over examples of so many tokens in the mean."""
+        if self.tokens_per_step is None:
+            return self.accumulation
+        return math.ceil(self.tokens_per_step / (self.batch_size * mean_tokens))
+
     def rate(self, step: int, round: int, num_rounds: int) -> float:
-        """Return the learning rate of a step: warm-up in the round, linear decay over the run."""
+        """Return the learning rate of a step: warm-up in the round, decay over the run."""
         done = (round - 1 + step / self.steps) / max(1, num_rounds)
-        decay = 1 - (1 - self.final_share) * done
+        fallen = {"linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2, "constant": 0.0}
+        decay = 1 - (1 - self.final_share) * fallen[self.schedule]
         return self.learning_rate * decay * min(1.0, (step + 1) / (self.warmup_steps + 1))
 
     def reach(self, start: float = 0.0) -> float:
@@ -86,8 +148,14 @@ class Training(Component):
         beta1, beta2 = self.betas
         if self.local_step is not None or (beta1 and not beta2):
             return math.inf
-        t = np.arange(1, self.steps + 1)
-        sums = np.cumsum((beta1**2 / beta2 if beta1 else 0.0) ** (t - 1.0)) / (1 - beta2)
+        t = np.arange(1, min(self.steps, MOST_SUMMED) + 1)
+        with np.errstate(over="ignore"):  # where it grows for ever it may leave float64's range
+            sums = np.cumsum((beta1**2 / beta2 if beta1 else 0.0) ** (t - 1.0)) / (1 - beta2)
         each = (1 - beta1) * np.sqrt(sums) * np.sqrt(1 - beta2**t) / (1 - beta1**t)
-        own = self.learning_rate * float(each.sum())
+        total = float(each.sum())
+        if beyond := self.steps - len(t):  # there c has long come to rest, unless it grows for ever
+            total += beyond * float(each.max()) if beta1**2 < beta2 else math.inf
+        if total == math.inf:
+            return total  # a weight decay of 0 times it would be NaN, which bounds nothing
+        own = self.learning_rate * total
         return own + self.steps * self.learning_rate * self.weight_decay * (start + own)

@@ -22,10 +22,11 @@ from peft.tuners.lora.layer import LoraLayer
 
 from fedmoe.adapter import Adapter
 from fedmoe.errors import ModelError
-from fedmoe.export.peft import _target, to_peft
+from fedmoe.export.peft import to_peft
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.families import FAMILIES
+from fedmoe.models.peft_layers import target_of
 from fedmoe.models.rescaling import NoRescaling
 
 # PEFT 0.21.2 reads a property that transformers 5.23 deprecates.
@@ -46,7 +47,7 @@ def factor_gradients(kind, wrapped):
                 a, b = a.view(e, -1, a.shape[-1]), b.view(b.shape[0], -1, e).permute(2, 0, 1)
                 if kind == "llama4_text":  # PEFT takes its weights for (experts, out, in)
                     a, b = b.mT, a.mT
-            yield from zip((f"{_target(path, layer)}.{x}" for x in "AB"), (a, b), strict=True)
+            yield from zip((f"{target_of(path, layer)}.{x}" for x in "AB"), (a, b), strict=True)
 
 
 @pytest.mark.parametrize("kind", slow_but(FIRST, EXPORTED))

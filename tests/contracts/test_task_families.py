@@ -14,14 +14,13 @@ from peft.tuners.lora.layer import LoraLayer
 from fedmoe.adapter import initial_adapter
 from fedmoe.data.text import Tokens, collate
 from fedmoe.errors import ModelError
-from fedmoe.export.changes import each_linear
 from fedmoe.export.peft import to_peft
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.decode import greedy
 from fedmoe.models.families import FAMILIES
 from fedmoe.models.families.parameters import parameters_of
-from fedmoe.models.families.ungated import UngatedBlock
+from fedmoe.models.families.ungated import UngatedBlock, each_linear
 from fedmoe.models.memory.subset import drop_fault
 from fedmoe.models.rescaling import NoRescaling
 from fedmoe.models.tasks import TASKS
@@ -229,7 +228,7 @@ def test_logits_and_every_gradient_match_pefts(kind, random_adapter):
     for entry, mine in model.layout.views(model.grad):
         names = [entry.name]
         if entry.layer is not None:
-            paths = each_linear(entry.name, original(kind), FAMILIES[kind])
+            paths = each_linear(entry.name.rpartition(".")[0], original(kind), FAMILIES[kind])
             names = [f"{path}.{entry.kind}" for path in paths]
         grads = [found.pop(name) for name in names]
         stacked = torch.stack(grads) if entry.layer is not None else grads[0]

@@ -16,7 +16,6 @@ import torch
 from fedmoe.adapter import Adapter, Layout, initial_adapter, keep_untouched
 from fedmoe.aggregation.strategy import Local
 from fedmoe.errors import AggregationError
-from fedmoe.export.saved import read_adapter
 from fedmoe.messages.codec import (
     most_bytes,
     pack_task,
@@ -30,6 +29,7 @@ from fedmoe.messages.compression.parts import carried
 from fedmoe.messages.records import Task, Update
 from fedmoe.rounds import ServerState
 from fedmoe.runs.recorder import adapter_bytes
+from fedmoe.runs.saved_adapter import read_adapter
 
 LAYERS, EXPERTS, RANK, TOKENS = 2, 3, 4, 6
 SHAPES = {"up": (5, 4), "down": (4, 6)}  # out, in

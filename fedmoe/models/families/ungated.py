@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fedmoe.models.experts import experts_forward
+
+if TYPE_CHECKING:
+    from fedmoe.models.families.family import Family
 
 
 class StackedExperts(nn.Module):
@@ -84,3 +87,13 @@ def stack_experts(
             prepare(router, block)
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, UngatedBlock(router, stacked, by_sequence))
+
+
+def each_linear(weight: str, base: nn.Module, family: Family) -> list[str]:
+    """Return the paths of the linear layers, expert by expert, of an experts module's weight."""
+    path, _, weight = weight.rpartition(".")
+    assert family.linears is not None
+    first, second = family.linears
+    linear = second if weight == "down_proj" else first
+    experts = each_expert(base.get_submodule(path), family.linears)
+    return [f"{path}.{expert}.{linear}" for expert in experts]

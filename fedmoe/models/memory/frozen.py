@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +129,7 @@ def frozen_digest(model: nn.Module) -> str:
     Take it before `FrozenExperts.hold`, which drops weights that no budget requests.
     """
     digest = hashlib.sha256(_settings(model).encode())
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in sorted(_by_plain_name(model), key=lambda pair: pair[0]):
         if tensor.requires_grad:  # LoRA's own
             continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
@@ -137,6 +137,13 @@ def frozen_digest(model: nn.Module) -> str:
         chosen = flat[:: max(1, flat.numel() // SAMPLES)].float().cpu()
         digest.update(chosen.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _by_plain_name(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield each tensor by the name that it has where nothing wraps it."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        plain = name.replace(".parametrizations.weight.original", ".weight")
+        yield plain.replace(".base.", "."), tensor
 
 
 def _settings(model: nn.Module) -> str:

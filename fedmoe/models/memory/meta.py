@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from transformers import AutoConfig
 
 from fedmoe.errors import FedMoEError, ModelError
@@ -21,15 +22,23 @@ def meta_model(settings: ModelSettings, adapter: LoRA, gating: Rule = TOP_K) -> 
     It has the tensors that a gating trains, and is refused where the gating does not fit.
 
     Raises:
+        ModelError: see `meta_base`.
+    """
+    return AdaptedModel(meta_base(settings), adapter, NoRescaling(), gating)
+
+
+def meta_base(settings: ModelSettings) -> nn.Module:
+    """Return transformers' own model of `settings` as shapes.
+
+    Raises:
         ModelError: there is no configuration, or not that of a sparse MoE with fused experts.
     """
     try:
         config = AutoConfig.from_pretrained(model_folder(settings.path), trust_remote_code=False)
         check_family(config.model_type)
         with torch.device("meta"):
-            model = task_of(config.model_type).build(config, DTYPES[settings.dtype])
+            return task_of(config.model_type).build(config, DTYPES[settings.dtype])
     except FedMoEError:
         raise
     except Exception as error:  # as in `load_base`
         raise ModelError(cannot_load(settings.path, "configuration of a model", error)) from error
-    return AdaptedModel(model, adapter, NoRescaling(), gating)
