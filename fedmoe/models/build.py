@@ -101,7 +101,7 @@ def load_base(
     # Libraries raise whatever a file of a model makes of their code: KeyError, TypeError and more.
     except Exception as error:
         raise ModelError(cannot_load(settings.path, what or form.kind, error)) from error
-    model.name_or_path = settings.path
+    model.name_or_path = settings.path  # pyright: ignore[reportArgumentType]
     _check_loaded(settings, model, tokenizer, info, stored)
     if fast:
         install(model)
