@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from glob import glob, has_magic
@@ -14,6 +13,7 @@ from fedmoe.config.load import load
 from fedmoe.config.schema import Experiment
 from fedmoe.models.build import MINI
 from fedmoe.system.files import expanded
+from fedmoe.system.folders import STARTED
 
 PATHS = {
     "model": ("path",),
@@ -22,13 +22,6 @@ PATHS = {
     "text": ("template",),
 }
 """Settings that name files or folders, by section; one that a section lacks is passed over."""
-STARTED = "started_in"
-"""In a run's `environment.json`: the folder in which it was started, as seen from its own."""
-
-
-def started_in(run: Path) -> str:
-    """Return the working folder, as seen from a run's: so both may be moved together."""
-    return os.path.relpath(os.getcwd(), run.resolve())
 
 
 def saved_experiment(run: Path) -> Experiment:

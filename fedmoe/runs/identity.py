@@ -15,10 +15,10 @@ import torch
 
 from fedmoe.config.components import foreign_code
 from fedmoe.config.load import to_yaml
-from fedmoe.config.paths import STARTED, started_in
 from fedmoe.config.schema import Membership, Simulation
 from fedmoe.system.digests import code_digest, template_digest
 from fedmoe.system.extras import versions
+from fedmoe.system.folders import STARTED, started_in
 from fedmoe.system.machine import processor
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ import fedmoe
 from fedmoe.cli.arguments import FILE
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.load import to_yaml
-from fedmoe.config.paths import PATHS, STARTED, rooted, saved_experiment, started_in
+from fedmoe.config.paths import PATHS, rooted, saved_experiment
 from fedmoe.data.federated import Federated, LocalData
 from fedmoe.runs.identity import settings_digest
 from fedmoe.section import fields
 from fedmoe.system.files import expanded
+from fedmoe.system.folders import STARTED, started_in
 
 TEXT = """\
 model: {path: models/moe}
