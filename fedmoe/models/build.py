@@ -101,7 +101,8 @@ def load_base(
     # Libraries raise whatever a file of a model makes of their code: KeyError, TypeError and more.
     except Exception as error:
         raise ModelError(cannot_load(settings.path, what or form.kind, error)) from error
-    model.name_or_path = model_folder(settings.path)  # not the view of it
+    name = model_folder(settings.path)
+    model.name_or_path = name  # pyright: ignore[reportArgumentType]
     _check_loaded(settings, model, tokenizer, info, stored)
     if fast:
         install(model)
