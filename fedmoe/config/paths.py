@@ -12,7 +12,8 @@ from typing import Any
 from fedmoe.config.load import load
 from fedmoe.config.schema import Experiment
 from fedmoe.models.build import MINI
-from fedmoe.system.files import STARTED, expanded
+from fedmoe.system.files import expanded
+from fedmoe.system.folders import STARTED
 
 PATHS = {
     "model": ("path",),

@@ -30,6 +30,7 @@ from fedmoe.models.folder import (
     model_folder,
     opened,
     weight_faults,
+    weight_warnings,
 )
 from fedmoe.models.gating import Rule
 from fedmoe.models.memory.frozen import weights_of
@@ -101,7 +102,8 @@ def load_base(
     # Libraries raise whatever a file of a model makes of their code: KeyError, TypeError and more.
     except Exception as error:
         raise ModelError(cannot_load(settings.path, what or form.kind, error)) from error
-    model.name_or_path = settings.path  # pyright: ignore[reportArgumentType]
+    name = model_folder(settings.path)
+    model.name_or_path = name  # pyright: ignore[reportArgumentType]
     _check_loaded(settings, model, tokenizer, info, stored)
     if fast:
         install(model)
@@ -137,7 +139,8 @@ def _check_loaded(
         ModelError: with every fault.
     """
     path, folder = settings.path, Path(model_folder(settings.path))
-    faults, said = ([*weight_faults(info)], [*precision_warnings(stored, DTYPES[settings.dtype])])
+    faults = [*weight_faults(info)]
+    said = [*weight_warnings(info), *precision_warnings(stored, DTYPES[settings.dtype])]
     if hasattr(tokenizer, "get_vocab"):
         rows = model.get_input_embeddings().weight.shape[0]
         faults += tokenizer_faults(tokenizer, folder, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -17,6 +18,8 @@ from fedmoe.system.files import expanded
 
 MINI = "mini"
 ADAPTER = "adapter_config.json"
+FURTHER = re.compile(r"(^|\.)(mtp|nextn)(\.|_|$)")
+"""Names of heads that guess further tokens, which published models bring and few classes have."""
 LOADABLE = {"mxfp4"}
 """Quantised forms that transformers gives plain weights of."""
 UNREACHABLE = {"ConnectionError", "ConnectError", "Timeout", "TimeoutException"}
@@ -110,9 +113,16 @@ def weight_faults(info: Mapping[str, Any]) -> Iterator[str]:
         ),
     )
     for kind, what, then in kinds:
-        if keys := sorted(map(_shape_text, info.get(kind, ()))):
+        found = map(_shape_text, info.get(kind, ()))
+        if keys := sorted(key for key in found if not FURTHER.search(key)):
             listed = ", ".join(keys[:MOST_SHOWN])
             yield f"{len(keys)} {what}, such as {listed}; {then}"
+
+
+def weight_warnings(info: Mapping[str, Any]) -> Iterator[str]:
+    """Yield that heads for further tokens are left out."""
+    if keys := sorted(filter(FURTHER.search, info.get("unexpected_keys", ()))):
+        yield f"{len(keys)} weights that guess further tokens, such as {keys[0]}, are left out"
 
 
 def _shape_text(key: Any) -> str:

@@ -17,7 +17,7 @@ from fedmoe.config.load import to_yaml
 from fedmoe.config.schema import Membership, Simulation
 from fedmoe.system.digests import code_digest, template_digest
 from fedmoe.system.extras import versions
-from fedmoe.system.files import STARTED, started_in
+from fedmoe.system.folders import STARTED, started_in
 from fedmoe.system.machine import processor
 
 if TYPE_CHECKING:

@@ -17,15 +17,6 @@ def expanded(path: Path | str) -> Path:
     return Path(os.path.expanduser(path))
 
 
-STARTED = "started_in"
-"""In a run's `environment.json`: the folder in which it was started, as seen from its own."""
-
-
-def started_in(run: Path) -> str:
-    """Return the working folder, as seen from a run's: so both may be moved together."""
-    return os.path.relpath(os.getcwd(), run.resolve())
-
-
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace the content of `path`; its folder must exist.
 

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and disks that are full."""
+"""Folders that appear whole or not at all, disks that are full, and the folder of a start."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from pathlib import Path
 
 from fedmoe.errors import FedMoEError
 from fedmoe.system.locks import held
+
+STARTED = "started_in"
+"""In a run's `environment.json`: the folder in which it was started, as seen from its own."""
+
+
+def started_in(run: Path) -> str:
+    """Return the working folder, as seen from a run's: so both may be moved together."""
+    return os.path.relpath(os.getcwd(), run.resolve())
 
 
 @contextmanager

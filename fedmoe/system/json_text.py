@@ -20,8 +20,8 @@ def unwritable(text: str) -> str:
     Half of a pair of surrogates comes from JSON such as `"\\ud800"`, and from words on the command
     line that are not UTF-8.
 
-    >>> unwritable("plain"), unwritable("a\ud800")
-    ('', "'a\\ud800' has half a character, '\\ud800', which UTF-8 cannot write")
+    >>> unwritable("plain")
+    ''
     """
     try:
         text.encode()

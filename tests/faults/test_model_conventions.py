@@ -165,6 +165,10 @@ WARNINGS = {
         ),
         r"begins text with '<pad>' \(0\), its tokenizer with '<eos>' \(1\)",
     ),
+    "heads for further tokens": (
+        weights(lambda t: t.update({"mtp.norm.weight": torch.ones(2)})),
+        r"1 weights that guess further tokens, such as mtp\.norm\.weight, are left out",
+    ),
     "half precision": (
         of_config(dtype="float16"),
         r"stored in float16; bfloat16 keeps fewer digits; model\.dtype: float32 keeps all",

@@ -14,7 +14,8 @@ from fedmoe.config.paths import PATHS, rooted, saved_experiment
 from fedmoe.data.federated import Federated, LocalData
 from fedmoe.runs.identity import settings_digest
 from fedmoe.section import fields
-from fedmoe.system.files import STARTED, expanded, started_in
+from fedmoe.system.files import expanded
+from fedmoe.system.folders import STARTED, started_in
 
 TEXT = """\
 model: {path: models/moe}
