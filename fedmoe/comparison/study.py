@@ -165,7 +165,7 @@ def _between(case: Case, ours: Result, theirs: Result) -> dict[str, Difference]:
         means = [
             list(map(statistics.mean, zip(*(x[t] for t in tiers), strict=True))) for x in (a, b)
         ]
-        return {t: difference(a[t], b[t]) for t in tiers} | {MEAN: difference(*means)}
+        return {t: difference(a[t], b[t]) for t in tiers} | {MEAN: difference(means[0], means[1])}
     sizes = [r.num_examples | {MEAN: min(r.num_examples.values())} for r in (ours, theirs)]
     return {
         t: unpaired((ours.scores[t], sizes[0][t]), (theirs.scores[t], sizes[1][t]))
