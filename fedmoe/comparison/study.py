@@ -62,6 +62,11 @@ class Case:
         found = {score for r in self.results for score in r.scores.values()}
         return "score" if len(found) > 1 else "loss"
 
+    @property
+    def over_seeds(self) -> str:
+        """What numbers are means over, for a sentence; empty for single runs."""
+        return ", mean over seeds" if self.pairs == "seeds" else ""
+
     def values(self, result: Result) -> dict[str, float]:
         """Return a run's numbers that are compared, by tier, and their mean."""
         return result.scores if self.measure == "score" else result.losses
