@@ -97,7 +97,8 @@ def _chosen(names: tuple[str, ...]) -> list[Family | Refused]:
 def _unknown(name: str, known: list[str]) -> str:
     if Path(name).is_dir():
         return f"{name} is a folder; `fedmoe check` with model.path={name} says what it holds"
-    near = get_close_matches(name.lower(), known, n=2)
+    longer = [other for other in known if other.startswith(name.lower())]
+    near = longer[:2] or get_close_matches(name.lower(), known, n=2)
     guess = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     return f"no family {name!r}{guess}"
 

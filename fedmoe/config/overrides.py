@@ -11,6 +11,11 @@ from fedmoe.config.words import show
 from fedmoe.config.yaml_text import parse
 from fedmoe.errors import ConfigError, Fault
 
+INSIDE = (
+    "; a value that begins with { or [ is read as a mapping or a list: put text into quotes of its "
+    """own, 'a.b="{c} {d}"'"""
+)
+
 
 def apply_overrides(
     tree: dict[str, Any], root: Place, overrides: Sequence[str]
@@ -46,7 +51,8 @@ def _set(tree: dict[str, Any], place: Place, keys: list[str], text: str) -> list
                 raise KeyError(f"{'.'.join(keys[:depth])} is {show(box)}, which holds no keys")
         box[_slot(box, keys[-1])] = value
     except ConfigError as error:
-        return [Fault(path, fault.message) for fault in error.faults]
+        hint = INSIDE if text.lstrip()[:1] in {"{", "["} else ""
+        return [Fault(path, fault.message + hint) for fault in error.faults]
     except KeyError as error:
         return [Fault(path, error.args[0])]
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -101,6 +102,11 @@ def _cannot_load(path: str, kind: str, error: Exception) -> str:
     reason = (str(error) or type(error).__name__).splitlines()[0]
     if Path(path).is_dir():
         return f"model.path {path!r}: the folder holds no {kind} ({reason})"
+    if path.startswith((".", "/")):  # no id of the Hub does
+        names = [p.name for p in Path(path).parent.glob("*") if p.is_dir()]
+        near = get_close_matches(Path(path).name, names, n=1)
+        hint = f"; did you mean {str(Path(path).with_name(near[0]))!r}?" if near else ""
+        return f"model.path {path!r}: there is no such folder{hint}"
     return (
         f"model.path {path!r} is neither {MINI!r}, nor a folder, nor a Hugging Face id that can be "
         f"loaded ({reason})"
