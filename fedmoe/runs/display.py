@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from fedmoe.rounds import Observer
 from fedmoe.runs.workers import Watch
@@ -25,6 +25,9 @@ class Display(Observer, Watch):
 
     def begun(self, what: str, done: int = 0, total: int = 0) -> None:
         """Show what the run does before its first round or between two, and how far it is."""
+
+    def resumed(self, round: int, records: Sequence[Mapping[str, Any]]) -> None:
+        """Show where an interrupted run continues, from the lines of its ledger."""
 
     def met(self, attendance: Attendance) -> None:
         """Show who is there in a round, where clients come and go."""
