@@ -80,10 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        if isinstance(error, click.MissingParameter) and error.param:
-            # click names the argument that is missing, and not what it takes.
-            error.message = error.message or getattr(error.param, "help", None) or ""
         error.show()
+        if isinstance(error, click.MissingParameter):
+            # click names the argument that is missing, and not what it takes.
+            print(getattr(error.param, "help", None) or "", file=sys.stderr)
         return error.exit_code
     except FedMoEError as error:
         print(f"fedmoe: error: {error}", file=sys.stderr)

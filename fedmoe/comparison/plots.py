@@ -26,9 +26,7 @@ def draw_case(case: Case) -> list[Picture]:
     ]
     for cost in COSTS:
         name = cost[0].replace(" ", "-")
-        caption = (
-            f"{case.measure.capitalize()} against {cost[0]}; mean over seeds, or a mark per seed."
-        )
+        caption = f"{case.measure.capitalize()} against {cost[0]}{case.over_seeds}."
         drawn.append((f"score-against-{name}", caption, score_against(case, cost)))
     drawn += [
         (
@@ -38,7 +36,7 @@ def draw_case(case: Case) -> list[Picture]:
         ),
         (
             "experts-over-rounds",
-            "Share of experts with too few or too many tokens, mean over seeds.",
+            f"Share of experts with too few or too many tokens{case.over_seeds}.",
             starved_over_rounds(case),
         ),
     ]

@@ -62,6 +62,11 @@ class Case:
         found = {score for r in self.results for score in r.scores.values()}
         return "score" if len(found) > 1 else "loss"
 
+    @property
+    def over_seeds(self) -> str:
+        """What numbers are means over, for a sentence; empty for single runs."""
+        return ", mean over seeds" if self.pairs == "seeds" else ""
+
     def values(self, result: Result) -> dict[str, float]:
         """Return a run's numbers that are compared, by tier, and their mean."""
         return result.scores if self.measure == "score" else result.losses
@@ -165,7 +170,7 @@ def _between(case: Case, ours: Result, theirs: Result) -> dict[str, Difference]:
         means = [
             list(map(statistics.mean, zip(*(x[t] for t in tiers), strict=True))) for x in (a, b)
         ]
-        return {t: difference(a[t], b[t]) for t in tiers} | {MEAN: difference(*means)}
+        return {t: difference(a[t], b[t]) for t in tiers} | {MEAN: difference(means[0], means[1])}
     sizes = [r.num_examples | {MEAN: min(r.num_examples.values())} for r in (ours, theirs)]
     return {
         t: unpaired((ours.scores[t], sizes[0][t]), (theirs.scores[t], sizes[1][t]))

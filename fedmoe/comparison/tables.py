@@ -122,11 +122,11 @@ def clients(case: Case) -> TextTable:
         ("worst client", lambda item: spread([f.worst for f in item[1]], points)),
         ("worst tenth", lambda item: spread([f.worst_tenth for f in item[1]], points)),
         ("Jain index", lambda item: spread([f.jain for f in item[1]], number_text)),
-        note="Percent, mean ± standard deviation over seeds. A client's score is that on its own "
-        "test rows; where clients hold none, the expected test "
-        "score on its own mix of labels: each label's score at the client's tier, weighted by the "
-        "client's examples of it. Worst tenth: mean of the lowest 10 % of clients. Jain index: 1 "
-        "if all clients have equal scores, 1/n if one has everything.",
+        note=f"Percent{case.over_seeds}. A client's score is that on its own test rows; where "
+        "clients hold none, the expected test score on its own mix of labels: each label's score "
+        "at the client's tier, weighted by the client's examples of it. Worst tenth: mean of the "
+        "lowest 10 % of clients. Jain index: 1 if all clients have equal scores, 1/n if one has "
+        "everything.",
     )
 
 
@@ -147,7 +147,7 @@ def costs(case: Case) -> TextTable:
         ("virtual time", lambda item: seconds_text(mean(item[1], lambda s: s.virtual_seconds))),
         ("rounds here", lambda item: seconds_text(mean(item[1], lambda s: s.wall_seconds))),
         ("run here", lambda item: seconds_text(statistics.mean(r.seconds for r in item[1]))),
-        note="A whole run, all clients, mean over seeds. Client time: sum of local training. "
+        note=f"A whole run, all clients{case.over_seeds}. Client time: sum of local training. "
         "Virtual time: of the rounds on the clients' modelled devices. Here: wall time on the "
         "machine that simulated them.",
     )

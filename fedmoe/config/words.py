@@ -22,7 +22,9 @@ NOUNS = {
     dict: "a mapping",
     NoneType: "null",
 }
-# Across the whole tree a chance likeness is likelier than within one section (difflib's 0.6).
+CLOSE_ENOUGH = 0.65
+"""Likeness of a key in the same section; `router` is none for `dropout`."""
+# Across the whole tree a chance likeness is likelier than within one section.
 CLOSE_ENOUGH_ELSEWHERE = 0.75
 
 
@@ -53,7 +55,7 @@ def unknown_key(
     """Return that `place` has no such key, and which key was likely meant, here or elsewhere."""
     section = place.section(section_tree)
     assert section is not None, (key, path)
-    if near := get_close_matches(key, fields(section), n=1):
+    if near := get_close_matches(key, fields(section), n=1, cutoff=CLOSE_ENOUGH):
         return f"unknown key; did you mean {'.'.join((*path, near[0]))}?"
     if owners := [tag(other) for other in sections(place.kind) if key in fields(other)]:
         chosen = tag(section) or section_tree["name"]

@@ -80,7 +80,7 @@ class Sums:
                 labels[label] = before[0] + number, before[1] + score
         names = ("examples", "tokens", "loss", "score", "exact_match")
         sums = {name: sum(getattr(part, name) for part in parts) for name in names}
-        return cls(**sums, labels=dict(sorted(labels.items())))
+        return cls(**sums, labels=dict(sorted(labels.items())), each=())
 
     @property
     def means(self) -> Means:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from fedmoe.evaluation.evaluate import Evaluation
+from fedmoe.evaluation.evaluate import ClientScore, Evaluation
 from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.messages.rows import RowCounts
 from fedmoe.progress.view import LiveView, fitted
@@ -106,6 +106,12 @@ class LiveTable(LiveView, Display):
             self._now(phase=f"{what}{number}", started=p.started or p.clock())
         elif not (self.quiet or self.json or done or self.progress.tasks):
             self._line(f"{what}, {total} tiers" if total else what)
+
+    def resumed(self, round: int, records: Sequence[Mapping[str, Any]]) -> None:
+        lines = [r for r in records if r["kind"] == "evaluation"]
+        self._now(scores={(r["split"] == SERVER, r["tier"]): _evaluation(r) for r in lines})
+        if not (self.quiet or self.json):
+            self._line(f"resumed after round {round} of {self.progress.num_rounds}")
 
     def planned(self, tasks: Sequence[Task]) -> None:
         p = self.progress
@@ -238,6 +244,13 @@ class LiveTable(LiveView, Display):
         if p.scores:
             parts += [Text(), *fitted(_scores(p), width)]
         return Group(*parts)
+
+
+def _evaluation(record: Mapping[str, Any]) -> Evaluation:
+    """Return an evaluation from its line in a ledger."""
+    clients = tuple(ClientScore(**client) for client in record.get("clients") or ())
+    known = {f.name for f in fields(Evaluation)} & record.keys()
+    return Evaluation(**{name: record[name] for name in known} | {"clients": clients})
 
 
 def replaced_line(event: Replaced) -> str:

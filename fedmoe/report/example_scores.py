@@ -6,12 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from fedmoe.system.files import write_text
-
-if TYPE_CHECKING:
-    from fedmoe.evaluation.evaluate import Evaluation
 
 FILE = "test-scores.json"
 
@@ -25,8 +22,11 @@ class ExampleScores:
     by_tier: dict[str, list[float]] | None = None
 
 
-def write_example_scores(folder: Path, evaluations: Sequence[Evaluation]) -> None:
-    """Write the scores of test examples to a run's folder, in place of earlier ones."""
+def write_example_scores(folder: Path, evaluations: Sequence[Any]) -> None:
+    """Write the scores of test examples to a run's folder, in place of earlier ones.
+
+    `evaluations` are those of `fedmoe.evaluation`, of one round.
+    """
     found = [e for e in evaluations if e.split == "test" and e.each]
     if found:
         # Most scores are 0 or 1, which need no decimals.

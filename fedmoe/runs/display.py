@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from fedmoe.rounds import Observer
 from fedmoe.runs.workers import Watch
@@ -28,6 +28,9 @@ class Display(Observer, Watch):
 
     def note(self, text: str) -> None:
         """Show a sentence about the run as a whole."""
+
+    def resumed(self, round: int, records: Sequence[Mapping[str, Any]]) -> None:
+        """Show where an interrupted run continues, from the lines of its ledger."""
 
     def met(self, attendance: Attendance) -> None:
         """Show who is there in a round, where clients come and go."""

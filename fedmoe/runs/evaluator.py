@@ -95,7 +95,8 @@ class Evaluator(Observer):
         self, state: ServerState, split: str, sent: Mapping[str, Adapter]
     ) -> list[Evaluation]:
         """Return the scores at each tier, and tell the display how many are done."""
-        what = f"scoring on {split} data" if state.round else "testing the base model"
+        what = "testing" if split == "test" else "validating"
+        what = what if state.round else f"{what} the base model"
         total = sum(len(self.server.scored(tier)) for tier in sent)
         self.display.begun(what, 0, total)
         found = []

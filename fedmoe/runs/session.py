@@ -163,6 +163,7 @@ class Session:
         if keeper.found.checkpoint:
             state = keeper.found.checkpoint.state
             keeper.resume(keeper.found.checkpoint)
+            self.display.resumed(state.round, keeper.found.records)
         else:
             state = server.first_state()
             evaluator.meet(state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from fedmoe.report.fields import live_cells, live_headings
@@ -109,14 +109,16 @@ def costs(now: RunState) -> TextTable:
 
 
 def runs(folder: FolderState) -> TextTable:
-    """Return a row per run: its progress and its newest scores."""
-    tiers = dict.fromkeys(t.name for r in folder.runs if isinstance(r, RunState) for t in r.tiers)
+    """Return a row per run: its progress and its newest scores, by tier if all have the same."""
+    known = [r for r in folder.runs if isinstance(r, RunState)]
+    same = len({tuple(t.name for t in r.tiers) for r in known}) == 1
+    tiers = [t.name for t in known[0].tiers] if same else []
     rows = []
     for run in folder.runs:
         if isinstance(run, Unreadable):
-            rows.append([run.run, run.error, *[DASH] * (len(tiers) + 3)])
+            rows.append([run.run, run.error, *[DASH] * (len(tiers) + 5)])
             continue
-        newest = {t.name: t.scores[-1].score for t in run.tiers if t.scores}
+        newest = {t.name: t.scores[-1] for t in run.tiers if t.scores}
         rows.append(
             [
                 run.run,
@@ -124,12 +126,20 @@ def runs(folder: FolderState) -> TextTable:
                 f"{run.num_finished}/{run.num_rounds}",
                 seconds_text(run.seconds_left),
                 count_text(run.num_failures or None),
-                *(percent_text(newest.get(t)) for t in tiers),
+                *(_of(newest.get(t), "score", percent_text) for t in tiers),
+                percent_text(_mean(s.score for s in newest.values())),
+                number_text(_mean(s.loss for s in newest.values())),
             ]
         )
-    columns = ["run", "state", "rounds", "left", "failed", *tiers]
-    table = TextTable("Runs", columns, rows, num_words=2, note="Newest score of each tier.")
+    columns = ["run", "state", "rounds", "left", "failed", *tiers, "mean of tiers", "loss"]
+    note = "Newest scores; loss: mean of tiers."
+    table = TextTable("Runs", columns, rows, num_words=2, note=note)
     return table.without_empty("left", "failed")
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = [*values]
+    return None if None in found or not found else sum(x or 0.0 for x in found) / len(found)
 
 
 def _live(number: int, c: ClientState) -> str:

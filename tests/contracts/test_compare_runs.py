@@ -17,6 +17,12 @@ A = {"low": [1, 0, 0, 1], "high": [1, 1, 0, 1]}
 B = {"low": [1, 1, 0, 1], "high": [1, 1, 1, 1]}
 
 
+@pytest.fixture(autouse=True)
+def without_plots(monkeypatch):
+    """They are those of every comparison."""
+    monkeypatch.setattr("fedmoe.comparison.files.draw_case", lambda case: [])
+
+
 def evaluated(folder, scores, sha256="s"):
     found = [
         Evaluation(2, "test", tier, 1, 0.5, sum(each) / 4, 0.0, 4, 1.0, {}, each=tuple(each))

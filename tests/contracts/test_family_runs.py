@@ -131,10 +131,11 @@ def test_models_prints_tables_and_refuses_an_unknown_name(capsys, tmp_path):
     assert [row["family"] for row in json.loads(capsys.readouterr().out)] == ["Mixtral", "GLaM"]
     assert main(["models", str(tmp_path)]) == 2
     assert "is a folder" in capsys.readouterr().err
-    assert main(["models", "mixtrall", "grok"]) == 2
+    assert main(["models", "mixtrall", "grok", "qwen4"]) == 2
     error = capsys.readouterr().err
     assert "no family 'mixtrall'; did you mean 'mixtral'" in error
     assert "no family 'grok'; did you mean 'grok-1'" in error
+    assert "no family 'qwen4'; did you mean 'qwen4 experimental'" in error
 
 
 def test_parameters_are_rounded_as_people_write_them():

@@ -287,3 +287,11 @@ def test_what_happens_before_the_first_round_is_said():
     piped.begun("testing the base model", 1, 4)
     said = ["loading the model and the data", "testing the base model, 4 tiers"]
     assert out.getvalue().splitlines() == said
+
+
+def test_a_run_that_continues_still_shows_its_scores():
+    live = on_a_terminal(2)
+    lines = [{"kind": "evaluation", **e.as_json()} for e in (*scores_at(0), *scores_at(1, 0.25))]
+    live.resumed(1, [{"kind": "run"}, *lines])
+    rows = [line.split() for line in screen(live).splitlines()]
+    assert ["tiny", "validation", "1", "1", "25.0%", "1.500"] in rows

@@ -18,7 +18,7 @@ from fedmoe.watch.folder import WatchedFolder
 from fedmoe.watch.read_state import participants
 from fedmoe.watch.state import RunState, Unreadable
 from fedmoe.watch.status import follow, show
-from fedmoe.watch.tables import scores
+from fedmoe.watch.tables import runs, scores
 
 
 def now_of(folder, now=1000.0):
@@ -325,3 +325,15 @@ def test_an_address_that_is_none_is_refused_and_a_name_that_is_no_text_is_shown(
         status, _, text = pages.answer(target)
         assert status == 200
         assert "run-" in text.encode().decode()
+
+
+def test_runs_of_other_tiers_share_no_columns_but_their_means(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / name, header(1), *whole_round(1), *scored(1, "test", 0.7), end())
+    table = runs(WatchedFolder(tmp_path).read())
+    assert table.columns == ["run", "state", "rounds", "low", "high", "mean of tiers", "loss"]
+    ledger = tmp_path / "b" / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace('"low"', '"tiny"'))
+    mixed = runs(WatchedFolder(tmp_path).read())
+    assert mixed.columns == ["run", "state", "rounds", "mean of tiers", "loss"]
+    assert [row[-2:] for row in mixed.rows] == [row[-2:] for row in table.rows]

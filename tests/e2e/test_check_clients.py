@@ -64,7 +64,7 @@ def test_every_row_client_and_file_is_named(checked):
     assert table["barn"][:2] == ["high", "16"]
     assert table["cellar"] == ["low", "1", "1", "0", "0", "0", "0"]
     assert table["all"][1] == "40"
-    assert cells(out)["high"][:2] == ["4", "barn"]
+    assert cells(out)["high"][:2] == ["barn", "4"]
     assert "rows: 40 read:" in out
     assert "  2 too long: more tokens than text.max_length\n" in out
     for name in ("den", "eaves"):

@@ -87,7 +87,7 @@ def test_options_and_settings_may_stand_in_any_order(capsys):
 
 def test_an_argument_that_is_missing_is_explained(capsys):
     assert main(["run"]) == 2
-    said = "Missing argument 'CONFIG'. A YAML file, or the name of a shipped one"
+    said = "Missing argument 'CONFIG'.\nA YAML file, or the name of a shipped one"
     assert said in capsys.readouterr().err
 
 

@@ -163,6 +163,9 @@ def test_every_shipped_config_is_valid(name, tmp_path, capsys):
         (["adapter.rank=0"], "adapter.rank"),
         (["partition.num_clients=0"], "partition.num_clients"),
         (["model.path=nowhere"], "'nowhere'"),
+        (["model.path=./tets"], "there is no such folder; did you mean 'tests'?"),
+        (["adapter.dropout=0.1"], "adapter.dropout: unknown key\n"),
+        (["data.prompt={a} {b}"], "put text into quotes of its own, 'a.b=\"{c} {d}\"'"),
         (["model.device=tpu"], "model.device"),
         (["training.betas=[0.9, 1.5]"], "training.betas"),
         (["agregation.name=flame"], "did you mean aggregation"),
@@ -172,6 +175,7 @@ def test_every_shipped_config_is_valid(name, tmp_path, capsys):
 )
 def test_a_users_mistake_is_explained_with_exit_code_2(overrides, expected, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(ROOT)
     assert main(["check", str(ROOT / "configs/quickstart.yaml"), *overrides]) == 2
     error = capsys.readouterr().err
     assert expected in error
