@@ -218,6 +218,6 @@ def _notes(
             share = f"{lost:.2%} of its size is lost" if lost > ROUNDING else "nothing is lost"
             yield f"rank {rank} is cut to {layout.rank}, to the nearest product: {share}"
     if ratios - {1.0}:
-        yield f"alpha / rank becomes {layout.scale:g}: B is rescaled, the product is the same"
+        yield f"alpha / rank becomes {layout.scale:g}: B is rescaled, which changes no product"
     if missing:
         yield f"{len(missing)} parts begin fresh, such as {listed(missing[:1])}"

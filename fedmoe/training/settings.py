@@ -85,7 +85,8 @@ class Training(Component):
             said = "has no effect on a constant learning rate; leave it out"
             yield Fault("training.final_share", said)
         if self.epochs is not None and self.steps != own.steps:
-            yield Fault("training.steps", "has no effect beside training.epochs; give one of both")
+            said = f"leave it out, or set it to its default, {own.steps}"
+            yield Fault("training.steps", f"has no effect beside training.epochs; {said}")
         if self.tokens_per_step is not None:
             for name in ("accumulation", "epochs"):
                 if getattr(self, name) != getattr(own, name):
