@@ -14,7 +14,8 @@ from fedmoe.cli.terminal import terminal
 @arguments.configured
 @arguments.quiet
 def compare(config: Path, overrides: tuple[str, ...], quiet: bool) -> None:
-    """Compare variants over paired seeds, or finished runs: one report with intervals.
+    """Compare variants over paired seeds, or finished runs.
+
 
     A run that has ended is not repeated: start an interrupted comparison again to finish it. In
     place of a config, name the folders of two runs or more; the first one is the reference.

@@ -102,7 +102,8 @@ def _unknown(name: str, known: Mapping[str, Family | Refused]) -> str:
         return f"{name} is a folder; `fedmoe check` with model.path={name} says what it holds"
     trained = [word for word in sorted(known) if not isinstance(known[word], Refused)]
     # A family that is refused helps only where no other is near.
-    near = get_close_matches(name.lower(), trained, n=4, cutoff=0.5)
+    near = [word for word in trained if word.startswith(name.lower())]
+    near = near or get_close_matches(name.lower(), trained, n=4, cutoff=0.5)
     near = near or get_close_matches(name.lower(), known, n=4)
     families = [*{known[word].name: repr(word) for word in reversed(near)}.values()][::-1]
     guess = f"; did you mean {' or '.join(families[:2])}?" if near else ""
