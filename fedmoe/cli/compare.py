@@ -16,7 +16,6 @@ from fedmoe.cli.terminal import terminal
 def compare(config: Path, overrides: tuple[str, ...], quiet: bool) -> None:
     """Compare variants over paired seeds, or finished runs.
 
-
     A run that has ended is not repeated: start an interrupted comparison again to finish it. In
     place of a config, name the folders of two runs or more; the first one is the reference.
 
