@@ -154,11 +154,19 @@ class LiveTable(LiveView, Display):
             found = [e for e in evaluations if e.split == split]
             scores = [
                 f"{e.tier} (k={e.top_k}) {percent_text(e.score)} loss {number_text(e.loss)}"
+                + "".join(f" {name} {percent_text(mean)}" for name, mean in e.metrics.items())
                 for e in found
             ]
             scores += [text] if (text := lowest_text(found)) else []
             rounds = f"round {found[0].round}/{self.progress.num_rounds}"
             self._line(f"{rounds}: {split} {', '.join(scores)}")
+
+    def noted(self, notes: Sequence[str]) -> None:
+        self._event("notes", notes=notes)
+        if not self.json:
+            for note in notes:
+                if not self.quiet or note.startswith("warning"):
+                    self._line(note)
 
     def met(self, attendance: Attendance) -> None:
         values = attendance.as_json()
@@ -270,11 +278,16 @@ def _measured(answer: Done | Failure | None) -> list[str]:
 
 
 def _scores(p: Progress) -> Table:
-    columns, clients = ["tier", "k", "split", "round", "score", "loss"], "lowest client"
+    last = [*p.scores.values()]
+    others = list(dict.fromkeys(name for e in last for name in e.metrics))
+    score = {e.metric: None for e in last}
+    named = next(iter(score)) if len(score) == 1 and len(others) else "score"
+    columns, clients = ["tier", "k", "split", "round", named, *others, "loss"], "lowest client"
     columns += [clients] if any(lowest([e]) for e in p.scores.values()) else []
     table = plain_table(*columns, words=("tier", "split", clients))
     for e in p.scores.values():
-        cells = [str(e.top_k), e.split, str(e.round), percent_text(e.score), number_text(e.loss)]
+        cells = [str(e.top_k), e.split, str(e.round), percent_text(e.score)]
+        cells += [percent_text(e.metrics.get(name)) for name in others] + [number_text(e.loss)]
         if clients in columns and (found := lowest([e])):
             name = shortened(found[1].name, MOST_LETTERS)
             cells.append(f"{name} {percent_text(found[1].score)}")

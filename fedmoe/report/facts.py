@@ -48,6 +48,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     known = [
         ("Model", head["model"]),
         *row_facts(run),
+        *(("Scores", note) for note in head.get("notes", ())),
         ("Clients", f"{head['num_clients']}, {head['clients_per_round']} per round"),
         ("Rounds", f"{run.num_finished} of {head['num_rounds']}"),
         ("Aggregation", head["strategy"]),

@@ -102,9 +102,9 @@ class Run:
 
     @property
     def score_name(self) -> str:
-        """The name of the score: `exact match` if every score equals that, else `score`."""
-        same = all(e["score"] == e["exact_match"] for e in self.evaluations)
-        return "exact match" if same else "score"
+        """The name of the score in words, such as `exact match`."""
+        last = self.evaluations[-1:]
+        return last[0].get("metric", "score").replace("_", " ") if last else "score"
 
     def label_of(self, client: int, tier: TierCost) -> str:
         """Return a client's name and budget for a row of a plot; long names lose their middle."""

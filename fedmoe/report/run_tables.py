@@ -1,7 +1,7 @@
 """The tables of a run's report."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from fedmoe.report.fields import IN_REPORT, largest, total_cells
 from fedmoe.report.ledger import Record
@@ -24,7 +24,8 @@ def test_scores(run: Run) -> TextTable:
     for tier in run.tiers:
         before = [e for e in run.curve("test", tier.name) if e["round"] == 0]
         ends.append((tier, before[0] if before else {}, run.last_test(tier.name) or {}))
-    table = TextTable.of(
+    others = dict.fromkeys(name for _, _, after in ends for name in after.get("metrics") or ())
+    return TextTable.of(
         "Test scores",
         ends,
         ("tier", lambda end: end[0].name),
@@ -33,13 +34,16 @@ def test_scores(run: Run) -> TextTable:
         ("after", lambda end: percent_text(end[2].get("score"))),
         ("points", lambda end: _difference(end[1].get("score"), end[2].get("score"))),
         ("95% interval", lambda end: _interval(end[2])),
-        ("exact match", lambda end: percent_text(end[2].get("exact_match"))),
+        *((name.replace("_", " "), _metric_of(name)) for name in others),
         ("loss before", lambda end: number_text(end[1].get("loss"))),
         ("after", lambda end: number_text(end[2].get("loss"))),
         ("examples", lambda end: count_text((end[2] or end[1]).get("examples"))),
         note="Before: without an adapter. Interval: of the score after. k: experts per token.",
     )
-    return table.without("exact match") if run.score_name == "exact match" else table
+
+
+def _metric_of(name: str) -> Callable[[tuple[TierCost, Record, Record]], str]:
+    return lambda end: percent_text((end[2].get("metrics") or {}).get(name))
 
 
 def label_scores(run: Run) -> TextTable:

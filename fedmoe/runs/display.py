@@ -23,6 +23,9 @@ class Display(Observer, Watch):
     the run.
     """
 
+    def noted(self, notes: Sequence[str]) -> None:
+        """Show what is to be said of the scores before the first round, in sentences."""
+
     def met(self, attendance: Attendance) -> None:
         """Show who is there in a round, where clients come and go."""
 

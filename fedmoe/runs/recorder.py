@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import math
 import os
 import platform
 import time
@@ -273,7 +274,9 @@ class Recorder(Observer, Watch):
         write_json(self.folder / "scores.json", self.scores)
         best = self.server.setup.experiment.evaluation.best
         if state.round and (chosen := [r for r in results if r.split == best]):
-            mean = sum(r.score for r in chosen), -sum(r.loss for r in chosen)
+            # Without a score, which is NaN, the loss alone counts.
+            scores = [0.0 if math.isnan(r.score) else r.score for r in chosen]
+            mean = sum(scores), -sum(r.loss for r in chosen)
             if self.best is None or mean > self.best:
                 self.best = mean
                 self.save_adapter("adapter-best", state)
@@ -324,6 +327,7 @@ class Recorder(Observer, Watch):
             "upload": e.upload.name,
             "full_top_k": server.setup.model.full_top_k,
             **({"rows": counts.as_json()} if (counts := server.facts.rows).read else {}),
+            "notes": server.facts.notes,
             "tiers": tiers,
         }
 

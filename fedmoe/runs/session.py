@@ -141,6 +141,7 @@ class Session:
         evaluator = Evaluator(self.server, workers, recorder, self.display, self.phases)
         try:
             with self.display:
+                self.display.noted(self.server.facts.notes)
                 state = self._loop(workers, recorder, evaluator, keeper)
             seconds, phases = time.monotonic() - self.started, self.phases.seconds
             phases["training"] = seconds - sum(phases.values())

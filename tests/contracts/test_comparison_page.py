@@ -28,7 +28,7 @@ def evaluation(round, split, tier, score):
         "top_k": 1,
         "loss": 2 - score,
         "score": score,
-        "exact_match": score,
+        "metric": "exact_match",
         "examples": 4,
         "seconds": 0.1,
         "by_label": {"lights": score, "timers": score / 2},
