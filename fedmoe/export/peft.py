@@ -7,10 +7,12 @@ do not tell which parameter a factor belongs to (wrappers nest), but each wrappe
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -20,14 +22,18 @@ from torch import Tensor, nn
 
 from fedmoe.adapter import RANK_AXES, Adapter, Entry, Layout
 from fedmoe.errors import ModelError
-from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.build import ModelSettings, load_base
-from fedmoe.models.families import Family, family_of
+from fedmoe.models.adapted import TOP_K, AdaptedModel, LoRA
+from fedmoe.models.build import ModelSettings, device_of, load_base
+from fedmoe.models.families import Family, family_of, install
 from fedmoe.models.families.family import through_interface
 from fedmoe.models.families.ungated import each_expert
+from fedmoe.models.private import map_tensors
+from fedmoe.models.rescaling import NoRescaling
 from fedmoe.models.tasks import TASKS
 
 NAME, SHIFT = "default", "shift"
+CONFIG = "adapter_config.json"
+"""The file by which a folder is known as an adapter's."""
 TOLERANCE = 1e-4
 
 
@@ -60,6 +66,31 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return difference
+
+
+def load_export(folder: Path, base: str = "") -> tuple[AdaptedModel, Any, str]:
+    """Return the base model with the adapter in a PEFT folder merged in, its tokenizer and path.
+
+    Args:
+        folder: an adapter's, such as `export` writes.
+        base: the base model's path; empty for the one that the folder names.
+
+    Raises:
+        ModelError: there is no such base model, or PEFT cannot put the adapter on it.
+    """
+    try:
+        path = base or json.loads((folder / CONFIG).read_text())["base_model_name_or_path"]
+        model, tokenizer = load_base(ModelSettings(path=path, device="cpu"), fast=False)
+        if family_of(model).install is through_interface:
+            model.set_experts_implementation("eager")  # pyright: ignore[reportCallIssue]
+        wrapped: Any = PeftModel.from_pretrained(model, str(folder))  # pyright: ignore
+        merged = wrapped.merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{folder}: the adapter cannot be loaded: {error!s:.300}") from error
+    install(merged)
+    device = device_of(ModelSettings(path=path))
+    map_tensors(merged, lambda tensor: tensor.to(device))
+    return AdaptedModel(merged.eval(), LoRA(rank=1), NoRescaling(), TOP_K), tokenizer, path
 
 
 def check_export(adapter: Adapter, model: AdaptedModel) -> None:
