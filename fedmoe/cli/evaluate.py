@@ -102,4 +102,4 @@ def _table(evaluations: tuple[Evaluation, ...]) -> Table:
             cells = [each.tier, name, str(each.top_k), count_text(of.examples)]
             rows.append([*cells, *map(percent_text, scores), number_text(of.loss)])
     columns = ["tier", "rows", "k", "examples", evaluations[0].metric, *others, "loss"]
-    return table("scores", columns, rows, num_words=2)
+    return table("scores", [name.replace("_", " ") for name in columns], rows, num_words=2)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fedmoe.data.examples import Example
-from fedmoe.errors import DataError, Fault
+from fedmoe.errors import Fault
 from fedmoe.evaluation.metric import Metric, Reads
 from fedmoe.section import section
 
@@ -69,6 +69,11 @@ class Choice(Metric):
             found_scores.append(float(best == chosen_option(example)))
         return found_scores
 
+    def lacks(self, examples: Sequence[Example]) -> str:
+        """Return which example has no options, if one has none."""
+        bare = next((e for e in examples if not options_of(e)), None)
+        return f"example {bare.prompt!r:.60} has no options; see data.options" if bare else ""
+
     def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
         """Yield that no column holds the options."""
         if getattr(experiment.data, "options", None) == "":
@@ -77,16 +82,9 @@ class Choice(Metric):
 
 
 def options_of(example: Example) -> list[str]:
-    """Return the options of a multiple-choice example.
-
-    Raises:
-        DataError: it has none, or the response is none of them.
-    """
+    """Return the options of a multiple-choice example, empty if it has none."""
     found = json.loads(example.extra or "{}")
-    options = found.get("options") if isinstance(found, dict) else None
-    if not options:
-        raise DataError(f"example {example.prompt!r:.60} has no options; see data.options")
-    return options
+    return found.get("options", []) if isinstance(found, dict) else []
 
 
 def chosen_option(example: Example) -> str:

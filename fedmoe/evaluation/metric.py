@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fedmoe.data.examples import Example
@@ -46,6 +46,10 @@ class Metric(Component):
         judge = checked(self, f"evaluation.metric {self.name!r}")
         return [judge(e, a) for e, a in zip(found.data.examples, found.answers, strict=True)]
 
+    def lacks(self, examples: Sequence[Example]) -> str:
+        """Return what the examples to score lack for it, as a sentence; empty if nothing."""
+        return ""
+
     def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
         """Yield why it cannot be measured in an experiment."""
         yield from ()
@@ -67,7 +71,8 @@ def name_of(metric: Judge) -> str:
     own = getattr(metric, "name", None)
     word = own if isinstance(own, str) else reference(metric)
     # Names cross the wire: letters, digits, and few of them.
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", word.rpartition(":")[2])[-40:]
+    word = re.sub(r"^.*:(.*\.)?", "", word)
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", word)[-40:]
     return plain.lstrip("_.-0123456789").rstrip("_") or "own"
 
 

@@ -35,6 +35,12 @@ class ToolCalls(Metric):
         wanted, found = self._canonical(right_calls(example)), calls_in(answer)
         return float(found is not None and self._canonical(found) == wanted)
 
+    def lacks(self, examples: Sequence[Example]) -> str:
+        """Return that no response makes a call, if so."""
+        if any(map(right_calls, examples)):
+            return ""
+        return "'tool_calls' finds no call in any response; see its forms, or use another metric"
+
     def _canonical(self, calls: Sequence[Any]) -> list[str]:
         texts = [json.dumps(_value(call), sort_keys=True) for call in calls]
         return sorted(texts) if self.order == "any" else texts

@@ -17,6 +17,7 @@ from fedmoe.data.dataset import Dataset
 from fedmoe.data.examples import SPLITS, Splits
 from fedmoe.data.federated import Federated, LocalData
 from fedmoe.data.files import LocalFiles
+from fedmoe.data.shown import template_line
 from fedmoe.data.table import Table
 from fedmoe.data.wording import tokenize_splits
 from fedmoe.errors import ConfigError, DataError, FedMoEError
@@ -106,7 +107,7 @@ def evaluate(
         name: _tokenized(name, splits, experiment, opened)
         for name, splits in _splits(experiment, split or ("all" if data else "test"))
     }
-    sets, notes = _sets(experiment, opened, {name: splits for name, splits in found.items()})
+    sets, notes = _sets(experiment, opened, found)
     evaluations, records = [], []
     for tier, use in opened.tiers.items():
         top_k, started = use(), time.monotonic()
@@ -213,7 +214,8 @@ def _sets(
     chosen = of_rows(e.evaluation.metric, e.data, examples, sizes)
     sets = {name: drawing.scored("test", one, chosen) for name, one in drawn.items()}
     counted = Counter(note for one in sets.values() for note in one.notes)
-    return sets, (chosen.note(), *counted)
+    wording = template_line(opened.tokenizer, e.data.wording(e.text))
+    return sets, (chosen.note(), *([wording] if drawing.form == "causal" else []), *counted)
 
 
 def _records(tier: str, name: str, measured: Measured) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,8 @@ import json
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +54,7 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
     exact = settings.__class__(path=settings.path, dtype="float32", device="cpu")
     unfinished = out.with_name(out.name + ".unfinished")
     try:
-        with warnings.catch_warnings():
-            # PEFT 0.21 reads a name that transformers 5.23 deprecates, which users cannot help.
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        with _quiet():
             base, _ = load_base(exact, fast=False)
             to_peft(lora, base).save_pretrained(str(unfinished))
             difference = largest_difference(adapter, model, exact, unfinished)
@@ -66,6 +66,15 @@ def export(adapter: Adapter, model: AdaptedModel, settings: ModelSettings, out: 
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return difference
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let no warning through that users cannot help."""
+    with warnings.catch_warnings():
+        # PEFT 0.21 reads a name that transformers 5.23 deprecates.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        yield
 
 
 def load_export(folder: Path, base: str = "") -> tuple[AdaptedModel, Any, str]:
@@ -83,8 +92,9 @@ def load_export(folder: Path, base: str = "") -> tuple[AdaptedModel, Any, str]:
         model, tokenizer = load_base(ModelSettings(path=path, device="cpu"), fast=False)
         if family_of(model).install is through_interface:
             model.set_experts_implementation("eager")  # pyright: ignore[reportCallIssue]
-        wrapped: Any = PeftModel.from_pretrained(model, str(folder))  # pyright: ignore
-        merged = wrapped.merge_and_unload()
+        with _quiet():
+            wrapped: Any = PeftModel.from_pretrained(model, str(folder))  # pyright: ignore
+            merged = wrapped.merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{folder}: the adapter cannot be loaded: {error!s:.300}") from error
     install(merged)

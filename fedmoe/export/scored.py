@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from fedmoe.config import Experiment
-from fedmoe.data.text import TextSettings
 from fedmoe.errors import FedMoEError
 from fedmoe.export.peft import CONFIG, load_export
 from fedmoe.export.saved import SavedRun
 from fedmoe.models.adapted import AdaptedModel, LoRA
-from fedmoe.models.build import MINI, ModelSettings, build_model, model_folder
+from fedmoe.models.build import ModelSettings, build_model, model_folder
 from fedmoe.models.memory.frozen import forms_of
 from fedmoe.models.pretrained_gating import gating_of
 from fedmoe.models.rescaling import NoRescaling
@@ -63,9 +62,7 @@ def open_source(source: Path | str, which: str, base: str, tiers: Sequence[str])
         gating = gating_of(Path(model_folder(path)))
         settings = ModelSettings(path=path)
         model, tokenizer = build_model(settings, LoRA(rank=1), NoRescaling(), gating)
-    # The built-in base was pretrained on plain prompts, and never saw its template.
-    text = TextSettings(template="plain" if model_folder(path) == model_folder(MINI) else "auto")
-    experiment = Experiment(model=ModelSettings(path=path), text=text)
+    experiment = Experiment(model=ModelSettings(path=path))
 
     def full() -> int:
         model.set_budget(model.full_top_k, None)

@@ -12,7 +12,7 @@ from fedmoe.data.wording import Worded, response_text, tokenize, turns, word
 from fedmoe.errors import DataError, FedMoEWarning
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.evaluation.likelihoods import options_of
-from fedmoe.evaluation.metric import Metric, checked, reads
+from fedmoe.evaluation.metric import Judge, Metric, checked, reads
 from fedmoe.evaluation.metrics import VERIFIER, Chosen, of_rows
 from fedmoe.seeds import numpy_rng
 
@@ -106,13 +106,16 @@ class Drawing:
         data = EvaluationSet(
             split, drawn.examples, drawn.rows, chosen.metrics, most, held_out=drawn.held_out
         )
+        notes = [said for m in chosen.metrics.values() if (said := _lack(m, drawn.examples))]
+        if notes and (self.warns or "options" in map(reads, chosen.metrics.values())):
+            raise DataError("; ".join(notes))
         if any(reads(metric) == "options" for metric in chosen.metrics.values()):
             data = replace(data, options=[self._options(example) for example in drawn.examples])
         if not chosen.answered:
             idle = "evaluation.max_new_tokens is without effect: no metric reads an answer"
             return replace(data, notes=(idle,) if limit else ())
-        notes, unreachable = self._reach(data)
-        return replace(data, notes=notes, unreachable=unreachable)
+        more, unreachable = self._reach(data)
+        return replace(data, notes=(*notes, *more), unreachable=unreachable)
 
     def _options(self, example: Example) -> list[Tokens]:
         """Return each option of an example as the response's token ids."""
@@ -159,6 +162,10 @@ class Drawing:
                 wrong.append(number)
                 why = why or f"it gives {score:g} for the response itself, {text!r:.80}"
         return wrong, why
+
+
+def _lack(metric: Judge, examples: Sequence[Example]) -> str:
+    return metric.lacks(examples) if isinstance(metric, Metric) else ""
 
 
 def _answering(example: Example, option: str) -> Example:
