@@ -114,10 +114,12 @@ def of_rows(
     if has_verifier(data):
         why = f"data.name {data.name!r} has a verifier of its own"
         return Chosen.of((Verifier(), ExactMatch()), data, why)
-    median = statistics.median(lengths)
+    half = statistics.median(lengths)
     times = Counter(example.response for example in examples)
     repeated = sum(n for n in times.values() if n > 1) / len(examples)
-    responses = f"responses have {median:g} tokens in the median, and {repeated:.0%} of them repeat"
-    if median <= SHORT or repeated >= REPEATED:
+    responses = (
+        f"half of the responses have {half:g} tokens or fewer, {repeated:.0%} come repeatedly"
+    )
+    if half <= SHORT or repeated >= REPEATED:
         return Chosen.of((ExactMatch(),), data, responses)
     return Chosen.of((Likelihood(),), data, f"{responses}: too long and varied to match exactly")

@@ -80,16 +80,13 @@ def evaluate(
 
     Args:
         source: a run's folder, that of an exported adapter, `mini`, or a model's folder or Hub id.
-        data: a file, or a folder with a file for each owner, or a data set; a run's own data when
-            omitted.
+        data: a file, a folder with a file for each owner, or a data set; a run's own when omitted.
         overrides: dotted settings, such as `data.prompt=question` or `evaluation.metric=token_f1`.
-        split: the part to score; `all` by default, and `test` of a run's own data. Files are split
-            as a run would, by its seed.
+        split: the part to score; `all` when omitted, but `test` of a run's own data.
         tiers: tiers of a run; all of them when empty.
         which: the adapter after a run's last or best round.
         base: the base model of an exported adapter, if it is no longer where the adapter says.
-        answers: also return every prompt with its answer; answers are then generated even if no
-            metric reads them.
+        answers: also return every prompt with its answer, generated even if no metric reads it.
 
     Raises:
         FedMoEError: whatever of it cannot be done as requested.
@@ -108,26 +105,32 @@ def evaluate(
         for name, splits in _splits(experiment, split or ("all" if data else "test"))
     }
     sets, notes = _sets(experiment, opened, found)
+    rows = {name: splits.rows for name, splits in found.items()}
     evaluations, records = [], []
-    for tier, use in opened.tiers.items():
-        top_k, started = use(), time.monotonic()
-        measured = {
-            name: Measured(opened.model, opened.tokenizer, of, experiment.evaluation.batch_size)
-            for name, of in sets.items()
-        }
-        sums = {name: one.sums() for name, one in measured.items()}
+    for tier in opened.tiers:
+        result, measured = _at_tier(opened, tier, sets, experiment.evaluation.batch_size)
+        evaluations.append(result)
         if answers:
             records += [r for name, one in measured.items() for r in _records(tier, name, one)]
-        seconds, total = time.monotonic() - started, Scores.total(sums.values())
-        clients = tuple(
-            ClientScore(client=n, name=name, examples=s.examples, tokens=s.tokens, **s.means)
-            for n, (name, s) in enumerate(sums.items())
-        )
-        owners = {"clients": clients} if len(clients) > 1 else {}
-        result = evaluation_of(total, opened.round, tier, top_k, seconds, **owners)
-        evaluations.append(result)
-    rows = {name: splits.rows for name, splits in found.items()}
     return Evaluated(tuple(evaluations), rows, notes, tuple(records))
+
+
+def _at_tier(
+    opened: Source, tier: str, sets: Mapping[str, EvaluationSet], batch_size: int
+) -> tuple[Evaluation, dict[str, Measured]]:
+    """Return the scores at a tier, and what was measured of each owner's rows."""
+    top_k, started = opened.tiers[tier](), time.monotonic()
+    measured = {
+        name: Measured(opened.model, opened.tokenizer, of, batch_size) for name, of in sets.items()
+    }
+    sums = {name: one.sums() for name, one in measured.items()}
+    clients = tuple(
+        ClientScore(client=n, name=name, examples=s.examples, tokens=s.tokens, **s.means)
+        for n, (name, s) in enumerate(sums.items())
+    )
+    owners = {"clients": clients} if len(clients) > 1 else {}
+    seconds, total = time.monotonic() - started, Scores.total(sums.values())
+    return evaluation_of(total, opened.round, tier, top_k, seconds, **owners), measured
 
 
 def _experiment(

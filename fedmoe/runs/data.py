@@ -64,6 +64,10 @@ class DataFacts:
             return (self.most_length,) * STAND_INS
         return self.lengths[client]
 
+    def header(self) -> dict[str, Any]:
+        """Return what the ledger's first line says of them."""
+        return {"notes": self.notes} | ({"rows": self.rows.as_json()} if self.rows.read else {})
+
     def account(self) -> list[str]:
         """Return what became of the rows, in lines for a terminal."""
         lines = [f"format: {self.form}"] if self.form else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import io
-import math
 import os
 import platform
 import time
@@ -266,7 +265,7 @@ class Recorder(Observer, Watch):
         self.ledger.append(line | {"clients": [task.client for task in tasks]})
 
     def evaluated(self, state: ServerState, results: Sequence[Evaluation]) -> None:
-        """Write scores down, and keep the adapter of the best mean score; see `evaluation.best`."""
+        """Write scores down, and keep the best adapter: by mean score, or loss without one (NaN)."""
         self._write_accounts()
         for result in results:
             self.scores.append(asdict(result))
@@ -274,9 +273,7 @@ class Recorder(Observer, Watch):
         write_json(self.folder / "scores.json", self.scores)
         best = self.server.setup.experiment.evaluation.best
         if state.round and (chosen := [r for r in results if r.split == best]):
-            # Without a score, which is NaN, the loss alone counts.
-            scores = [0.0 if math.isnan(r.score) else r.score for r in chosen]
-            mean = sum(scores), -sum(r.loss for r in chosen)
+            mean = sum(r.score for r in chosen if r.score >= 0), -sum(r.loss for r in chosen)
             if self.best is None or mean > self.best:
                 self.best = mean
                 self.save_adapter("adapter-best", state)
@@ -326,8 +323,7 @@ class Recorder(Observer, Watch):
             "rescaling": e.rescaling.name,
             "upload": e.upload.name,
             "full_top_k": server.setup.model.full_top_k,
-            **({"rows": counts.as_json()} if (counts := server.facts.rows).read else {}),
-            "notes": server.facts.notes,
+            **server.facts.header(),
             "tiers": tiers,
         }
 

@@ -4,6 +4,7 @@ import json
 import warnings
 
 import pytest
+from pydantic import ValidationError
 from tokenizers import normalizers
 from transformers import AutoTokenizer
 
@@ -12,8 +13,8 @@ from fedmoe.data import Example, HomeAssistant, Memory, ReasoningGym
 from fedmoe.data.conversations import exchange, packed
 from fedmoe.data.federated import Federated, LocalData
 from fedmoe.data.text import TextSettings
-from fedmoe.data.wording import answer_text, ends_of, turns
-from fedmoe.errors import ConfigError, DataError, FedMoEWarning
+from fedmoe.data.wording import answer_text, ends_of
+from fedmoe.errors import DataError, FedMoEWarning
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.evaluation.metrics import Chosen, of_rows
 from fedmoe.evaluation.overlap import ExactMatch, RougeL, TokenF1
@@ -117,16 +118,18 @@ def test_each_turn_with_a_call_scores_1_given_what_was_before():
         {"role": "tool", "content": "done"},
         {"role": "assistant", "content": "It is on."},
     ]
-    example = Example(*exchange(messages), "", conversation=packed(messages))
-    made, every = tokenizer(QWEN), turns(example)
-    data = scored(made, every, ToolCalls(), ExactMatch(), wording="chat")
+    whole, calls = (
+        Example(*exchange(part), "", conversation=packed(part)) for part in (messages, messages[:2])
+    )
+    made = tokenizer(QWEN)
+    data = scored(made, (whole,), ToolCalls(), ExactMatch(), wording="chat")
     first, second = own_answers(made, data)
     assert ["<tool_call>" in text for text in (first, second)] == [True, False]
     metric = ToolCalls()
     judged = [[metric(e, a) for a in (first, second)] for e in data.examples]
     assert judged == [[1, 0], [0, 1]]
     with pytest.raises(DataError, match=r"1 of 1 test .* by tool_calls: it gives 0 for the resp"):
-        scored(tokenizer(CHATML), every[:1], metric, wording="chat")
+        scored(tokenizer(CHATML), (calls,), metric, wording="chat")
 
 
 def test_some_that_cannot_be_reached_are_a_warning_and_all_an_error():
@@ -178,7 +181,7 @@ def test_the_metric_follows_the_responses(responses, lengths, names):
     examples = [Example(str(n), text, "") for n, text in enumerate(responses)]
     chosen = of_rows(None, Memory(rows=[("a", "b")]), examples, lengths)
     assert chosen.names == names
-    assert f"{sorted(lengths)[1]} tokens in the median" in chosen.note()
+    assert f"have {sorted(lengths)[1]} tokens or fewer" in chosen.note()
     assert "(evaluation.metric)" in chosen.note()
     assert of_rows(TokenF1(), HomeAssistant(), examples, lengths).note() == "scored by token_f1"
 
@@ -186,14 +189,16 @@ def test_the_metric_follows_the_responses(responses, lengths, names):
 def test_a_verifier_comes_first():
     chosen = of_rows(None, ReasoningGym(), [Example("a", "b", "")], [2])
     assert chosen.names == ("verifier", "exact_match")
-    with pytest.raises(ConfigError, match="'home_assistant' has no verifier of its own"):
+    with pytest.raises(ValidationError, match="'home_assistant' has no verifier of its own"):
         Experiment(evaluation=EvaluationSettings(metric="verifier"))
 
 
 def test_the_built_in_data_are_scored_by_exact_match():
     data = pooled_data(Experiment(data=HomeAssistant(per_template=2)), plain(), "causal")
     assert data.facts().metrics == ("exact_match",)
-    assert data.facts().account()[-1].startswith("scored by exact_match: responses have 1")
+    assert (
+        data.facts().account()[-1].startswith("scored by exact_match: half of the responses have 1")
+    )
 
 
 def test_owners_count_what_cannot_be_reached_and_tell_no_text(tmp_path):
