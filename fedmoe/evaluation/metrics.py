@@ -117,9 +117,7 @@ def of_rows(
     half = statistics.median(lengths)
     times = Counter(example.response for example in examples)
     repeated = sum(n for n in times.values() if n > 1) / len(examples)
-    responses = (
-        f"half of the responses have {half:g} tokens or fewer, {repeated:.0%} come repeatedly"
-    )
+    responses = f"half of the responses have {half:g} tokens or fewer, {repeated:.0%} are repeated"
     if half <= SHORT or repeated >= REPEATED:
         return Chosen.of((ExactMatch(),), data, responses)
     return Chosen.of((Likelihood(),), data, f"{responses}: too long and varied to match exactly")

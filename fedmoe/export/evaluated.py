@@ -169,6 +169,9 @@ def _data_at(path: Path | str, own: Dataset) -> Dataset:
 def _splits(experiment: Experiment, split: Split) -> Iterator[tuple[str, Splits]]:
     """Yield the rows to score of each owner, or of the data as a whole, as test rows."""
     data, seed = experiment.data, experiment.seed
+    if split == "all" and isinstance(data, Table):
+        # Rows then stay in their order.
+        data = replace(data, validation_share=0.0, test_share=0.0)
     if isinstance(data, Federated):
         local = LocalData(data)
         for name in local.names:

@@ -265,7 +265,7 @@ class Recorder(Observer, Watch):
         self.ledger.append(line | {"clients": [task.client for task in tasks]})
 
     def evaluated(self, state: ServerState, results: Sequence[Evaluation]) -> None:
-        """Write scores down, and keep the best adapter: by mean score, or loss without one (NaN)."""
+        """Write scores down, and keep the best adapter: by score, or loss without one (NaN)."""
         self._write_accounts()
         for result in results:
             self.scores.append(asdict(result))
