@@ -42,7 +42,9 @@ def evaluate(
     answers: Path | None,
     json: bool,
 ) -> None:
-    """Score a run's adapter, an exported adapter or a base model on any data.
+    """Score an adapter or a base model on any data.
+
+    An adapter is that of a run, at its tiers, or an exported one.
 
     \b
     Examples:

@@ -70,20 +70,27 @@ def client_scores(run: Run) -> TextTable:
     note = "On each client's own held-out rows, at its tier's k. The lowest score comes first."
     if run.withheld:
         note += f" {len(run.withheld)} client(s) withhold their scores."
+    scores = own_scores(run)
+    others = dict.fromkeys(name for s in scores for name in s.after.get("metrics") or ())
     return TextTable.of(
         "Scores of clients",
-        own_scores(run),
+        scores,
         ("client", lambda s: s.name),
         ("tier", lambda s: s.tier.name),
         ("k", lambda s: count_text(s.tier.top_k)),
         (f"{run.score_name} before", lambda s: s.share(s.before)),
         ("after", lambda s: s.share(s.after)),
+        *((name.replace("_", " "), _metric_of(name)) for name in others),
         ("loss before", lambda s: number_text(s.before.get("loss"))),
         ("after", lambda s: number_text(s.after.get("loss"))),
         ("examples", lambda s: count_text((s.after or s.before).get("examples"))),
         num_words=2,
         note=note,
     )
+
+
+def _metric_of(name: str) -> Callable[[OwnScore], str]:
+    return lambda s: percent_text((s.after.get("metrics") or {}).get(name))
 
 
 def client_rows(run: Run) -> TextTable:

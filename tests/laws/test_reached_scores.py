@@ -23,6 +23,7 @@ from fedmoe.evaluation.tool_calls import ToolCalls
 from fedmoe.models.build import MINI, model_folder
 from fedmoe.runs.data import pooled_data
 from fedmoe.runs.evaluation_sets import Drawing
+from fedmoe.runs.own_account import read_account
 from fedmoe.runs.own_data import OwnData
 from tests.support.chat_templates import CHATML, HARMONY, INST, MARKED, THINKING, tokenizer
 
@@ -208,7 +209,9 @@ def test_owners_count_what_cannot_be_reached_and_tell_no_text(tmp_path):
     experiment = Experiment(
         data=data, evaluation=EvaluationSettings(metric="exact_match", max_new_tokens=20)
     )
-    own = OwnData(LocalData(data), experiment, plain(), "causal").of("attic")
+    every = OwnData(LocalData(data), experiment, plain(), "causal")
+    assert "client attic: " in read_account(every).warnings()[-1]
+    own = every.of("attic")
     held_out = [e for of in own.sets.values() for e in of.examples]
     assert own.counts.unreachable == sum(e.response == LONG for e in held_out) > 0
     said = own.counts.warning("client attic")
