@@ -7,7 +7,14 @@ from fedmoe.report.expert_load import starved_and_captured
 from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run
 from fedmoe.report.run_tables import gap_text
-from fedmoe.report.units import DASH, bytes_text, count_text, percent_text, seconds_text
+from fedmoe.report.units import (
+    DASH,
+    bytes_text,
+    count_text,
+    number_text,
+    percent_text,
+    seconds_text,
+)
 
 
 def status(run: Run) -> str:
@@ -27,7 +34,7 @@ def headline(run: Run) -> str:
         if curves and all(len(curve) > 1 for curve in curves):
             return _change(run, split, curves)
         if curves and all(curves) and not run.header["num_rounds"]:
-            score = percent_text(sum(curve[0]["score"] or 0 for curve in curves) / len(curves))
+            score = _text(run, _mean(run, curves, 0))
             return f"Without training, the {split} {run.score_name} is {score}, the mean of tiers."
     if run.withheld and not run.evaluations:
         return f"All {len(run.withheld)} clients that were asked withhold their scores."
@@ -76,17 +83,25 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return [(name, value) for name, value in known if value != DASH]
 
 
+def _mean(run: Run, curves: Sequence[Sequence[Record]], place: int) -> float:
+    value = "score" if run.scored else "loss"
+    return sum(curve[place][value] or 0 for curve in curves) / len(curves)
+
+
+def _text(run: Run, value: float) -> str:
+    return percent_text(value) if run.scored else number_text(value)
+
+
 def _change(run: Run, split: str, curves: Sequence[Sequence[Record]]) -> str:
-    before = sum(curve[0]["score"] or 0 for curve in curves) / len(curves)
-    after = sum(curve[-1]["score"] or 0 for curve in curves) / len(curves)
+    before, after = _mean(run, curves, 0), _mean(run, curves, -1)
     first, last = curves[0][0]["round"], curves[0][-1]["round"]
     text = f"{split.capitalize()} {run.score_name}"
     if len(curves) > 1:
         text += f", averaged over {len(curves)} budget tiers,"
     if after == before:
-        return f"{text} stayed at {percent_text(after)} from round {first} to round {last}."
+        return f"{text} stayed at {_text(run, after)} from round {first} to round {last}."
     since = "without an adapter" if first == 0 else f"after round {first}"
     return (
-        f"{text} {'rose' if after > before else 'fell'} from {percent_text(before)} {since} "
-        f"to {percent_text(after)} after round {last}."
+        f"{text} {'rose' if after > before else 'fell'} from {_text(run, before)} {since} "
+        f"to {_text(run, after)} after round {last}."
     )

@@ -36,7 +36,7 @@ def score_over_time(run: Run) -> Figure | None:
 
 def _per_round(run: Run, value: str, title: str, virtual: bool = False) -> Figure | None:
     curves = {tier.name: run.curve("validation", tier.name) for tier in run.tiers}
-    if not any(curves.values()):
+    if not any(curves.values()) or (value == "score" and not run.scored):
         return None
     figure = figures.new_figure(title)
     axes = figure.add_subplot()
@@ -88,7 +88,7 @@ def _label_ends(axes: Axes, run: Run, value: str, colours: dict[str, figures.Col
 def test_scores(run: Run) -> Figure | None:
     """Score on test data in percent, without an adapter and with the last one."""
     pairs = {tier: run.curve("test", tier.name) for tier in run.tiers}
-    if not any(point["round"] for points in pairs.values() for point in points):
+    if not run.scored or not any(p["round"] for points in pairs.values() for p in points):
         return None
     figure = figures.new_figure(f"Test {run.score_name}: base model (grey), then fine-tuned")
     axes = figure.add_subplot()

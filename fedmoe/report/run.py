@@ -106,6 +106,11 @@ class Run:
         last = self.evaluations[-1:]
         return last[0].get("metric", "score").replace("_", " ") if last else "score"
 
+    @property
+    def scored(self) -> bool:
+        """Return whether there is a score beside the loss."""
+        return self.score_name != "loss"
+
     def label_of(self, client: int, tier: TierCost) -> str:
         """Return a client's name and budget for a row of a plot; long names lose their middle."""
         name, of = (shortened(text, MOST_LETTERS) for text in (self.name_of(client), tier.name))

@@ -25,15 +25,18 @@ def test_scores(run: Run) -> TextTable:
         before = [e for e in run.curve("test", tier.name) if e["round"] == 0]
         ends.append((tier, before[0] if before else {}, run.last_test(tier.name) or {}))
     others = dict.fromkeys(name for _, _, after in ends for name in after.get("metrics") or ())
+    score: list[tuple[str, Callable[[tuple[TierCost, Record, Record]], str]]] = [
+        (f"{run.score_name} before", lambda end: percent_text(end[1].get("score"))),
+        ("after", lambda end: percent_text(end[2].get("score"))),
+        ("points", lambda end: _difference(end[1].get("score"), end[2].get("score"))),
+        ("95% interval", lambda end: _interval(end[2])),
+    ]
     return TextTable.of(
         "Test scores",
         ends,
         ("tier", lambda end: end[0].name),
         ("k", lambda end: count_text(end[0].top_k)),
-        (f"{run.score_name} before", lambda end: percent_text(end[1].get("score"))),
-        ("after", lambda end: percent_text(end[2].get("score"))),
-        ("points", lambda end: _difference(end[1].get("score"), end[2].get("score"))),
-        ("95% interval", lambda end: _interval(end[2])),
+        *(score if run.scored else ()),
         *((name.replace("_", " "), _metric_of(name)) for name in others),
         ("loss before", lambda end: number_text(end[1].get("loss"))),
         ("after", lambda end: number_text(end[2].get("loss"))),
