@@ -11,8 +11,10 @@ from report_folder import EXPERTS, LAYERS, TIERS, ledger_lines, make_run
 
 from fedmoe.errors import FedMoEError
 from fedmoe.report import Ledger, write_report
+from fedmoe.report.facts import headline
 from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.plots import PLOTS
+from fedmoe.report.plots_scores import score_per_round
 from fedmoe.report.run import flat, read_run
 from fedmoe.report.run_tables import clients, failures, schedule, test_scores
 from fedmoe.report.units import DASH
@@ -271,3 +273,17 @@ def test_drawing_leaves_no_trace_in_pyplot(finished):
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(finished)], check=True)
+
+
+def test_a_run_without_a_score_speaks_of_its_loss(tmp_path):
+    folder = make_run(tmp_path / "unscored")
+    lines = ledger_lines(folder)
+    without = {"metric": "loss", "score": None, "by_label": {}, "metrics": {"token_f1": 0.5}}
+    lines = [line | without if line["kind"] == "evaluation" else line for line in lines]
+    (folder / "ledger.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    run = read_run(folder)
+    assert headline(run).startswith("Test loss, averaged over 4 budget tiers, fell from 3.")
+    columns = test_scores(run).columns
+    assert columns == ["tier", "k", "token f1", "loss before", "after", "examples"]
+    assert {row[2] for row in test_scores(run).rows} == {"50.0%"}
+    assert score_per_round(run) is None
