@@ -70,7 +70,6 @@ TOKENIZERS |= {"marked": lambda: tokenizer(MARKED), "thinking": lambda: tokenize
 
 
 def drawing(made, *, metric=None, limit=None, data=None, wording="plain", warns=True):
-    wording = "auto" if made.chat_template and wording == "plain" else wording
     experiment = Experiment(
         data=data or Memory(rows=[("a", "b")]),
         text=TextSettings(template=wording, control_tokens="allow"),
@@ -93,12 +92,13 @@ def own_answers(made, data):
         yield answer_text(made, [*row.ids[row.prompt_length :], *padding], ends)
 
 
+@pytest.mark.parametrize("wording", ["plain", "chat"])
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_the_ids_of_a_response_score_1(name):
+def test_the_ids_of_a_response_score_1(name, wording):
     made = TOKENIZERS[name]()
     examples = tuple(Example(f"say {n}", text, "") for n, text in enumerate(ODD))
     metrics = (ExactMatch(), TokenF1())
-    data = scored(made, examples, *metrics)
+    data = scored(made, examples, *metrics, wording=wording)
     assert (data.unreachable, data.notes) == (0, ())
     for example, answer in zip(data.examples, own_answers(made, data), strict=True):
         assert [metric(example, answer) for metric in metrics] == [1, 1]
