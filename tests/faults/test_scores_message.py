@@ -35,9 +35,7 @@ def read(scores=HONEST, **changes):
     message = pack_scores(scores, TASK)
     values = json.loads(message.scalars) | changes
     given = Message(json.dumps(values), b"")
-    return unpack_scores(
-        given, TASK, "test", **BOUNDS
-    )
+    return unpack_scores(given, TASK, "test", **BOUNDS)
 
 
 def test_honest_scores_arrive_whole():
