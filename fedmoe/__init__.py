@@ -3,6 +3,7 @@
 Importing it costs no torch: every name is loaded when it is first used.
 
     run, load_experiment, open_run      a whole run from YAML, and its results
+    evaluate                            scores of a run's adapter, or another's, on any data
     Federation, Client, Tier            clients in memory, one round at a time
     LoRA, Training, Experiment          settings
     Strategy, FedAvg, Flame             aggregation; subclass `Strategy` for one of your own
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from fedmoe.budget import Tier
     from fedmoe.config import Experiment, load_experiment
     from fedmoe.errors import FedMoEError
+    from fedmoe.export.evaluated import evaluate
     from fedmoe.federation import Client, Federation, open_run, run
     from fedmoe.messages.records import Task, Update
     from fedmoe.models.adapted import LoRA
@@ -57,6 +59,7 @@ _HOMES = {
     "Tier": "fedmoe.budget",
     "Training": "fedmoe.training.settings",
     "Update": "fedmoe.messages.records",
+    "evaluate": "fedmoe.export.evaluated",
     "load_experiment": "fedmoe.config",
     "open_run": "fedmoe.federation",
     "run": "fedmoe.federation",
@@ -76,6 +79,7 @@ __all__ = [
     "Tier",
     "Training",
     "Update",
+    "evaluate",
     "load_experiment",
     "open_run",
     "run",

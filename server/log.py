@@ -9,6 +9,7 @@ from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.messages.rows import RowCounts
 from fedmoe.report.fields import live_line
+from fedmoe.report.units import percent_text
 from fedmoe.runs.display import Display
 from fedmoe.runs.news import News, lowest_text, unscored_line, who_of
 from fedmoe.runs.roster import Attendance
@@ -49,8 +50,9 @@ class LogLines(Display):
         who = f"round {event.round}: {who_of(event.client, self.tasks)}"
         log(WARNING, "%s: %s injected, %s", who, event.fault, event.outcome)
 
-    def note(self, text: str) -> None:
-        log(INFO, "%s", text)
+    def noted(self, notes: Sequence[str]) -> None:
+        for note in notes:
+            log(INFO, "%s", note)
 
     def met(self, attendance: Attendance) -> None:
         if text := self.news.met(attendance):
@@ -76,13 +78,14 @@ class LogLines(Display):
         for e in evaluations:
             log(
                 INFO,
-                "round %d: %s %s (k=%d): loss %.3f, score %.1f%%",
+                "round %d: %s %s (k=%d): loss %.3f, %s %s",
                 e.round,
                 e.split,
                 e.tier,
                 e.top_k,
                 e.loss,
-                100 * e.score,
+                e.metric,
+                percent_text(e.score),
             )
         for split in dict.fromkeys(e.split for e in evaluations):
             found = [e for e in evaluations if e.split == split]

@@ -25,6 +25,7 @@ COMMANDS = (
     "status",
     "watch",
     "generate",
+    "evaluate",
     "export",
     "compare",
     "track",

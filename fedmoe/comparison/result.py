@@ -135,10 +135,10 @@ def of_clients(evaluation: Record, clients: Collection[int]) -> Record:
         return evaluation
     means = {
         name: sum(c[name] * c[weight] for c in found) / sum(c[weight] for c in found)
-        for name, weight in (("score", "examples"), ("exact_match", "examples"), ("loss", "tokens"))
+        for name, weight in (("score", "examples"), ("loss", "tokens"))
         if found and all(c[name] is not None for c in found)
     }
-    nothing = {"score": 0.0, "exact_match": 0.0, "loss": None}
+    nothing = {"score": 0.0, "metrics": {}, "loss": None}
     return (
         evaluation
         | nothing
@@ -168,7 +168,7 @@ def read_result(
     if not (curves := run.curves("test")):
         raise FedMoEError(f"{folder}: no client reports its test scores, which are compared")
     tested = {curve[-1]["tier"]: curve[-1] for curve in curves}
-    scores = {tier: float(e["score"]) for tier, e in tested.items()}
+    scores = {tier: float(e["score"] or 0) for tier, e in tested.items()}
     losses = {tier: _loss(e) for tier, e in tested.items()}
     spent = spending(run)
     manifest = folder / "manifest.json"
@@ -219,7 +219,7 @@ def last_validation(run: Run) -> tuple[float, float] | None:
     if not curves or not all(curves):
         return None
     return (
-        statistics.mean(float(curve[-1]["score"]) for curve in curves),
+        statistics.mean(float(curve[-1]["score"] or 0) for curve in curves),
         statistics.mean(_loss(curve[-1]) for curve in curves),
     )
 
@@ -254,7 +254,7 @@ def _points(run: Run, spent: dict[int, Spent]) -> tuple[Point, ...]:
     return tuple(
         Point(
             round,
-            statistics.mean(float(e["score"]) for e in found),
+            statistics.mean(float(e["score"] or 0) for e in found),
             statistics.mean(map(_loss, found)),
             spent[round],
         )
@@ -268,7 +268,9 @@ def _clients(run: Run, tested: dict[str, Record]) -> dict[int, float]:
     stood for all."""
     scored = [c for test in tested.values() for c in test.get("clients") or ()]
     if run.names:
-        return {c["client"]: float(c["score"]) for c in sorted(scored, key=itemgetter("client"))}
+        return {
+            c["client"]: float(c["score"] or 0) for c in sorted(scored, key=itemgetter("client"))
+        }
     scores = {}
     if sum(len(tier.clients) for tier in run.tiers) < len(run.labels):
         return {}

@@ -64,7 +64,8 @@ def components(config: Any) -> Iterator[Chosen]:
         value, mark = getattr(config, name), opened(kind_of(field))
         if mark and value is not None:
             default = field.get_default(call_default_factory=True)
-            yield Chosen((name,), mark, value, default)
+            for each in value if isinstance(value, tuple) else (value,):
+                yield Chosen((name,), mark, each, default)
         elif is_pydantic_dataclass(type(value)):
             for found in components(value):
                 yield Chosen((name, *found.path), found.mark, found.value, found.default)
@@ -90,7 +91,7 @@ def untold(config: Any) -> list[str]:
 
 def told_to_nodes(config: Any) -> str:
     """Return the foreign components that clients need, as JSON: group, name and version of each."""
-    needed = [f for f in components(config) if f.foreign and not f.mark.server_only]
+    needed = [f for f in components(config) if f.foreign and not f.mark.of_server(config)]
     return json.dumps([(found.mark.group, found.name, found.version) for found in needed])
 
 
@@ -109,12 +110,15 @@ def for_nodes(config: Any) -> str:
         place = tree
         for key in parents:
             place = place[key]
-        if found.mark.server_only:
+        if found.mark.of_server(config):
             place[last] = found.mark.write(found.default)
         elif why := found.bound:
             faults.append(Fault(".".join(found.path), IN_MEMORY.format(name=found.name, why=why)))
         elif found.foreign:
-            place[last][FROM] = found.version
+            written = place[last] if isinstance(place[last], list) else [place[last]]
+            for each in written:
+                if each["name"] == found.name:
+                    each[FROM] = found.version
     if faults:
         raise ConfigError("experiment", faults)
     return dump(tree)

@@ -40,7 +40,9 @@ class Place:
 
     def child(self, key: str | int, tree: Any) -> "Place":
         """Return the place under `key`; anything may stand under a key that nobody knows."""
-        section = self.section(tree)
+        section, mark = self.section(tree), opened(self.kind)
+        if mark and mark.several and isinstance(key, int):
+            return Place(self.kind, imports=self.imports)
         if section is None:
             return Place(_item_kind(self.kind, key), imports=self.imports)
         field = fields(section).get(str(key))

@@ -31,8 +31,9 @@ CLOSE_ENOUGH_ELSEWHERE = 0.75
 def describe(kind: Any) -> str:
     """Return what may stand where a value of type `kind` is asked for."""
     names = [repr(tag(section)) for section in sections(kind)]
-    if opened(kind):
+    if mark := opened(kind):
         nouns = [f"one of {', '.join([*names, 'package.module:Name'])}, or a mapping with a name"]
+        nouns += ["a list of them"] if mark.several else []
     elif len(names) > 1:
         nouns = [f"a mapping with a name among {', '.join(names)}"]
         nouns += [_noun(member) for member in members(kind) if member not in sections(kind)]

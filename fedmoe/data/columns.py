@@ -1,5 +1,6 @@
 """Rows of instruction data -> examples: which columns hold the prompt, the response, the label."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from unicodedata import category
 from fedmoe.data import conversations
 from fedmoe.data.conversations import RowFault
 from fedmoe.data.examples import Example
+from fedmoe.data.options import read_options
 from fedmoe.errors import DataError
 from fedmoe.system.json_text import unwritable
 
@@ -57,6 +59,8 @@ class Columns:
     label: str
     kind: Kind = "pair"
     """The format of a row; of `messages` and `conversations` it is the column, too."""
+    options: str = ""
+    """Column of the options of a multiple-choice row, one of which is the response."""
 
     @property
     def of_prompt(self) -> list[str]:
@@ -72,7 +76,13 @@ class Columns:
 
 
 def find_columns(
-    source: str, present: Sequence[str], *, prompt: str, response: str, label: str
+    source: str,
+    present: Sequence[str],
+    *,
+    prompt: str,
+    response: str,
+    label: str,
+    options: str = "",
 ) -> Columns:
     """Return the columns that were named, and for those left empty the usual ones.
 
@@ -82,20 +92,20 @@ def find_columns(
     named = prompt or response
     prompt = prompt if not prompt or "{" in prompt else f"{{{prompt}}}"
     if not prompt and not response and (chat := _chat_column(present)):
-        _check_label(source, label, present)
-        return Columns("", "", label, chat)
+        _check_columns(source, [label, options], present)
+        return Columns("", "", label, chat, options)
     usual = (p for p in _PROMPTS if set(Columns(p, "", "").of_prompt) <= set(present))
     prompt = prompt or next(usual, "")
     response = response or next((name for name in _RESPONSES if name in present), "")
     earlier = not named and {"system", "history"} & {*present}
-    columns = Columns(prompt, response, label, "alpaca" if earlier else "pair")
+    columns = Columns(prompt, response, label, "alpaca" if earlier else "pair", options)
 
     faults = [
         f"{what}: no column found" for what in ("prompt", "response") if not getattr(columns, what)
     ]
     faults += [
         _no_column(name, present)
-        for name in [*columns.of_prompt, response, label]
+        for name in [*columns.of_prompt, response, label, options]
         if name and name not in present
     ]
     if faults:
@@ -112,10 +122,11 @@ def _chat_column(present: Sequence[str]) -> Literal["messages", "conversations"]
     return "conversations" if "conversations" in present else None
 
 
-def _check_label(source: str, label: str, present: Sequence[str]) -> None:
-    if label and label not in present:
-        listed = ", ".join(map(repr, present))
-        raise DataError(f"{source}: {_no_column(label, present)}; the columns are {listed}")
+def _check_columns(source: str, names: Sequence[str], present: Sequence[str]) -> None:
+    for name in names:
+        if name and name not in present:
+            listed = ", ".join(map(repr, present))
+            raise DataError(f"{source}: {_no_column(name, present)}; the columns are {listed}")
 
 
 def _no_column(name: str, present: Sequence[str]) -> str:
@@ -152,18 +163,26 @@ def too_many(source: str, what: str, faults: Sequence[object]) -> DataError:
 def _example(
     where: str, row: Mapping[str, Any], columns: Columns, tools: Sequence[Any]
 ) -> Example | Unusable:
+    extra = ""
     try:
         label = _label(columns.label, row.get(columns.label)) if columns.label else ""
+        if columns.options and columns.kind == "pair":
+            value, name = row.get(columns.options), columns.response
+            extra, right = read_options(value, columns.options, row.get(name))
+            row = {**row, name: json.loads(extra)["options"][right]}
         found = _conversation(row, columns)
         if isinstance(found, tuple):
-            return sound(where, Example(*found, label))
+            return sound(where, Example(*found, label, extra=extra))
         conversation = conversations.checked(found)
+        if columns.options and not extra:
+            right = conversations.exchange(conversation)[1]
+            extra, _ = read_options(row.get(columns.options), columns.options, right)
         own = conversations.tools_of(row.get("tools")) or tools
     except RowFault as fault:
         return Unusable(where, str(fault), fault.empty)
     packed = conversations.packed(conversation, own)
-    example = Example(*conversations.exchange(conversation), label, conversation=packed)
-    return sound(where, example)
+    pair = conversations.exchange(conversation)
+    return sound(where, Example(*pair, label, extra=extra, conversation=packed))
 
 
 def sound(where: str, example: Example) -> Example | Unusable:

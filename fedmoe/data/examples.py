@@ -26,7 +26,8 @@ class Example:
     group: str = ""
     """Template or phrasing; a group never straddles two splits. Empty: the prompt is the group."""
     extra: str = ""
-    """JSON for the dataset's own verifier, empty where exact match will do."""
+    """JSON for a metric: the dataset's own verifier, or a row's options; empty where none needs it.
+    """
     conversation: str = ""
     """All messages and tools as JSON (see `conversations.packed`), where the row is more than one
     prompt and one response: these are then all that comes before the last answer, and that."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from fedmoe.data.columns import Row, Unusable, find_columns, to_examples, too_many
+from fedmoe.data.columns import Columns, Row, Unusable, find_columns, to_examples, too_many
 from fedmoe.data.conversations import RowFault, tools_of
 from fedmoe.data.dataset import Dataset
 from fedmoe.data.examples import Example, Share, Splits, split_by_group
@@ -47,9 +47,9 @@ class Table(Dataset):
     """The treatment of rows that cannot be read, have no prompt or no response, or no text where
     text belongs, or messages in an order that cannot be: `refuse` lists the first ten; `drop`
     leaves them out and counts them."""
-    verify: Literal["exact", "likelihood"] = "exact"
-    """The score: whether the free-running answer is the response but for spacing, or, where
-    many answers are right, how likely the model finds the response: exp(-loss), in 0 to 1."""
+    options: str = ""
+    """Column of the options of multiple-choice rows: a list of texts, one of which is the response,
+    or which the response names by its letter or number; see the metric `choice`."""
     test_share: Share = 0.15
     """Share of the prompts that are held out for testing."""
     validation_share: Share = 0.1
@@ -83,8 +83,12 @@ class Table(Dataset):
 
     def form(self, source: str, present: Sequence[str]) -> str:
         """Return the format of rows with these columns, in words."""
-        named = {"prompt": self.prompt, "response": self.response, "label": self.label}
-        return str(find_columns(source, present, **named))
+        return str(self.columns(source, present))
+
+    def columns(self, source: str, present: Sequence[str]) -> Columns:
+        """Return where the parts of an example are in rows with these columns."""
+        names = ("prompt", "response", "label", "options")
+        return find_columns(source, present, **{name: getattr(self, name) for name in names})
 
     def cut(self, examples: Sequence[Example], dropped: RowCounts, seed: int) -> Splits:
         """Return examples as splits, by prompt and stratified by label.
@@ -122,10 +126,7 @@ class Table(Dataset):
         unread = [row for row in found if isinstance(row, Unusable)]
         if found and len(unread) == len(found):
             return [*unread]  # the columns are not to blame
-        columns = find_columns(
-            source, present, prompt=self.prompt, response=self.response, label=self.label
-        )
-        return to_examples(found, columns, self.tools_beside(file))
+        return to_examples(found, self.columns(source, present), self.tools_beside(file))
 
     def tools_beside(self, file: Path | None) -> list[Any]:
         """Return the functions that the assistant may call in the rows of a file.

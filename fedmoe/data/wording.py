@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -217,7 +217,9 @@ def _plain(
 ) -> list[Worded | Unusable]:
     good = [e for e, fault in zip(examples, faults, strict=True) if fault is None]
     rows = FRAMES[task](good, tokenizer) if good else []
-    if settings.train_on == "all" and not answers and task == "causal":
+    if answers and task != "image":
+        good = [_as_decoded(e, row, tokenizer, task) for e, row in zip(good, rows, strict=True)]
+    elif settings.train_on == "all" and task == "causal":
         rows = [replace(row, spans=((1, len(row.ids)),)) for row in rows]
     worded = iter([Worded(e, (row,)) for e, row in zip(good, rows, strict=True)])
     return [next(worded) if fault is None else fault for fault in faults]
@@ -237,7 +239,7 @@ def _chat(
         rows, truncated = _fitted(
             messages, settings, made, lambda part: least_length(template, part, tools)
         )
-        example = _as_decoded(example, rows[0], template) if answers else example
+        example = _as_decoded(example, rows[0], template.tokenizer) if answers else example
         return Worded(example, tuple(rows), truncated)
     except RowFault as fault:
         return Unusable(_where(example), str(fault))
@@ -288,12 +290,40 @@ def without_oldest(messages: list[Message]) -> list[Message] | None:
     return None if start is None else messages[:head] + messages[start:]
 
 
-def _as_decoded(example: Example, row: Tokens, template: ChatTemplate) -> Example:
+def _as_decoded(example: Example, row: Tokens, tokenizer: Any, task: str = "causal") -> Example:
     """Return an example whose response is the text that a right answer decodes to."""
-    ids = [*row.ids[row.prompt_length :]]
-    text = template.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    text = response_text(row, tokenizer, task)
     same = text.split() == example.response.split()
     return example if same else replace(example, response=text)
+
+
+def response_text(row: Tokens, tokenizer: Any, task: str = "causal") -> str:
+    """Return the text of a row's own response, decoded as an answer is."""
+    return answer_text(tokenizer, row.ids[row.prompt_length :], ends_of([row], tokenizer), task)
+
+
+def ends_of(rows: Sequence[Tokens], tokenizer: Any) -> set[int]:
+    """Return the tokens that end answers: the tokenizer's, and those that end these rows.
+
+    A chat template may end a turn with another control token than the tokenizer's end of text.
+    """
+    control = {*control_tokens(tokenizer).values()}
+    return {tokenizer.eos_token_id} | {row.ids[-1] for row in rows} & control
+
+
+def answer_text(
+    tokenizer: Any, ids: Sequence[int], ends: Collection[int], task: str = "causal"
+) -> str:
+    """Return the text of an answer's ids.
+
+    Of a causal model it goes up to the first token that ends it, and control tokens before that
+    show: an answer with others than the response is wrong. An encoder-decoder's, such as the names
+    of languages, do not.
+    """
+    if task != "causal":
+        return tokenizer.decode([*ids], skip_special_tokens=True).strip()
+    stop = next((n for n, token in enumerate(ids) if token in ends), len(ids))
+    return tokenizer.decode([*ids[:stop]], skip_special_tokens=False).strip()
 
 
 def _usable(

@@ -11,7 +11,7 @@ from pydantic import Field
 from fedmoe.errors import Fault, FedMoEError
 from fedmoe.section import section
 
-NUMBERS = ("loss", "score", "exact_match")
+NUMBERS = ("loss", "score")
 """Those of every evaluation; a run may have further ones by name."""
 
 
@@ -27,8 +27,8 @@ class EarlyStopping:
     """
 
     metric: Annotated[str, Field(min_length=1)] = "loss"
-    """`loss`, `score`, `exact_match`, or the name of another metric of the run's evaluations: the
-    mean over tiers, on the rows of `evaluation.best`."""
+    """`loss`, `score`, or one of `evaluation.metric` by name: the mean over tiers, on the rows of
+    `evaluation.best`."""
     patience: Annotated[int, Field(ge=1)] = 3
     """Evaluations in a row without an improvement after which the run ends."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
@@ -80,8 +80,8 @@ class EarlyStopping:
         return {round: sum(values) / len(values) for round, values in sorted(found.items())}
 
     def _value(self, line: Mapping[str, Any]) -> float:
-        own = line.get("metrics") or {}
-        known = {name: line[name] for name in NUMBERS if name in line} | {**own}
+        own = {line.get("metric", "score"): line.get("score")} | dict(line.get("metrics") or {})
+        known = own | {name: line[name] for name in NUMBERS if name in line}
         if self.metric not in known:
             there = ", ".join(known)
             raise FedMoEError(

@@ -1,24 +1,24 @@
-"""Token loss and greedy free-running scores of one adapter at every budget tier."""
+"""Token loss and the metrics of one adapter at every budget tier."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fedmoe.adapter import Adapter
 from fedmoe.data.examples import Example
-from fedmoe.data.templates import control_tokens
 from fedmoe.data.text import Tokenizer, Tokens
-from fedmoe.evaluation.metrics import Metric
-from fedmoe.evaluation.settings import EvaluationSettings
+from fedmoe.data.wording import answer_text, ends_of
+from fedmoe.evaluation.metric import Judge, scores_of
+from fedmoe.messages.scores import NO_SCORE, Scores
 from fedmoe.models.decode import greedy
 from fedmoe.training.loss import row_losses, summed_loss
 
@@ -28,73 +28,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Examples with their tokens and their verifier."""
+    """Examples with their tokens, and the metrics that they are scored by."""
 
     split: str
     examples: Sequence[Example]
     rows: Sequence[Tokens]
-    score: Metric | None
-    """The verifier of a free-running answer; None: the likelihood of the right one is the score."""
+    metrics: Mapping[str, Judge]
+    """By name; the first is the score."""
+    max_new_tokens: int
+    """Tokens of an answer at most."""
+    options: Sequence[Sequence[Tokens]] = ()
+    """The options of each multiple-choice example, for a metric that compares them."""
     held_out: int = 0
     """Answers that these were drawn from."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of right answers that cannot be reached, in sentences."""
+    unreachable: int = 0
+    """Right answers that cannot score 1."""
 
     @property
     def sha256(self) -> str:
         """The digest of the examples and their order."""
         texts = [(e.conversation or e.prompt, e.response) for e in self.examples]
         return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-
-
-class Means(TypedDict):
-    """The means of `Sums`."""
-
-    loss: float
-    score: float
-    exact_match: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sums:
-    """One adapter on one set, in sums, which add up over sets."""
-
-    examples: int
-    tokens: int
-    """Response tokens."""
-    loss: float
-    """Nats."""
-    score: float
-    exact_match: float
-    labels: Mapping[str, tuple[int, float]] = field(default_factory=dict)
-    """Examples of each label, and the sum of their scores."""
-    each: tuple[float, ...] = ()
-    """Each example's score, in the order of the set; empty in a sum of several."""
-
-    @classmethod
-    def total(cls, parts: Iterable[Sums]) -> Sums:
-        """Return the sum of several, of which there is at least one."""
-        parts = list(parts)
-        labels: dict[str, tuple[int, float]] = {}
-        for part in parts:
-            for label, (number, score) in part.labels.items():
-                before = labels.get(label, (0, 0.0))
-                labels[label] = before[0] + number, before[1] + score
-        names = ("examples", "tokens", "loss", "score", "exact_match")
-        sums = {name: sum(getattr(part, name) for part in parts) for name in names}
-        return cls(**sums, labels=dict(sorted(labels.items())), each=())
-
-    @property
-    def means(self) -> Means:
-        """Return loss per token, and score and exact match per example."""
-        return {
-            "loss": self.loss / self.tokens,
-            "score": self.score / self.examples,
-            "exact_match": self.exact_match / self.examples,
-        }
-
-    @property
-    def by_label(self) -> dict[str, float]:
-        """Return the mean score of each label's examples."""
-        return {label: score / number for label, (number, score) in self.labels.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +64,8 @@ class ClientScore:
     """Response tokens, over which the loss is the mean."""
     loss: float
     score: float
-    exact_match: float
+    metric: str = "score"
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,9 +78,7 @@ class Evaluation:
     top_k: int
     loss: float
     score: float
-    """Mean of the dataset's verifier; exact match where it has none of its own. Where likelihood is
-    the score: the mean over examples of exp(-loss), the geometric mean probability of a token."""
-    exact_match: float
+    """Mean over examples, from 0 to 1; NaN where the metric is `loss`, which gives none."""
     examples: int
     seconds: float
     by_label: dict[str, float]
@@ -139,11 +94,82 @@ class Evaluation:
     """Each example's score, where one set is scored with one model."""
     examples_sha256: str = ""
     """Of the set whose examples those are."""
+    metric: str = "score"
+    """The name of the score."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The means of further metrics, by name, on the same answers."""
 
     def as_json(self) -> dict[str, Any]:
         """Return all but the scores of single examples, for a ledger."""
         found = asdict(replace(self, each=()))
         return {name: found[name] for name in found if name not in ("each", "examples_sha256")}
+
+
+class Measured:
+    """One model, with the adapter and k that it has, on one set; what metrics ask for, once."""
+
+    def __init__(
+        self, model: AdaptedModel, tokenizer: Tokenizer, data: EvaluationSet, batch_size: int
+    ) -> None:
+        self.model, self.tokenizer, self.data = model, tokenizer, data
+        self.batch_size = batch_size
+
+    @cached_property
+    def answers(self) -> list[str]:
+        """The greedy answer to every example."""
+        data = self.data
+        return answer_all(
+            self.model, self.tokenizer, data.rows, self.batch_size, data.max_new_tokens
+        )
+
+    @cached_property
+    def losses(self) -> list[float]:
+        """The mean loss per token of every response."""
+        return self._losses(self.data.rows)
+
+    @cached_property
+    def option_losses(self) -> list[list[float]]:
+        """The summed loss of every option of every example."""
+        flat = [row for rows in self.data.options for row in rows]
+        found = iter([x * row.num_targets for x, row in zip(self._losses(flat), flat, strict=True)])
+        return [[next(found) for _ in rows] for rows in self.data.options]
+
+    @cached_property
+    def scores(self) -> dict[str, list[float]]:
+        """Every example's score by each metric."""
+        return {name: scores_of(metric, self) for name, metric in self.data.metrics.items()}
+
+    @property
+    def each(self) -> tuple[float, ...]:
+        """Every example's score; empty where the metric gives none."""
+        name, first = next(iter(self.scores.items()))
+        return () if name == NO_SCORE else tuple(first)
+
+    def sums(self) -> Scores:
+        """Return loss and scores, summed over the examples."""
+        data, pad = self.data, self.tokenizer.pad_token_id
+        loss, tokens = summed_loss(self.model, data.rows, self.batch_size, pad)
+        (metric, first), *others = self.scores.items()
+        labels: dict[str, list[float]] = {label: [] for label in sorted(_labels(data))}
+        for example, score in zip(data.examples, first, strict=True):
+            labels[example.label].append(score)
+        return Scores(
+            split=data.split,
+            metric=metric,
+            examples=len(first),
+            tokens=tokens,
+            loss=loss,
+            score=sum(first),
+            metrics={name: sum(scores) for name, scores in others},
+            labels={label: (len(found), sum(found)) for label, found in labels.items()},
+        )
+
+    def _losses(self, rows: Sequence[Tokens]) -> list[float]:
+        return row_losses(self.model, rows, self.batch_size, self.tokenizer.pad_token_id)
+
+
+def _labels(data: EvaluationSet) -> set[str]:
+    return {example.label for example in data.examples}
 
 
 def evaluate(
@@ -152,7 +178,7 @@ def evaluate(
     data: EvaluationSet,
     adapter: Adapter,
     tiers: Mapping[str, tuple[int, Tensor]],
-    settings: EvaluationSettings,
+    batch_size: int,
     round: int,
 ) -> list[Evaluation]:
     """Measure `adapter` at every tier's `(top_k, rescaler)`, one after another."""
@@ -161,56 +187,28 @@ def evaluate(
     for tier, (top_k, rescaler) in tiers.items():
         started = time.monotonic()
         model.set_budget(top_k, rescaler)
-        sums = measure(model, tokenizer, data, settings)
-        results.append(
-            Evaluation(
-                round=round,
-                split=data.split,
-                tier=tier,
-                top_k=top_k,
-                **sums.means,
-                examples=sums.examples,
-                seconds=time.monotonic() - started,
-                by_label=sums.by_label,
-                each=sums.each,
-                examples_sha256=data.sha256,
-            )
-        )
+        measured = Measured(model, tokenizer, data, batch_size)
+        sums, seconds = measured.sums(), time.monotonic() - started
+        of_set = {"each": measured.each, "examples_sha256": data.sha256}
+        results.append(evaluation_of(sums, round, tier, top_k, seconds, **of_set))
     return results
 
 
-def measure(
-    model: AdaptedModel, tokenizer: Tokenizer, data: EvaluationSet, settings: EvaluationSettings
-) -> Sums:
-    """Return the sums over a set of the model as it is, with the adapter and k that it has."""
-    loss, tokens = summed_loss(model, data.rows, settings.batch_size, tokenizer.pad_token_id)
-    scores, exact = _scores(model, tokenizer, data, settings)
-    labels = sorted({e.label for e in data.examples})
-    of_label = {
-        label: [s for e, s in zip(data.examples, scores, strict=True) if e.label == label]
-        for label in labels
-    }
-    return Sums(
-        examples=len(scores),
-        tokens=tokens,
-        loss=loss,
-        score=sum(scores),
-        exact_match=sum(exact),
-        each=tuple(scores),
-        labels={label: (len(found), sum(found)) for label, found in of_label.items()},
+def evaluation_of(
+    sums: Scores, round: int, tier: str, top_k: int, seconds: float, **more: Any
+) -> Evaluation:
+    """Return sums over a set as the means at one tier."""
+    return Evaluation(
+        round=round,
+        split=sums.split,
+        tier=tier,
+        top_k=top_k,
+        **sums.means,
+        examples=sums.examples,
+        seconds=seconds,
+        by_label=sums.by_label,
+        **more,
     )
-
-
-def _scores(
-    model: AdaptedModel, tokenizer: Tokenizer, data: EvaluationSet, settings: EvaluationSettings
-) -> tuple[list[float], list[float]]:
-    """Each example's score, and whether its answer was the response but for spacing."""
-    if data.score is None:
-        losses = row_losses(model, data.rows, settings.batch_size, tokenizer.pad_token_id)
-        return [math.exp(-loss) for loss in losses], [0.0] * len(losses)
-    pairs = zip(data.examples, answer_all(model, tokenizer, data.rows, settings), strict=True)
-    both = [(data.score(e, a), float(e.response.split() == a.split())) for e, a in pairs]
-    return [score for score, _ in both], [exact for _, exact in both]
 
 
 def by_tier(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
@@ -222,37 +220,32 @@ def by_tier(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
 
 
 def _mean_of(group: list[Evaluation]) -> Evaluation:
-    means = {
-        name: _mean([getattr(e, name) for e in group]) for name in ("loss", "score", "exact_match")
-    }
+    means = {name: _mean([getattr(e, name) for e in group]) for name in ("loss", "score")}
+    metrics = {name: _mean([e.metrics[name] for e in group]) for name in group[0].metrics}
     labels = {label: _mean([e.by_label[label] for e in group]) for label in group[0].by_label}
     clients = {client: found for e in group for client, found in e.by_client.items()}
-    own = {"by_label": labels, "by_client": clients, "each": ()}
+    own = {"by_label": labels, "by_client": clients, "metrics": metrics, "each": ()}
     return replace(group[0], **means, **own, seconds=sum(e.seconds for e in group))
 
 
 @torch.no_grad()
 def answer_all(
-    model: AdaptedModel, tokenizer: Tokenizer, rows: Sequence[Tokens], settings: EvaluationSettings
+    model: AdaptedModel,
+    tokenizer: Tokenizer,
+    rows: Sequence[Tokens],
+    batch_size: int,
+    max_new_tokens: int,
 ) -> list[str]:
     """The greedy answer to every row's prompt, in the order of `rows`."""
-    answers = [""] * len(rows)
-    # A chat template may end a turn with another token than the tokenizer's end of text.
-    control = {*control_tokens(tokenizer).values()}
-    last = {row.ids[-1] for row in rows} & control
-    ends = sorted({tokenizer.eos_token_id, *last})
+    answers, ends = [""] * len(rows), ends_of(rows, tokenizer)
     order = sorted(range(len(rows)), key=lambda i: rows[i].prompt_length)
-    for start in range(0, len(order), settings.batch_size):
-        part = order[start : start + settings.batch_size]
-        outputs = greedy(
-            model.model,
-            [rows[i].prompt for i in part],
-            settings.max_new_tokens,
-            tokenizer.pad_token_id,
-            ends,
-        )
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        prompts = [rows[i].prompt for i in part]
+        pad = tokenizer.pad_token_id
+        outputs = greedy(model.model, prompts, max_new_tokens, pad, sorted(ends))
         for i, ids in zip(part, outputs, strict=True):
-            answers[i] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+            answers[i] = answer_text(tokenizer, ids, ends, model.form.name)
     return answers
 
 

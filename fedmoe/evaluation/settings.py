@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fedmoe.evaluation.metrics import METRICS, Metric
+from fedmoe.errors import Fault
+from fedmoe.evaluation.metric import Judge, name_of
+from fedmoe.evaluation.metrics import METRICS, named_metrics
 from fedmoe.section import section
 
 
@@ -20,8 +24,9 @@ class EvaluationSettings:
     test_examples: Annotated[int, Field(ge=1)] = 400
     """Test examples, drawn once from the seed; used before the first and after the last round."""
     batch_size: Annotated[int, Field(ge=1)] = 64
-    max_new_tokens: Annotated[int, Field(ge=1)] = 48
-    """Longest answer; a longer one is scored as it stands."""
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest answer, which is scored as it stands; that of the longest response in the set that is
+    scored when omitted."""
     clients: Annotated[int, Field(ge=1)] | None = None
     """Where clients score on their own rows: how many do, the same ones each time; all of them when
     omitted."""
@@ -30,5 +35,18 @@ class EvaluationSettings:
     best: Literal["validation", "server"] = "validation"
     """The rows by which the best adapter is chosen: those held out for validation, or, where
     clients hold the data, the server's own (`data.server_test`)."""
-    metric: Annotated[Metric, METRICS] | None = None
-    """Score of a free-running answer from 0 to 1; the dataset's own when omitted."""
+    metric: Annotated[Judge | tuple[Judge, ...], METRICS] | None = None
+    """One metric, or a list: the first is the score, by which the best adapter is chosen, and all
+    are measured on the same answers. When omitted: the data set's verifier if it has one; else
+    exact_match for short or repeated responses, and likelihood for others, or for rows that are at
+    their owners."""
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield metrics that cannot be measured, and those that are there twice."""
+        metrics = named_metrics(self.metric)
+        for name, number in Counter(map(name_of, metrics)).items():
+            if number > 1:
+                yield Fault("evaluation.metric", f"{name!r} is there {number} times")
+        for metric in metrics:
+            if ask := getattr(metric, "faults", None):
+                yield from ask(experiment, model)

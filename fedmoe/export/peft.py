@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -18,15 +21,19 @@ from torch import Tensor, nn
 
 from fedmoe.adapter import RANK_AXES, SHIFT, Adapter, Entry, Layout
 from fedmoe.errors import ModelError
-from fedmoe.models.adapted import AdaptedModel
-from fedmoe.models.build import ModelSettings, load_base
-from fedmoe.models.families import Family, family_of
+from fedmoe.models.adapted import TOP_K, AdaptedModel, LoRA
+from fedmoe.models.build import ModelSettings, device_of, load_base
+from fedmoe.models.families import Family, family_of, install
+from fedmoe.models.families.family import through_interface
 from fedmoe.models.families.ungated import each_linear
 from fedmoe.models.peft_layers import NAME, takes_transposed, target_of
+from fedmoe.models.private import map_tensors
+from fedmoe.models.rescaling import NoRescaling
 from fedmoe.models.tasks import TASKS
 from fedmoe.system.files import write_json
 
 CONFIG = "adapter_config.json"
+"""The file by which a folder is known as an adapter's."""
 
 
 def write_peft(adapter: Adapter, path: str, base: str, out: Path) -> None:
@@ -38,13 +45,46 @@ def write_peft(adapter: Adapter, path: str, base: str, out: Path) -> None:
         base: its name, for the adapter's config.
         out: the folder; what PEFT says of machines and cards is left out.
     """
-    with warnings.catch_warnings():
-        # PEFT 0.21 reads a name that transformers 5.23 deprecates, which users cannot help.
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+    with _quiet():
         model, _ = load_base(ModelSettings(path=path, dtype="float32", device="cpu"), fast=False)
         to_peft(adapter, model).save_pretrained(str(out))
     config = json.loads((out / CONFIG).read_text())
     write_json(out / CONFIG, config | {"base_model_name_or_path": base})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let no warning through that users cannot help."""
+    with warnings.catch_warnings():
+        # PEFT 0.21 reads a name that transformers 5.23 deprecates.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        yield
+
+
+def load_export(folder: Path, base: str = "") -> tuple[AdaptedModel, Any, str]:
+    """Return the base model with the adapter in a PEFT folder merged in, its tokenizer and path.
+
+    Args:
+        folder: an adapter's, such as `export` writes.
+        base: the base model's path; empty for the one that the folder names.
+
+    Raises:
+        ModelError: there is no such base model, or PEFT cannot put the adapter on it.
+    """
+    try:
+        path = base or json.loads((folder / CONFIG).read_text())["base_model_name_or_path"]
+        model, tokenizer = load_base(ModelSettings(path=path, device="cpu"), fast=False)
+        if family_of(model).install is through_interface:
+            model.set_experts_implementation("eager")  # pyright: ignore[reportCallIssue]
+        with _quiet():
+            wrapped: Any = PeftModel.from_pretrained(model, str(folder))  # pyright: ignore
+            merged = wrapped.merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{folder}: the adapter cannot be loaded: {error!s:.300}") from error
+    install(merged)
+    device = device_of(ModelSettings(path=path))
+    map_tensors(merged, lambda tensor: tensor.to(device))
+    return AdaptedModel(merged.eval(), LoRA(rank=1), NoRescaling(), TOP_K), tokenizer, path
 
 
 def check_export(adapter: Adapter, model: AdaptedModel, merged: bool = False) -> None:

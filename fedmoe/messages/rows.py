@@ -18,7 +18,7 @@ MOST_WARNINGS = 10
 @dataclass(frozen=True, kw_only=True)
 class RowCounts:
     """Every row that was read, by what became of it: `read` is the sum of all others but
-    `truncated`.
+    `truncated` and `unreachable`.
 
     Example:
         >>> counts = RowCounts(read=10, train=6, validation=1, test=1, repeated=1, too_long=1)
@@ -45,6 +45,8 @@ class RowCounts:
     """More tokens than `text.max_length`."""
     truncated: int = 0
     """Rows that are used without the oldest turns of their conversation; counted as used, too."""
+    unreachable: int = 0
+    """Answers held out whose own response cannot score 1, or is longer than an answer may be."""
 
     @classmethod
     def of(cls, **parts: int) -> Self:
@@ -111,10 +113,17 @@ class RowCounts:
         return asdict(self)
 
     def warning(self, whose: str = "the data") -> str:
-        """Return a sentence if more than 5 % of the rows were dropped; empty if not."""
-        if self.lost_share <= LOST_WARNING:
-            return ""
-        return f"{self.lost_share:.0%} of the rows of {whose} are not used: {self}"
+        """Return a sentence if more than 5 % of the rows were dropped, or right answers cannot
+        score 1; empty if not."""
+        said = []
+        if self.lost_share > LOST_WARNING:
+            said.append(f"{self.lost_share:.0%} of the rows of {whose} are not used: {self}")
+        if self.unreachable:
+            said.append(
+                f"{self.unreachable:,} held-out answers of {whose} cannot score 1: the metric does "
+                "not give it for the response itself, or evaluation.max_new_tokens is too small"
+            )
+        return "; ".join(said)
 
     @classmethod
     def total(cls, counts: Iterable[Self]) -> Self:
@@ -135,7 +144,7 @@ class RowCounts:
             if type(value) is not int or not 0 <= value <= MOST_ROWS:
                 raise WireError(f"rows.{name} is {value!r:.60}; expected 0 or more", "scalars")
         counts = cls(**found)
-        parts = sum(found.values()) - counts.read - counts.truncated
+        parts = sum(found.values()) - counts.read - counts.truncated - counts.unreachable
         if parts != counts.read:
             raise WireError(f"rows.read is {counts.read}; its parts sum to {parts}", "scalars")
         return counts
@@ -152,7 +161,7 @@ REASONS = {
 
 
 def warnings_of(rows: Mapping[str, RowCounts], most: int = MOST_WARNINGS) -> list[str]:
-    """Return a sentence for each client that loses more than 5 % of its rows, the worst first.
+    """Return a sentence for each client that `warning` has one for, the worst first.
 
     Of more than `most`, the others are counted in one sentence.
 
@@ -164,6 +173,6 @@ validation, 0 for testing, 1 dropped (1 empty)']
     worst = sorted(rows.items(), key=lambda pair: -pair[1].lost_share)
     said = [text for name, counts in worst if (text := counts.warning(f"client {name}"))]
     if len(said) > most:
-        others = f"{len(said) - most} more clients lose more than {LOST_WARNING:.0%} of their rows"
+        others = f"{len(said) - most} more clients have such warnings"
         return [*said[:most], others]
     return said

@@ -1,12 +1,12 @@
-"""A client's scores on its own rows: sums, so that the server can add them, in a small message."""
+"""Scores as sums, so that those of several sets or clients add up, and as a small message."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from fedmoe.errors import WireError
 from fedmoe.messages.records import Message
@@ -20,20 +20,34 @@ MOST_LABELS = 1000
 LONGEST_LABEL = 200
 MOST_NATS = 1e4
 """Loss of one token beyond which it is damage."""
-SUMS = ("loss", "score", "exact_match")
+NO_SCORE = "loss"
+"""The metric that gives no score: the loss counts instead."""
+
+
+class Means(TypedDict):
+    """The means of `Scores`."""
+
+    metric: str
+    loss: float
+    score: float
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """One client's sums over its rows of one split, for the adapter and k of a task.
+    """The sums of one adapter's scores over examples, which add up over sets and clients.
+
+    A client sends them for its rows of one split, and the adapter and k of a task.
 
     Example:
         >>> scores = Scores(split="test", examples=2, tokens=6, loss=3.0, score=1.0)
-        >>> scores.tokens
-        6
+        >>> scores.means["loss"], scores.means["score"]
+        (0.5, 0.5)
     """
 
     split: str
+    metric: str = "exact_match"
+    """The name of the score."""
     examples: int = 0
     """Answers that were scored; 0 if the client has none, or withholds its scores."""
     tokens: int = 0
@@ -42,13 +56,46 @@ class Scores:
     """Nats, summed over the tokens."""
     score: float = 0.0
     """Summed over the examples, each from 0 to 1."""
-    exact_match: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The same for further metrics, by name."""
     labels: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     """By label: examples, and the sum of their scores; empty if the client withholds them."""
     withheld: bool = False
     """True if the client does not report its scores."""
     rows: RowCounts | None = None
     seconds: float = 0.0
+
+    @classmethod
+    def total(cls, parts: Iterable[Scores]) -> Scores:
+        """Return the sum of several of one split, of which there is at least one."""
+        parts = list(parts)
+        labels: dict[str, tuple[int, float]] = {}
+        for part in parts:
+            for label, (number, score) in part.labels.items():
+                before = labels.get(label, (0, 0.0))
+                labels[label] = before[0] + number, before[1] + score
+        names = ("examples", "tokens", "loss", "score", "seconds")
+        sums = {name: sum(getattr(part, name) for part in parts) for name in names}
+        metrics = {name: sum(part.metrics[name] for part in parts) for name in parts[0].metrics}
+        sorted_labels = dict(sorted(labels.items()))
+        return replace(parts[0], **sums, metrics=metrics, labels=sorted_labels, rows=None)
+
+    @property
+    def means(self) -> Means:
+        """Return loss per token, and scores per example; NaN where the metric gives none."""
+        return {
+            "metric": self.metric,
+            "loss": self.loss / self.tokens,
+            "score": math.nan if self.metric == NO_SCORE else self.score / self.examples,
+            "metrics": {name: total / self.examples for name, total in self.metrics.items()},
+        }
+
+    @property
+    def by_label(self) -> dict[str, float]:
+        """Return the mean score of each label's examples."""
+        if self.metric == NO_SCORE:
+            return {}
+        return {label: score / number for label, (number, score) in self.labels.items()}
 
 
 def pack_scores(scores: Scores, task: Task) -> Message:
@@ -59,7 +106,13 @@ def pack_scores(scores: Scores, task: Task) -> Message:
 
 
 def unpack_scores(
-    message: Message, task: Task, split: str, *, most_examples: int, most_tokens: int
+    message: Message,
+    task: Task,
+    split: str,
+    *,
+    metrics: Sequence[str],
+    most_examples: int,
+    most_tokens: int,
 ) -> Scores:
     """Return the scores in a message, checked against the task that they answer.
 
@@ -67,6 +120,7 @@ def unpack_scores(
         message: a client's answer.
         task: what it was asked.
         split: the split that it was to score.
+        metrics: the names of the run's metrics, the score's first.
         most_examples: rows that a client scores at most.
         most_tokens: tokens of one row at most.
 
@@ -75,7 +129,8 @@ def unpack_scores(
     """
     values = _values(message)
     asked = {"round": task.round, "client": task.client, "name": task.name, "tier": task.tier}
-    for name, expected in (asked | {"top_k": task.top_k, "split": split}).items():
+    asked |= {"top_k": task.top_k, "split": split, "metric": metrics[0]}
+    for name, expected in asked.items():
         if values.pop(name, None) != expected:
             raise WireError(f"scores for another {name}; expected {expected!r}", "task")
     if len(message.buffer):
@@ -84,8 +139,9 @@ def unpack_scores(
     tokens = _number(values, "tokens", int, examples * most_tokens)
     if tokens < examples:
         raise WireError(f"tokens are {tokens} for {examples} examples; expected more", "scalars")
-    most = {"loss": tokens * MOST_NATS, "score": examples, "exact_match": examples}
-    sums = {name: _number(values, name, float, most[name]) for name in SUMS}
+    loss = _number(values, "loss", float, tokens * MOST_NATS)
+    score = _number(values, "score", float, examples)
+    others = _metrics(values.pop("metrics", None), metrics[1:] if examples else (), examples)
     seconds = _number(values, "seconds", float, math.inf)
     if type(withheld := values.pop("withheld", None)) is not bool or (withheld and examples):
         raise WireError(f"withheld is {withheld!r:.60} with {examples} examples", "scalars")
@@ -98,9 +154,12 @@ def unpack_scores(
         raise WireError(f"scores have {sorted(values)!s:.200}, which is unknown", "scalars")
     return Scores(
         split=split,
+        metric=metrics[0],
         examples=examples,
         tokens=tokens,
-        **sums,
+        loss=loss,
+        score=score,
+        metrics=others,
         labels=labels,
         withheld=withheld,
         rows=counts,
@@ -131,6 +190,13 @@ def _number(values: dict[str, Any], name: str, kind: type, most: float) -> Any:
     if not (0 <= value <= most and math.isfinite(value)):
         raise WireError(f"{name} is {value!r:.60}; expected 0 to {most:g}", "scalars")
     return kind(value)
+
+
+def _metrics(found: Any, names: Sequence[str], examples: int) -> dict[str, float]:
+    """Return the sums of the further metrics, which are those of the run and no others."""
+    if not isinstance(found, dict) or {*found} != {*names}:
+        raise WireError(f"metrics are {found!s:.60}; expected {', '.join(names)}", "scalars")
+    return {name: _number(found, name, float, examples) for name in names}
 
 
 def _labels(found: Any, examples: int) -> dict[str, tuple[int, float]]:

@@ -21,11 +21,17 @@ def greedy(
     pad: int,
     end: int | list[int],
 ) -> list[list[int]]:
-    """Return the ids that answer each prompt, up to an end token or `max_new_tokens`.
+    """Return the ids that answer each prompt, up to an end token, `max_new_tokens`, or the last
+    position that the model has.
 
     An answer is the text that follows, or a label, by the family's form of task.
     """
     family = family_of(model)
+    config: Any = model.config
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions and family.task == "causal":
+        # A model with learnt positions has no more of them.
+        max_new_tokens = max(1, min(max_new_tokens, positions - max(map(len, prompts))))
     decoding = Decoding(max_new_tokens, pad, end, family.padded_cache)
     return TASKS[family.task].answers(model, prompts, decoding)
 

@@ -168,16 +168,19 @@ class LiveTable(LiveView, Display):
             found = [e for e in evaluations if e.split == split]
             scores = [
                 f"{e.tier} (k={e.top_k}) {percent_text(e.score)} loss {number_text(e.loss)}"
+                + "".join(f" {name} {percent_text(mean)}" for name, mean in e.metrics.items())
                 for e in found
             ]
             scores += [text] if (text := lowest_text(found)) else []
             rounds = f"round {found[0].round}/{self.progress.num_rounds}"
             self._line(f"{rounds}: {split} {', '.join(scores)}")
 
-    def note(self, text: str) -> None:
-        self._event("note", text=text)
-        if not (self.quiet or self.json):
-            self._line(text)
+    def noted(self, notes: Sequence[str]) -> None:
+        self._event("notes", notes=notes)
+        if not self.json:
+            for note in notes:
+                if not self.quiet or note.startswith("warning"):
+                    self._line(note)
 
     def met(self, attendance: Attendance) -> None:
         values = attendance.as_json()
@@ -250,7 +253,8 @@ def _evaluation(record: Mapping[str, Any]) -> Evaluation:
     """Return an evaluation from its line in a ledger."""
     clients = tuple(ClientScore(**client) for client in record.get("clients") or ())
     known = {f.name for f in fields(Evaluation)} & record.keys()
-    return Evaluation(**{name: record[name] for name in known} | {"clients": clients})
+    values: dict[str, Any] = {name: record[name] for name in known} | {"clients": clients}
+    return Evaluation(**values)
 
 
 def replaced_line(event: Replaced) -> str:
@@ -294,12 +298,16 @@ def _measured(answer: Done | Failure | None) -> list[str]:
 
 
 def _scores(p: Progress) -> TextTable:
-    columns, clients = ["tier", "split", "k", "round", "score", "loss"], "lowest client"
+    last = [*p.scores.values()]
+    others = list(dict.fromkeys(name for e in last for name in e.metrics))
+    score = {e.metric: None for e in last}
+    named = next(iter(score)) if len(score) == 1 and len(others) else "score"
+    columns, clients = ["tier", "split", "k", "round", named, *others, "loss"], "lowest client"
     columns += [clients] if any(lowest([e]) for e in p.scores.values()) else []
     rows = []
     for e in p.scores.values():
-        cells = [e.tier, e.split, str(e.top_k), str(e.round)]
-        cells += [percent_text(e.score), number_text(e.loss)]
+        cells = [e.tier, e.split, str(e.top_k), str(e.round), percent_text(e.score)]
+        cells += [percent_text(e.metrics.get(name)) for name in others] + [number_text(e.loss)]
         if clients in columns:
             found = lowest([e])
             name = shortened(found[1].name, MOST_LETTERS) if found else ""

@@ -70,20 +70,30 @@ def client_scores(run: Run) -> TextTable:
     note = "On each client's own held-out rows, at its tier's k. The lowest score comes first."
     if run.withheld:
         note += f" {len(run.withheld)} client(s) withhold their scores."
+    scores = own_scores(run)
+    others = dict.fromkeys(name for s in scores for name in s.after.get("metrics") or ())
+    score: list[tuple[str, Callable[[OwnScore], str]]] = [
+        (f"{run.score_name} before", lambda s: s.share(s.before)),
+        ("after", lambda s: s.share(s.after)),
+    ]
     return TextTable.of(
         "Scores of clients",
-        own_scores(run),
+        scores,
         ("client", lambda s: s.name),
         ("tier", lambda s: s.tier.name),
         ("k", lambda s: count_text(s.tier.top_k)),
-        (f"{run.score_name} before", lambda s: s.share(s.before)),
-        ("after", lambda s: s.share(s.after)),
+        *(score if run.scored else ()),
+        *((name.replace("_", " "), _metric_of(name)) for name in others),
         ("loss before", lambda s: number_text(s.before.get("loss"))),
         ("after", lambda s: number_text(s.after.get("loss"))),
         ("examples", lambda s: count_text((s.after or s.before).get("examples"))),
         num_words=2,
         note=note,
     )
+
+
+def _metric_of(name: str) -> Callable[[OwnScore], str]:
+    return lambda s: percent_text((s.after.get("metrics") or {}).get(name))
 
 
 def client_rows(run: Run) -> TextTable:
@@ -130,7 +140,7 @@ def _count_of(name: str) -> Callable[[tuple[str, str, RowCounts]], str]:
 def spread_facts(run: Run) -> list[tuple[str, str]]:
     """Return the worst client, the worst tenth and the spread of the clients' test scores."""
     scores = [s for s in own_scores(run) if s.after]
-    if len(scores) < 2:
+    if len(scores) < 2 or not run.scored:
         return []
     values = [s.after["score"] or 0.0 for s in scores]
     tenth = values[: math.ceil(len(values) / 10)]

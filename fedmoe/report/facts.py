@@ -60,6 +60,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Data", _data(run)),
         ("Start", "; ".join(head.get("start", [])) or DASH),
         *row_facts(run),
+        *(("Scores", note) for note in head.get("notes", ())),
         ("Clients", f"{head['num_clients']}, {head['clients_per_round']} per round"),
         ("Rounds", f"{run.num_finished} of {head.get('planned_rounds', head['num_rounds'])}"),
         ("Ended", head.get("reason", DASH)),
@@ -140,10 +141,10 @@ def _change(run: Run, split: str, curves: Sequence[Sequence[Record]]) -> str:
         text += f", averaged over {len(curves)} budget tiers,"
     shown = percent_text if run.measure == "score" else number_text
     end = "."
-    if run.measure == "loss":
+    if run.measure == "loss" and run.scored:
         score = percent_text(_mean(curves, -1, "score"))
         end = f"; the {run.score_name} is {score} everywhere, before and after."
-    elif after is not None:
+    elif run.measure == "score" and after is not None:
         low, high = wilson_interval(after, _examples(curves))
         end = f"; 95% interval {100 * low:.1f} to {100 * high:.1f}%."
     if after == before or before is None or after is None:

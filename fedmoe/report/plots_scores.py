@@ -94,7 +94,7 @@ def test_scores(run: Run) -> Figure | None:
     """Base model and last adapter on test data, at each tier's number of experts k."""
     value = run.measure
     pairs = {tier: run.curve("test", tier.name) for tier in run.tiers}
-    if not any(point["round"] for points in pairs.values() for point in points):
+    if not any(p["round"] for points in pairs.values() for p in points):
         return None
     figure = figures.new_figure(f"Test {run.measure_name}: base model (grey), then fine-tuned")
     axes = figure.add_subplot()

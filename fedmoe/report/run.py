@@ -103,9 +103,14 @@ class Run:
 
     @property
     def score_name(self) -> str:
-        """The name of the score: `exact match` if every score equals that, else `score`."""
-        same = all(e["score"] == e["exact_match"] for e in self.evaluations)
-        return "exact match" if same else "score"
+        """The name of the score in words, such as `exact match`."""
+        last = self.evaluations[-1:]
+        return last[0].get("metric", "score").replace("_", " ") if last else "score"
+
+    @property
+    def scored(self) -> bool:
+        """Return whether there is a score beside the loss."""
+        return self.score_name != "loss"
 
     @cached_property
     def measure(self) -> Literal["score", "loss"]:

@@ -1,7 +1,7 @@
 """The tables of a run's report."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from fedmoe.report.fields import IN_REPORT, largest, total_cells
 from fedmoe.report.ledger import Record
@@ -24,17 +24,18 @@ def test_scores(run: Run) -> TextTable:
     for tier in run.tiers:
         before = [e for e in run.curve("test", tier.name) if e["round"] == 0]
         ends.append((tier, before[0] if before else {}, run.last_test(tier.name) or {}))
-    score = [
+    others = dict.fromkeys(name for _, _, after in ends for name in after.get("metrics") or ())
+    score: list[tuple[str, Callable[[tuple[TierCost, Record, Record]], str]]] = [
         ("before", lambda end: percent_text(end[1].get("score"))),
         ("after", lambda end: percent_text(end[2].get("score"))),
         ("points", lambda end: _difference(end[1].get("score"), end[2].get("score"))),
         ("95% interval", lambda end: _interval(end[2])),
     ]
+    score = score if run.scored else []
     loss = [
         ("loss before", lambda end: number_text(end[1].get("loss"))),
         ("loss after", lambda end: number_text(end[2].get("loss"))),
     ]
-    exact = ("exact match", lambda end: percent_text(end[2].get("exact_match")))
     name = run.score_name.capitalize()
     return TextTable.of(
         "Test scores",
@@ -42,11 +43,15 @@ def test_scores(run: Run) -> TextTable:
         ("tier", lambda end: end[0].name),
         ("k", lambda end: count_text(end[0].top_k)),
         *(score + loss if run.measure == "score" else loss + score),
-        *([exact] if run.score_name != "exact match" else []),
+        *((name.replace("_", " "), _metric_of(name)) for name in others),
         ("examples", lambda end: count_text((end[2] or end[1]).get("examples"))),
         note=f"{name} and loss per token, before: without an adapter. Interval: of the score "
         "after. k: experts per token.",
     )
+
+
+def _metric_of(name: str) -> Callable[[tuple[TierCost, Record, Record]], str]:
+    return lambda end: percent_text((end[2].get("metrics") or {}).get(name))
 
 
 def label_scores(run: Run) -> TextTable:

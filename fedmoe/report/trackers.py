@@ -178,7 +178,9 @@ def metrics_of(record: Record, *, clients: bool) -> dict[str, float]:
     """
     match record["kind"]:
         case "evaluation":
-            prefix, names = f"{record['split']}/{record['tier']}", ("score", "exact_match", "loss")
+            others = record.get("metrics") or {}
+            prefix, record = f"{record['split']}/{record['tier']}", {**record, **others}
+            names = ("score", *others, "loss")
         case "round":
             prefix, names = "round", [key for key in record if key not in ("kind", "round")]
         case "client" if clients and record["status"] == "ok":

@@ -27,7 +27,7 @@ def percent_text(value: float | None, signed: bool = False) -> str:
     >>> percent_text(0.1234), percent_text(-0.02, signed=True)
     ('12.3%', '-2.0')
     """
-    if value is None:
+    if value is None or math.isnan(value):
         return DASH
     return f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}%"
 

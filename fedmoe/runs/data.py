@@ -12,17 +12,14 @@ import numpy as np
 
 from fedmoe.data import load_splits, manifest, partition
 from fedmoe.data.held_out import check_held_out
-from fedmoe.data.wording import tokenize, tokenize_splits, turns
-from fedmoe.errors import DataError, FedMoEWarning
-from fedmoe.evaluation.evaluate import EvaluationSet
-from fedmoe.evaluation.metrics import checked
-from fedmoe.seeds import numpy_rng
+from fedmoe.data.wording import tokenize_splits
+from fedmoe.errors import FedMoEWarning
+from fedmoe.runs.evaluation_sets import evaluation_sets
 
 if TYPE_CHECKING:
     from fedmoe.config.schema import Experiment
-    from fedmoe.data.examples import Example
     from fedmoe.data.text import Tokens
-    from fedmoe.evaluation.metrics import Metric
+    from fedmoe.evaluation.evaluate import EvaluationSet
     from fedmoe.messages.rows import RowCounts
 
 
@@ -49,6 +46,10 @@ class DataFacts:
     """Answers that are held out for each evaluation set: of conversations more than rows."""
     form: str = ""
     """The format of the rows in words, where it was recognised."""
+    metrics: tuple[str, ...] = ()
+    """The names of the metrics, the score's first."""
+    notes: tuple[str, ...] = ()
+    """The metrics in words, why they were chosen, and what of the answers they cannot reach."""
 
     @property
     def mean_length(self) -> float:
@@ -63,6 +64,10 @@ class DataFacts:
             return (self.most_length,) * STAND_INS
         return self.lengths[client]
 
+    def header(self) -> dict[str, Any]:
+        """Return what the ledger's first line says of them."""
+        return {"notes": self.notes} | ({"rows": self.rows.as_json()} if self.rows.read else {})
+
     def account(self) -> list[str]:
         """Return what became of the rows, in lines for a terminal."""
         lines = [f"format: {self.form}"] if self.form else []
@@ -75,7 +80,7 @@ class DataFacts:
                     f"  {number:,} of {held_out:,} held-out {split} {what} are scored "
                     f"(evaluation.{split}_examples)"
                 )
-        return lines
+        return [*lines, *self.notes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +94,8 @@ class RunData:
     """What became of every row that was read."""
     form: str = ""
     """The format of the rows in words, where it was recognised."""
+    score: str = ""
+    """The metrics in words, and why they were chosen."""
 
     def facts(self) -> DataFacts:
         """Return the numbers and digests that the server side works with."""
@@ -103,6 +110,8 @@ class RunData:
             scored,
             answers=answers,
             form=self.form,
+            metrics=tuple(self.sets["test"].metrics),
+            notes=(self.score, *(note for data in self.sets.values() for note in data.notes)),
         )
 
     def _digest(self) -> str:
@@ -130,73 +139,20 @@ def pooled_data(experiment: Experiment, tokenizer: Any, form: str) -> RunData:
         warnings.warn(said, FedMoEWarning, stacklevel=2)
     labels = [example.label for example in splits.train]
     parts = partition(experiment.partition, labels, experiment.seed, splits.rows)
+    sets, score = evaluation_sets(experiment, splits.validation, splits.test, tokenizer, form)
     return RunData(
         {
             client: tuple(row for i in part for row in rows["train"][i])
             for client, part in enumerate(parts)
         },
-        evaluation_sets(experiment, splits.validation, splits.test, tokenizer, form),
+        sets,
         manifest(splits.train, parts),
         splits.rows,
         splits.form,
+        score,
     )
-
-
-def evaluation_sets(
-    experiment: Experiment,
-    validation: Sequence[Example],
-    test: Sequence[Example],
-    tokenizer: Any,
-    form: str,
-) -> dict[str, EvaluationSet]:
-    """Return a fixed draw of the validation and of the test examples.
-
-    Raises:
-        DataError: there are none, or all of them are too long.
-    """
-    settings = experiment.evaluation
-    sets: dict[str, EvaluationSet] = {}
-    for split, examples, most in (
-        ("validation", validation, settings.validation_examples),
-        ("test", test, settings.test_examples),
-    ):
-        if not examples:
-            raise DataError(f"the dataset has no {split} examples")
-        sets[split] = drawn_set(experiment, split, examples, most, tokenizer, form)
-    return sets
-
-
-def drawn_set(
-    experiment: Experiment,
-    split: str,
-    examples: Sequence[Example],
-    most: int,
-    tokenizer: Any,
-    form: str,
-) -> EvaluationSet:
-    """Return at most so many answers of a split's examples to score, drawn from the seed.
-
-    Each answer in a conversation is one, given the true messages before it.
-
-    Raises:
-        DataError: all of them are too long.
-    """
-    every = [turn for example in examples for turn in turns(example)]
-    order = numpy_rng(experiment.seed, split).permutation(len(every))[:most]
-    drawn, text = [every[i] for i in sorted(order)], experiment.data.wording(experiment.text)
-    kept, rows = tokenize(drawn, tokenizer, text, form, answers=True)
-    return EvaluationSet(split, kept, rows, verifier(experiment), len(every))
 
 
 def unusable_rows(experiment: Experiment) -> Literal["refuse", "drop"]:
     """Return the treatment of rows that cannot be used."""
     return getattr(experiment.data, "unusable", "refuse")
-
-
-def verifier(experiment: Experiment) -> Metric | None:
-    """Return how a free-running answer is scored; None where likelihood is the score."""
-    if experiment.evaluation.metric:
-        return checked(experiment.evaluation.metric)
-    if getattr(experiment.data, "verify", "exact") == "likelihood":
-        return None
-    return checked(experiment.data.score, f"the score of data.name {experiment.data.name!r}")

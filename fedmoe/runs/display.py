@@ -26,8 +26,8 @@ class Display(Observer, Watch):
     def begun(self, what: str, done: int = 0, total: int = 0) -> None:
         """Show what the run does before its first round or between two, and how far it is."""
 
-    def note(self, text: str) -> None:
-        """Show a sentence about the run as a whole."""
+    def noted(self, notes: Sequence[str]) -> None:
+        """Show what is to be said of the run before its first round, in sentences."""
 
     def resumed(self, round: int, records: Sequence[Mapping[str, Any]]) -> None:
         """Show where an interrupted run continues, from the lines of its ledger."""

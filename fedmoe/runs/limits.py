@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedmoe.data.wording import unended
 from fedmoe.errors import ConfigError, Fault, FedMoEWarning
+from fedmoe.evaluation.metric import reads
 from fedmoe.models.conventions import most_positions
 
 if TYPE_CHECKING:
@@ -53,8 +54,11 @@ def _too_long(
     if e.text.max_length > most:
         yield Fault("text.max_length", f"{e.text.max_length:,}: {made}; lower it")
         return  # prompts are cut or dropped by the same number
-    rows = [row for found in sets if found.score is not None for row in found.rows]
     new = e.evaluation.max_new_tokens
+    if new is None:
+        return  # it follows the responses
+    answered = [x for x in sets if any(reads(m) == "answers" for m in x.metrics.values())]
+    rows = [row for found in answered for row in found.rows]
     long = [row.prompt_length for row in rows if row.prompt_length + new > most]
     if long:
         said = f"{len(long)} of {len(rows)} scored prompts have more than {most - new:,} tokens"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,12 @@ def lowest(evaluations: Sequence[Evaluation]) -> tuple[Evaluation, ClientScore] 
     found = [(e, client) for e in evaluations for client in e.clients]
     if len({client.client for _, client in found}) < 2:
         return None
-    return min(found, key=lambda pair: (pair[1].score, -pair[1].loss))
+    # Without a score, which is NaN, the loss alone counts.
+    return min(found, key=lambda pair: (_number(pair[1].score), -pair[1].loss))
+
+
+def _number(score: float) -> float:
+    return 0.0 if math.isnan(score) else score
 
 
 def lowest_text(evaluations: Sequence[Evaluation]) -> str:

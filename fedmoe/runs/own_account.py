@@ -33,6 +33,8 @@ class OwnAccount:
     """Clients that are there, and that `data.clients` leaves out."""
     ignored: tuple[str, ...] = ()
     """Files of the folder that hold no client's rows."""
+    unreachable: str = ""
+    """The first client with answers that cannot score 1, and why; empty if no client has any."""
 
     @property
     def total(self) -> RowCounts:
@@ -59,7 +61,7 @@ class OwnAccount:
         said += warnings_of(self.rows)
         if len(self.rows) > 1 and (all_of := self.total.warning("all clients")):
             said.append(all_of)
-        return said
+        return [*said, self.unreachable] if self.unreachable else said
 
     def notes(self) -> list[str]:
         """Return a line for each kind of thing that is there and is not used."""
@@ -84,6 +86,7 @@ def read_account(own: OwnData) -> OwnAccount:
     scored: Counter[str] = Counter()
     answers: Counter[str] = Counter()
     forms: dict[str, None] = {}
+    unreachable = ""
     for name in own:
         try:
             data = own.of(name)
@@ -94,5 +97,8 @@ def read_account(own: OwnData) -> OwnAccount:
         forms[data.form] = None
         scored.update({split: len(found.rows) for split, found in data.sets.items()})
         answers.update({split: found.held_out for split, found in data.sets.items()})
-    local = own.local
-    return OwnAccount(rows, faults, scored, answers, tuple(forms), local.unlisted, local.ignored)
+        if data.counts.unreachable and not unreachable:
+            notes = [note for found in data.sets.values() for note in found.notes]
+            unreachable = f"client {name}: {notes[0].removeprefix('warning: ')}"
+    local, known = own.local, (rows, faults, scored, answers, tuple(forms))
+    return OwnAccount(*known, local.unlisted, local.ignored, unreachable)

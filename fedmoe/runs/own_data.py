@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fedmoe.data.examples import Splits
@@ -13,8 +13,10 @@ from fedmoe.data.federated import Federated, LocalData
 from fedmoe.data.wording import tokenize_splits
 from fedmoe.errors import DataError, FedMoEWarning
 from fedmoe.evaluation.evaluate import EvaluationSet
+from fedmoe.evaluation.metrics import of_owners
 from fedmoe.messages.rows import RowCounts
-from fedmoe.runs.data import DataFacts, drawn_set, unusable_rows
+from fedmoe.runs.data import DataFacts, unusable_rows
+from fedmoe.runs.evaluation_sets import Drawing
 from fedmoe.system.files import expanded
 
 if TYPE_CHECKING:
@@ -98,13 +100,16 @@ class OwnData(Mapping[str, Sequence["Tokens"]]):
         except DataError as error:
             raise DataError(f"client {name!r}: {error}") from error
         train = tuple(row for own in rows["train"] for row in own)
-        return ClientData(train, sets, splits.rows, splits.form)
+        lost = sum(data.unreachable for data in sets.values())
+        return ClientData(train, sets, replace(splits.rows, unreachable=lost), splits.form)
 
     def _sets(self, splits: Splits) -> dict[str, EvaluationSet]:
         e = self.experiment
         most = {"validation": e.evaluation.validation_examples, "test": e.evaluation.test_examples}
+        drawing = Drawing(e, self.tokenizer, self.form, warns=False)
+        chosen = of_owners(e.evaluation.metric, e.data)
         return {
-            split: drawn_set(e, split, examples, number, self.tokenizer, self.form)
+            split: drawing.scored(split, drawing.draw(split, examples, number), chosen)
             for split, number in most.items()
             if (examples := getattr(splits, split))
         }
@@ -112,6 +117,7 @@ class OwnData(Mapping[str, Sequence["Tokens"]]):
 
 def federated_facts(experiment: Experiment) -> DataFacts:
     """Return what a server knows before its clients have said anything: nothing of their rows."""
+    chosen = of_owners(experiment.evaluation.metric, experiment.data)
     return DataFacts(
         lengths=(),
         manifest={"num_examples": 0, "clients": []},
@@ -119,6 +125,8 @@ def federated_facts(experiment: Experiment) -> DataFacts:
         rows=RowCounts(),
         scored={},
         most_length=experiment.text.max_length,
+        metrics=chosen.names,
+        notes=(chosen.note(),),
     )
 
 
@@ -144,7 +152,9 @@ def server_sets(experiment: Experiment, tokenizer: Any, form: str) -> dict[str, 
             ("test",),
             unusable=data.unusable,
         )
-        found = drawn_set(e, SERVER, splits.test, most, tokenizer, form)
+        drawing = Drawing(e, tokenizer, form)
+        drawn = drawing.draw(SERVER, splits.test, most)
+        found = drawing.scored(SERVER, drawn, of_owners(e.evaluation.metric, data))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     if said := splits.rows.warning(f"data.server_test, {path},"):

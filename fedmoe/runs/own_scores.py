@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
-from fedmoe.evaluation.evaluate import ClientScore, Evaluation, Sums, measure
+from fedmoe.evaluation.evaluate import ClientScore, Evaluation, Measured, evaluation_of
+from fedmoe.evaluation.metrics import of_owners
 from fedmoe.messages.records import Failure
 from fedmoe.messages.scores import Scores, pack_scores, unpack_scores
 from fedmoe.seeds import derive
@@ -33,26 +34,19 @@ def score_own(client: ClientSide, message: Message, split: str) -> Message:
     setup, own = client.setup, cast("OwnData", client.rows).of(cast(str, task.key))
     found = own.sets.get(split)
     if "score" not in client.reports or found is None:
+        metric = of_owners(setup.experiment.evaluation.metric, setup.experiment.data).names[0]
         withheld = "score" not in client.reports
-        return pack_scores(Scores(split=split, withheld=withheld, rows=own.counts), task)
+        none = Scores(split=split, metric=metric, withheld=withheld, rows=own.counts)
+        return pack_scores(none, task)
     adapter = client.deployed_adapter(task)
     client.configure(task, adapter)
     setup.model.load(adapter)
     setup.model.set_budget(task.top_k, task.rescaler)
-    sums = measure(setup.model, setup.tokenizer, found, setup.experiment.evaluation)
-    labels = {**sums.labels} if "labels" in client.reports else {}
-    scores = Scores(
-        split=split,
-        examples=sums.examples,
-        tokens=sums.tokens,
-        loss=sums.loss,
-        score=sums.score,
-        exact_match=sums.exact_match,
-        labels=labels,
-        rows=own.counts,
-        seconds=time.monotonic() - started,
-    )
-    return pack_scores(scores, task)
+    batch_size = setup.experiment.evaluation.batch_size
+    sums = Measured(setup.model, setup.tokenizer, found, batch_size).sums()
+    labels = sums.labels if "labels" in client.reports else {}
+    seconds = time.monotonic() - started
+    return pack_scores(replace(sums, labels=labels, rows=own.counts, seconds=seconds), task)
 
 
 def read_scores(server: ServerSide, message: Message, task: Task, split: str) -> Scores:
@@ -64,7 +58,10 @@ def read_scores(server: ServerSide, message: Message, task: Task, split: str) ->
     e = server.setup.experiment
     most = getattr(e.evaluation, f"{split}_examples")
     length = e.text.max_length
-    return unpack_scores(message, task, split, most_examples=most, most_tokens=length)
+    metrics = server.facts.metrics
+    return unpack_scores(
+        message, task, split, metrics=metrics, most_examples=most, most_tokens=length
+    )
 
 
 def chosen(members: Sequence[Member], most: int | None, seed: int) -> list[Member]:
@@ -101,34 +98,18 @@ def evaluations(answers: Answers, split: str) -> Iterator[Evaluation]:
         of_tier = [(task, s) for task, s in answers.pairs if task.tier == tier]
         if not (scored := [(task, s) for task, s in of_tier if s.examples]):
             continue
-        sums = Sums.total(_sums(scores for _, scores in scored))
-        yield Evaluation(
-            round=scored[0][0].round - 1,
-            split=split,
-            tier=tier,
-            top_k=scored[0][0].top_k,
-            **sums.means,
-            examples=sums.examples,
-            seconds=sum(scores.seconds for _, scores in scored),
-            by_label=sums.by_label,
+        sums, first = Scores.total(scores for _, scores in scored), scored[0][0]
+        yield evaluation_of(
+            sums,
+            first.round - 1,
+            tier,
+            first.top_k,
+            sums.seconds,
             clients=tuple(_client_score(task, s) for task, s in scored),
             withheld=sum(scores.withheld for _, scores in of_tier),
         )
 
 
-def _sums(scores: Iterable[Scores]) -> Iterator[Sums]:
-    for s in scores:
-        yield Sums(
-            examples=s.examples,
-            tokens=s.tokens,
-            loss=s.loss,
-            score=s.score,
-            exact_match=s.exact_match,
-            labels=s.labels,
-        )
-
-
 def _client_score(task: Task, scores: Scores) -> ClientScore:
-    (sums,) = _sums([scores])
     number = {"examples": scores.examples, "tokens": scores.tokens}
-    return ClientScore(client=task.client, name=task.name, **number, **sums.means)
+    return ClientScore(client=task.client, name=task.name, **number, **scores.means)

@@ -260,7 +260,7 @@ class Recorder(Observer, Watch):
         self.ledger.append(line | {"clients": [task.client for task in tasks]})
 
     def evaluated(self, state: ServerState, results: Sequence[Evaluation]) -> None:
-        """Write scores down, and keep the adapter of the best mean score; see `evaluation.best`."""
+        """Write scores down, and keep the best adapter: by score, or loss without one (NaN)."""
         self._write_accounts()
         for result in results:
             self.scores.append(result.as_json())
@@ -269,7 +269,7 @@ class Recorder(Observer, Watch):
         write_example_scores(self.folder, results)
         best = self.server.setup.experiment.evaluation.best
         if state.round and (chosen := [r for r in results if r.split == best]):
-            mean = sum(r.score for r in chosen), -sum(r.loss for r in chosen)
+            mean = sum(r.score for r in chosen if r.score >= 0), -sum(r.loss for r in chosen)
             if self.best is None or mean > self.best:
                 self.best = mean
                 self.save_adapter("adapter-best", state)
@@ -327,7 +327,7 @@ class Recorder(Observer, Watch):
             "upload": e.upload.name,
             "full_top_k": server.setup.model.full_top_k,
             **({"start": [*server.setup.start.notes]} if server.setup.start else {}),
-            **({"rows": counts.as_json()} if (counts := server.facts.rows).read else {}),
+            **server.facts.header(),
             "tiers": tiers,
         }
 

@@ -33,7 +33,7 @@ class Scorer:
             self.sets[split],
             adapter,
             {task.tier: (task.top_k, task.rescaler)},
-            setup.experiment.evaluation,
+            setup.experiment.evaluation.batch_size,
             task.round - 1,
         )
         if setup.experiment.aggregation.personal:

@@ -142,6 +142,7 @@ class Session:
         evaluator = Evaluator(self.server, workers, recorder, self.display, self.phases)
         try:
             with self.display:
+                self.display.noted(self.server.facts.notes)
                 state = self._loop(workers, recorder, evaluator, keeper)
             seconds, phases = keeper.seconds(), keeper.spent()
             recorder.ended(state, seconds, phases, phases["training"] / seconds)
@@ -158,8 +159,8 @@ class Session:
         self, workers: Workers, recorder: Recorder, evaluator: Evaluator, keeper: Keeper
     ) -> ServerState:
         server, e = self.server, self.server.setup.experiment
-        for note in server.setup.start.notes if server.setup.start else ():
-            self.display.note(note)
+        if server.setup.start:
+            self.display.noted(server.setup.start.notes)
         if keeper.found.checkpoint:
             state = keeper.found.checkpoint.state
             keeper.resume(keeper.found.checkpoint)
@@ -188,7 +189,7 @@ class Session:
         )
         if state.round < e.rounds:
             recorder.stopped(state, reason := recorder.why_stop())
-            self.display.note(reason)
+            self.display.noted((reason,))
         if not e.rounds:
             return state  # which is scored already
         if not recorder.by_round.any():

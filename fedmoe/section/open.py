@@ -7,7 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationInfo
+from pydantic import (
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -37,8 +43,15 @@ class Open:
     """The class that all components of the field derive from; `Callable` for functions."""
     members: tuple[type, ...] = ()
     """The built-in ones, sections with a name each."""
-    server_only: bool = False
-    """True if clients need none of it: then they are told the field's default."""
+    server_only: bool | Callable[[Any], bool] = False
+    """Whether clients need none of it, always or by the configuration: then they are told the
+    field's default."""
+    several: bool = False
+    """True if the field takes a list of them, too."""
+
+    def of_server(self, config: Any) -> bool:
+        """Return whether clients of a configuration need none of it."""
+        return self.server_only(config) if callable(self.server_only) else self.server_only
 
     @property
     def names(self) -> dict[str, type]:
@@ -86,6 +99,8 @@ class Open:
         """
         if value is None:
             return None
+        if isinstance(value, tuple):
+            return [self.write(each) for each in value]
         written, why = state(value)
         name = tag(type(value)) if type(value) in self.members else reference(value)
         elsewhere = "" if type(value) in self.members else nowhere(value)
@@ -99,6 +114,8 @@ class Open:
         Raises:
             PydanticCustomError: `component`, at the name; `component_type`, for another value.
         """
+        if self.several and isinstance(value, list | tuple) and value:
+            return tuple(self._read_one(number, each, info) for number, each in enumerate(value))
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, dict):
@@ -113,6 +130,17 @@ class Open:
         except Refused as error:
             raise PydanticCustomError("component", "{why}", {"why": str(error)}) from None
         return self._checked(_made(found, given, info))
+
+    def _read_one(self, number: int, value: Any, info: ValidationInfo) -> Any:
+        """Return a component of a list, whose place is part of the path of its faults."""
+        try:
+            return self.read(value, info)
+        except ValidationError as error:
+            found: list[Any] = [
+                {"ctx": {}, **each, "loc": (number, *each["loc"])}
+                for each in error.errors(include_url=False)
+            ]
+            raise ValidationError.from_exception_data(error.title, found) from None
 
     def _checked(self, value: Any) -> Any:
         """Refuse what is no component, and foreign ones that pass for a built-in one."""
@@ -165,7 +193,9 @@ class Open:
         }
         said = f"A built-in name, package.module:Name, or an entry point of {self.group}."
         members = known.get("anyOf", known.get("oneOf", [known] if "$ref" in known else []))
-        return {"anyOf": [*members, {"type": "string", "description": said}, foreign]}
+        one = [*members, {"type": "string", "description": said}, foreign]
+        many = [{"type": "array", "items": {"anyOf": one}, "minItems": 1}] if self.several else []
+        return {"anyOf": one + many}
 
 
 def _made(found: Any, given: dict[str, Any], info: ValidationInfo) -> Any:

@@ -21,7 +21,7 @@ rounds: 3
 data: {name: federated}
 budget: {default: low, tiers: {high: {top_k: 4}, low: {top_k: 1}}}
 training: {steps: 2, batch_size: 4}
-evaluation: {every: 0, clients: 10, max_new_tokens: 8}
+evaluation: {every: 0, clients: 10, max_new_tokens: 8, metric: exact_match}
 """
 PER_ROUND = 10
 """Of thirty nodes. Without a resident worker a task takes 670 MB while it is at work, and a round's

@@ -160,7 +160,7 @@ def _evaluation(
         "top_k": k,
         "loss": 2.9 * (1 - reached) + 0.5 + 0.3 / k,
         "score": score,
-        "exact_match": score,
+        "metric": "exact_match",
         "examples": 400,
         "seconds": 3.0,
         "by_label": dict.fromkeys(LABELS, score),

@@ -30,12 +30,10 @@ FULL, LOSSY = RowCounts.of(train=9, test=1), RowCounts.of(train=5, test=1, too_l
 
 def scores(split="test", values=(0.5, 0.25), tier="tiny"):
     clients = tuple(
-        ClientScore(
-            client=n, name=NAMES[n], examples=4, tokens=8, loss=1.0 + n, score=v, exact_match=v
-        )
+        ClientScore(client=n, name=NAMES[n], examples=4, tokens=8, loss=1.0 + n, score=v)
         for n, v in enumerate(values)
     )
-    return Evaluation(0, split, tier, 1, 1.5, 0.4, 0.4, 8, 1.0, {}, clients=clients)
+    return Evaluation(0, split, tier, 1, 1.5, 0.4, 8, 1.0, {}, clients=clients)
 
 
 def tell(display):
@@ -147,4 +145,4 @@ def test_many_losses_are_counted(number):
     rows = {n: (f"c{n}", LOSSY) for n in range(number)}
     said = News().losses(rows)
     assert len(said) == min(number, 11)
-    assert (said[-1] == "30 more clients lose more than 5% of their rows") == (number == 40)
+    assert (said[-1] == "30 more clients have such warnings") == (number == 40)

@@ -33,7 +33,7 @@ SCORE = {
     "tier": "k=4, high",
     "loss": None,
     "score": 0.5,
-    "exact_match": 0.25,
+    "metrics": {"exact_match": 0.25},
     "by_label": {},
 }
 ROUND = {"kind": "round", "round": 1, "seconds": 9.5, "clients": 2, "failed": 0}

@@ -11,7 +11,7 @@ name: owners
 rounds: 1
 model: {{path: {model}}}
 adapter: {{rank: 4, alpha: 8.0}}
-data: {{name: federated, path: {rows}, verify: likelihood}}
+data: {{name: federated, path: {rows}}}
 budget: {{default: low, tiers: {{high: {{top_k: 4, clients: [barn]}}, low: {{top_k: 1}}}}}}
 training: {{steps: 1, batch_size: 2}}
 """

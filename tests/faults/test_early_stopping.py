@@ -92,8 +92,8 @@ class Screen(Display):
     def __init__(self, until=99):
         self.until, self.notes = until, []
 
-    def note(self, text):
-        self.notes.append(text)
+    def noted(self, notes):
+        self.notes += [note for note in notes if "metric" not in note]
 
     def finished(self, state):
         if state.round == self.until:

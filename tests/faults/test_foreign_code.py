@@ -138,6 +138,14 @@ class TestForNodes:
         assert told.evaluation.every == 3
         assert told_to_nodes(asked) == "[]"
 
+    def test_metrics_are_told_where_clients_score_their_own_rows(self, own, experiment):
+        metrics = "[exact_match, my_rules:length, token_f1]"
+        asked = experiment(f"data: {{name: federated}}\nevaluation: {{metric: {metrics}}}")
+        assert experiment(for_nodes(asked)) == asked
+        ((group, name, version),) = json.loads(told_to_nodes(asked))
+        assert (group, name) == ("fedmoe.metrics", "my_rules:length")
+        assert f"    {FROM}: {version}\n" in for_nodes(asked)
+
     def test_of_built_in_components_alone_it_is_the_whole_experiment(self):
         assert for_nodes(Experiment()) == to_yaml(Experiment())
 

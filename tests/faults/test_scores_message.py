@@ -21,18 +21,21 @@ HONEST = Scores(
     tokens=20,
     loss=31.5,
     score=2.5,
-    exact_match=2.0,
+    metrics={"token_f1": 3.0},
     labels={"lights": (3, 2.5), "timers": (1, 0.0)},
     rows=ROWS,
     seconds=0.5,
 )
 
 
+BOUNDS = {"metrics": ("exact_match", "token_f1"), "most_examples": 10, "most_tokens": 64}
+
+
 def read(scores=HONEST, **changes):
     message = pack_scores(scores, TASK)
     values = json.loads(message.scalars) | changes
     given = Message(json.dumps(values), b"")
-    return unpack_scores(given, TASK, "test", most_examples=10, most_tokens=64)
+    return unpack_scores(given, TASK, "test", **BOUNDS)
 
 
 def test_honest_scores_arrive_whole():
@@ -47,6 +50,11 @@ LIES = {
     "another name": {"name": "paris"},
     "another tier": {"tier": "high"},
     "another split": {"split": "validation"},
+    "another metric": {"metric": "token_f1"},
+    "a metric that nobody asked for": {"metrics": {"token_f1": 1.0, "rouge_l": 1.0}},
+    "a metric that is missing": {"metrics": {}},
+    "a metric over one an example": {"metrics": {"token_f1": 4.1}},
+    "metrics as a list": {"metrics": [1.0]},
     "more examples than are scored": {"examples": 11},
     "examples, and no row": {"rows": RowCounts.of(train=9, validation=3, repeated=1).as_json()},
     "fewer tokens than examples": {"tokens": 3},
@@ -82,10 +90,24 @@ def test_a_lie_is_refused(lie):
 @pytest.mark.parametrize("text", ["", "[]", "[" * 10**5, "{", '"x"', "x" * 2**19])
 def test_what_is_no_message_of_scores_is_refused(text):
     with pytest.raises(WireError):
-        unpack_scores(Message(text, b""), TASK, "test", most_examples=10, most_tokens=64)
+        unpack_scores(
+            Message(text, b""),
+            TASK,
+            "test",
+            metrics=("exact_match", "token_f1"),
+            most_examples=10,
+            most_tokens=64,
+        )
 
 
 def test_scores_come_without_a_buffer():
     message = replace(pack_scores(HONEST, TASK), buffer=b"x")
     with pytest.raises(WireError, match="buffer of 1 bytes"):
-        unpack_scores(message, TASK, "test", most_examples=10, most_tokens=64)
+        unpack_scores(
+            message,
+            TASK,
+            "test",
+            metrics=("exact_match", "token_f1"),
+            most_examples=10,
+            most_tokens=64,
+        )

@@ -24,7 +24,7 @@ from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.rounds import Member, ServerState, finish_round, plan_round, run_rounds
-from fedmoe.runs.data import evaluation_sets
+from fedmoe.runs.evaluation_sets import evaluation_sets
 from fedmoe.runs.local.in_process import InProcess, Pool
 from fedmoe.runs.prepare import prepare
 from fedmoe.training.settings import Training

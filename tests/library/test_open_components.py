@@ -13,7 +13,7 @@ from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.schema import Simulation
 from fedmoe.data import Example, Given, Memory, load_splits
 from fedmoe.errors import CheckpointError, DataError, FedMoEError
-from fedmoe.evaluation.metrics import checked
+from fedmoe.evaluation.metric import checked
 from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings

@@ -32,7 +32,7 @@ adapter: {{rank: 4, alpha: 8.0}}
 data: {{name: federated, path: {rows}}}
 budget: {{default: low, tiers: {{high: {{top_k: 4, clients: [barn]}}, low: {{top_k: 1}}}}}}
 training: {{steps: 2, batch_size: 4}}
-evaluation: {{max_new_tokens: 2}}
+evaluation: {{max_new_tokens: 2, metric: [exact_match, token_f1]}}
 membership: {{least: 5}}
 simulation: {{folder: {runs}}}
 """

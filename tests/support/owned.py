@@ -49,7 +49,6 @@ def own_scores(number, split, scores, tier_of=TIER):
                 "tokens": 2 * c + 2,
                 "loss": 3 - score,
                 "score": score,
-                "exact_match": 0.0,
             }
             for c, score in scores.items()
             if tier_of[c] == tier
@@ -57,7 +56,7 @@ def own_scores(number, split, scores, tier_of=TIER):
         examples = sum(c["examples"] for c in found)
         mean = sum(c["score"] * c["examples"] for c in found) / examples
         line = {"kind": "evaluation", "round": number, "split": split, "tier": tier}
-        line |= {"top_k": TOP_K[tier], "loss": 3 - mean, "score": mean, "exact_match": 0.0}
+        line |= {"top_k": TOP_K[tier], "loss": 3 - mean, "score": mean}
         more = {"examples": examples, "seconds": 1.0, "by_label": {}, "clients": found}
         lines.append(line | more)
     return lines

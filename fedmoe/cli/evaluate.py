@@ -1,0 +1,102 @@
+"""`fedmoe evaluate`: scores on any data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedmoe.cli import arguments
+
+if TYPE_CHECKING:
+    from fedmoe.evaluation.evaluate import Evaluation
+    from fedmoe.report.text_table import TextTable
+
+
+@click.command()
+@click.argument("source", help="A run's folder, an exported adapter's, or a base model.")
+@arguments.overrides
+@click.option("--data", type=arguments.FILE, help="A file, or a folder with a file for each owner.")
+@click.option(
+    "--split",
+    type=click.Choice(["all", "train", "validation", "test"]),
+    help="The part to score: all, or test of a run's own data, when omitted.",
+)
+@click.option("--tier", "tiers", multiple=True, help="A tier of the run; all when omitted.")
+@click.option("--metric", "metrics", multiple=True, help="A metric; the first is the score.")
+@arguments.which
+@click.option("--base", default="", help="The base model of an adapter, if it has moved.")
+@click.option("--answers", type=arguments.FILE, help="A file to write every answer to.")
+@click.option("--json", is_flag=True, help="Print the scores as JSON.")
+def evaluate(
+    source: str,
+    overrides: tuple[str, ...],
+    data: Path | None,
+    split: Any,
+    tiers: tuple[str, ...],
+    metrics: tuple[str, ...],
+    which: Any,
+    base: str,
+    answers: Path | None,
+    json: bool,
+) -> None:
+    """Score an adapter or a base model on any data.
+
+    An adapter is that of a run, at its tiers, or an exported one.
+
+    \b
+    Examples:
+      fedmoe evaluate runs/quickstart
+      fedmoe evaluate runs/quickstart --data rows.jsonl --tier low --metric token_f1
+      fedmoe evaluate my-adapter --data rows/ --answers answers.jsonl
+      fedmoe evaluate mini --data rows.jsonl data.prompt=question
+    """
+    from fedmoe.cli.terminal import print_table, say, terminal
+    from fedmoe.export.evaluated import evaluate
+    from fedmoe.report.units import listed
+    from fedmoe.system.files import write_text
+    from fedmoe.system.json_text import json_text
+
+    arguments.one_thread()
+    named = [f"evaluation.metric=[{','.join(metrics)}]"] if metrics else []
+    found = evaluate(
+        source,
+        data,
+        [*overrides, *named],
+        split=split,
+        tiers=tiers,
+        which=which,
+        base=base,
+        answers=answers is not None,
+    )
+    if answers:
+        write_text(answers, "".join(f"{json_text(record)}\n" for record in found.answers))
+    if json:
+        print(json_text([each.as_json() for each in found.evaluations], indent=1))
+        return
+    console = terminal()
+    for name, counts in found.rows.items():
+        lost = f", {counts.loss()}" if counts.dropped else ""
+        say(console, f"{name}: {counts.test:,} rows{lost}")
+    for note in found.notes:
+        say(console, note)
+    print_table(console, _table(found.evaluations))
+    if answers:
+        say(console, f"answers: {listed([str(answers)])}")
+
+
+def _table(evaluations: tuple[Evaluation, ...]) -> TextTable:
+    """Return a row per tier, and one below it for each owner of several."""
+    from fedmoe.cli.terminal import table
+    from fedmoe.report.units import count_text, number_text, percent_text
+
+    others = [*evaluations[0].metrics]
+    rows = []
+    for each in evaluations:
+        for name, of in [("all", each), *((client.name, client) for client in each.clients)]:
+            scores = [of.score, *(of.metrics[name] for name in others)]
+            cells = [each.tier, name, str(each.top_k), count_text(of.examples)]
+            rows.append([*cells, *map(percent_text, scores), number_text(of.loss)])
+    columns = ["tier", "rows", "k", "examples", evaluations[0].metric, *others, "loss"]
+    return table("scores", [name.replace("_", " ") for name in columns], rows, num_words=2)

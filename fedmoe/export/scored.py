@@ -1,0 +1,101 @@
+"""What can be scored: a run's adapter at its tiers, an exported adapter, or a base model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedmoe.config import Experiment
+from fedmoe.errors import FedMoEError
+from fedmoe.export.peft import CONFIG, load_export
+from fedmoe.export.saved import SavedRun
+from fedmoe.models.adapted import AdaptedModel, LoRA
+from fedmoe.models.build import ModelSettings, build_model, model_folder
+from fedmoe.models.memory.frozen import forms_of
+from fedmoe.models.pretrained_gating import gating_of
+from fedmoe.models.rescaling import NoRescaling
+from fedmoe.runs.subsets import places
+
+FULL = "full"
+"""The name of a model's own k, where there are no tiers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A model with the budgets at which it is scored."""
+
+    model: AdaptedModel
+    tokenizer: Any
+    experiment: Experiment
+    """The run's; of other sources the settings by which rows are worded."""
+    tiers: Mapping[str, Callable[[], int]]
+    """By tier: makes the model compute as a client of it would, and returns its k."""
+    is_run: bool = False
+    round: int = 0
+
+
+def open_source(source: Path | str, which: str, base: str, tiers: Sequence[str]) -> Source:
+    """Open a run's folder, the folder of an exported adapter, or a base model.
+
+    Args:
+        source: the folder, or for a base model `mini` or an id on the Hub.
+        which: `last` or `best`, of a run's adapters.
+        base: the base model of an exported adapter; empty for the one that the adapter names.
+        tiers: tiers of a run to score at; all of them when empty.
+
+    Raises:
+        FedMoEError: it is none of these, or has no such tier.
+    """
+    folder = Path(source).expanduser()
+    if (folder / "ledger.jsonl").is_file():
+        return _of_run(SavedRun.open(folder, which), tiers)
+    if tiers:
+        raise FedMoEError(f"{source} is no run, and so has no tiers; leave --tier out")
+    if (folder / CONFIG).is_file():
+        model, tokenizer, path = load_export(folder, base)
+    else:
+        path = str(source)
+        gating = gating_of(Path(model_folder(path)))
+        settings = ModelSettings(path=path)
+        model, tokenizer = build_model(settings, LoRA(rank=1), NoRescaling(), gating)
+    experiment = Experiment(model=ModelSettings(path=path))
+
+    def full() -> int:
+        model.set_budget(model.full_top_k, None)
+        return model.full_top_k
+
+    return Source(model, tokenizer, experiment, {FULL: full})
+
+
+def _of_run(saved: SavedRun, wanted: Sequence[str]) -> Source:
+    model, known = saved.model, saved.experiment.budget.resolved(saved.model.full_top_k)
+    if unknown := [name for name in wanted if name not in known]:
+        there = ", ".join(map(repr, known))
+        raise FedMoEError(f"--tier {unknown[0]!r} is not one of {there}")
+    chosen = {name: known[name] for name in wanted or known}
+    if subset := [name for name, tier in chosen.items() if tier.subset]:
+        others = [name for name in known if not known[name].subset]
+        raise FedMoEError(
+            f"tier {subset[0]!r}: each of its clients keeps the experts that its own data choose, "
+            f"so it has no common model; give --tier one of {', '.join(others) or 'another run'}"
+        )
+    model.frozen.hold(forms_of(places(chosen.values())))
+
+    def as_tier(name: str) -> Callable[[], int]:
+        def use() -> int:
+            model.frozen.use(chosen[name].frozen)
+            model.load(saved.adapter(name))
+            plain = torch.ones(model.layout.num_layers)
+            model.set_budget(chosen[name].top_k, saved.rescalers.get(name, plain))
+            return chosen[name].top_k
+
+        return use
+
+    use_of = {name: as_tier(name) for name in chosen}
+    text = saved.experiment.data.wording(saved.experiment.text)
+    experiment = replace(saved.experiment, text=text)
+    return Source(model, saved.tokenizer, experiment, use_of, True, saved.round)

@@ -1,0 +1,133 @@
+"""Scores on any data: of a run's adapter, of the exported one, of a base model; and the command."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import fedmoe
+from fedmoe.budget import Levels
+from fedmoe.cli.main import main
+from fedmoe.config import Experiment
+from fedmoe.data import Memory
+from fedmoe.data.files import LocalFiles
+from fedmoe.errors import FedMoEError
+from fedmoe.evaluation.settings import EvaluationSettings
+
+ROWS = [{"question": f"lamp {n}", "reply": f"lamp {n % 3}"} for n in range(24)]
+
+
+def write(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_folder):
+    """A finished run's folder, beside its rows, those of two owners, and the exported adapter."""
+    place = tmp_path_factory.mktemp("evaluated")
+    rows = write(place / "rows.jsonl", ROWS)
+    (place / "owners").mkdir()
+    write(place / "owners/attic.jsonl", ROWS[:10])
+    write(place / "owners/barn.jsonl", [*ROWS[10:], {"question": "", "reply": "nothing"}])
+    experiment = Experiment(
+        name="tiny",
+        rounds=1,
+        model=replace(Experiment().model, path=str(tiny_folder)),
+        adapter=fedmoe.LoRA(rank=2),
+        data=LocalFiles(path=str(rows), prompt="question", response="reply"),
+        partition={"name": "iid", "num_clients": 2},
+        budget=Levels(tiers={"high": fedmoe.Tier(top_k=4), "low": fedmoe.Tier(top_k=1)}),
+        training=fedmoe.Training(steps=2, batch_size=4, learning_rate=1e-2),
+        evaluation=EvaluationSettings(every=0, metric=("token_f1", "exact_match", "likelihood")),
+        simulation=replace(Experiment().simulation, folder=str(place / "runs")),
+    )
+    results = fedmoe.run(experiment)
+    results.export(place / "adapter")
+    return place
+
+
+def test_a_runs_own_data_give_its_own_scores(folder):
+    found = fedmoe.evaluate(folder / "runs/tiny")
+    last = [e for e in fedmoe.open_run(folder / "runs/tiny").evaluations if e["round"] == 1]
+    assert [e.tier for e in found.evaluations] == ["high", "low"]
+    for mine, theirs in zip(found.evaluations, last, strict=True):
+        for name in ("tier", "top_k", "loss", "score", "metric", "metrics", "examples", "by_label"):
+            assert getattr(mine, name) == theirs[name], name
+
+
+def test_the_exported_adapter_scores_as_the_run_does(folder):
+    columns = ["data.prompt=question", "data.response=reply", "evaluation.metric=likelihood"]
+    run = fedmoe.evaluate(folder / "runs/tiny", folder / "rows.jsonl", columns[2:])
+    adapter = fedmoe.evaluate(folder / "adapter", folder / "rows.jsonl", columns)
+    assert adapter.scores["full"] == pytest.approx(run.scores["high"], rel=1e-4)
+    assert adapter.evaluations[0].examples == len(ROWS)
+
+
+def test_a_base_model_scores_as_the_run_did_before_training(folder, tiny_folder):
+    (first,) = [
+        e
+        for e in fedmoe.open_run(folder / "runs/tiny").evaluations
+        if (e["round"], e["tier"]) == (0, "high")
+    ]
+    overrides = ["data.prompt=question", "data.response=reply", "evaluation.metric=loss"]
+    found = fedmoe.evaluate(tiny_folder, folder / "rows.jsonl", overrides, split="test")
+    assert found.evaluations[0].loss == pytest.approx(first["loss"], rel=1e-5)
+    assert found.scores["full"] != found.scores["full"]  # NaN
+
+
+def test_the_owners_of_a_folder_add_up_and_their_lost_rows_are_counted(folder):
+    overrides = ["data.unusable=drop"]
+    found = fedmoe.evaluate(
+        folder / "runs/tiny", folder / "owners", overrides, tiers=["low"], answers=True
+    )
+    whole = fedmoe.evaluate(folder / "runs/tiny", folder / "rows.jsonl", tiers=["low"])
+    (both,), (one,) = found.evaluations, whole.evaluations
+    assert [c.name for c in both.clients] == ["attic", "barn"]
+    assert both.loss == pytest.approx(one.loss)
+    assert both.metrics["likelihood"] == pytest.approx(one.metrics["likelihood"], rel=1e-4)
+    assert [c.examples for c in both.clients] == [10, 14]
+    assert {name: counts.empty for name, counts in found.rows.items()} == {"attic": 0, "barn": 1}
+    assert [a["prompt"] for a in found.answers] == [row["question"] for row in ROWS]
+    assert [*found.answers[0]["scores"]] == ["token_f1", "exact_match", "likelihood"]
+
+
+def test_rows_in_memory_are_data_too(folder):
+    data = Memory(rows=[("lamp 1", "lamp 1"), ("lamp 2", "lamp 2")])
+    found = fedmoe.evaluate(folder / "runs/tiny", data, tiers=["high"])
+    assert found.evaluations[0].examples == 2
+    assert found.evaluations[0].metric == "token_f1"
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "said"),
+    [
+        ("runs/tiny", {"tiers": ["middle"]}, "--tier 'middle' is not one of 'high', 'low'"),
+        ("runs/tiny", {"data": "rows.jsonl", "overrides": ["data.promt=a"]}, "data.prompt"),
+        ("runs/tiny", {"data": "none.jsonl"}, "none.jsonl: no such file"),
+        ("adapter", {}, "is no run, and so has no data of its own"),
+        ("adapter", {"data": "rows.jsonl", "base": "nowhere"}, "nowhere"),
+        ("mini", {"data": "rows.jsonl", "tiers": ["low"]}, "is no run, and so has no tiers"),
+        ("nothing", {"data": "rows.jsonl"}, "is neither 'mini', nor a folder"),
+    ],
+)
+def test_what_cannot_be_done_is_said(folder, monkeypatch, source, options, said):
+    monkeypatch.chdir(folder)
+    with pytest.raises(FedMoEError, match=said):
+        fedmoe.evaluate(source, **options)
+
+
+def test_the_command_prints_a_table_or_json_and_writes_answers(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    command = ["evaluate", "runs/tiny", "--data", "owners", "data.unusable=drop", "--tier", "low"]
+    assert main([*command, "--metric", "token_f1", "--answers", "answers.jsonl"]) == 0
+    printed = capsys.readouterr().out
+    assert "barn: 14 rows, 1 of 15 rows were dropped (1 empty)" in printed
+    assert "scored by token_f1" in printed
+    assert all(word in printed for word in ("attic", "token f1", "loss"))
+    written = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert len(written) == 24
+    assert {*written[0]} == {"tier", "rows", "prompt", "response", "answer", "scores"}
+    assert main([*command, "--json"]) == 0
+    (line,) = json.loads(capsys.readouterr().out)
+    assert (line["tier"], line["examples"], line["metric"]) == ("low", 24, "token_f1")
