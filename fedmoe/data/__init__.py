@@ -7,6 +7,7 @@ In reading order:
     reasoning.py      reasoning puzzles made from a seed, built in
     files.py, hub.py, memory.py  your own rows; table.py is what they share, columns.py finds the
                       prompt and the response in them
+    options.py        the options of multiple-choice rows
     federated.py      rows that come split by client
     partition.py      which client holds which examples
     conversations.py  rows as messages, from the usual formats

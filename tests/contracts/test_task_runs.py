@@ -95,7 +95,7 @@ def test_a_federated_run_of_two_rounds_lowers_the_loss_and_is_scored(kind, exper
         prepared.scorer.sets["validation"],
         state.adapter,
         tiers,
-        prepared.setup.experiment.evaluation,
+        prepared.setup.experiment.evaluation.batch_size,
         2,
     )
     rows = prepared.scorer.sets["validation"].rows
