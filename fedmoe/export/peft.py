@@ -18,6 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 
 from fedmoe.adapter import RANK_AXES, SHIFT, Adapter, Entry, Layout
 from fedmoe.errors import ModelError
@@ -64,6 +65,9 @@ def _quiet() -> Iterator[None]:
 def load_export(folder: Path, base: str = "") -> tuple[AdaptedModel, Any, str]:
     """Return the base model with the adapter in a PEFT folder merged in, its tokenizer and path.
 
+    The tokenizer is the folder's own where it has one: its chat template words prompts as they were
+    in training.
+
     Args:
         folder: an adapter's, such as `export` writes.
         base: the base model's path; empty for the one that the folder names.
@@ -79,6 +83,8 @@ def load_export(folder: Path, base: str = "") -> tuple[AdaptedModel, Any, str]:
         with _quiet():
             wrapped: Any = PeftModel.from_pretrained(model, str(folder))  # pyright: ignore
             merged = wrapped.merge_and_unload()
+        if (folder / "tokenizer_config.json").is_file():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"{folder}: the adapter cannot be loaded: {error!s:.300}") from error
     install(merged)
