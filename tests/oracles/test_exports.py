@@ -224,7 +224,7 @@ def test_every_family_is_merged_and_gets_an_adapter_per_expert_or_says_why_not(
         return
     assert exported(adapter, model, settings, tmp_path / "m", "merged").largest_difference < 1e-3
     if FAMILIES[kind].no_peft or kind in FUSED:
-        with pytest.raises(ModelError, match="all experts of a layer in one weight|no export for"):
+        with pytest.raises(ModelError, match=r"all experts of a layer in one weight|no export for"):
             exported(adapter, model, settings, tmp_path / "e", "sglang")
     else:
         done = exported(adapter, model, settings, tmp_path / "e", "sglang")
