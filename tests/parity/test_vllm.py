@@ -1,4 +1,4 @@
-"""vLLM itself on a CPU: merged models answer as ours do, adapters pass its loader or are refused."""
+"""vLLM itself on a CPU: merged models answer as ours do, adapters pass its loader or not."""
 
 import pytest
 import torch
