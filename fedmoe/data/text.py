@@ -37,6 +37,9 @@ class TextSettings:
     data sets."""
     template_arguments: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the template, such as enable_thinking: false."""
+    describe_tools: bool = True
+    """Whether the template describes the functions that may be called, often in more tokens than
+    a conversation has; calls and their results are in a conversation in any case."""
     train_on: Literal["assistant", "last_turn", "all"] = "assistant"
     """The part that is learnt: every message of the assistant, the last one, or all text."""
     rewritten: Literal["split", "refuse"] = "split"

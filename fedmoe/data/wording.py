@@ -209,6 +209,7 @@ def _chat(
     example: Example, template: ChatTemplate, settings: TextSettings, answers: bool
 ) -> Worded | Unusable:
     messages, tools = _messages(example)
+    tools = tools if settings.describe_tools else None
 
     def made(part: list[Message]) -> list[Tokens]:
         if answers:
