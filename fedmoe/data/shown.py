@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
-from fedmoe.data.templates import chat_template
+from fedmoe.data.templates import template_of
 from fedmoe.data.text import TextSettings, Tokens
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -33,8 +33,7 @@ def pieces(row: Tokens, tokenizer: Any) -> list[tuple[str, bool]]:
 
 def template_line(tokenizer: Any, settings: TextSettings) -> str:
     """Return by which template examples are worded, and a digest of it."""
-    if (template := chat_template(tokenizer, settings)) is None:
-        return "template: plain (Q: ... A: ...)"
+    template = template_of(tokenizer, settings)
     return f"template: {template.name}, sha256 {template.digest}"
 
 

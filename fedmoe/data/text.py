@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
@@ -14,8 +15,6 @@ from torch import Tensor
 from fedmoe.data.examples import Example
 from fedmoe.section import section
 
-PROMPT = "Q: {prompt}\nA:"
-"""The wording of a prompt for the model; the response follows after one space."""
 BUCKET_BATCHES = 8
 """Batches that are sorted by length together: less padding, still a random order."""
 
@@ -32,9 +31,11 @@ class TextSettings:
     is then still too long."""
     template: Annotated[str, Field(pattern=r"^(auto|chat|plain|.+\.jinja2?)$")] = "auto"
     """How conversations are worded: by the tokenizer's chat template (`chat`), by that of a .jinja
-    file (its path, on every machine of a run), or as "Q: ...", "A: ..." (`plain`, for one prompt
-    and one response). `auto` is `chat` where the tokenizer has a template, but `plain` for built-in
-    data sets."""
+    file (its path, on every machine of a run), or as `wording` says (`plain`, without functions).
+    `auto` is `chat` where the tokenizer has a template, but `plain` for built-in data sets."""
+    wording: str = "Q: {prompt}\nA: {response}"
+    """The `plain` wording of a prompt and its response, which the end token follows. Further turns
+    follow in the same way on a new line, and a system prompt stands on a line before them."""
     template_arguments: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the template, such as enable_thinking: false."""
     describe_tools: bool = True
@@ -45,9 +46,15 @@ class TextSettings:
     rewritten: Literal["split", "refuse"] = "split"
     """The treatment of conversations whose earlier turns the template words otherwise once others
     follow, such as without their reasoning: each answer becomes an example of its own."""
-    control_tokens: Literal["refuse", "allow"] = "refuse"
-    """The treatment of text that contains a control token of the model, such as its end of turn:
-    such a row is unusable, or the token acts as one."""
+    control_tokens: Literal["text", "refuse", "allow"] = "text"
+    """The treatment of text that contains a control token of the model, such as its end of turn: it
+    is spelled as other text, such a row is unusable, or the token acts as one. Only language models
+    that go on with a text are given it in the first two ways."""
+
+    def __post_init__(self) -> None:
+        there = re.findall(r"\{(?:prompt|response)\}", self.wording)
+        if there != ["{prompt}", "{response}"]:
+            raise ValueError("wording needs {prompt} once, and after it {response} once")
 
 
 class Tokenizer(Protocol):
@@ -116,18 +123,6 @@ Frame = Callable[[Sequence[Example], Any], list[Tokens]]
 """Turns examples into ids, with a tokenizer."""
 
 
-def one_text(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]:
-    """Prompt and response as one text, which a causal language model goes on with."""
-    prompts = tokenizer(
-        [PROMPT.format(prompt=e.prompt) for e in examples], add_special_tokens=False
-    )
-    responses = tokenizer([f" {e.response}" for e in examples], add_special_tokens=False)
-    return [
-        Tokens((*p, *r, tokenizer.eos_token_id), len(p))
-        for p, r in zip(prompts["input_ids"], responses["input_ids"], strict=True)
-    ]
-
-
 def pair_of_texts(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]:
     """Two texts for an encoder-decoder, each with the tokenizer's own marks, such as languages.
 
@@ -149,8 +144,8 @@ def image_and_label(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]
     ]
 
 
-FRAMES: dict[str, Frame] = {"causal": one_text, "seq2seq": pair_of_texts, "image": image_and_label}
-"""By a family's form of task."""
+FRAMES: dict[str, Frame] = {"seq2seq": pair_of_texts, "image": image_and_label}
+"""By a family's form of task; causal language models have templates (`data.templates`)."""
 
 
 def collate(rows: Sequence[Tokens], pad: int) -> Batch:

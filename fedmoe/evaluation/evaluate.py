@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fedmoe.adapter import Adapter
+from fedmoe.data.control import control_tokens
 from fedmoe.data.examples import Example
-from fedmoe.data.templates import control_tokens
 from fedmoe.data.text import Tokenizer, Tokens
 from fedmoe.evaluation.metrics import Metric
 from fedmoe.evaluation.settings import EvaluationSettings
