@@ -1,4 +1,4 @@
-"""Tokenizers of the usual kinds, trained on a few lines: what they add, and how they take spaces."""
+"""Tokenizers of the usual kinds, trained on a few lines, with their own ways with spaces."""
 
 import json
 from functools import cache
