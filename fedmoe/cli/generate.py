@@ -39,7 +39,7 @@ def generate(
 
     arguments.one_thread()
     generator = Generator.of(run, model, which, tier, top_k)
-    for line in [" ".join(prompt)] if prompt else map(str.strip, sys.stdin):
+    for line in [" ".join(prompt)] if prompt else (line.removesuffix("\n") for line in sys.stdin):
         for text in generator.stream(line, max_new_tokens):
             print(text, end="", flush=True)
         print()

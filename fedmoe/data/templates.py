@@ -41,6 +41,11 @@ class Template:
         """Return a digest of all that it depends on."""
         return _digest(self.source)
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return what others need to word a prompt in the same way, as JSON values."""
+        raise NotImplementedError
+
     def worded(self, messages: Sequence[Message], tools: Any, prompt: bool) -> str:
         """Return the text of messages; with `prompt` also of the beginning of an answer.
 
@@ -145,6 +150,10 @@ class ChatTemplate(Template):
     def digest(self) -> str:
         return _digest([self.source, dict(self.arguments)])
 
+    @property
+    def record(self) -> dict[str, Any]:
+        return {"template": "chat", "text": self.source, "arguments": dict(self.arguments)}
+
     def apply(self, messages: Sequence[Message], tools: Any, **options: Any) -> Any:
         """Return what transformers' `apply_chat_template` gives.
 
@@ -176,6 +185,12 @@ class Plain(Template):
     @property
     def source(self) -> str:
         return self.wording
+
+    @property
+    def record(self) -> dict[str, Any]:
+        prompt, response = self.pair("{prompt}", "{response}")
+        begin = "".join(self.tokenizer.convert_ids_to_tokens(self.head))
+        return {"template": "plain", "prompt": begin + prompt, "response": response}
 
     @cached_property
     def parts(self) -> tuple[str, str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, initial_adapter
 from fedmoe.config import Experiment, load_experiment
+from fedmoe.data.templates import template_of
 from fedmoe.errors import CheckpointError, FedMoEError
 from fedmoe.export.peft import check_export, export
 from fedmoe.messages.records import Task
@@ -17,6 +19,8 @@ from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, build_model
 from fedmoe.runs.round_files import read_tensors
 from fedmoe.seeds import generator
+
+WORDING = "wording.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +85,8 @@ class SavedRun:
     def export(self, out: Path, *, without_rescaling: bool = False) -> float:
         """Write a PEFT folder, and return its largest deviation; see `export.peft.export`.
 
+        The file `wording.json` in it says how the prompts were worded that it was trained on.
+
         Raises:
             FedMoEError: `out` exists; the run learned factors at full k, which PEFT cannot express,
                 and `without_rescaling` is false; or see there.
@@ -103,7 +109,12 @@ class SavedRun:
         # A run in bfloat16 has rounded weights, whose logits are not PEFT's.
         same = e.model.dtype == "float32" and self.model.device.type == "cpu"
         model = self.model if same else build_model(exact, e.adapter, e.rescaling, e.gating)[0]
-        return export(adapter, model, exact, out)
+        difference = export(adapter, model, exact, out)
+        if model.form.name == "causal":
+            template = template_of(self.tokenizer, e.data.wording(e.text))
+            text = json.dumps(template.record, indent=2, ensure_ascii=False)
+            (out / WORDING).write_text(text + "\n", encoding="utf-8")
+        return difference
 
 
 def _initial(experiment: Experiment, model: AdaptedModel) -> Adapter:

@@ -220,3 +220,9 @@ def test_a_run_in_bfloat16_is_exported_from_exact_weights(tiny_folder, random_ad
     model, tokenizer = build_model(settings, SETTINGS, experiment.rescaling)
     saved_run = SavedRun(experiment, model, tokenizer, random_adapter(model.layout), {}, 1)
     assert saved_run.export(tmp_path / "out") < 1e-4
+    wording = json.loads((tmp_path / "out" / "wording.json").read_text())
+    assert wording == {
+        "template": "plain",
+        "prompt": "Q: {prompt}\nA:",
+        "response": " {response}<eos>",
+    }
