@@ -71,7 +71,7 @@ KINDS = {"byte-level": _byte_level, "metaspace": _metaspace, "llama": _llama}
 
 
 @cache
-def trained(kind, bos=False, control=("<bos>", "<eos>", "<pad>")):
+def trained(kind, bos=False, control=("<bos>", "<eos>", "<pad>"), eos="<eos>"):
     """A tokenizer of a kind; with `bos` it begins every text with one."""
     from transformers import PreTrainedTokenizerFast
 
@@ -81,5 +81,5 @@ def trained(kind, bos=False, control=("<bos>", "<eos>", "<pad>")):
         made.post_processor = processors.TemplateProcessing(
             single="<bos> $A", special_tokens=[begin]
         )
-    names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+    names = {"bos_token": "<bos>", "eos_token": eos, "pad_token": "<pad>"}
     return PreTrainedTokenizerFast(tokenizer_object=made, **names)
