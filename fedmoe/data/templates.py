@@ -190,7 +190,7 @@ class Plain(Template):
     def record(self) -> dict[str, Any]:
         prompt, response = self.pair("{prompt}", "{response}")
         begin = "".join(self.tokenizer.convert_ids_to_tokens(self.head))
-        return {"template": "plain", "prompt": begin + prompt, "response": response}
+        return {"template": "plain", "begin": begin, "prompt": prompt, "response": response}
 
     @cached_property
     def parts(self) -> tuple[str, str, str]:

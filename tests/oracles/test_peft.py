@@ -223,6 +223,7 @@ def test_a_run_in_bfloat16_is_exported_from_exact_weights(tiny_folder, random_ad
     wording = json.loads((tmp_path / "out" / "wording.json").read_text())
     assert wording == {
         "template": "plain",
+        "begin": "",
         "prompt": "Q: {prompt}\nA:",
         "response": " {response}<eos>",
     }
