@@ -26,7 +26,8 @@ def conversation_rows(
     Raises:
         RowFault: the template refuses it, or rewrites earlier turns and that is not wanted.
     """
-    answers = answers_in(messages)
+    if not (answers := learnt_in(messages)):
+        raise RowFault("each answer has weight 0: nothing would be learnt")
     messages = messages[: answers[-1] + 1]
     if settings.train_on == "last_turn":
         return [answer_row(template, messages, tools)]
@@ -94,6 +95,11 @@ def marks_answers(template: Template) -> bool:
     return bool(MARKS.search(template.source)) and fast
 
 
+def learnt_in(messages: Sequence[Message]) -> list[int]:
+    """Return the places of the assistant's messages that are learnt: not those of weight 0."""
+    return [n for n in answers_in(messages) if messages[n].get("weight", 1)]
+
+
 def _by_marks(template: ChatTemplate, messages: Sequence[Message], tools: Any) -> Tokens:
     """Return a row whose answers the template itself marks."""
     if template.literal:
@@ -108,6 +114,11 @@ def _by_marks(template: ChatTemplate, messages: Sequence[Message], tools: Any) -
     spans = tuple(zip(edges[::2], edges[1::2], strict=True))
     if not spans:
         raise RowFault("the chat template marks no answer of the assistant")
+    every, learnt = answers_in(messages), learnt_in(messages)
+    if every != learnt:
+        if len(every) != len(spans):
+            raise RowFault("an answer has weight 0, and the chat template marks not one part each")
+        spans = tuple(span for n, span in zip(every, spans, strict=True) if n in learnt)
     return _row(found["input_ids"], spans)
 
 

@@ -129,7 +129,19 @@ def to_examples(
         columns: where the parts of an example are in a row.
         tools: functions that the assistant may call in rows without a column `tools`.
     """
-    return [row if isinstance(row, Unusable) else _example(*row, columns, tools) for row in rows]
+    return [
+        row if isinstance(row, Unusable) else whole(row[0], _example(*row, columns, tools))
+        for row in rows
+    ]
+
+
+def whole(where: str, found: Example | Unusable) -> Example | Unusable:
+    """Return an example whose text can be written down; half a character of UTF-16 cannot."""
+    if isinstance(found, Example):
+        text = found.conversation or found.prompt + found.response
+        if half := re.search("[\ud800-\udfff]", text):
+            return Unusable(where, f"its text has U+{ord(half[0]):04X}, half a character of UTF-16")
+    return found
 
 
 def columns_of(rows: Iterable[Row | Unusable]) -> list[str]:
@@ -149,18 +161,30 @@ def _example(
     where: str, row: Mapping[str, Any], columns: Columns, tools: Sequence[Any]
 ) -> Example | Unusable:
     label = row.get(columns.label) if columns.label else ""
+    label = str(label) if type(label) is int else label
     if columns.label and not (isinstance(label, str) and label.strip()):
         return Unusable(where, _odd_text(columns.label, label))
     try:
         found = _conversation(row, columns)
-        if isinstance(found, tuple):
+        pair = isinstance(found, tuple)
+        own = _tools(row, pair) or tools
+        if pair and not own:
             return Example(*found, str(label))
-        conversation = conversations.checked(found)
-        own = conversations.tools_of(row.get("tools")) or tools
+        conversation = conversations.of_lists(*found) if pair else conversations.checked(found)
     except RowFault as fault:
         return Unusable(where, str(fault), fault.empty)
     packed = conversations.packed(conversation, own)
     return Example(*conversations.exchange(conversation), str(label), conversation=packed)
+
+
+def _tools(row: Mapping[str, Any], pair: bool) -> list[Any]:
+    """Return the functions in a row's own columns; beside a pair other values are of no concern."""
+    try:
+        return conversations.tools_of(row.get("tools") or row.get("functions"))
+    except RowFault:
+        if not pair:
+            raise
+    return []
 
 
 def _conversation(
@@ -172,7 +196,8 @@ def _conversation(
     if columns.kind == "conversations":
         return conversations.of_sharegpt(row)
     prompt = row.get(columns.of_prompt[0])
-    if isinstance(prompt, list) and isinstance(response := row.get(columns.response), list):
+    response = row.get(columns.response)
+    if any(isinstance(v, list) and any(isinstance(m, dict) for m in v) for v in (prompt, response)):
         return conversations.of_lists(prompt, response)
     pair = _pair(row, columns)
     if columns.kind == "alpaca" and (row.get("system") or row.get("history")):

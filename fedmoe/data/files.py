@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedmoe.data.columns import Row, Unusable, columns_of
+from fedmoe.data.conversations import RowFault, loads, without_nulls
 from fedmoe.data.table import Table
 from fedmoe.errors import DataError
 from fedmoe.section import section
@@ -73,13 +74,15 @@ def _read_json(path: Path) -> Iterator[Row | Unusable]:
     if not text.strip():
         return
     try:
-        rows = json.loads(text)
+        rows = loads(text)
     except json.JSONDecodeError as error:
         if text.lstrip().startswith("{"):
             # Many files called .json hold one object a line.
             yield from _read_json_lines(path)
             return
         raise DataError(f"{path}:{error.lineno}: broken JSON: {error.msg}") from error
+    except RowFault as fault:
+        raise DataError(f"{path}: {fault}") from fault
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected a list of rows, got {type(rows).__name__}")
     for number, row in enumerate(rows, 1):
@@ -98,16 +101,21 @@ def _read_json_lines(path: Path) -> Iterator[Row | Unusable]:
         if not line.strip():
             continue
         try:
-            yield _object(f"{path}:{number}", json.loads(line))
+            yield _object(f"{path}:{number}", loads(line))
         except json.JSONDecodeError as error:
             fault = f"broken JSON: {error.msg} (column {error.colno})"
             yield Unusable(f"{path}:{number}", fault)
+        except RowFault as fault:
+            yield Unusable(f"{path}:{number}", str(fault))
 
 
 def _read_csv(path: Path) -> Iterator[Row | Unusable]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
+            names = [*(reader.fieldnames or ())]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise DataError(f"{path}:1: the column {twice[0]!r} is there twice; rename one")
             for row in reader:
                 where, (first, *others) = f"{path}:{reader.line_num}", row.values()
                 # csv files what is over under None, and pads what is missing with None.
@@ -129,7 +137,8 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         table = parquet.read_table(path)
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: broken Parquet: {error}") from error
-    yield from ((f"row {n}", row) for n, row in enumerate(table.to_pylist(), 1))
+    rows = ({k: without_nulls(v) for k, v in row.items()} for row in table.to_pylist())
+    yield from ((f"row {n}", row) for n, row in enumerate(rows, 1))
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row | Unusable]]] = {

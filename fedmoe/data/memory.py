@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from fedmoe.data.columns import Row, Unusable, columns_of
+from fedmoe.data.columns import Row, Unusable, columns_of, whole
 from fedmoe.data.examples import Example, Splits, split_by_group
 from fedmoe.data.table import Table
 from fedmoe.errors import DataError
@@ -82,7 +82,7 @@ class Memory(Table):
         """Return an example for each row of any kind, or why there is none."""
         places = [(f"{source}[{n}]", row) for n, row in enumerate(rows)]
         if not any(isinstance(row, Mapping) for row in rows):
-            return [_from_pair(*place) for place in places]
+            return [whole(place[0], _from_pair(*place)) for place in places]
         found = [_of_columns(*place) for place in places]
         return self.examples(source, columns_of(found), found)
 

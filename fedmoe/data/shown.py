@@ -19,16 +19,15 @@ def pieces(row: Tokens, tokenizer: Any) -> list[tuple[str, bool]]:
 
     Control tokens are shown, too.
     """
-    found, at = [], 0
-    for start, end in row.learnt:
-        found += [(row.ids[at:start], False), (row.ids[start:end], True)]
-        at = end
-    found.append((row.ids[at:], False))
-    return [
-        (tokenizer.decode([*ids], skip_special_tokens=False), learnt)
-        for ids, learnt in found
-        if ids
-    ]
+    found, at, said = [], 0, ""
+    for start, end in (*row.learnt, (len(row.ids), len(row.ids))):
+        for until, learnt in ((start, False), (end, True)):
+            # From the beginning: some tokenizers drop the first space of what they decode.
+            text = tokenizer.decode([*row.ids[:until]], skip_special_tokens=False)
+            piece = text.removeprefix(said)
+            found += [(piece, learnt)] if until > at else []
+            at, said = until, text
+    return found
 
 
 def template_line(tokenizer: Any, settings: TextSettings) -> str:

@@ -214,11 +214,11 @@ class Plain(Template):
         system = roles[:1] == ["system"]
         turns = messages[system:]
         expected = ["user", "assistant"] * len(turns)
-        if tools or [message["role"] for message in turns] != expected[: len(turns)]:
-            raise RowFault(
-                "functions, and other messages than of a user and the assistant in turn, need a "
-                "chat template; set text.template to chat or to a .jinja file"
-            )
+        need = "need a chat template; set text.template to chat or to a .jinja file"
+        if tools:
+            raise RowFault(f"its functions {need}, or text.describe_tools to false")
+        if [message["role"] for message in turns] != expected[: len(turns)]:
+            raise RowFault(f"messages other than of a user and the assistant in turn {need}")
         text = [messages[0]["content"]] if system else []
         for asked, *answer in (turns[n : n + 2] for n in range(0, len(turns), 2)):
             before, after = self.pair(asked["content"], "".join(a["content"] for a in answer))

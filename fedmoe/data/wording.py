@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fedmoe.data.answers import answer_row, answers_in, conversation_rows, least_length, plain_rows
+from fedmoe.data.answers import (
+    answer_row,
+    answers_in,
+    conversation_rows,
+    learnt_in,
+    least_length,
+    plain_rows,
+)
 from fedmoe.data.columns import Unusable, too_many
 from fedmoe.data.control import Spelling
 from fedmoe.data.conversations import Message, RowFault, exchange, packed, unpacked
@@ -93,7 +100,7 @@ def end_tokens(tokenizer: Any, settings: TextSettings, task: str = "causal") -> 
 
 
 def turns(example: Example) -> list[Example]:
-    """Return each answer of a conversation as an example of its own, with all that is before it.
+    """Return each answer of a conversation that is learnt, with all that is before it.
 
     Example:
         >>> [turn.response for turn in turns(Example("hi", "ho", ""))]
@@ -103,7 +110,7 @@ def turns(example: Example) -> list[Example]:
         return [example]
     messages, tools = unpacked(example.conversation)
     made = []
-    for turn in answers_in(messages):
+    for turn in learnt_in(messages):
         part = messages[: turn + 1]
         prompt, response = exchange(part)
         whole = packed(part, tools or ())
