@@ -83,20 +83,19 @@ class Spelling:
                 "only a fast tokenizer can take control tokens in text for text; set "
                 "text.control_tokens: allow, or change the text"
             )
-        copy = Tokenizer.from_str(fast.to_str())
+        copy: Any = Tokenizer.from_str(fast.to_str())
         copy.no_truncation()
         copy.no_padding()
         copy.encode_special_tokens = True
         tokens = self.tokenizer.added_tokens_decoder
-        names = {number: f"{OPEN}{number}{CLOSE}" for number in self.control.values()}
+        names = {f"{OPEN}{n}{CLOSE}": tokens[n] for n in self.control.values()}
         copy.add_tokens(
             [
                 AddedToken(name, normalized=False, lstrip=old.lstrip, rstrip=old.rstrip)
-                for number, name in names.items()
-                for old in [tokens[number]]
+                for name, old in names.items()
             ]
         )
-        return copy, {copy.token_to_id(name): number for number, name in names.items()}
+        return copy, {copy.token_to_id(name): int(name[1:-1]) for name in names}
 
     def _of_named(self, named: str) -> list[int]:
         copy, numbers = self._copy

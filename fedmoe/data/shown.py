@@ -20,13 +20,15 @@ def pieces(row: Tokens, tokenizer: Any) -> list[tuple[str, bool]]:
     Control tokens are shown, too.
     """
     found, at, said = [], 0, ""
-    for start, end in (*row.learnt, (len(row.ids), len(row.ids))):
-        for until, learnt in ((start, False), (end, True)):
-            # From the beginning: some tokenizers drop the first space of what they decode.
-            text = tokenizer.decode([*row.ids[:until]], skip_special_tokens=False)
-            piece = text.removeprefix(said)
-            found += [(piece, learnt)] if until > at else []
-            at, said = until, text
+    edges = [edge for start, end in row.learnt for edge in ((start, False), (end, True))]
+    for until, learnt in [*edges, (len(row.ids), False)]:
+        # From the beginning on: some tokenizers drop the first space of what they decode.
+        text = tokenizer.decode([*row.ids[:until]], skip_special_tokens=False)
+        if not text.startswith(said):
+            said, text = "", tokenizer.decode([*row.ids[at:until]], skip_special_tokens=False)
+        if until > at:
+            found.append((text[len(said) :], learnt))
+        at, said = until, text
     return found
 
 

@@ -39,7 +39,7 @@ def read(rows, **data):
     return Memory(rows=rows, test_share=0, validation_share=0, **data).load(0).train
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(texts, texts, texts, texts)
 def test_every_format_gives_the_ids_of_the_text_as_it_is(system, asked, between, answer):
     messages = [("system", system), ("user", asked), ("assistant", answer)]
@@ -63,7 +63,7 @@ def test_every_format_gives_the_ids_of_the_text_as_it_is(system, asked, between,
     assert learnt(pair)[0].startswith(f"<|im_start|>user\n{asked}\n\n{between}<|im_end|>")
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=6, unique=True))
 def test_every_kind_of_file_gives_the_text_as_it_is(tmp_path_factory, pairs):
     place = tmp_path_factory.mktemp("files")

@@ -95,7 +95,7 @@ def cut(rows):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.data())
 def test_every_answer_is_learnt_once_with_its_end_and_nothing_else(name, data):
     messages, tools = data.draw(conversations(name))
@@ -115,7 +115,7 @@ def test_every_answer_is_learnt_once_with_its_end_and_nothing_else(name, data):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(st.data())
 def test_an_answer_to_score_follows_the_ids_that_it_is_generated_from(name, data):
     messages, tools = data.draw(conversations(name))
@@ -135,7 +135,7 @@ def test_an_answer_to_score_follows_the_ids_that_it_is_generated_from(name, data
 
 
 @pytest.mark.parametrize("name", SHAPES)
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.data())
 def test_targets_of_a_batch_are_the_learnt_tokens(name, data):
     messages, tools = data.draw(conversations(name))

@@ -15,15 +15,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 import fedmoe
 from fedmoe.evaluation.evaluate import answer_all
 from fedmoe.evaluation.settings import EvaluationSettings
+from fedmoe.export.generate import Generator
 from fedmoe.export.saved import SavedRun
 from fedmoe.models.decode import greedy
 from fedmoe.runs.data import pooled_data
 
 NUMBERS = ("one", "two", "three", "four", "five")
 MOST = 8
+TEXTS = {
+    "chat": {"template": "chat"},
+    "plain": {"template": "plain", "wording": "Ask: {prompt}\nSay: {response}"},
+}
 
 
-@pytest.fixture(scope="module", params=["chat", "plain"])
+@pytest.fixture(scope="module", params=TEXTS)
 def trained_run(request, tmp_path_factory):
     """A finished run of a tiny model, its test rows, and the model with its adapter merged."""
     place = tmp_path_factory.mktemp(request.param)
@@ -41,7 +46,7 @@ def trained_run(request, tmp_path_factory):
         "clients_per_round": 2,
         "model": {"path": str(place / "model")},
         "data": {"name": "files", "path": str(place / "rows.jsonl"), "test_share": 0.3},
-        "text": {"template": request.param},
+        "text": TEXTS[request.param],
         "adapter": {"rank": 8},
         "partition": {"name": "iid", "num_clients": 2},
         "budget": {"tiers": {"high": {"top_k": 4}}},
@@ -73,7 +78,7 @@ def test_greedy_answers_are_those_of_transformers_own_pipeline(trained_run):
     )
     asked = pipeline("text-generation", model=merged, tokenizer=tokenizer)
     wording = json.loads((place / "peft" / "wording.json").read_text())
-    different = set()
+    generator, different = Generator(saved.model, saved.tokenizer, saved.experiment.text), set()
     for example, row, answer in zip(data.examples, data.rows, ours, strict=True):
         if wording["template"] == "chat":
             prompt = [{"role": "user", "content": example.prompt}]
@@ -84,6 +89,8 @@ def test_greedy_answers_are_those_of_transformers_own_pipeline(trained_run):
         )
         ids = found["generated_token_ids"]
         assert [*row.prompt] == ids[: row.prompt_length]
+        said = "".join(generator.stream(example.prompt, MOST))
+        assert said == tokenizer.decode(answer, skip_special_tokens=True)
         theirs = ids[row.prompt_length :]
         assert theirs == answer[: len(theirs)]
         assert set(answer[len(theirs) :]) <= {tokenizer.pad_token_id}
