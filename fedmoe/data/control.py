@@ -99,8 +99,8 @@ class Spelling:
 
     def _of_named(self, named: str) -> list[int]:
         copy, numbers = self._copy
-        ids = copy.encode(named, add_special_tokens=False).ids
-        return [numbers[n] if n in numbers else n for n in ids]
+        ids: list[int] = copy.encode(named, add_special_tokens=False).ids
+        return [numbers.get(n, n) for n in ids]
 
 
 def unmarked(value: Any) -> Any:
