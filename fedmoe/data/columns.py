@@ -144,7 +144,10 @@ def to_examples(
         columns: where the parts of an example are in a row.
         tools: functions that the assistant may call in rows without a column `tools`.
     """
-    return [row if isinstance(row, Unusable) else _example(*row, columns, tools) for row in rows]
+    return [
+        row if isinstance(row, Unusable) else sound(row[0], _example(*row, columns, tools))
+        for row in rows
+    ]
 
 
 def columns_of(rows: Iterable[Row | Unusable]) -> list[str]:
@@ -171,26 +174,30 @@ def _example(
             extra, right = read_options(value, columns.options, row.get(name))
             row = {**row, name: json.loads(extra)["options"][right]}
         found = _conversation(row, columns)
+        own = _tools(row, isinstance(found, tuple)) or tools
         if isinstance(found, tuple):
-            return sound(where, Example(*found, label, extra=extra))
+            if not own:
+                return Example(*found, label, extra=extra)
+            found = conversations.of_lists(*found)
         conversation = conversations.checked(found)
         if columns.options and not extra:
             right = conversations.exchange(conversation)[1]
             extra, _ = read_options(row.get(columns.options), columns.options, right)
-        own = conversations.tools_of(row.get("tools")) or tools
     except RowFault as fault:
         return Unusable(where, str(fault), fault.empty)
     packed = conversations.packed(conversation, own)
     pair = conversations.exchange(conversation)
-    return sound(where, Example(*pair, label, extra=extra, conversation=packed))
+    return Example(*pair, label, extra=extra, conversation=packed)
 
 
-def sound(where: str, example: Example) -> Example | Unusable:
+def sound(where: str, found: Example | Unusable) -> Example | Unusable:
     """Return an example whose text can be written down, or that it cannot."""
-    for text in (example.prompt, example.response, example.label, example.conversation):
+    if isinstance(found, Unusable):
+        return found
+    for text in (found.prompt, found.response, found.label, found.conversation):
         if odd := unwritable(text):
             return Unusable(where, odd)
-    return example
+    return found
 
 
 def _label(column: str, value: Any) -> str:
@@ -211,6 +218,16 @@ def _label(column: str, value: Any) -> str:
     return value
 
 
+def _tools(row: Mapping[str, Any], pair: bool) -> list[Any]:
+    """Return the functions in a row's own columns; beside a pair other values are of no concern."""
+    try:
+        return conversations.tools_of(row.get("tools") or row.get("functions"))
+    except RowFault:
+        if not pair:
+            raise
+    return []
+
+
 def _conversation(
     row: Mapping[str, Any], columns: Columns
 ) -> list[conversations.Message] | tuple[str, str]:
@@ -220,7 +237,8 @@ def _conversation(
     if columns.kind == "conversations":
         return conversations.of_sharegpt(row)
     prompt = row.get(columns.of_prompt[0])
-    if isinstance(prompt, list) and isinstance(response := row.get(columns.response), list):
+    response = row.get(columns.response)
+    if any(isinstance(v, list) and any(isinstance(m, dict) for m in v) for v in (prompt, response)):
         return conversations.of_lists(prompt, response)
     pair = _pair(row, columns)
     if columns.kind == "alpaca" and (row.get("system") or row.get("history")):

@@ -8,12 +8,16 @@ from typing import Any
 
 ROLES = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
     "function_call": "assistant",
     "tool": "tool",
+    "function": "tool",
     "observation": "tool",
 }
 """Roles by the names that formats give them."""
@@ -27,6 +31,42 @@ class RowFault(ValueError):
     def __init__(self, fault: str, empty: bool = False) -> None:
         super().__init__(fault)
         self.empty = empty
+
+
+def loads(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        json.JSONDecodeError: it is none.
+        RowFault: an object has a name twice, of which one would be lost.
+
+    Example:
+        >>> loads('{"prompt": "a", "prompt": "b"}')
+        Traceback (most recent call last):
+        fedmoe.data.conversations.RowFault: 'prompt' is there twice in one object
+    """
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RowFault(f"{twice!r} is there twice in one object")
+    return made
+
+
+def without_nulls(value: Any) -> Any:
+    """Return values of Arrow without the empty fields that it gives every object of a column.
+
+    Example:
+        >>> without_nulls([{"arguments": {"city": "Paris", "day": None}}])
+        [{'arguments': {'city': 'Paris'}}]
+    """
+    if isinstance(value, dict):
+        return {name: without_nulls(one) for name, one in value.items() if one is not None}
+    return [without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def packed(messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
@@ -66,8 +106,8 @@ def exchange(messages: Sequence[Message]) -> tuple[str, str]:
 
 
 def of_messages(row: Mapping[str, Any]) -> list[Message]:
-    """Return the messages of a row with a column `messages`."""
-    return _messages(row.get("messages"), "messages", "role", "content")
+    """Return the messages of a row with a column `messages`, after its column `system`, if any."""
+    return [*_system(row), *_messages(row.get("messages"), "messages", "role", "content")]
 
 
 def of_sharegpt(row: Mapping[str, Any]) -> list[Message]:
@@ -90,9 +130,13 @@ def of_alpaca(row: Mapping[str, Any], prompt: str, response: str) -> list[Messag
 
 
 def of_lists(prompt: Any, response: Any) -> list[Message]:
-    """Return the messages of a prompt and a response that are lists of messages."""
-    both = ((prompt, "prompt"), (response, "response"))
-    return [m for part, name in both for m in _messages(part, name, "role", "content")]
+    """Return the messages of a prompt and a response, one of which is a list of messages."""
+    both = ((prompt, "prompt", "user"), (response, "response", "assistant"))
+    messages: list[Message] = []
+    for part, name, role in both:
+        text = isinstance(part, str)
+        messages += [_said(role, part)] if text else _messages(part, name, "role", "content")
+    return messages
 
 
 def checked(messages: Sequence[Message]) -> Sequence[Message]:
@@ -110,6 +154,8 @@ def checked(messages: Sequence[Message]) -> Sequence[Message]:
         if role == "tool" and (number == 0 or roles[number - 1] not in ("assistant", "tool")):
             before = roles[number - 1] if number else "nothing"
             raise RowFault(f"{where} follows {before}; expected a call by the assistant before it")
+        if (weight := message.get("weight", 1)) not in (0, 1):
+            raise RowFault(f"{where} has weight {weight!r}; expected 0 (not learnt) or 1")
         if role in ("user", "assistant") and not words_of(message).strip():
             raise RowFault(f"{where} is empty", empty=True)
     if "assistant" not in roles:
@@ -126,9 +172,19 @@ def tools_of(value: Any, what: str = "'tools'") -> list[Any]:
         RowFault: no list of objects.
     """
     tools = _list(_parsed(value or [], what), what)
+    # Functions as OpenAI's older format lists them, without their kind.
+    tools = [_function(tool) if _is_bare(tool) else tool for tool in tools]
     if odd := [tool for tool in tools if not isinstance(tool, dict)]:
         raise RowFault(f"{what} holds {odd[0]!r:.40}; expected objects that describe functions")
     return tools
+
+
+def _is_bare(tool: Any) -> bool:
+    return isinstance(tool, dict) and "name" in tool and not {"type", "function"} & {*tool}
+
+
+def _function(function: Any) -> dict[str, Any]:
+    return {"type": "function", "function": function}
 
 
 def _last(roles: Sequence[str]) -> int:
@@ -136,7 +192,11 @@ def _last(roles: Sequence[str]) -> int:
 
 
 def _pair(prompt: str, response: str) -> list[Message]:
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    return [_said("user", prompt), _said("assistant", response)]
+
+
+def _said(role: str, text: str) -> Message:
+    return {"role": role, "content": text}
 
 
 def _system(row: Mapping[str, Any]) -> list[Message]:
@@ -144,7 +204,7 @@ def _system(row: Mapping[str, Any]) -> list[Message]:
         return []
     if not isinstance(said, str):
         raise RowFault(f"'system' is {type(said).__name__}; expected text")
-    return [{"role": "system", "content": said}]
+    return [_said("system", said)]
 
 
 def _messages(found: Any, column: str, role: str, content: str) -> list[Message]:
@@ -165,7 +225,9 @@ def _message(found: Any, where: str, role: str, content: str) -> Message:
         calls = _parsed(value, f"{where}: {content}")
         calls = [{"function": call} for call in (calls if isinstance(calls, list) else [calls])]
         found, value = found | {"tool_calls": calls}, ""
-    known = {role, content, "tool_calls"}
+    if found.get("function_call"):  # OpenAI's older format, of one call
+        found = found | {"tool_calls": [_function(found["function_call"])]}
+    known = {role, content, "tool_calls", "function_call"}
     others = {k: v for k, v in found.items() if k not in known and v is not None}
     message = {"role": ROLES[said], "content": _text(value, where)} | others
     if calls := found.get("tool_calls"):
@@ -198,14 +260,16 @@ def _call(call: Any, where: str) -> dict[str, Any]:
         raise RowFault(f"{where}: arguments of {named['name']} are no object: {arguments!r:.40}")
     function = {"name": named["name"], "arguments": arguments}
     identity = {"id": call["id"]} if call.get("id") is not None else {}
-    return identity | {"type": "function", "function": function}
+    return identity | _function(function)
 
 
 def _parsed(value: Any, what: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return loads(value)
+    except RowFault as fault:
+        raise RowFault(f"{what}: {fault}") from fault
     except (ValueError, RecursionError) as error:
         raise RowFault(f"{what} is no JSON: {json_fault(error)}: {value!r:.40}") from error
 

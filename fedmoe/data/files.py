@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedmoe.data.columns import Row, Unusable, columns_of
-from fedmoe.data.conversations import json_fault
+from fedmoe.data.conversations import RowFault, json_fault, loads, without_nulls
 from fedmoe.data.table import Table
 from fedmoe.errors import DataError
 from fedmoe.section import section
@@ -75,7 +75,9 @@ def _read_json(path: Path) -> Iterator[Row | Unusable]:
     if not text.strip():
         return
     try:
-        rows = json.loads(text)
+        rows = loads(text)
+    except RowFault as fault:
+        raise DataError(f"{path}: {fault}") from fault
     except (ValueError, RecursionError) as error:
         if text.lstrip().startswith("{"):
             # Many files called .json hold one object a line.
@@ -101,7 +103,9 @@ def _read_json_lines(path: Path) -> Iterator[Row | Unusable]:
         if not line.strip():
             continue
         try:
-            yield _object(f"{path}:{number}", json.loads(line))
+            yield _object(f"{path}:{number}", loads(line))
+        except RowFault as fault:
+            yield Unusable(f"{path}:{number}", str(fault))
         except (ValueError, RecursionError) as error:
             place = f" (column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
             yield Unusable(f"{path}:{number}", f"broken JSON: {json_fault(error)}{place}")
@@ -111,6 +115,9 @@ def _read_csv(path: Path) -> Iterator[Row | Unusable]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
+            names = [*(reader.fieldnames or ())]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise DataError(f"{path}:1: the column {twice[0]!r} is there twice; rename one")
             for row in reader:
                 where, (first, *others) = f"{path}:{reader.line_num}", row.values()
                 # csv files what is over under None, and pads what is missing with None.
@@ -132,7 +139,8 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         table = parquet.read_table(path)
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: broken Parquet: {error}") from error
-    yield from ((f"row {n}", row) for n, row in enumerate(table.to_pylist(), 1))
+    rows = ({k: without_nulls(v) for k, v in row.items()} for row in table.to_pylist())
+    yield from ((f"row {n}", row) for n, row in enumerate(rows, 1))
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row | Unusable]]] = {

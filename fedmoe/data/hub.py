@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from fedmoe.data.columns import Row
+from fedmoe.data.conversations import without_nulls
 from fedmoe.data.table import Table
 from fedmoe.errors import DataError
 from fedmoe.section import section
@@ -27,7 +28,8 @@ class HuggingFace(Table):
     def table(self) -> tuple[str, list[str], Iterator[Row]]:
         """Return the rows of the split; a DataError says why it cannot be had."""
         found = _load_dataset(str(expanded(self.path)), self.subset, self.split)
-        rows = ((f"row {number}", row) for number, row in enumerate(found, 1))
+        bare = ({k: without_nulls(v) for k, v in row.items()} for row in found)
+        rows = ((f"row {number}", row) for number, row in enumerate(bare, 1))
         return self.path, list(found.column_names), rows
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
-from fedmoe.data.templates import chat_template
+from fedmoe.data.templates import template_of
 from fedmoe.data.text import TextSettings, Tokens
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -19,22 +19,22 @@ def pieces(row: Tokens, tokenizer: Any) -> list[tuple[str, bool]]:
 
     Control tokens are shown, too.
     """
-    found, at = [], 0
-    for start, end in row.learnt:
-        found += [(row.ids[at:start], False), (row.ids[start:end], True)]
-        at = end
-    found.append((row.ids[at:], False))
-    return [
-        (tokenizer.decode([*ids], skip_special_tokens=False), learnt)
-        for ids, learnt in found
-        if ids
-    ]
+    found, at, said = [], 0, ""
+    edges = [edge for start, end in row.learnt for edge in ((start, False), (end, True))]
+    for until, learnt in [*edges, (len(row.ids), False)]:
+        # From the beginning on: some tokenizers drop the first space of what they decode.
+        text = tokenizer.decode([*row.ids[:until]], skip_special_tokens=False)
+        if not text.startswith(said):
+            said, text = "", tokenizer.decode([*row.ids[at:until]], skip_special_tokens=False)
+        if until > at:
+            found.append((text[len(said) :], learnt))
+        at, said = until, text
+    return found
 
 
 def template_line(tokenizer: Any, settings: TextSettings) -> str:
     """Return by which template examples are worded, and a digest of it."""
-    if (template := chat_template(tokenizer, settings)) is None:
-        return "template: plain (Q: ... A: ...)"
+    template = template_of(tokenizer, settings)
     return f"template: {template.name}, sha256 {template.digest}"
 
 

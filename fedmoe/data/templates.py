@@ -1,50 +1,74 @@
-"""Conversations as token ids, by a tokenizer's chat template, with the answers that are learnt."""
+"""Conversations as texts and token ids: by a tokenizer's chat template, or plainly."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from fedmoe.data.control import Spelling, control_tokens, unmarked
 from fedmoe.data.conversations import Message, RowFault
-from fedmoe.data.text import TextSettings, Tokens
+from fedmoe.data.text import TextSettings
 from fedmoe.errors import DataError
 from fedmoe.system.files import expanded
 
-MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-"""A template's own mark of what the assistant generates."""
-
-
-class Rewritten(RowFault):
-    """The template words a turn otherwise once others follow it."""
+PROBE: list[Message] = [{"role": "user", "content": "?"}]
 
 
 @dataclass(frozen=True)
-class ChatTemplate:
-    """A chat template with the tokenizer that it is for."""
+class Template:
+    """A way to word conversations, with the tokenizer that it is for."""
 
     tokenizer: Any
-    name: str
-    """`the tokenizer's own`, or the path of a file."""
-    text: str | None = None
-    """The file's text; None for the tokenizer's own."""
-    arguments: Mapping[str, Any] | None = None
+    literal: Spelling | None = field(default=None, kw_only=True)
+    """How texts are spelled in which marks show what only looks like control tokens."""
+
+    @property
+    def name(self) -> str:
+        """Return which one it is, for a reader."""
+        raise NotImplementedError
 
     @property
     def source(self) -> str:
-        """Return the template's text."""
-        own = self.text or self.tokenizer.chat_template
-        return own if isinstance(own, str) else json.dumps(own, sort_keys=True)
+        """Return the text of the template."""
+        raise NotImplementedError
 
     @property
     def digest(self) -> str:
-        """Return a digest of the text and the arguments."""
-        whole = [self.source, dict(self.arguments or {})]
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+        """Return a digest of all that it depends on."""
+        return _digest(self.source)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return what others need to word a prompt in the same way, as JSON values."""
+        raise NotImplementedError
+
+    def worded(self, messages: Sequence[Message], tools: Any, prompt: bool) -> str:
+        """Return the text of messages; with `prompt` also of the beginning of an answer.
+
+        Raises:
+            RowFault: the template refuses the messages.
+        """
+        raise NotImplementedError
+
+    def render(self, messages: Sequence[Message], tools: Any, prompt: bool = False) -> str:
+        """Return the same, where marks have changed nothing else.
+
+        Raises:
+            RowFault: see `worded`; or the template changes the text that has marks.
+        """
+        text = self.worded(messages, tools, prompt)
+        if self.literal and unmarked(text) != self.worded(
+            unmarked(messages), unmarked(tools), prompt
+        ):
+            raise RowFault(
+                "its text has control tokens, and the chat template changes such text; set "
+                "text.control_tokens: allow, or change the text"
+            )
+        return text
 
     @cached_property
     def ends(self) -> frozenset[int]:
@@ -54,7 +78,7 @@ class ChatTemplate:
     @cached_property
     def ended(self) -> bool:
         """Return whether an answer ends with a control token; if not, the end token is added."""
-        probe = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        probe = [*PROBE, {"role": "assistant", "content": "!"}]
         try:
             ids = self.ids(self.render(probe, None))
         except RowFault:
@@ -66,35 +90,40 @@ class ChatTemplate:
         """Return what is put behind an answer, without which it would never end."""
         return () if self.ended else (self.tokenizer.eos_token_id,)
 
-    def apply(self, messages: Sequence[Message], tools: Any, **options: Any) -> Any:
-        """Return what transformers' `apply_chat_template` gives.
-
-        Raises:
-            RowFault: the template refuses the messages.
-        """
-        options |= {"tools": tools, "chat_template": self.text} | dict(self.arguments or {})
-        try:
-            return self.tokenizer.apply_chat_template([*messages], **options)
-        # A template may raise whatever its expressions do, such as a TypeError of jinja's filters.
-        except Exception as error:
-            reason = str(error).strip() or type(error).__name__
-            raise RowFault(f"the chat template refuses it: {reason:.120}") from error
-
-    def render(self, messages: Sequence[Message], tools: Any, prompt: bool = False) -> str:
-        """Return the text of messages; with `prompt` also of the beginning of an answer."""
-        return self.apply(messages, tools, tokenize=False, add_generation_prompt=prompt)
-
     def ids(self, text: str) -> list[int]:
         """Return the token ids of a rendered text."""
-        return self.tokenizer([text], add_special_tokens=False, verbose=False)["input_ids"][0]
+        return self.literal.ids(text) if self.literal else self.batch([text])[0]
+
+    def batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of texts without marks."""
+        return self.tokenizer([*texts], add_special_tokens=False, verbose=False)["input_ids"]
+
+    def after(self, prompt: Sequence[int], before: str, rest: str) -> list[int]:
+        """Return the ids of what follows a prompt's, none of which spans the border.
+
+        A token across the border is none that the model can generate after the prompt.
+
+        Raises:
+            RowFault: the tokenizer has no such ids.
+        """
+        whole = self.ids(before + rest)
+        if whole[: len(prompt)] == [*prompt]:
+            return whole[len(prompt) :]
+        text = self.tokenizer.decode(whole, skip_special_tokens=False)
+        for start in ("", "\n", "."):  # some tokenizers put a space before every text
+            head, found = self.ids(start), self.ids(start + rest)
+            ids = found[len(head) :]
+            same = found[: len(head)] == head
+            if same and self.tokenizer.decode([*prompt, *ids], skip_special_tokens=False) == text:
+                return ids
+        raise RowFault(f"the tokenizer has no ids for {rest!r:.40} after those of its prompt")
 
     def before(self, messages: Sequence[Message], turn: int, tools: Any) -> str:
         """Return the text from which an answer, message `turn`, is generated."""
         if turn:
             return self.render(messages[:turn], tools, prompt=True)
         # No template renders nothing at all: its beginning of an answer shows after any message.
-        probe = [{"role": "user", "content": "?"}]
-        rest, opened = self.render(probe, tools), self.render(probe, tools, prompt=True)
+        rest, opened = self.render(PROBE, tools), self.render(PROBE, tools, prompt=True)
         begin, text = opened.removeprefix(rest), self.render(messages[:1], tools)
         if not begin or begin not in text:
             raise RowFault("the chat template does not say how an answer opens a conversation")
@@ -113,133 +142,155 @@ class ChatTemplate:
         return end if end > start else len(ids)
 
 
-def chat_template(tokenizer: Any, settings: TextSettings) -> ChatTemplate | None:
-    """Return the template by which conversations are worded; None where there is none.
+@dataclass(frozen=True)
+class ChatTemplate(Template):
+    """A chat template of transformers: the tokenizer's own, or a file's."""
+
+    path: str = ""
+    """The file; empty for the tokenizer's own."""
+    text: str | None = None
+    """The file's text."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.path or "the tokenizer's own"
+
+    @property
+    def source(self) -> str:
+        own = self.text or self.tokenizer.chat_template
+        return own if isinstance(own, str) else json.dumps(own, sort_keys=True)
+
+    @property
+    def digest(self) -> str:
+        return _digest([self.source, dict(self.arguments)])
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return {"template": "chat", "text": self.source, "arguments": dict(self.arguments)}
+
+    def apply(self, messages: Sequence[Message], tools: Any, **options: Any) -> Any:
+        """Return what transformers' `apply_chat_template` gives.
+
+        Raises:
+            RowFault: the template refuses the messages.
+        """
+        options |= {"tools": tools, "chat_template": self.text} | dict(self.arguments)
+        try:
+            return self.tokenizer.apply_chat_template([*messages], **options)
+        # A template may raise whatever its expressions do, such as a TypeError of jinja's filters.
+        except Exception as error:
+            reason = str(error).strip() or type(error).__name__
+            raise RowFault(f"the chat template refuses it: {reason:.120}") from error
+
+    def worded(self, messages: Sequence[Message], tools: Any, prompt: bool) -> str:
+        return self.apply(messages, tools, tokenize=False, add_generation_prompt=prompt)
+
+
+@dataclass(frozen=True)
+class Plain(Template):
+    """Prompts and responses in turn by a fixed wording, each response with the end token."""
+
+    wording: str = TextSettings().wording
+
+    @property
+    def name(self) -> str:
+        return f"plain, {self.wording!r}"
+
+    @property
+    def source(self) -> str:
+        return self.wording
+
+    @property
+    def record(self) -> dict[str, Any]:
+        prompt, response = self.pair("{prompt}", "{response}")
+        begin = "".join(self.tokenizer.convert_ids_to_tokens(self.head))
+        return {"template": "plain", "begin": begin, "prompt": prompt, "response": response}
+
+    @cached_property
+    def parts(self) -> tuple[str, str, str]:
+        """Return what is before a prompt, between it and its response, and after that.
+
+        A space before a response is left to it: most tokenizers have words with their space.
+        """
+        first, rest = self.wording.split("{prompt}", 1)
+        between, last = rest.split("{response}", 1)
+        end = self.tokenizer.eos_token
+        return first, between, last if last.endswith(end) else last + end
+
+    def pair(self, prompt: str, response: str) -> tuple[str, str]:
+        """Return the text of a prompt, and that of its response, which is learnt."""
+        first, between, last = self.parts
+        opened = between.removesuffix(" ")
+        return f"{first}{prompt}{opened}", f"{between.removeprefix(opened)}{response}{last}"
+
+    def worded(self, messages: Sequence[Message], tools: Any, prompt: bool) -> str:
+        roles = [message["role"] for message in messages]
+        system = roles[:1] == ["system"]
+        turns = messages[system:]
+        expected = ["user", "assistant"] * len(turns)
+        need = "need a chat template; set text.template to chat or to a .jinja file"
+        if tools:
+            raise RowFault(f"its functions {need}, or text.describe_tools to false")
+        if [message["role"] for message in turns] != expected[: len(turns)]:
+            raise RowFault(f"messages other than of a user and the assistant in turn {need}")
+        text = [messages[0]["content"]] if system else []
+        for asked, *answer in (turns[n : n + 2] for n in range(0, len(turns), 2)):
+            before, after = self.pair(asked["content"], "".join(a["content"] for a in answer))
+            text.append(before + after * bool(answer))
+        return "\n".join(text)
+
+    @cached_property
+    def head(self) -> list[int]:
+        """Return the ids that the tokenizer puts before every text, such as a begin of text."""
+        whole, bare = (
+            self.tokenizer(["a"], add_special_tokens=special)["input_ids"][0]
+            for special in (True, False)
+        )
+        starts = (n for n in range(len(whole)) if whole[n : n + len(bare)] == bare)
+        return whole[: next(starts, 0)]
+
+    def begun(self, ids: list[int]) -> list[int]:
+        return ids if ids[: len(self.head)] == self.head else [*self.head, *ids]
+
+    def ids(self, text: str) -> list[int]:
+        return self.begun(super().ids(text))
+
+    def batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [*map(self.begun, super().batch(texts))]
+
+
+def template_of(tokenizer: Any, settings: TextSettings) -> Template:
+    """Return the template by which conversations are worded.
 
     Raises:
-        DataError: one is requested that is not there.
+        DataError: one is requested that is not there, or settings are for another one.
     """
-    arguments, named = settings.template_arguments, settings.template
-    if named == "plain":
-        return None
-    if named not in ("auto", "chat"):
-        try:
-            return ChatTemplate(
-                tokenizer, named, expanded(named).read_text(encoding="utf-8"), arguments
-            )
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"text.template {named!r} cannot be read: {error}") from error
-    if getattr(tokenizer, "chat_template", None):
-        return ChatTemplate(tokenizer, "the tokenizer's own", None, arguments)
-    if named == "chat":
+    named, own = settings.template, getattr(tokenizer, "chat_template", None)
+    if named == "chat" and not own:
         raise DataError(
             "text.template is 'chat', and the tokenizer has no chat template; set text.template to "
             "the path of a .jinja file, or to plain"
         )
-    return None
-
-
-def control_tokens(tokenizer: Any) -> dict[str, int]:
-    """Return the tokens that text does not contain, such as the end of a turn, with their ids."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return {str(token): number for number, token in added.items() if token.special}
-
-
-def conversation_rows(
-    template: ChatTemplate, messages: Sequence[Message], tools: Any, settings: TextSettings
-) -> list[Tokens]:
-    """Return a conversation as one row to train on; as one for each answer if it has to be.
-
-    Raises:
-        RowFault: the template refuses it, or rewrites earlier turns and that is not wanted.
-    """
-    answers = answers_in(messages)
-    messages = messages[: answers[-1] + 1]
-    if settings.train_on == "last_turn":
-        return [answer_row(template, messages, tools)]
-    if settings.train_on == "all":
-        ids = (*template.ids(template.render(messages, tools)), *template.closing)
-        return [Tokens(ids, 1, ((1, len(ids)),))]
-    if not template.ended:
-        return [answer_row(template, messages[: turn + 1], tools) for turn in answers]
-    if MARKS.search(template.source) and getattr(template.tokenizer, "is_fast", False):
-        return [_by_marks(template, messages, tools)]
-    try:
-        return [_by_prefixes(template, messages, tools, answers)]
-    except Rewritten as fault:
-        if settings.rewritten == "refuse":
-            raise RowFault(f"{fault}; set text.rewritten: split") from fault
-        return [answer_row(template, messages[: turn + 1], tools) for turn in answers]
-
-
-def least_length(template: ChatTemplate, messages: Sequence[Message], tools: Any) -> int:
-    """Return how many tokens the longest row of a conversation has at least."""
-    if MARKS.search(template.source):
-        return 0
-    ids = template.ids(template.render(messages[: answers_in(messages)[-1] + 1], tools))
-    return template.end_of_turn(ids, 0)
-
-
-def answer_row(template: ChatTemplate, messages: Sequence[Message], tools: Any) -> Tokens:
-    """Return the last message as an answer to those before it, which are its prompt."""
-    before = template.before(messages, len(messages) - 1, tools)
-    whole = template.render(messages, tools)
-    if not whole.startswith(before):
-        raise RowFault(
-            f"the chat template begins an answer with {before[-20:]!r} when it is generated, and "
-            "otherwise when it is there already"
+    if named == "plain" or (named == "auto" and not own):
+        if settings.template_arguments:
+            raise DataError("text.template_arguments are for a chat template, and there is none")
+        if tokenizer.eos_token is None:
+            raise DataError("the tokenizer has no end token (eos_token), which ends a response")
+        return Plain(tokenizer, wording=settings.wording)
+    if settings.wording != TextSettings().wording:
+        raise DataError(
+            "text.wording is for plain prompts, and there is a chat template; set text.template to "
+            "plain, or leave text.wording out"
         )
-    prompt, ids = template.ids(before), template.ids(whole)
-    if ids[: len(prompt)] != prompt:
-        # A token across the border would be none that the model can generate after the prompt.
-        ids = prompt + template.ids(whole.removeprefix(before))
-    end = template.end_of_turn(ids, len(prompt))
-    if end <= len(prompt):
-        raise RowFault("the chat template leaves out the answer")
-    return Tokens((*ids[:end], *template.closing), len(prompt))
+    if named in ("auto", "chat"):
+        return ChatTemplate(tokenizer, arguments=settings.template_arguments)
+    try:
+        text = expanded(named).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"text.template {named!r} cannot be read: {error}") from error
+    return ChatTemplate(tokenizer, path=named, text=text, arguments=settings.template_arguments)
 
 
-def answers_in(messages: Sequence[Message]) -> list[int]:
-    """Return the places of the assistant's messages."""
-    return [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-
-
-def _by_marks(template: ChatTemplate, messages: Sequence[Message], tools: Any) -> Tokens:
-    """Return a row whose answers the template itself marks."""
-    options = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
-    found = template.apply(messages, tools, **options)
-    mask = [0, *found["assistant_masks"], 0]
-    edges = [n for n in range(len(mask) - 1) if mask[n] != mask[n + 1]]
-    ids, ends = found["input_ids"], template.ends
-    spans = tuple(
-        # Some marks leave out the end of the turn, without which answers would never end.
-        (start, end + (ids[end - 1] not in ends and not ends.isdisjoint(ids[end : end + 1])))
-        for start, end in zip(edges[::2], edges[1::2], strict=True)
-    )
-    if not spans:
-        raise RowFault("the chat template marks no answer of the assistant")
-    return _row(ids, spans)
-
-
-def _by_prefixes(
-    template: ChatTemplate, messages: Sequence[Message], tools: Any, answers: Sequence[int]
-) -> Tokens:
-    """Return a row whose answers follow the text that they are generated from, token for token."""
-    ids = template.ids(template.render(messages, tools))
-    spans = []
-    for turn in answers:
-        until = template.ids(template.render(messages[: turn + 1], tools))
-        before = template.ids(template.before(messages, turn, tools))
-        if ids[: len(until)] != until or until[: len(before)] != before:
-            raise Rewritten(f"the chat template rewrites message {turn + 1} once others follow it")
-        end = template.end_of_turn(until, len(before))
-        if end <= len(before):
-            raise RowFault(f"the chat template leaves out message {turn + 1}")
-        spans.append((len(before), end))
-    return _row(ids, tuple(spans))
-
-
-def _row(ids: Sequence[int], spans: tuple[tuple[int, int], ...]) -> Tokens:
-    """Return a row up to the end of its last answer: nothing later is learnt."""
-    first, last = spans[0][0], spans[-1][1]
-    return Tokens(tuple(ids[:last]), first, spans if len(spans) > 1 else ())
+def _digest(whole: Any) -> str:
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
@@ -14,8 +15,6 @@ from torch import Tensor
 from fedmoe.data.examples import Example
 from fedmoe.section import section
 
-PROMPT = "Q: {prompt}\nA:"
-"""The wording of a prompt for the model; the response follows after one space."""
 BUCKET_BATCHES = 8
 """Batches that are sorted by length together: less padding, still a random order."""
 
@@ -32,19 +31,30 @@ class TextSettings:
     is then still too long."""
     template: Annotated[str, Field(pattern=r"^(auto|chat|plain|.+\.jinja2?)$")] = "auto"
     """How conversations are worded: by the tokenizer's chat template (`chat`), by that of a .jinja
-    file (its path, on every machine of a run), or as "Q: ...", "A: ..." (`plain`, for one prompt
-    and one response). `auto` is `chat` where the tokenizer has a template, but `plain` for built-in
-    data sets."""
+    file (its path, on every machine of a run), or as `wording` says (`plain`, without functions).
+    `auto` is `chat` where the tokenizer has a template, but `plain` for built-in data sets."""
+    wording: str = "Q: {prompt}\nA: {response}"
+    """The `plain` wording of a prompt and its response, which the end token follows. Further turns
+    follow in the same way on a new line, and a system prompt stands on a line before them."""
     template_arguments: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the template, such as enable_thinking: false."""
+    describe_tools: bool = True
+    """Whether the template describes the functions that may be called, often in more tokens than
+    a conversation has; calls and their results are in a conversation in any case."""
     train_on: Literal["assistant", "last_turn", "all"] = "assistant"
     """The part that is learnt: every message of the assistant, the last one, or all text."""
     rewritten: Literal["split", "refuse"] = "split"
     """The treatment of conversations whose earlier turns the template words otherwise once others
     follow, such as without their reasoning: each answer becomes an example of its own."""
-    control_tokens: Literal["refuse", "allow"] = "refuse"
-    """The treatment of text that contains a control token of the model, such as its end of turn:
-    such a row is unusable, or the token acts as one."""
+    control_tokens: Literal["text", "refuse", "allow"] = "text"
+    """The treatment of text that contains a control token of the model, such as its end of turn: it
+    is spelled as other text, such a row is unusable, or the token acts as one. Only language models
+    that go on with a text are given it in the first two ways."""
+
+    def __post_init__(self) -> None:
+        there = re.findall(r"\{(?:prompt|response)\}", self.wording)
+        if there != ["{prompt}", "{response}"]:
+            raise ValueError("wording needs {prompt} once, and after it {response} once")
 
 
 class Tokenizer(Protocol):
@@ -113,37 +123,6 @@ Frame = Callable[[Sequence[Example], Any], list[Tokens]]
 """Turns examples into ids, with a tokenizer."""
 
 
-def one_text(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]:
-    """Prompt and response as one text, which a causal language model goes on with.
-
-    It begins as the tokenizer lets text begin, and has one space between the two.
-    """
-    begin, gap = _beginning(tokenizer), "" if _spaces(tokenizer) else " "
-    prompts = tokenizer(
-        [PROMPT.format(prompt=e.prompt) for e in examples], add_special_tokens=False
-    )
-    responses = tokenizer([f"{gap}{e.response}" for e in examples], add_special_tokens=False)
-    return [
-        Tokens((*begin, *p, *r, tokenizer.eos_token_id), len(begin) + len(p))
-        for p, r in zip(prompts["input_ids"], responses["input_ids"], strict=True)
-    ]
-
-
-def _beginning(tokenizer: Any) -> tuple[int, ...]:
-    """Return the token that a tokenizer puts before any text, if it does."""
-    begin = getattr(tokenizer, "bos_token_id", None)
-    if begin is None or tokenizer(["a"], add_special_tokens=True)["input_ids"][0][0] != begin:
-        return ()
-    return (begin,)
-
-
-def _spaces(tokenizer: Any) -> bool:
-    """Return whether a tokenizer itself puts a space before a text, as SentencePiece's do."""
-    (ids,) = tokenizer(["a"], add_special_tokens=False)["input_ids"]
-    name = getattr(tokenizer, "convert_ids_to_tokens", lambda _: [""])
-    return bool(ids) and name(ids)[0].startswith("▁")
-
-
 def pair_of_texts(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]:
     """Two texts for an encoder-decoder, each with the tokenizer's own marks, such as languages.
 
@@ -156,8 +135,8 @@ def pair_of_texts(examples: Sequence[Example], tokenizer: Any) -> list[Tokens]:
     return [Tokens((*p, *r), len(p)) for p, r in zip(*both, strict=True)]
 
 
-FRAMES: dict[str, Frame] = {"causal": one_text, "seq2seq": pair_of_texts}
-"""By a family's form of task."""
+FRAMES: dict[str, Frame] = {"seq2seq": pair_of_texts}
+"""By a family's form of task; causal language models have templates (`data.templates`)."""
 
 
 def collate(rows: Sequence[Tokens], pad: int) -> Batch:

@@ -6,18 +6,19 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fedmoe.data.columns import Unusable, too_many
-from fedmoe.data.conversations import Message, RowFault, exchange, packed, unpacked
-from fedmoe.data.examples import SPLITS, Example, Splits
-from fedmoe.data.templates import (
-    ChatTemplate,
+from fedmoe.data.answers import (
     answer_row,
     answers_in,
-    chat_template,
-    control_tokens,
     conversation_rows,
+    learnt_in,
     least_length,
+    plain_rows,
 )
+from fedmoe.data.columns import Unusable, too_many
+from fedmoe.data.control import Spelling, control_tokens
+from fedmoe.data.conversations import Message, RowFault, exchange, packed, unpacked
+from fedmoe.data.examples import SPLITS, Example, Splits
+from fedmoe.data.templates import Plain, Template, template_of
 from fedmoe.data.text import FRAMES, TextSettings, Tokens
 from fedmoe.errors import DataError
 from fedmoe.messages.rows import RowCounts
@@ -55,16 +56,23 @@ def word(
         task: the model's form of task.
         answers: each example is one answer to score, given all that is before it.
     """
-    template = chat_template(tokenizer, settings) if task == "causal" else None
-    if template is None and settings.template not in ("auto", "plain"):
-        raise DataError(f"text.template is for causal language models; this one is {task}")
-    control = [] if settings.control_tokens == "allow" else [*control_tokens(tokenizer)]
-    faults = [_fault(e, control if task == "causal" else [], template) for e in examples]
-    if template is None:
-        return _plain(examples, faults, tokenizer, settings, task, answers)
+    if task != "causal":
+        if settings.template not in ("auto", "plain"):
+            raise DataError(f"text.template is for causal language models; this one is {task}")
+        rows = FRAMES[task](examples, tokenizer) if examples else []
+        pairs = zip(examples, rows, strict=True)
+        return [
+            Worded(_as_decoded(e, row, tokenizer, task) if answers else e, (row,))
+            for e, row in pairs
+        ]
+    template, spelling = template_of(tokenizer, settings), Spelling(tokenizer)
+    said = [_said(example, spelling, settings) for example in examples]
+    found = _in_batch(examples, said, template, settings, answers)
     return [
-        _chat(example, template, settings, answers) if fault is None else fault
-        for example, fault in zip(examples, faults, strict=True)
+        one
+        if isinstance(one, Unusable)
+        else found.get(n) or _chat(e, one, template, settings, answers)
+        for n, (e, one) in enumerate(zip(examples, said, strict=True))
     ]
 
 
@@ -78,12 +86,16 @@ def prompt_ids(
     """
     if odd := unwritable(prompt):
         raise DataError(f"the prompt {odd}")
-    template = chat_template(tokenizer, settings) if task == "causal" else None
-    if template is None:
-        return FRAMES[task]([Example(prompt, "", "")], tokenizer)[0].prompt
-    messages = [{"role": "user", "content": prompt}]
+    example = Example(prompt, "", "")
+    if task != "causal":
+        return FRAMES[task]([example], tokenizer)[0].prompt
+    template, messages = template_of(tokenizer, settings), [{"role": "user", "content": prompt}]
+    said = _said(example, Spelling(tokenizer), settings, messages)
     try:
-        return tuple(template.ids(template.before(messages, 1, None)))
+        if isinstance(said, Unusable):
+            raise RowFault(said.fault)
+        template = replace(template, literal=said.spelling)
+        return tuple(template.ids(template.before(said.messages, 1, None)))
     except RowFault as fault:
         raise DataError(f"{prompt!r:.40}: {fault}") from fault
 
@@ -91,17 +103,17 @@ def prompt_ids(
 def end_tokens(tokenizer: Any, settings: TextSettings, task: str = "causal") -> list[int]:
     """Return the tokens that end an answer: the tokenizer's, and the chat template's own."""
     ends = {tokenizer.eos_token_id}
-    if task == "causal" and (template := chat_template(tokenizer, settings)) is not None:
+    if task == "causal":
         (worded,) = word([Example("?", "!", "")], tokenizer, settings, answers=True)
         if isinstance(worded, Worded):
-            ends |= {worded.rows[0].ids[-1]} & template.ends
+            ends |= {worded.rows[0].ids[-1]} & template_of(tokenizer, settings).ends
     return sorted(ends)
 
 
 def unended(tokenizer: Any, settings: TextSettings) -> str:
     """Return that the chat template ends no answer, and what does; empty where it does."""
-    template = chat_template(tokenizer, settings)
-    if template is None or template.ended:
+    template = template_of(tokenizer, settings)
+    if template.ended:
         return ""
     return (
         f"the chat template ({template.name}) ends answers with no control token; the tokenizer's "
@@ -110,7 +122,7 @@ def unended(tokenizer: Any, settings: TextSettings) -> str:
 
 
 def turns(example: Example) -> list[Example]:
-    """Return each answer of a conversation as an example of its own, with all that is before it.
+    """Return each answer of a conversation that is learnt, with all that is before it.
 
     Example:
         >>> [turn.response for turn in turns(Example("hi", "ho", ""))]
@@ -120,7 +132,7 @@ def turns(example: Example) -> list[Example]:
         return [example]
     messages, tools = unpacked(example.conversation)
     made = []
-    for turn in answers_in(messages):
+    for turn in learnt_in(messages):
         part = messages[: turn + 1]
         prompt, response = exchange(part)
         whole = packed(part, tools or ())
@@ -185,59 +197,84 @@ def tokenize_splits(
     return replace(splits, **left, dropped=splits.dropped + lost), rows
 
 
-def _fault(
-    example: Example, control: Sequence[str], template: ChatTemplate | None
-) -> Unusable | None:
-    """Return why an example cannot be worded, as far as its text says."""
-    text = example.conversation or f"{example.prompt}\0{example.response}"
-    if there := [token for token in control if token in text]:
-        said = "which is a control token of the model; set text.control_tokens: allow, or change it"
-        return Unusable(_where(example), f"its text has {there[0]!r}, {said}")
-    if template is None and example.conversation:
-        messages, tools = unpacked(example.conversation)
-        if tools or [message["role"] for message in messages] != ["user", "assistant"]:
-            said = "it has more than one prompt and one response, and there is no chat template"
-            return Unusable(
-                _where(example), f"{said}; set text.template to chat or to a .jinja file"
-            )
-    return None
+@dataclass(frozen=True)
+class _Said:
+    """The messages of an example, as a template takes them."""
+
+    messages: list[Message]
+    tools: list[Any] | None
+    spelling: Spelling | None = None
+    """How they are spelled, where marks show what only looks like control tokens."""
+
+    @property
+    def is_pair(self) -> bool:
+        """Return whether it is one prompt and its response, and no more."""
+        keys = [{"role": m["role"]} | {k: "" for k in m if k != "role"} for m in self.messages]
+        pair = [{"role": role, "content": ""} for role in ("user", "assistant")]
+        return keys == pair and not (self.tools or self.spelling)
+
+
+def _said(
+    example: Example,
+    spelling: Spelling,
+    settings: TextSettings,
+    messages: list[Message] | None = None,
+) -> _Said | Unusable:
+    """Return what is said in an example, its control tokens treated as the settings want it."""
+    tools = None
+    if messages is None:
+        messages, tools = _messages(example)
+    tools = tools if settings.describe_tools else None
+    there = "" if settings.control_tokens == "allow" else spelling.found([messages, tools])
+    if not there:
+        return _Said(messages, tools)
+    if settings.control_tokens == "refuse":
+        said = "which is a control token of the model; set text.control_tokens: text, or change it"
+        return Unusable(_where(example), f"its text has {there!r}, {said}")
+    try:
+        return _Said(spelling.marked(messages), spelling.marked(tools), spelling)
+    except RowFault as fault:
+        return Unusable(_where(example), str(fault))
 
 
 def _where(example: Example) -> str:
     return f"example {example.prompt!r:.40}"
 
 
-def _plain(
+def _in_batch(
     examples: Sequence[Example],
-    faults: Sequence[Unusable | None],
-    tokenizer: Any,
+    said: Sequence[_Said | Unusable],
+    template: Template,
     settings: TextSettings,
-    task: str,
     answers: bool,
-) -> list[Worded | Unusable]:
-    good = [e for e, fault in zip(examples, faults, strict=True) if fault is None]
-    rows = FRAMES[task](good, tokenizer) if good else []
-    if answers and task != "image":
-        good = [_as_decoded(e, row, tokenizer, task) for e, row in zip(good, rows, strict=True)]
-    elif settings.train_on == "all" and task == "causal":
-        rows = [replace(row, spans=((1, len(row.ids)),)) for row in rows]
-    worded = iter([Worded(e, (row,)) for e, row in zip(good, rows, strict=True)])
-    return [next(worded) if fault is None else fault for fault in faults]
+) -> dict[int, Worded]:
+    """Return by their number the plain pairs, which a tokenizer takes quickest in one batch."""
+    if not isinstance(template, Plain):
+        return {}
+    pairs = {n: s.messages for n, s in enumerate(said) if isinstance(s, _Said) and s.is_pair}
+    rows = plain_rows(template, [(p["content"], r["content"]) for p, r in pairs.values()])
+    found = dict(zip(pairs, rows, strict=True))
+    if answers:
+        tokenizer = template.tokenizer
+        return {n: Worded(_as_decoded(examples[n], r, tokenizer), (r,)) for n, r in found.items()}
+    if settings.train_on == "all":
+        found = {n: replace(row, spans=((1, len(row.ids)),)) for n, row in found.items()}
+    return {n: Worded(examples[n], (row,)) for n, row in found.items()}
 
 
 def _chat(
-    example: Example, template: ChatTemplate, settings: TextSettings, answers: bool
+    example: Example, said: _Said, template: Template, settings: TextSettings, answers: bool
 ) -> Worded | Unusable:
-    messages, tools = _messages(example)
+    template = replace(template, literal=said.spelling)
 
     def made(part: list[Message]) -> list[Tokens]:
         if answers:
-            return [answer_row(template, part, tools)]
-        return conversation_rows(template, part, tools, settings)
+            return [answer_row(template, part, said.tools)]
+        return conversation_rows(template, part, said.tools, settings)
 
     try:
         rows, truncated = _fitted(
-            messages, settings, made, lambda part: least_length(template, part, tools)
+            said.messages, settings, made, lambda part: least_length(template, part, said.tools)
         )
         example = _as_decoded(example, rows[0], template.tokenizer) if answers else example
         return Worded(example, tuple(rows), truncated)
@@ -323,7 +360,15 @@ def answer_text(
     if task != "causal":
         return tokenizer.decode([*ids], skip_special_tokens=True).strip()
     stop = next((n for n, token in enumerate(ids) if token in ends), len(ids))
-    return tokenizer.decode([*ids[:stop]], skip_special_tokens=False).strip()
+    control = {*control_tokens(tokenizer).values()}
+    # Some templates end a turn with two of them, and a line between.
+    while stop and (ids[stop - 1] in control or not _decoded(tokenizer, ids[stop - 1 : stop])):
+        stop -= 1
+    return _decoded(tokenizer, ids[:stop])
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    return tokenizer.decode([*ids], skip_special_tokens=False).strip()
 
 
 def _usable(

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from fedmoe.export.formats import FORMATS, FUSED_IN_VLLM, Format, Served
 from fedmoe.export.merged import Merge, merged_config
 from fedmoe.export.peft import check_export, without_noise, write_peft
 from fedmoe.export.per_expert import write_per_expert
-from fedmoe.export.prompts import chat_wording, prompt_example
+from fedmoe.export.prompts import chat_wording, prompt_facts
 from fedmoe.export.reload import Request, in_fresh_process
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import checkpoint_folder, skeleton
@@ -181,8 +181,7 @@ class Export:
             "rank": layout.rank,
             "alpha": layout.alpha,
             "adapter_sha256": self.adapter.digest(),
-            "prompts": prompt_example(self.tokenizer, self.text, self.model.form.name)
-            | {"settings": asdict(self.text)},
+            "prompts": prompt_facts(self.tokenizer, self.text, self.model.form.name),
             "serve": [*form.commands(served)],
             "versions": {name: importlib.metadata.version(name) for name in names},
         }

@@ -82,6 +82,44 @@ FORMATS = {
         [SYSTEM, USER, YES, AGAIN, NO],
         None,
     ),
+    "a column of the system's text": (
+        {"system": " Be brief.\n", "messages": [USER, NO]},
+        [SYSTEM, USER, NO],
+        None,
+    ),
+    "functions beside a pair": (
+        {"prompt": "  is it on?", "completion": "    No", "tools": [TOOL]},
+        [USER, NO],
+        [TOOL],
+    ),
+    "OpenAI's older calls": (
+        {
+            "messages": [
+                {"role": "developer", "content": " Be brief.\n"},
+                USER,
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "function_call": {"name": "State", "arguments": '{"lamp": "Ab"}'},
+                },
+                {"role": "function", "content": '{"on": true}'},
+                YES,
+            ],
+            "functions": [TOOL["function"]],
+        },
+        [SYSTEM, USER, CALLS, RESULT, YES],
+        [TOOL],
+    ),
+    "a list as prompt, text as completion": (
+        {"prompt": [SYSTEM, USER], "completion": "    No"},
+        [SYSTEM, USER, NO],
+        None,
+    ),
+    "text as prompt, a list as completion": (
+        {"prompt": "  is it on?", "completion": [CALLS, RESULT, YES]},
+        [USER, CALLS, RESULT, YES],
+        None,
+    ),
     "lists as prompt and completion": (
         {"prompt": [SYSTEM, USER, YES, AGAIN], "completion": [NO]},
         [SYSTEM, USER, YES, AGAIN, NO],

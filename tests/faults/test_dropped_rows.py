@@ -182,9 +182,9 @@ def test_a_dataset_of_ones_own_without_a_split_is_named():
 class Characters:
     """A tokenizer of characters."""
 
-    eos_token_id = 0
+    eos_token_id, eos_token = 0, "."
 
-    def __call__(self, text, *, add_special_tokens):
+    def __call__(self, text, *, add_special_tokens, verbose=False):
         return {"input_ids": [[1] * len(part) for part in text]}
 
 

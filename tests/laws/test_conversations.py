@@ -17,7 +17,7 @@ from fedmoe.data.conversations import exchange, packed, unpacked
 from fedmoe.data.federated import LocalData
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.shown import length_lines, pieces, template_line
-from fedmoe.data.text import TextSettings, Tokens, one_text
+from fedmoe.data.text import TextSettings, Tokens
 from fedmoe.data.wording import (
     Worded,
     end_tokens,
@@ -107,17 +107,18 @@ def test_control_tokens_in_a_text_are_refused_or_allowed_by_request(text):
         Example(text, "b", ""),
         Example("a", text, ""),
     ]
-    for fault in word(rows, MADE, LONG):
+    refusing = TextSettings(control_tokens="refuse")
+    for fault in word(rows, MADE, refusing):
         assert "which is a control token of the model; set text.control_tokens" in str(fault)
-    for plain in word(rows[2:], MADE, TextSettings(template="plain")):
+    for plain in word(rows[2:], MADE, TextSettings(template="plain", control_tokens="refuse")):
         assert "control token" in str(plain)
     allowed = word(rows, MADE, TextSettings(control_tokens="allow"))
     assert all(isinstance(one, Worded) for one in allowed)
     good = tuple(example_of(chat(f"a{n}", "b")) for n in range(3))
     every = Splits((*good, *rows), good[:1], good[:1])
     with pytest.raises(DataError, match=r"rows: 4 cannot be worded, of 9; data.unusable=drop"):
-        tokenize_splits(every, MADE, LONG)
-    dropped, _ = tokenize_splits(every, MADE, LONG, unusable="drop")
+        tokenize_splits(every, MADE, refusing)
+    dropped, _ = tokenize_splits(every, MADE, refusing, unusable="drop")
     assert (dropped.rows.refused, dropped.rows.read, dropped.train) == (4, 9, good)
 
 
@@ -135,8 +136,9 @@ def test_templates_are_chosen_as_the_settings_say(tmp_path):
     assert texts(pair, MADE, "auto") == texts(pair, MADE, "chat") == chatml
     assert texts(pair, bare, "auto") == texts(pair, MADE, "plain") == "Q: hi\nA:  ho<|im_end|>"
     assert texts(talk, bare, str(file)).startswith("<|im_start|>[INST] a [/INST] b<|im_end|>")
-    assert "set text.template to chat" in texts(talk, bare, "auto")
-    assert "set text.template to chat" in texts(talk, MADE, "plain")
+    assert texts(talk, bare, "auto") == "Q: a\nA: b<|im_end|>\nQ: c\nA: d<|im_end|>"
+    opens = example_of(chat("a", "b", "c", first="assistant"))
+    assert "set text.template to chat" in texts(opens, MADE, "plain")
     assert texts(example_of(chat("a", "b")), bare, "auto") == "Q: a\nA: b<|im_end|>"
     with pytest.raises(DataError, match="the tokenizer has no chat template"):
         texts(pair, bare, "chat")
@@ -164,7 +166,8 @@ def test_generated_datasets_stay_plain_unless_told():
     assert Memory(rows=()).wording(TextSettings()).template == "auto"
     examples = [Example("turn it on", "TurnOn", "")]
     (found,) = word(examples, MADE, HomeAssistant().wording(TextSettings()))
-    assert [*found.rows] == one_text(examples, MADE)
+    prompt, end = (MADE(t)["input_ids"] for t in ("Q: turn it on\nA:", " TurnOn<|im_end|>"))
+    assert [*found.rows] == [Tokens((*prompt, *end), len(prompt))]
 
 
 def test_an_assistant_may_open_where_the_template_allows():

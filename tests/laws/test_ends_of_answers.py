@@ -5,10 +5,12 @@ import json
 import pytest
 
 from fedmoe.data import Example
+from fedmoe.data.control import control_tokens
 from fedmoe.data.conversations import exchange, packed
 from fedmoe.data.text import TextSettings
 from fedmoe.data.wording import end_tokens, unended, word
-from tests.support.chat_templates import CHATML, MARKED, SHAPES, tokenizer
+from tests.support.chat_templates import CHATML, MARKED, tokenizer
+from tests.support.template_shapes import SHAPES
 
 BARE = """
 {%- for m in messages %}
@@ -25,8 +27,11 @@ CHAT = [
     {"role": "user", "content": "and now?"},
     {"role": "assistant", "content": "three"},
 ]
-TEMPLATES = {"bare": BARE, "marks without the end": OUTSIDE}
-TEMPLATES |= {name: shape[0] for name, shape in SHAPES.items()}
+TEMPLATES = {
+    "bare": lambda: tokenizer(BARE),
+    "marks without the end": lambda: tokenizer(OUTSIDE),
+    **{name: shape.tokenizer for name, shape in SHAPES.items()},
+}
 
 
 def learnt(made, **settings):
@@ -38,8 +43,8 @@ def learnt(made, **settings):
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("train_on", ["assistant", "last_turn", "all"])
 def test_each_answer_ends_with_a_token_that_ends_it(name, train_on):
-    made = tokenizer(TEMPLATES[name])
-    control = ("<|im_end|>", "<|return|>")
+    made = TEMPLATES[name]()
+    control = (*control_tokens(made), made.eos_token)
     for parts in learnt(made, train_on=train_on):
         assert all(part.rstrip("\n").endswith(control) for part in parts)
     rows = learnt(made, train_on="last_turn")
@@ -54,7 +59,7 @@ def test_without_an_end_of_turn_each_answer_is_an_example_and_that_is_said():
     assert "(the tokenizer's own) ends answers with no control token" in said
     assert "'<|im_end|>', is put behind each, and each is an example" in said
     assert not unended(made, TextSettings(template="plain"))
-    assert not any(unended(tokenizer(shape[0]), TextSettings()) for shape in SHAPES.values())
+    assert not any(unended(shape.tokenizer(), TextSettings()) for shape in SHAPES.values())
 
 
 def test_a_mark_that_leaves_out_the_end_of_the_turn_is_widened_by_that_alone():

@@ -108,9 +108,9 @@ def test_equal_rows_of_two_clients_are_both_kept():
 class Words:
     """A tokenizer of words."""
 
-    eos_token_id = 0
+    eos_token_id, eos_token = 0, " <end>"
 
-    def __call__(self, text, *, add_special_tokens):
+    def __call__(self, text, *, add_special_tokens, verbose=False):
         return {"input_ids": [[1] * len(words.split()) for words in text]}
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from exports import Silent, exported
+from exports import exported
 from family_models import save, tiny_family
 from safetensors.torch import load_file, save_file
 
@@ -197,7 +197,7 @@ def test_an_existing_folder_is_left_alone(trained, tmp_path):
     settings, model, adapter = trained("olmoe")
     (tmp_path / "out").mkdir()
     with pytest.raises(ModelError, match="exists already"):
-        exported(adapter, model, settings, tmp_path / "out", tokenizer=Silent())
+        exported(adapter, model, settings, tmp_path / "out")
 
 
 FUSED = {

@@ -229,4 +229,8 @@ def test_a_run_in_bfloat16_is_exported_from_exact_weights(tiny_folder, random_ad
     experiment = Experiment(model=settings, adapter=SETTINGS)
     model, tokenizer = build_model(settings, SETTINGS, experiment.rescaling)
     saved_run = SavedRun(experiment, model, tokenizer, random_adapter(model.layout), {}, 1)
-    assert saved_run.export(tmp_path / "out", prove=logits_of).largest_difference < 1e-4
+    done = saved_run.export(tmp_path / "out", prove=logits_of)
+    assert done.largest_difference < 1e-4
+    wording = {"template": "plain", "begin": "", "prompt": "Q: {prompt}\nA:"}
+    wording |= {"response": " {response}<eos>"}
+    assert done.facts["prompts"]["wording"] == wording

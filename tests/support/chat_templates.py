@@ -59,12 +59,13 @@ SPECIAL = ("<|im_start|>", "<|im_end|>", "<|start|>", "<|message|>", "<|channel|
 SPECIAL += ("<|end|>", "<|return|>")
 
 
-def tokenizer(template):
-    """The built-in tokenizer with the control tokens of these templates, and one of them."""
+def tokenizer(template, control=SPECIAL, eos="<|im_end|>"):
+    """The built-in tokenizer with control tokens, and one of the templates."""
     from transformers import AutoTokenizer
 
     made = AutoTokenizer.from_pretrained(Path(fedmoe.models.__file__).parent / "mini")
-    made.add_special_tokens({"additional_special_tokens": [*SPECIAL], "eos_token": "<|im_end|>"})
+    begin = {"bos_token": "<bos>"} if "<bos>" in control else {}
+    made.add_special_tokens({"additional_special_tokens": [*control], "eos_token": eos} | begin)
     made.chat_template = template
     return made
 
@@ -89,17 +90,6 @@ def inst(messages, tools=None):
     ]
 
 
-def harmony(messages, tools=None):
-    pieces = []
-    for n, m in enumerate(messages):
-        says, last = m["role"] == "assistant", n == len(messages) - 1
-        pieces.append((f"<|start|>{m['role']}", False))
-        end = "<|return|>" if says and last else "<|end|>"
-        channel = "<|channel|>final" if says else ""
-        pieces.append((f"{channel}<|message|>{m['content']}{end}", says and last))
-    return pieces
-
-
 def thinking(messages, tools=None):
     last_user = max(n for n, m in enumerate(messages) if m["role"] == "user")
     pieces = []
@@ -115,13 +105,3 @@ def thinking(messages, tools=None):
 
 def as_json(value):
     return json.dumps(value, ensure_ascii=False)
-
-
-SHAPES = {
-    "ChatML with tools": (CHATML, chatml, False),
-    "generation marks": (MARKED, chatml, False),
-    "INST": (INST, inst, False),
-    "harmony": (HARMONY, harmony, True),
-    "thinking": (THINKING, thinking, True),
-}
-"""By name: the template, its slow wording, and whether it rewrites earlier turns."""

@@ -1,5 +1,6 @@
 """Exports whose consumer computes in the test's own process: a fresh one takes seconds."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,21 +10,15 @@ from fedmoe.export.exported import Export, Exported
 from fedmoe.export.reload import Request, logits_of
 from fedmoe.models.build import checkpoint_folder
 from fedmoe.models.families.family import through_interface
+from fedmoe.models.folder import model_folder
 
 
-class Silent:
-    """A tokenizer that has nothing to write and no template."""
+@cache
+def tokenizer() -> Any:
+    """The built-in model's."""
+    from transformers import AutoTokenizer
 
-    eos_token_id, chat_template = 0, None
-
-    def __call__(self, texts=(), text_target=(), **_):
-        return {"input_ids": [[1, 2] for _ in texts or text_target]}
-
-    def decode(self, ids, **_):
-        return ""
-
-    def save_pretrained(self, folder):
-        pass
+    return AutoTokenizer.from_pretrained(model_folder("mini"))
 
 
 def exported(adapter, model, settings, out, format="peft", **changes) -> Exported:
@@ -34,7 +29,7 @@ def exported(adapter, model, settings, out, format="peft", **changes) -> Exporte
         "adapter": adapter,
         "model": model,
         "path": settings.path,
-        "tokenizer": Silent(),
+        "tokenizer": tokenizer(),
         "text": TextSettings(template="plain"),
         "top_k": model.full_top_k,
         "factors": torch.ones(len(model.layers)),

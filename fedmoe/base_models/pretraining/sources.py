@@ -2,7 +2,7 @@
 
 Each function takes the folder that the packages were unpacked into (see
 `configs/pretrain_mini.yaml`) and yields plain documents or question-answer pairs in the form that
-fine-tuning uses too (`data.text.PROMPT`).
+fine-tuning uses too (`data.text.TextSettings.wording`).
 """
 
 from __future__ import annotations
