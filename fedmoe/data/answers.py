@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 from fedmoe.data.conversations import Message, RowFault
-from fedmoe.data.templates import ChatTemplate, Plain, Template
+from fedmoe.data.templates import PROBE, ChatTemplate, Plain, Template
 from fedmoe.data.text import TextSettings, Tokens
 
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -69,6 +70,33 @@ def answer_row(template: Template, messages: Sequence[Message], tools: Any) -> T
     if end <= len(prompt):
         raise RowFault("the chat template leaves out the answer")
     return Tokens((*ids[:end], *template.closing), len(prompt))
+
+
+def answer_tail(template: Template) -> list[int]:
+    """Return the ids that a template puts behind every answer that comes last."""
+
+    def reversed_ids(text: str) -> Iterator[int]:
+        answer: Message = {"role": "assistant", "content": text}
+        return reversed(answer_row(template, [*PROBE, answer], None).ids)
+
+    try:
+        pairs = zip(reversed_ids("!"), reversed_ids("?"), strict=False)
+        same = takewhile(lambda pair: pair[0] == pair[1], pairs)
+        return [token for token, _ in same][::-1]
+    except RowFault:
+        return []  # it refuses such a conversation
+
+
+def ended(row: Tokens, tail: Sequence[int], ends: Collection[int]) -> Tokens:
+    """Return an answer's row up to the first token of its tail that ends it.
+
+    Some templates end the last turn with two control tokens: with the first one the model's answer
+    is at its end, and the second is no part of it.
+    """
+    first = next((n + 1 for n, token in enumerate(tail) if token in ends), len(tail))
+    if first == len(tail) or [*row.ids[-len(tail) :]] != [*tail]:
+        return row
+    return Tokens(row.ids[: first - len(tail)], row.prompt_length)
 
 
 def plain_rows(template: Plain, pairs: Sequence[tuple[str, str]]) -> list[Tokens]:

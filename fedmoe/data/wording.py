@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fedmoe.data.answers import (
     answer_row,
-    answers_in,
+    answer_tail,
     conversation_rows,
+    ended,
     learnt_in,
     least_length,
     plain_rows,
 )
 from fedmoe.data.columns import Unusable, too_many
-from fedmoe.data.control import Spelling, control_tokens
+from fedmoe.data.control import Spelling
 from fedmoe.data.conversations import Message, RowFault, exchange, packed, unpacked
+from fedmoe.data.decoded import as_decoded
 from fedmoe.data.examples import SPLITS, Example, Splits
 from fedmoe.data.templates import Plain, Template, template_of
 from fedmoe.data.text import FRAMES, TextSettings, Tokens
+from fedmoe.data.truncation import fitted
 from fedmoe.errors import DataError
 from fedmoe.messages.rows import RowCounts
 from fedmoe.system.json_text import unwritable
@@ -62,16 +65,17 @@ def word(
         rows = FRAMES[task](examples, tokenizer) if examples else []
         pairs = zip(examples, rows, strict=True)
         return [
-            Worded(_as_decoded(e, row, tokenizer, task) if answers else e, (row,))
+            Worded(as_decoded(e, row, tokenizer, task) if answers else e, (row,))
             for e, row in pairs
         ]
     template, spelling = template_of(tokenizer, settings), Spelling(tokenizer)
     said = [_said(example, spelling, settings) for example in examples]
     found = _in_batch(examples, said, template, settings, answers)
+    tail = answer_tail(template) if answers else None
     return [
         one
         if isinstance(one, Unusable)
-        else found.get(n) or _chat(e, one, template, settings, answers)
+        else found.get(n) or _chat(e, one, template, settings, tail)
         for n, (e, one) in enumerate(zip(examples, said, strict=True))
     ]
 
@@ -256,27 +260,32 @@ def _in_batch(
     found = dict(zip(pairs, rows, strict=True))
     if answers:
         tokenizer = template.tokenizer
-        return {n: Worded(_as_decoded(examples[n], r, tokenizer), (r,)) for n, r in found.items()}
+        return {n: Worded(as_decoded(examples[n], r, tokenizer), (r,)) for n, r in found.items()}
     if settings.train_on == "all":
         found = {n: replace(row, spans=((1, len(row.ids)),)) for n, row in found.items()}
     return {n: Worded(examples[n], (row,)) for n, row in found.items()}
 
 
 def _chat(
-    example: Example, said: _Said, template: Template, settings: TextSettings, answers: bool
+    example: Example,
+    said: _Said,
+    template: Template,
+    settings: TextSettings,
+    tail: Sequence[int] | None,
 ) -> Worded | Unusable:
+    """Word a conversation; with the `tail` of answers as one answer that is scored."""
     template = replace(template, literal=said.spelling)
 
     def made(part: list[Message]) -> list[Tokens]:
-        if answers:
-            return [answer_row(template, part, said.tools)]
+        if tail is not None:
+            return [ended(answer_row(template, part, said.tools), tail, template.ends)]
         return conversation_rows(template, part, said.tools, settings)
 
     try:
-        rows, truncated = _fitted(
+        rows, truncated = fitted(
             said.messages, settings, made, lambda part: least_length(template, part, said.tools)
         )
-        example = _as_decoded(example, rows[0], template.tokenizer) if answers else example
+        example = as_decoded(example, rows[0], template.tokenizer) if tail is not None else example
         return Worded(example, tuple(rows), truncated)
     except RowFault as fault:
         return Unusable(_where(example), str(fault))
@@ -287,88 +296,6 @@ def _messages(example: Example) -> tuple[list[Message], list[Any] | None]:
         return unpacked(example.conversation)
     pair = (("user", example.prompt), ("assistant", example.response))
     return [{"role": role, "content": text} for role, text in pair], None
-
-
-def _fitted(
-    messages: list[Message],
-    settings: TextSettings,
-    made: Callable[[list[Message]], list[Tokens]],
-    at_least: Callable[[list[Message]], int],
-) -> tuple[list[Tokens], bool]:
-    """Return the rows of a conversation, without its oldest turns as long as they are too long."""
-    most, part = settings.max_length, messages
-    if settings.too_long == "truncate":
-        # The bound is quick to have; rows take a rendering of every turn.
-        while at_least(part) > most and (shorter := without_oldest(part)) is not None:
-            part = shorter
-    rows = made(part)
-    while settings.too_long == "truncate" and max(len(r.ids) for r in rows) > most:
-        if (shorter := without_oldest(part)) is None:
-            break
-        rows, part = made(shorter), shorter
-    return rows, part is not messages
-
-
-def without_oldest(messages: list[Message]) -> list[Message] | None:
-    """Return a conversation without its oldest turn: a user's message and what follows it.
-
-    The system prompt stays, and so does the last answer with what it answers: None if no more than
-    that is left.
-
-    Example:
-        >>> chat = [{"role": r} for r in ("system", "user", "assistant", "user", "assistant")]
-        >>> [message["role"] for message in without_oldest(chat)]
-        ['system', 'user', 'assistant']
-    """
-    head = int(messages[0]["role"] == "system")
-    last = answers_in(messages)[-1]
-    later = (n for n in range(head + 1, last) if messages[n]["role"] == "user")
-    start = next(later, None)
-    return None if start is None else messages[:head] + messages[start:]
-
-
-def _as_decoded(example: Example, row: Tokens, tokenizer: Any, task: str = "causal") -> Example:
-    """Return an example whose response is the text that a right answer decodes to."""
-    text = response_text(row, tokenizer, task)
-    same = text.split() == example.response.split()
-    return example if same else replace(example, response=text)
-
-
-def response_text(row: Tokens, tokenizer: Any, task: str = "causal") -> str:
-    """Return the text of a row's own response, decoded as an answer is."""
-    return answer_text(tokenizer, row.ids[row.prompt_length :], ends_of([row], tokenizer), task)
-
-
-def ends_of(rows: Sequence[Tokens], tokenizer: Any) -> set[int]:
-    """Return the tokens that end answers: the tokenizer's, and those that end these rows.
-
-    A chat template may end a turn with another control token than the tokenizer's end of text.
-    """
-    control = {*control_tokens(tokenizer).values()}
-    return {tokenizer.eos_token_id} | {row.ids[-1] for row in rows} & control
-
-
-def answer_text(
-    tokenizer: Any, ids: Sequence[int], ends: Collection[int], task: str = "causal"
-) -> str:
-    """Return the text of an answer's ids.
-
-    Of a causal model it goes up to the first token that ends it, and control tokens before that
-    show: an answer with others than the response is wrong. An encoder-decoder's, such as the names
-    of languages, do not.
-    """
-    if task != "causal":
-        return tokenizer.decode([*ids], skip_special_tokens=True).strip()
-    stop = next((n for n, token in enumerate(ids) if token in ends), len(ids))
-    control = {*control_tokens(tokenizer).values()}
-    # Some templates end a turn with two of them, and a line between.
-    while stop and (ids[stop - 1] in control or not _decoded(tokenizer, ids[stop - 1 : stop])):
-        stop -= 1
-    return _decoded(tokenizer, ids[:stop])
-
-
-def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
-    return tokenizer.decode([*ids], skip_special_tokens=False).strip()
 
 
 def _usable(

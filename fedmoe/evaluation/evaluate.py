@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from fedmoe.adapter import Adapter
+from fedmoe.data.decoded import answer_text, ends_of
 from fedmoe.data.examples import Example
 from fedmoe.data.text import Tokenizer, Tokens
-from fedmoe.data.wording import answer_text, ends_of
 from fedmoe.evaluation.metric import Judge, scores_of
 from fedmoe.messages.scores import NO_SCORE, Scores
 from fedmoe.models.decode import greedy

@@ -77,7 +77,7 @@ def load_export(folder: Path, base: str = "") -> tuple[AdaptedModel, Any, str]:
     """
     try:
         path = base or json.loads((folder / CONFIG).read_text())["base_model_name_or_path"]
-        model, tokenizer = load_base(ModelSettings(path=path, device="cpu"), fast=False)
+        model, tokenizer = _load_base_of(folder, path, named=bool(base))
         if family_of(model).install is through_interface:
             model.set_experts_implementation("eager")  # pyright: ignore[reportCallIssue]
         with _quiet():
@@ -91,6 +91,17 @@ def load_export(folder: Path, base: str = "") -> tuple[AdaptedModel, Any, str]:
     device = device_of(ModelSettings(path=path))
     map_tensors(merged, lambda tensor: tensor.to(device))
     return AdaptedModel(merged.eval(), LoRA(rank=1), NoRescaling(), TOP_K), tokenizer, path
+
+
+def _load_base_of(folder: Path, path: str, named: bool) -> tuple[nn.Module, Any]:
+    """Return an adapter's base model and tokenizer; exports name it without a machine's folders."""
+    try:
+        return load_base(ModelSettings(path=path, device="cpu"), fast=False)
+    except ModelError as error:
+        if named or Path(path).is_dir():
+            raise
+        said = f"{folder}: its base, {path!r}, is not here; name its folder with --base"
+        raise ModelError(said) from error
 
 
 def check_export(adapter: Adapter, model: AdaptedModel, merged: bool = False) -> None:

@@ -305,10 +305,11 @@ def _attention_paths(
     there = [name for name, paths in found.items() if paths]
     missing = [name for name in (wanted if wanted is not True else ()) if name not in there]
     if missing or not there:
+        known = f"are {', '.join(there)}" if there else "is none"
         raise ModelError(
             f"{type(model).__name__}: no attention projection is called "
-            f"{', '.join(missing or names)}; {'there are ' + ', '.join(there) if there else 'none'}"
-            "; set adapter.attention to some of them, or to false to train experts alone"
+            f"{', '.join(missing or names)}; there {known}"
+            "; set adapter.attention to false to train experts alone, or to some that there are"
         )
     chosen = {path for name in (there if wanted is True else wanted) for path in found[name]}
     return [path for path in linears if path in chosen]

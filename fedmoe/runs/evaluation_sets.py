@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fedmoe.data.conversations import packed, unpacked
-from fedmoe.data.wording import Worded, response_text, tokenize, turns, word
+from fedmoe.data.decoded import response_text
+from fedmoe.data.wording import Worded, tokenize, turns, word
 from fedmoe.errors import DataError, FedMoEWarning
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.evaluation.likelihoods import options_of

@@ -181,7 +181,7 @@ def test_attention_of_another_name_is_refused_rather_than_left_out():
     for layer in base.model.layers:
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
             setattr(layer.self_attn, f"{name}_", layer.self_attn._modules.pop(name))
-    with pytest.raises(ModelError, match="no linear layer is called q_proj"):
+    with pytest.raises(ModelError, match="no attention projection is called q_proj"):
         AdaptedModel(base, SETTINGS, NoRescaling())
 
 

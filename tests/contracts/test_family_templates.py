@@ -28,6 +28,7 @@ evaluation: {validation_examples: 2, test_examples: 2}
 CASES = [*((kind, True) for kind in FOLDERS), ("mixtral", False), ("deepseek_v3", False)]
 
 
+@pytest.mark.filterwarnings("ignore:.*no token for what its vocabulary lacks")
 @pytest.mark.parametrize(("kind", "template"), CASES)
 def test_conversations_are_shown_and_learnt(kind, template, tmp_path, capsys):
     folder = family_folder(kind, tmp_path / "model", template)

@@ -342,8 +342,9 @@ def test_a_run_without_a_score_speaks_of_its_loss(tmp_path):
     lines = [line | without if line["kind"] == "evaluation" else line for line in lines]
     (folder / "ledger.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     run = read_run(folder)
-    assert headline(run).startswith("Test loss, averaged over 4 budget tiers, fell from 3.")
+    start = "Test loss per token, averaged over 4 budget tiers, fell from 3."
+    assert headline(run).startswith(start)
     columns = test_scores(run).columns
-    assert columns == ["tier", "k", "token f1", "loss before", "after", "examples"]
-    assert {row[2] for row in test_scores(run).rows} == {"50.0%"}
+    assert columns == ["tier", "k", "loss before", "loss after", "token f1", "examples"]
+    assert {row[4] for row in test_scores(run).rows} == {"50.0%"}
     assert score_per_round(run) is None

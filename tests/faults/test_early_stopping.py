@@ -59,7 +59,7 @@ def test_what_is_not_finite_counts_alike_in_memory_and_in_the_ledger():
 
 
 def test_a_metric_that_there_is_not_is_refused_with_those_there_are():
-    with pytest.raises(FedMoEError, match="'rouge' is none of the evaluations' loss, score"):
+    with pytest.raises(FedMoEError, match="'rouge' is none of the evaluations' score, loss"):
         EarlyStopping(metric="rouge").reason(lines(1, score=0.5), "validation")
 
 
@@ -93,7 +93,7 @@ class Screen(Display):
         self.until, self.notes = until, []
 
     def noted(self, notes):
-        self.notes += [note for note in notes if "metric" not in note]
+        self.notes += [note for note in notes if note.startswith("stopped")]
 
     def finished(self, state):
         if state.round == self.until:

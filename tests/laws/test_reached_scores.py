@@ -11,9 +11,9 @@ from transformers import AutoTokenizer
 from fedmoe.config import Experiment
 from fedmoe.data import Example, HomeAssistant, Memory, ReasoningGym
 from fedmoe.data.conversations import exchange, packed
+from fedmoe.data.decoded import answer_text, ends_of
 from fedmoe.data.federated import Federated, LocalData
 from fedmoe.data.text import TextSettings
-from fedmoe.data.wording import answer_text, ends_of
 from fedmoe.errors import DataError, FedMoEWarning
 from fedmoe.evaluation.evaluate import EvaluationSet
 from fedmoe.evaluation.metrics import Chosen, of_rows

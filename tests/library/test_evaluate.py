@@ -56,10 +56,11 @@ def test_a_runs_own_data_give_its_own_scores(folder):
             assert getattr(mine, name) == theirs[name], name
 
 
-def test_the_exported_adapter_scores_as_the_run_does(folder):
+def test_the_exported_adapter_scores_as_the_run_does(folder, tiny_folder):
     columns = ["data.prompt=question", "data.response=reply", "evaluation.metric=likelihood"]
     run = fedmoe.evaluate(folder / "runs/tiny", folder / "rows.jsonl", columns[2:])
-    adapter = fedmoe.evaluate(folder / "adapter", folder / "rows.jsonl", columns)
+    base = str(tiny_folder)
+    adapter = fedmoe.evaluate(folder / "adapter", folder / "rows.jsonl", columns, base=base)
     assert adapter.scores["full"] == pytest.approx(run.scores["high"], rel=1e-4)
     assert adapter.evaluations[0].examples == len(ROWS)
 
@@ -105,10 +106,10 @@ def test_rows_in_memory_are_data_too(folder):
         ("runs/tiny", {"tiers": ["middle"]}, "--tier 'middle' is not one of 'high', 'low'"),
         ("runs/tiny", {"data": "rows.jsonl", "overrides": ["data.promt=a"]}, "data.prompt"),
         ("runs/tiny", {"data": "none.jsonl"}, "none.jsonl: no such file"),
-        ("adapter", {}, "is no run, and so has no data of its own"),
+        ("adapter", {}, "its base, 'tiny-olmoe0', is not here; name its folder with --base"),
         ("adapter", {"data": "rows.jsonl", "base": "nowhere"}, "nowhere"),
         ("mini", {"data": "rows.jsonl", "tiers": ["low"]}, "is no run, and so has no tiers"),
-        ("nothing", {"data": "rows.jsonl"}, "is neither 'mini', nor a folder"),
+        ("nothing", {"data": "rows.jsonl"}, "no such folder, and the Hugging Face Hub"),
     ],
 )
 def test_what_cannot_be_done_is_said(folder, monkeypatch, source, options, said):

@@ -90,7 +90,7 @@ def test_olmoe_takes_as_long_as_it_was_measured_to_take_on_a_gpu(tmp_path):
 
 
 def test_without_a_configuration_it_says_what_is_missing(tmp_path):
-    with pytest.raises(ModelError, match=r"a folder with a config\.json"):
+    with pytest.raises(ModelError, match="holds no configuration of a model"):
         meta_model(ModelSettings(path=str(tmp_path)), LoRA())
 
 
