@@ -18,14 +18,8 @@ from fedmoe.data.federated import LocalData
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.shown import length_lines, pieces, template_line
 from fedmoe.data.text import TextSettings, Tokens
-from fedmoe.data.wording import (
-    Worded,
-    end_tokens,
-    prompt_ids,
-    tokenize_splits,
-    without_oldest,
-    word,
-)
+from fedmoe.data.truncation import without_oldest
+from fedmoe.data.wording import Worded, end_tokens, prompt_ids, tokenize_splits, word
 from fedmoe.errors import DataError, WireError
 from fedmoe.evaluation.evaluate import answer_all
 from fedmoe.messages.validation import check_rows
