@@ -16,6 +16,11 @@ from fedmoe.system.files import expanded
 
 FILE, ROWS = "config.yaml", "rows.jsonl"
 KINDS = (".json", ".jsonl", ".csv", ".parquet")
+PARTITION = """\
+partition:
+  name: iid                    # rows dealt out evenly; dirichlet: clients differ by data.label
+  num_clients: {clients}  # how many share the rows
+"""
 
 
 @click.command()
@@ -23,8 +28,8 @@ KINDS = (".json", ".jsonl", ".csv", ".parquet")
 @click.option(
     "--data",
     default="",
-    help="A .json, .jsonl, .csv or .parquet file, or a dataset of the Hugging Face Hub; when "
-    "omitted, example rows are written for you to replace.",
+    help="A .json, .jsonl, .csv or .parquet file, a folder with one for each owner, or a dataset "
+    "of the Hugging Face Hub; when omitted, example rows are written for you to replace.",
 )
 @click.option("--model", default="mini", help="mini, a folder, or a Hub id.")
 @click.option("--clients", type=click.IntRange(min=1), default=4, help="Number of clients.")
@@ -56,18 +61,33 @@ def init(folder: Path, data: str, model: str, clients: int, name: str | None) ->
         "model": json.dumps(str(expanded(model).resolve()) if own else model),
         "dtype": "float32" if own or model == MINI else "bfloat16",
         "rate": "5e-3" if model == MINI else "2e-4",
-        "kind": "files" if files else "hub",
+        "kind": "federated" if path.is_dir() else "files" if files else "hub",
         "data": json.dumps(str(path) if files else data),
         "top_k": top_k,
-        "tiers": "\n".join(f"    {tier}: {{top_k: {k}}}" for k, tier in reversed(tiers.items())),
+        **_shared(path.is_dir(), clients, tiers),
     }
     template = Path(__file__).with_name(FILE).read_text(encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(Template(template).substitute(settings), encoding="utf-8")
+    text = Template(template).substitute(settings).replace("\n\n\n", "\n\n")
+    (folder / FILE).write_text(text, encoding="utf-8")
     if not data:
         (folder / ROWS).write_text("".join(_example_rows()), encoding="utf-8")
     print(f"{folder / FILE} is written" + ("" if data else f"; put your rows in {folder / ROWS}"))
     print(f"next: fedmoe check {file}\nthen: fedmoe run {file}")
+
+
+def _shared(by_owner: bool, clients: int, tiers: dict[int, str]) -> dict[str, str]:
+    """Return how rows come to clients, and clients to tiers: by name where each has a file."""
+    (low, low_name), (high, high_name) = min(tiers.items()), max(tiers.items())
+    if by_owner:
+        lines = [f"    {high_name}: {{top_k: {high}}}"]
+        if low < high:
+            lines.append(f"    # {low_name}: {{top_k: {low}, clients: [a, b]}}  # owners by name")
+        default = f"  default: {high_name}                # of owners that no tier lists\n"
+        return {"partition": "", "default": default, "tiers": "\n".join(lines), "long": "truncate"}
+    partition = PARTITION.format(clients=clients)
+    lines = [f"    {tier}: {{top_k: {k}}}" for k, tier in reversed(tiers.items())]
+    return {"partition": partition, "default": "", "tiers": "\n".join(lines), "long": "drop"}
 
 
 def _example_rows() -> list[str]:

@@ -231,6 +231,18 @@ def test_a_new_config_names_own_rows_and_explains_every_setting(tmp_path, capsys
     assert load_experiment("hub/config.yaml").data.name == "hub"
 
 
+def test_a_new_config_for_a_folder_has_a_client_for_each_owner(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("logs").mkdir()
+    for owner in ("berlin", "paris"):
+        Path(f"logs/{owner}.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    assert main(["init", "run", "--data", "logs"]) == 0
+    made = load_experiment("run/config.yaml")
+    assert (made.data.name, made.data.path) == ("federated", str(tmp_path / "logs"))
+    assert (made.budget.default, list(made.budget.tiers)) == ("high", ["high"])
+    assert "partition" not in Path("run/config.yaml").read_text()
+
+
 def test_a_new_config_overwrites_nothing(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     assert main(["init", str(tmp_path)]) == 2
