@@ -240,7 +240,7 @@ def test_a_new_config_for_a_folder_has_a_client_for_each_owner(tmp_path, monkeyp
     made = load_experiment("run/config.yaml")
     assert (made.data.name, made.data.path) == ("federated", str(tmp_path / "logs"))
     assert (made.budget.default, list(made.budget.tiers)) == ("high", ["high"])
-    assert "partition" not in Path("run/config.yaml").read_text()
+    assert "partition:" not in Path("run/config.yaml").read_text()
 
 
 def test_a_new_config_overwrites_nothing(tmp_path, capsys):
