@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ class Answers:
     ids: list[list[int]]
     """By prompt; empty if it refused."""
     refusal: str = ""
-    """The last error that it said."""
+    """The errors that it said, a line each."""
 
     def equal(self, ours: Sequence[Sequence[int]]) -> int:
         """Return how many answers are the same, token for token.
@@ -105,5 +106,6 @@ def ask_vllm(
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if answered.is_file():
             return Answers(json.loads(answered.read_text()))
-    lines = [line for line in done.stderr.splitlines() if "Error" in line]
-    return Answers([], refusal=(lines or done.stderr.splitlines() or ["nothing"])[-1])
+    said = (done.stdout + done.stderr).splitlines()
+    errors = dict.fromkeys(re.findall(r"\w*Error: .*", "\n".join(said)))
+    return Answers([], refusal="\n".join([*errors] or said[-1:] or ["nothing"]))
