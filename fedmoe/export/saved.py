@@ -13,7 +13,7 @@ from fedmoe.adapter import Adapter
 from fedmoe.config import Experiment
 from fedmoe.config.paths import saved_experiment
 from fedmoe.data.federated import Federated
-from fedmoe.data.text import Batch, Tokenizer, collate
+from fedmoe.data.text import Tokenizer, Tokens, collate
 from fedmoe.errors import CheckpointError, FedMoEError, FedMoEWarning
 from fedmoe.export.exported import Export, Exported, Prove
 from fedmoe.export.formats import FORMATS
@@ -111,6 +111,7 @@ class SavedRun:
             )
         e, model = self.experiment, self._exact()
         top_k = tiers[tier].top_k if tier else model.full_top_k
+        rows, pad = self.test_rows(PROVED), self.tokenizer.pad_token_id
         return Export(
             name=e.name,
             format=format,
@@ -123,11 +124,11 @@ class SavedRun:
             top_k=top_k,
             factors=self._factors(format, tier, top_k, without_rescaling),
             dtype=dtype,
-            rows=self._test_rows(),
+            rows=[collate(rows[n : n + 4], pad) for n in range(0, len(rows), 4)],
             run=self.folder,
         ).write(out, prove)
 
-    def _test_rows(self) -> list[Batch]:
+    def test_rows(self, most: int) -> list[Tokens]:
         """Return some of the run's test rows; none where they are gone, or with their owners."""
         e, form = self.experiment, self.model.form.name
         if isinstance(e.data, Federated) or form != "causal":
@@ -138,8 +139,7 @@ class SavedRun:
                 rows = pooled_data(e, self.tokenizer, form).sets["test"].rows
         except FedMoEError:
             return []
-        pad = self.tokenizer.pad_token_id
-        return [collate(rows[i : i + 4], pad) for i in range(0, min(len(rows), PROVED), 4)]
+        return [*rows[:most]]
 
     def _exact(self) -> AdaptedModel:
         """Return the model in float32: one in bfloat16 has rounded weights, and other logits."""
