@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from difflib import get_close_matches
 from pathlib import Path
 from string import Template
 
@@ -53,6 +54,10 @@ def init(folder: Path, data: str, model: str, clients: int, name: str | None) ->
     tiers = {1: "low", max(1, top_k // 2): "medium", top_k: "high"}
     path, own = (expanded(data) if data else folder / ROWS).resolve(), expanded(model).exists()
     files = path.exists() or path.suffix.lower() in KINDS
+    near = get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+    if data and not files and (near or "/" not in data):
+        guess = f"; did you mean {near[0]}?" if near else "; a dataset of the Hub is owner/name"
+        raise FedMoEError(f"{data}: no such file or folder{guess}")
     file = shlex.quote(str(folder / FILE))
     settings = {
         "file": file,

@@ -312,6 +312,13 @@ def _fits(worded: Worded, settings: TextSettings) -> bool:
     return worded.longest <= settings.max_length
 
 
+_TOOLS = "; text.describe_tools: false leaves out the descriptions of functions that are in them"
+
+
+def _describes(worded: Worded) -> bool:
+    return '"tools": [' in worded.example.conversation
+
+
 def _check_lengths(worded: Sequence[Worded], settings: TextSettings, what: str) -> None:
     long = [w.longest for w in worded if not _fits(w, settings)]
     some = len(long) < len(worded)
@@ -321,4 +328,5 @@ def _check_lengths(worded: Sequence[Worded], settings: TextSettings, what: str) 
         f"{len(long)} of {len(worded)} {what} have more than text.max_length = "
         f"{settings.max_length} tokens (the longest has {max(long)}); raise text.max_length"
         + (", or set text.too_long: drop" if some else "")
+        + (_TOOLS if settings.describe_tools and any(map(_describes, worded)) else "")
     )

@@ -93,7 +93,7 @@ def named_metrics(metric: Any) -> tuple[Judge, ...]:
 
 def of_owners(metric: Any, data: Dataset) -> Chosen:
     """Return the metrics of a run whose rows nobody sees but their owners."""
-    why = "owners alone see their rows, so the choice cannot follow from these"
+    why = "the server does not read the owners' rows, by which another could be chosen"
     named = named_metrics(metric)
     return Chosen.of(named or (Likelihood(),), data, "" if named else why)
 

@@ -32,14 +32,16 @@ def card(facts: Mapping[str, Any], licence: str, run: Path | None) -> str:
         run: the folder of the run, for its scores and owners; None where there is none.
     """
     merged, base = facts["writes"] == "merged", facts["base"]
-    kind = "with a LoRA adapter of its experts merged in" if merged else "LoRA of every expert"
+    kind = f"`{base}` with a LoRA adapter of its experts merged in"
+    if not merged:
+        kind = f"A LoRA adapter of every expert for `{base}`"
     head = {"base_model": base, "tags": ["moe", "lora", "federated-learning", "fedmoe"]}
     head |= {"license": licence} if licence else {}
     head |= {"library_name": "transformers" if merged else "peft"}
     known = read_run(run) if run is not None and (run / "ledger.jsonl").is_file() else None
     parts = [
         "---\n" + "".join(f"{k}: {json.dumps(v)}\n" for k, v in head.items()) + "---",
-        f"# {facts['name']}\n\n`{base}` {kind}, fine-tuned by federated learning with fedmoe.",
+        f"# {facts['name']}\n\n{kind}, trained by federated learning with fedmoe.",
         *(_run_parts(known) if known else []),
         "## Prompts\n\n" + _prompts(facts),
         "## Use\n\n" + _use(facts),
@@ -51,8 +53,10 @@ def card(facts: Mapping[str, Any], licence: str, run: Path | None) -> str:
 
 def _run_parts(run: Run) -> list[str]:
     head, done = run.header, run.ok()
+    trained = len({line["client"] for line in done})
     text = (
-        f"{head['num_clients']} owners, whose data stayed with them; {run.num_finished} of "
+        f"{trained} of {head['num_clients']} owners trained on data that stayed with them; "
+        f"{run.num_finished} of "
         f"{head['num_rounds']} rounds of {head['clients_per_round']} owners; "
         f"{count_text(sum(c['tokens'] for c in done))} tokens; aggregated by {head['strategy']}."
     )
@@ -60,7 +64,15 @@ def _run_parts(run: Run) -> list[str]:
         [tier.name, str(tier.top_k), count_text(len(tier.clients)), *_scores(run, tier.name)]
         for tier in run.tiers
     ]
-    header = ["tier", "experts a token", "owners", "score before", "after", "95 % interval", "loss"]
+    header = [
+        "tier",
+        "experts a token",
+        "owners",
+        f"{run.score_name} before",
+        "after",
+        "95 % interval",
+        "loss",
+    ]
     return ["## Training\n\n" + text, "## Scores\n\n" + _table(header, tiers)]
 
 
@@ -82,10 +94,16 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _prompts(facts: Mapping[str, Any]) -> str:
     said = (
-        f"Prompts are worded by {facts['prompts']['template']}. `chat_template.jinja` beside this "
+        f"Prompts are worded by {_wording(facts['prompts'])}. `chat_template.jinja` beside this "
         "card words them as they were in training: use the chat endpoint, or `apply_chat_template`."
     )
     return f"{said}\n\n{FENCE}\n{facts['prompts']['example']}\n{FENCE}"
+
+
+def _wording(prompts: Mapping[str, Any]) -> str:
+    if prompts["template"] == "the tokenizer's own":
+        return "the base's own chat template"
+    return "a fixed text" if prompts["template"].startswith("plain") else "a template of the run"
 
 
 def _use(facts: Mapping[str, Any]) -> str:
@@ -93,7 +111,8 @@ def _use(facts: Mapping[str, Any]) -> str:
     if facts["tier"]:
         said += f" (tier `{facts['tier']}`)"
     lines = "\n".join(facts["serve"])
-    return f"{said}:\n\n{FENCE}\n{lines}\n{FENCE}\n\n`ADAPTER` and `MODEL` stand for this folder."
+    name = "MODEL" if facts["writes"] == "merged" else "ADAPTER"
+    return f"{said}:\n\n{FENCE}\n{lines}\n{FENCE}\n\n`{name}` stands for this folder."
 
 
 def _proof(facts: Mapping[str, Any]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fedmoe.models.folder import MINI
+
 FUSED_IN_VLLM = ("gpt_oss", "qwen3_5_moe", "qwen3_5_moe_text", "nemotron_h")
 """Model types whose experts vLLM adapts in the fused form; for others it wants one per expert."""
 VLLM_RANK = 16
@@ -43,10 +45,12 @@ class Format:
 
 
 def _peft(served: Served) -> list[str]:
+    place = f'model_folder("{MINI}")' if served.base == MINI else f'"{served.base}"'
     return [
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        f'base = AutoModelForCausalLM.from_pretrained("{served.base}")',
+        *(["from fedmoe.models.folder import model_folder"] if served.base == MINI else []),
+        f"base = AutoModelForCausalLM.from_pretrained({place})",
         'model = PeftModel.from_pretrained(base, "ADAPTER")',
         'tokenizer = AutoTokenizer.from_pretrained("ADAPTER")',
     ]

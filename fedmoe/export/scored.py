@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fedmoe.config import Experiment
+from fedmoe.data.text import TextSettings
 from fedmoe.errors import FedMoEError
 from fedmoe.export.peft import CONFIG, load_export
 from fedmoe.export.saved import SavedRun
@@ -62,7 +63,8 @@ def open_source(source: Path | str, which: str, base: str, tiers: Sequence[str])
         gating = gating_of(Path(model_folder(path)))
         settings = ModelSettings(path=path)
         model, tokenizer = build_model(settings, LoRA(rank=1), NoRescaling(), gating)
-    experiment = Experiment(model=ModelSettings(path=path))
+    # What is too long is counted, as are all rows that are not used.
+    experiment = Experiment(model=ModelSettings(path=path), text=TextSettings(too_long="drop"))
 
     def full() -> int:
         model.set_budget(model.full_top_k, None)

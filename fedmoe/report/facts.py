@@ -18,6 +18,9 @@ from fedmoe.report.units import (
     seconds_text,
 )
 
+NO_SHARES = ("likelihood", "token f1", "rouge l")
+"""Scores that are no shares of right answers, for which an interval of shares is none."""
+
 
 def status(run: Run) -> str:
     """Return `finished`, or how far an interrupted run got."""
@@ -71,6 +74,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Sent back", bytes_text(sum(c["bytes_up"] for c in done) or None)),
         ("Wall time" if run.end else "Time in rounds", seconds_text(_seconds(run))),
         ("Virtual time", seconds_text(max(run.virtual_clock.values(), default=None))),
+        ("Clients that never trained", count_text(_idle(run) or None)),
         ("Updates refused or lost", count_text((len(run.clients) - len(done)) or None)),
         ("Clients not there in the last round", count_text(len(missing) or None)),
         ("Clients that withhold their scores", count_text(len(run.withheld) or None)),
@@ -117,6 +121,12 @@ def next_steps(run: Run) -> list[tuple[str, str]]:
     ]
 
 
+def _idle(run: Run) -> int:
+    """Return the clients of which no update arrived, once each had a chance to be drawn."""
+    asked = {line["client"] for line in run.clients}
+    return len(asked - {line["client"] for line in run.ok()})
+
+
 def _data(run: Run) -> str:
     """Return the data's name and the file's or the data set's."""
     path = run.settings.get("data.path", "")
@@ -144,10 +154,10 @@ def _change(run: Run, split: str, curves: Sequence[Sequence[Record]]) -> str:
     if run.measure == "loss" and run.scored:
         score = percent_text(_mean(curves, -1, "score"))
         end = f"; the {run.score_name} is {score} everywhere, before and after."
-    elif run.measure == "score" and after is not None:
+    elif run.measure == "score" and after is not None and run.score_name not in NO_SHARES:
         low, high = wilson_interval(after, _examples(curves))
         end = f"; 95% interval {100 * low:.1f} to {100 * high:.1f}%."
-    if after == before or before is None or after is None:
+    if before is None or after is None or shown(before) == shown(after):
         return f"{text} stayed at {shown(after)} from round {first} to round {last}{end}"
     base = "with the adapter it starts from" if run.header.get("start") else "without an adapter"
     since = base if first == 0 else f"after round {first}"
