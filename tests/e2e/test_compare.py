@@ -21,6 +21,8 @@ from fedmoe.errors import FedMoEError
 from fedmoe.runs.identity import settings_digest
 from fedmoe.system.files import write_json
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[2]
 SMALL = [
     "rounds=1",

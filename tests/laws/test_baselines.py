@@ -13,6 +13,8 @@ from fedmoe.config import load_experiment
 from fedmoe.config.load import to_yaml
 from fedmoe.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[2]
 FLEET = ROOT / "configs/fleet_virtual.yaml"
 

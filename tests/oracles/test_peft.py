@@ -215,7 +215,7 @@ def test_learned_factors_at_full_k_are_not_left_out_unsaid(tiny_folder, random_a
     factors["high"] = torch.tensor([1.25, 0.875])
     run = SavedRun(e, model, tokenizer, state, factors, 1)
     with pytest.raises(FedMoEError, match=r"0\.875 to 1\.25 at k = 4, .* and --without-rescaling"):
-        run.export(tmp_path / "out")
+        run.export(tmp_path / "out", prove=logits_of)
     assert not (tmp_path / "out").exists()
     assert (
         run.export(tmp_path / "out", without_rescaling=True, prove=logits_of).largest_difference

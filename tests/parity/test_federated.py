@@ -19,7 +19,7 @@ from server.settings import Settings
 from server.stream import GridStream
 from server.transport import GridTransport
 
-pytestmark = pytest.mark.usefixtures("quick_digest")
+pytestmark = pytest.mark.usefixtures("quick_digest", "undrawn")
 
 OWNERS = {"attic": 14, "barn": 23, "cellar": 11, "den": 17, "foyer": 9}
 
