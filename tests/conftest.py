@@ -124,6 +124,12 @@ def undrawn():
         yield
 
 
+@pytest.fixture
+def undrawn_here(monkeypatch):
+    """As `undrawn`, for one test of a module whose other tests look at plots."""
+    monkeypatch.setattr("fedmoe.report.plots.draw_plots", lambda run: [])
+
+
 @pytest.fixture(scope="session")
 def random_adapter():
     """A function that fills every factor of a layout, B too, with random values."""

@@ -183,7 +183,7 @@ def test_every_shipped_config_is_valid(name, tmp_path, capsys):
         (["training.betas=[0.9, 1.5]"], "training.betas"),
         (["agregation.name=flame"], "did you mean aggregation"),
         (["data.name=files", "data.path=none.jsonl"], "none.jsonl: no such file"),
-        (["partition.num_clients=100000"], "100000"),
+        (["partition.num_clients=100000", "data.per_domain=20"], "100000"),
     ],
 )
 def test_a_users_mistake_is_explained_with_exit_code_2(overrides, expected, capsys, monkeypatch):
