@@ -36,8 +36,6 @@ from fedmoe.seeds import numpy_rng
 from fedmoe.training import client as training_client
 from fedmoe.training.settings import Training
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 LAYOUT = Layout.of([("a.A", (2, 3), 0), ("q.A", (4,), None)], 1, 2, 1, 1.0)
 DEVICE = Device(
     peak_flops=8e9,

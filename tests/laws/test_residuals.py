@@ -15,8 +15,6 @@ from fedmoe.messages.compression import Bf16, Int4, Int8, TopK
 from fedmoe.runs.client_state import read_client_state, write_client_state
 from fedmoe.runs.residuals import pack_with_residual
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SETTINGS = [Bf16(error_feedback=True), Int8(error_feedback=True), Int4(), TopK(share=0.2)]
 every_setting = pytest.mark.parametrize("upload", SETTINGS, ids=lambda upload: upload.name)
 ALL = counts_of([[0, 1, 2, 3], [0, 1, 2, 3]])

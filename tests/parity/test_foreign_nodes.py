@@ -24,8 +24,6 @@ from fedmoe.runs.session import run
 from server.settings import Settings
 from server.transport import GridTransport
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):

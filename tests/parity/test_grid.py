@@ -18,7 +18,7 @@ from server.messages import read_update
 from server.settings import Settings
 from server.transport import GridTransport
 
-pytestmark = pytest.mark.usefixtures("quick_digest", "undrawn")
+pytestmark = pytest.mark.usefixtures("quick_digest")
 
 BAD = 2
 """The client whose reply is spoilt."""

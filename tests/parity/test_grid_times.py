@@ -14,7 +14,7 @@ from fedmoe.rounds import plan_round
 from server.settings import Settings
 from server.transport import GridTransport
 
-pytestmark = pytest.mark.usefixtures("quick_digest", "undrawn")
+pytestmark = pytest.mark.usefixtures("quick_digest")
 
 
 def over(grid, prepared, **settings):

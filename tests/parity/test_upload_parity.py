@@ -18,8 +18,6 @@ from fedmoe.runs.recorder import Recorder
 from server.settings import Settings
 from server.transport import GridTransport
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 UPLOADS = [Int8(), TopK(share=0.05)]
 every_upload = pytest.mark.parametrize("upload", UPLOADS, ids=lambda upload: upload.name)
 
