@@ -193,7 +193,8 @@ def test_a_run_that_is_cut_short_replays_who_was_there(experiment, whole, tmp_pa
 
 def test_who_was_there_is_replayed_on_nodes_even_if_a_node_is_late(experiment, owners, tmp_path):
     configs = nodes_of(owners, ["den", "attic"], ["barn"], ["foyer", "cellar"])
-    e = replace(scheduled(experiment, tmp_path / "x"), rounds=2)
+    seldom = replace(experiment.evaluation, every=0)
+    e = replace(scheduled(experiment, tmp_path / "x"), rounds=2, evaluation=seldom)
     whole, _ = on_nodes(e, tmp_path / "whole", *configs)
     with pytest.raises(KeyboardInterrupt):
         on_nodes(e, tmp_path / "broken", *configs, display=Cut(2))
