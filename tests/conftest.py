@@ -116,6 +116,20 @@ def proved_here(monkeypatch):
     monkeypatch.setattr("fedmoe.export.exported.in_fresh_process", logits_of)
 
 
+@pytest.fixture(scope="module")
+def undrawn():
+    """Runs of a module whose reports are written without plots, which take a second to draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedmoe.report.plots.draw_plots", lambda run: [])
+        yield
+
+
+@pytest.fixture
+def undrawn_here(monkeypatch):
+    """As `undrawn`, for one test of a module whose other tests look at plots."""
+    monkeypatch.setattr("fedmoe.report.plots.draw_plots", lambda run: [])
+
+
 @pytest.fixture(scope="session")
 def random_adapter():
     """A function that fills every factor of a layout, B too, with random values."""

@@ -85,6 +85,7 @@ def test_plots_take_their_colours_from_the_page(finished):
     assert all(style.count(f"{name}: ") >= 2 for name in {*OF_PAGE.values(), "--least"})
 
 
+@pytest.mark.usefixtures("undrawn_here")
 def test_the_commands_that_come_next_name_the_runs_folder(tmp_path):
     folder = make_run(tmp_path / "a b", num_rounds=1)
     assert next_steps(read_run(folder)) == []  # without an adapter
@@ -181,6 +182,7 @@ def test_a_clients_row_sums_its_rounds(finished):
     assert row["loss after"] == f"{lines[-1]['loss_after']:.3f}"
 
 
+@pytest.mark.usefixtures("undrawn_here")
 def test_own_metrics_have_a_table_only_where_there_are_some(finished, tmp_path):
     assert own_metrics(read_run(finished)).rows == []
     folder = make_run(tmp_path / "own", num_rounds=3)

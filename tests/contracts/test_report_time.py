@@ -71,6 +71,7 @@ def test_a_run_without_devices_has_no_virtual_time(tmp_path):
     assert "irtual" not in (folder / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("undrawn_here")
 def test_the_page_says_how_long_it_took(run, tmp_path):
     folder = make_run(tmp_path / "timed", num_rounds=3)
     write_report(folder)

@@ -28,6 +28,8 @@ from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import prepare
 from fedmoe.training.settings import Training
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 KINDS = [kind for kind, family in FAMILIES.items() if family.task != "causal"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -102,6 +104,7 @@ def test_a_federated_run_of_two_rounds_lowers_the_loss_and_is_scored(kind, exper
     assert all(0 <= e.score <= 1 and e.loss > 0 and e.examples == len(rows) for e in found)
 
 
+@pytest.mark.usefixtures("proved_here")
 def test_the_command_line_runs_exports_and_answers(experiment, tmp_path, capsys):
     """An encoder-decoder from a YAML file to an answer."""
     e = experiment("switch_transformers")

@@ -63,8 +63,8 @@ def test_a_larger_batch_makes_the_smallest_of_the_three_cards_choose(olmoe, caps
     assert chosen(out)[0].startswith("top_k=8 training.batch_size=4 training.accumulation=8")
 
 
-def test_this_machine_is_planned_with_real_steps(capsys):
-    small = ["training.batch_size=2", "training.steps=2", *SMALL]
+def test_this_machine_is_planned_with_real_steps(tiny_folder, capsys):
+    small = [f"model.path={tiny_folder}", "training.batch_size=2", "training.steps=2", *SMALL]
     assert main(["plan", str(ROOT / "configs/quickstart.yaml"), *small]) == 0
     out = capsys.readouterr().out
     assert "this machine (processor" in out

@@ -200,6 +200,8 @@ def test_a_new_config_is_checked_and_runs(tmp_path, capsys, monkeypatch):
     small = [
         "rounds=1",
         "training.steps=1",
+        "training.batch_size=2",
+        "training.probe_examples=2",
         "evaluation.test_examples=2",
         "evaluation.max_new_tokens=2",
     ]

@@ -22,13 +22,13 @@ from simulations.benchmarks.__main__ import main as benchmarks
 ROOT = Path(__file__).parents[2]
 SMALL = [
     "rounds=2",
-    "training.steps=2",
-    "training.batch_size=4",
+    "training.steps=1",
+    "training.batch_size=2",
     "data.per_domain=40",
-    "evaluation.validation_examples=4",
-    "evaluation.test_examples=4",
-    "evaluation.max_new_tokens=4",
-    "training.probe_examples=4",
+    "evaluation.validation_examples=2",
+    "evaluation.test_examples=2",
+    "evaluation.max_new_tokens=1",
+    "training.probe_examples=2",
 ]
 EXPERIMENTS = sorted(p.name for p in (ROOT / "configs").glob("*.yaml"))
 
@@ -119,6 +119,23 @@ def test_a_k_that_the_gating_of_a_run_cannot_choose_is_refused(small_run, tmp_pa
     assert "2 of 4 groups hold 8 experts" in capsys.readouterr().err
 
 
+FEW = {
+    "quickstart": ["data.per_domain=20"],
+    "home_assistant": ["data.per_domain=20"],
+    "fleet_virtual": ["data.per_domain=20"],
+    "auto_budget": ["data.per_domain=20"],
+    "languages": ["data.languages=[en, nl]", "data.per_domain=20", "partition.num_clients=2"],
+    "reasoning": ["data.per_task=20"],
+    "many_clients": ["data.per_domain=400", "partition.num_clients=100"],
+}
+"""What is spared of the data of shipped configs."""
+
+
+@pytest.mark.slow
+def test_the_shipped_data_have_enough_for_a_thousand_clients(capsys):
+    assert main(["check", str(ROOT / "configs/many_clients.yaml")]) == 0
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_shipped_config_is_valid(name, tmp_path, capsys):
     if name == "pretrain_mini.yaml":
@@ -140,15 +157,11 @@ def test_every_shipped_config_is_valid(name, tmp_path, capsys):
         return
     if name.startswith(("olmoe_", "smollm2_")):
         pytest.skip("needs its model: test_olmoe_configs has it, small")
-    overrides = ["data.per_domain=20"] if name in ("quickstart.yaml", "home_assistant.yaml") else []
+    overrides = FEW.get(Path(name).stem, [])
     if name == "own_rows.yaml":
         rows = [{"instruction": f"say {i}", "output": str(i)} for i in range(200)]
         (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
         overrides = [f"data.path={tmp_path / 'rows.jsonl'}"]
-    if name == "languages.yaml":
-        overrides = ["data.languages=[en, nl]", "data.per_domain=20", "partition.num_clients=2"]
-    if name == "reasoning.yaml":
-        overrides = ["data.per_task=20"]
     assert main(["check", str(ROOT / "configs" / name), *overrides]) == 0
     assert "top_k" in capsys.readouterr().out
 
@@ -170,7 +183,7 @@ def test_every_shipped_config_is_valid(name, tmp_path, capsys):
         (["training.betas=[0.9, 1.5]"], "training.betas"),
         (["agregation.name=flame"], "did you mean aggregation"),
         (["data.name=files", "data.path=none.jsonl"], "none.jsonl: no such file"),
-        (["partition.num_clients=100000"], "100000"),
+        (["partition.num_clients=100000", "data.per_domain=20"], "100000"),
     ],
 )
 def test_a_users_mistake_is_explained_with_exit_code_2(overrides, expected, capsys, monkeypatch):
@@ -211,7 +224,7 @@ def test_an_interrupted_run_leaves_a_readable_folder(tmp_path):
         "run",
         str(ROOT / "configs/quickstart.yaml"),
     ]
-    command += [*small, "rounds=500", f"simulation.folder={tmp_path}"]
+    command += [*small, "rounds=500", "simulation.workers=1", f"simulation.folder={tmp_path}"]
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -227,7 +240,7 @@ def test_an_interrupted_run_leaves_a_readable_folder(tmp_path):
         while not (folder / "adapter-last.safetensors").exists():
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline, shlex.join(command)
-            time.sleep(0.5)
+            time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         _, error = process.communicate(timeout=120)
     finally:

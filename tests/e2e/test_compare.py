@@ -21,17 +21,19 @@ from fedmoe.errors import FedMoEError
 from fedmoe.runs.identity import settings_digest
 from fedmoe.system.files import write_json
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[2]
 SMALL = [
     "rounds=1",
     "training.steps=2",
-    "training.batch_size=4",
+    "training.batch_size=2",
     "data.per_domain=40",
-    "evaluation.validation_examples=4",
+    "evaluation.validation_examples=2",
     "evaluation.test_examples=4",
     "evaluation.every=0",
-    "evaluation.max_new_tokens=4",
-    "training.probe_examples=4",
+    "evaluation.max_new_tokens=1",
+    "training.probe_examples=2",
     "clients_per_round=2",
     "simulation.workers=1",
 ]

@@ -6,6 +6,8 @@ import pytest
 
 from fedmoe.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 EXPERIMENT = """\
 name: owners
 rounds: 1

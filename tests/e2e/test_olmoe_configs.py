@@ -9,6 +9,8 @@ import pytest
 from fedmoe.cli.main import main
 from fedmoe.report.ledger import read_ledger
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 PROJECT = Path(__file__).parents[2]
 TINY = [
     "model.dtype=float32",

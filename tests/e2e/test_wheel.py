@@ -80,15 +80,25 @@ def test_a_node_from_the_wheel_runs_the_code_of_a_checkout(python, place):
 
 
 def test_commands_work_beside_strangers_packages(fedmoe, python, place):
-    assert "completion" in fedmoe("--help")
+    """The command and the module are processes; its words then share one, which takes seconds."""
     assert fedmoe("--version").startswith("fedmoe ")
-    assert "quickstart" in fedmoe("configs")
-    assert fedmoe("configs", "quickstart") == (ROOT / "configs/quickstart.yaml").read_text()
-    assert "properties" in json.loads(fedmoe("schema"))
-    assert "mixtral" in fedmoe("models", "mixtral")
-    assert "complete" in fedmoe("completion", "bash")
     module = run(python, "-m", "fedmoe.cli.main", "--version", cwd=place, path=[place])
     assert module.stdout.startswith("fedmoe ")
+    words = ["--help", "configs", "configs quickstart", "schema", "models mixtral"]
+    words += ["completion bash"]
+    code = (
+        "import sys; from fedmoe.cli.main import main\n"
+        "for words in sys.argv[1:]: assert main(words.split()) == 0; print(chr(0), end='')"
+    )
+    done = run(python, "-c", code, *words, cwd=place, path=[place])
+    assert done.returncode == 0, done.stderr
+    help, configs, quickstart, schema, models, completion, _ = done.stdout.split("\0")
+    assert "completion" in help
+    assert "quickstart" in configs
+    assert quickstart == (ROOT / "configs/quickstart.yaml").read_text()
+    assert "properties" in json.loads(schema)
+    assert "mixtral" in models
+    assert "complete" in completion
 
 
 def test_nothing_of_a_stranger_enters_a_deployment(fedmoe, place):

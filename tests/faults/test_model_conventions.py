@@ -20,6 +20,8 @@ from fedmoe.models.folder import cannot_load
 from fedmoe.models.memory.frozen import frozen_digest
 from fedmoe.models.memory.meta import meta_model
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def folder(tiny_folder, tmp_path):
@@ -304,11 +306,11 @@ simulation: {{folder: runs}}
     return tmp_path / "small.yaml"
 
 
+@pytest.mark.usefixtures("proved_here")
 @pytest.mark.filterwarnings("default::fedmoe.errors.FedMoEWarning")
 def test_every_command_says_the_same_once_and_finds_a_runs_model_from_anywhere(
     config, folder, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("fedmoe.runs.session.write_report", lambda folder: None)  # plots take long
     edit(folder, "generation_config.json", do_sample=True)
     edit(folder, "config.json", max_position_embeddings=32)
     (tmp_path / "else/where").mkdir(parents=True)

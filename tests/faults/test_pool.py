@@ -225,7 +225,7 @@ def test_any_number_of_workers_gives_the_same_bits(prepared, undisturbed, make_w
 def test_any_order_of_execution_gives_the_same_bits(prepared, undisturbed, make_workers):
     pool, _ = make_workers(2)
 
-    @settings(max_examples=8, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=4, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.integers(0, 9), min_size=4, max_size=4))
     def same(seconds):
         pool.times.expected = lambda client, _: seconds[client]

@@ -110,6 +110,7 @@ def test_another_gating_than_in_pretraining_is_said(tmp_path):
     assert unlike_gating(TopKGating(), tmp_path / "pretraining.json") is None  # a file's name
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_and_its_check_warn_of_another_gating(tmp_path, capsys):
     model = shutil.copytree(model_folder("mini"), tmp_path / "model")
     about = json.loads((model / "pretraining.json").read_text())
@@ -122,9 +123,11 @@ def test_a_run_and_its_check_warn_of_another_gating(tmp_path, capsys):
         "data.per_domain=20",
         "clients_per_round=1",
         "training.steps=1",
-        "evaluation.validation_examples=4",
-        "evaluation.test_examples=4",
-        "evaluation.max_new_tokens=2",
+        "training.batch_size=2",
+        "training.probe_examples=2",
+        "evaluation.every=0",
+        "evaluation.test_examples=2",
+        "evaluation.max_new_tokens=1",
     ]
     assert main(["check", QUICKSTART, *settings]) == 0
     assert 'pretrained under the gating {"name":"top_1"}' in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -26,6 +27,7 @@ from fedmoe.system import files as atomic
 from fedmoe.system.locks import alone_in
 
 pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
     pytest.mark.skipif(sys.platform != "linux", reason="runs are forked"),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
@@ -123,6 +125,21 @@ def play(config, folder, overrides, resume, die_at=None, count=None):
         count.value = happened
 
 
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """A function that gives the result of a run that nothing disturbed."""
+    found = {}
+
+    def result_of(kind=None):
+        if kind not in found:
+            folder = tmp_path_factory.mktemp("whole")
+            assert in_child(play, config, folder, KINDS.get(kind, []), "auto") == 0
+            found[kind] = result(folder)
+        return found[kind]
+
+    return result_of
+
+
 def told(folder):
     """A run's ledger, without wall times and without its interruptions."""
     lines = [r for r in read_ledger(folder / "ledger.jsonl") if r["kind"] != "resumed"]
@@ -161,14 +178,13 @@ def test_killed_anywhere_it_goes_on_and_ends_with_the_same_bits(kind, times, con
         assert not list((folder / "run").glob("checkpoint-*"))
 
 
-def test_killed_again_and_again_it_still_ends_with_the_same_bits(config, tmp_path):
-    assert in_child(play, config, tmp_path / "whole", KINDS["scaffold"], "auto") == 0
+def test_killed_again_and_again_it_still_ends_with_the_same_bits(config, whole, tmp_path):
     for _ in range(12):
         if in_child(play, config, tmp_path / "other", KINDS["scaffold"], "auto", 30) == 0:
             break
     else:
         pytest.fail("it never got to its end")
-    assert result(tmp_path / "other") == result(tmp_path / "whole")
+    assert result(tmp_path / "other") == whole("scaffold")
 
 
 def test_a_rehearsal_with_every_fault_loses_only_what_was_struck(config, tmp_path):
@@ -188,10 +204,18 @@ def test_a_rehearsal_with_every_fault_loses_only_what_was_struck(config, tmp_pat
     assert "Faults injected" in (tmp_path / "died" / "run" / "report.html").read_text()
 
 
-def interrupted(config, folder, overrides=()):
-    """A run's folder, killed in its second round."""
-    assert in_child(play, config, folder, list(overrides), "auto", 30) == -signal.SIGKILL
+@pytest.fixture(scope="module")
+def killed(config, tmp_path_factory):
+    """The folder of a run that was killed in its second round; tests change copies of it."""
+    folder = tmp_path_factory.mktemp("killed")
+    assert in_child(play, config, folder, [], "auto", 30) == -signal.SIGKILL
     return folder / "run"
+
+
+@pytest.fixture
+def interrupted(killed, tmp_path):
+    """A copy of it, in the test's folder."""
+    return shutil.copytree(killed, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -203,24 +227,23 @@ def interrupted(config, folder, overrides=()):
     ],
     ids=["cut short", "a bit flipped", "empty"],
 )
-def test_a_damaged_checkpoint_is_passed_over_and_said(config, tmp_path, damage, said, capfd):
-    assert in_child(play, config, tmp_path / "whole", [], "auto") == 0
-    run = interrupted(config, tmp_path / "hurt")
-    newer = max(run.glob("checkpoint-*"), key=lambda p: int(p.stem.rpartition("-")[2]))
+def test_a_damaged_checkpoint_is_passed_over_and_said(
+    config, whole, interrupted, tmp_path, damage, said, capfd
+):
+    newer = max(interrupted.glob("checkpoint-*"), key=lambda p: int(p.stem.rpartition("-")[2]))
     newer.write_bytes(damage(newer.read_bytes()))
-    assert in_child(play, config, tmp_path / "hurt", [], "auto") == 0
+    assert in_child(play, config, tmp_path, [], "auto") == 0
     assert said in capfd.readouterr().err
-    assert result(tmp_path / "hurt") == result(tmp_path / "whole")
+    assert result(tmp_path) == whole()
 
 
-def test_past_a_damaged_checkpoint_clients_still_have_what_they_kept(config, tmp_path):
+def test_past_a_damaged_checkpoint_clients_still_have_what_they_kept(config, whole, tmp_path):
     kept = KINDS["scaffold"]
-    assert in_child(play, config, tmp_path / "whole", kept, "auto") == 0
     assert in_child(play, config, tmp_path / "hurt", kept, "auto", 60) == -signal.SIGKILL
     newer = newest_file(tmp_path / "hurt" / "run")
     newer.write_bytes(newer.read_bytes()[:-100])
     assert in_child(play, config, tmp_path / "hurt", kept, "auto") == 0
-    assert result(tmp_path / "hurt") == result(tmp_path / "whole")
+    assert result(tmp_path / "hurt") == whole("scaffold")
 
 
 def newest_file(run):
@@ -231,15 +254,13 @@ def newest_file(run):
 
 
 def test_a_ledger_that_is_shorter_than_its_checkpoint_says_sends_it_to_the_one_before(
-    config, tmp_path, capfd
+    config, whole, interrupted, tmp_path, capfd
 ):
-    assert in_child(play, config, tmp_path / "whole", [], "auto") == 0
-    run = interrupted(config, tmp_path / "hurt")
-    needed = checkpoint_about(newest_file(run))["about"]["ledger_bytes"]
-    os.truncate(run / "ledger.jsonl", needed - 10)  # as a disk may that lost its power
-    assert in_child(play, config, tmp_path / "hurt", [], "auto") == 0
+    needed = checkpoint_about(newest_file(interrupted))["about"]["ledger_bytes"]
+    os.truncate(interrupted / "ledger.jsonl", needed - 10)  # as a disk may that lost its power
+    assert in_child(play, config, tmp_path, [], "auto") == 0
     assert f"continues after {needed} bytes" in capfd.readouterr().err
-    assert result(tmp_path / "hurt") == result(tmp_path / "whole")
+    assert result(tmp_path) == whole()
 
 
 def checkpoint_about(path):
@@ -247,44 +268,42 @@ def checkpoint_about(path):
         return json.loads(file.metadata()["about"])
 
 
-def test_when_all_are_damaged_it_says_so_and_changes_nothing(config, tmp_path):
-    run = interrupted(config, tmp_path)
-    for path in run.glob("checkpoint-*"):
+def test_when_all_are_damaged_it_says_so_and_changes_nothing(config, interrupted, tmp_path):
+    for path in interrupted.glob("checkpoint-*"):
         path.write_bytes(b"x")
-    before = (run / "ledger.jsonl").read_bytes()
+    before = (interrupted / "ledger.jsonl").read_bytes()
     experiment = load_experiment(config, [f"simulation.folder={tmp_path}"])
     display = LiveTable(num_rounds=3, quiet=True)
     with pytest.raises(CheckpointError, match="no whole checkpoint is left"):
         session.run(experiment, display, make_transport, "auto")
-    assert (run / "ledger.jsonl").read_bytes() == before
+    assert (interrupted / "ledger.jsonl").read_bytes() == before
 
 
-def test_a_changed_setting_is_named_and_refused_unless_told(config, tmp_path):
-    run = interrupted(config, tmp_path)
+def test_a_changed_setting_is_named_and_refused_unless_told(config, interrupted, tmp_path):
     changed = [f"simulation.folder={tmp_path}", "training.learning_rate=0.01"]
     experiment = load_experiment(config, changed)
     display = LiveTable(num_rounds=3, quiet=True)
     with pytest.raises(CheckpointError, match=r"changed since: config .*learning_rate: 0.01"):
         session.run(experiment, display, make_transport, "auto")
     assert in_child(play, config, tmp_path, changed[1:], "anyway") == 0
-    assert read_ledger(run / "ledger.jsonl")[-1]["kind"] == "end"
-    assert load_experiment(run / "config.yaml").training.learning_rate == 0.01
+    assert read_ledger(interrupted / "ledger.jsonl")[-1]["kind"] == "end"
+    assert load_experiment(interrupted / "config.yaml").training.learning_rate == 0.01
 
 
+@pytest.mark.usefixtures("interrupted")
 @pytest.mark.parametrize(
     "change", ["partition.num_clients=5", "budget={tiers: {high: {top_k: 4}, other: {top_k: 1}}}"]
 )
 def test_with_other_clients_or_tiers_it_cannot_go_on_even_if_told(config, tmp_path, change):
-    interrupted(config, tmp_path)
     experiment = load_experiment(config, [f"simulation.folder={tmp_path}", change])
     display = LiveTable(num_rounds=3, quiet=True)
     with pytest.raises(CheckpointError, match="of 4 clients in tiers high, low; now there are"):
         session.run(experiment, display, make_transport, "anyway")
 
 
+@pytest.mark.usefixtures("interrupted")
 @pytest.mark.parametrize("what", ["code", "model", "data", "libraries", "processor", "threads"])
 def test_changed_code_model_or_data_is_refused(config, tmp_path, what, monkeypatch):
-    interrupted(config, tmp_path)
     names = {
         "code": "identity.code_digest",
         "model": "prepare.frozen_digest",
@@ -344,8 +363,8 @@ def test_a_config_of_ones_own_in_a_folder_of_that_name_is_left_alone(config, tmp
     assert (tmp_path / "run" / "config.yaml").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("interrupted")
 def test_a_folder_in_which_another_process_works_is_left_to_it(config, tmp_path):
-    interrupted(config, tmp_path)
     prepared = prepare(load_experiment(config, [f"simulation.folder={tmp_path}"]))
     said = "another process is at work"
     with (

@@ -14,6 +14,8 @@ from fedmoe.cli.main import main
 from fedmoe.report.ledger import Ledger, read_ledger
 from fedmoe.runs.client_side import ClientSide
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SAME = ("kind", "round", "client", "tier", "top_k", "status", "tokens", "loss_before", "loss_after")
 """Keys of a ledger's line that do not depend on how fast a machine is."""
 

@@ -13,6 +13,8 @@ from fedmoe.config import load_experiment
 from fedmoe.config.load import to_yaml
 from fedmoe.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[2]
 FLEET = ROOT / "configs/fleet_virtual.yaml"
 
@@ -81,21 +83,22 @@ def test_a_baseline_is_written_down_and_read_again(fleet, tmp_path):
         assert load_experiment(path) == made
 
 
-def test_a_comparison_reads_methods_against_all_baselines(tmp_path, capsys):
+def test_a_comparison_reads_methods_against_all_baselines(tmp_path, tiny_folder, capsys):
     fields = {
         "experiment": str(ROOT / "configs/quickstart.yaml"),
         "folder": str(tmp_path),
         "seeds": [3],
         "reference": "plain",
         "overrides": [
-            "rounds=2",
-            "training.steps=2",
-            "training.batch_size=4",
-            "training.probe_examples=4",
+            f"model.path={tiny_folder}",
+            "rounds=1",
+            "training.steps=1",
+            "training.batch_size=2",
+            "training.probe_examples=2",
             "data.per_domain=40",
             "evaluation.every=0",
             "evaluation.test_examples=8",
-            "evaluation.max_new_tokens=4",
+            "evaluation.max_new_tokens=1",
             "clients_per_round=3",
         ],
         "variants": {

@@ -10,6 +10,8 @@ import fedmoe
 from fedmoe.report.run import read_run
 from fedmoe.runs.display import Display
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 OWNERS, CHOSEN, SCORING = 200, 5, 3
 
 EXPERIMENT = """\

@@ -13,6 +13,9 @@ from fedmoe.data import Memory
 from fedmoe.data.files import LocalFiles
 from fedmoe.errors import FedMoEError
 from fedmoe.evaluation.settings import EvaluationSettings
+from fedmoe.export.reload import logits_of
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 ROWS = [{"question": f"lamp {n}", "reply": f"lamp {n % 3}"} for n in range(24)]
 
@@ -43,7 +46,7 @@ def folder(tmp_path_factory, tiny_folder):
         simulation=replace(Experiment().simulation, folder=str(place / "runs")),
     )
     results = fedmoe.run(experiment)
-    results.export(place / "adapter")
+    results.export(place / "adapter", prove=logits_of)
     return place
 
 

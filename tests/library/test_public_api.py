@@ -37,6 +37,7 @@ def test_the_packages_are_reached_by_their_names():
         assert getattr(fedmoe, name) is importlib.import_module(f"fedmoe.{name}")
 
 
+@pytest.mark.usefixtures("proved_here")
 def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

@@ -13,6 +13,7 @@ from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from fedmoe.adapter import initial_adapter
 from fedmoe.budget.levels import Levels, Tier
 from fedmoe.config import Experiment
+from fedmoe.data.home_assistant.dataset import HomeAssistant
 from fedmoe.errors import FedMoEError, ModelError
 from fedmoe.export import peft as peft_export
 from fedmoe.export.peft import to_peft
@@ -27,6 +28,7 @@ from fedmoe.models.rescaling import LearnedRescaling, NoRescaling
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 SETTINGS = LoRA(rank=4, alpha=8.0)
+ROWS = HomeAssistant(per_domain=20)
 IDS = torch.randint(2, 64, (3, 11), generator=torch.Generator().manual_seed(0))
 FAMILIES = ["olmoe", "mixtral", "qwen3_moe"]
 
@@ -200,6 +202,7 @@ def test_learned_factors_at_full_k_are_not_left_out_unsaid(tiny_folder, random_a
     e = Experiment(
         model=settings,
         adapter=SETTINGS,
+        data=ROWS,
         rescaling=LearnedRescaling(),
         budget=Levels(tiers={"low": Tier(top_k=1), "full": Tier(top_k=4), "high": Tier(top_k=4)}),
     )
@@ -215,7 +218,7 @@ def test_learned_factors_at_full_k_are_not_left_out_unsaid(tiny_folder, random_a
     factors["high"] = torch.tensor([1.25, 0.875])
     run = SavedRun(e, model, tokenizer, state, factors, 1)
     with pytest.raises(FedMoEError, match=r"0\.875 to 1\.25 at k = 4, .* and --without-rescaling"):
-        run.export(tmp_path / "out")
+        run.export(tmp_path / "out", prove=logits_of)
     assert not (tmp_path / "out").exists()
     assert (
         run.export(tmp_path / "out", without_rescaling=True, prove=logits_of).largest_difference
@@ -226,7 +229,7 @@ def test_learned_factors_at_full_k_are_not_left_out_unsaid(tiny_folder, random_a
 def test_a_run_in_bfloat16_is_exported_from_exact_weights(tiny_folder, random_adapter, tmp_path):
     """Its own weights are rounded, so its logits are not those that PEFT computes."""
     settings = ModelSettings(path=str(tiny_folder), dtype="bfloat16")
-    experiment = Experiment(model=settings, adapter=SETTINGS)
+    experiment = Experiment(model=settings, adapter=SETTINGS, data=ROWS)
     model, tokenizer = build_model(settings, SETTINGS, experiment.rescaling)
     saved_run = SavedRun(experiment, model, tokenizer, random_adapter(model.layout), {}, 1)
     done = saved_run.export(tmp_path / "out", prove=logits_of)

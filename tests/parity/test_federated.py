@@ -19,7 +19,7 @@ from server.settings import Settings
 from server.stream import GridStream
 from server.transport import GridTransport
 
-pytestmark = pytest.mark.usefixtures("quick_digest")
+pytestmark = pytest.mark.usefixtures("quick_digest", "undrawn")
 
 OWNERS = {"attic": 14, "barn": 23, "cellar": 11, "den": 17, "foyer": 9}
 
@@ -171,11 +171,18 @@ def test_comings_and_goings_change_nobody_else(experiment, tmp_path):
     assert first == [{**c, **measured} for c in lines if c["round"] == 1]
 
 
+RULES = {"joins": {"den": 3}, "leaves": {"attic": 2}}
+
+
+@pytest.fixture(scope="module")
+def whole(experiment, tmp_path_factory):
+    """The folder of a run by these rules that nothing cut short."""
+    return run(scheduled(experiment, tmp_path_factory.mktemp("whole"), **RULES))
+
+
 @pytest.mark.parametrize("cut", [1, 4])
-def test_a_run_that_is_cut_short_replays_who_was_there(experiment, tmp_path, cut):
-    rules = {"joins": {"den": 3}, "leaves": {"attic": 2}}
-    whole = run(scheduled(experiment, tmp_path / "whole", **rules))
-    broken = scheduled(experiment, tmp_path / "broken", **rules)
+def test_a_run_that_is_cut_short_replays_who_was_there(experiment, whole, tmp_path, cut):
+    broken = scheduled(experiment, tmp_path, **RULES)
     with pytest.raises(KeyboardInterrupt):
         run(broken, Cut(cut))
     again = run(broken, resume="auto")
@@ -186,7 +193,8 @@ def test_a_run_that_is_cut_short_replays_who_was_there(experiment, tmp_path, cut
 
 def test_who_was_there_is_replayed_on_nodes_even_if_a_node_is_late(experiment, owners, tmp_path):
     configs = nodes_of(owners, ["den", "attic"], ["barn"], ["foyer", "cellar"])
-    e = replace(scheduled(experiment, tmp_path / "x"), rounds=2)
+    seldom = replace(experiment.evaluation, every=0)
+    e = replace(scheduled(experiment, tmp_path / "x"), rounds=2, evaluation=seldom)
     whole, _ = on_nodes(e, tmp_path / "whole", *configs)
     with pytest.raises(KeyboardInterrupt):
         on_nodes(e, tmp_path / "broken", *configs, display=Cut(2))

@@ -18,7 +18,7 @@ from server.log import LogLines
 from server.settings import Settings
 from server.stream import GridStream
 
-pytestmark = pytest.mark.usefixtures("quick_digest")
+pytestmark = pytest.mark.usefixtures("quick_digest", "undrawn")
 
 BUFFERED = ["aggregation={name: fedbuff, buffer_size: 2}", "rescaling={name: none}", "rounds=4"]
 OWNERS = [{"clients": str(client)} for client in range(4)]
