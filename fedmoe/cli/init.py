@@ -16,6 +16,11 @@ from fedmoe.system.files import expanded
 
 FILE, ROWS = "config.yaml", "rows.jsonl"
 KINDS = (".json", ".jsonl", ".csv", ".parquet")
+PARTITION = """partition:
+  name: iid                    # rows dealt out evenly; dirichlet: clients differ by data.label
+  num_clients: {clients}  # how many share the rows
+
+"""
 
 
 @click.command()
@@ -23,13 +28,17 @@ KINDS = (".json", ".jsonl", ".csv", ".parquet")
 @click.option(
     "--data",
     default="",
-    help="A .json, .jsonl, .csv or .parquet file, or a dataset of the Hugging Face Hub; when "
-    "omitted, example rows are written for you to replace.",
+    help="A .json, .jsonl, .csv or .parquet file, a folder with one for each client, or a dataset "
+    "of the Hugging Face Hub; when omitted, example rows are written for you to replace.",
 )
 @click.option("--model", default="mini", help="mini, a folder, or a Hub id.")
-@click.option("--clients", type=click.IntRange(min=1), default=4, help="Number of clients.")
+@click.option(
+    "--clients",
+    type=click.IntRange(min=1),
+    help="Number of clients; 4 when omitted, or the files of the folder.",
+)
 @click.option("--name", help="The run's name; the folder's when omitted.")
-def init(folder: Path, data: str, model: str, clients: int, name: str | None) -> None:
+def init(folder: Path, data: str, model: str, clients: int | None, name: str | None) -> None:
     """Write a commented config for your own rows and model.
 
     \b
@@ -47,17 +56,18 @@ def init(folder: Path, data: str, model: str, clients: int, name: str | None) ->
     # Of equal ks the last one stays.
     tiers = {1: "low", max(1, top_k // 2): "medium", top_k: "high"}
     path, own = (expanded(data) if data else folder / ROWS).resolve(), expanded(model).exists()
-    files = path.exists() or path.suffix.lower() in KINDS
+    kind, number = _kind(path, bool(data), clients)
     file = shlex.quote(str(folder / FILE))
     settings = {
         "file": file,
         "name": re.sub(r"[^\w.-]+", "-", name or folder.resolve().name) or "run",
-        "clients": clients,
+        "clients": number,
         "model": json.dumps(str(expanded(model).resolve()) if own else model),
         "dtype": "float32" if own or model == MINI else "bfloat16",
         "rate": "5e-3" if model == MINI else "2e-4",
-        "kind": "files" if files else "hub",
-        "data": json.dumps(str(path) if files else data),
+        "kind": kind,
+        "data": json.dumps(data if kind == "hub" else str(path)),
+        "partition": "" if kind == "federated" else PARTITION.format(clients=number),
         "top_k": top_k,
         "tiers": "\n".join(f"    {tier}: {{top_k: {k}}}" for k, tier in reversed(tiers.items())),
     }
@@ -68,6 +78,22 @@ def init(folder: Path, data: str, model: str, clients: int, name: str | None) ->
         (folder / ROWS).write_text("".join(_example_rows()), encoding="utf-8")
     print(f"{folder / FILE} is written" + ("" if data else f"; put your rows in {folder / ROWS}"))
     print(f"next: fedmoe check {file}\nthen: fedmoe run {file}")
+
+
+def _kind(path: Path, given: bool, clients: int | None) -> tuple[str, int]:
+    """Return the data set's name, and the number of clients."""
+    from fedmoe.data.federated import Federated, LocalData
+
+    if not (given and path.is_dir()):
+        files = path.is_file() or path.suffix.lower() in KINDS
+        return "files" if files else "hub", clients or 4
+    there = len(LocalData(Federated(path=str(path))).names)
+    if clients not in (None, there):
+        raise FedMoEError(
+            f"--clients {clients}: each of the {there} files in {path} is a client; leave "
+            "--clients out, or name one file, whose rows are then shared out"
+        )
+    return "federated", there
 
 
 def _example_rows() -> list[str]:

@@ -231,6 +231,19 @@ def test_a_new_config_names_own_rows_and_explains_every_setting(tmp_path, capsys
     assert load_experiment("hub/config.yaml").data.name == "hub"
 
 
+def test_a_new_config_for_a_folder_has_a_client_for_each_file(tmp_path, capsys):
+    rows = tmp_path / "rows"
+    assert main(["init", str(tmp_path / "no"), "--data", str(tmp_path)]) == 2
+    rows.mkdir()
+    for name in ("a", "b"):
+        (rows / f"{name}.csv").write_text("question,answer\nhello,world\n")
+    assert main(["init", str(tmp_path / "no"), "--data", str(rows), "--clients", "4"]) == 2
+    assert "each of the 2 files" in capsys.readouterr().err
+    assert main(["init", str(tmp_path / "new"), "--data", str(rows)]) == 0
+    made = load_experiment(tmp_path / "new/config.yaml")
+    assert (made.data.name, made.data.path) == ("federated", str(rows))
+
+
 def test_a_new_config_overwrites_nothing(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     assert main(["init", str(tmp_path)]) == 2
