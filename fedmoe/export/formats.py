@@ -43,10 +43,11 @@ class Format:
 
 
 def _peft(served: Served) -> list[str]:
+    top_k = f", num_experts_per_tok={served.top_k}" if served.top_k != served.full_top_k else ""
     return [
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        f'base = AutoModelForCausalLM.from_pretrained("{served.base}")',
+        f'base = AutoModelForCausalLM.from_pretrained("{served.base}"{top_k})',
         'model = PeftModel.from_pretrained(base, "ADAPTER")',
         'tokenizer = AutoTokenizer.from_pretrained("ADAPTER")',
     ]
