@@ -91,12 +91,14 @@ def _table(evaluations: tuple[Evaluation, ...]) -> TextTable:
     from fedmoe.cli.terminal import table
     from fedmoe.report.units import count_text, number_text, percent_text
 
-    others = [*evaluations[0].metrics]
+    first = evaluations[0]
+    # By the loss alone there is no score, and the loss is a column in any case.
+    named = [*([first.metric] if first.metric != "loss" else []), *first.metrics]
     rows = []
     for each in evaluations:
         for name, of in [("all", each), *((client.name, client) for client in each.clients)]:
-            scores = [of.score, *(of.metrics[name] for name in others)]
+            scores = [of.score if m == first.metric else of.metrics[m] for m in named]
             cells = [each.tier, name, str(each.top_k), count_text(of.examples)]
             rows.append([*cells, *map(percent_text, scores), number_text(of.loss)])
-    columns = ["tier", "rows", "k", "examples", evaluations[0].metric, *others, "loss"]
+    columns = ["tier", "rows", "k", "examples", *named, "loss"]
     return table("scores", [name.replace("_", " ") for name in columns], rows, num_words=2)

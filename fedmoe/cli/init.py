@@ -17,10 +17,10 @@ from fedmoe.system.files import expanded
 
 FILE, ROWS = "config.yaml", "rows.jsonl"
 KINDS = (".json", ".jsonl", ".csv", ".parquet")
-PARTITION = """\
-partition:
+PARTITION = """partition:
   name: iid                    # rows dealt out evenly; dirichlet: clients differ by data.label
   num_clients: {clients}  # how many share the rows
+
 """
 
 
@@ -33,9 +33,13 @@ partition:
     "of the Hugging Face Hub; when omitted, example rows are written for you to replace.",
 )
 @click.option("--model", default="mini", help="mini, a folder, or a Hub id.")
-@click.option("--clients", type=click.IntRange(min=1), default=4, help="Number of clients.")
+@click.option(
+    "--clients",
+    type=click.IntRange(min=1),
+    help="Number of clients; 4 when omitted, or the files of the folder.",
+)
 @click.option("--name", help="The run's name; the folder's when omitted.")
-def init(folder: Path, data: str, model: str, clients: int, name: str | None) -> None:
+def init(folder: Path, data: str, model: str, clients: int | None, name: str | None) -> None:
     """Write a commented config for your own rows and model.
 
     \b
@@ -53,23 +57,19 @@ def init(folder: Path, data: str, model: str, clients: int, name: str | None) ->
     # Of equal ks the last one stays.
     tiers = {1: "low", max(1, top_k // 2): "medium", top_k: "high"}
     path, own = (expanded(data) if data else folder / ROWS).resolve(), expanded(model).exists()
-    files = path.exists() or path.suffix.lower() in KINDS
-    near = get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
-    if data and not files and (near or "/" not in data):
-        guess = f"; did you mean {near[0]}?" if near else "; a dataset of the Hub is owner/name"
-        raise FedMoEError(f"{data}: no such file or folder{guess}")
+    kind, number = _kind(path, data, clients)
     file = shlex.quote(str(folder / FILE))
     settings = {
         "file": file,
         "name": re.sub(r"[^\w.-]+", "-", name or folder.resolve().name) or "run",
-        "clients": clients,
+        "clients": number,
         "model": json.dumps(str(expanded(model).resolve()) if own else model),
         "dtype": "float32" if own or model == MINI else "bfloat16",
         "rate": "5e-3" if model == MINI else "2e-4",
-        "kind": "federated" if path.is_dir() else "files" if files else "hub",
-        "data": json.dumps(str(path) if files else data),
+        "kind": kind,
+        "data": json.dumps(data if kind == "hub" else str(path)),
         "top_k": top_k,
-        **_shared(path.is_dir(), clients, tiers),
+        **_shared(kind == "federated", number, tiers),
     }
     template = Path(__file__).with_name(FILE).read_text(encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +93,30 @@ def _shared(by_owner: bool, clients: int, tiers: dict[int, str]) -> dict[str, st
     partition = PARTITION.format(clients=clients)
     lines = [f"    {tier}: {{top_k: {k}}}" for k, tier in reversed(tiers.items())]
     return {"partition": partition, "default": "", "tiers": "\n".join(lines), "long": "drop"}
+
+
+def _kind(path: Path, data: str, clients: int | None) -> tuple[str, int]:
+    """Return the data set's name, and the number of clients.
+
+    Raises:
+        FedMoEError: there is nothing of this name; or not so many clients.
+    """
+    from fedmoe.data.federated import Federated, LocalData
+
+    if not (data and path.is_dir()):
+        files = path.is_file() or path.suffix.lower() in KINDS
+        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)
+        if data and not path.is_file() and (near or (not files and "/" not in data)):
+            guess = f"; did you mean {near[0]}?" if near else "; a dataset of the Hub is owner/name"
+            raise FedMoEError(f"{data}: no such file or folder{guess}")
+        return "files" if files else "hub", clients or 4
+    there = len(LocalData(Federated(path=str(path))).names)
+    if clients not in (None, there):
+        raise FedMoEError(
+            f"--clients {clients}: each of the {there} files in {path} is a client; leave "
+            "--clients out, or name one file, whose rows are then shared out"
+        )
+    return "federated", there
 
 
 def _example_rows() -> list[str]:

@@ -83,7 +83,10 @@ def _check_alike(results: Sequence[Result]) -> None:
 
 
 def _metric(result: Result) -> list[str]:
-    """Return what makes a score: the metric of the evaluation, or of the data."""
-    names = ("evaluation.metric", "data.verify", "data.name")
-    found = [f"{name}={value}" for name in names if (value := result.settings.get(name))]
-    return found[: 1 if result.settings.get("evaluation.metric", "null") != "null" else None]
+    """Return what makes a score: its metric, and where none was chosen the data's own."""
+    settings, chosen = result.settings, "evaluation.metric"
+    own = settings.get(chosen, "null") != "null"
+    named = own or any(name.startswith(f"{chosen}.") for name in settings)
+    names = ([chosen] if own else []) if named else ["data.verify", "data.name"]
+    found = (f"{name}={value}" for name in names if (value := settings.get(name)))
+    return [*([f"metric {result.metric}"] if result.metric else []), *found]

@@ -37,6 +37,7 @@ def headline(case: Case) -> str:
     if by_loss:
         score = points(case.results[0].scores[MEAN])
         begin = f"Every score is {score} %, so losses tell more. Lowest mean of tiers"
+        begin = "Lowest mean of tiers" if case.unscored else begin
         unit = "per token"
     best = max(ahead, key=lambda name: ahead[name], default=case.reference)
     if case.pairs != "seeds":

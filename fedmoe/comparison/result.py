@@ -69,6 +69,8 @@ class Result:
     num_answers: int
     """Updates that arrived."""
     case: str = ""
+    metric: str = ""
+    """The name of what the scores are of; "loss" where there is no score."""
     seconds: float = 0.0
     """Wall time of the whole run, including loading and evaluation."""
     clients: dict[int, float] = field(default_factory=dict)
@@ -180,6 +182,7 @@ def read_result(
         spent=spent[max(spent)],
         num_answers=len(run.ok()),
         case=case,
+        metric=next(iter(tested.values())).get("metric", ""),
         seconds=run.end["seconds"],
         clients=_clients(run, tested),
         points=_points(run, spent),

@@ -63,6 +63,11 @@ class Case:
         return "score" if len(found) > 1 else "loss"
 
     @property
+    def unscored(self) -> bool:
+        """Return whether the loss is all that was measured."""
+        return all(r.metric == "loss" for r in self.results)
+
+    @property
     def over_seeds(self) -> str:
         """What numbers are means over, for a sentence; empty for single runs."""
         return ", mean over seeds" if self.pairs == "seeds" else ""

@@ -73,10 +73,11 @@ def scores(case: Case) -> TextTable:
     note = f"{first} after the last round"
     note += ": mean ± standard deviation over seeds. " if case.pairs == "seeds" else ". "
     note += f"Difference: of the tiers' mean to that of {case.reference}, {PAIRED[case.pairs]}. "
-    note += f"{second}: mean of tiers."
-    if case.measure == "loss":
+    note += "" if case.unscored else f"{second}: mean of tiers."
+    if case.measure == "loss" and not case.unscored:
         note = f"All scores are the same, so losses are compared: the lower the better. {note}"
-    return TextTable("Scores", columns, rows, note=note)
+    table = TextTable("Scores", columns, rows, note=note.strip())
+    return table.without("score, %") if case.unscored else table
 
 
 def differences(case: Case) -> TextTable:

@@ -49,8 +49,7 @@ def _set(tree: dict[str, Any], place: Place, keys: list[str], text: str) -> list
             return [Fault(path, f"expected text{_quoted(path, text)}")]
         box[slot] = value
     except ConfigError as error:
-        hint = _quoted(path, text) if text[:1] in ("{", "[") else ""
-        return [Fault(path, fault.message + hint) for fault in error.faults]
+        return [Fault(path, fault.message + _quoted(path, text)) for fault in error.faults]
     except KeyError as error:
         return [Fault(path, error.args[0])]
     return []
@@ -58,7 +57,8 @@ def _set(tree: dict[str, Any], place: Place, keys: list[str], text: str) -> list
 
 def _quoted(path: str, text: str) -> str:
     """Return how a text that YAML takes for a mapping or a list is written in a shell."""
-    return f"; a text that begins with {text[:1]} needs quotes of its own: '{path}=\"{text}\"'"
+    why = f"that begins with {text[:1]}" if text[:1] in ("{", "[") else "with signs of YAML"
+    return f"; a text {why} needs quotes of its own: '{path}=\"{text}\"'"
 
 
 def _slot(box: Any, key: str) -> Any:

@@ -47,6 +47,31 @@ def conversation_rows(
         return [answer_row(template, messages[: turn + 1], tools) for turn in answers]
 
 
+def check_functions(template: Template, messages: Sequence[Message], tools: Any) -> None:
+    """Refuse a template that words a conversation without its calls or functions.
+
+    Many templates know nothing of functions and leave them out, so that an answer which is a call
+    would be learnt as an empty one.
+
+    Raises:
+        RowFault: the name of one is not in the text, or the template refuses the conversation.
+    """
+    calls = [call for message in messages for call in message.get("tool_calls") or ()]
+    if not calls and not tools:
+        return
+    text = template.worded(messages, tools, False)
+    for what, some, advice in (
+        ("a call of the function", calls, ""),
+        ("the function", tools or (), ", or text.describe_tools to false"),
+    ):
+        names = [one.get("function", one).get("name", "") for one in some]
+        if lost := [name for name in names if name not in text]:
+            raise RowFault(
+                f"the template leaves out {what} {lost[0]!r:.60}; set text.template to a .jinja "
+                f"file that words it{advice}"
+            )
+
+
 def least_length(template: Template, messages: Sequence[Message], tools: Any) -> int:
     """Return how many tokens the longest row of a conversation has at least."""
     if marks_answers(template):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 ROLES = {
@@ -92,21 +92,6 @@ def words_of(message: Message) -> str:
     if said.strip() or not message.get("tool_calls"):
         return said
     return json.dumps([call["function"] for call in message["tool_calls"]], ensure_ascii=False)
-
-
-def called(messages: Sequence[Message]) -> Iterator[str]:
-    """Yield the names of the functions that messages call."""
-    for message in messages:
-        for call in message.get("tool_calls") or ():
-            yield call["function"]["name"]
-
-
-def described(tools: Sequence[Any] | None) -> Iterator[str]:
-    """Yield the names of functions that are described, where they have one."""
-    for tool in tools or ():
-        name = tool.get("function", tool).get("name") if isinstance(tool, dict) else None
-        if isinstance(name, str):
-            yield name
 
 
 def exchange(messages: Sequence[Message]) -> tuple[str, str]:

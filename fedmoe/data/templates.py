@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from fedmoe.data.control import Spelling, control_tokens, unmarked
-from fedmoe.data.conversations import Message, RowFault, called, described
+from fedmoe.data.conversations import Message, RowFault
 from fedmoe.data.text import TextSettings
 from fedmoe.errors import DataError
 from fedmoe.system.files import expanded
@@ -58,20 +58,9 @@ class Template:
         """Return the same, where marks have changed nothing else.
 
         Raises:
-            RowFault: see `worded`; or the template leaves out calls or functions, or changes text
-            that has marks.
+            RowFault: see `worded`; or the template changes the text that has marks.
         """
         text = self.worded(messages, tools, prompt)
-        if lost := next((name for name in called(messages) if name not in text), ""):
-            raise RowFault(
-                f"the chat template leaves out calls of functions ({lost!r:.40}): nothing would be "
-                "learnt of them; set text.template to one that words them"
-            )
-        if lost := next((name for name in described(tools) if name not in text), ""):
-            raise RowFault(
-                f"the chat template leaves out descriptions of functions ({lost!r:.40}); set "
-                "text.describe_tools: false, or text.template to one that words them"
-            )
         if self.literal and unmarked(text) != self.worded(
             unmarked(messages), unmarked(tools), prompt
         ):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from fedmoe.data.answers import (
     answer_row,
     answer_tail,
+    check_functions,
     conversation_rows,
     ended,
     learnt_in,
@@ -282,6 +283,7 @@ def _chat(
         return conversation_rows(template, part, said.tools, settings)
 
     try:
+        check_functions(template, said.messages, said.tools)
         rows, truncated = fitted(
             said.messages, settings, made, lambda part: least_length(template, part, said.tools)
         )

@@ -78,9 +78,11 @@ def _run_parts(run: Run) -> list[str]:
 
 def _scores(run: Run, tier: str) -> list[str]:
     curve = run.curve("test", tier) or run.curve("validation", tier)
-    if not curve or curve[-1]["score"] is None:
+    if not curve:
         return ["–"] * 4
     first, last = curve[0], curve[-1]
+    if last["score"] is None:  # scored by the loss alone
+        return ["–"] * 3 + [f"{last['loss']:.3f}"]
     low, high = wilson_interval(last["score"], last["examples"])
     before = percent_text(first["score"]) if first["round"] == 0 else "–"
     between = f"{100 * low:.1f} to {100 * high:.1f}"

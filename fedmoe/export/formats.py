@@ -45,12 +45,13 @@ class Format:
 
 
 def _peft(served: Served) -> list[str]:
+    top_k = f", num_experts_per_tok={served.top_k}" if served.top_k != served.full_top_k else ""
     place = f'model_folder("{MINI}")' if served.base == MINI else f'"{served.base}"'
     return [
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         *(["from fedmoe.models.folder import model_folder"] if served.base == MINI else []),
-        f"base = AutoModelForCausalLM.from_pretrained({place})",
+        f"base = AutoModelForCausalLM.from_pretrained({place}{top_k})",
         'model = PeftModel.from_pretrained(base, "ADAPTER")',
         'tokenizer = AutoTokenizer.from_pretrained("ADAPTER")',
     ]

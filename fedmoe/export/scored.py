@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from fedmoe.config import Experiment
 from fedmoe.data.text import TextSettings
 from fedmoe.errors import FedMoEError
+from fedmoe.export.exported import CERTIFICATE
 from fedmoe.export.peft import CONFIG, load_export
 from fedmoe.export.saved import SavedRun
 from fedmoe.models.adapted import AdaptedModel, LoRA
@@ -56,8 +58,10 @@ def open_source(source: Path | str, which: str, base: str, tiers: Sequence[str])
         return _of_run(SavedRun.open(folder, which), tiers)
     if tiers:
         raise FedMoEError(f"{source} is no run, and so has no tiers; leave --tier out")
+    facts: Mapping[str, Any] = {}
     if (folder / CONFIG).is_file():
         model, tokenizer, path = load_export(folder, base)
+        facts = _facts(folder)
     else:
         path = str(source)
         gating = gating_of(Path(model_folder(path)))
@@ -66,11 +70,18 @@ def open_source(source: Path | str, which: str, base: str, tiers: Sequence[str])
     # What is too long is counted, as are all rows that are not used.
     experiment = Experiment(model=ModelSettings(path=path), text=TextSettings(too_long="drop"))
 
-    def full() -> int:
-        model.set_budget(model.full_top_k, None)
-        return model.full_top_k
+    def use() -> int:
+        top_k = facts.get("top_k", model.full_top_k)
+        model.set_budget(top_k, None)
+        return top_k
 
-    return Source(model, tokenizer, experiment, {FULL: full})
+    return Source(model, tokenizer, experiment, {facts.get("tier") or FULL: use})
+
+
+def _facts(folder: Path) -> Mapping[str, Any]:
+    """Return what an exported adapter says of itself, such as the tier that it is for."""
+    path = folder / CERTIFICATE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _of_run(saved: SavedRun, wanted: Sequence[str]) -> Source:

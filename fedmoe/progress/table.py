@@ -167,7 +167,9 @@ class LiveTable(LiveView, Display):
         for split in dict.fromkeys(e.split for e in evaluations):
             found = [e for e in evaluations if e.split == split]
             scores = [
-                f"{e.tier} (k={e.top_k}) {percent_text(e.score)} loss {number_text(e.loss)}"
+                f"{e.tier} (k={e.top_k})"
+                + (f" {percent_text(e.score)}" if e.metric != "loss" else "")
+                + f" loss {number_text(e.loss)}"
                 + "".join(f" {name} {percent_text(mean)}" for name, mean in e.metrics.items())
                 for e in found
             ]

@@ -36,7 +36,9 @@ def test_scores(run: Run) -> TextTable:
         ("loss before", lambda end: number_text(end[1].get("loss"))),
         ("loss after", lambda end: number_text(end[2].get("loss"))),
     ]
-    name = run.score_name.capitalize()
+    said, interval = "Loss", ""
+    if run.scored:
+        said, interval = f"{run.score_name.capitalize()} and loss", " Interval: of the score after."
     return TextTable.of(
         "Test scores",
         ends,
@@ -45,8 +47,7 @@ def test_scores(run: Run) -> TextTable:
         *(score + loss if run.measure == "score" else loss + score),
         *((name.replace("_", " "), _metric_of(name)) for name in others),
         ("examples", lambda end: count_text((end[2] or end[1]).get("examples"))),
-        note=f"{name} and loss per token, before: without an adapter. Interval: of the score "
-        "after. k: experts per token.",
+        note=f"{said} per token, before: without an adapter.{interval} k: experts per token.",
     )
 
 

@@ -91,5 +91,5 @@ def lowest_text(evaluations: Sequence[Evaluation]) -> str:
     if not (found := lowest(evaluations)):
         return ""
     client = found[1]
-    score, loss = percent_text(client.score), number_text(client.loss)
-    return f"lowest client {client.name} {score} loss {loss}"
+    score = "" if math.isnan(client.score) else f"{percent_text(client.score)} "
+    return f"lowest client {client.name} {score}loss {number_text(client.loss)}"

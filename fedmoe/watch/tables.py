@@ -31,18 +31,20 @@ def scores(now: RunState) -> TextTable:
     rounds = {split: max((s.round for s in found[split] if s), default=0) for split in found}
     rounds = {split: number for split, number in rounds.items() if number}
     shown = {name: each for name, each in found.items() if name == "base" or name in rounds}
-    columns = ["tier", "k", *shown, *(f"{name} loss" for name in shown)]
+    scored = shown if any(s and s.score is not None for e in shown.values() for s in e) else {}
+    columns = ["tier", "k", *scored, *(f"{name} loss" for name in shown)]
     rows = [
         [
             tier.name,
             count_text(tier.top_k),
-            *(_of(each[i], "score", percent_text) for each in shown.values()),
+            *(_of(each[i], "score", percent_text) for each in scored.values()),
             *(_of(each[i], "loss", number_text) for each in shown.values()),
         ]
         for i, tier in enumerate(now.tiers)
     ]
     said = ", ".join(f"{split} after round {number}" for split, number in rounds.items())
-    note = f"{now.score_name.capitalize()}, and loss per token. Base: without an adapter, on test."
+    name = f"{now.score_name.capitalize()}, and loss" if scored else "Loss"
+    note = f"{name} per token. Base: without an adapter, on test."
     note += f" Newest: {said}." if said else ""
     return TextTable("Scores per tier", columns, rows, note=note)
 

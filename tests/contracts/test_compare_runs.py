@@ -44,6 +44,14 @@ def two(tmp_path, **changes):
     return folders
 
 
+def by_loss(folder):
+    """Turn a run into one that was scored by its loss alone."""
+    ledger = folder / "ledger.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    lines = [x | {"score": None, "metric": "loss"} if "score" in x else x for x in lines]
+    ledger.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def differences_of(folder):
     (case,) = json.loads((folder / "comparison.json").read_text())["cases"]
     return {tier: tuple(d.values()) for tier, d in case["differences"]["b"]["by_tier"].items()}
@@ -94,12 +102,28 @@ def test_scores_of_another_kind_are_refused(tmp_path, capsys):
     with pytest.raises(FedMoEError, match="have different metrics"):
         compare_runs([a, b])
     lines = (b / "ledger.jsonl").read_text()
+    by_loss(b)
+    (b / "config.yaml").write_text("evaluation: {metric: {name: loss}}\n")
+    with pytest.raises(FedMoEError, match=r"different metrics.*metric loss"):
+        compare_runs([a, b])
+    (b / "config.yaml").unlink()
     (b / "ledger.jsonl").write_text(lines.replace('"low"', '"tiny"'))
     with pytest.raises(FedMoEError, match=r"different tiers.*high, low and high, tiny"):
         compare_runs([a, b])
     (b / "ledger.jsonl").write_text(lines[: lines.index('{"kind": "end"')])
     with pytest.raises(FedMoEError, match="has not ended"):
         compare_runs([a, b])
+
+
+def test_runs_by_their_loss_alone_show_no_scores(tmp_path):
+    folders = two(tmp_path)
+    for folder in folders:
+        by_loss(folder)
+    text = (compare_runs(folders) / "comparison.md").read_text()
+    assert "score, %" not in text
+    assert "very score is" not in text
+    assert "ll scores are the same" not in text
+    assert "| mean of tiers |" in text
 
 
 def test_single_scores_stay_out_of_the_ledger_and_are_small(tmp_path):

@@ -347,6 +347,7 @@ def test_a_run_without_a_score_speaks_of_its_loss(tmp_path):
     start = "Test loss per token, averaged over 4 budget tiers, fell from 3."
     assert headline(run).startswith(start)
     columns = test_scores(run).columns
+    assert test_scores(run).note.startswith("Loss per token, before: without an adapter. k:")
     assert columns == ["tier", "k", "loss before", "loss after", "token f1", "examples"]
     assert {row[4] for row in test_scores(run).rows} == {"50.0%"}
     assert score_per_round(run) is None

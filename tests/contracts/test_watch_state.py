@@ -244,7 +244,8 @@ def test_a_folder_without_a_run_is_an_error_one_can_fix(tmp_path, capsys, comman
 
 
 def test_status_prints_a_table_or_json_with_every_tier(tmp_path, capsys):
-    folder = write(tmp_path / "run", header(), *whole_round(1), failed(2, 1, "no [bold] memory"))
+    once = (header(), *whole_round(1), failed(2, 1, "no [bold] memory"))
+    folder = write(tmp_path / "run", *once)
     assert main(["status", str(folder)]) == 0
     text = capsys.readouterr().out
     for words in ("low", "high", "60.0%", "no [bold] memory", "not heard yet"):
@@ -254,6 +255,9 @@ def test_status_prints_a_table_or_json_with_every_tier(tmp_path, capsys):
     assert (state["kind"], state["round"]) == ("run", 2)
     assert main(["status", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["runs"][0]["run"] == "run"
+    lines = [line | {"score": None, "metric": "loss"} if "score" in line else line for line in once]
+    assert main(["status", str(write(tmp_path / "loss", *lines))]) == 0
+    assert "Loss per token" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("terminal", [True, False])

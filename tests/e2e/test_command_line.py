@@ -233,16 +233,22 @@ def test_a_new_config_names_own_rows_and_explains_every_setting(tmp_path, capsys
     assert load_experiment("hub/config.yaml").data.name == "hub"
 
 
-def test_a_new_config_for_a_folder_has_a_client_for_each_owner(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("logs").mkdir()
-    for owner in ("berlin", "paris"):
-        Path(f"logs/{owner}.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
-    assert main(["init", "run", "--data", "logs"]) == 0
-    made = load_experiment("run/config.yaml")
-    assert (made.data.name, made.data.path) == ("federated", str(tmp_path / "logs"))
+def test_a_new_config_for_a_folder_has_a_client_for_each_file(tmp_path, capsys):
+    rows = tmp_path / "rows"
+    assert main(["init", str(tmp_path / "no"), "--data", str(tmp_path)]) == 2
+    rows.mkdir()
+    for name in ("a", "b"):
+        (rows / f"{name}.csv").write_text("question,answer\nhello,world\n")
+    assert main(["init", str(tmp_path / "no"), "--data", str(rows), "--clients", "4"]) == 2
+    assert "each of the 2 files" in capsys.readouterr().err
+    assert main(["init", str(tmp_path / "new"), "--data", str(rows)]) == 0
+    made = load_experiment(tmp_path / "new/config.yaml")
+    assert (made.data.name, made.data.path) == ("federated", str(rows))
     assert (made.budget.default, list(made.budget.tiers)) == ("high", ["high"])
-    assert "partition:" not in Path("run/config.yaml").read_text()
+    assert "partition:" not in (tmp_path / "new/config.yaml").read_text()
+    capsys.readouterr()
+    assert main(["init", str(tmp_path / "no"), "--data", str(tmp_path / "row")]) == 2
+    assert "did you mean rows?" in capsys.readouterr().err
 
 
 def test_a_new_config_overwrites_nothing(tmp_path, capsys):

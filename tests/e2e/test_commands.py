@@ -179,6 +179,7 @@ def test_every_shipped_config_is_valid(name, tmp_path, capsys):
         (["model.path=./tets"], "model.path './tets': no such folder"),
         (["adapter.frobnicate=0.1"], "adapter.frobnicate: unknown key\n"),
         (["data.prompt={a} {b}"], "a text that begins with { needs quotes of its own"),
+        (["text.wording=U: {prompt} A: {response}"], "a text with signs of YAML needs quotes"),
         (["model.device=tpu"], "model.device"),
         (["training.betas=[0.9, 1.5]"], "training.betas"),
         (["agregation.name=flame"], "did you mean aggregation"),

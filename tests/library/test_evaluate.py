@@ -47,6 +47,7 @@ def folder(tmp_path_factory, tiny_folder):
     )
     results = fedmoe.run(experiment)
     results.export(place / "adapter", prove=logits_of)
+    results.export(place / "low", tier="low", prove=logits_of)
     return place
 
 
@@ -66,6 +67,10 @@ def test_the_exported_adapter_scores_as_the_run_does(folder, tiny_folder):
     adapter = fedmoe.evaluate(folder / "adapter", folder / "rows.jsonl", columns, base=base)
     assert adapter.scores["full"] == pytest.approx(run.scores["high"], rel=1e-4)
     assert adapter.evaluations[0].examples == len(ROWS)
+    low = fedmoe.evaluate(folder / "low", folder / "rows.jsonl", columns, base=base)
+    assert low.evaluations[0].top_k == 1
+    assert low.scores["low"] == pytest.approx(run.scores["low"], rel=1e-4)
+    assert "num_experts_per_tok=1" in (folder / "low/README.md").read_text()
 
 
 def test_a_base_model_scores_as_the_run_did_before_training(folder, tiny_folder):
@@ -131,6 +136,9 @@ def test_the_command_prints_a_table_or_json_and_writes_answers(folder, monkeypat
     assert all(word in printed for word in ("attic", "token f1", "loss"))
     written = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
     assert len(written) == 24
+    assert main([*command, "--metric", "loss"]) == 0
+    heading = capsys.readouterr().out.split("scores\n")[-1].splitlines()[0]
+    assert heading.split() == ["tier", "rows", "k", "examples", "loss"]
     assert {*written[0]} == {"tier", "rows", "prompt", "response", "answer", "scores"}
     assert main([*command, "--json"]) == 0
     (line,) = json.loads(capsys.readouterr().out)

@@ -1,10 +1,13 @@
 """Token ids and what is learnt of them, against a slow wording over character spans."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fedmoe.data import Example
+from fedmoe.data.columns import Unusable
 from fedmoe.data.control import control_tokens
 from fedmoe.data.conversations import exchange, packed
 from fedmoe.data.text import TextSettings, collate
@@ -179,3 +182,21 @@ def test_a_template_that_rewrites_can_be_refused():
     assert "<think>" not in made.decode(split.rows[1].prompt)
     (refused,) = word([example_of(messages)], made, TextSettings(rewritten="refuse"))
     assert "rewrites message 2 once others follow it; set text.rewritten: split" in str(refused)
+
+
+@pytest.mark.parametrize("name", [n for n, shape in SHAPES.items() if not shape.calls])
+def test_a_template_that_knows_no_functions_is_refused_where_there_are_some(name):
+    ask, call = {"role": "user", "content": "a"}, {"name": "get_time", "arguments": {}}
+    calls = {"role": "assistant", "content": "", "tool_calls": [{"function": call}]}
+    says = {"role": "assistant", "content": "b"}
+    made = TOKENIZERS[name]
+    tools = [{"type": "function", "function": {"name": "get_time"}}]
+    for messages, there, lost in (([ask, calls], None, "a call of "), ([ask, says], tools, "")):
+        (found,) = word([example_of(messages, there)], made, long(name))
+        assert isinstance(found, Unusable)
+        assert f"leaves out {lost}the function" in found.fault
+    told = replace(long(name), describe_tools=False)
+    assert isinstance(word([example_of([ask, says], tools)], made, told)[0], Worded)
+    plain = replace(long(name), template="plain", template_arguments={})
+    (found,) = word([example_of([ask, calls])], made, plain)
+    assert isinstance(found, Unusable)
