@@ -133,13 +133,17 @@ def training_loss(run: Run) -> Figure | None:
         for tier, colour in colours.items():
             dots = [(c["round"], c["loss_after"]) for c in run.ok(tier=tier) if c["loss_after"]]
             axes.plot(*zip(*dots, strict=True) if dots else ([], []), "o", color=colour, **DOT)
+    ends = []
     for side, style in (("loss_before", ":"), ("loss_after", "-")):
         means = [sum(c[side] for c in lines) / len(lines) for lines in by_round.values()]
         axes.plot([*by_round], means, style, color=figures.INK, linewidth=1.6)
-        look = {"fontsize": 9, "xycoords": ("axes fraction", "data")}
-        figures.write(axes, side.partition("_")[2], (1, means[-1]), (8, 0), **look)
+        ends.append(means[-1])
     axes.margins(x=0.04)
     axes.set_ylim(bottom=0)
+    look = {"fontsize": 9, "xycoords": ("axes fraction", "data")}
+    heights = figures.spread(ends, gap=0.075 * axes.get_ylim()[1])
+    for text, height in zip(("before", "after"), heights, strict=True):
+        figures.write(axes, text, (1, height), (8, 0), **look)
     figures.round_scale(axes)
     figures.dress(axes)
     return figure
