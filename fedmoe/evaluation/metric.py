@@ -46,6 +46,10 @@ class Metric(Component):
         judge = checked(self, f"evaluation.metric {self.name!r}")
         return [judge(e, a) for e, a in zip(found.data.examples, found.answers, strict=True)]
 
+    def remark(self, examples: Sequence[Example]) -> str:
+        """Return what a reader of the score has to know of the examples; empty if nothing."""
+        return ""
+
     def lacks(self, examples: Sequence[Example]) -> str:
         """Return what the examples to score lack for it, as a sentence; empty if nothing."""
         return ""

@@ -41,6 +41,13 @@ class ToolCalls(Metric):
             return ""
         return "'tool_calls' finds no call in any response; see its forms, or use another metric"
 
+    def remark(self, examples: Sequence[Example]) -> str:
+        """Return how many responses make no call, so that calling nothing scores 1 there."""
+        idle = sum(not right_calls(example) for example in examples)
+        if not idle:
+            return ""
+        return f"tool_calls: {idle} of {len(examples)} responses call nothing, and no call scores 1"
+
     def _canonical(self, calls: Sequence[Any]) -> list[str]:
         texts = [json.dumps(_value(call), sort_keys=True) for call in calls]
         return sorted(texts) if self.order == "any" else texts

@@ -115,6 +115,8 @@ class Drawing:
         if not chosen.answered:
             idle = "evaluation.max_new_tokens is without effect: no metric reads an answer"
             return replace(data, notes=(idle,) if limit else ())
+        own = [m for m in chosen.metrics.values() if isinstance(m, Metric)]
+        notes += [said for m in own if (said := m.remark(drawn.examples))]
         more, unreachable = self._reach(data)
         return replace(data, notes=(*notes, *more), unreachable=unreachable)
 

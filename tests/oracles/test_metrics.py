@@ -239,3 +239,11 @@ def test_rows_without_what_a_metric_needs_are_refused(measured):
         measured(Choice(), examples=(Example("hi", "ho", ""),))
     with pytest.raises(FedMoEError, match="finds no call in any response"):
         measured(ToolCalls(), examples=(Example("hi", "ho", ""),))
+
+
+def test_answers_that_call_nothing_are_counted_where_calls_are_scored():
+    call = '<tool_call>{"name": "light", "arguments": {}}</tool_call>'
+    examples = [Example("on", call, ""), Example("hi", "hello", ""), Example("ho", "hello", "")]
+    said = ToolCalls().remark(examples)
+    assert said == "tool_calls: 2 of 3 responses call nothing, and no call scores 1"
+    assert not ToolCalls().remark(examples[:1])
