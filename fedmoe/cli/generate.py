@@ -37,6 +37,11 @@ def generate(
       fedmoe generate --run runs/quickstart --tier lowest 'set a timer for 5 minutes'
       fedmoe generate --model mini --top-k 2 'what is a garden?'
     """
+    if run is None and prompt and Path(prompt[0]).is_dir():
+        raise FedMoEError(
+            f"{prompt[0]} is a folder and no prompt; --run answers with the adapter of a run's "
+            "folder, --model with a whole model"
+        )
     if run is not None and tier:
         _check_tier(run, tier)
     arguments.one_thread()

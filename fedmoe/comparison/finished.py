@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
@@ -14,7 +15,7 @@ from fedmoe.comparison.config import slug
 from fedmoe.comparison.files import write_numbers, write_pages
 from fedmoe.comparison.result import Result, read_result
 from fedmoe.comparison.study import Case, Study, VariantInfo
-from fedmoe.errors import FedMoEError
+from fedmoe.errors import FedMoEError, FedMoEWarning
 
 
 def compare_runs(folders: Sequence[Path], console: Console | None = None) -> Path:
@@ -28,6 +29,10 @@ def compare_runs(folders: Sequence[Path], console: Console | None = None) -> Pat
         raise FedMoEError(f"{folders[0]} is one run; name another to compare it with")
     results = [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
     _check_alike(results)
+    if len(models := sorted({r.settings.get("model.path", "mini") for r in results})) > 1:
+        said = "a difference is not the adapters' alone, and losses of two tokenizers are not alike"
+        said = f"the runs have different models, {', '.join(models)}: {said}"
+        warnings.warn(said, FedMoEWarning, stacklevel=2)
     tested = {r.of_examples.sha256 for r in results}
     case = Case(
         name="",
@@ -87,6 +92,6 @@ def _metric(result: Result) -> list[str]:
     settings, chosen = result.settings, "evaluation.metric"
     own = settings.get(chosen, "null") != "null"
     named = own or any(name.startswith(f"{chosen}.") for name in settings)
-    names = ([chosen] if own else []) if named else ["data.verify", "data.name"]
+    names = ([chosen] if own else []) if named else ["data.name"]
     found = (f"{name}={value}" for name in names if (value := settings.get(name)))
     return [*([f"metric {result.metric}"] if result.metric else []), *found]

@@ -9,7 +9,7 @@ from fedmoe.cli.main import main
 from fedmoe.comparison import compare_runs
 from fedmoe.comparison.paired import difference, unpaired
 from fedmoe.comparison.result import MEAN
-from fedmoe.errors import FedMoEError
+from fedmoe.errors import FedMoEError, FedMoEWarning
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.report.example_scores import FILE, read_example_scores, write_example_scores
 
@@ -113,6 +113,14 @@ def test_scores_of_another_kind_are_refused(tmp_path, capsys):
     (b / "ledger.jsonl").write_text(lines[: lines.index('{"kind": "end"')])
     with pytest.raises(FedMoEError, match="has not ended"):
         compare_runs([a, b])
+
+
+def test_runs_of_different_models_are_compared_with_a_warning(tmp_path):
+    folders = two(tmp_path)
+    config = folders[1] / "config.yaml"
+    config.write_text(config.read_text() + "model: {path: other}\n")
+    with pytest.warns(FedMoEWarning, match="different models, mini, other: a difference is not"):
+        compare_runs(folders)
 
 
 def test_runs_by_their_loss_alone_show_no_scores(tmp_path):
