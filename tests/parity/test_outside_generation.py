@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import fedmoe
 from fedmoe.evaluation.evaluate import answer_all
-from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.export.generate import Generator
 from fedmoe.export.reload import logits_of
 from fedmoe.export.saved import SavedRun
@@ -105,13 +104,11 @@ def test_greedy_answers_are_those_of_transformers_own_pipeline(trained_run):
 def test_exact_match_is_that_of_the_evaluation_harness(trained_run):
     if find_spec("lm_eval") is None:
         pytest.skip("lm_eval is not installed: pip install lm_eval")
-    saved, merged, place = trained_run
+    saved, _, place = trained_run
     data = pooled_data(saved.experiment, saved.tokenizer, "causal").sets["test"]
     saved.model.load(saved.adapter())
     saved.model.set_budget(saved.model.full_top_k, torch.ones(saved.model.layout.num_layers))
-    answers = answer_all(
-        saved.model, saved.tokenizer, data.rows, EvaluationSettings(max_new_tokens=MOST)
-    )
+    answers = answer_all(saved.model, saved.tokenizer, data.rows, 32, MOST)
     ours = [e.response == a for e, a in zip(data.examples, answers, strict=True)]
     wording = json.loads((place / "peft" / "fedmoe-export.json").read_text())["prompts"]["wording"]
     chat = wording["template"] == "chat"
@@ -134,8 +131,7 @@ def test_exact_match_is_that_of_the_evaluation_harness(trained_run):
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     }
     (tasks / "own_rows.yaml").write_text(json.dumps(task))
-    merged.save_pretrained(place / "merged")
-    AutoTokenizer.from_pretrained(place / "model").save_pretrained(place / "merged")
+    saved.export(place / "merged", format="merged", prove=logits_of)
     options = ["--apply_chat_template"] if chat else []
     subprocess.run(
         [
