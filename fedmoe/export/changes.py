@@ -38,6 +38,14 @@ class Change:
         found = re.search(r"\.(\d+)\.", self.weight)
         return int(found[1]) if found else None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's own shape."""
+        if self.a is None:
+            return tuple(self.b.shape)
+        *experts, out, into = *self.b.shape[:-1], self.a.shape[-1]
+        return (*experts, into, out) if self.transposed else (*experts, out, into)
+
     def dense(self, scale: float) -> Tensor:
         """Return the difference in the weight's own shape."""
         if self.a is None:

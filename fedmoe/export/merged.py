@@ -78,7 +78,9 @@ class Merge:
         """Return the weights of the checkpoint that change, and the layer that each is in."""
         names: dict[str, int | None] = {}
         for layer in dict.fromkeys(change.layer for change in self.changes):
-            names |= dict.fromkeys(self._layer(layer), layer)
+            nothing = torch.zeros(())  # names need no products
+            shapes = {c.weight: nothing.expand(c.shape) for c in self.changes if c.layer == layer}
+            names |= dict.fromkeys(in_checkpoint(self.base, shapes), layer)
         return names | {name: None for name in self._scaled if name not in names}
 
     @cached_property
