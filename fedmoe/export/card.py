@@ -85,7 +85,7 @@ def _scores(run: Run, tier: str) -> list[str]:
         return ["–"] * 3 + [f"{last['loss']:.3f}"]
     low, high = wilson_interval(last["score"], last["examples"])
     before = percent_text(first["score"]) if first["round"] == 0 else "–"
-    between = f"{100 * low:.1f} to {100 * high:.1f}"
+    between = f"{100 * low:.1f} to {100 * high:.1f}" if run.is_share else "–"
     return [before, percent_text(last["score"]), between, f"{last['loss']:.3f}"]
 
 

@@ -18,9 +18,6 @@ from fedmoe.report.units import (
     seconds_text,
 )
 
-NO_SHARES = ("likelihood", "token f1", "rouge l")
-"""Scores that are no shares of right answers, for which an interval of shares is none."""
-
 
 def status(run: Run) -> str:
     """Return `finished`, or how far an interrupted run got."""
@@ -154,7 +151,7 @@ def _change(run: Run, split: str, curves: Sequence[Sequence[Record]]) -> str:
     if run.measure == "loss" and run.scored:
         score = percent_text(_mean(curves, -1, "score"))
         end = f"; the {run.score_name} is {score} everywhere, before and after."
-    elif run.measure == "score" and after is not None and run.score_name not in NO_SHARES:
+    elif run.measure == "score" and after is not None and run.is_share:
         low, high = wilson_interval(after, _examples(curves))
         end = f"; 95% interval {100 * low:.1f} to {100 * high:.1f}%."
     if before is None or after is None or shown(before) == shown(after):

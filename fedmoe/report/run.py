@@ -112,6 +112,11 @@ class Run:
         """Return whether there is a score beside the loss."""
         return self.score_name != "loss"
 
+    @property
+    def is_share(self) -> bool:
+        """Return whether the score is a share of right answers, which has an interval of shares."""
+        return self.score_name not in ("likelihood", "token f1", "rouge l", "loss")
+
     @cached_property
     def measure(self) -> Literal["score", "loss"]:
         """The number that tells evaluations apart: the loss where all scores are the same."""

@@ -29,16 +29,16 @@ def test_scores(run: Run) -> TextTable:
         ("before", lambda end: percent_text(end[1].get("score"))),
         ("after", lambda end: percent_text(end[2].get("score"))),
         ("points", lambda end: _difference(end[1].get("score"), end[2].get("score"))),
-        ("95% interval", lambda end: _interval(end[2])),
     ]
+    if run.is_share:
+        score.append(("95% interval", lambda end: _interval(end[2])))
     score = score if run.scored else []
     loss = [
         ("loss before", lambda end: number_text(end[1].get("loss"))),
         ("loss after", lambda end: number_text(end[2].get("loss"))),
     ]
-    said, interval = "Loss", ""
-    if run.scored:
-        said, interval = f"{run.score_name.capitalize()} and loss", " Interval: of the score after."
+    said = f"{run.score_name.capitalize()} and loss" if run.scored else "Loss"
+    interval = " Interval: of the score after." if run.is_share else ""
     return TextTable.of(
         "Test scores",
         ends,

@@ -351,3 +351,14 @@ def test_a_run_without_a_score_speaks_of_its_loss(tmp_path):
     assert columns == ["tier", "k", "loss before", "loss after", "token f1", "examples"]
     assert {row[4] for row in test_scores(run).rows} == {"50.0%"}
     assert score_per_round(run) is None
+
+
+def test_a_likelihood_is_no_share_of_answers_and_has_no_interval(tmp_path):
+    folder = make_run(tmp_path / "likely")
+    lines = ledger_lines(folder)
+    lines = [x | {"metric": "likelihood"} if x["kind"] == "evaluation" else x for x in lines]
+    (folder / "ledger.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    run = read_run(folder)
+    assert "95% interval" not in test_scores(run).columns
+    assert "interval" not in headline(run)
+    assert "95% interval" in test_scores(read_run(make_run(tmp_path / "right"))).columns
