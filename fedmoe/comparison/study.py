@@ -69,7 +69,7 @@ class Case:
 
     @property
     def over_seeds(self) -> str:
-        """What numbers are means over, for a sentence; empty for single runs."""
+        """Words for what numbers are means over; empty for single runs."""
         return ", mean over seeds" if self.pairs == "seeds" else ""
 
     def values(self, result: Result) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How examples become token ids: by a chat template or plainly, and what becomes of long ones."""
+"""Examples as token ids, by a chat template or plainly; those that are too long."""
 
 from __future__ import annotations
 

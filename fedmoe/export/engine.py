@@ -30,7 +30,7 @@ UNFIT = ("torchvision", "torchaudio", "torchcodec")
 
 @dataclass(frozen=True)
 class Answers:
-    """What vLLM answered."""
+    """vLLM's answers, or its refusal."""
 
     ids: list[list[int]]
     """By prompt; empty if it refused."""

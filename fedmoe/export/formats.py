@@ -16,7 +16,7 @@ VLLM_RANK = 16
 
 @dataclass(frozen=True)
 class Served:
-    """What is served: an export, and the numbers that its commands need."""
+    """An export that is served, by the numbers that its commands need."""
 
     base: str
     """The base model's name or Hub id."""

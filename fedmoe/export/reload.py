@@ -31,7 +31,7 @@ ADAPTER = "adapter_model.safetensors"
 
 @dataclass(frozen=True)
 class Request:
-    """What to load, and how."""
+    """A folder to load, and the way."""
 
     folder: str
     writes: str

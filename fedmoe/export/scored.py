@@ -1,4 +1,4 @@
-"""What can be scored: a run's adapter at its tiers, an exported adapter, or a base model."""
+"""Sources of scores: a run's adapter at its tiers, an exported adapter, or a base model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tokenizer and a generation config say: faults, and what of it is not followed here."""
+"""Conventions of a tokenizer and a generation config: faults, and what is not followed here."""
 
 from __future__ import annotations
 

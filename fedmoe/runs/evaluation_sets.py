@@ -67,7 +67,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How answers are drawn and prepared: by an experiment, a tokenizer and a form of task."""
+    """Answers drawn and prepared by an experiment, a tokenizer and a form of task."""
 
     experiment: Experiment
     tokenizer: Any

@@ -15,7 +15,6 @@ from fedmoe.report.facts import headline, next_steps
 from fedmoe.report.figures import FAINT, GRID, INK, MUTED, OF_PAGE, hex_colour, shades
 from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.plots import PLOTS
-from fedmoe.report.plots_scores import score_per_round
 from fedmoe.report.run import flat, read_run
 from fedmoe.report.run_tables import clients, failures, schedule, test_scores
 from fedmoe.report.units import DASH
@@ -335,30 +334,3 @@ def test_a_wrong_tier_is_found_before_torch_is_loaded(finished):
     done = subprocess.run([sys.executable, "-c", code, finished], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.endswith("not one of 'tiny', 'small', 'medium', 'large'\n")
-
-
-def test_a_run_without_a_score_speaks_of_its_loss(tmp_path):
-    folder = make_run(tmp_path / "unscored")
-    lines = ledger_lines(folder)
-    without = {"metric": "loss", "score": None, "by_label": {}, "metrics": {"token_f1": 0.5}}
-    lines = [line | without if line["kind"] == "evaluation" else line for line in lines]
-    (folder / "ledger.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    run = read_run(folder)
-    start = "Test loss per token, averaged over 4 budget tiers, fell from 3."
-    assert headline(run).startswith(start)
-    columns = test_scores(run).columns
-    assert test_scores(run).note.startswith("Loss per token, before: without an adapter. k:")
-    assert columns == ["tier", "k", "loss before", "loss after", "token f1", "examples"]
-    assert {row[4] for row in test_scores(run).rows} == {"50.0%"}
-    assert score_per_round(run) is None
-
-
-def test_a_likelihood_is_no_share_of_answers_and_has_no_interval(tmp_path):
-    folder = make_run(tmp_path / "likely")
-    lines = ledger_lines(folder)
-    lines = [x | {"metric": "likelihood"} if x["kind"] == "evaluation" else x for x in lines]
-    (folder / "ledger.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    run = read_run(folder)
-    assert "95% interval" not in test_scores(run).columns
-    assert "interval" not in headline(run)
-    assert "95% interval" in test_scores(read_run(make_run(tmp_path / "right"))).columns
