@@ -26,6 +26,7 @@ COMMANDS = (
     "watch",
     "generate",
     "evaluate",
+    "explain",
     "export",
     "compare",
     "track",

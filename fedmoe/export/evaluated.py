@@ -99,11 +99,7 @@ def evaluate(
     opened = open_source(source, which, base, tiers)
     if data is None and not opened.is_run:
         raise FedMoEError(f"{source} is no run, and so has no data of its own; name some (--data)")
-    experiment = _experiment(opened, data, overrides)
-    found = {
-        name: _tokenized(name, splits, experiment, opened)
-        for name, splits in _splits(experiment, split or ("all" if data else "test"))
-    }
+    experiment, found = rows_to_score(opened, data, overrides, split)
     sets, notes = _sets(experiment, opened, found)
     rows = {name: splits.rows for name, splits in found.items()}
     evaluations, records = [], []
@@ -113,6 +109,21 @@ def evaluate(
         if answers:
             records += [r for name, one in measured.items() for r in _records(tier, name, one)]
     return Evaluated(tuple(evaluations), rows, notes, tuple(records))
+
+
+def rows_to_score(
+    opened: Source,
+    data: Path | str | Dataset | None,
+    overrides: Sequence[str] = (),
+    split: Split | None = None,
+) -> tuple[Experiment, dict[str, Splits]]:
+    """Return the settings by which rows are scored, and the usable rows by owner, as test rows.
+
+    The arguments, and the errors, are those of `evaluate`.
+    """
+    e = _experiment(opened, data, overrides)
+    found = _splits(e, split or ("all" if data else "test"))
+    return e, {name: _tokenized(name, splits, e, opened) for name, splits in found}
 
 
 def _at_tier(

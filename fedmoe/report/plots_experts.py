@@ -53,14 +53,20 @@ def client_expert_load(run: Run) -> Figure | None:
 
 
 def load_maps(
-    maps: Sequence[tuple[str, np.ndarray]], num_columns: int, row_inches: float
+    maps: Sequence[tuple[str, np.ndarray]],
+    num_columns: int,
+    row_inches: float,
+    title: str = "Tokens per expert (across) and layer (down); 1 is the uniform share",
+    dots: Sequence[np.ndarray] = (),
 ) -> Figure | None:
-    """Draw titled layer-by-expert maps side by side on one colour scale; None without maps."""
+    """Draw titled layer-by-expert maps side by side on one colour scale; None without maps.
+
+    Cells that are true in a map's `dots` are marked.
+    """
     if not maps:
         return None
     num_columns = min(num_columns, len(maps))
     num_rows = math.ceil(len(maps) / num_columns)
-    title = "Tokens per expert (across) and layer (down); 1 is the uniform share"
     figure = new_figure(title, 0.65 + row_inches * num_rows)
     grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     for axes in grid:
@@ -71,6 +77,9 @@ def load_maps(
     for axes, (name, load) in zip(grid, maps, strict=False):
         image = _draw_map(axes, load, highest)
         axes.set_title(name, fontsize=8.5, color=INK, loc="left", pad=3)
+    for axes, marked in zip(grid, dots, strict=False):
+        layer, expert = marked.nonzero()
+        axes.scatter(expert, layer, s=2.5, color=ON_LIGHT, linewidths=0)
     for axes in grid[len(maps) :]:
         axes.set_visible(False)
     _colour_bar(figure, image, list(grid))
