@@ -58,8 +58,7 @@ def headline(found: Explained) -> str:
     said = []
     for of in found.groups:
         best = int(of.information.argmax())
-        tells = of.information[best] > of.shuffled_high[best]
-        what = "tell" if tells else "do not tell"
+        what = "tell" if of.marked.any() else "do not surely tell"
         said.append(
             f"Experts {what} {of.kind}s apart: {of.marked.sum():,} of {of.num_judged:,} cells are "
             f"marked, and layer {best} knows {number_text(of.information[best])} bits per choice "
@@ -122,15 +121,16 @@ def specialised(found: Explained) -> TextTable:
     """Return the experts that groups use least alike."""
     rows = []
     for of in found.groups[:1]:
-        certain = of.marked.any(0)
+        carried = np.where(of.marked, of.lift, 0)
+        certain = (carried > 1).any(0)
         order = np.argsort(np.where(certain, of.entropy, np.inf), axis=None)[:MOST_SPECIALISED]
         for layer, expert in zip(*np.unravel_index(order, of.entropy.shape), strict=True):
             if certain[layer, expert]:
-                best = int(of.lift[:, layer, expert].argmax())
+                best = int(carried[:, layer, expert].argmax())
                 numbers = [of.entropy[layer, expert], of.lift[best, layer, expert]]
                 cell = f"{layer}.{expert}"
                 rows.append([cell, of.names[best], *map(number_text, map(float, numbers))])
-    note = "Entropy over groups: 1 is used alike by all, 0 by one alone. Marked experts only."
+    note = "Entropy over groups: 1 is used alike by all, 0 by one alone. Experts marked above 1."
     columns = ["layer.expert", "mostly", "entropy", "lift"]
     return TextTable("The most specialised experts", columns, rows, 2, note)
 

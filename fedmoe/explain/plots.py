@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 MOST_LIFT = 4.0
 """The lift that gets the deepest colour."""
-MOST_MATRICES = 6
+MOST_MATRICES, MOST_OWNERS = 6, 24
 LEAST_TOKENS = 20
 """Tokens of a bin of confidence, below which its accuracy is chance."""
 LETTERS = 16
@@ -72,10 +72,11 @@ def lift_map(found: Explained, place: int) -> Figure | None:
 def recorded_map(found: Explained) -> Figure | None:
     """Lift of owners' tokens in local training, over owners with the same k; without intervals."""
     of = found.recorded
-    if of is None or np.isnan(of.lift).all() or len(of.names) > 24:
+    known = [] if of is None else np.flatnonzero(~np.isnan(of.lift).all((1, 2)))
+    if of is None or not 0 < len(known) <= MOST_OWNERS:
         return None
-    names = [f"{shortened(n, LETTERS)} · k={k}" for n, k in zip(of.names, of.top_k, strict=True)]
-    return _maps("Recorded lift by owner", names, of.lift)
+    names = [f"{shortened(of.names[n], LETTERS)} · k={of.top_k[n]}" for n in known]
+    return _maps("Recorded lift by owner", names, of.lift[known])
 
 
 def information(found: Explained) -> Figure | None:
@@ -101,7 +102,7 @@ def redundancy(found: Explained) -> Figure | None:
         return None
     of = found.redundancy.similarity
     places = np.unique(np.linspace(0, len(of) - 1, min(len(of), MOST_MATRICES)).astype(int))
-    columns = min(3, len(places))
+    columns = 2 if len(places) == 4 else min(3, len(places))
     rows = -(-len(places) // columns)
     figure = new_figure("Similarity of experts, by layer", 0.5 + 4.4 / columns * rows)
     grid, image = figure.subplots(rows, columns, squeeze=False).ravel(), None

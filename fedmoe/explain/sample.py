@@ -43,17 +43,18 @@ def routed_rows(
     Raises:
         DataError: there are none here.
     """
-    e, found = rows_to_score(opened, data, overrides, "train" if data is None else "all")
+    split, unusable = "train" if data is None else "all", dict[str, str]()
+    e, found = rows_to_score(opened, data, overrides, split, unusable)
     by_owner = {name: splits.test for name, splits in found.items()}
-    notes: list[str] = []
+    notes = [f"no row of {len(unusable)} owner(s) can be used: {why}" for why in _first(unusable)]
     if data is None and isinstance(e.data, Federated):
         told = {run.name_of(client) for client in run.names if client not in run.withheld}
-        if hidden := sorted({*by_owner} - told):
+        if hidden := {*by_owner} - told:
             notes.append(f"rows of {len(hidden)} owner(s) that withhold something are not used")
         by_owner = {name: rows for name, rows in by_owner.items() if name in told}
-        if away := sorted(told - {*by_owner}):
+        if away := sorted(told - {*by_owner, *unusable}):
             notes.append(f"the rows of {len(away)} owner(s) are not here: {listed(away)}")
-    elif data is None:
+    elif data is None and by_owner:
         by_owner = _shared_out(run, e, next(iter(by_owner.values())))
     return _drawn(opened, e, by_owner, most, notes)
 
@@ -64,10 +65,14 @@ def scored_rows(opened: Source, owners: Sequence[str], most: int) -> Sample:
     Raises:
         DataError: there are none here.
     """
-    e, found = rows_to_score(opened, None)
+    e, found = rows_to_score(opened, None, unusable={})
     own = isinstance(e.data, Federated)
     kept = {name: s.test for name, s in found.items() if not own or name in owners}
     return _drawn(opened, e, kept, most, [])
+
+
+def _first(unusable: Mapping[str, str]) -> list[str]:
+    return [f"such as {why}" for why in [*unusable.values()][:1]]
 
 
 def _shared_out(run: Run, e: Experiment, rows: Sequence[Example]) -> dict[str, Sequence[Example]]:
@@ -87,7 +92,7 @@ def _drawn(
     """Return at most so many rows, evenly many of each owner, drawn from the run's seed."""
     there = {name: rows for name, rows in by_owner.items() if rows}
     if not there:
-        raise DataError("there are no rows here to look at")
+        raise DataError("; ".join(["there are no rows here to look at", *notes]))
     drawing = Drawing(e, opened.tokenizer, opened.model.form.name, warns=False)
     each, found = max(1, most // len(there)), list[tuple[Any, str, str]]()
     for name, rows in sorted(there.items()):

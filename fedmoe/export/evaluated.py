@@ -116,14 +116,22 @@ def rows_to_score(
     data: Path | str | Dataset | None,
     overrides: Sequence[str] = (),
     split: Split | None = None,
+    unusable: dict[str, str] | None = None,
 ) -> tuple[Experiment, dict[str, Splits]]:
     """Return the settings by which rows are scored, and the usable rows by owner, as test rows.
 
-    The arguments, and the errors, are those of `evaluate`.
+    The arguments, and the errors, are those of `evaluate`; `unusable`, where given, collects the
+    owners none of whose rows can be used, with the reason.
     """
-    e = _experiment(opened, data, overrides)
-    found = _splits(e, split or ("all" if data else "test"))
-    return e, {name: _tokenized(name, splits, e, opened) for name, splits in found}
+    e, found = _experiment(opened, data, overrides), {}
+    for name, splits in _splits(e, split or ("all" if data else "test")):
+        try:
+            found[name] = _tokenized(name, splits, e, opened)
+        except DataError as error:
+            if unusable is None:
+                raise
+            unusable[name] = str(error)
+    return e, found
 
 
 def _at_tier(
