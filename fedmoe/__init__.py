@@ -24,7 +24,8 @@ In reading order, the way data flows:
     report/       a run's folder as tables, plots and one offline page
     export/       adapters for other programs, and a run's results as values
     federation.py the same from Python, without a file
-    cli/          a command a file; comparison/, watch/, progress/, deploy/, base_models/ beside it
+    cli/          a command a file; comparison/, explain/, watch/, progress/, deploy/ and
+                  base_models/ beside it
 """
 
 from importlib import import_module

@@ -53,6 +53,8 @@ class Explained:
     num_experts: int = 0
     num_rows: int = 0
     """Rows whose routing was looked at."""
+    split: Literal["", "training", "given"] = ""
+    """Whether they are the run's training rows, or those of `data`."""
     recorded: Recorded | None = None
     groups: tuple[Lifts, ...] = ()
     """By label, by owner, or by role where there are neither."""
@@ -145,6 +147,7 @@ def _looked_at(
         "num_layers": by_row.shape[1],
         "num_experts": by_row.shape[2],
         "num_rows": len(by_row),
+        "split": "given" if data else "training",
         "groups": _groups(sample, seen.counts, e.seed),
         "moved": Moved(seen.changed, total_variation(load, seen.base)),
         "redundancy": redundancy(seen.similarity, load, seen.tokens),

@@ -58,7 +58,7 @@ def measured(model: AdaptedModel, rows: Sequence[Tokens], batch_size: int, pad: 
         model.load(adapter)
         model.set_budget(top_k, rescaler)
         for i, valid in enumerate(model.routed(batch)):
-            part = _parts(batch, valid)
+            part = _parts(batch, valid, model.form.name == "causal")
             sums = torch.zeros(2 * len(places), number).index_add_(0, part, chosen[i])
             counts[places, :, i] = sums.view(len(places), 2, number).long().numpy()
             base[i] += before[i].sum(0)
@@ -116,14 +116,14 @@ def _chosen(
     return found
 
 
-def _parts(batch: Batch, valid: Tensor) -> Tensor:
+def _parts(batch: Batch, valid: Tensor, told_apart: bool) -> Tensor:
     """Return for each real token twice its row, plus 1 where it predicts the response.
 
     In the stacks of an encoder-decoder the two are not told apart.
     """
     row = torch.arange(len(valid)) // (len(valid) // len(batch.input_ids))
     inside = torch.zeros(len(valid), dtype=torch.long)
-    if len(valid) == batch.input_ids.numel():
+    if told_apart:
         inside[batch.positions] = 1
     return (2 * row + inside)[valid.cpu()]
 

@@ -75,7 +75,7 @@ def facts(found: Explained) -> list[tuple[str, str]]:
         ("Experts", f"{found.num_experts} in each of {found.num_layers} layers"),
         ("Routed at", f"tier {found.tier}, k = {found.top_k}"),
         ("Adapter", f"after round {found.round}"),
-        ("Rows", count_text(found.num_rows)),
+        (f"{found.split.capitalize()} rows", count_text(found.num_rows)),
         *(
             (f"{of.kind.capitalize()}s left out", listed(of.left_out))
             for of in found.groups

@@ -33,7 +33,7 @@ def recorded(run: Run) -> Recorded | None:
     """Return a run's own counts; None where it has none."""
     if run.by_client is None:
         return None
-    owners = [c for c in range(len(run.by_client)) if run.by_client[c].sum()]
+    owners = [c for c in range(len(run.by_client)) if run.by_client[c].sum() and run.ok(client=c)]
     last = {c: run.ok(client=c)[-1] for c in owners}
     top_k = [last[c]["top_k"] for c in owners]
     tokens = run.by_client[owners]
