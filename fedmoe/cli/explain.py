@@ -47,8 +47,8 @@ def explain(
         raise FedMoEError(f"{overrides[0]}: settings are for the rows of --data; name some")
     require("fedmoe explain", "report", "matplotlib", "scipy", "jinja2")
     from fedmoe.cli.terminal import print_table, say, terminal
-    from fedmoe.explain import explain, write_explained
-    from fedmoe.explain.page import calibrations, groups, headline
+    from fedmoe.explain.explained import explain
+    from fedmoe.explain.page import calibrations, groups, headline, write_explained
 
     arguments.one_thread()
     found = explain(run, data=data, overrides=overrides, tier=tier, which=which, rows=rows)

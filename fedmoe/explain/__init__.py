@@ -1,4 +1,4 @@
-"""What the experts of a run do: `explain` measures it, and `write_explained` makes a page of it.
+"""What the experts of a run do: `explained.explain` measures it, `page.write_explained` shows it.
 
 In reading order:
     sample.py       rows of the run that are here, with their owners and labels
@@ -10,8 +10,3 @@ In reading order:
     explained.py    all of it as one value
     page.py         the same as explain.json and explain.html; plots.py draws
 """
-
-from fedmoe.explain.explained import Explained, explain
-from fedmoe.explain.page import write_explained
-
-__all__ = ["Explained", "explain", "write_explained"]

@@ -42,6 +42,8 @@ class Lifts:
     """(layers,): its mean where rows are dealt to the groups by chance."""
     shuffled_high: np.ndarray
     """(layers,): the value that 95% of such deals stay below."""
+    chance: float
+    """The share of deals that inform at least as much, summed over layers; the p-value of that."""
     left_out: tuple[str, ...]
     """Groups with too few rows, or beyond the most that are compared."""
 
@@ -88,6 +90,7 @@ def lifts(
             _student(rows, LEVEL / m)[:, None, None] * error for m in (1, max(judged.sum(), 1))
         )
         marked = judged & (np.abs(lift - 1) > corrected)
+    told = mutual_information(share)
     null = np.stack([_information(counts, rng.permutation(member)) for _ in range(SHUFFLES)])
     return Lifts(
         kind=kind,
@@ -99,9 +102,10 @@ def lifts(
         marked=marked,
         num_judged=int(judged.sum()),
         entropy=_entropy(share),
-        information=mutual_information(share),
+        information=told,
         shuffled=null.mean(0),
         shuffled_high=np.quantile(null, 1 - LEVEL, axis=0),
+        chance=float((1 + (null.sum(1) >= told.sum() - 1e-12).sum()) / (1 + SHUFFLES)),
         left_out=tuple(sorted({*sizes} - {*names})),
     )
 

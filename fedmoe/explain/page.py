@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedmoe.explain import lift as lifts
-from fedmoe.explain.calibration import BINS, Calibration
-from fedmoe.explain.explained import Explained
-from fedmoe.explain.lift import Lifts
+from fedmoe.explain.calibration import BINS
 from fedmoe.explain.plots import draw
-from fedmoe.explain.recorded import Recorded
 from fedmoe.report.page import render
 from fedmoe.report.text_table import TextTable
 from fedmoe.report.units import DASH, count_text, listed, number_text, percent_text
 from fedmoe.system.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from fedmoe.explain.calibration import Calibration
+    from fedmoe.explain.explained import Explained
+    from fedmoe.explain.lift import Lifts
+    from fedmoe.explain.recorded import Recorded
 
 STRONGEST = 3
 """Experts that a table names of a group."""
@@ -57,12 +61,12 @@ def headline(found: Explained) -> str:
         return "Only what the run recorded can be shown; rows and adapter could not be looked at."
     said = []
     for of in found.groups:
-        best = int(of.information.argmax())
-        what = "tell" if of.marked.any() else "do not surely tell"
+        best, cells = int(of.information.argmax()), f"{of.marked.sum():,} of {of.num_judged:,}"
+        what = "tells" if of.chance < lifts.LEVEL else "does not surely tell"
         said.append(
-            f"Experts {what} {of.kind}s apart: {of.marked.sum():,} of {of.num_judged:,} cells are "
-            f"marked, and layer {best} knows {number_text(of.information[best])} bits per choice "
-            f"({number_text(of.shuffled_high[best])} at most by chance)."
+            f"Routing {what} {of.kind}s apart (p = {of.chance:.3f}; up to "
+            f"{number_text(of.information[best])} bits per choice, in layer {best}): {cells} "
+            "lifts are marked."
         )
     if found.moved is not None:
         said.append(f"The adapter changes {percent_text(found.moved.changed.mean())} of choices.")

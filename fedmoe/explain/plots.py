@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedmoe.explain.explained import Explained
 from fedmoe.report.figures import (
     FAINT,
     INK,
@@ -29,6 +28,8 @@ from fedmoe.report.units import shortened
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from fedmoe.explain.explained import Explained
 
 MOST_LIFT = 4.0
 """The lift that gets the deepest colour."""

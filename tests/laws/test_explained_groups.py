@@ -40,8 +40,10 @@ def test_a_difference_is_marked_and_chance_tells_less():
     assert (found.lift[2, :, 0] < 1).all()
     assert (found.lift[2, :, 1] > 1).all()
     assert (found.information > found.shuffled_high).all()
+    assert found.chance < LEVEL
     dealt = lifts("label", counts, [groups[i] for i in rng.permutation(72)], rng)
     assert not dealt.marked.any()
+    assert dealt.chance > LEVEL
     assert (dealt.information < found.information / 2).all()
 
 
@@ -63,6 +65,7 @@ def test_where_all_experts_are_chosen_nothing_is_marked_and_nothing_is_told():
     assert found.lift == pytest.approx(1)
     assert not found.marked.any()
     assert found.information == pytest.approx(0)
+    assert found.chance == 1
 
 
 def test_a_rare_expert_is_not_judged_and_an_unused_one_has_no_lift():

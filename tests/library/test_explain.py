@@ -15,8 +15,8 @@ from fedmoe.data import Federated
 from fedmoe.data.files import LocalFiles
 from fedmoe.errors import FedMoEError
 from fedmoe.evaluation.settings import EvaluationSettings
-from fedmoe.explain import explain, write_explained
-from fedmoe.explain.page import groups
+from fedmoe.explain.explained import explain
+from fedmoe.explain.page import groups, write_explained
 from fedmoe.report.ledger import read_ledger
 from fedmoe.system.json_text import json_text
 

@@ -125,12 +125,13 @@ def test_similarity_is_the_unbiased_cka_and_near_the_plain_one_with_many_tokens(
 
 def test_pairs_and_candidates_are_ordered_as_they_say():
     alike = np.array([[[1.0, 0.9, 0.1], [0.9, 1.0, 0.2], [0.1, 0.2, 1.0]]])
-    found = redundancy(alike, np.array([[10, 50, 30]]), 64)
+    found = redundancy(alike, np.array([[20, 60, 10]]), 64)
     assert [(p.first, p.second) for p in found.pairs] == [(0, 1), (1, 2), (0, 2)]
-    first, *others = found.candidates
-    assert (first.layer, first.expert, first.like) == (0, 0, 1)
-    assert (first.load, first.similarity) == (pytest.approx(1 / 3), 0.9)
-    assert [c.expert for c in others] == []  # both others have the equal share or more
+    # Expert 2 is used less, and resembles no other; expert 1 has more than the equal share.
+    assert [(c.layer, c.expert, c.like) for c in found.candidates] == [(0, 0, 1), (0, 2, 1)]
+    first, second = found.candidates
+    assert (first.load, first.similarity) == (pytest.approx(2 / 3), 0.9)
+    assert (second.load, second.similarity) == (pytest.approx(1 / 3), 0.2)
 
 
 @pytest.fixture(scope="module")
