@@ -32,8 +32,8 @@ class Lifts:
     """Of a 95% interval for this cell alone."""
     marked: np.ndarray
     """bool: the interval that is corrected for all judged cells excludes 1."""
-    num_judged: int
-    """Cells with tokens enough to be judged, by whose number intervals are corrected."""
+    judged: np.ndarray
+    """bool: cells with tokens enough to be judged, by whose number intervals are corrected."""
     entropy: np.ndarray
     """(layers, experts): how evenly groups use an expert, 1 evenly, 0 one group alone."""
     information: np.ndarray
@@ -100,7 +100,7 @@ def lifts(
         low=np.maximum(lift - half, 0),
         high=lift + half,
         marked=marked,
-        num_judged=int(judged.sum()),
+        judged=judged,
         entropy=_entropy(share),
         information=told,
         shuffled=null.mean(0),

@@ -61,7 +61,7 @@ def headline(found: Explained) -> str:
         return "Only what the run recorded can be shown; rows and adapter could not be looked at."
     said = []
     for of in found.groups:
-        best, cells = int(of.information.argmax()), f"{of.marked.sum():,} of {of.num_judged:,}"
+        best, cells = int(of.information.argmax()), f"{of.marked.sum():,} of {of.judged.sum():,}"
         what = "tells" if of.chance < lifts.LEVEL else "does not surely tell"
         said.append(
             f"Routing {what} {of.kind}s apart (p = {of.chance:.3f}; up to "
@@ -92,22 +92,25 @@ def facts(found: Explained) -> list[tuple[str, str]]:
 def groups(of: Lifts) -> TextTable:
     """Return the experts that carry each group."""
 
-    def strongest(place: int) -> str:
-        order = np.argsort(np.where(of.marked[place], -of.lift[place], 0), axis=None)
-        cells = [np.unravel_index(n, of.lift[place].shape) for n in order[:STRONGEST]]
-        said = [
-            f"{cell[0]}.{cell[1]}: {of.lift[place][cell]:.1f} "
-            f"({of.low[place][cell]:.1f} to {of.high[place][cell]:.1f})"
-            for cell in cells
-            if of.marked[place][cell] and of.lift[place][cell] > 1
-        ]
+    def highest(place: int) -> str:
+        # The marked ones; the highest other one where none is.
+        judged, marked = np.where(of.judged, of.lift, 0)[place], of.marked[place]
+        carried = np.where(marked, judged, 0) if (judged[marked] > 1).any() else judged
+        order, said = np.argsort(-carried, axis=None), []
+        for n in order[: STRONGEST if carried is not judged else 1]:
+            layer, expert = divmod(int(n), carried.shape[1])
+            if carried[layer, expert] > 1:
+                low, high = (side[place, layer, expert] for side in (of.low, of.high))
+                star = "*" * bool(marked[layer, expert])
+                lift = carried[layer, expert]
+                said.append(f"{layer}.{expert}: {lift:.1f} ({low:.1f} to {high:.1f}){star}")
         return "; ".join(said) or DASH
 
     return TextTable.of(
         f"{of.kind.capitalize()}s and the experts that carry them",
         range(len(of.names)),
         (of.kind, lambda g: of.names[g]),
-        ("highest marked lifts", strongest),
+        ("highest lifts", highest),
         ("rows", lambda g: count_text(of.rows[g])),
         ("marked above 1", lambda g: count_text((of.marked[g] & (of.lift[g] > 1)).sum())),
         ("below", lambda g: count_text((of.marked[g] & (of.lift[g] < 1)).sum())),
@@ -115,8 +118,8 @@ def groups(of: Lifts) -> TextTable:
         note=(
             "As layer.expert: lift (95% interval over rows). Lift is the share of the group's "
             f"tokens over the mean share of all groups. Of {of.lift.size:,} cells, "
-            f"{of.num_judged:,} have {lifts.LEAST_EXPECTED} expected tokens; a marked one has an "
-            f"interval without 1 even at {lifts.LEVEL:g} divided by that number."
+            f"{of.judged.sum():,} have {lifts.LEAST_EXPECTED} expected tokens; a marked one (*) "
+            f"has an interval without 1 even at {lifts.LEVEL:g} divided by that number."
         ),
     )
 

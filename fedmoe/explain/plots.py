@@ -76,7 +76,7 @@ def recorded_map(found: Explained) -> Figure | None:
     known = [] if of is None else np.flatnonzero(~np.isnan(of.lift).all((1, 2)))
     if of is None or not 0 < len(known) <= MOST_OWNERS:
         return None
-    names = [f"{shortened(of.names[n], LETTERS)} · k={of.top_k[n]}" for n in known]
+    names = [f"{shortened(of.names[n], LETTERS - 5)} · k={of.top_k[n]}" for n in known]
     return _maps("Recorded lift by owner", names, of.lift[known])
 
 

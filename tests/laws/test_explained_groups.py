@@ -1,11 +1,14 @@
 """What must hold of numbers on experts, whatever the run."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
 from fedmoe.explain.calibration import binned, calibration, expected_error
 from fedmoe.explain.lift import LEVEL, lifts
+from fedmoe.explain.page import groups
 from fedmoe.explain.redundancy import similarities
 
 
@@ -75,7 +78,7 @@ def test_a_rare_expert_is_not_judged_and_an_unused_one_has_no_lift():
     found = lifts("label", counts, ["a", "b"] * 10, np.random.default_rng(0))
     assert not found.marked.any()
     assert np.isnan(found.lift[:, 0, 2]).all()
-    assert found.num_judged == 2
+    assert found.judged.sum() == 2
 
 
 def test_one_group_is_no_comparison_and_small_groups_are_named():
@@ -120,3 +123,15 @@ def test_the_error_is_how_far_confidence_lies_from_accuracy(shift, error):
     assert found.error == pytest.approx(error, abs=0.015)
     assert found.low - 0.005 <= error <= found.high + 0.005
     assert expected_error(sums.sum(0)[::-1]) == pytest.approx(found.error)
+
+
+def test_the_table_stars_what_is_sure_and_names_the_highest_lift_where_nothing_is():
+    rng = np.random.default_rng(0)
+    counts = np.concatenate([rows_of(rng, of, rows=24) for of in (EVEN, EVEN, TILTED)])
+    table = groups(lifts("label", counts, ["a"] * 24 + ["b"] * 24 + ["c"] * 24, rng))
+    highest = {row[0]: row[1] for row in table.rows}
+    assert re.fullmatch(r"\d\.1: 1\.\d \(1\.\d to \d\.\d\)\*(; .*\*)?", highest["c"])
+    dealt = groups(lifts("label", counts, ["a", "b", "c"] * 24, rng))
+    assert all(re.fullmatch(r"\d\.\d: 1\.\d \(0\.\d to \d\.\d\)", row[1]) for row in dealt.rows)
+    assert all(row[-2:] == ["0", "0"] for row in dealt.rows)
+    assert "Of 36 cells, 36 have 20 expected tokens" in dealt.note
