@@ -132,6 +132,7 @@ def _looked_at(
     notes = [*sample.notes]
     try:
         tested = sample if data else scored_rows(opened, sample.owners, most)
+        notes += [f"for calibration, {note}" for note in tested.notes if not data]
     except DataError as error:
         tested = sample
         notes.append(f"calibration is on the same rows, which were trained on: {error}")

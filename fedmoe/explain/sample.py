@@ -94,10 +94,12 @@ def _drawn(
     if not there:
         raise DataError("; ".join(["there are no rows here to look at", *notes]))
     drawing = Drawing(e, opened.tokenizer, opened.model.form.name, warns=False)
-    each, found = max(1, most // len(there)), list[tuple[Any, str, str]]()
+    each, found, long = max(1, most // len(there)), list[tuple[Any, str, str]](), 0
     for name, rows in sorted(there.items()):
         picked = numpy_rng(e.seed, "explain", name).permutation(len(rows))[:each]
         drawn = drawing.draw("test", [rows[i] for i in sorted(picked)], each)
+        long += min(each, drawn.held_out) - len({id(example) for example in drawn.examples})
         found += [(row, name, x.label) for row, x in zip(drawn.rows, drawn.examples, strict=True)]
     rows, owners, labels = zip(*found, strict=True)
-    return Sample(rows, owners, labels, tuple(notes))
+    said = f"{long} of the rows drawn are longer than text.max_length, and left out"
+    return Sample(rows, owners, labels, (*notes, *([said] if long else [])))

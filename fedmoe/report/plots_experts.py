@@ -79,7 +79,7 @@ def load_maps(
         axes.set_title(name, fontsize=8.5, color=INK, loc="left", pad=3)
     for axes, marked in zip(grid, dots, strict=False):
         layer, expert = marked.nonzero()
-        axes.scatter(expert, layer, s=2.5, color=ON_LIGHT, linewidths=0)
+        axes.scatter(expert, layer, s=4, color=ON_LIGHT, edgecolors=ON_DARK, linewidths=0.4)
     for axes in grid[len(maps) :]:
         axes.set_visible(False)
     _colour_bar(figure, image, list(grid))

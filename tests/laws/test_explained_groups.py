@@ -24,12 +24,12 @@ TILTED = np.array([0.05, 0.55, 0.2, 0.1, 0.06, 0.04])
 
 def test_groups_without_a_difference_have_a_marked_cell_about_as_often_as_said(monkeypatch):
     monkeypatch.setattr("fedmoe.explain.lift.SHUFFLES", 1)
-    rng, trials = np.random.default_rng(0), 150
+    rng, trials = np.random.default_rng(0), 100
     found = [
         lifts("label", rows_of(rng, EVEN, rows=36), ["a", "b", "c"] * 12, rng)
         for _ in range(trials)
     ]
-    assert sum(bool(of.marked.any()) for of in found) <= 1.8 * LEVEL * trials
+    assert sum(bool(of.marked.any()) for of in found) <= 2 * LEVEL * trials
     single = np.mean([((of.low > 1) | (of.high < 1)).mean() for of in found])
     assert 0.02 < single < 0.08  # uncorrected, each cell errs at about 5%
 

@@ -157,15 +157,9 @@ def test_without_rows_what_was_recorded_is_shown_and_said(pooled, federated, pla
             shutil.move(away, place / name)
 
 
-def test_one_owner_with_one_label_at_one_tier_is_explained_by_role(place, tiny_folder):
-    folder = run_of(
-        place,
-        tiny_folder,
-        "alone",
-        data=LocalFiles(path=str(place / "rows.jsonl")),
-        partition={"name": "iid", "num_clients": 1},
-    )
-    found = explain(folder, tier="high", rows=16)
+def test_rows_of_one_owner_without_labels_are_explained_by_role(pooled, place):
+    plain = write(place / "plain.jsonl", ROWS[:16])
+    found = explain(pooled, data=plain, overrides=["data.label=''"])
     (roles,) = found.groups
     assert roles.names == ("prompt", "response")
     assert groups(roles).title == "Roles and the experts that carry them"
