@@ -1,4 +1,4 @@
-"""What the experts of a run do, as one value."""
+"""The work of a run's experts as one value."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Moved:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Explained:
-    """Which experts fire for whom, how alike they are, and how far confidence can be trusted.
+    """Experts and whom they fire for, their likeness, and how far confidence can be trusted.
 
     Parts that a run's folder and the rows here cannot give are None or empty; `notes` say why.
     """

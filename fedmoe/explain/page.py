@@ -131,12 +131,11 @@ def specialised(found: Explained) -> TextTable:
         carried = np.where(of.marked, of.lift, 0)
         certain = (carried > 1).any(0)
         order = np.argsort(np.where(certain, of.entropy, np.inf), axis=None)[:MOST_SPECIALISED]
-        for layer, expert in zip(*np.unravel_index(order, of.entropy.shape), strict=True):
-            if certain[layer, expert]:
-                best = int(carried[:, layer, expert].argmax())
-                numbers = [of.entropy[layer, expert], of.lift[best, layer, expert]]
-                cell = f"{layer}.{expert}"
-                rows.append([cell, of.names[best], *map(number_text, map(float, numbers))])
+        for n in order[: certain.sum()]:
+            layer, expert = divmod(int(n), certain.shape[1])
+            best = int(carried[:, layer, expert].argmax())
+            numbers = [of.entropy[layer, expert], of.lift[best, layer, expert]]
+            rows.append([f"{layer}.{expert}", of.names[best], *map(number_text, numbers)])
     note = "Entropy over groups: 1 is used alike by all, 0 by one alone. Experts marked above 1."
     columns = ["layer.expert", "mostly", "entropy", "lift"]
     return TextTable("The most specialised experts", columns, rows, 2, note)

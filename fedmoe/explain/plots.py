@@ -81,7 +81,7 @@ def recorded_map(found: Explained) -> Figure | None:
 
 
 def information(found: Explained) -> Figure | None:
-    """What an expert's choice tells about the group of a row; dashed: what chance stays below."""
+    """Bits that the choice of an expert tells of a row's group; dashed: chance stays below."""
     if not found.groups:
         return None
     figure = new_figure("Mutual information of group and expert, in bits", 2.9)
@@ -124,7 +124,7 @@ def redundancy(found: Explained) -> Figure | None:
 
 
 def reliability(found: Explained) -> Figure | None:
-    """How often the likeliest token is right, by its probability; on the line it is calibrated."""
+    """Share of likeliest tokens that are right, by probability; on the line it is calibrated."""
     if not found.calibration:
         return None
     figure = new_figure("Accuracy by confidence, over response tokens", 3.4)
@@ -167,7 +167,7 @@ def moved(found: Explained) -> Figure | None:
 
 
 def over_rounds(found: Explained) -> Figure | None:
-    """How far each round's load of experts is from the first one's: mean and range of layers."""
+    """Distance of each round's load of experts from the first one's: mean and range of layers."""
     if found.recorded is None or len(found.recorded.distance) < 2:
         return None
     of = found.recorded.distance

@@ -1,4 +1,4 @@
-"""What a run recorded of its routing: tokens by owner and by round, no text and no token."""
+"""A run's own record of its routing: tokens by owner and by round, no text and no token."""
 
 from __future__ import annotations
 
