@@ -132,7 +132,7 @@ def specialised(found: Explained) -> TextTable:
         certain = (carried > 1).any(0)
         order = np.argsort(np.where(certain, of.entropy, np.inf), axis=None)[:MOST_SPECIALISED]
         for n in order[: certain.sum()]:
-            layer, expert = divmod(int(n), certain.shape[1])
+            layer, expert = divmod(int(n), of.lift.shape[2])
             best = int(carried[:, layer, expert].argmax())
             numbers = [of.entropy[layer, expert], of.lift[best, layer, expert]]
             rows.append([f"{layer}.{expert}", of.names[best], *map(number_text, numbers)])
