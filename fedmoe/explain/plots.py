@@ -64,7 +64,7 @@ def draw(found: Explained) -> list[Picture]:
 
 
 def lift_map(found: Explained, place: int) -> Figure | None:
-    """Red: more of the group's tokens than the mean group gives the expert, to 4 times; dots: sure."""
+    """Red: more of the group's tokens than the mean group gives the expert, up to 4; dots: sure."""
     of = found.groups[place]
     names = [shortened(name, LETTERS) for name in of.names]
     return _maps(f"Lift by {of.kind}", names, of.lift, of.marked)
