@@ -1,0 +1,113 @@
+"""`fedmoe serve`: answers over HTTP, in OpenAI's format."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fedmoe.cli import arguments
+from fedmoe.errors import FedMoEError
+
+if TYPE_CHECKING:
+    from fedmoe.export.loaded import Loaded
+
+KEY = "FEDMOE_API_KEY"
+
+
+@click.command()
+@click.argument("source", help="A run's folder, an exported adapter's, or a base model.")
+@arguments.which
+@click.option("--base", default="", help="The base model of an adapter, if it has moved.")
+@click.option("--host", default="127.0.0.1", help="The address to listen at.")
+@click.option("--port", default=8000, help="A port of this machine; 0 takes any.")
+@click.option(
+    "--api-key",
+    type=arguments.FILE,
+    help=f"A file with the key that clients must send; {KEY} in the environment does the same.",
+)
+@click.option(
+    "--max-new-tokens", default=512, type=click.IntRange(1), help="Length of the longest answer."
+)
+@click.option(
+    "--seconds", default=120.0, type=click.FloatRange(1), help="Time of a request, with its wait."
+)
+@click.option("--queue", default=8, type=click.IntRange(0), help="Requests that may wait.")
+def serve(
+    source: str,
+    which: str,
+    base: str,
+    host: str,
+    port: int,
+    api_key: Path | None,
+    max_new_tokens: int,
+    seconds: float,
+    queue: int,
+) -> None:
+    """Serve a run at any of its tiers in OpenAI's format, to try it on one machine.
+
+    This is no production server: one model answers one request at a time. The model of a request
+    is a tier, and its field top_k the number of experts that each token reaches, where another one
+    than the tier's is wanted. Until Ctrl-C.
+
+    \b
+    Examples:
+      fedmoe serve runs/quickstart
+      fedmoe serve my-adapter --port 9000
+      curl localhost:8000/v1/models
+      curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+        -d '{"model": "lowest", "messages": [{"role": "user", "content": "lights off"}]}'
+    """
+    key = _key(api_key)
+    from fedmoe.serving.server import is_loopback, listening, serve, url_of
+
+    listener = listening(host, port)
+    arguments.end_like_ctrl_c()
+    arguments.one_thread()
+    from fedmoe.export.loaded import load
+    from fedmoe.serving.app import Endpoint
+    from fedmoe.serving.engine import Engine
+    from fedmoe.serving.guard import LOOPBACK
+    from fedmoe.serving.limits import Limits
+
+    limits = Limits(new_tokens=max_new_tokens, seconds=seconds, queue=queue)
+    engine = Engine(load(source, which, base), limits)
+    endpoint = Endpoint(engine, lambda line: print(line, flush=True))
+    hosts = LOOPBACK if is_loopback(host) else ()
+    _first_screen(engine.loaded, endpoint.form is not None, limits, url_of(listener))
+    if not hosts:
+        print(
+            f"WARNING: {host} is no address of this machine alone: whoever reaches it can use the "
+            "model, unencrypted" + ("" if key else f", and without a key (--api-key, {KEY})"),
+            flush=True,
+        )
+    try:
+        serve(endpoint.app(hosts, key), listener, limits)
+    except KeyboardInterrupt:
+        print("no longer serving")
+    finally:
+        engine.close()
+
+
+def _key(file: Path | None) -> str:
+    """Return the key that clients must send; empty if there is none.
+
+    Raises:
+        FedMoEError: the file cannot be read, or the key is empty.
+    """
+    if file is None and KEY not in os.environ:
+        return ""
+    where = KEY if file is None else str(file)
+    try:
+        key = os.environ[KEY] if file is None else file.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FedMoEError(f"--api-key {where}: it cannot be read: {error}") from error
+    if not (key := key.strip()) or not key.isascii() or not key.isprintable():
+        raise FedMoEError(f"{where}: the key is empty, or not one line of ASCII letters")
+    return key
+
+
+def _first_screen(loaded: Loaded, calls: bool, limits: object, url: str) -> None:
+    print(url)
