@@ -12,7 +12,7 @@ from fedmoe.cli import arguments
 from fedmoe.errors import FedMoEError
 
 if TYPE_CHECKING:
-    from fedmoe.export.loaded import Loaded
+    from fedmoe.serving.app import Endpoint
 
 KEY = "FEDMOE_API_KEY"
 
@@ -76,7 +76,7 @@ def serve(
     engine = Engine(load(source, which, base), limits)
     endpoint = Endpoint(engine, lambda line: print(line, flush=True))
     hosts = LOOPBACK if is_loopback(host) else ()
-    _first_screen(engine.loaded, endpoint.form is not None, limits, url_of(listener))
+    _first_screen(endpoint, url_of(listener), bool(key))
     if not hosts:
         print(
             f"WARNING: {host} is no address of this machine alone: whoever reaches it can use the "
@@ -109,5 +109,36 @@ def _key(file: Path | None) -> str:
     return key
 
 
-def _first_screen(loaded: Loaded, calls: bool, limits: object, url: str) -> None:
-    print(url)
+def _first_screen(endpoint: Endpoint, url: str, key: bool) -> None:
+    """Print what is served and within which bounds, and what the answers follow."""
+    from fedmoe.cli.terminal import print_table, say, table, terminal
+    from fedmoe.data.shown import template_line
+    from fedmoe.export.devices import COLUMNS, as_facts, devices_of, table_rows
+    from fedmoe.serving.request import WITHOUT_EFFECT
+
+    console, loaded, limits = terminal(), endpoint.engine.loaded, endpoint.engine.limits
+    say(console, f"{loaded.name} at {url} (Ctrl-C ends this)")
+    say(console, "To try an adapter on one machine; this is no production server.")
+    say(console, f"models: {', '.join(loaded.levels)}" + (", with an API key" if key else ""))
+    for tier, why in loaded.left_out.items():
+        say(console, f"not served: {tier}: {why}")
+    if loaded.saved is not None:
+        rows = table_rows(as_facts(devices_of(loaded.saved)))
+        print_table(console, table("a device of each tier", COLUMNS, rows))
+    if loaded.model.form.name == "causal":
+        say(console, template_line(loaded.tokenizer, loaded.text))
+    calls = "read into tool_calls" if endpoint.form else "text: the template writes no JSON of them"
+    say(console, f"function calls in answers are {calls}")
+    if not loaded.text.describe_tools:
+        say(console, "descriptions of functions (tools) are left out of prompts, as in training")
+    say(
+        console,
+        f"at most {limits.new_tokens} new tokens, {limits.seconds:g} seconds, {limits.queue} "
+        f"requests that wait, {limits.body_bytes:,} bytes a request; one is answered at a time",
+    )
+    say(
+        console,
+        "temperature is 0 when omitted: the likeliest token, as in the run's scores; top_k is the "
+        f"number of experts; without effect: {', '.join(WITHOUT_EFFECT)}; fields that are not "
+        "supported are refused",
+    )

@@ -90,6 +90,8 @@ def prompt_ids(
 ) -> tuple[int, ...]:
     """Return the token ids of a prompt, or of messages, from which an answer is generated.
 
+    Functions, `tools`, are described as the settings say.
+
     Raises:
         DataError: it cannot be worded.
     """
@@ -103,15 +105,13 @@ def prompt_ids(
         if len(messages) > 1 or messages[0]["role"] != "user" or tools:
             raise DataError("this model takes one text and no conversation: one message of a user")
         return FRAMES[task]([example], tokenizer)[0].prompt
-    if tools and not settings.describe_tools:
-        raise DataError("functions are not described to this model: text.describe_tools is false")
     template = template_of(tokenizer, settings)
     said = _said(example, Spelling(tokenizer), settings, messages, [*tools] or None)
     try:
         if isinstance(said, Unusable):
             raise RowFault(said.fault)
         template = replace(template, literal=said.spelling)
-        if len(messages) > 1 or tools:
+        if messages is not alone:
             check_functions(template, said.messages, said.tools)
         return tuple(template.ids(template.before(said.messages, len(messages), said.tools)))
     except RowFault as fault:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -91,6 +92,9 @@ class Endpoint:
     async def _answer(self, http: HTTP, chat: bool) -> Response:
         request = read_request(await _json(http), chat, self.engine.limits)
         self._check_model(request.model)
+        if request.tools and not self.engine.loaded.text.describe_tools:
+            # As in training; the model may call them nevertheless.
+            request = replace(request, without_effect=(*request.without_effect, "tools"))
         begun, events = time.monotonic(), self.engine.events(request)
         form = self.form if request.tools else None
         # It may be refused until it is started; then a stream's status is sent.

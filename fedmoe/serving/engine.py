@@ -1,6 +1,6 @@
 """The one model, and the queue before it: requests are answered one at a time, as they came.
 
-A single thread words prompts, sets the tier and generates, so that nothing else touches the model; the
+A single thread words prompts, sets the tier and generates: nothing else touches the model, and the
 event loop stays free for those who wait.
 """
 

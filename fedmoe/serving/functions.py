@@ -39,7 +39,8 @@ class Calls:
     def read(self, text: str) -> Sequence[OneCall]:
         """Return the calls that make up a text; none where there is anything else.
 
-        >>> Calls("<call>", "</call>", "arguments").read('<call>{"name": "f", "arguments": {}}</call>')
+        >>> form = Calls("<call>", "</call>", "arguments")
+        >>> form.read('<call>{"name": "f", "arguments": {}}</call>')
         [{'name': 'f', 'arguments': '{}'}]
         """
         found, decoder, place = [], json.JSONDecoder(), 0
