@@ -61,7 +61,7 @@ def serve(
         -d '{"model": "lowest", "messages": [{"role": "user", "content": "lights off"}]}'
     """
     key = _key(api_key)
-    from fedmoe.serving.server import is_loopback, listening, serve, url_of
+    from fedmoe.serving.server import is_loopback, listening, server_of, url_of
 
     listener = listening(host, port)
     arguments.end_like_ctrl_c()
@@ -84,7 +84,7 @@ def serve(
             flush=True,
         )
     try:
-        serve(endpoint.app(hosts, key), listener, limits)
+        server_of(endpoint.app(hosts, key), limits).run(sockets=[listener])
     except KeyboardInterrupt:
         print("no longer serving")
     finally:

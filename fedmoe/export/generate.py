@@ -121,7 +121,7 @@ class Pieces:
     Example:
         >>> pieces = Pieces(lambda ids: "".join(map(chr, ids)), stops=["END"])
         >>> [pieces.add(ord(letter)) for letter in "an END."]
-        ['a', 'n', '', '', '', '', '']
+        ['a', 'n', '', ' ', '', '', '']
         >>> pieces.text, pieces.stopped
         ('an ', True)
     """

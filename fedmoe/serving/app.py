@@ -104,7 +104,8 @@ class Endpoint:
         assert isinstance(started, Started)
         wording = Wording(request, started)
         if request.stream:
-            return _Stream(self._logged(events, request, started, begun), wording, form)
+            logged = self._logged(events, request, started, begun)
+            return _Stream(logged, wording, form, self.engine.limits.seconds)
         answer = await _unless_gone(http, _whole(self._logged(events, request, started, begun)))
         if answer is None:
             return Response()
@@ -174,14 +175,20 @@ async def _unless_gone(http: HTTP, work: Awaitable[T]) -> T | None:
 class _Stream(StreamingResponse):
     """An answer as server-sent events."""
 
-    def __init__(self, events: AsyncIterator[Event], wording: Wording, form: Calls | None) -> None:
-        self.parts = _parts(events, wording, form)
+    def __init__(
+        self, events: AsyncIterator[Event], wording: Wording, form: Calls | None, seconds: float
+    ) -> None:
+        self.parts, self.seconds = _parts(events, wording, form), seconds
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         super().__init__(self.parts, 200, headers, "text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            # The answer comes in time; a client that does not read it may take as long again.
+            async with asyncio.timeout(2 * self.seconds):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            return
         finally:
             await self.parts.aclose()  # a client that is gone waits for no answer
 

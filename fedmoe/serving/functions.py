@@ -7,7 +7,6 @@ in another way than as JSON objects of a name and arguments is not read: they st
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,44 +22,48 @@ KEYS = ("arguments", "parameters")
 
 @dataclass(frozen=True)
 class Calls:
-    """What stands before and behind the JSON of each call."""
+    """The text around the JSON of calls."""
 
     before: str
     behind: str
+    between: str | None
+    """None where an answer has but one call."""
     key: str
     """By which a call names its arguments."""
 
     def may_begin(self, text: str) -> bool:
         """Return whether an answer that begins like this may be calls, and no text."""
-        start = f"{self.before}{{"
-        text = text.lstrip()
+        start, text = f"{self.before}{{", text.lstrip()
         return text.startswith(start) or start.startswith(text)
 
-    def read(self, text: str) -> Sequence[OneCall]:
+    def read(self, text: str) -> list[OneCall]:
         """Return the calls that make up a text; none where there is anything else.
 
-        >>> form = Calls("<call>", "</call>", "arguments")
+        >>> form = Calls("<call>", "</call>", None, "arguments")
         >>> form.read('<call>{"name": "f", "arguments": {}}</call>')
         [{'name': 'f', 'arguments': '{}'}]
         """
-        found, decoder, place = [], json.JSONDecoder(), 0
-        text = text.strip()
-        while place < len(text):
-            if not text.startswith(self.before, place):
-                return []
-            try:
-                start = place + len(self.before)
-                value, end = decoder.raw_decode(text, start)
-                loads(text[start:end])
-            except (ValueError, RecursionError):
-                return []
-            call = _call(value, self.key)
-            if call is None or not text.startswith(self.behind, end):
+        found, place, text = list[OneCall](), 0, text.strip()
+        while text.startswith(border := self.between if found else self.before, place):
+            value, end = _json_at(text, place + len(border))
+            if (call := _call(value, self.key)) is None:
                 return []
             found.append(call)
-            place = end + len(self.behind)
-            place += len(text[place:]) - len(text[place:].lstrip())
-        return found
+            if text[end:] == self.behind:
+                return found
+            if self.between is None:
+                return []
+            place = end
+        return []
+
+
+def _json_at(text: str, start: int) -> tuple[Any, int]:
+    """Return the JSON value that begins at a place, and where it ends; None where there is none."""
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, start)
+        return loads(text[start:end]), end
+    except (ValueError, RecursionError):
+        return None, start
 
 
 def _call(value: Any, key: str) -> OneCall | None:
@@ -78,26 +81,34 @@ def calls_of(template: Template, decode: Callable[[Sequence[int]], str]) -> Call
         template: the run's.
         decode: returns the text of ids as answers have it, without special tokens.
     """
-    function = {"name": NAME, "arguments": ARGUMENTS}
-    call: Message = {"role": "assistant", "content": ""}
-    call["tool_calls"] = [{"type": "function", "id": "probe_0001", "function": function}]
-    try:
-        before = template.before(PROBE, 1, None)
-        whole = template.render([*PROBE, call], None)
-        if not whole.startswith(before):
-            return None
-        ids = template.ids(before)
-        text = decode(template.after(ids, before, whole.removeprefix(before)))
-    except RowFault:
-        return None
-    start = text.find("{")
-    if start < 0 or not re.search(rf"\b{NAME}\b", text):
-        return None
-    try:
-        value, end = json.JSONDecoder().raw_decode(text, start)
-    except ValueError:
-        return None
+    one, two = (_worded(template, decode, count) for count in (1, 2))
+    before, found, behind = one.partition(_first_json(one)) if one else ("", "", "")
+    value = _json_at(found, 0)[0]
     key = next((k for k in KEYS if isinstance(value, dict) and value.get(k) == ARGUMENTS), None)
     if key is None or _call(value, key) is None:
         return None
-    return Calls(text[:start].lstrip(), text[end:].rstrip(), key)
+    before, behind = before.lstrip(), behind.rstrip()
+    parts = two.strip().removeprefix(before).removesuffix(behind).split(found)
+    between = parts[1] if len(parts) == 3 and not (parts[0] or parts[2]) else None
+    return Calls(before, behind, between, key)
+
+
+def _worded(template: Template, decode: Callable[[Sequence[int]], str], count: int) -> str:
+    """Return an answer of so many equal calls; empty where the template has none such."""
+    call = {"type": "function", "function": {"name": NAME, "arguments": ARGUMENTS}}
+    calls = [call | {"id": f"probe_{n:03}"} for n in range(count)]
+    answer: Message = {"role": "assistant", "content": "", "tool_calls": calls}
+    try:
+        before, whole = template.before(PROBE, 1, None), template.render([*PROBE, answer], None)
+        if not whole.startswith(before):
+            return ""
+        return decode(template.after(template.ids(before), before, whole.removeprefix(before)))
+    except RowFault:
+        return ""
+
+
+def _first_json(text: str) -> str:
+    """Return the text of the first JSON object in a text; the whole text where there is none."""
+    start = text.find("{")
+    end = _json_at(text, start)[1] if start >= 0 else start
+    return text[start:end] if end > start else text

@@ -49,8 +49,11 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
-def serve(app: ASGIApp, listener: socket.socket, limits: Limits) -> None:
-    """Answer requests until SIGINT or SIGTERM, which is raised again at the end."""
+def server_of(app: ASGIApp, limits: Limits) -> uvicorn.Server:
+    """Return the server of an application; `run` takes the listening sockets.
+
+    SIGINT and SIGTERM end it, and are then raised again.
+    """
     config = uvicorn.Config(
         app,
         http=_punctual(limits.idle_seconds),
@@ -65,7 +68,7 @@ def serve(app: ASGIApp, listener: socket.socket, limits: Limits) -> None:
         timeout_keep_alive=round(limits.idle_seconds),
         timeout_graceful_shutdown=1,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)
 
 
 def _punctual(seconds: float) -> type[H11Protocol]:
