@@ -22,7 +22,7 @@ KEY = "FEDMOE_API_KEY"
 @arguments.which
 @click.option("--base", default="", help="The base model of an adapter, if it has moved.")
 @click.option("--host", default="127.0.0.1", help="The address to listen at.")
-@click.option("--port", default=8000, help="A port of this machine; 0 takes any.")
+@click.option("--port", default=8000, type=click.IntRange(0, 65535), help="Its port; 0 takes any.")
 @click.option(
     "--api-key",
     type=arguments.FILE,

@@ -132,6 +132,7 @@ class Engine:
     ) -> None:
         """Answer one request; runs in the worker's thread, and nothing else does."""
         if ended():
+            put(self._late(started=False))
             return
         begun = time.monotonic()
         try:

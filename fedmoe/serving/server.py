@@ -36,9 +36,9 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host.strip("[]"), port), family=family, backlog=64)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         why = f"cannot be used: {error}"
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        if error.errno == errno.EADDRINUSE:
             why = "is in use; choose another --port, or 0 for any that is free"
         raise FedMoEError(f"{host}, port {port}: it {why}") from None
 
