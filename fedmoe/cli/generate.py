@@ -17,6 +17,7 @@ from fedmoe.errors import FedMoEError
 @click.argument("prompt", nargs=-1, help="The prompt; prompts are read line by line without one.")
 @click.option("--run", type=arguments.FILE, help="A run's folder, for its model and adapter.")
 @click.option("--adapter", type=arguments.FILE, help="An exported adapter's folder.")
+@click.option("--base", default="", help="The base model of that adapter, if it has moved.")
 @click.option("--model", default="mini", help="A base model: mini, a folder or a Hub id.")
 @click.option("--tier", help="Answer like this budget tier of the run.")
 @click.option("--top-k", type=int, help="Experts per token; the model's own number when omitted.")
@@ -26,6 +27,7 @@ def generate(
     prompt: tuple[str, ...],
     run: Path | None,
     adapter: Path | None,
+    base: str,
     model: str,
     tier: str | None,
     top_k: int | None,
@@ -48,6 +50,8 @@ def generate(
         )
     if run is not None and adapter is not None:
         raise FedMoEError("--run and --adapter both name an adapter; give one of them")
+    if base and adapter is None:
+        raise FedMoEError("--base needs --adapter; --model names a base model alone")
     if tier and run is None:
         raise FedMoEError("--tier needs --run; an exported adapter is for one tier, or for none")
     if run is not None and tier:
@@ -61,7 +65,7 @@ def generate(
     elif adapter is not None:
         # A merged one is a model of its own; what is neither is refused by what misses in it.
         merged = (adapter / "config.json").is_file()
-        loaded = models.load_model(str(adapter)) if merged else models.load_adapter(adapter)
+        loaded = models.load_model(str(adapter)) if merged else models.load_adapter(adapter, base)
     else:
         loaded = models.load_model(model)
         print(

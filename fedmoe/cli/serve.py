@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,11 @@ from fedmoe.cli import arguments
 from fedmoe.errors import FedMoEError
 
 if TYPE_CHECKING:
+    from socket import socket
+
+    from fedmoe.export.loaded import Loaded
     from fedmoe.serving.app import Endpoint
+    from fedmoe.serving.limits import Limits
 
 KEY = "FEDMOE_API_KEY"
 
@@ -61,20 +66,28 @@ def serve(
         -d '{"model": "lowest", "messages": [{"role": "user", "content": "lights off"}]}'
     """
     key = _key(api_key)
-    from fedmoe.serving.server import is_loopback, listening, server_of, url_of
+    from fedmoe.serving.limits import Limits
+    from fedmoe.serving.server import listening
 
-    listener = listening(host, port)
-    arguments.end_like_ctrl_c()
-    arguments.one_thread()
-    from fedmoe.export.loaded import load
+    limits = Limits(new_tokens=max_new_tokens, seconds=seconds, queue=queue)
+    with listening(host, port) as listener:
+        arguments.end_like_ctrl_c()
+        arguments.one_thread()
+        from fedmoe.export.loaded import load
+
+        _serve(load(source, which, base), limits, listener, key)
+
+
+def _serve(loaded: Loaded, limits: Limits, listener: socket, key: str) -> None:
+    """Answer requests until Ctrl-C."""
     from fedmoe.serving.app import Endpoint
     from fedmoe.serving.engine import Engine
     from fedmoe.serving.guard import LOOPBACK
-    from fedmoe.serving.limits import Limits
+    from fedmoe.serving.server import is_loopback, server_of, url_of
 
-    limits = Limits(new_tokens=max_new_tokens, seconds=seconds, queue=queue)
-    engine = Engine(load(source, which, base), limits)
+    engine = Engine(loaded, limits)
     endpoint = Endpoint(engine, lambda line: print(line, flush=True))
+    host = str(listener.getsockname()[0])
     hosts = LOOPBACK if is_loopback(host) else ()
     _first_screen(endpoint, url_of(listener), bool(key))
     if not hosts:
@@ -124,17 +137,20 @@ def _first_screen(endpoint: Endpoint, url: str, key: bool) -> None:
         say(console, f"not served: {tier}: {why}")
     if loaded.saved is not None:
         rows = table_rows(as_facts(devices_of(loaded.saved)))
-        print_table(console, table("a device of each tier", COLUMNS, rows))
+        note = "fedmoe export RUN ADAPTER --tier TIER makes the adapter of a tier"
+        print_table(console, table("a device of each tier", COLUMNS, rows, note=note))
     if loaded.model.form.name == "causal":
         say(console, template_line(loaded.tokenizer, loaded.text))
     calls = "read into tool_calls" if endpoint.form else "text: the template writes no JSON of them"
     say(console, f"function calls in answers are {calls}")
     if not loaded.text.describe_tools:
         say(console, "descriptions of functions (tools) are left out of prompts, as in training")
+    longest = min(limits.prompt_tokens, endpoint.engine.positions or limits.prompt_tokens)
     say(
         console,
-        f"at most {limits.new_tokens} new tokens, {limits.seconds:g} seconds, {limits.queue} "
-        f"requests that wait, {limits.body_bytes:,} bytes a request; one is answered at a time",
+        f"at most {longest:,} tokens a prompt, {limits.new_tokens:,} new ones, {limits.seconds:g} "
+        f"seconds, {limits.queue} requests that wait, {limits.body_bytes:,} bytes a request; one "
+        "is answered at a time",
     )
     say(
         console,
@@ -142,3 +158,7 @@ def _first_screen(endpoint: Endpoint, url: str, key: bool) -> None:
         f"number of experts; without effect: {', '.join(WITHOUT_EFFECT)}; fields that are not "
         "supported are refused",
     )
+    asked = {"model": next(iter(loaded.levels)), "messages": [{"role": "user", "content": "hello"}]}
+    head = f"curl {url}/chat/completions -H 'Content-Type: application/json'"
+    head += f' -H "Authorization: Bearer ${KEY}"' if key else ""
+    print(f"{head} -d '{json.dumps(asked)}'", flush=True)

@@ -157,7 +157,7 @@ class Engine:
         self, request: Request, put: Callable[[Event | Refused], None], ended: Callable[[], bool]
     ) -> Answer:
         ids = self._ids(request)
-        new = self._room(len(ids), request.max_new_tokens)
+        new = self._room(request, len(ids))
         try:
             top_k = self.loaded.use(request.model, request.top_k)
         except FedMoEError as error:
@@ -176,36 +176,45 @@ class Engine:
 
     def _ids(self, request: Request) -> Sequence[int]:
         """Return the prompt as ids: a conversation is worded as in training, a text is not."""
-        prompt = request.prompt
-        tokenizer = self.loaded.tokenizer
+        prompt, tools = request.prompt, request.tools
         if isinstance(prompt, str):
             if odd := unwritable(prompt):
                 raise Refused(f"the prompt {odd}", "prompt")
-            if not (ids := tokenizer([prompt], verbose=False)["input_ids"][0]):
+            if self.loaded.model.form.name != "causal":
+                return self.generator.prompt(prompt)
+            if not (ids := self.loaded.tokenizer([prompt], verbose=False)["input_ids"][0]):
                 raise Refused("the prompt has no token", "prompt")
             return ids
-        if request.chat:
-            return self.generator.prompt([*prompt], request.tools)  # pyright: ignore
+        if not isinstance(prompt[0], int):
+            return self.generator.prompt([*prompt], tools)  # pyright: ignore[reportArgumentType]
         size = self.loaded.model.model.get_input_embeddings().weight.shape[0]  # pyright: ignore
         if odd := [token for token in prompt if not 0 <= token < size]:  # pyright: ignore
             raise Refused(f"prompt: {odd[0]} is no token; expected 0 to {size - 1}", "prompt")
         return prompt  # pyright: ignore[reportReturnType]
 
-    def _room(self, prompt: int, new: int | None) -> int:
+    @property
+    def positions(self) -> int | None:
+        """The tokens that the model is made for: prompt and answer, or in an encoder the prompt."""
+        return self.generator.positions[0]
+
+    def _room(self, request: Request, prompt: int) -> int:
         """Return how long the answer may become.
 
         Raises:
-            Refused: the model has no positions for the prompt and its answer.
+            Refused: the prompt is too long, or the model has no positions for it and its answer.
         """
-        most = self.generator.positions[0] if self.loaded.model.form.name == "causal" else None
-        wanted = self.limits.new_tokens if new is None else new
-        if most is None or prompt + wanted <= most:
-            return wanted
-        if new is None and prompt < most:
-            return most - prompt
-        asked = f" and {new:,} new ones" if new else ""
+        limits, new = self.limits, request.max_new_tokens
+        longest = min(limits.prompt_tokens, self.positions or limits.prompt_tokens)
+        wanted = limits.new_tokens if new is None else new
+        left = wanted if self.positions is None else self.positions
+        if self.positions is not None and self.loaded.model.form.name == "causal":
+            left -= prompt
+        if prompt <= longest and left >= (new or 1):
+            return min(wanted, left)
         raise Refused(
-            f"a prompt of {prompt:,} tokens{asked}: the model is made for {most:,}",
-            "max_tokens" if prompt < most else "messages",
+            f"the prompt has {prompt:,} tokens"
+            + (f", and {new:,} new ones are wanted" if new else "")
+            + f"; the model is made for {self.positions or longest:,}, a prompt may have {longest:,}",
+            "messages" if request.chat else "prompt",
             code="context_length_exceeded",
         )

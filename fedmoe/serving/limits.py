@@ -11,6 +11,8 @@ class Limits:
 
     body_bytes: int = 1 << 20
     """The longest request."""
+    prompt_tokens: int = 8192
+    """The longest prompt, with its conversation; a model may have positions for less."""
     new_tokens: int = 512
     """The longest answer; also of a request that does not say how long."""
     seconds: float = 120.0

@@ -157,17 +157,12 @@ class _Fields:
         if (value := self.given.get(name)) is None:
             return None
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise Refused(f"{name} is {_shown(value)}; expected an integer from {low}", name)
+            raise Refused(f"{name} is {value!r:.40}; expected an integer from {low}", name)
         return value
 
 
 def _kind(value: Any) -> str:
     return "missing" if value is None else type(value).__name__
-
-
-def _shown(value: Any) -> str:
-    # Python refuses to write an integer of thousands of digits.
-    return "out of range" if isinstance(value, int) else f"{value!r:.40}"
 
 
 def _max_new_tokens(fields: _Fields, limits: Limits) -> int | None:
