@@ -211,10 +211,10 @@ class Engine:
             left -= prompt
         if prompt <= longest and left >= (new or 1):
             return min(wanted, left)
-        raise Refused(
-            f"the prompt has {prompt:,} tokens"
-            + (f", and {new:,} new ones are wanted" if new else "")
-            + f"; the model is made for {self.positions or longest:,}, a prompt may have {longest:,}",
-            "messages" if request.chat else "prompt",
-            code="context_length_exceeded",
+        said = f"the prompt has {prompt:,} tokens"
+        said += f", and {new:,} new ones are wanted" if new else ""
+        said += (
+            f"; a prompt may have {longest:,}, and with its answer {self.positions or longest:,}"
         )
+        param = "messages" if request.chat else "prompt"
+        raise Refused(said, param, code="context_length_exceeded")
