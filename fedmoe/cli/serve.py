@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,11 +95,11 @@ def _serve(loaded: Loaded, limits: Limits, listener: socket, key: str) -> None:
             flush=True,
         )
     try:
-        server_of(endpoint.app(hosts, key), limits).run(sockets=[listener])
-    except KeyboardInterrupt:
-        print("no longer serving")
+        with suppress(KeyboardInterrupt):
+            server_of(endpoint.app(hosts, key), limits).run(sockets=[listener])
     finally:
         engine.close()
+    print("no longer serving")
 
 
 def _key(file: Path | None) -> str:
