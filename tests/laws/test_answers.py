@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 from fedmoe.export.generate import Pieces
 from fedmoe.models.decode import Sampling
 
-LETTERS = "ab .\n"
-
 
 def decode(ids):
     """Bytes as text; those of a character that is not whole yet are the replacement character."""
