@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,6 +16,8 @@ from fedmoe.errors import FedMoEError
 @click.command()
 @click.argument("prompt", nargs=-1, help="The prompt; prompts are read line by line without one.")
 @click.option("--run", type=arguments.FILE, help="A run's folder, for its model and adapter.")
+@click.option("--adapter", type=arguments.FILE, help="An exported adapter's folder.")
+@click.option("--base", default="", help="The base model of that adapter, if it has moved.")
 @click.option("--model", default="mini", help="A base model: mini, a folder or a Hub id.")
 @click.option("--tier", help="Answer like this budget tier of the run.")
 @click.option("--top-k", type=int, help="Experts per token; the model's own number when omitted.")
@@ -23,6 +26,8 @@ from fedmoe.errors import FedMoEError
 def generate(
     prompt: tuple[str, ...],
     run: Path | None,
+    adapter: Path | None,
+    base: str,
     model: str,
     tier: str | None,
     top_k: int | None,
@@ -35,6 +40,7 @@ def generate(
     Examples:
       fedmoe generate --run runs/quickstart 'turn on the kitchen lights'
       fedmoe generate --run runs/quickstart --tier lowest 'set a timer for 5 minutes'
+      fedmoe generate --adapter my-adapter --top-k 1 'is the door locked?'
       fedmoe generate --model mini --top-k 2 'what is a garden?'
     """
     if run is None and prompt and Path(prompt[0]).is_dir():
@@ -42,21 +48,35 @@ def generate(
             f"{prompt[0]} is a folder and no prompt; --run answers with the adapter of a run's "
             "folder, --model with a whole model"
         )
+    if run is not None and adapter is not None:
+        raise FedMoEError("--run and --adapter both name an adapter; give one of them")
+    if base and adapter is None:
+        raise FedMoEError("--base needs --adapter; --model names a base model alone")
+    if tier and run is None:
+        raise FedMoEError("--tier needs --run; an exported adapter is for one tier, or for none")
     if run is not None and tier:
         _check_tier(run, tier)
     arguments.one_thread()
+    from fedmoe.export import loaded as models
     from fedmoe.export.generate import Generator
 
-    if run is None:
+    if run is not None:
+        loaded = models.load_run(run, which, [tier or models.FULL])
+    elif adapter is not None:
+        # A merged one is a model of its own; what is neither is refused by what misses in it.
+        merged = (adapter / "config.json").is_file()
+        loaded = models.load_model(str(adapter)) if merged else models.load_adapter(adapter, base)
+    else:
+        loaded = models.load_model(model)
         print(
             f"fedmoe: {model} is a base model here, without an adapter: it continues the prompt as "
             "it learned to in pretraining. --run FOLDER answers with a run's adapter.",
             file=sys.stderr,
         )
-    generator = Generator.of(run, model, which, tier, top_k)
+    loaded.use(next(iter(loaded.levels)), top_k)
+    generator = Generator(loaded.model, loaded.tokenizer, loaded.text)
     for line in [" ".join(prompt)] if prompt else _lines():
-        for text in generator.stream(line, max_new_tokens):
-            print(text, end="", flush=True)
+        generator.answer(line, max_new_tokens, each=partial(print, end="", flush=True))
         print()
 
 
