@@ -74,7 +74,7 @@ def own_clients(node_config: Mapping[str, object]) -> list[int]:
 def allowed_modules(node_config: Mapping[str, object]) -> list[str]:
     """Return the modules that an experiment may name, as `allow="my_rules my_package.data"`."""
     named = str(node_config.get("allow", "")).split()
-    if bad := [name for name in named if not re.fullmatch(r"\w+(\.\w+)*", name)]:
+    if bad := [name for name in named if not re.fullmatch(r"\w+(\.\w+)*", name, re.ASCII)]:
         raise FedMoEError(
             f"node config: allow has {bad[0]!r}; expected names of modules, such as my_rules"
         )

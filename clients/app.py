@@ -111,7 +111,7 @@ def state_folder(context: Context, run: str) -> Path | None:
     Raises:
         FedMoEError: the id cannot be the name of a folder.
     """
-    if not re.fullmatch(r"\w{1,40}", run):
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,40}", run):
         raise FedMoEError(f"run is {run[:60]!r}; expected letters and digits")
     named = str(context.node_config.get("state", "") or context.run_config.get("state", ""))
     return Path(named) / run if named else None

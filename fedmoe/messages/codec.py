@@ -139,6 +139,8 @@ def tier_of(message: Message) -> str:
 
 def examples_of(message: Message) -> int:
     """Return the examples that an update's message claims, unchecked; 0 if that is no number."""
+    if len(message.scalars) > MOST_JSON_CHARACTERS:
+        return 0
     try:
         found = json.loads(message.scalars)["examples"]
     except (ValueError, RecursionError, KeyError, TypeError):
