@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -13,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from clients.messages import parsed
 from clients.own_rows import here, own_rows, pooled_digest
 from fedmoe.errors import FedMoEError
 from fedmoe.section.imports import Imports, Refused
@@ -90,7 +90,7 @@ def check_components(request: Mapping[str, object], node_config: Mapping[str, ob
         FedMoEError: with all of them.
     """
     imports, faults = Imports(tuple(allowed_modules(node_config))), []
-    for component in json.loads(str(request.get("components", "[]"))):
+    for component in parsed(request.get("components", "[]")):
         try:
             imports.check_version(*component)
         except Refused as error:

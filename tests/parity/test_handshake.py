@@ -12,6 +12,7 @@ from fake_grid import FakeGrid, client_of
 from flwr.app import ConfigRecord, RecordDict
 
 from clients.about import about
+from clients.messages import crc32, parsed
 from fedmoe.errors import ConfigError, FedMoEError, WireError
 from fedmoe.messages.records import Failure, Update
 from fedmoe.rounds import Member, plan_round
@@ -141,6 +142,14 @@ def test_a_hostile_greeting_ends_its_nodes_part_and_not_the_run(
     said = [r.getMessage() for r in caplog.records if "node 101 gets no tasks" in r.getMessage()]
     assert said
     assert all(len(line) < 600 for line in said)
+
+
+@pytest.mark.parametrize("said", ["{", "[" * 10**5, "9" * 5000, ""])
+def test_a_request_that_cannot_be_read_is_refused(said):
+    with pytest.raises(FedMoEError, match="the request cannot be read"):
+        parsed(said)
+    with pytest.raises(FedMoEError, match="crc32 is .*; expected a number"):
+        crc32(RecordDict({"config": ConfigRecord({"crc32": said})}))
 
 
 def test_even_a_fault_in_reading_a_greeting_is_a_refusal(prepared, known, tasks, monkeypatch):
