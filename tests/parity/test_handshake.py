@@ -148,7 +148,7 @@ def test_a_hostile_greeting_ends_its_nodes_part_and_not_the_run(
 def test_a_request_that_cannot_be_read_is_refused(said):
     with pytest.raises(FedMoEError, match="the request cannot be read"):
         parsed(said)
-    with pytest.raises(FedMoEError, match="crc32 is .*; expected a number"):
+    with pytest.raises(FedMoEError, match=r"crc32 is .*; expected a number"):
         crc32(RecordDict({"config": ConfigRecord({"crc32": said})}))
 
 
