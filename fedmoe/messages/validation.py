@@ -78,7 +78,7 @@ def check_scalars(
     for field in CLIENT_FIELDS:
         value = scalars[field.name]
         if not field.least <= value <= field.most:
-            bounds = f"{field.least:.15g} to {field.most:.15g}"
+            bounds = f"{field.least:.16g} to {field.most:.16g}"
             raise WireError(f"{field.name} is {value}; expected {bounds}", "scalars")
     if scalars["examples"] > limits.examples:
         raise WireError(
