@@ -1,6 +1,6 @@
 """Broken and hostile messages of every kind that crosses a boundary: each is taken or refused.
 
-    python -m simulations.fuzz 100000      (15 minutes on one CPU core; prints a table)
+    python -m simulations.fuzz 100000      (5 minutes on one CPU core; prints a table)
 
 Each is an honest message of `crossings.py` with one to three things wrong: a value of another kind
 or size, a name too few, too many or twice, other letters or bytes, another length. It ends with a
