@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -13,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from clients.messages import parsed
 from clients.own_rows import here, own_rows, pooled_digest
 from fedmoe.errors import FedMoEError
 from fedmoe.section.imports import Imports, Refused
@@ -74,7 +74,7 @@ def own_clients(node_config: Mapping[str, object]) -> list[int]:
 def allowed_modules(node_config: Mapping[str, object]) -> list[str]:
     """Return the modules that an experiment may name, as `allow="my_rules my_package.data"`."""
     named = str(node_config.get("allow", "")).split()
-    if bad := [name for name in named if not re.fullmatch(r"\w+(\.\w+)*", name)]:
+    if bad := [name for name in named if not re.fullmatch(r"\w+(\.\w+)*", name, re.ASCII)]:
         raise FedMoEError(
             f"node config: allow has {bad[0]!r}; expected names of modules, such as my_rules"
         )
@@ -90,7 +90,7 @@ def check_components(request: Mapping[str, object], node_config: Mapping[str, ob
         FedMoEError: with all of them.
     """
     imports, faults = Imports(tuple(allowed_modules(node_config))), []
-    for component in json.loads(str(request.get("components", "[]"))):
+    for component in parsed(request.get("components", "[]")):
         try:
             imports.check_version(*component)
         except Refused as error:

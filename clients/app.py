@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.about import about, allowed_modules, check_components, own_clients
-from clients.messages import buffer, crc32, text, update_content, words
+from clients.messages import buffer, crc32, parsed, text, update_content, words
 from clients.own_rows import reported
 from clients.worker_calls import answer, idle_seconds_of
 from clients.worker_frames import Order
@@ -53,7 +52,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def data_of(content: RecordDict) -> dict[str, object]:
     """Return what the server tells of the experiment's data."""
-    return json.loads(str(content.config_records["config"].get("data") or "{}"))
+    return parsed(content.config_records["config"].get("data") or "{}")
 
 
 def replied(message: Message, reply: RecordDict) -> Message:
@@ -111,7 +110,7 @@ def state_folder(context: Context, run: str) -> Path | None:
     Raises:
         FedMoEError: the id cannot be the name of a folder.
     """
-    if not re.fullmatch(r"\w{1,40}", run):
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,40}", run):
         raise FedMoEError(f"run is {run[:60]!r}; expected letters and digits")
     named = str(context.node_config.get("state", "") or context.run_config.get("state", ""))
     return Path(named) / run if named else None

@@ -8,9 +8,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from fedmoe.errors import FedMoEError
 
 if TYPE_CHECKING:
     # It imports torch, and a node that is only asked for its name should answer at once.
@@ -20,6 +23,18 @@ if TYPE_CHECKING:
 def text(content: RecordDict, name: str) -> str:
     """Read a text of the request's config."""
     return str(content.config_records["config"][name])
+
+
+def parsed(text: object) -> Any:
+    """Return what a server's text in JSON says.
+
+    Raises:
+        FedMoEError: it is none.
+    """
+    try:
+        return json.loads(str(text))
+    except (ValueError, RecursionError) as error:
+        raise FedMoEError(f"the request cannot be read: {error!s:.100}") from None
 
 
 def buffer(content: RecordDict) -> bytes:
@@ -34,7 +49,10 @@ def words(**values: str | int) -> RecordDict:
 
 def crc32(content: RecordDict) -> int:
     """Read the request's checksum."""
-    return int(str(content.config_records["config"]["crc32"]))
+    found = content.config_records["config"]["crc32"]
+    if not isinstance(found, int):
+        raise FedMoEError(f"the request's crc32 is {found!r:.60}; expected a number")
+    return found
 
 
 def update_content(message: Message) -> RecordDict:

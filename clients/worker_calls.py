@@ -224,7 +224,7 @@ def _ask(found: Found, order: Order, buffer: bytes, task_seconds: float) -> Pack
             raise FedMoEError(reason)
         case {"kind": "error", "error": str(error)}:
             raise WorkerError(error)
-    raise FrameError(f"the worker answered with a frame of kind {header.get('kind')!r}")
+    raise FrameError(f"the worker answered with a frame of kind {header.get('kind')!r:.80}")
 
 
 def _hello(connection: socket) -> Hello | None:

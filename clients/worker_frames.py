@@ -29,6 +29,14 @@ MOST_HEADER_BYTES = 2**24
 MOST_BUFFER_BYTES = 2**34
 """An adapter of rank 64 for OLMoE-1B-7B takes 2.4e9."""
 CHUNK_BYTES = 2**20
+RANGES = {
+    "pid": (2, 2**31),
+    "loads": (0, 2**31),
+    "crc32": (0, 2**32 - 1),
+    "deadline_seconds": (0, 1e9),
+    "fewer": (0, 2**16),
+}
+"""Least and most of each number in a record: a caller may kill the process of a `pid`."""
 
 
 class FrameError(FedMoEError):
@@ -95,15 +103,23 @@ def read_header(header: dict[str, Any], record: type[T]) -> T:
     """Return the record in a header.
 
     Raises:
-        FrameError: it is of another kind, or a value is missing or of another type.
+        FrameError: it is of another kind, or a value is missing, of another type or out of range.
     """
     kind, hints = record.__name__.lower(), get_type_hints(record)
     types = {name: list if get_origin(of) is list else of for name, of in hints.items()}
     if (found := header.get("kind")) != kind:
         raise FrameError(f"a frame of kind {str(found)[:40]!r} came; expected {kind!r}")
-    if bad := [name for name, of in types.items() if not isinstance(header.get(name, ...), of)]:
+    bad = [name for name, of in types.items() if not _fits(name, header.get(name, ...), of)]
+    if bad:
         raise FrameError(f"a frame of kind {kind!r} lacks valid values of {', '.join(bad)}")
     return record(**{name: header[name] for name in types})
+
+
+def _fits(name: str, value: Any, of: Any) -> bool:
+    if name not in RANGES or value is None:
+        return isinstance(value, of)
+    least, most = RANGES[name]
+    return isinstance(value, of) and not isinstance(value, bool) and least <= value <= most
 
 
 def send(connection: socket, header: dict[str, Any], buffer: bytes | memoryview = b"") -> None:

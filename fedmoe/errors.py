@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from typing import Any, ClassVar
 
 LONGEST_SHOWN = 60
+LONGEST_QUOTE = 500
+"""Characters of a text from outside that a ledger, a log or a page takes."""
 
 
 class FedMoEError(Exception):
@@ -83,6 +85,7 @@ class WireError(FedMoEError):
 
     def __init__(self, message: str, code: str = "message") -> None:
         self.code = code
+        message = quoted(message)
         # Both arguments go to Exception, else the error cannot be pickled out of a worker.
         super().__init__(message, code)
 
@@ -96,6 +99,19 @@ class AggregationError(FedMoEError):
 
 class CheckpointError(FedMoEError):
     """A checkpoint that is missing, damaged, or of another run."""
+
+
+def quoted(text: str) -> str:
+    """Return a text from outside for ledgers, logs and pages: short, and without characters that
+    move a cursor or hide.
+
+    >>> quoted("a\\x1b[2Jb"), quoted("x" * 10**6)[473:]
+    ('a?[2Jb', 'xxx... (1000000 characters)')
+    """
+    if len(text) > LONGEST_QUOTE:
+        end = f"... ({len(text)} characters)"
+        text = text[: LONGEST_QUOTE - len(end)] + end
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def show(value: Any) -> str:

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from fedmoe.errors import WireError
+from fedmoe.errors import WireError, quoted
 from fedmoe.section import section
-from server.messages import plain
 
-Version = Annotated[str, Field(pattern=r"^[\w.+!-]{1,40}$")]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+!-]{1,40}$")]
 
 _OWN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,59}=[0-9a-f]{16}"
 ROWS = rf"^({_OWN}(,{_OWN})*)?$"
@@ -26,9 +25,10 @@ class About:
     """A node's description of itself, which proves nothing: the SuperLink decides who may connect.
     A name is compared with the one that the node's key was registered with, if it was."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]{0,60}$")]
-    """Its owner's name for it; may be empty."""
-    clients: Annotated[str, Field(pattern=r"^(\d{1,9}(,\d{1,9})*)?$", max_length=10**6)]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,60}$")]
+    """Its owner's name for it; may be empty. ASCII, as all that is compared: no name looks like
+    another one."""
+    clients: Annotated[str, Field(pattern=r"^([0-9]{1,9}(,[0-9]{1,9})*)?$", max_length=10**6)]
     """Clients whose data is stored there; empty if it takes any client's task."""
     rows: Annotated[str, Field(pattern=ROWS, max_length=10**6)]
     """Clients whose own rows are there, by name, each with a digest of them."""
@@ -36,7 +36,7 @@ class About:
     """A digest of the file that all nodes share out; empty if there is none."""
     template: Annotated[str, Field(pattern=r"^([0-9a-f]{16}|auto|chat|plain|missing)?$")]
     """A digest of the file that `text.template` names there, or its word."""
-    code: Annotated[str, Field(pattern=r"^\w{1,64}$")]
+    code: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")]
     device: Annotated[str, Field(min_length=1, max_length=100)]
     memory_bytes: Annotated[int, Field(ge=0, le=2**50)]
     """0 if unknown."""
@@ -62,8 +62,8 @@ class About:
     def __str__(self) -> str:
         held = ", ".join(self.own) or self.clients
         return (
-            f"{plain(self.device)}, {self.memory_bytes / 1e9:.1f} GB, {self.threads} threads of "
-            f"{plain(self.processor)}; "
+            f"{quoted(self.device)}, {self.memory_bytes / 1e9:.1f} GB, {self.threads} threads of "
+            f"{quoted(self.processor)}; "
             f"clients {held[:60] or 'any'}; python {self.python}, torch {self.torch}, "
             f"transformers {self.transformers}, flwr {self.flwr}, fedmoe {self.fedmoe} {self.code}"
         )
@@ -103,11 +103,13 @@ class Expected:
             about = About(**values)
         except ValidationError as error:
             faults = "; ".join(f"{e['loc'][-1]!s:.40}: {e['msg']:.80}" for e in error.errors()[:3])
-            raise WireError(plain(f"its description is not usable: {faults}")) from None
+            raise WireError(f"its description is not usable: {faults}") from None
+        except (TypeError, ValueError) as error:  # a name that is no field's, or a number's text
+            raise WireError(f"its description is not usable: {error!s:.200}") from None
         if registered and about.name != registered:
             raise WireError(
                 f"it calls itself {about.name!r}, and its key was registered for "
-                f"{plain(registered)!r}: set `name` in its node config, or register its key again"
+                f"{registered!r}: set `name` in its node config, or register its key again"
             )
         if about.code != self.code:
             raise WireError(

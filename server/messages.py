@@ -17,9 +17,6 @@ from fedmoe.errors import WireError
 from fedmoe.messages.codec import sealed
 from fedmoe.messages.records import Message
 
-LONGEST_REASON = 500
-"""Characters kept of a node's reason."""
-
 
 def hello_content(code: str, components: str, data: str) -> RecordDict:
     """Return a request for a node's description, which names the components that it needs."""
@@ -100,11 +97,6 @@ def read_update(content: RecordDict) -> Message:
     return Message(scalars, array.data, crc32)
 
 
-def plain(text: str) -> str:
-    """Return a node's text for the log: short, and without characters that move the cursor."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text[:LONGEST_REASON])
-
-
 def _config(content: RecordDict) -> ConfigRecord:
     if not isinstance(config := content.get("config"), ConfigRecord):
         raise WireError("the reply holds no config")
@@ -114,4 +106,4 @@ def _config(content: RecordDict) -> ConfigRecord:
 def _check_reason(config: ConfigRecord) -> None:
     """Raise the reason that a node gives for not answering."""
     if isinstance(reason := config.get("reason"), str):
-        raise WireError(plain(reason), "failed")
+        raise WireError(reason, "failed")

@@ -8,9 +8,9 @@ from logging import INFO, WARNING
 from flwr.app import MessageType
 from flwr.serverapp import Grid
 
-from fedmoe.errors import FedMoEError, WireError
+from fedmoe.errors import FedMoEError, WireError, quoted
 from server.about import About, Expected
-from server.messages import hello_content, plain, read_about
+from server.messages import hello_content, read_about
 from server.post import Arrived, Lost, Post
 from server.private import log
 from server.settings import Settings
@@ -190,9 +190,9 @@ class Nodes:
             about = self.expected.check(read_about(answer), registered)
             self._check_rows(node, about)
             self.known[node] = about
-        except WireError as error:
+        except (WireError, ValueError) as error:  # whatever a node says ends its part, not the run
             self.known.pop(node, None)
-            self.refused[node] = str(error)
+            self.refused[node] = quoted(str(error))
             log(WARNING, "node %d gets no tasks: %s", node, error)
             return lost
         if was_busy:
@@ -225,8 +225,8 @@ class Nodes:
                 "a mixed fleet: %s computes on %s, others on %s; last bits of their sums differ, "
                 "so that a repeated or resumed run is not bitwise identical",
                 self.label(node),
-                plain(processor),
-                plain(", ".join(unlike)),
+                quoted(processor),
+                quoted(", ".join(unlike)),
             )
 
     def _note(self, item: Arrived) -> None:

@@ -19,8 +19,8 @@ from typing import Literal, Protocol
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedmoe.errors import WireError
-from server.messages import check_nonce, plain, request_config
+from fedmoe.errors import WireError, quoted
+from server.messages import check_nonce, request_config
 from server.private import ErrorCode, log
 from server.pulls import Pulls
 
@@ -187,7 +187,7 @@ class Post:
 
 def _answer(reply: Message, letter: Letter, now: float) -> RecordDict | Lost:
     if reply.has_error():
-        code, reason = reply.error.code, plain(reply.error.reason or "no reason given")
+        code, reason = reply.error.code, quoted(reply.error.reason or "no reason given")
         reason = f"{reason} (Flower error {code})"
         if code in EXPIRED and now < letter.end - EARLY_SECONDS:
             # Its upload was cut short: Flower knows of the reply, but does not have it.

@@ -26,7 +26,9 @@ from fedmoe.seeds import generator, numpy_rng
 from simulations.benchmarks.idle import update_of
 
 LAYERS, EXPERTS, TOKENS, TOP_K = 2, 4, 60, 2
-LIMITS = Limits(examples=1000, delta=0.1, why="ten times what 5 steps of AdamW can move")
+LIMITS = Limits(
+    examples=1000, delta=0.1, why="more than 5 steps of AdamW at this round's rate can move"
+)
 RANDOM = 10_000
 """Messages with random damage."""
 

@@ -50,6 +50,10 @@ class Admission:
     most_examples: Annotated[int, Field(ge=1)] = 1_000_000
     """Examples that a client may claim to hold; they weigh its update. An update of more is
     refused."""
+    most_growth: Annotated[float, Field(ge=1)] = 1.0
+    """Factor by which a client with rows of its own may outgrow the examples of its first update. A
+    later update of more is refused, until the client has left (`membership.most_absent`) and
+    joined again."""
 
 
 @section
@@ -133,6 +137,7 @@ class Experiment:
         if self.data.name == "federated":
             return []
         chosen = {
+            "admission.most_growth": self.admission.most_growth != Admission().most_growth,
             "membership": self.membership != Membership(),
             "evaluation.clients": self.evaluation.clients is not None,
             "evaluation.every_tier": self.evaluation.every_tier,

@@ -132,7 +132,7 @@ def sealed(message: Message) -> Message:
 def tier_of(message: Message) -> str:
     """Return the tier that a task's message names, unchecked: it tells which layout to expect."""
     try:
-        return str(json.loads(message.scalars)["tier"])
+        return str(json.loads(message.scalars[:MOST_JSON_CHARACTERS])["tier"])
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise WireError(f"scalars name no tier: {error!r}") from error
 
@@ -140,7 +140,7 @@ def tier_of(message: Message) -> str:
 def examples_of(message: Message) -> int:
     """Return the examples that an update's message claims, unchecked; 0 if that is no number."""
     try:
-        found = json.loads(message.scalars)["examples"]
+        found = json.loads(message.scalars[:MOST_JSON_CHARACTERS])["examples"]
     except (ValueError, RecursionError, KeyError, TypeError):
         return 0
     return found if type(found) is int else 0

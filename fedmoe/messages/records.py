@@ -7,7 +7,6 @@ iterate over `CLIENT_FIELDS`.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,12 +15,18 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from fedmoe.adapter import Adapter
+from fedmoe.errors import quoted
 from fedmoe.messages.rows import RowCounts
 
 MOST_METRICS = 16
 """Own metrics in one update."""
 METRIC_NAME = re.compile(r"[A-Za-z][\w.-]{0,39}", re.ASCII)
 """The whole of a metric's name."""
+MOST_METRIC = 1e12
+"""Size of an own metric: a report draws and adds them."""
+MOST_LOSS = 1e6
+MOST_SECONDS = 1e9
+"""Of any duration that a client reports: thirty years."""
 
 Number = int | float
 
@@ -35,10 +40,10 @@ class Field:
 
     label: str
     """Its column's heading."""
-    unit: Literal["", "seconds", "bytes"] = ""
-    least: float = -math.inf
-    most: float = math.inf
+    least: float
+    most: float
     """An update with a value outside the bounds is refused."""
+    unit: Literal["", "seconds", "bytes"] = ""
     live: Literal["value", "per second"] | None = "value"
     """Its form in live tables and logs; trackers then get it, too. Ledger and JSON have them all.
     """
@@ -52,25 +57,25 @@ class Field:
 class ClientReport:
     """The numbers that a client reports about its local round: a line each, and no other list."""
 
-    examples: Annotated[int, Field("examples", least=1, live=None, over_rounds="last")]
-    """Training examples that the client holds; `Limits.examples` bounds them."""
-    steps: Annotated[int, Field("steps", least=1, most=2**40, live=None)]
-    """Optimiser steps."""
-    loss_before: Annotated[float, Field("loss before", over_rounds="first")]
+    examples: Annotated[int, Field("examples", 1, 2**40, live=None, over_rounds="last")]
+    """Training examples that the client holds; `Limits.examples` bounds them by what is known."""
+    steps: Annotated[int, Field("steps", 1, 2**40, live=None)]
+    """Optimiser steps; `Limits.steps` has the task's."""
+    loss_before: Annotated[float, Field("loss before", -MOST_LOSS, MOST_LOSS, over_rounds="first")]
     """Mean loss per response token on the client's own examples, before training."""
-    loss_after: Annotated[float, Field("loss after", over_rounds="last")]
-    tokens: Annotated[
-        int, Field("tokens", least=1, most=2**50, live="per second", over_rounds="sum")
-    ]
-    """Tokens that passed through the model in training, padding excluded."""
-    seconds: Annotated[float, Field("time", "seconds", least=0, over_rounds="sum")]
+    loss_after: Annotated[float, Field("loss after", -MOST_LOSS, MOST_LOSS, over_rounds="last")]
+    tokens: Annotated[int, Field("tokens", 1, 2**50, live="per second", over_rounds="sum")]
+    """Tokens that passed through the model in training, padding excluded; `Limits.tokens` bounds
+    them by the task."""
+    seconds: Annotated[float, Field("time", 0, MOST_SECONDS, "seconds", over_rounds="sum")]
     """Wall time of the local round."""
     peak_bytes: Annotated[
-        int, Field("peak memory", "bytes", least=0, most=2**50, live=None, over_rounds="largest")
+        int, Field("peak memory", 0, 2**50, "bytes", live=None, over_rounds="largest")
     ]
     """Peak of the process's memory; on a GPU, of the memory allocated there in this round."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Own metrics of a local step: at most `MOST_METRICS` finite numbers with a `METRIC_NAME`."""
+    """Own metrics of a local step: at most `MOST_METRICS` numbers up to `MOST_METRIC` in size, each
+    with a `METRIC_NAME`."""
     rows: RowCounts | None = None
     """The account of the client's rows, where it alone has them; `examples` is then `rows.train`,
     or more where conversations make several each."""
@@ -176,6 +181,9 @@ class Failure:
     code: str = "failed"
     """`failed` (the client could not), `late` (no answer in time), `busy` (its nodes are at work on
     another task), `injected` (on purpose), or a `WireError`'s code."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", quoted(self.reason))
 
 
 @dataclass(frozen=True)

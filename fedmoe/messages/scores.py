@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from fedmoe.errors import WireError
-from fedmoe.messages.records import Message
+from fedmoe.messages.records import MOST_SECONDS, Message
 from fedmoe.messages.rows import RowCounts
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def unpack_scores(
     loss = _number(values, "loss", float, tokens * MOST_NATS)
     score = _number(values, "score", float, examples)
     others = _metrics(values.pop("metrics", None), metrics[1:] if examples else (), examples)
-    seconds = _number(values, "seconds", float, math.inf)
+    seconds = _number(values, "seconds", float, MOST_SECONDS)
     if type(withheld := values.pop("withheld", None)) is not bool or (withheld and examples):
         raise WireError(f"withheld is {withheld!r:.60} with {examples} examples", "scalars")
     labels = _labels(values.pop("labels", None), examples)
@@ -205,7 +205,8 @@ def _labels(found: Any, examples: int) -> dict[str, tuple[int, float]]:
         raise WireError(f"labels are {found!s:.60}; expected at most {MOST_LABELS}", "scalars")
     labels = {}
     for label, pair in found.items():
-        if len(label) > LONGEST_LABEL or not isinstance(pair, list) or len(pair) != 2:
+        named = len(label) <= LONGEST_LABEL and label.isprintable()
+        if not named or not isinstance(pair, list) or len(pair) != 2:
             raise WireError(f"label {label!r:.60} has {pair!s:.60}; expected two sums", "scalars")
         both: dict[str, Any] = {"examples": pair[0], "score": pair[1]}
         number = _number(both, "examples", int, examples)

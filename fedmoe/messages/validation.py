@@ -17,24 +17,31 @@ from torch import Tensor
 
 from fedmoe.adapter import largest
 from fedmoe.errors import WireError
-from fedmoe.messages.records import CLIENT_FIELDS, METRIC_NAME, MOST_METRICS
+from fedmoe.messages.records import CLIENT_FIELDS, METRIC_NAME, MOST_METRIC, MOST_METRICS
 from fedmoe.messages.rows import RowCounts
 
 LARGEST_DELTA = 1e4
 """A local change of one weight beyond this is damage, not learning."""
-MOST_EXAMPLES = 2**40
+NORM_VALUES = 2**24
+"""Values whose norm is taken at one time, in float64."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """Bounds on the updates of a run; no run exceeds the defaults."""
 
-    examples: int = MOST_EXAMPLES
+    examples: int = 2**40
     """Examples that a client may claim: they weigh its update."""
+    held: str = "(admission.most_examples)"
+    """Reason for the bound on `examples`, for messages."""
     steps: int | None = None
     """Steps of a client that claims as many examples as this one; None if any number will do."""
+    tokens: float = math.inf
+    """Tokens that pass in so many steps."""
     delta: float = LARGEST_DELTA
     """Change of any value in one local round."""
+    mean: float = math.inf
+    """Root mean square of the changes of all values that changed: it bounds the update's norm."""
     free: int = 0
     """Number of trailing values without a known bound; `LARGEST_DELTA` applies to them."""
     why: str = "beyond which it is damage, not learning"
@@ -66,25 +73,30 @@ def check_scalars(
             continue  # it ran out of memory with more; see `budget.replan`
         if scalars[name] != expected:
             raise WireError(
-                f"update for {name} {scalars[name]!r}; its task has {expected!r}", "task"
+                f"update for {name} {scalars[name]!r:.80}; its task has {expected!r}", "task"
             )
+    for field in CLIENT_FIELDS:
+        value = scalars[field.name]
+        if not field.least <= value <= field.most:
+            bounds = f"{field.least:.16g} to {field.most:.16g}"
+            raise WireError(f"{field.name} is {value}; expected {bounds}", "scalars")
     if scalars["examples"] > limits.examples:
         raise WireError(
-            f"{scalars['examples']} examples; expected at most {limits.examples} "
-            "(admission.most_examples)",
+            f"{scalars['examples']} examples; expected at most {limits.examples} {limits.held}",
             "examples",
         )
     if limits.steps is not None and scalars["steps"] != limits.steps:
         raise WireError(
             f"{scalars['steps']} steps; expected {limits.steps} for {scalars['examples']} examples "
-            "(training.epochs)",
+            "(training.steps, training.epochs)",
             "scalars",
         )
-    for field in CLIENT_FIELDS:
-        value = scalars[field.name]
-        if not field.least <= value <= field.most:
-            bounds = "or more" if field.most == math.inf else f"to {field.most}"
-            raise WireError(f"{field.name} is {value}; expected {field.least} {bounds}", "scalars")
+    if scalars["tokens"] > limits.tokens:
+        raise WireError(
+            f"{scalars['tokens']} tokens; expected at most {limits.tokens:g}, as many as "
+            f"{scalars['steps']} steps of whole batches have (text.max_length)",
+            "scalars",
+        )
 
 
 def check_metrics(metrics: Any) -> dict[str, float]:
@@ -104,8 +116,11 @@ def check_metrics(metrics: Any) -> dict[str, float]:
                 "scalars",
             )
         number = type(value) is float or (type(value) is int and abs(value) < 2**53)
-        if not (number and math.isfinite(value)):
-            raise WireError(f"metric {name} is {value!r:.60}; expected a finite number", "scalars")
+        if not (number and abs(value) <= MOST_METRIC):
+            raise WireError(
+                f"metric {name} is {value!r:.60}; expected a number up to {MOST_METRIC:g} in size",
+                "scalars",
+            )
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -213,6 +228,7 @@ def check_values(
             raise WireError(
                 f"delta has a value of {size:g}; expected at most {most:g}, {why}", "too_large"
             )
+    _check_norm(delta[:bounded], limits)
     if not rescaler.isfinite().all():
         raise WireError(f"rescaler is {rescaler.tolist()}; expected finite", "not_finite")
     if not learns_rescaler and not torch.equal(rescaler, sent):
@@ -224,5 +240,20 @@ def check_values(
     if (moved := (rescaler - sent).abs().max().item()) > limits.rescaler:
         raise WireError(
             f"rescaler moved by {moved:g}; expected at most {limits.rescaler:g}, {limits.why}",
+            "too_large",
+        )
+
+
+def _check_norm(values: Float[Tensor, " values"], limits: Limits) -> None:
+    """Refuse values that are each within bounds and together more than training moves."""
+    if limits.mean == math.inf:
+        return
+    moved = int(values.count_nonzero())
+    parts = values.split(NORM_VALUES)
+    norm = math.hypot(*(torch.linalg.vector_norm(p, dtype=torch.float64).item() for p in parts))
+    if norm > (most := limits.mean * math.sqrt(moved)):
+        raise WireError(
+            f"delta has a norm of {norm:g} over {moved} values; expected at most {most:g}, "
+            f"{limits.why}",
             "too_large",
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fedmoe.errors import FedMoEError
 from fedmoe.evaluation.evaluate import by_tier
 from fedmoe.messages.codec import pack_task
-from fedmoe.messages.records import Task
+from fedmoe.messages.records import Task, Update
 from fedmoe.rounds import Observer, check_quorum, plan_round
 from fedmoe.runs.own_data import SERVER
 from fedmoe.runs.own_scores import chosen, evaluations, gather
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from fedmoe.adapter import Adapter
     from fedmoe.evaluation.evaluate import Evaluation
-    from fedmoe.messages.records import Message
+    from fedmoe.messages.records import Failure, Message
     from fedmoe.rounds import Member, Plan, ServerState
     from fedmoe.runs.display import Display
     from fedmoe.runs.recorder import Recorder
@@ -71,6 +71,10 @@ class Evaluator(Observer):
             return plan(state)
 
         return planned
+
+    def answered(self, task: Task, answer: Update | Failure) -> None:
+        if self.roster is not None and isinstance(answer, Update):
+            self.roster.heard(task.client, answer.examples)
 
     def finished(self, state: ServerState) -> None:
         e = self.server.setup.experiment

@@ -68,7 +68,11 @@ class Roster(Sequence[Member]):
         """By number: the rounds in a row that a member has been absent."""
         self.round = 0
         """The round that the members were last looked at for."""
+        records = list(records)
         self.recorded = {r["round"]: r for r in records if r["kind"] == "roster"}
+        self.said: dict[int, int] = {}
+        """By number: the examples that a member claimed in the first update since it joined."""
+        self.claims = [r for r in records if r["kind"] == "client" and r["status"] == "ok"]
 
     def __len__(self) -> int:
         return len(self.all) - len(self.gone)
@@ -98,7 +102,23 @@ class Roster(Sequence[Member]):
         for round in range(1, rounds + 1):
             if round in self.recorded:
                 self._note(self._replayed(round))
+            for line in self.claims:
+                if line["round"] == round:
+                    self.heard(line["client"], line["examples"])
         self.round = rounds
+
+    def heard(self, client: int, examples: int) -> None:
+        """Note what a member claims to hold, if it is the first time since it joined."""
+        self.said.setdefault(client, examples)
+
+    def most_examples(self, client: int) -> tuple[int, str]:
+        """Return the examples that a member may claim after its first claim, and why no more."""
+        said, growth = self.said[client], self.setup.experiment.admission.most_growth
+        why = (
+            f"after {said} in its first update; the server's owner lets clients gain rows by "
+            f"admission.most_growth, {growth:g} here, and one that left and joins again starts anew"
+        )
+        return math.floor(said * growth), f"({why})"
 
     def meet(self, round: int, present: Present) -> Attendance | None:
         """Look who is there for a round, and note it; None if that was done before.
@@ -162,6 +182,7 @@ class Roster(Sequence[Member]):
         for member in attendance.joined:
             if member.client == len(self.all):
                 self.all.append(member)
+            self.said.pop(member.client, None)
         self.gone -= {member.client for member in attendance.joined}
         self.gone |= {member.client for member in attendance.left}
         self.missed = {m.client: self.missed.get(m.client, 0) + 1 for m in attendance.absent}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fedmoe.messages.codec import examples_of, unpack_update
-from fedmoe.messages.validation import LARGEST_DELTA, Limits
+from fedmoe.messages.validation import LARGEST_DELTA, LIMITS, Limits
 from fedmoe.rounds import ServerState
+from fedmoe.runs.roster import Roster
 
 if TYPE_CHECKING:
     from fedmoe.adapter import Adapter
@@ -22,8 +24,13 @@ if TYPE_CHECKING:
     from fedmoe.runs.data import DataFacts
     from fedmoe.runs.setup import Setup
 
-MARGIN = 10.0
-"""Factor on the largest move of a value in training that the server accepts."""
+MARGIN = 3.0
+"""Factor on the largest move of a single value in training that the server accepts."""
+SLACK = 1.1
+"""Factor on the root mean square of all moves, for rounding alone: with few steps an honest client
+comes close to the most that training can move."""
+ROUNDED = 0.2
+"""Share of what a client sent that rounding can have left out, to be sent with its next update."""
 MOST_SCORED = 4
 """Clients of a tier whose mean score is the tier's, where each has experts of its own."""
 
@@ -103,27 +110,58 @@ class ServerSide:
         """Return the most that an honest client can send in answer to a task.
 
         The number of `examples` that it claims decides how many steps it took, if they go by
-        epochs: more may move more, and weigh more, up to `admission.most_examples`.
+        epochs: more may move more, and weigh more, up to what the server knows of its data.
 
-        Ten times what training can move a value by (`Training.reach`), from what was sent, or from
-        what a client may have made of its own part since round 1; and what the strategy adds. What
-        rounding left out of earlier updates is within the ten times. What `top_k` left out adds up:
-        a client may owe all that it ever changed, which is as much again for every round.
+        No value moves by more than training can move it in that round (`Training.reach`), from
+        what was sent, or from what a client may have made of its own part since round 1; and by
+        what the strategy adds. So their root mean square is bounded by the same, but for rounding,
+        and a single one by three times as much. What earlier updates left out is owed: of rounding
+        a share, of `top_k` all that the client ever changed.
         """
         setup, e, start = self.setup, self.setup.experiment, 0.0
-        most_examples = e.admission.most_examples
+        most_examples, held = self._most_examples(task)
         training = setup.training_of(task.tier).on(min(max(1, examples), most_examples))
-        steps = training.steps if e.training.epochs is not None else None
         if training.weight_decay:
             start = max(task.adapter.largest(), setup.initial.largest())
             start += task.round * replace(training, weight_decay=0.0).reach()
-        owing = e.upload.owes_more and e.upload.error_feedback
-        most, free = e.aggregation.reach(task, training.reach(start))
-        most = min(most * (MARGIN + task.round * owing), LARGEST_DELTA)
+        now = training.reach(start, task.round, e.rounds)
+        most, free = e.aggregation.reach(task, now)
+        owed = 0.0
+        if e.upload.error_feedback:
+            peak, _ = e.aggregation.reach(task, training.reach(start))
+            owed = peak * (task.round if e.upload.owes_more else ROUNDED)
         rescaler = 0.0
         if e.rescaling.learned:
             rate = e.rescaling.learning_rate
             learned = replace(training, learning_rate=rate, weight_decay=0.0)
-            rescaler = min(MARGIN * learned.reach(), LARGEST_DELTA)
-        why = f"ten times what {training.steps} steps of AdamW can move"
-        return Limits(most_examples, steps, most, free, why, rescaler)
+            rescaler = min(MARGIN * learned.reach(0.0, task.round, e.rounds), LARGEST_DELTA)
+        # Only a local step of one's own may take any number of steps, and of any length.
+        own = training.local_step is not None
+        length = e.text.max_length * len({*setup.model.stacks})
+        said = f"more than {training.steps} steps of AdamW at this round's rate can move"
+        return Limits(
+            examples=most_examples,
+            held=held,
+            steps=None if own else training.steps,
+            tokens=training.most_tokens(length),
+            delta=min(MARGIN * most + owed, LARGEST_DELTA),
+            mean=SLACK * (most + owed),
+            free=free,
+            why=said if now < math.inf else LIMITS.why,
+            rescaler=rescaler,
+        )
+
+    def _most_examples(self, task: Task) -> tuple[int, str]:
+        """Return the examples that a client may claim, and why no more.
+
+        The server has the partition where it made one. Of rows that clients alone have it knows
+        what each said first.
+        """
+        most, held = self.setup.experiment.admission.most_examples, Limits.held
+        if self.facts.lengths:
+            known, why = len(self.facts.lengths[task.client]), "(its part of the partition)"
+        elif isinstance(self.members, Roster) and task.client in self.members.said:
+            known, why = self.members.most_examples(task.client)
+        else:
+            return most, held
+        return (known, why) if known < most else (most, held)

@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
 
-NAME = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
+NAME = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*", re.ASCII)
 """`package.module:Name`."""
 
 

@@ -42,7 +42,7 @@ def oom_kills(events: Path | None) -> int:
 def table(path: Path) -> dict[str, int]:
     """Return the first number of each line, by the line's first word."""
     rows = (line.replace(":", " ").split() for line in text(path).splitlines())
-    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
 
 
 def number(path: Path) -> int | None:
@@ -52,7 +52,7 @@ def number(path: Path) -> int | None:
 
 def digits(word: str) -> int | None:
     """Return a word as a number, if it is one."""
-    return int(word) if word.isdigit() else None
+    return int(word) if word.isdecimal() else None
 
 
 def text(path: Path) -> str:

@@ -128,15 +128,31 @@ class Training(Component):
 
     def rate(self, step: int, round: int, num_rounds: int) -> float:
         """Return the learning rate of a step: warm-up in the round, decay over the run."""
-        done = (round - 1 + step / self.steps) / max(1, num_rounds)
-        fallen = {"linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2, "constant": 0.0}
-        decay = 1 - (1 - self.final_share) * fallen[self.schedule]
+        decay = self._decay((round - 1 + step / self.steps) / max(1, num_rounds))
         return self.learning_rate * decay * min(1.0, (step + 1) / (self.warmup_steps + 1))
 
-    def reach(self, start: float = 0.0) -> float:
-        r"""Return the most that AdamW moves a value in one round, from `start` in size or less.
+    def _decay(self, done: float) -> float:
+        fallen = {"linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2, "constant": 0.0}
+        return 1 - (1 - self.final_share) * fallen[self.schedule]
 
-        In its t-th step it is the learning rate times
+    def most_tokens(self, max_length: int) -> float:
+        """Return the tokens of a round's steps at most; infinite for a local step of one's own.
+
+        >>> Training(steps=30, batch_size=8).most_tokens(512)
+        122880
+        """
+        if self.local_step is not None:
+            return math.inf
+        batch = self.batch_size * max_length
+        step = self.accumulation * batch
+        if self.tokens_per_step is not None:
+            step = self.tokens_per_step + batch
+        return self.steps * step
+
+    def reach(self, start: float = 0.0, round: int = 1, num_rounds: int = 1) -> float:
+        r"""Return the most that AdamW moves a value in a round, from `start` in size or less.
+
+        In its t-th step it is the learning rate, which in round 1 falls from its peak, times
 
         $$c_t = (1 - \beta_1) \sqrt{\frac{\sum_{i<t} (\beta_1^2/\beta_2)^i}{1 - \beta_2}}
           \cdot \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}$$
@@ -153,10 +169,13 @@ class Training(Component):
         with np.errstate(over="ignore"):  # where it grows for ever it may leave float64's range
             sums = np.cumsum((beta1**2 / beta2 if beta1 else 0.0) ** (t - 1.0)) / (1 - beta2)
         each = (1 - beta1) * np.sqrt(sums) * np.sqrt(1 - beta2**t) / (1 - beta1**t)
-        total = float(each.sum())
+        total = float((each * np.minimum(1, t / (self.warmup_steps + 1))).sum())
         if beyond := self.steps - len(t):  # there c has long come to rest, unless it grows for ever
             total += beyond * float(each.max()) if beta1**2 < beta2 else math.inf
         if total == math.inf:
             return total  # a weight decay of 0 times it would be NaN, which bounds nothing
-        own = self.learning_rate * total
-        return own + self.steps * self.learning_rate * self.weight_decay * (start + own)
+        # The schedule has its extremes where rounds meet, also beyond the last one.
+        ends = (abs(self._decay((n - 1) / max(1, num_rounds))) for n in (round, round + 1))
+        rate = self.learning_rate * max(ends)
+        own = rate * total
+        return own + self.steps * rate * self.weight_decay * (start + own)

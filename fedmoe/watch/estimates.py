@@ -71,7 +71,7 @@ def seconds_left(run: Run, heard: int, expected: int, quiet_seconds: float) -> f
 def scored_every(run: Run) -> int:
     """Return the rounds between evaluations on validation data; 0 for none."""
     text = run.settings.get("evaluation.every", "1")
-    return int(text) if text.isdigit() else 1
+    return int(text) if text.isdecimal() else 1
 
 
 def _to_be_scored(run: Run) -> bool:
