@@ -151,6 +151,10 @@ class Recorder(Observer, Watch):
             return
         if answer.top_k < task.top_k:
             line |= {"top_k": answer.top_k, "requested_top_k": task.top_k}
+        sent = {"bytes_down": task_num_bytes(task), "bytes_up": answer.num_bytes, "status": "ok"}
+        if answer.withheld:
+            self.ledger.append(line | sent)
+            return
         price = self._price(task.tier, answer.top_k)
         self.round["tokens"] += answer.tokens
         counts = answer.counts.numpy()
@@ -161,12 +165,7 @@ class Recorder(Observer, Watch):
         reported.pop("rows", None)
         if answer.rows:
             self.accounted({task.client: (task.name, answer.rows)})
-        line |= reported | {
-            "bytes_down": task_num_bytes(task),
-            "bytes_up": answer.num_bytes,
-            "status": "ok",
-            "flops": price.train_flops_per_token * answer.tokens,
-        }
+        line |= reported | sent | {"flops": price.train_flops_per_token * answer.tokens}
         self.ledger.append(line | self._virtual(answer, line, price))
 
     def _make_room(self, client: int) -> None:

@@ -26,6 +26,7 @@ from fedmoe.runs.evaluator import Evaluator
 from fedmoe.runs.injection import Faulty, ServerKiller
 from fedmoe.runs.local.in_process import make_transport
 from fedmoe.runs.prepare import prepare
+from fedmoe.runs.private import private_run
 from fedmoe.runs.recorder import Recorder
 from fedmoe.runs.resume import find
 from fedmoe.runs.roster import roster_of
@@ -161,6 +162,13 @@ class Session:
         server, e = self.server, self.server.setup.experiment
         if server.setup.start:
             self.display.noted(server.setup.start.notes)
+        done = keeper.found.checkpoint.state.round if keeper.found.checkpoint else 0
+        write = recorder.ledger.append
+        if private := private_run(server, keeper.found.records, done, write):
+            self.display.noted(private.notes)
+            evaluator.choose = private.choose
+        watching = [private] if private else []
+        why_stop = private.why_stop if private else (lambda: "")
         if keeper.found.checkpoint:
             state = keeper.found.checkpoint.state
             keeper.resume(keeper.found.checkpoint)
@@ -173,10 +181,17 @@ class Session:
         state = run_rounds(
             state,
             server.members,
-            e.aggregation,
+            private.mean if private else e.aggregation,
             workers,
             # The one that may kill this process comes when all that it needs is written down.
-            [recorder, self.display, evaluator, keeper, ServerKiller(parse_faults(e.faults))],
+            [
+                *watching,
+                recorder,
+                self.display,
+                evaluator,
+                keeper,
+                ServerKiller(parse_faults(e.faults)),
+            ],
             num_rounds=e.rounds,
             clients_per_round=e.clients_per_round or len(server.members),
             seed=e.seed,
@@ -185,14 +200,15 @@ class Session:
             plan=evaluator.after_meeting(keeper.plan) if keeper.plan else evaluator.plan,
             quorum=e.quorum,
             updates_per_step=keeper.updates_per_step,
-            stop=recorder.why_stop,
+            stop=lambda: recorder.why_stop() or why_stop(),
+            shown=private.shown if private else (lambda update: update),
         )
         if state.round < e.rounds:
-            recorder.stopped(state, reason := recorder.why_stop())
+            recorder.stopped(state, reason := recorder.why_stop() or why_stop())
             self.display.noted((reason,))
         if not e.rounds:
             return state  # which is scored already
-        if not recorder.by_round.any():
+        if not recorder.by_round.any() and not private:
             raise FedMoEError(
                 f"No client was available in any of the {e.rounds} rounds: nothing was aggregated. "
                 "Raise the devices' `availability`, or `rounds`."

@@ -1,0 +1,1 @@
+"""Differential privacy for clients: one clipped vector each, noise on the sum, a budget that ends."""
