@@ -94,7 +94,7 @@ class Privacy:
             yield Fault("privacy", said + "cannot hide; use 'fedavg', 'flame' or the like")
             return
         if self.denominators == "public" and strategy.weighting != "uniform":
-            said = f"'public' needs sizes that are known, and aggregation.weighting is "
+            said = "'public' needs sizes that are known, and aggregation.weighting is "
             said += f"{strategy.weighting!r}; use 'uniform' there, or 'noised' here"
             yield Fault("privacy.denominators", said)
         if e.rescaling.learned:
