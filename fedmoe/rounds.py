@@ -185,7 +185,7 @@ def run_rounds(
 
     A round with fewer updates than `quorum`, a share of its tasks, is discarded: no observer sees
     its state, and a resumed run does it again. With `updates_per_step` it is a share of these: an
-    asynchronous server replaces a client that fails. Observers see of an update what `shown` leaves.
+    asynchronous server replaces a client that fails. Observers see of one what `shown` leaves.
 
     Raises:
         FedMoEError: every client of a round failed, or too many; the message gives the first

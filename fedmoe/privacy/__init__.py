@@ -1,1 +1,1 @@
-"""Differential privacy for clients: one clipped vector each, noise on the sum, a budget that ends."""
+"""Privacy of clients: clipped vectors, noise on their sum, an account, and masks that hide each."""

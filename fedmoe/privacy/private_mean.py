@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation.mean import Mean, peek
-from fedmoe.aggregation.streaming import Weights, partial_sums
+from fedmoe.aggregation.streaming import Sums, Weights, partial_sums
 from fedmoe.messages.records import Update
 from fedmoe.privacy.noise import Normals, SystemNormals, add_noise
 from fedmoe.privacy.settings import Privacy
@@ -50,11 +50,12 @@ class Mechanism:
 
 @dataclass(eq=False)
 class Tally:
-    """What the vectors of a round hold beside the changes, summed over clients, before noise."""
+    """What the vectors of a round hold beside the changes, summed over clients."""
 
     weights: Float[Tensor, " owners"]
     reports: Float[Tensor, " reports"] = field(default_factory=lambda: torch.zeros(3).double())
-    within: float = 0.0
+    """Losses before and after, and sizes, each as a share of its largest value."""
+    within: Float[Tensor, " one"] = field(default_factory=lambda: torch.zeros(1).double())
     """Clients whose change was within the bound, less half of all."""
 
 
@@ -78,18 +79,44 @@ class PrivateMean:
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
         """Return the next state: noised sums over clipped terms; see `Privacy`."""
-        normals = self.normals or SystemNormals()
-        m, tally = self.mechanism, Tally(torch.zeros_like(self.mechanism.even))
+        tally = Tally(torch.zeros_like(self.mechanism.even))
         layout, stream = peek(updates, adapter.layout)
-        sums = partial_sums(layout, stream, lambda update: self._weigh(update, tally))
-        add_noise(sums.descent, m.deviation(self.clip, m.changes_share), normals)
-        sums.weights = self._denominators(tally, normals)
+        sums = partial_sums(layout, stream, lambda update: self.weigh(update, tally))
+        self.add_noise(sums.descent, tally)
+        return self.next_state(adapter, sums, tally)
+
+    def add_noise(self, descent: Float[Tensor, " values"], tally: Tally, part: float = 1.0) -> None:
+        """Add noise to every number of a sum of vectors, or of one vector, in place.
+
+        Args:
+            descent: the sum of weighted changes, or less it.
+            tally: the other sums.
+            part: of the noise's variance, where several add theirs.
+        """
+        m, p, normals = self.mechanism, self.mechanism.privacy, self.normals or SystemNormals()
+        root = math.sqrt(part)
+        add_noise(descent, root * m.deviation(self.clip, m.changes_share), normals)
+        if p.denominators == "noised":
+            deviation = root * m.deviation(weights_bound(m), p.weights_share)
+            add_noise(tally.weights, deviation, normals)
+        if p.reports_share:
+            deviation = root * m.deviation(math.sqrt(3), p.reports_share)
+            add_noise(tally.reports, deviation, normals)
+        if p.adaptive:
+            add_noise(tally.within, root * m.deviation(0.5, p.adaptive.share), normals)
+
+    def next_state(self, adapter: Adapter, sums: Sums, tally: Tally) -> Adapter:
+        """Return the next state from noised sums; the sum of changes is used up."""
+        sums.weights = self._denominators(tally)
         sums.num_updates = max(1, sums.num_updates)
-        self._publish(tally, normals)
+        self._publish(tally)
         return self.strategy.combine_sums(adapter, sums)
 
-    def _weigh(self, update: Update, tally: Tally) -> Weights:
-        """Return a client's weights, scaled down until its change is within the bound."""
+    def weigh(self, update: Update, tally: Tally) -> Weights:
+        """Return a client's weights, scaled down until its change is within the bound.
+
+        Adds the rest of its vector to the tally.
+        """
         p, mine = self.mechanism.privacy, _at_most_one(self.strategy, update, self.mechanism)
         size = norm(update.delta, mine)
         factor = min(1.0, self.clip / size) if size else 1.0
@@ -100,25 +127,24 @@ class PrivateMean:
         losses = (update.loss_before, update.loss_after)
         most = p.most_size
         shares = [min(max(loss, 0.0), LARGEST_LOSS) / LARGEST_LOSS for loss in losses]
-        tally.reports += torch.tensor([*shares, min(update.examples, most) / most]).double()
+        if p.reports_share:
+            tally.reports += torch.tensor([*shares, min(update.examples, most) / most]).double()
         tally.within += (size <= self.clip) - 0.5
         return Weights(mine.experts * factor, mine.shared * factor)
 
-    def _denominators(self, tally: Tally, normals: Normals) -> Float[Tensor, " owners"]:
+    def _denominators(self, tally: Tally) -> Float[Tensor, " owners"]:
         """Return what the sums of changes are divided by."""
         m = self.mechanism
         public = m.even * m.num_expected
         if m.privacy.denominators == "public":
             return public
-        add_noise(tally.weights, m.deviation(weights_bound(m), m.privacy.weights_share), normals)
         return tally.weights.maximum(public * LEAST_SHARE)
 
-    def _publish(self, tally: Tally, normals: Normals) -> None:
+    def _publish(self, tally: Tally) -> None:
         """Note what a round tells, and let the bound follow the share of updates within it."""
         m, p = self.mechanism, self.mechanism.privacy
         self.report = {"clip": self.clip, "probability": m.probability}
         if p.reports_share:
-            add_noise(tally.reports, m.deviation(math.sqrt(3), p.reports_share), normals)
             before, after, size = (tally.reports / m.num_expected).tolist()
             self.report |= {
                 "loss_before": min(max(before, 0.0), 1.0) * LARGEST_LOSS,
@@ -126,9 +152,7 @@ class PrivateMean:
                 "examples": min(max(size, 0.0), 1.0) * p.most_size,
             }
         if p.adaptive:
-            within = torch.tensor([tally.within]).double()
-            add_noise(within, m.deviation(0.5, p.adaptive.share), normals)
-            share = min(max(float(within) / m.num_expected + 0.5, 0.0), 1.0)
+            share = min(max(float(tally.within) / m.num_expected + 0.5, 0.0), 1.0)
             self.clip *= math.exp(-p.adaptive.rate * (share - p.adaptive.quantile))
             self.report["within"] = share
 

@@ -32,7 +32,7 @@ class AdaptiveClip:
 
 @section
 class Privacy:
-    r"""Differential privacy of whole clients: what a run publishes hardly depends on any one of them.
+    r"""Differential privacy of whole clients: what a run publishes hardly depends on one of them.
 
     Each client's round becomes one vector: its weighted change of every value, its weights if they
     are needed, and its losses and sizes. Each part is scaled so that its bound takes a share of a

@@ -1,4 +1,4 @@
-"""Differential privacy: a vector of norm 1 for each client, noise that is what it says, an account."""
+"""Differential privacy: a client's vector of norm 1, noise that is what it says, an account."""
 
 import math
 from dataclasses import replace
@@ -11,7 +11,6 @@ from scipy.stats import kstest, norm
 
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation import FedAvg, Flame
-from fedmoe.aggregation.mean import Mean
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError
 from fedmoe.messages.records import Update
@@ -22,6 +21,7 @@ from fedmoe.privacy.private_mean import (
     LEAST_SHARE,
     Mechanism,
     PrivateMean,
+    Tally,
     even_weights,
     weights_bound,
 )
@@ -63,35 +63,21 @@ def update(client=0, size=0.01, used=ALL, seed=0, **changes):
 
 def vector_of(mean: PrivateMean, client: Update) -> np.ndarray:
     """All that leaves a client, each part over its bound and times the root of its share; slow."""
-    seen = {}
-
-    class Spy(Mean):
-        weighting = mean.strategy.weighting
-
-        def size(self, update):
-            return mean.strategy.size(update)
-
-        def weigh(self, update):
-            return mean.strategy.weigh(update)
-
-        def combine_sums(self, adapter, sums):
-            seen["changes"] = -sums.descent.numpy()
-            return adapter
-
-    spied = replace(mean, strategy=Spy())
-    added = []
-    spied.normals = lambda number: added.append(number) or np.zeros(number)
-    tallies = []
-    spied._publish = lambda tally, normals: tallies.append(tally)
-    spied.combine(STATE, [client])
-    p, m, tally = mean.mechanism.privacy, mean.mechanism, tallies[0]
-    parts = [seen["changes"] / mean.clip * math.sqrt(m.changes_share)]
+    m, p = mean.mechanism, mean.mechanism.privacy
+    tally = Tally(torch.zeros_like(m.even))
+    weights, changes = mean.weigh(client, tally), []
+    for entry, view in client.delta.layout.views(client.delta.flat.double()):
+        if entry.layer is None:
+            changes.append(weights.shared * view.flatten())
+        else:
+            changes += [weights.experts[entry.layer, e] * view[e].flatten() for e in range(EXPERTS)]
+    parts = [torch.cat(changes).numpy() / mean.clip * math.sqrt(m.changes_share)]
     if p.denominators == "noised":
         parts.append(tally.weights.numpy() / weights_bound(m) * math.sqrt(p.weights_share))
     if p.reports_share:
         parts.append(tally.reports.numpy() / math.sqrt(3) * math.sqrt(p.reports_share))
     if p.adaptive:
-        parts.append(np.array([tally.within]) / 0.5 * math.sqrt(p.adaptive.share))
+        parts.append(tally.within.numpy() / 0.5 * math.sqrt(p.adaptive.share))
     return np.concatenate(parts)
 
 
@@ -140,7 +126,7 @@ def test_one_client_moves_the_state_by_its_share_of_the_bound():
 
 
 def test_noise_has_the_stated_deviation_everywhere():
-    """Also where no client had a token, and in a round without clients: the support tells nothing."""
+    """Also where no client had a token, and in a round without any: the support tells nothing."""
     mean = private_mean(noise=1.5, clip=0.2, normals=None)
     used = update(used=((0,), (1,)), size=0.0)
     deviation = 1.5 * 0.2 / math.sqrt(1 - 0.02) / 4
@@ -207,10 +193,12 @@ def test_the_bound_follows_the_quantile():
 
 
 def test_noised_denominators_are_never_near_zero():
-    shouted = private_mean(Flame(), denominators="noised", normals=lambda n: np.full(n, -1e6))
-    floor = shouted.mechanism.even * 4 * LEAST_SHARE
-    tally = type("T", (), {"weights": torch.zeros(LAYERS * EXPERTS + 1).double()})
-    assert torch.equal(shouted._denominators(tally, shouted.normals), floor)
+    mean = private_mean(Flame(), denominators="noised", normals=lambda n: np.full(n, -1e3))
+    moved = mean.combine(STATE, [update()])
+    m = mean.mechanism
+    descent = -1e3 * m.deviation(mean.clip, m.changes_share)
+    shared = -descent / (float(m.even[-1]) * 4 * LEAST_SHARE)
+    assert moved.views()["q.A"].mean().item() == pytest.approx(shared, rel=1e-4)
 
 
 def test_reports_are_cut_and_noised():

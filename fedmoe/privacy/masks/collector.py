@@ -1,4 +1,4 @@
-"""The server's side of one round of masked sums: it passes messages on, and unmasks the sum alone."""
+"""The server's side of a round of masked sums: it passes messages on, and unmasks the sum."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class Part:
         largest = float(np.abs(values).max(initial=0.0))
         if not largest <= self.bound:
             raise FedMoEError(
-                f"secure_aggregation: a value of {self.name} is {largest:g}, and the range that all "
-                f"agreed on ends at {self.bound:g}; lower the learning rate, or clip"
+                f"secure_aggregation: a value of {self.name} is {largest:g}, and the range that "
+                f"all agreed on ends at {self.bound:g}; lower the learning rate, or clip"
             )
         return np.rint(values * self.scale).astype(np.int64).view(np.uint64)
 

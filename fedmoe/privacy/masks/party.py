@@ -1,13 +1,13 @@
 """A client's side of one round of masked sums: four messages, and secrets that end with the round.
 
 1. `advertise`: two public keys, signed.
-2. `share`: shares of its secrets, each sealed for one neighbour, who is to help if it is gone.
+2. `share`: shares of its secrets, each sealed for one neighbour, who helps if it is gone.
 3. `mask`: its vector under a mask of its own and one with each neighbour that the other takes away.
-4. `reveal`: for a neighbour whose vector arrived the share of its own mask, for one that is gone the
-   share of its key: never both, else its vector could be unmasked.
+4. `reveal`: for a neighbour whose vector arrived the share of its own mask, for one that is gone
+   the share of its key: never both, else its vector could be unmasked.
 
 Source: Bonawitz et al. 2017 (doi 10.1145/3133956.3133982, Figure 4, without the round that makes
-all agree on who is there); neighbours instead of everybody: Bell et al. 2020 (SecAgg+, Algorithm 2).
+all agree on who is there); neighbours instead of everybody: Bell et al. 2020 (SecAgg+).
 So the server is trusted to follow the protocol, not to look away: it may keep all it sees.
 """
 
@@ -169,5 +169,5 @@ def own_mask_key(seed: bytes, about: bytes) -> bytes:
 
 
 def sign_of(client: int, other: int) -> int:
-    """Return whether a client adds the mask of a pair or takes it away, which the other does not."""
+    """Return 1 for the one of a pair that adds their mask, -1 for the one that takes it away."""
     return 1 if client < other else -1
