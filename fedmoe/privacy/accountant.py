@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 from fedmoe.errors import FedMoEError
 from fedmoe.system.extras import require
+
+
+STEP = 1e-3
+"""Steps in which losses are rounded up: ten times the library's, and the time is a tenth; epsilon
+is the same to the fourth digit (51.6919 of 2 rounds at noise .2, 7.0466 of 100 at noise 1)."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +40,8 @@ class Accountant:
         Raises:
             FedMoEError: `dp-accounting` is not installed.
         """
-        if not probabilities:
-            return 0.0
-        dp, pld = _library()
-        accountant = pld.PLDAccountant()
-        for probability, number in Counter(probabilities).items():
-            accountant.compose(_round(dp, self.noise_multiplier, probability), number)
-        return float(accountant.get_epsilon(self.delta))
+        rounds = tuple(sorted(Counter(probabilities).items()))
+        return _epsilon(self.noise_multiplier, self.delta, rounds) if rounds else 0.0
 
 
 def calibrated(epsilon: float, delta: float, probability: float, rounds: int) -> float:
@@ -55,12 +56,26 @@ def calibrated(epsilon: float, delta: float, probability: float, rounds: int) ->
         return dp.SelfComposedDpEvent(_round(dp, noise, probability), max(1, rounds))
 
     try:
-        return float(dp.calibrate_dp_mechanism(pld.PLDAccountant, event, epsilon, delta))
+        return float(dp.calibrate_dp_mechanism(partial(_fresh, pld), event, epsilon, delta))
     except Exception as error:  # several of its own
         raise FedMoEError(
             f"privacy: no noise was found with which {rounds} rounds spend epsilon {epsilon:g} at "
             f"delta {delta:g} ({error}); raise privacy.epsilon, or give privacy.noise_multiplier"
         ) from error
+
+
+@cache
+def _epsilon(noise: float, delta: float, rounds: tuple[tuple[float, int], ...]) -> float:
+    """Return the cost of rounds by probability, each so many times."""
+    dp, pld = _library()
+    accountant = _fresh(pld)
+    for probability, number in rounds:
+        accountant.compose(_round(dp, noise, probability), number)
+    return float(accountant.get_epsilon(delta))
+
+
+def _fresh(pld: Any) -> Any:
+    return pld.PLDAccountant(value_discretization_interval=STEP)
 
 
 def _round(dp: Any, noise: float, probability: float) -> Any:
