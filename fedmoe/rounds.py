@@ -32,6 +32,8 @@ class Aggregator(Protocol):
     ) -> Adapter: ...
     def extra_state(self, state: Layout) -> Layout | None: ...
     def discount(self, update: Update, staleness: int) -> Update: ...
+    @property
+    def moves_alone(self) -> bool: ...
     def step(
         self, rule: Rule, old: Adapter, proposed: Adapter, memory: Memory
     ) -> tuple[Adapter, Memory]: ...
@@ -43,6 +45,9 @@ Plan = Callable[["ServerState"], "list[Task]"]
 """Returns the tasks whose updates make the next state."""
 Send = Callable[[Adapter, "Member"], Adapter]
 """Returns the part of the global state that a member is sent."""
+
+Choose = Callable[[Sequence["Member"]], "Sequence[Member]"]
+"""Returns those of the reachable members that take part in a round, in any order."""
 
 Transport = Callable[[Sequence[Task]], Iterator[Update | Failure]]
 """Carries out tasks and yields one answer per task, in the order of the tasks."""
@@ -98,17 +103,25 @@ def plan_round(
     clients_per_round: int,
     seed: int,
     send: Send = whole_state,
+    choose: Choose | None = None,
 ) -> list[Task]:
-    """Return the next round's tasks by client id; `(seed, round)` alone decides who takes part."""
+    """Return the next round's tasks by client id.
+
+    `(seed, round)` alone decides who takes part, unless `choose` does.
+    """
     number = state.round + 1
     # Drawn for all, from a separate stream: if everyone is reachable the samples do not change.
     draws = numpy_rng(seed, "round", number, "available").random(len(members))
     members = [m for m, u in zip(members, draws, strict=True) if u < m.availability]
     if not members:
         return []
-    rng = numpy_rng(seed, "round", number, "sample")
-    chosen = rng.choice(len(members), size=min(clients_per_round, len(members)), replace=False)
-    taking_part = sorted((members[i] for i in chosen), key=lambda m: m.client)
+    if choose is None:
+        rng = numpy_rng(seed, "round", number, "sample")
+        chosen = rng.choice(len(members), size=min(clients_per_round, len(members)), replace=False)
+        members = [members[i] for i in chosen]
+    else:
+        members = [*choose(members)]
+    taking_part = sorted(members, key=lambda m: m.client)
     # One object for all clients of a tier: transports serialise it once.
     sent = {m.tier: m for m in taking_part}
     adapters = {tier: send(state.adapter, member) for tier, member in sent.items()}
@@ -135,11 +148,11 @@ def finish_round(
 ) -> ServerState:
     """Return the state after the updates of one round, which are taken one at a time.
 
-    A round without updates keeps the adapter.
+    A round without updates keeps the adapter, unless the strategy `moves_alone`.
     """
     rescalers = RescalerMean(state.rescalers)
     stream = rescalers.watch(updates)
-    if not (first := list(islice(stream, 1))):
+    if not (first := list(islice(stream, 1))) and not strategy.moves_alone:
         return replace(state, round=state.round + 1)
     proposed = strategy.combine(state.adapter, again(first, stream), num_clients)
     adapter, memory = proposed, state.memory
@@ -166,12 +179,13 @@ def run_rounds(
     quorum: float = 0.0,
     updates_per_step: int | None = None,
     stop: Callable[[], str] = lambda: "",
+    shown: Callable[[Update], Update] = lambda update: update,
 ) -> ServerState:
     """Run the rounds that are left, as long as `stop` gives no reason, and return the last state.
 
     A round with fewer updates than `quorum`, a share of its tasks, is discarded: no observer sees
     its state, and a resumed run does it again. With `updates_per_step` it is a share of these: an
-    asynchronous server replaces a client that fails.
+    asynchronous server replaces a client that fails. Observers see of one what `shown` leaves.
 
     Raises:
         FedMoEError: every client of a round failed, or too many; the message gives the first
@@ -183,7 +197,7 @@ def run_rounds(
         for observer in observers:
             observer.planned(tasks)
         failures: list[Failure] = []
-        heard = _heard(tasks, transport(tasks), observers, failures)
+        heard = _heard(tasks, transport(tasks), observers, failures, shown)
         updates = (strategy.discount(u, number - u.round) for u in heard)
         state = finish_round(state, strategy, updates, optimizer, len(members))
         if tasks and len(failures) == len(tasks):
@@ -226,12 +240,14 @@ def _heard(
     answers: Iterator[Update | Failure],
     observers: Sequence[Observer],
     failures: list[Failure],
+    shown: Callable[[Update], Update],
 ) -> Iterator[Update]:
     """Pass updates on, show every answer to the observers, and collect the failures."""
     for task, answer in zip(tasks, answers, strict=True):
         assert answer.client == task.client, (answer.client, task.client)
+        seen = answer if isinstance(answer, Failure) else shown(answer)
         for observer in observers:
-            observer.answered(task, answer)
+            observer.answered(task, seen)
         if isinstance(answer, Failure):
             failures.append(answer)
         else:

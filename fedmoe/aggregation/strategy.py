@@ -124,6 +124,8 @@ class Strategy(Component):
     """The server steps by updates as they arrive (`updates_per_step`), late ones
     discounted (`discount`), not by rounds. Claims that an update on time is worth all of itself,
     and a later one no more than an earlier one."""
+    moves_alone: ClassVar[bool] = False
+    """The state moves in a round without updates, too."""
     changes_routers: ClassVar[bool] = False
     """The state holds more than adapters and trained routers: something that changes what routers
     choose. They must then take a softmax, and be left alone by everything else."""

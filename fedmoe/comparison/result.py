@@ -207,8 +207,8 @@ def spending(run: Run) -> dict[int, Spent]:
         total = Spent(
             total.bytes_up + sum(c["bytes_up"] for c in done),
             total.bytes_down + sum(c["bytes_down"] for c in done),
-            total.flops + sum(c["flops"] for c in done),
-            total.client_seconds + sum(c["seconds"] for c in done),
+            total.flops + sum(c.get("flops", 0) for c in done),
+            total.client_seconds + sum(c.get("seconds", 0) for c in done),
             total.wall_seconds + line["seconds"],
             (total.virtual_seconds or 0.0) + (virtual or 0.0) if known else None,
         )

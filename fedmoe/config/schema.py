@@ -23,6 +23,8 @@ from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.gating import Gating, TopKGating
 from fedmoe.models.rescaling import RESCALINGS, NoRescaling, Rescaling
+from fedmoe.privacy.masks.settings import SecureAggregation
+from fedmoe.privacy.settings import Privacy
 from fedmoe.section import section
 from fedmoe.training.router_losses import RouterLosses
 from fedmoe.training.settings import Training
@@ -116,6 +118,10 @@ class Experiment:
     upload: Annotated[Compression, COMPRESSIONS] = NoCompression()
     """The format of the values in clients' updates."""
     admission: Admission = Admission()
+    privacy: Privacy | None = None
+    """Differential privacy of clients, by noise on sums; none when omitted."""
+    secure_aggregation: SecureAggregation | None = None
+    """Masks under which the server sees sums alone; none when omitted."""
     membership: Membership = Membership()
     evaluation: EvaluationSettings = EvaluationSettings()
     early_stopping: EarlyStopping | None = None

@@ -80,12 +80,17 @@ class ClientReport:
     """The account of the client's rows, where it alone has them; `examples` is then `rows.train`,
     or more where conversations make several each."""
 
+    withheld: bool = False
+    """True if nobody is to be shown these numbers; see `privacy`."""
+
     def reported(self) -> dict[str, Number]:
-        """Return every field of `CLIENT_FIELDS` by name, in order."""
-        return {f.name: getattr(self, f.name) for f in CLIENT_FIELDS}
+        """Return every field of `CLIENT_FIELDS` by name, in order; nothing where it is withheld."""
+        return {} if self.withheld else {f.name: getattr(self, f.name) for f in CLIENT_FIELDS}
 
     def as_json(self) -> dict[str, Any]:
         """Return the same for JSON, with `metrics` and `rows` if there are any."""
+        if self.withheld:
+            return {}
         metrics = {name: float(value) for name, value in self.metrics.items()}
         found = self.reported() | ({"metrics": metrics} if metrics else {})
         return found | ({"rows": self.rows.as_json()} if self.rows else {})

@@ -153,8 +153,7 @@ class LiveTable(LiveView, Display):
         if not (self.quiet or self.json or self.live):
             self._line(
                 f"round {state.round}/{p.num_rounds}: {len(ok)} of {len(p.tasks)} clients, "
-                f"{sum(a['tokens'] for a in ok):,} tokens, local loss {_mean_losses(ok)}, "
-                f"{seconds_text(p.elapsed)} elapsed{_left(p)}"
+                f"{_reported(ok)}{seconds_text(p.elapsed)} elapsed{_left(p)}"
             )
 
     def evaluated(self, evaluations: Sequence[Evaluation]) -> None:
@@ -316,6 +315,14 @@ def _scores(p: Progress) -> TextTable:
             cells.append(f"{name} {percent_text(found[1].score)}" if found else "")
         rows.append(cells)
     return TextTable("", columns, rows, num_words=2)
+
+
+def _reported(updates: Sequence[Done]) -> str:
+    """Return tokens and losses of a round; nothing where they are withheld."""
+    if updates and not any(updates):
+        return ""
+    tokens = sum(update["tokens"] for update in updates)
+    return f"{tokens:,} tokens, local loss {_mean_losses(updates)}, "
 
 
 def _mean_losses(updates: Sequence[Done]) -> str:

@@ -66,7 +66,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Ended", head.get("reason", DASH)),
         ("Aggregation", head["strategy"]),
         *spread_facts(run),
-        ("Trained tokens", count_text(sum(c["tokens"] for c in done) or None)),
+        ("Trained tokens", count_text(sum(c.get("tokens", 0) for c in done) or None)),
         ("Sent to clients", bytes_text(sum(c["bytes_down"] for c in done) or None)),
         ("Sent back", bytes_text(sum(c["bytes_up"] for c in done) or None)),
         ("Wall time" if run.end else "Time in rounds", seconds_text(_seconds(run))),

@@ -53,8 +53,8 @@ def tier_costs(run: Run) -> Figure:
 def seconds_per_token(run: Run, tier: TierCost) -> float | None:
     """Return the seconds of local training per trained token, over all of a tier's rounds."""
     done = run.ok(tier=tier.name)
-    tokens = sum(c["tokens"] for c in done)
-    return sum(c["seconds"] for c in done) / tokens if tokens else None
+    tokens = sum(c.get("tokens", 0) for c in done)
+    return sum(c.get("seconds", 0) for c in done) / tokens if tokens else None
 
 
 def virtual_time(run: Run) -> Figure | None:

@@ -122,7 +122,7 @@ def training_loss(run: Run) -> Figure | None:
     """Mean loss of a round's clients on their own data, before and after they train; a dot each."""
     by_round: dict[int, list[Record]] = {}
     for line in run.ok():
-        if None not in (line["loss_before"], line["loss_after"]):
+        if None not in (line.get("loss_before"), line.get("loss_after")):
             by_round.setdefault(line["round"], []).append(line)
     if not by_round:
         return None
@@ -131,7 +131,7 @@ def training_loss(run: Run) -> Figure | None:
     if sum(map(len, by_round.values())) <= MOST_DOTS:
         colours = figures.shades([tier.name for tier in run.tiers])
         for tier, colour in colours.items():
-            dots = [(c["round"], c["loss_after"]) for c in run.ok(tier=tier) if c["loss_after"]]
+            dots = [(c["round"], c["loss_after"]) for c in run.ok(tier=tier) if c.get("loss_after")]
             axes.plot(*zip(*dots, strict=True) if dots else ([], []), "o", color=colour, **DOT)
     ends = []
     for side, style in (("loss_before", ":"), ("loss_after", "-")):
@@ -174,7 +174,10 @@ def _loss_rows(run: Run) -> list[tuple[str, str, float, float]]:
         pairs = {}
         for client in sorted(tier.clients):
             if done := run.ok(client=client):
-                pairs[client] = (_number(done[0]["loss_before"]), _number(done[-1]["loss_after"]))
+                pairs[client] = (
+                    _number(done[0].get("loss_before")),
+                    _number(done[-1].get("loss_after")),
+                )
         if run.header["num_clients"] <= MOST_ROWS:
             rows += [(run.label_of(c, tier), tier.name, *p) for c, p in pairs.items()]
         elif pairs:

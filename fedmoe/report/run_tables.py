@@ -121,7 +121,7 @@ def clients(run: Run) -> TextTable:
 def _client_row(run: Run, tier: TierCost, client: int) -> list[str]:
     done = run.ok(client=client)
     failed = sum(c["status"] == "failed" for c in run.of_client.get(client, ()))
-    tokens, seconds = sum(c["tokens"] for c in done), sum(c["seconds"] for c in done)
+    tokens, seconds = (sum(c.get(name, 0) for c in done) for name in ("tokens", "seconds"))
     known = {"examples": run.num_examples[client]} if client in run.num_examples else {}
     return [
         run.name_of(client),
@@ -233,7 +233,7 @@ def _difference(before: float | None, after: float | None) -> str:
 
 
 def _mean_seconds(done: list[Record]) -> float | None:
-    return sum(c["seconds"] for c in done) / len(done) if done else None
+    return sum(c.get("seconds", 0) for c in done) / len(done) or None if done else None
 
 
 def _saved(tier: TierCost) -> float | None:

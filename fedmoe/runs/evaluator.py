@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fedmoe.adapter import Adapter
     from fedmoe.evaluation.evaluate import Evaluation
     from fedmoe.messages.records import Failure, Message
-    from fedmoe.rounds import Member, Plan, ServerState
+    from fedmoe.rounds import Choose, Member, Plan, ServerState
     from fedmoe.runs.display import Display
     from fedmoe.runs.recorder import Recorder
     from fedmoe.runs.scorer import Scorer
@@ -45,6 +45,8 @@ class Evaluator(Observer):
     ) -> None:
         self.server, self.workers, self.phases = server, workers, phases
         self.recorder, self.display = recorder, display
+        self.choose: Choose | None = None
+        """Returns who takes part in a round, unless the run's seed draws them."""
         self.roster = server.members if isinstance(server.members, Roster) else None
 
     def meet(self, state: ServerState) -> None:
@@ -61,7 +63,7 @@ class Evaluator(Observer):
         server, e = self.server, self.server.setup.experiment
         members = server.members if self.roster is None else self.roster.here()
         number = e.clients_per_round or len(members)
-        return plan_round(state, members, number, e.seed, server.send_to)
+        return plan_round(state, members, number, e.seed, server.send_to, self.choose)
 
     def after_meeting(self, plan: Plan) -> Plan:
         """Return the plan of an asynchronous run, for those who are there."""

@@ -82,6 +82,8 @@ class Recorder(Observer, Watch):
         self.rows: dict[int, RowCounts] = {}
         """Clients' accounts of their own rows, as last written down."""
         self.virtual_clock = 0.0
+        self.trained = False
+        """Whether an update has arrived, ever."""
         self.number = 1
         self.round: dict[str, int | float] = {"tokens": 0, "clients": 0, "failed": 0}
         self.round_started = time.monotonic()
@@ -111,6 +113,8 @@ class Recorder(Observer, Watch):
         self.by_round[:rounds] = resumed.by_round[:rounds]
         self.by_client = resumed.by_client.numpy().copy()
         self.number = resumed.state.round + 1
+        done = [record.get("status") for record in records if record["kind"] == "client"]
+        self.trained = "ok" in done
         self.virtual_clock, self.best = about["virtual_clock"], about["best"] and (*about["best"],)
         evaluated = [record for record in records if record["kind"] == "evaluation"]
         self.scores = [{k: v for k, v in r.items() if k != "kind"} for r in evaluated]
@@ -130,6 +134,17 @@ class Recorder(Observer, Watch):
         }
         sums = torch.from_numpy(self.by_round.copy()), torch.from_numpy(self.by_client.copy())
         return Checkpoint(state, versions, *sums, about)
+
+    def summed(self, line: Mapping[str, Any], counts: np.ndarray | None = None) -> None:
+        """Note what is known of a round whose clients' own numbers are hidden.
+
+        Args:
+            line: its numbers, without a kind.
+            counts: int64 (layers, experts), over all clients; None where they are hidden, too.
+        """
+        self.ledger.append({"kind": "private", "round": self.number, **line})
+        if counts is not None:
+            self.by_round[self.number - 1] += counts
 
     def planned(self, tasks: Sequence[Task]) -> None:
         self.round = {"tokens": 0, "clients": len(tasks), "failed": 0}
@@ -151,6 +166,11 @@ class Recorder(Observer, Watch):
             return
         if answer.top_k < task.top_k:
             line |= {"top_k": answer.top_k, "requested_top_k": task.top_k}
+        sent = {"bytes_down": task_num_bytes(task), "bytes_up": answer.num_bytes, "status": "ok"}
+        self.trained = True
+        if answer.withheld:
+            self.ledger.append(line | sent)
+            return
         price = self._price(task.tier, answer.top_k)
         self.round["tokens"] += answer.tokens
         counts = answer.counts.numpy()
@@ -161,12 +181,7 @@ class Recorder(Observer, Watch):
         reported.pop("rows", None)
         if answer.rows:
             self.accounted({task.client: (task.name, answer.rows)})
-        line |= reported | {
-            "bytes_down": task_num_bytes(task),
-            "bytes_up": answer.num_bytes,
-            "status": "ok",
-            "flops": price.train_flops_per_token * answer.tokens,
-        }
+        line |= reported | sent | {"flops": price.train_flops_per_token * answer.tokens}
         self.ledger.append(line | self._virtual(answer, line, price))
 
     def _make_room(self, client: int) -> None:

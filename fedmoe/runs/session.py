@@ -23,6 +23,7 @@ from fedmoe.runs.asynchronous import buffered_of, goes_live
 from fedmoe.runs.checkpoint import remove_checkpoints, write_checkpoint
 from fedmoe.runs.display import Display
 from fedmoe.runs.evaluator import Evaluator
+from fedmoe.runs.hidden import sight_of
 from fedmoe.runs.injection import Faulty, ServerKiller
 from fedmoe.runs.local.in_process import make_transport
 from fedmoe.runs.prepare import prepare
@@ -161,6 +162,15 @@ class Session:
         server, e = self.server, self.server.setup.experiment
         if server.setup.start:
             self.display.noted(server.setup.start.notes)
+        found = keeper.found
+        done = found.checkpoint.state.round if found.checkpoint else 0
+        sight = sight_of(server, workers, found.records, done, recorder.summed)
+        self.display.noted(sight.notes)
+        evaluator.choose = sight.choose
+
+        def why_stop() -> str:
+            return recorder.why_stop() or sight.why_stop()
+
         if keeper.found.checkpoint:
             state = keeper.found.checkpoint.state
             keeper.resume(keeper.found.checkpoint)
@@ -170,13 +180,14 @@ class Session:
             evaluator.meet(state)
             evaluator.measure(state, "test")
             keeper.finished(state)
+        killer = ServerKiller(parse_faults(e.faults))
         state = run_rounds(
             state,
             server.members,
-            e.aggregation,
-            workers,
+            sight.aggregator,
+            sight.transport,
             # The one that may kill this process comes when all that it needs is written down.
-            [recorder, self.display, evaluator, keeper, ServerKiller(parse_faults(e.faults))],
+            [sight, recorder, self.display, evaluator, keeper, killer],
             num_rounds=e.rounds,
             clients_per_round=e.clients_per_round or len(server.members),
             seed=e.seed,
@@ -185,14 +196,15 @@ class Session:
             plan=evaluator.after_meeting(keeper.plan) if keeper.plan else evaluator.plan,
             quorum=e.quorum,
             updates_per_step=keeper.updates_per_step,
-            stop=recorder.why_stop,
+            stop=why_stop,
+            shown=sight.shown,
         )
         if state.round < e.rounds:
-            recorder.stopped(state, reason := recorder.why_stop())
+            recorder.stopped(state, reason := why_stop())
             self.display.noted((reason,))
         if not e.rounds:
             return state  # which is scored already
-        if not recorder.by_round.any():
+        if not recorder.trained:
             raise FedMoEError(
                 f"No client was available in any of the {e.rounds} rounds: nothing was aggregated. "
                 "Raise the devices' `availability`, or `rounds`."

@@ -28,7 +28,7 @@ def patience(run: Run) -> float:
     """Return the seconds without a line after which a run counts as silent."""
     if not run.clients:
         return FIRST_SILENCE
-    waits = [r["seconds"] for r in run.rounds] + [c["seconds"] for c in run.ok()]
+    waits = [r["seconds"] for r in run.rounds] + [c.get("seconds", 0.0) for c in run.ok()]
     waits += [_seconds_of(run, split, number) for split, number in _measured(run)]
     return max(SHORTEST_SILENCE, TIMES_LONGEST * max(waits, default=0.0))
 

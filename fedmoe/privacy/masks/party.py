@@ -1,0 +1,173 @@
+"""A client's side of one round of masked sums: four messages, and secrets that end with the round.
+
+1. `advertise`: two public keys, signed.
+2. `share`: shares of its secrets, each sealed for one neighbour, who helps if it is gone.
+3. `mask`: its vector under a mask of its own and one with each neighbour that the other takes away.
+4. `reveal`: for a neighbour whose vector arrived the share of its own mask, for one that is gone
+   the share of its key: never both, else its vector could be unmasked.
+
+Source: Bonawitz et al. 2017 (doi 10.1145/3133956.3133982, Figure 4, without the round that makes
+all agree on who is there); neighbours instead of everybody: Bell et al. 2020 (SecAgg+).
+So the server is trusted to follow the protocol, not to look away: it may keep all it sees.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedmoe.errors import WireError
+from fedmoe.privacy.masks.keys import KeyPair, add_mask, seal, unseal
+from fedmoe.privacy.masks.shares import split
+
+SEED_BYTES = 16
+SECRET_BYTES = 32
+
+Sign = Callable[[bytes], bytes]
+Verify = Callable[[int, bytes, bytes], bool]
+"""Returns whether a text of this client has this signature."""
+
+
+@dataclass(frozen=True)
+class Advert:
+    """The public keys of a client for one round, and its signature on them."""
+
+    sealing: bytes
+    masking: bytes
+    signature: bytes = b""
+
+    def signed_text(self, about: bytes, client: int) -> bytes:
+        """Return what is signed: the keys, for whom, and for which round of which run."""
+        return b"|".join([b"fedmoe masks", about, str(client).encode(), self.sealing, self.masking])
+
+
+@dataclass(frozen=True)
+class Reveal:
+    """A client's shares of its neighbours' secrets, by neighbour."""
+
+    seeds: dict[int, bytes]
+    """Of those whose vectors arrived: of the masks of their own."""
+    keys: dict[int, bytes]
+    """Of those that are gone: of their masking keys."""
+
+
+@dataclass(eq=False)
+class Party:
+    """A client in one round; its methods are called once each, in their order."""
+
+    about: bytes
+    """Names the run and the round, so that nothing of one serves in another."""
+    client: int
+    threshold: int
+    """Shares that give a secret back, of one client's neighbours."""
+    sign: Sign | None = None
+    verify: Verify | None = None
+    sealing: KeyPair = field(default_factory=KeyPair)
+    masking: KeyPair = field(default_factory=KeyPair)
+    seed: bytes = field(default_factory=lambda: os.urandom(SEED_BYTES))
+    adverts: dict[int, Advert] = field(default_factory=dict)
+    held: dict[int, bytes] = field(default_factory=dict)
+    """Opened shares by neighbour: of its seed, then of its masking key."""
+    masked: bool = False
+
+    def advertise(self) -> Advert:
+        """Return this client's public keys."""
+        plain = Advert(self.sealing.public, self.masking.public)
+        if self.sign is None:
+            return plain
+        signature = self.sign(plain.signed_text(self.about, self.client))
+        return Advert(plain.sealing, plain.masking, signature)
+
+    def share(self, adverts: Mapping[int, Advert]) -> dict[int, bytes]:
+        """Return a sealed share of this client's secrets for each neighbour.
+
+        Raises:
+            WireError: too few neighbours, a wrong signature, or this client among them.
+        """
+        if self.client in adverts or len(adverts) < self.threshold:
+            raise WireError(
+                f"{len(adverts)} neighbours; expected {self.threshold} others at least: with fewer "
+                "the sum would give single clients away"
+            )
+        for client, advert in adverts.items():
+            text = advert.signed_text(self.about, client)
+            if self.verify and not self.verify(client, text, advert.signature):
+                raise WireError(f"client {client}'s keys are not signed by client {client}")
+        self.adverts = dict(sorted(adverts.items()))
+        shares = split(self.seed + self.masking.secret, self.threshold, len(adverts))
+        return {
+            client: seal(self._sealing_key(client), share, self._way(self.client, client))
+            for client, share in zip(self.adverts, shares, strict=True)
+        }
+
+    def mask(self, vector: np.ndarray, sealed: Mapping[int, bytes]) -> np.ndarray:
+        """Mask a uint64 vector in place, and return it.
+
+        Args:
+            vector: this client's.
+            sealed: what neighbours sealed for this client; of one without, nothing is masked.
+
+        Raises:
+            WireError: too few neighbours, a share that was changed, or a second call.
+        """
+        if self.masked:
+            raise WireError("a second vector under the same masks would give away a difference")
+        if len(sealed) < self.threshold or not sealed.keys() <= self.adverts.keys():
+            raise WireError(f"shares of {len(sealed)} neighbours; expected {self.threshold}")
+        for client, text in sealed.items():
+            way = self._way(client, self.client)
+            share = unseal(self._sealing_key(client), text, way)
+            if len(share) != SEED_BYTES + SECRET_BYTES:
+                raise WireError(f"client {client}'s share has {len(share)} bytes")
+            self.held[client] = share
+        self.masked = True
+        add_mask(vector, own_mask_key(self.seed, self.about), 1)
+        for client in self.held:
+            key = self.masking.agree(self.adverts[client].masking, pair_text(self.about))
+            add_mask(vector, key, sign_of(self.client, client))
+        return vector
+
+    def reveal(self, arrived: Collection[int]) -> Reveal:
+        """Return shares of neighbours' secrets, now that it is known whose vectors arrived.
+
+        Raises:
+            WireError: too few vectors arrived, or this is a second call.
+        """
+        there = self.held.keys() & set(arrived)
+        if len(there) < self.threshold or self.client not in arrived:
+            raise WireError(
+                f"{len(there)} neighbours' vectors arrived; below {self.threshold} nothing is "
+                "revealed: the sum would be of too few"
+            )
+        held, self.held = self.held, {}
+        return Reveal(
+            {client: held[client][:SEED_BYTES] for client in sorted(there)},
+            {c: share[SEED_BYTES:] for c, share in sorted(held.items()) if c not in there},
+        )
+
+    def _sealing_key(self, client: int) -> bytes:
+        return self.sealing.agree(self.adverts[client].sealing, b"shares|" + self.about)
+
+    def _way(self, sender: int, receiver: int) -> bytes:
+        return b"|".join([self.about, str(sender).encode(), str(receiver).encode()])
+
+
+def pair_text(about: bytes) -> bytes:
+    """Return the purpose of a pair's mask in a round."""
+    return b"mask|" + about
+
+
+def own_mask_key(seed: bytes, about: bytes) -> bytes:
+    """Return the key of a client's own mask."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    return HKDF(hashes.SHA256(), SECRET_BYTES, salt=None, info=b"own|" + about).derive(seed)
+
+
+def sign_of(client: int, other: int) -> int:
+    """Return 1 for the one of a pair that adds their mask, -1 for the one that takes it away."""
+    return 1 if client < other else -1

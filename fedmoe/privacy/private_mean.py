@@ -1,0 +1,227 @@
+"""A strategy whose mean is taken of clipped vectors under noise, and what each round has cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedmoe.adapter import Adapter, Layout
+from fedmoe.aggregation.mean import Mean, peek
+from fedmoe.aggregation.streaming import Sums, Weights, partial_sums
+from fedmoe.messages.records import Update
+from fedmoe.privacy.noise import Normals, SystemNormals, add_noise
+from fedmoe.privacy.settings import Privacy
+
+LARGEST_LOSS = 16.0
+"""Nats per token to which reported losses are cut: a guess among nine million tokens."""
+LEAST_SHARE = 0.1
+"""Noised denominators are at least this share of the public ones, so that none is near zero."""
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """What is fixed before a run's first round, and known to everybody."""
+
+    privacy: Privacy
+    noise_multiplier: float
+    probability: float
+    """With which each client takes part; 1 where that is no secret."""
+    num_expected: float
+    """Clients that take part in a round on average."""
+    even: Float[Tensor, " owners"]
+    """The mean client's weights if it used all experts alike: of every expert, then shared parts.
+    """
+
+    @property
+    def changes_share(self) -> float:
+        """Return the part of the vector's squared norm that is left for the changes."""
+        return 1 - self.privacy.taken
+
+    def deviation(self, bound: float, share: float) -> float:
+        """Return the noise on a sum of parts of norm `bound`, which are a share of the vector."""
+        return self.noise_multiplier * bound / math.sqrt(share)
+
+
+@dataclass(eq=False)
+class Tally:
+    """What the vectors of a round hold beside the changes, summed over clients."""
+
+    weights: Float[Tensor, " owners"]
+    reports: Float[Tensor, " reports"] = field(default_factory=lambda: torch.zeros(3).double())
+    """Losses before and after, and sizes, each as a share of its largest value."""
+    within: Float[Tensor, " one"] = field(default_factory=lambda: torch.zeros(1).double())
+    """Clients whose change was within the bound, less half of all."""
+
+
+@dataclass
+class PrivateMean:
+    """Takes a strategy's place in the round loop; `clip` and `spent` go from round to round.
+
+    Of its errors, `dp-accounting` or `cryptography` that are not installed are the only own ones.
+    """
+
+    strategy: Mean
+    mechanism: Mechanism
+    clip: float
+    """The bound on a client's change in the next round."""
+    report: dict[str, Any] = field(default_factory=dict)
+    """What the last round published beside its adapter."""
+    normals: Normals | None = None
+
+    moves_alone = True
+    """A round without updates moves the state, too: else it would say that nobody took part."""
+
+    def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
+        """Return the next state: noised sums over clipped terms; see `Privacy`."""
+        tally = Tally(torch.zeros_like(self.mechanism.even))
+        layout, stream = peek(updates, adapter.layout)
+        sums = partial_sums(layout, stream, lambda update: self.weigh(update, tally))
+        self.add_noise(sums.descent, tally)
+        return self.next_state(adapter, sums, tally)
+
+    def add_noise(self, descent: Float[Tensor, " values"], tally: Tally, part: float = 1.0) -> None:
+        """Add noise to every number of a sum of vectors, or of one vector, in place.
+
+        Args:
+            descent: the sum of weighted changes, or less it.
+            tally: the other sums.
+            part: of the noise's variance, where several add theirs.
+        """
+        m, p, normals = self.mechanism, self.mechanism.privacy, self.normals or SystemNormals()
+        root = math.sqrt(part)
+        add_noise(descent, root * m.deviation(self.clip, m.changes_share), normals)
+        if p.denominators == "noised":
+            deviation = root * m.deviation(weights_bound(m), p.weights_share)
+            add_noise(tally.weights, deviation, normals)
+        if p.reports_share:
+            deviation = root * m.deviation(math.sqrt(3), p.reports_share)
+            add_noise(tally.reports, deviation, normals)
+        if p.adaptive:
+            add_noise(tally.within, root * m.deviation(0.5, p.adaptive.share), normals)
+
+    def next_state(self, adapter: Adapter, sums: Sums, tally: Tally) -> Adapter:
+        """Return the next state from noised sums; the sum of changes is used up."""
+        sums.weights = self._denominators(tally)
+        sums.num_updates = max(1, sums.num_updates)
+        self._publish(tally)
+        return self.strategy.combine_sums(adapter, sums)
+
+    def weigh(self, update: Update, tally: Tally) -> Weights:
+        """Return a client's weights, scaled down until its change is within the bound.
+
+        Adds the rest of its vector to the tally.
+        """
+        p, mine = self.mechanism.privacy, _at_most_one(self.strategy, update, self.mechanism)
+        size = norm(update.delta, mine)
+        factor = min(1.0, self.clip / size) if size else 1.0
+        if p.denominators == "noised":
+            rows = torch.cat([mine.experts.flatten(), mine.experts.new_tensor([mine.shared])])
+            bound = weights_bound(self.mechanism)
+            tally.weights += rows * min(1.0, bound / float(rows.norm()))
+        losses = (update.loss_before, update.loss_after)
+        most = p.most_size
+        shares = [min(max(loss, 0.0), LARGEST_LOSS) / LARGEST_LOSS for loss in losses]
+        if p.reports_share:
+            tally.reports += torch.tensor([*shares, min(update.examples, most) / most]).double()
+        tally.within += (size <= self.clip) - 0.5
+        return Weights(mine.experts * factor, mine.shared * factor)
+
+    def _denominators(self, tally: Tally) -> Float[Tensor, " owners"]:
+        """Return what the sums of changes are divided by."""
+        m = self.mechanism
+        public = m.even * m.num_expected
+        if m.privacy.denominators == "public":
+            return public
+        return tally.weights.maximum(public * LEAST_SHARE)
+
+    def _publish(self, tally: Tally) -> None:
+        """Note what a round tells, and let the bound follow the share of updates within it."""
+        m, p = self.mechanism, self.mechanism.privacy
+        self.report = {"clip": self.clip, "probability": m.probability}
+        if p.reports_share:
+            before, after, size = (tally.reports / m.num_expected).tolist()
+            self.report |= {
+                "loss_before": min(max(before, 0.0), 1.0) * LARGEST_LOSS,
+                "loss_after": min(max(after, 0.0), 1.0) * LARGEST_LOSS,
+                "examples": min(max(size, 0.0), 1.0) * p.most_size,
+            }
+        if p.adaptive:
+            share = min(max(float(tally.within) / m.num_expected + 0.5, 0.0), 1.0)
+            self.clip *= math.exp(-p.adaptive.rate * (share - p.adaptive.quantile))
+            self.report["within"] = share
+
+    # What noise on a sum leaves as it is.
+
+    def extra_state(self, state: Layout) -> Layout | None:
+        """Return the strategy's own."""
+        return self.strategy.extra_state(state)
+
+    def discount(self, update: Update, staleness: int) -> Update:
+        """Return the update: there are no late ones."""
+        return update
+
+    def step(self, *arguments: Any) -> tuple[Adapter, Any]:
+        """Return the strategy's step: what is made of a private mean costs nothing more."""
+        return self.strategy.step(*arguments)
+
+
+def norm(delta: Adapter, weights: Weights) -> float:
+    """Return the L2 norm of a weighted change, `sqrt(sum of (weight * value)^2)`, in float64."""
+    total = 0.0
+    for entry, view in delta.layout.views(delta.flat):
+        if entry.layer is None:
+            total += float(view.double().square().sum()) * weights.shared**2
+        else:
+            squares = view.flatten(1).double().square().sum(1)
+            total += float(squares @ weights.experts[entry.layer].square())
+    return math.sqrt(total)
+
+
+def weights_bound(mechanism: Mechanism) -> float:
+    """Return the bound on a client's weights as a vector: twice what even use would give."""
+    return 2 * float(mechanism.even.norm())
+
+
+def even_weights(
+    strategy: Mean, privacy: Privacy, top_ks: Sequence[int], layout: Layout
+) -> Float[Tensor, " owners"]:
+    """Return the mean weights of clients with these k if each used all experts alike.
+
+    Args:
+        strategy: says how an expert's use becomes a weight.
+        privacy: its `most_size` is the size from which on all weigh 1.
+        top_ks: of every client.
+        layout: of the model's adapter; gives layers and experts.
+    """
+    total = torch.zeros(layout.num_layers * layout.num_experts + 1).double()
+    for top_k in top_ks:
+        like = _even_use(layout, top_k, privacy.most_size)
+        weights, size = strategy.weigh(like), strategy.size(like)
+        total += torch.cat([weights.experts.flatten(), total.new_tensor([weights.shared])]) / size
+    return total / max(1, len(top_ks))
+
+
+def _even_use(layout: Layout, top_k: int, examples: int) -> Update:
+    """Return an update without values, of a client that uses all experts alike."""
+    tokens, ones = 2**20, torch.ones(layout.num_layers)
+    shape = (layout.num_layers, layout.num_experts)
+    counts = torch.full(shape, tokens * top_k // layout.num_experts)
+    nothing = Adapter(replace(layout, entries=()), torch.zeros(0))
+    report = {"steps": 1, "loss_before": 0.0, "loss_after": 0.0, "seconds": 0.0, "peak_bytes": 0}
+    return Update(
+        0, 0, "", top_k, ones, nothing, counts, examples=examples, tokens=tokens, **report
+    )
+
+
+def _at_most_one(strategy: Mean, update: Update, mechanism: Mechanism) -> Weights:
+    """Return a client's weights, divided by those of the largest size that counts."""
+    most = 1 if strategy.weighting == "uniform" else mechanism.privacy.most_size
+    size, weights = strategy.size(update), strategy.weigh(update)
+    factor = min(1.0, size / most) / size if size else 0.0
+    return Weights((weights.experts * factor).clamp(max=1.0), min(weights.shared * factor, 1.0))

@@ -1,0 +1,255 @@
+"""What the server of a run may see: all, sums under masks, or what a privacy budget leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from secrets import SystemRandom
+from typing import TYPE_CHECKING, Any
+
+from fedmoe.errors import ConfigError, Fault
+from fedmoe.privacy.accountant import Accountant, calibrated
+from fedmoe.privacy.private_mean import Mechanism, PrivateMean, even_weights
+from fedmoe.rounds import Observer
+from fedmoe.runs.masked import MaskedMean
+
+if TYPE_CHECKING:
+    from fedmoe.messages.records import Update
+    from fedmoe.rounds import Aggregator, Choose, Member, ServerState, Transport
+    from fedmoe.runs.server_side import ServerSide
+    from fedmoe.runs.workers import Workers
+
+Write = Callable[..., None]
+"""Notes what is known of a round; see `Recorder.summed`."""
+
+KIND = "private"
+"""The kind of the ledger's lines that say what rounds have spent."""
+IN_CLEAR = (
+    "who took part in a round, with its tier, the size of its messages and whether it failed "
+    "(ledger.jsonl, never published)",
+    "scores on clients' own test rows, where clients report them",
+    "the server's own test and validation scores, which are made of the private adapter alone",
+)
+"""What a private run still tells, and to whom."""
+
+
+@dataclass(eq=False)
+class Sight(Observer):
+    """How a run's rounds are made where nothing is hidden; the base of those that hide something.
+
+    It stands between the session and the round loop, and is the first observer of each round.
+    """
+
+    server: ServerSide
+    workers: Workers
+
+    @property
+    def aggregator(self) -> Aggregator:
+        """Return what makes the next state."""
+        return self.server.setup.experiment.aggregation
+
+    @property
+    def transport(self) -> Transport:
+        """Return who trains."""
+        return self.workers
+
+    @property
+    def choose(self) -> Choose | None:
+        """Return who takes part in a round; None where the run's seed draws them."""
+        return None
+
+    def shown(self, update: Update) -> Update:
+        """Return an update as observers see it."""
+        return update
+
+    def why_stop(self) -> str:
+        """Return why no further round may begin; empty if it may."""
+        return ""
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what is hidden from whom, and what is not, in sentences."""
+        return []
+
+
+@dataclass(eq=False)
+class MaskedRun(Sight):
+    """A run whose server sees sums alone, in clear or, with `private`, under noise."""
+
+    masked: MaskedMean
+    write: Write
+
+    @property
+    def aggregator(self) -> Aggregator:
+        return self.masked
+
+    @property
+    def transport(self) -> Transport:
+        return self.masked
+
+    def shown(self, update: Update) -> Update:
+        return update if update.withheld else replace(update, withheld=True)
+
+    def finished(self, state: ServerState) -> None:
+        self.write(self.masked.report, self.masked.counts)
+
+    @property
+    def notes(self) -> list[str]:
+        return [
+            "secure aggregation: the server sees sums alone, of changes, weights, counts, losses "
+            "and examples. What it can no longer refuse is a single update that is damaged, too "
+            "large or a lie; each client's own check of its range remains",
+            f"secure aggregation: not hidden are {'; '.join(IN_CLEAR)}",
+        ]
+
+
+@dataclass(eq=False)
+class PrivateRun(Sight):
+    """A run whose published results have a privacy budget; it keeps account of it."""
+
+    mean: PrivateMean
+    accountant: Accountant
+    num_rounds: int
+    write: Write
+    probabilities: list[float]
+    """Of every round so far, those included that were done again after a crash."""
+    masked: MaskedMean | None = None
+    """Has the clients mask what they send, if the server may not see that either."""
+
+    @property
+    def aggregator(self) -> Aggregator:
+        return self.masked or self.mean
+
+    @property
+    def transport(self) -> Transport:
+        return self.masked or self.workers
+
+    @property
+    def choose(self) -> Choose | None:
+        m = self.mean.mechanism
+        if m.privacy.sampling == "known":
+            return None
+
+        def chosen(members: Sequence[Member]) -> Sequence[Member]:
+            draw = SystemRandom().random
+            return [member for member in members if draw() < m.probability]
+
+        return chosen
+
+    def shown(self, update: Update) -> Update:
+        return update if update.withheld else replace(update, withheld=True)
+
+    def why_stop(self) -> str:
+        p, m = self.mean.mechanism.privacy, self.mean.mechanism
+        next_one = self.accountant.epsilon([*self.probabilities, m.probability])
+        if next_one <= p.epsilon * (1 + 1e-6):
+            return ""
+        return (
+            f"one more round would spend epsilon {next_one:.3f} of privacy.epsilon {p.epsilon:g} "
+            f"at delta {p.delta:g}, after {len(self.probabilities)} rounds"
+        )
+
+    def finished(self, state: ServerState) -> None:
+        self.probabilities.append(self.mean.mechanism.probability)
+        spent = self.accountant.epsilon(self.probabilities)
+        line = {"epsilon": spent, "delta": self.accountant.delta, "next_clip": self.mean.clip}
+        self.write(line | {"noise_multiplier": self.accountant.noise_multiplier} | self.mean.report)
+
+    @property
+    def notes(self) -> list[str]:
+        m = self.mean.mechanism
+        p, a = m.privacy, self.accountant
+        drawn = "as many as the seed draws, counted as all"
+        if p.sampling == "secret":
+            drawn = f"each client with probability {m.probability:.3g}, in secret"
+        sees = "the server is trusted with single updates"
+        if self.masked:
+            sees = "the server sees sums alone, whose noise the clients add"
+        planned = a.epsilon([m.probability] * self.num_rounds)
+        return [
+            f"privacy: {self.num_rounds} rounds spend epsilon {planned:.2f} of {p.epsilon:g} at "
+            f"delta {p.delta:g}: noise {a.noise_multiplier:.3g} times a client's norm, {drawn}; "
+            f"{sees}",
+            f"privacy: not hidden are {'; '.join(IN_CLEAR)}",
+        ]
+
+
+def sight_of(
+    server: ServerSide,
+    workers: Workers,
+    records: Iterable[Mapping[str, Any]],
+    rounds: int,
+    write: Write,
+) -> Sight:
+    """Return what a run's server may see.
+
+    Args:
+        server: the run.
+        workers: who trains.
+        records: the ledger as it was found: the spent rounds of it count, also those after the
+            last checkpoint, which are done again.
+        rounds: how many are finished in the state that the run continues from.
+        write: notes what is known of a round.
+
+    Raises:
+        ConfigError: the budget does not suffice for the rounds, or `delta` is no guarantee.
+    """
+    e = server.setup.experiment
+    masked = MaskedMean(server, workers) if e.secure_aggregation else None
+    if e.privacy is None:
+        return MaskedRun(server, workers, masked, write) if masked else Sight(server, workers)
+    return _private(server, workers, records, rounds, write, masked)
+
+
+def _private(
+    server: ServerSide,
+    workers: Workers,
+    records: Iterable[Mapping[str, Any]],
+    rounds: int,
+    write: Write,
+    masked: MaskedMean | None,
+) -> PrivateRun:
+    e = server.setup.experiment
+    p = e.privacy
+    assert p is not None
+    number = len(server.members)
+    if p.delta >= 1 / max(number, 2):
+        said = f"{p.delta:g} lets one of {number} clients be given away whole; use less than "
+        raise ConfigError("experiment", [Fault("privacy.delta", f"{said}{1 / max(number, 2):g}")])
+    part = min(1.0, server.clients_per_round / max(1, number))
+    probability = part if p.sampling == "secret" else 1.0
+    noise = p.noise_multiplier or calibrated(p.epsilon, p.delta, probability, e.rounds)
+    top_ks = [m.top_k for m in server.members] or [*server.setup.top_ks.values()]
+    even = even_weights(e.aggregation, p, top_ks, server.setup.model.layout)
+    mechanism = Mechanism(p, noise, probability, part * number, even)
+    spent = [line for line in records if line["kind"] == KIND]
+    for line in spent:
+        if line["round"] > rounds:  # its state was made, and nobody knows who has seen it
+            write({**line, "again": True})
+    clips = [line["next_clip"] for line in spent if line["round"] <= rounds]
+    mean = PrivateMean(e.aggregation, mechanism, clips[-1] if clips else p.clip)
+    past = [line["probability"] for line in spent]
+    if masked:
+        masked.private = mean
+    accountant = Accountant(noise, p.delta)
+    run = PrivateRun(server, workers, mean, accountant, e.rounds, write, past, masked)
+    _check(run, e.rounds - rounds)
+    return run
+
+
+def _check(run: PrivateRun, rounds: int) -> None:
+    """Refuse a number of rounds that would spend more than there is."""
+    m, p = run.mean.mechanism, run.mean.mechanism.privacy
+    planned = run.accountant.epsilon([*run.probabilities, *[m.probability] * rounds])
+    if planned > p.epsilon * (1 + 1e-6):
+        raise ConfigError(
+            "experiment",
+            [
+                Fault(
+                    "privacy.epsilon",
+                    f"{p.epsilon:g} is less than the {planned:.3g} that {rounds} more rounds spend "
+                    f"at noise {m.privacy.noise_multiplier or m.noise_multiplier:.3g}; lower "
+                    "`rounds` or clients_per_round, or raise privacy.noise_multiplier",
+                )
+            ],
+        )

@@ -1,0 +1,173 @@
+"""Masked sums: the sum of whoever is there, whoever leaves when, and nothing else."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from fedmoe.errors import AggregationError, FedMoEError, WireError
+from fedmoe.privacy.masks.collector import Collector, neighbours_of
+from fedmoe.privacy.masks.fixed_point import Part, decode, encode
+from fedmoe.privacy.masks.keys import KeyPair, add_mask, seal, unseal
+from fedmoe.privacy.masks.party import Advert, Party
+from fedmoe.privacy.masks.shares import join, split
+
+ABOUT = b"run|1"
+
+
+def vectors(number, length=5, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 2**64, (number, length), np.uint64)
+
+
+def played(values, threshold, number=99, gone=(set(), set(), set(), set())):
+    """The round's sum if at step i the clients `gone[i]` leave."""
+    clients = range(len(values))
+    there = set(clients)
+    order = np.random.default_rng(1).permutation(len(values)).tolist()
+    neighbours = neighbours_of([*clients], number, order)
+    collector = Collector(ABOUT, neighbours, threshold, values.shape[1])
+    parties = {c: Party(ABOUT, c, threshold) for c in clients}
+    there -= gone[0]
+    collector.adverts = {c: parties[c].advertise() for c in there}
+    there -= gone[1]
+    collector.sealed = {c: parties[c].share(collector.adverts_for(c)) for c in sorted(there)}
+    there -= gone[2]
+    for c in sorted(there):
+        collector.add(c, parties[c].mask(values[c].copy(), collector.sealed_for(c)))
+    arrived = set(there)
+    there -= gone[3]
+    collector.reveals = {c: parties[c].reveal(arrived) for c in there}
+    return collector.unmasked(), arrived
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_the_sum_of_those_who_are_there(data):
+    """Clients leave at any of the four steps; two thirds of each one's neighbours stay."""
+    number = data.draw(st.integers(4, 7))
+    values = vectors(number, seed=data.draw(st.integers(0, 99)))
+    leave = data.draw(
+        st.lists(st.tuples(st.integers(0, number - 1), st.integers(0, 3)), max_size=1)
+    )
+    gone = [{c for c, step in leave if step == n} for n in range(4)]
+    total, arrived = played(values, max(2, number // 2), gone=gone)
+    assert total.tolist() == values[sorted(arrived)].sum(0, dtype=np.uint64).tolist()
+    assert len(arrived) == number - sum(step < 3 for _, step in leave)
+
+
+def test_neighbours_instead_of_everybody():
+    values = vectors(12)
+    total, arrived = played(values, 2, number=6, gone=({3}, {7}, {5}, {9}))
+    assert total.tolist() == values[sorted(arrived)].sum(0, dtype=np.uint64).tolist()
+    graph = neighbours_of([*range(12)], 4, [*range(12)])
+    assert all(client in graph[other] for client, others in graph.items() for other in others)
+    assert {len(others) for others in graph.values()} == {4}
+
+
+def test_two_that_leave_at_unlike_steps():
+    values = vectors(7)
+    total, arrived = played(values, 3, gone=(set(), {0}, {6}, {2}))
+    assert arrived == {1, 2, 3, 4, 5}
+    assert total.tolist() == values[[1, 2, 3, 4, 5]].sum(0, dtype=np.uint64).tolist()
+
+
+def test_what_the_server_holds_of_one_client_is_uniform():
+    """A masked vector of zeros looks like any other: its bytes are evenly spread."""
+    party, others = Party(ABOUT, 0, 1), [Party(ABOUT, 1, 1)]
+    adverts = {0: party.advertise(), 1: others[0].advertise()}
+    sealed = others[0].share({0: adverts[0]})
+    party.share({1: adverts[1]})
+    masked = party.mask(np.zeros(20_000, np.uint64), {1: sealed[0]})
+    counts = np.bincount(masked.view(np.uint8), minlength=256)
+    assert chisquare(counts).pvalue > 1e-4
+
+
+def test_too_few_reveal_nothing():
+    with pytest.raises(AggregationError, match=r"2 of 3 shares"):
+        played(vectors(5), 3, gone=(set(), set(), set(), {0, 1}))
+    with pytest.raises(WireError, match="too few"):
+        played(vectors(5), 3, gone=(set(), set(), {0, 1, 2}, set()))
+
+
+def test_a_party_never_gives_both_secrets_or_masks_twice():
+    parties = [Party(ABOUT, c, 1) for c in range(3)]
+    adverts = {p.client: p.advertise() for p in parties}
+    sealed = {
+        p.client: p.share({c: a for c, a in adverts.items() if c != p.client}) for p in parties
+    }
+    for_first = {c: sealed[c][0] for c in (1, 2)}
+    parties[0].mask(np.zeros(3, np.uint64), for_first)
+    with pytest.raises(WireError, match="second vector"):
+        parties[0].mask(np.zeros(3, np.uint64), for_first)
+    revealed = parties[0].reveal([0, 1])
+    assert revealed.seeds.keys() == {1}
+    assert revealed.keys.keys() == {2}
+    with pytest.raises(WireError, match="too few"):
+        parties[0].reveal([0, 2])
+
+
+def test_a_server_that_invents_neighbours_is_refused():
+    known = {1: b"one", 2: b"two"}
+    party = Party(ABOUT, 0, 2, verify=lambda client, text, signature: signature == known[client])
+    real = {c: Advert(KeyPair().public, KeyPair().public, known[c]) for c in known}
+    party.share(real)
+    forged = real | {2: Advert(KeyPair().public, KeyPair().public, b"?")}
+    with pytest.raises(WireError, match="not signed by client 2"):
+        party.share(forged)
+    with pytest.raises(WireError, match="1 neighbours"):
+        party.share({1: real[1]})
+
+
+def test_shares_cannot_be_changed_or_swapped():
+    mine, theirs = KeyPair(), KeyPair()
+    key = mine.agree(theirs.public, b"a")
+    assert theirs.agree(mine.public, b"a") == key != mine.agree(theirs.public, b"b")
+    sealed = seal(key, b"share", b"0|1")
+    assert unseal(key, sealed, b"0|1") == b"share"
+    for text, about in (
+        (sealed[:-1] + bytes([sealed[-1] ^ 1]), b"0|1"),
+        (sealed, b"1|0"),
+        (b"", b""),
+    ):
+        with pytest.raises(WireError, match="changed"):
+            unseal(key, text, about)
+    with pytest.raises(WireError, match="public key"):
+        mine.agree(bytes(32), b"a")  # a point of small order
+    with pytest.raises(WireError, match="public key"):
+        mine.agree(b"short", b"a")
+
+
+def test_any_threshold_of_shares_is_enough_and_one_less_is_not():
+    secret = bytes(range(48))
+    shares = dict(enumerate(split(secret, 3, 5)))
+    for chosen in ((0, 1, 2), (4, 2, 1), (0, 3, 4)):
+        assert join({c: shares[c] for c in chosen}, 3) == secret
+    with pytest.raises(AggregationError):
+        join({0: shares[0], 1: shares[1]}, 3)
+
+
+def test_masks_are_the_same_in_pieces():
+    long, short = np.zeros(2**17 + 9, np.uint64), np.zeros(7, np.uint64)
+    add_mask(long, bytes(32), 1)
+    add_mask(short, bytes(32), 1)
+    assert long[:7].tolist() == short.tolist()
+    assert len(np.unique(long)) == len(long)
+    add_mask(long, bytes(32), -1)
+    assert not long.any()
+
+
+def test_fixed_point_is_exact_in_sums_and_states_its_range():
+    parts = [Part("changes", 3, bound=1e6, num_clients=1000), Part("losses", 1, 16.0, 1000)]
+    rng = np.random.default_rng(0)
+    rows = [rng.uniform(-1e6, 1e6, 3) for _ in range(1000)]
+    total = sum(encode(parts, [row, np.array([16.0])]) for row in rows)
+    found = decode(parts, total)
+    np.testing.assert_allclose(found["changes"], np.sum(rows, 0), atol=1000 / parts[0].scale)
+    assert found["losses"].tolist() == [16000.0]
+    assert parts[0].scale >= 2**30
+    with pytest.raises(FedMoEError, match="changes"):
+        encode(parts, [np.array([0, 0, 1.01e6]), np.zeros(1)])
+    with pytest.raises(FedMoEError, match="losses"):
+        encode(parts, [np.zeros(3), np.array([np.nan])])

@@ -1,0 +1,135 @@
+"""Runs whose server sees sums alone: the same adapter under masks, and an account under noise."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedmoe.config import load_experiment
+from fedmoe.errors import ConfigError, FedMoEError
+from fedmoe.report.ledger import read_ledger
+from fedmoe.runs.session import run
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+BUDGET = "privacy={epsilon: 30, delta: 1e-2, clip: 0.05, noise_multiplier: 1}"
+UNIFORM = "aggregation={name: fedavg, weighting: uniform}"
+
+
+@pytest.fixture(scope="module")
+def experiment_of(tmp_path_factory, tiny_folder):
+    """A function from a name and overrides to an experiment of five clients."""
+    home = tmp_path_factory.mktemp("hidden")
+    rows = [
+        {"prompt": f"what is {n} plus {n}", "response": f"{2 * n}", "site": f"site {n % 5}"}
+        for n in range(40)
+    ]
+    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (home / "hidden.yaml").write_text(
+        f"""\
+rounds: 2
+model: {{path: {tiny_folder}}}
+adapter: {{rank: 2, alpha: 4.0}}
+data: {{name: files, path: {home / "rows.jsonl"}, label: site}}
+partition: {{name: natural, num_clients: 5}}
+budget: {{tiers: {{high: {{top_k: 2}}, low: {{top_k: 1}}}}}}
+training: {{steps: 2, batch_size: 2, probe_examples: 2}}
+evaluation: {{every: 0, validation_examples: 2, test_examples: 2, max_new_tokens: 1}}
+simulation: {{folder: {home / "runs"}}}
+"""
+    )
+    return lambda name, *overrides: load_experiment(
+        home / "hidden.yaml", [f"name={name}", *overrides]
+    )
+
+
+def adapter_of(folder):
+    return load_file(folder / "adapter-last.safetensors")
+
+
+def lines_of(folder, kind):
+    return [line for line in read_ledger(folder / "ledger.jsonl") if line["kind"] == kind]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["aggregation={name: flame, temperature: 1}"],
+        [UNIFORM, "faults='kill-client=.15,drop=.1'", "seed=8"],
+        ["aggregation={name: fedavg}", "secure_aggregation={neighbours: 4}", "clients_per_round=4"],
+    ],
+)
+def test_the_adapter_under_masks_is_the_one_in_clear(experiment_of, overrides):
+    overrides = ["secure_aggregation={threshold: .51}", *overrides]
+    masked = run(experiment_of("masked", *overrides))
+    clear = run(experiment_of("clear", *overrides, "secure_aggregation=null"))
+    for name, values in adapter_of(clear).items():
+        torch.testing.assert_close(adapter_of(masked)[name], values, atol=1e-7, rtol=1e-6)
+    ok = [line for line in lines_of(clear, "client") if line["status"] == "ok"]
+    hidden = [line for line in lines_of(masked, "client") if line["status"] == "ok"]
+    assert [line["client"] for line in ok] == [line["client"] for line in hidden]
+    assert not {"examples", "loss_before", "tokens", "flops"} & {*hidden[0]}
+    mean = sum(line["loss_after"] for line in ok if line["round"] == 2)
+    number = sum(line["round"] == 2 for line in ok)
+    assert lines_of(masked, "private")[-1]["loss_after"] == pytest.approx(mean / number, abs=1e-6)
+
+
+def test_a_private_run_keeps_account_and_shows_nobody(experiment_of):
+    folder = run(experiment_of("private", UNIFORM, BUDGET, "clients_per_round=3"))
+    spent = [line["epsilon"] for line in lines_of(folder, "private")]
+    assert len(spent) == 2
+    assert 0 < spent[0] < spent[1] <= 30
+    for line in lines_of(folder, "client"):
+        assert {*line} <= {
+            "kind", "round", "client", "name", "tier", "top_k", "bytes_down", "bytes_up", "status",
+        }  # fmt: skip
+    again = run(experiment_of("again", UNIFORM, BUDGET, "clients_per_round=3"))
+    pairs = zip(adapter_of(folder).values(), adapter_of(again).values(), strict=True)
+    assert all(not torch.equal(a, b) for a, b in pairs if a.numel() > 2), "noise from the seed"
+
+
+def test_noise_under_masks_is_as_large_as_the_servers(experiment_of):
+    """Four of five clients suffice, so that five add 5/4 of the variance: no less than is asked."""
+    shared = [UNIFORM, BUDGET, "rounds=1", "training.learning_rate=1e-9"]
+    central = adapter_of(run(experiment_of("central", *shared)))
+    masked = ["secure_aggregation={threshold: 1}"]
+    shared_out = adapter_of(run(experiment_of("shared", *shared, *masked)))
+    spread = [torch.cat([v.flatten() for n, v in found.items() if n.endswith("B")]).std()
+              for found in (central, shared_out)]  # fmt: skip
+    assert spread[1] / spread[0] == pytest.approx((5 / 4) ** 0.5, rel=0.1)
+
+
+def test_a_resumed_run_counts_what_it_has_spent_and_stops_in_time(experiment_of, monkeypatch):
+    """A state that was made and then lost in a crash has been paid for."""
+    named = ["resumed", UNIFORM, "privacy={epsilon: 9, delta: 1e-2, clip: .1, noise_multiplier: 1}"]
+    experiment = experiment_of(*named, "clients_per_round=3")
+    written = []
+
+    def dying(folder, checkpoint):
+        if len(written) == 1:
+            raise FedMoEError("the power is gone")
+        written.append(write(folder, checkpoint))
+
+    write = __import__("fedmoe.runs.session", fromlist=["x"]).write_checkpoint
+    monkeypatch.setattr("fedmoe.runs.session.write_checkpoint", dying)
+    with pytest.raises(FedMoEError, match="power"):
+        run(experiment)
+    monkeypatch.undo()
+    folder = run(experiment, resume="auto")
+    spent = lines_of(folder, "private")
+    assert [line["round"] for line in spent if not line.get("again")] == [1, 2]
+    alone = run(experiment_of("alone", *named[1:], "clients_per_round=3"))
+    assert spent[-1]["epsilon"] > lines_of(alone, "private")[-1]["epsilon"]
+
+
+def test_a_budget_that_does_not_suffice_is_refused_before_training(experiment_of):
+    short = "privacy={epsilon: 1, delta: 1e-2, clip: .1, noise_multiplier: 0.5}"
+    with pytest.raises(ConfigError, match=r"privacy.epsilon: 1 is less than"):
+        run(experiment_of("short", UNIFORM, short))
+    with pytest.raises(ConfigError, match=r"privacy.delta"):
+        run(experiment_of("wide", UNIFORM, "privacy={epsilon: 1, delta: .5, clip: .1}"))
+
+
+def test_two_clients_hide_nobody(experiment_of):
+    with pytest.raises(FedMoEError, match="fewer than 3"):
+        run(experiment_of("two", "secure_aggregation={}", "clients_per_round=2"))
