@@ -75,7 +75,7 @@ class Evaluator(Observer):
         return planned
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
-        if self.roster is not None and isinstance(answer, Update):
+        if self.roster is not None and isinstance(answer, Update) and not answer.withheld:
             self.roster.heard(task.client, answer.examples)
 
     def finished(self, state: ServerState) -> None:

@@ -12,7 +12,6 @@ from fedmoe.messages.records import Failure
 from fedmoe.privacy.masks.collector import Collector, neighbours_of
 from fedmoe.privacy.masks.party import Party
 from fedmoe.privacy.vector import Vector, stripped
-from fedmoe.training.settings import Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
     from fedmoe.messages.records import Task, Update
     from fedmoe.privacy.private_mean import PrivateMean
     from fedmoe.runs.server_side import ServerSide
+
+MOST_TOKENS = 2**40
+"""Tokens of one client's round where its own local step gives no other bound."""
 
 
 @dataclass
@@ -130,22 +132,17 @@ def vector_of(
     """Return what the vectors of a round are made of: it follows from the experiment alone."""
     e, setup = server.setup.experiment, server.setup
     task = tasks[0]
-    trainings = [setup.training_of(t.tier) for t in tasks]
-    most_tokens = max(map(tokens_of, trainings))
+    limits = [server.limits(t, e.admission.most_examples) for t in tasks]
+    most_tokens = int(min(max(limit.tokens for limit in limits), MOST_TOKENS))
     sizes = {"uniform": 1, "examples": e.admission.most_examples, "tokens": most_tokens}
     survivors = e.secure_aggregation.threshold_of(max(2, len(tasks) - 1))
     return Vector(
         e.aggregation,
         setup.layouts(task.tier, task.round).update,
         len(tasks),
-        max(server.limits(t, e.admission.most_examples).delta for t in tasks),
+        max(limit.delta for limit in limits),
         float(sizes[e.aggregation.weighting]),
         most_tokens,
         private,
         1 / survivors,
     )
-
-
-def tokens_of(training: Training) -> int:
-    """Return a bound on the tokens of one client's round."""
-    return 2**40

@@ -72,7 +72,7 @@ class Roster(Sequence[Member]):
         self.recorded = {r["round"]: r for r in records if r["kind"] == "roster"}
         self.said: dict[int, int] = {}
         """By number: the examples that a member claimed in the first update since it joined."""
-        self.claims = [r for r in records if r["kind"] == "client" and r["status"] == "ok"]
+        self.claims = [r for r in records if r["kind"] == "client" and "examples" in r]
 
     def __len__(self) -> int:
         return len(self.all) - len(self.gone)
