@@ -1,5 +1,6 @@
 """The events of a run, one JSON line each, readable after any crash."""
 
+import hashlib
 import json
 import os
 import time
@@ -39,7 +40,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path) -> None:
-        _drop_torn_line(path)
+        self._sha256 = hashlib.sha256(_drop_torn_line(path))
         self.path = path
         self._file = path.open("a", encoding="utf-8", newline="\n")
 
@@ -47,8 +48,9 @@ class Ledger:
         """Write one line; a `round` or `end` and all lines before it survive a power cut."""
         assert record["kind"] in get_args(Kind), record
         with self._named():
-            self._file.write(json_text(record) + "\n")
+            self._file.write(line := json_text(record) + "\n")
             self._file.flush()
+            self._sha256.update(line.encode())
             if record["kind"] in ("round", "end"):
                 os.fsync(self._file.fileno())
 
@@ -57,6 +59,11 @@ class Ledger:
         with self._named():
             os.fsync(self._file.fileno())
             return self._file.tell()
+
+    @property
+    def sha256(self) -> str:
+        """The digest of all lines that this process found or wrote."""
+        return self._sha256.hexdigest()
 
     def close(self) -> None:
         """Close the file."""
@@ -137,10 +144,9 @@ def _record(path: Path, number: int, line: bytes) -> Record:
     return record
 
 
-def _drop_torn_line(path: Path) -> None:
-    """Cut off what follows the last newline, else the next record would continue that line."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
+def _drop_torn_line(path: Path) -> bytes:
+    """Cut off what follows the last newline, which a record would continue; return the rest."""
+    content = path.read_bytes() if path.exists() else b""
     if (end := content.rfind(b"\n") + 1) < len(content):
         os.truncate(path, end)
+    return content[:end]
