@@ -38,14 +38,13 @@ DEVICE = (
 WALL = {
     "seconds",
     "peak_bytes",
-    "bytes_up",
     "busy_seconds",
     "makespan_seconds",
     "ideal_seconds",
     "training_share",
     "phases",
 }
-"""Differences between two bitwise identical runs: wall time, and the digits it is sent with."""
+"""Differences between two bitwise identical runs: wall time and memory."""
 
 
 @pytest.fixture(scope="module")
