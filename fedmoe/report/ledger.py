@@ -29,6 +29,8 @@ Kind = Literal[
     "end",
 ]
 
+TAIL = 4096
+"""Bytes before the place up to which a ledger was read, by which it is recognised."""
 Record = dict[str, Any]
 """One line of a ledger; `kind` says which other keys it has."""
 
@@ -105,6 +107,41 @@ def read_ledger(path: Path) -> list[Record]:
         raise FedMoEError(f"{path}: cannot be read: {error.strerror}") from error
     *lines, _torn = content.split(b"\n")
     return [_record(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+class GrowingLedger:
+    """A ledger that is read as it grows: every line once, unless what was read was cut off."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[Record] = []
+        self.size = 0
+        """Bytes that were read."""
+        self._tail = b""
+
+    def read(self, most_bytes: int | None = None) -> bool:
+        """Read on, about so many bytes at most, and return whether the end was reached.
+
+        Raises:
+            FedMoEError: see `read_ledger`.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.size - len(self._tail))
+                if file.read(len(self._tail)) != self._tail:  # a resumed run writes on from before
+                    self.records, self.size, self._tail = [], 0, b""
+                    file.seek(0)
+                # To the end of a line, however long: else it would never be read.
+                data = file.read(-1 if most_bytes is None else most_bytes) + file.readline()
+                at_end = not file.read(1)
+        except OSError as error:
+            raise FedMoEError(f"{self.path}: cannot be read: {error.strerror}") from error
+        *lines, torn = data.split(b"\n")
+        first = len(self.records) + 1
+        self.records += [_record(self.path, n, line) for n, line in enumerate(lines, first)]
+        self.size += (used := len(data) - len(torn))
+        self._tail = (self._tail + data[:used])[-TAIL:]
+        return at_end
 
 
 def follow_ledger(

@@ -182,15 +182,19 @@ class Run:
         return last[0] if last and last[0]["round"] > 0 else None
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, records: Sequence[Record] | None = None) -> Run:
     """Return the run recorded in `folder`, finished or not.
 
     If a round was interrupted and repeated, its later records count.
 
+    Args:
+        folder: the run's.
+        records: the lines of its ledger, where they are read already.
+
     Raises:
         FedMoEError: no ledger, a damaged one, or one without a `run` line.
     """
-    records = read_ledger(folder / "ledger.jsonl")
+    records = read_ledger(folder / "ledger.jsonl") if records is None else records
     header = next((r for r in reversed(records) if r["kind"] == "run"), None)
     joined = [j for r in records if r["kind"] == "roster" for j in r["joined"]]
     if header is None:
