@@ -26,6 +26,7 @@ FILES = (
     "ledger.jsonl",
     "activations.npz",
     "scores.json",
+    "test-scores.json",
     "adapter-last.safetensors",
     "adapter-best.safetensors",
     "summary.md",

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import warnings
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,7 @@ from fedmoe.report import read_ledger, write_report
 from fedmoe.runs import session
 from fedmoe.runs.local.pool import WAITING
 from fedmoe.runs.prepare import prepare
-from fedmoe.runs.resume import find
+from fedmoe.runs.resume import Resume, find
 from fedmoe.runs.seal import FILES, SEAL
 from fedmoe.system import files as atomic
 
@@ -92,13 +93,11 @@ def server(config):
 @pytest.fixture
 def resumed(server, tmp_path):
     """A function that resumes the run in the test's folder, and returns what is said meanwhile."""
-    from dataclasses import replace
-
     e = server.setup.experiment
     e = replace(e, simulation=replace(e.simulation, folder=str(tmp_path)))
     here = replace(server, setup=replace(server.setup, experiment=e))
 
-    def resume(how="auto"):
+    def resume(how: Resume = "auto"):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             with find(here, how):
