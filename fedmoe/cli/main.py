@@ -41,6 +41,7 @@ COMMANDS = (
 )
 """Names of commands and of the files with them, in the order of `fedmoe --help`."""
 FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 """Errors of a disk or a folder, which the user can mend; others are faults of the program."""
 INTERRUPTED = "fedmoe: interrupted; what was finished is kept; a run resumes with --resume auto"
 
@@ -92,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fedmoe: error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        if error.errno not in FULL_OR_FORBIDDEN:
+        if error.errno not in FULL_OR_FORBIDDEN | IN_THE_WAY:
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(f"fedmoe: error: {where}{error.strerror}", file=sys.stderr)

@@ -25,11 +25,11 @@ def watch(folder: Path, port: int, browse: bool) -> None:
     """
     import webbrowser
 
-    from fedmoe.watch.folder import WatchedFolder
+    from fedmoe.watch.folder import MOST_BYTES, WatchedFolder
     from fedmoe.watch.server import Server
 
     arguments.end_like_ctrl_c()
-    with Server(WatchedFolder(folder), port) as server:
+    with Server(WatchedFolder(folder, most_bytes=MOST_BYTES), port) as server:
         try:
             print(f"watching {folder} at {server.url} (Ctrl-C ends this, not the run)", flush=True)
             if browse:

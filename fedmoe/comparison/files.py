@@ -16,7 +16,7 @@ from fedmoe.comparison.plots import draw_case
 from fedmoe.comparison.result import MEAN, Result
 from fedmoe.comparison.study import Case, Study, verdicts
 from fedmoe.report.page import render
-from fedmoe.report.plots import Picture
+from fedmoe.report.plots import Picture, write_pictures
 from fedmoe.report.text_table import TextTable, markdown_sections, plain
 from fedmoe.system.files import write_json, write_text
 
@@ -33,9 +33,7 @@ def write_pages(study: Study, folder: Path) -> None:
     pictures = {case.name: draw_case(case) for case in study.cases}
     for number, case in enumerate(study.cases):
         plots = folder / "plots" / (f"{number}-{slug(case.name)}" if case.name else "")
-        plots.mkdir(parents=True, exist_ok=True)
-        for picture in pictures[case.name]:
-            write_text(plots / f"{picture.name}.svg", picture.svg)
+        write_pictures(plots, pictures[case.name])
     write_text(folder / "comparison.html", render_page(study, pictures))
 
 

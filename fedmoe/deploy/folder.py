@@ -17,6 +17,8 @@ from fedmoe.runs.roster import is_federated
 from fedmoe.system.folders import whole_folder
 
 SECRET, SCRIPT, PLAIN = 0o600, 0o755, 0o644
+PRIVATE, SHARED = 0o700, 0o755
+"""Modes of the CA's folder, which stays here, and of those that services read elsewhere."""
 EXTRAS = {"home_assistant": "home", "reasoning_gym": "reasoning"}
 """Extras of this package that built-in data need on every machine."""
 
@@ -32,7 +34,7 @@ def write_folder(folder: Path, fleet: Fleet, experiment: Experiment) -> None:
     for path, data in app_files(experiment, fleet).items():
         files[f"server/app/{path}"] = data
     with whole_folder(folder, _check_new) as made:
-        made.chmod(0o700)
+        made.chmod(PRIVATE)
         _write(made, files)
 
 
@@ -44,7 +46,10 @@ def _check_new(folder: Path) -> None:
 def _write(root: Path, files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
         path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for parent in reversed(path.relative_to(root).parents[:-1]):
+            # Whatever the umask is: `rsync -a` carries these modes to the machines.
+            (root / parent).mkdir(exist_ok=True)
+            (root / parent).chmod(PRIVATE if parent.name == "ca" else SHARED)
         mode = {".key": SECRET, ".sh": SCRIPT}.get(path.suffix, PLAIN)
         # With its mode from the start: a key is never readable, not for a moment.
         path.touch(mode=mode)

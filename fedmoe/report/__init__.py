@@ -29,7 +29,8 @@ def write_report(folder: Path) -> None:
     """Write `plots/*.svg`, `report.html` and `summary.md` into a run's folder.
 
     An interrupted run is reported as far as it got, and the report says so. Without matplotlib
-    there is the summary alone, and a warning.
+    there is the summary alone, and a warning. A plot that cannot be drawn is replaced by the
+    reason, and a warning.
 
     Raises:
         FedMoEError: the folder has no ledger, or a damaged one.
@@ -45,10 +46,8 @@ def write_report(folder: Path) -> None:
         said = "matplotlib is not installed: no report.html and no plots were written; run"
         warnings.warn(f"{said}: {install('report')}", FedMoEWarning, stacklevel=2)
         return
-    from fedmoe.report.plots import draw_plots
+    from fedmoe.report.plots import draw_plots, write_pictures
 
     pictures = draw_plots(run)
-    (folder / "plots").mkdir(exist_ok=True)
-    for picture in pictures:
-        write_text(folder / "plots" / f"{picture.name}.svg", picture.svg)
+    write_pictures(folder / "plots", pictures)
     write_text(folder / "report.html", render_page(run, pictures))

@@ -1,5 +1,6 @@
 """The events of a run, one JSON line each, readable after any crash."""
 
+import hashlib
 import json
 import os
 import time
@@ -29,6 +30,8 @@ Kind = Literal[
     "end",
 ]
 
+TAIL = 4096
+"""Bytes before the place up to which a ledger was read, by which it is recognised."""
 Record = dict[str, Any]
 """One line of a ledger; `kind` says which other keys it has."""
 
@@ -40,7 +43,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path) -> None:
-        _drop_torn_line(path)
+        self._sha256 = hashlib.sha256(_drop_torn_line(path))
         self.path = path
         self._file = path.open("a", encoding="utf-8", newline="\n")
 
@@ -48,8 +51,9 @@ class Ledger:
         """Write one line; a `round` or `end` and all lines before it survive a power cut."""
         assert record["kind"] in get_args(Kind), record
         with self._named():
-            self._file.write(json_text(record) + "\n")
+            self._file.write(line := json_text(record) + "\n")
             self._file.flush()
+            self._sha256.update(line.encode())
             if record["kind"] in ("round", "end"):
                 os.fsync(self._file.fileno())
 
@@ -58,6 +62,11 @@ class Ledger:
         with self._named():
             os.fsync(self._file.fileno())
             return self._file.tell()
+
+    @property
+    def sha256(self) -> str:
+        """The digest of all lines that this process found or wrote."""
+        return self._sha256.hexdigest()
 
     def close(self) -> None:
         """Close the file."""
@@ -101,6 +110,41 @@ def read_ledger(path: Path) -> list[Record]:
     return [_record(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
+class GrowingLedger:
+    """A ledger that is read as it grows: every line once, unless what was read was cut off."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[Record] = []
+        self.size = 0
+        """Bytes that were read."""
+        self._tail = b""
+
+    def read(self, most_bytes: int | None = None) -> bool:
+        """Read on, about so many bytes at most, and return whether the end was reached.
+
+        Raises:
+            FedMoEError: see `read_ledger`.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.size - len(self._tail))
+                if file.read(len(self._tail)) != self._tail:  # a resumed run writes on from before
+                    self.records, self.size, self._tail = [], 0, b""
+                    file.seek(0)
+                # To the end of a line, however long: else it would never be read.
+                data = file.read(-1 if most_bytes is None else most_bytes) + file.readline()
+                at_end = not file.read(1)
+        except OSError as error:
+            raise FedMoEError(f"{self.path}: cannot be read: {error.strerror}") from error
+        *lines, torn = data.split(b"\n")
+        first = len(self.records) + 1
+        self.records += [_record(self.path, n, line) for n, line in enumerate(lines, first)]
+        self.size += (used := len(data) - len(torn))
+        self._tail = (self._tail + data[:used])[-TAIL:]
+        return at_end
+
+
 def follow_ledger(
     path: Path, *, sleep: Callable[[float], None] = time.sleep, seconds: float = 1.0
 ) -> Iterator[Record]:
@@ -138,10 +182,9 @@ def _record(path: Path, number: int, line: bytes) -> Record:
     return record
 
 
-def _drop_torn_line(path: Path) -> None:
-    """Cut off what follows the last newline, else the next record would continue that line."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
+def _drop_torn_line(path: Path) -> bytes:
+    """Cut off what follows the last newline, which a record would continue; return the rest."""
+    content = path.read_bytes() if path.exists() else b""
     if (end := content.rfind(b"\n") + 1) < len(content):
         os.truncate(path, end)
+    return content[:end]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from fedmoe.errors import FedMoEWarning
 from fedmoe.report import plots_clients, plots_costs, plots_experts, plots_scores
 from fedmoe.report.figures import on_page, svg
+from fedmoe.system.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,12 +40,13 @@ PLOTS: dict[str, Callable[[Run], Figure | None]] = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn plot with its caption."""
+    """A plot with its caption: drawn, or with the reason why it could not be."""
 
     name: str
     caption: str
     svg: str
-    """As a file."""
+    """As a file; empty for one that could not be drawn."""
+    fault: str = ""
 
     @property
     def on_page(self) -> str:
@@ -48,9 +56,32 @@ class Picture:
 
 def draw_plots(run: Run) -> list[Picture]:
     """Return a picture of every plot that the run has data for."""
-    pictures = []
-    for name, draw in PLOTS.items():
-        if figure := draw(run):
-            caption = (inspect.getdoc(draw) or name).partition("\n")[0]
-            pictures.append(Picture(name, caption, svg(figure)))
-    return pictures
+    captions = {name: (inspect.getdoc(draw) or name) for name, draw in PLOTS.items()}
+    drawn = (
+        picture(name, captions[name].partition("\n")[0], partial(draw, run))
+        for name, draw in PLOTS.items()
+    )
+    return [found for found in drawn if found]
+
+
+def picture(name: str, caption: str, draw: Callable[[], Figure | None]) -> Picture | None:
+    """Return a plot, or None without data; one that cannot be drawn says why in its place."""
+    try:
+        with np.errstate(over="raise", invalid="raise"):  # such a picture shows nothing
+            figure = draw()
+            return Picture(name, caption, svg(figure)) if figure else None
+    except Exception as error:  # whatever numbers clients report, the report must be written
+        said = f"This plot could not be drawn: {type(error).__name__}: {str(error)[:200]}"
+        warnings.warn(f"plot {name}: {said}", FedMoEWarning, stacklevel=2)
+        return Picture(name, caption, "", said)
+
+
+def write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
+    """Write `NAME.svg` of every plot; what an earlier report drew of a failed one is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for found in pictures:
+        path = folder / f"{found.name}.svg"
+        if found.fault:
+            path.unlink(missing_ok=True)
+        else:
+            write_text(path, found.svg)

@@ -1,11 +1,15 @@
 """A run's folder as one value: the ledger sorted by kind, and the files beside it."""
 
 import json
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import yaml
@@ -16,6 +20,7 @@ from fedmoe.messages.rows import RowCounts
 from fedmoe.report.ledger import Record, read_ledger
 from fedmoe.report.units import shortened
 
+DAMAGE = (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error, yaml.YAMLError)
 MOST_LETTERS = 20
 """Of a name in a plot: a longer one would leave no room for the rest."""
 
@@ -177,15 +182,19 @@ class Run:
         return last[0] if last and last[0]["round"] > 0 else None
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, records: Sequence[Record] | None = None) -> Run:
     """Return the run recorded in `folder`, finished or not.
 
     If a round was interrupted and repeated, its later records count.
 
+    Args:
+        folder: the run's.
+        records: the lines of its ledger, where they are read already.
+
     Raises:
         FedMoEError: no ledger, a damaged one, or one without a `run` line.
     """
-    records = read_ledger(folder / "ledger.jsonl")
+    records = read_ledger(folder / "ledger.jsonl") if records is None else records
     header = next((r for r in reversed(records) if r["kind"] == "run"), None)
     joined = [j for r in records if r["kind"] == "roster" for j in r["joined"]]
     if header is None:
@@ -298,22 +307,36 @@ def _end(records: Sequence[Record]) -> Record | None:
     return steps[-1] if steps[-1]["kind"] == "end" else None
 
 
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Say which file of a run cannot be read, and what writes it again."""
+    try:
+        yield
+    except DAMAGE as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise FedMoEError(
+            f"{path} is damaged: {why:.200}. The run's command with --resume auto writes it again"
+        ) from error
+
+
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    with _whole(path):
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _settings(path: Path) -> dict[str, str]:
     """Return the configuration as written: BaseLoader does not turn `no` into False."""
     if not path.exists():
         return {}
-    return flat(yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {})
+    with _whole(path):
+        return flat(yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {})
 
 
 def _activations(path: Path, num_clients: int) -> np.ndarray | None:
     """Return the tokens by client; clients that joined since it was written have none."""
     if not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as arrays:
+    with _whole(path), np.load(BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
         counts = arrays["by_client"]
     more = max(0, num_clients - len(counts))
     return np.pad(counts, ((0, more), (0, 0), (0, 0))) if counts.sum() else None

@@ -214,7 +214,7 @@ def wilson_interval(share: float, number: int) -> tuple[float, float]:
 
     Source: Wilson 1927 (Journal of the American Statistical Association 22(158)).
     """
-    z = 1.96
+    z, share = 1.96, min(max(share, 0.0), 1.0)
     centre = (share + z * z / (2 * number)) / (1 + z * z / number)
     spread = z * math.sqrt(share * (1 - share) / number + z * z / (4 * number**2))
     half = spread / (1 + z * z / number)

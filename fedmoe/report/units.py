@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 DASH = "\u2013"
 """An en dash, shown where nothing was measured."""
+MOST = 1e15
+"""Numbers from here on, of a faulty or lying client, are written with an exponent."""
 
 
 def count_text(value: float | None) -> str:
@@ -13,12 +15,16 @@ def count_text(value: float | None) -> str:
     >>> count_text(12345.4)
     '12,345'
     """
-    return DASH if value is None else f"{round(value):,}"
+    if value is None:
+        return DASH
+    return f"{round(value):,}" if abs(value) < MOST else f"{value:.3g}"
 
 
 def number_text(value: float | None, digits: int = 3) -> str:
     """Return a number with a fixed count of decimals."""
-    return DASH if value is None else f"{value:.{digits}f}"
+    if value is None:
+        return DASH
+    return f"{value:.{digits}f}" if abs(value) < MOST else f"{value:.3g}"
 
 
 def percent_text(value: float | None, signed: bool = False) -> str:
@@ -54,8 +60,8 @@ def seconds_text(value: float | None) -> str:
     """
     if value is None:
         return DASH
-    if value < 60:
-        return f"{value:.1f} s"
+    if value < 60 or not value < MOST:
+        return f"{value:.1f} s" if abs(value) < MOST else f"{value:.3g} s"
     minutes, seconds = divmod(round(value), 60)
     if minutes < 60:
         return f"{minutes} min {seconds:02d} s"
@@ -93,6 +99,8 @@ def time_unit(longest: float) -> tuple[float, str]:
 def _scaled(value: float | None, units: list[str]) -> str:
     if value is None:
         return DASH
+    if not abs(value) < MOST**2:
+        return f"{value:.3g} {units[0]}"
     power = min(int(math.log10(abs(value)) // 3), len(units) - 1) if abs(value) >= 1 else 0
     scaled = value / 1000**power
     return f"{scaled:.{0 if power == 0 or scaled >= 100 else 1}f} {units[power]}"

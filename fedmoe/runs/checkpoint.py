@@ -17,6 +17,7 @@ from fedmoe.adapter import Adapter
 from fedmoe.errors import CheckpointError
 from fedmoe.rounds import ServerState
 from fedmoe.runs.round_files import CHECKPOINTS, DamagedError, RoundFiles
+from fedmoe.runs.seal import Seal
 
 if TYPE_CHECKING:
     from fedmoe.adapter import Layout
@@ -35,6 +36,11 @@ class Checkpoint:
     """int64 (clients, layers, experts)."""
     about: dict[str, Any] = field(default_factory=dict)
     """Everything else that a resumed run must know: numbers and text that JSON can hold."""
+
+    @property
+    def seal(self) -> Seal | None:
+        """The folder's small files and its ledger as they were; None in one of an older version."""
+        return Seal(**self.about["seal"]) if "seal" in self.about else None
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -58,10 +64,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     )
 
 
-def newest(folder: Path, layout: Layout, ledger_bytes: int) -> tuple[Checkpoint | None, list[str]]:
+def newest(folder: Path, layout: Layout, ledger: bytes) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest whole checkpoint, or None, and what is wrong with those passed over.
 
-    A checkpoint that continues after more than the `ledger_bytes` that exist is passed over, too.
+    A checkpoint that continues another `ledger`, or after more of it, is passed over, too.
 
     Raises:
         CheckpointError: all that exist are damaged; or one is of another adapter.
@@ -73,13 +79,18 @@ def newest(folder: Path, layout: Layout, ledger_bytes: int) -> tuple[Checkpoint 
         except DamagedError as error:
             faults.append(str(error))
             continue
-        if (needed := found.about.get("ledger_bytes", 0)) <= ledger_bytes:
+        seal = found.seal
+        if not (fault := seal.fault(ledger) if seal else ""):
             return found, faults
-        path = _files(folder).path(number)
-        faults.append(f"{path} continues after {needed} bytes of a ledger of {ledger_bytes}")
+        faults.append(f"{_files(folder).path(number)} {fault}")
     if faults:
         raise CheckpointError("no whole checkpoint is left:\n  " + "\n  ".join(faults))
     return None, faults
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Return whether a folder holds any checkpoint, whole or damaged."""
+    return bool(_files(folder).rounds())
 
 
 def remove_checkpoints(folder: Path) -> None:

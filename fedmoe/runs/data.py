@@ -64,6 +64,10 @@ class DataFacts:
             return (self.most_length,) * STAND_INS
         return self.lengths[client]
 
+    def as_manifest(self) -> dict[str, Any]:
+        """Return what `manifest.json` says before any client has told of rows of its own."""
+        return self.manifest | {"rows": self.rows.as_json()}
+
     def header(self) -> dict[str, Any]:
         """Return what the ledger's first line says of them."""
         return {"notes": self.notes} | ({"rows": self.rows.as_json()} if self.rows.read else {})

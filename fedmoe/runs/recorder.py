@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import save as to_safetensors
 
 from fedmoe.config.faults import parse_faults
 from fedmoe.config.load import to_yaml
@@ -28,9 +27,10 @@ from fedmoe.runs.asynchronous import goes_live
 from fedmoe.runs.checkpoint import Checkpoint
 from fedmoe.runs.costs import tier_cost, tier_costs
 from fedmoe.runs.identity import environment, identity
-from fedmoe.runs.round_files import written_identity
+from fedmoe.runs.round_files import tensor_parts
+from fedmoe.runs.seal import Seal, write_seal
 from fedmoe.runs.workers import Watch
-from fedmoe.system.files import write_bytes, write_json, write_text
+from fedmoe.system.files import json_file, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
     from fedmoe.adapter import Adapter
@@ -79,6 +79,8 @@ class Recorder(Observer, Watch):
         self.by_client = np.zeros((len(server.members), *shape), dtype=np.int64)
         self.best: tuple[float, float] | None = None
         self.scores, self.accounts_changed = list[dict[str, Any]](), False
+        self.texts = {"run-id": f"{server.run_id}\n"}
+        """Small files of the folder as they must be, by name."""
         self.rows: dict[int, RowCounts] = {}
         """Clients' accounts of their own rows, as last written down."""
         self.virtual_clock = 0.0
@@ -97,16 +99,18 @@ class Recorder(Observer, Watch):
 
     def _open(self) -> None:
         """Describe the run, from here on."""
-        write_text(self.folder / "config.yaml", to_yaml(self.server.setup.experiment))
-        write_json(self.folder / "environment.json", environment(self.server, self.folder))
-        facts = self.server.facts
-        write_json(self.folder / "manifest.json", facts.manifest | {"rows": facts.rows.as_json()})
+        about = environment(self.server, self.folder)
+        self.texts["config.yaml"] = to_yaml(self.server.setup.experiment)
+        self.texts["environment.json"] = json_file(about)
+        for name, text in self.texts.items():
+            write_text(self.folder / name, text)
+        write_json(self.folder / "manifest.json", self.server.facts.as_manifest())
         self.ledger.append(self._opening())
 
     def _continue(self, resumed: Checkpoint) -> None:
         """Restore the ledger and the sums as they were when the checkpoint was written."""
         path, about = self.folder / "ledger.jsonl", resumed.about
-        os.truncate(path, about["ledger_bytes"])
+        os.truncate(path, about["seal"]["ledger_bytes"])
         records = read_ledger(path)
         self.ledger = Ledger(path)
         rounds = min(len(self.by_round), len(resumed.by_round))
@@ -120,15 +124,14 @@ class Recorder(Observer, Watch):
         self.scores = [{k: v for k, v in r.items() if k != "kind"} for r in evaluated]
         self.rows = {r["client"]: RowCounts(**r["rows"]) for r in records if r["kind"] == "rows"}
         self.ledger.append({"kind": "resumed", "round": self.number})
-        # It continues as another run (`--resume anyway`), or its files describe another one.
-        mine = identity(self.server)
-        if about["identity"] != mine or written_identity(self.folder) != mine:
+        self.texts, self.accounts_changed = about["seal"]["texts"], bool(self.rows)
+        if about["identity"] != identity(self.server):  # it continues as another one, `anyway`
             self._open()
 
     def checkpoint(self, state: ServerState, versions: dict[int, ServerState]) -> Checkpoint:
         """Return everything that a later process needs to continue from here."""
         about = {
-            "ledger_bytes": self.ledger.sync(),
+            "seal": asdict(self._seal()),
             "virtual_clock": self.virtual_clock,
             "best": self.best,
         }
@@ -300,7 +303,8 @@ class Recorder(Observer, Watch):
 
     def save_adapter(self, name: str, state: ServerState) -> None:
         """Write the adapter and the tiers' rescalers as safetensors, atomically."""
-        write_bytes(self.folder / f"{name}.safetensors", adapter_bytes(state.adapter, state))
+        parts = adapter_parts(state.adapter, state)
+        write_bytes(self.folder / f"{name}.safetensors", *parts)
 
     def ended(
         self, state: ServerState, seconds: float, phases: dict[str, float], share: float
@@ -308,6 +312,10 @@ class Recorder(Observer, Watch):
         """Write the last line of a run that was not interrupted."""
         line = {"kind": "end", "seconds": seconds, "phases": phases, "training_share": share}
         self.ledger.append(line | {"adapter_sha256": state.adapter.digest()})
+        write_seal(self.folder, self._seal())
+
+    def _seal(self) -> Seal:
+        return Seal(self.texts, self.ledger.sync(), self.ledger.sha256)
 
     def close(self) -> None:
         """Close the ledger."""
@@ -347,8 +355,8 @@ class Recorder(Observer, Watch):
         }
 
 
-def adapter_bytes(adapter: Adapter, state: ServerState) -> bytes:
+def adapter_parts(adapter: Adapter, state: ServerState) -> tuple[bytes | memoryview, ...]:
     """Return every factor by name, rescalers as `rescaler.<tier>`, the round in the metadata."""
     tensors = {entry.name: view.contiguous() for entry, view in adapter.layout.views(adapter.flat)}
     tensors |= {f"rescaler.{tier}": r for tier, r in state.rescalers.items()}
-    return to_safetensors(tensors, {"round": str(state.round), "layout": adapter.layout.digest})
+    return tensor_parts(tensors, {"round": str(state.round), "layout": adapter.layout.digest})

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Literal
 from fedmoe.config import load_experiment
 from fedmoe.config.components import untold
 from fedmoe.config.yaml_text import dump, parse, read_yaml
+from fedmoe.data.manifest import accounts_manifest
 from fedmoe.errors import CheckpointError, ConfigError, FedMoEError, FedMoEWarning
+from fedmoe.messages.rows import RowCounts
 from fedmoe.report.ledger import read_ledger
-from fedmoe.runs.checkpoint import newest, remove_checkpoints
+from fedmoe.runs.checkpoint import has_checkpoints, newest, remove_checkpoints
 from fedmoe.runs.identity import identity, settings_text
 from fedmoe.runs.roster import is_federated
-from fedmoe.runs.round_files import written_identity
-from fedmoe.system.files import expanded, write_text
+from fedmoe.runs.seal import SEAL, TEXTS, Seal, check_files, read_seal, restore, sha256, write_seal
+from fedmoe.system.files import expanded, json_file, write_text
 from fedmoe.system.locks import alone_in
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ def find(server: ServerSide, resume: Resume) -> Iterator[Found]:
 
     Raises:
         FedMoEError: the folder cannot be made; another process works in it; the run in it is
-            another one (what has changed is named); no whole checkpoint is left.
+            another one (what has changed is named); no whole checkpoint is left; its ledger is gone
+            or was edited. What was edited of its smaller files is written again, and said.
     """
     e = server.setup.experiment
     parent, name = expanded(e.simulation.folder), e.name
@@ -71,18 +74,25 @@ def find(server: ServerSide, resume: Resume) -> Iterator[Found]:
     if folder is not None and not _is_a_run(folder):
         folder = None
     made = folder or new_folder(parent, name)
+    check_files(made)
     with alone_in(made):
-        records = read_ledger(folder / LEDGER) if folder and (folder / LEDGER).exists() else []
-        if folder is None or not records:
+        seal = read_seal(made)
+        records = _records(made, sealed=seal is not None)
+        if folder is None or not (records or seal or has_checkpoints(made)):
             _clear(made)
             yield Found(made, mine, _run_id(made))
             return
-        layout = server.first_state().adapter.layout
-        ended, ledger_bytes = records[-1]["kind"] == "end", (folder / LEDGER).stat().st_size
-        checkpoint, faults = (None, []) if ended else newest(folder, layout, ledger_bytes)
+        layout, ledger = server.first_state().adapter.layout, (folder / LEDGER).read_bytes()
+        ended = seal is not None or (bool(records) and records[-1]["kind"] == "end")
+        checkpoint, faults = (None, []) if ended else newest(folder, layout, ledger)
+        if ended:
+            seal = seal or _first_seal(folder, ledger)
+            _check_ledger(folder, seal, ledger, resume)
+        elif checkpoint:
+            seal = checkpoint.seal
         if resume == "auto":
             # Without a checkpoint a run that has not ended starts again: only its settings count.
-            theirs = written_identity(folder) if ended else {}
+            theirs = seal.identity if seal and ended else {}
             theirs = checkpoint.about["identity"] if checkpoint else theirs
             _check_same(folder, server, theirs, mine)
         if checkpoint is not None:
@@ -91,6 +101,8 @@ def find(server: ServerSide, resume: Resume) -> Iterator[Found]:
             warnings.warn(
                 f"{fault}; the run resumes from an older one", FedMoEWarning, stacklevel=2
             )
+        if seal:
+            restore(folder, {**seal.texts, **_manifest(server, records, ended)})
         if ended:
             remove_checkpoints(folder)  # it may have been killed before it did so itself
         elif checkpoint is None:
@@ -102,7 +114,58 @@ def _is_a_run(folder: Path) -> bool:
     """Return whether a folder of that name is a run's, even one that died in its first moment."""
     # A name with a dot in front is the lock's, or that of a file not yet in its place.
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    return LEDGER in names or ("run-id" in names and names <= FIRST) or not names
+    kept = "run-id" in names and (names <= FIRST or SEAL in names or has_checkpoints(folder))
+    return LEDGER in names or kept or not names
+
+
+def _records(folder: Path, *, sealed: bool) -> list[Record]:
+    """Return the lines of a ledger; none of a run that died before the first."""
+    if (folder / LEDGER).exists():
+        return read_ledger(folder / LEDGER)
+    if sealed or has_checkpoints(folder):
+        raise CheckpointError(
+            f"{folder / LEDGER} is gone, and the run's other files are there: without it nothing "
+            "can be resumed or reported. Restore it from a backup, or use --resume no for a new "
+            "folder"
+        )
+    return []
+
+
+def _first_seal(folder: Path, ledger: bytes) -> Seal:
+    """Seal a run that ended without a seal: killed at its last moment, or of an older version."""
+    said = f"{folder} has no {SEAL}: whether its files were edited cannot be told; sealed as found"
+    warnings.warn(said, FedMoEWarning, stacklevel=2)
+    texts = {name: (folder / name).read_text() for name in TEXTS if (folder / name).exists()}
+    write_seal(folder, seal := Seal(texts, len(ledger), sha256(ledger)))
+    return seal
+
+
+def _check_ledger(folder: Path, seal: Seal, ledger: bytes, resume: Resume) -> None:
+    """Refuse a run that has ended and whose ledger was edited since."""
+    if sha256(ledger) == seal.ledger:
+        return
+    said = (
+        f"{folder / LEDGER} was edited or damaged since the run ended: expected "
+        f"{seal.ledger_bytes} bytes of sha256 {seal.ledger[:12]}, found {len(ledger)} of "
+        f"{sha256(ledger)[:12]}"
+    )
+    if resume != "anyway":
+        raise CheckpointError(
+            f"{said}. Restore it from a backup; --resume anyway reports it as it is, --resume no "
+            "takes a new folder"
+        )
+    warnings.warn(said, FedMoEWarning, stacklevel=3)
+
+
+def _manifest(server: ServerSide, records: Sequence[Record], ended: bool) -> dict[str, str]:
+    """Return the text of `manifest.json` by its name; nothing where clients may yet change it."""
+    accounts = [r for r in records if r["kind"] == "rows"]
+    if accounts and not ended:
+        return {}  # the recorder writes it again
+    rows = {r["client"]: RowCounts(**r["rows"]) for r in accounts}
+    names = {r["client"]: r["name"] for r in accounts}
+    made = accounts_manifest(rows, names) if rows else server.facts.as_manifest()
+    return {"manifest.json": json_file(made)}
 
 
 def latest(parent: Path, name: str) -> Path | None:

@@ -58,11 +58,11 @@ class RoundFiles:
         sha256 = _digest(path.name, about, tensors)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, save(dict(tensors), {"about": about, "sha256": sha256}))
+            write_bytes(path, *tensor_parts(tensors, {"about": about, "sha256": sha256}))
             self.remove(but=self.keep)
         except OSError as error:
             why = error.strerror or error
-            raise CheckpointError(f"{path}: cannot be written: {why}") from error
+            raise CheckpointError(f"{error.filename or path}: cannot be written: {why}") from error
 
     def read(self, round: int, layout: Layout) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and facts of a round.
@@ -87,6 +87,20 @@ class RoundFiles:
         """Remove all files but the newest few."""
         for old in self.rounds()[: -but or None]:
             self.path(old).unlink(missing_ok=True)
+
+
+def tensor_parts(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> tuple[bytes | memoryview, ...]:
+    """Return the parts of a safetensors file: the same bytes for the same values."""
+    whole = save(dict(tensors), dict(metadata))
+    stop = 8 + int.from_bytes(whole[:8], "little")
+    # safetensors 0.8 writes the metadata in another order each time.
+    header = json.loads(whole[8:stop])
+    header["__metadata__"] = dict(metadata)
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(stop - 8)
+    assert len(text) == stop - 8, header["__metadata__"]
+    return whole[:8], text, memoryview(whole)[stop:]
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -26,6 +26,7 @@ from fedmoe.runs.evaluator import Evaluator
 from fedmoe.runs.hidden import sight_of
 from fedmoe.runs.injection import Faulty, ServerKiller
 from fedmoe.runs.local.in_process import make_transport
+from fedmoe.runs.local.pool import sweep
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.recorder import Recorder
 from fedmoe.runs.resume import find
@@ -33,6 +34,7 @@ from fedmoe.runs.roster import roster_of
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.workers import Watch, Workers
+from fedmoe.system.files import expanded
 
 if TYPE_CHECKING:
     from fedmoe.config import Experiment
@@ -111,6 +113,7 @@ class Session:
         e = self.server.setup.experiment
         if said := unlike_gating(e.gating, e.model.path):
             warnings.warn(said, FedMoEWarning, stacklevel=2)
+        sweep(expanded(e.simulation.folder))
         with find(self.server, resume) as found:
             if not found.ended:
                 client = replace(self.scorer.client, state_folder=found.folder / "clients")

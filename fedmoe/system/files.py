@@ -17,8 +17,8 @@ def expanded(path: Path | str) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace the content of `path`; its folder must exist.
+def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
+    """Replace the content of `path` by the parts, one after another; its folder must exist.
 
     Raises:
         OSError: it cannot be written; `filename` is `path`, and the old content stays.
@@ -28,7 +28,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -51,4 +51,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace the content of `path` by indented JSON; numbers that are not finite become null."""
-    write_text(path, json_text(value, indent=2) + "\n")
+    write_text(path, json_file(value))
+
+
+def json_file(value: Any) -> str:
+    """Return the text that `write_json` writes."""
+    return json_text(value, indent=2) + "\n"

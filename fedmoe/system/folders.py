@@ -42,7 +42,7 @@ def whole_folder(out: Path, check: Callable[[Path], None]) -> Iterator[Path]:
         out = out.resolve()
         workshop = out.with_name(f".{out.name}.unfinished")
         absent = [parent for parent in workshop.parents if not parent.exists()]
-        workshop.mkdir(parents=True, exist_ok=True)
+        workshop.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links; no name
         why = getattr(error, "strerror", None) or error
         raise FedMoEError(f"{name} cannot be made: {why}") from error

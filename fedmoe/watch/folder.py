@@ -5,31 +5,57 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from fedmoe.errors import FedMoEError
-from fedmoe.report.ledger import read_ledger
+from fedmoe.report.ledger import GrowingLedger
 from fedmoe.report.run import Run, read_run
+from fedmoe.report.units import bytes_text
 from fedmoe.watch.read_state import run_state
 from fedmoe.watch.state import FolderState, RunState, State, Unreadable
 
 LEDGER = "ledger.jsonl"
 PATTERNS = (LEDGER, f"*/{LEDGER}", f"*/*/{LEDGER}", f"*/*/*/{LEDGER}")
 """A run; a folder of runs; a comparison with cases; a folder of comparisons."""
+MOST_BYTES = 4 * 10**6
+"""Bytes of a ledger that the server of a live page reads at a look: less than a second's work."""
+PATIENCE = 1.0
+"""Seconds that a request waits for another one that reads the same run."""
+
+
+@dataclass(eq=False)
+class Known:
+    """What was read of a run so far; one request at a time reads on."""
+
+    ledger: GrowingLedger
+    stamp: Any = None
+    """Of the files as they were when `run` was made of them."""
+    run: Run | None = None
+    lock: Lock = field(default_factory=Lock)
 
 
 class WatchedFolder:
     """A run's folder, or one with runs in it, whose state is read again and again."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, folder: Path, clock: Callable[[], float] = time.time, most_bytes: int | None = None
+    ) -> None:
         """Watch `folder`.
+
+        Args:
+            folder: a run's, or one with runs in it.
+            clock: returns the seconds since 1970.
+            most_bytes: bytes of a run's ledger to read at a look, so that none holds up the others;
+                by default all.
 
         Raises:
             FedMoEError: it does not exist, or there is no run in it.
         """
-        self.folder, self.clock = folder, clock
-        self._known: dict[Path, tuple[Any, Run]] = {}
+        self.folder, self.clock, self.most_bytes = folder, clock, most_bytes
+        self._known: dict[Path, Known] = {}
         if not folder.is_dir():
             fault = "is a file" if folder.exists() else "does not exist"
             raise FedMoEError(
@@ -50,7 +76,17 @@ class WatchedFolder:
         """Return the state of all runs; one that cannot be read does not hide the others."""
         runs = tuple(self._read(folder) for folder in self._folders())
         planned = None if self.is_run else self._planned()
-        return FolderState(self.folder.resolve().name, runs, planned)
+        return FolderState(self.title, runs, planned)
+
+    def run_named(self, name: str) -> RunState | Unreadable | None:
+        """Return the state of the run of a name, without a look at the others; None without one."""
+        found = [folder for folder in self._folders() if self._name(folder) == name]
+        return self._read(found[0]) if found else None
+
+    @property
+    def title(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
 
     def read_run(self) -> RunState:
         """Return the state of the run whose folder this is.
@@ -72,10 +108,13 @@ class WatchedFolder:
             return [self.folder]
         return sorted(path.parent for pattern in PATTERNS for path in self.folder.glob(pattern))
 
-    def _read(self, folder: Path) -> RunState | Unreadable:
+    def _name(self, folder: Path) -> str:
         inner = folder.relative_to(self.folder).as_posix()
-        name = folder.resolve().name if folder == self.folder else inner
-        name = name.encode(errors="backslashreplace").decode()  # a name need not be UTF-8
+        name = self.title if folder == self.folder else inner
+        return name.encode(errors="backslashreplace").decode()  # a name need not be UTF-8
+
+    def _read(self, folder: Path) -> RunState | Unreadable:
+        name = self._name(folder)
         try:
             run, last_line = self._read_if_changed(folder)
             return run_state(run, name, last_line, self.clock())
@@ -91,11 +130,31 @@ class WatchedFolder:
         # The counts are written after the round's line, so their time counts as well.
         counts = folder / "activations.npz"
         stamp = about.st_size, about.st_mtime_ns, counts.exists() and counts.stat().st_mtime_ns
-        if folder not in self._known or self._known[folder][0] != stamp:
-            if not read_ledger(ledger):
-                raise FedMoEError(f"{ledger} has no line yet; the run is only just beginning")
-            self._known[folder] = stamp, read_run(folder)
-        return self._known[folder][1], about.st_mtime
+        known = self._known.setdefault(folder, Known(GrowingLedger(ledger)))
+        if known.lock.acquire(timeout=PATIENCE):
+            try:
+                if known.stamp != stamp and self._read_on(known, folder, about.st_size):
+                    known.stamp = stamp
+            finally:
+                known.lock.release()
+        if known.run is None:
+            raise FedMoEError(f"{ledger} is being read, for another page")
+        return known.run, about.st_mtime
+
+    def _read_on(self, known: Known, folder: Path, size: int) -> bool:
+        """Return whether all is read; a run that was shown before is shown as it was meanwhile."""
+        ledger = known.ledger
+        if not ledger.read(self.most_bytes):
+            if known.run:
+                return False
+            raise FedMoEError(
+                f"{ledger.path} is long: {bytes_text(ledger.size)} of {bytes_text(size)} are read; "
+                "a moment"
+            )
+        if not ledger.records:
+            raise FedMoEError(f"{ledger.path} has no line yet; the run is only just beginning")
+        known.run = read_run(folder, ledger.records)
+        return True
 
     def _planned(self) -> int | None:
         """Return the number of runs that a comparison recorded after its first run."""

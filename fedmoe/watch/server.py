@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import re
 import sys
-import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -20,7 +19,6 @@ from fedmoe.system.json_text import json_text
 from fedmoe.watch import page
 from fedmoe.watch.folder import WatchedFolder
 from fedmoe.watch.prometheus import CONTENT_TYPE, render_metrics
-from fedmoe.watch.state import FolderState
 
 ADDRESS = "127.0.0.1"
 HOSTS = ("localhost", ADDRESS)
@@ -42,8 +40,6 @@ class Pages:
             "Cross-Origin-Resource-Policy": "same-origin",
             "Cache-Control": "no-store",
         }
-        self._lock = threading.Lock()
-        """One request reads at a time: what they would read is the same."""
 
     def answer(self, target: str) -> Answer:
         """Return the answer to a GET of `target`, the path and query of a URL."""
@@ -52,25 +48,22 @@ class Pages:
         except ValueError:  # such as `//[`
             return HTTPStatus.BAD_REQUEST, "text/plain; charset=utf-8", "This is no address.\n"
         if parts.path == "/metrics":
-            return HTTPStatus.OK, CONTENT_TYPE, render_metrics(self._read().runs)
+            return HTTPStatus.OK, CONTENT_TYPE, render_metrics(self.folder.read().runs)
         if parts.path not in ("/", "/state.json"):
             return _not_found("This server has /, /state.json and /metrics.")
-        now = self._read()
-        chosen, parent = now.runs[0] if self.folder.is_run else now, None
+        parent = None
         if names := parse_qs(parts.query).get("run"):
-            found = {run.run: run for run in now.runs}
-            if names[-1] not in found:
+            chosen, parent = self.folder.run_named(names[-1]), self.folder.title
+            if chosen is None:
                 return _not_found("There is no such run.")
-            chosen, parent = found[names[-1]], now.title
+        else:
+            now = self.folder.read()
+            chosen = now.runs[0] if self.folder.is_run else now
         if parts.path == "/":
             return HTTPStatus.OK, HTML, page.render_state(chosen, parent)
         line, stamp = chosen.status_line, page.stamp_of(chosen)
         state = {**chosen.as_json(), "status_line": line, "stamp": stamp}
         return HTTPStatus.OK, JSON, json_text(state)
-
-    def _read(self) -> FolderState:
-        with self._lock:
-            return self.folder.read()
 
 
 class Server(ThreadingHTTPServer):

@@ -179,7 +179,10 @@ def test_a_client_is_registered_under_its_name_and_served_by_no_other(remote):
 def test_nothing_but_clients_requests_comes_in_from_outside(remote):
     assert "--host 127.0.0.1 --port 8000" in (remote / "server/superlink.sh").read_text()
     nginx = (remote / "server/nginx.conf").read_text()
-    assert re.findall(r"location (\S+) ", nginx) == ["/v1/fleet/", "/"]
+    assert re.findall(r"location (.+) {", nginx) == ["/v1/fleet/", "= /v1/fleet/push-object", "/"]
+    # A fleet of three: one client alone has four requests under way.
+    assert re.findall(r"limit_conn (\w+ \d+);", nginx) == ["address 32", "everyone 96"]
+    assert re.findall(r"client_max_body_size (\w+);", nginx) == ["1m", "6m"]
     assert re.findall(r"listen (.*);", nginx) == ["8443 ssl", "[::]:8443 ssl"]
     assert "location / { return 404; }" in nginx
 
@@ -285,3 +288,18 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     assert init(tmp_path / "fleet", "127.0.0.1:8000") == 2
     assert written
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_whatever_the_umask_others_can_change_nothing_and_services_can_read(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        assert init(tmp_path / "fleet", "fed.example.org") == 0
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "fleet").rglob("*")}
+    secret = {path: mode for path, mode in modes.items() if path.suffix == ".key"}
+    assert {*secret.values()} == {0o600}
+    assert modes.pop(tmp_path / "fleet/ca") == 0o700
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o755}
+    assert not any(mode & 0o022 for mode in modes.values())

@@ -139,25 +139,28 @@ def wait_for(folder, num_online):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("nginx"), reason="no nginx here: the proxy is not tested")
+@pytest.mark.skipif(not shutil.which("nginx"), reason="NO NGINX HERE: THE PROXY IS NOT TESTED")
 def test_the_proxy_lets_clients_in_and_nobody_else(tmp_path):
     folder = tmp_path / "fleet"
-    public, superlink, node = free_ports(3)
-    small = ("partition.num_clients=3", "--node-port", str(node))
+    public, superlink, *nodes = free_ports(2 + len(NAMES))
+    small = ("rounds=2", "data.per_domain=40", "--node-port", str(nodes[0]))
     assert init(folder, f"fed.example.org:{public}", *small) == 0
     for name in ("server/superlink.sh", "server/flwr.sh", "server/nginx.conf"):
         swap(folder / name, "8000", str(superlink))
     # No name server knows the example; its certificate is good for localhost, too.
-    swap(folder / "clients/berlin/supernode.sh", "fed.example.org", "localhost")
+    for name in NAMES:
+        swap(folder / f"clients/{name}/supernode.sh", "fed.example.org", "localhost")
     nginx = ["nginx", "-c", str(folder / "server/nginx.conf"), "-g", "daemon off;"]
     services = [Service(folder / "server/superlink.sh", folder / "server/state")]
-    services += [Service(folder / "clients/berlin/supernode.sh", folder / "clients/berlin/state")]
+    services += [Service(folder, folder / f"clients/{name}/state") for name in NAMES]
     started = [background(folder, *nginx), background(folder, "server/superlink.sh")]
     try:
         wait_for(folder, 0)
-        shell(folder, "server/flwr.sh supernode register server/nodes/berlin.pub fleet", 120)
-        started.append(background(folder, "clients/berlin/supernode.sh"))
-        wait_for(folder, 1)
+        for name in NAMES:
+            register = f"register server/nodes/{name}.pub fleet --name {name}"
+            shell(folder, f"server/flwr.sh supernode {register}", 120)
+            started.append(background(folder, f"clients/{name}/supernode.sh"))
+        wait_for(folder, len(NAMES))
         for path in (
             "/v1/control/list-nodes",
             "/docs",
@@ -168,12 +171,16 @@ def test_the_proxy_lets_clients_in_and_nobody_else(tmp_path):
         ):
             assert status(folder, public, path) == 404, path
         assert status(folder, public, "/v1/fleet/activate-node") in (400, 401, 415, 422)
+        shell(folder, "server/flwr.sh run", 900)
     finally:
         started[0].terminate()
         for service in services:
             service.stop()
         for process in started:
             process.wait(timeout=10)
+    (ledger,) = folder.glob("server/state/work/runs/*/ledger.jsonl")
+    answers = [r["status"] for r in read_ledger(ledger) if r["kind"] == "client"]
+    assert answers == ["ok"] * 2 * len(NAMES)
 
 
 def swap(path, old, new):

@@ -8,8 +8,8 @@ from fedmoe.errors import CheckpointError
 from fedmoe.rounds import ServerState
 from fedmoe.runs.checkpoint import Checkpoint, newest, write_checkpoint
 
-PLENTY = 10**9
-"""Bytes of a ledger, of which these checkpoints count on none."""
+PLENTY = b""
+"""A ledger, on which these checkpoints do not count."""
 LAYOUT = Layout.of([("q.A", (1, 3), None), ("q.B", (2, 1), None)], 1, 2, 1, 1.0)
 
 

@@ -38,14 +38,13 @@ DEVICE = (
 WALL = {
     "seconds",
     "peak_bytes",
-    "bytes_up",
     "busy_seconds",
     "makespan_seconds",
     "ideal_seconds",
     "training_share",
     "phases",
 }
-"""Differences between two bitwise identical runs: wall time, and the digits it is sent with."""
+"""Differences between two bitwise identical runs: wall time and memory."""
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +255,7 @@ def newest_file(run):
 def test_a_ledger_that_is_shorter_than_its_checkpoint_says_sends_it_to_the_one_before(
     config, whole, interrupted, tmp_path, capfd
 ):
-    needed = checkpoint_about(newest_file(interrupted))["about"]["ledger_bytes"]
+    needed = checkpoint_about(newest_file(interrupted))["about"]["seal"]["ledger_bytes"]
     os.truncate(interrupted / "ledger.jsonl", needed - 10)  # as a disk may that lost its power
     assert in_child(play, config, tmp_path, [], "auto") == 0
     assert f"continues after {needed} bytes" in capfd.readouterr().err

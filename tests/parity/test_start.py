@@ -33,7 +33,7 @@ from fedmoe.runs import start as starts
 from fedmoe.runs.identity import identity
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import prepare
-from fedmoe.runs.recorder import adapter_bytes
+from fedmoe.runs.recorder import adapter_parts
 from fedmoe.runs.start import read_start
 from server.settings import Settings
 from server.transport import GridTransport
@@ -99,7 +99,7 @@ def run_folder(tmp_path_factory, plain, random_adapter):
     state = ServerState(3, adapter, plain.server.first_state().rescalers)
     (folder / "config.yaml").write_text(to_yaml(plain.setup.experiment))
     (folder / "environment.json").write_text(json.dumps({"identity": identity(plain.server)}))
-    (folder / "adapter-best.safetensors").write_bytes(adapter_bytes(adapter, state))
+    (folder / "adapter-best.safetensors").write_bytes(b"".join(adapter_parts(adapter, state)))
     return folder, adapter
 
 
@@ -172,7 +172,7 @@ def test_a_cut_that_loses_nothing_says_so_and_leaves_nothing_dead(plain, run_fol
     for name in ("config.yaml", "environment.json"):
         (tmp_path / name).write_text((folder / name).read_text())
     state = ServerState(1, low, {})
-    (tmp_path / "adapter-last.safetensors").write_bytes(adapter_bytes(low, state))
+    (tmp_path / "adapter-last.safetensors").write_bytes(b"".join(adapter_parts(low, state)))
     start = started(plain, tmp_path, rank=2)
     assert_same_products(start.adapter, low, atol=1e-6, rtol=1e-5)
     assert "no adapter was the best yet" in start.notes[1]
@@ -191,7 +191,7 @@ def test_parts_that_the_run_does_not_adapt_are_refused_and_missing_ones_said(
     adapter = random_adapter(bare.setup.model.layout)
     (tmp_path / "config.yaml").write_text(to_yaml(bare.setup.experiment))
     (tmp_path / "environment.json").write_text(json.dumps({"identity": identity(bare.server)}))
-    blob = adapter_bytes(adapter, ServerState(1, adapter, {}))
+    blob = b"".join(adapter_parts(adapter, ServerState(1, adapter, {})))
     (tmp_path / "adapter-best.safetensors").write_bytes(blob)
     prepared = prepared_by(f"adapter.start={tmp_path}")  # the same base, less wrapped
     assert prepared.setup.start.notes[1].startswith("8 parts begin fresh")

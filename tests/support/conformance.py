@@ -28,7 +28,7 @@ from fedmoe.messages.compression import Int8, NoCompression
 from fedmoe.messages.compression.parts import carried
 from fedmoe.messages.records import Task, Update
 from fedmoe.rounds import ServerState
-from fedmoe.runs.recorder import adapter_bytes
+from fedmoe.runs.recorder import adapter_parts
 from fedmoe.runs.saved_adapter import read_adapter
 
 LAYERS, EXPERTS, RANK, TOKENS = 2, 3, 4, 6
@@ -415,7 +415,7 @@ def check_messages(strategy):
 def check_saved(strategy, path):
     """A state that was saved and read gives the same next round."""
     state = second_state(strategy)
-    path.write_bytes(adapter_bytes(state, ServerState(1, state, {})))
+    path.write_bytes(b"".join(adapter_parts(state, ServerState(1, state, {}))))
     again = read_adapter(path, state.layout)[0]
     pair = [strategy.combine(s, clients(strategy, s, 7, 2)[0], 3) for s in (state, again)]
     assert pair[0].digest() == pair[1].digest()

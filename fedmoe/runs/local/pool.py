@@ -75,7 +75,7 @@ class Pool:
         self.times = TimeModel()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            _sweep(folder)
+            sweep(folder)
         self.waiting = tempfile.TemporaryDirectory(prefix=f"{WAITING}{os.getpid()}-", dir=folder)
         self.folder = Folder(Path(self.waiting.name))
         self.force = Workforce(
@@ -163,8 +163,8 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove the folders of killed processes, zombies included."""
+def sweep(folder: Path) -> None:
+    """Remove waiting updates of killed processes, zombies included."""
     for left in folder.glob(f"{WAITING}*-*"):
         pid = left.name.removeprefix(WAITING).partition("-")[0]
         if pid.isdecimal() and process_of(int(pid)) is None:
