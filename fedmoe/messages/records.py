@@ -49,6 +49,8 @@ class Field:
     """
     over_rounds: Literal["first", "last", "sum", "largest"] | None = None
     """The summary over a client's rounds in the report; None leaves the column out."""
+    summed: float | None = None
+    """The value to which it is cut in a sum over clients that hide their own; None keeps it out."""
     name: str = ""
     type: type[Number] = float
 
@@ -61,9 +63,13 @@ class ClientReport:
     """Training examples that the client holds; `Limits.examples` bounds them by what is known."""
     steps: Annotated[int, Field("steps", 1, 2**40, live=None)]
     """Optimiser steps; `Limits.steps` has the task's."""
-    loss_before: Annotated[float, Field("loss before", -MOST_LOSS, MOST_LOSS, over_rounds="first")]
+    loss_before: Annotated[
+        float, Field("loss before", -MOST_LOSS, MOST_LOSS, over_rounds="first", summed=16.0)
+    ]
     """Mean loss per response token on the client's own examples, before training."""
-    loss_after: Annotated[float, Field("loss after", -MOST_LOSS, MOST_LOSS, over_rounds="last")]
+    loss_after: Annotated[
+        float, Field("loss after", -MOST_LOSS, MOST_LOSS, over_rounds="last", summed=16.0)
+    ]
     tokens: Annotated[int, Field("tokens", 1, 2**50, live="per second", over_rounds="sum")]
     """Tokens that passed through the model in training, padding excluded; `Limits.tokens` bounds
     them by the task."""
@@ -104,6 +110,8 @@ def _client_fields() -> tuple[Field, ...]:
 
 CLIENT_FIELDS = _client_fields()
 """Everything that a client reports, in the order in which it is shown."""
+SUMMED = {f.name: f.summed for f in CLIENT_FIELDS if f.summed is not None}
+"""What is known of clients together where each one's numbers are hidden, with its largest value."""
 
 
 @dataclass(frozen=True, eq=False)

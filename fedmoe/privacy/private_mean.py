@@ -14,12 +14,11 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation.mean import Mean, peek
 from fedmoe.aggregation.streaming import Sums, Weights, partial_sums
-from fedmoe.messages.records import Update
+from fedmoe.messages.records import CLIENT_FIELDS, SUMMED, Update
 from fedmoe.privacy.noise import Normals, SystemNormals, add_noise
 from fedmoe.privacy.settings import Privacy
 
-LARGEST_LOSS = 16.0
-"""Nats per token to which reported losses are cut: a guess among nine million tokens."""
+REPORTS_BOUND = math.sqrt(len(SUMMED))
 LEAST_SHARE = 0.1
 """Noised denominators are at least this share of the public ones, so that none is near zero."""
 
@@ -53,8 +52,10 @@ class Tally:
     """What the vectors of a round hold beside the changes, summed over clients."""
 
     weights: Float[Tensor, " owners"]
-    reports: Float[Tensor, " reports"] = field(default_factory=lambda: torch.zeros(3).double())
-    """Losses before and after, and sizes, each as a share of its largest value."""
+    reports: Float[Tensor, " reports"] = field(
+        default_factory=lambda: torch.zeros(len(SUMMED)).double()
+    )
+    """What clients report (`SUMMED`), each as a share of its largest value."""
     within: Float[Tensor, " one"] = field(default_factory=lambda: torch.zeros(1).double())
     """Clients whose change was within the bound, less half of all."""
 
@@ -100,7 +101,7 @@ class PrivateMean:
             deviation = root * m.deviation(weights_bound(m), p.weights_share)
             add_noise(tally.weights, deviation, normals)
         if p.reports_share:
-            deviation = root * m.deviation(math.sqrt(3), p.reports_share)
+            deviation = root * m.deviation(REPORTS_BOUND, p.reports_share)
             add_noise(tally.reports, deviation, normals)
         if p.adaptive:
             add_noise(tally.within, root * m.deviation(0.5, p.adaptive.share), normals)
@@ -124,11 +125,8 @@ class PrivateMean:
             rows = torch.cat([mine.experts.flatten(), mine.experts.new_tensor([mine.shared])])
             bound = weights_bound(self.mechanism)
             tally.weights += rows * min(1.0, bound / float(rows.norm()))
-        losses = (update.loss_before, update.loss_after)
-        most = p.most_size
-        shares = [min(max(loss, 0.0), LARGEST_LOSS) / LARGEST_LOSS for loss in losses]
         if p.reports_share:
-            tally.reports += torch.tensor([*shares, min(update.examples, most) / most]).double()
+            tally.reports += summed(update)
         tally.within += (size <= self.clip) - 0.5
         return Weights(mine.experts * factor, mine.shared * factor)
 
@@ -145,12 +143,7 @@ class PrivateMean:
         m, p = self.mechanism, self.mechanism.privacy
         self.report = {"clip": self.clip, "probability": m.probability}
         if p.reports_share:
-            before, after, size = (tally.reports / m.num_expected).tolist()
-            self.report |= {
-                "loss_before": min(max(before, 0.0), 1.0) * LARGEST_LOSS,
-                "loss_after": min(max(after, 0.0), 1.0) * LARGEST_LOSS,
-                "examples": min(max(size, 0.0), 1.0) * p.most_size,
-            }
+            self.report |= reported(tally.reports, m.num_expected)
         if p.adaptive:
             share = min(max(float(tally.within) / m.num_expected + 0.5, 0.0), 1.0)
             self.clip *= math.exp(-p.adaptive.rate * (share - p.adaptive.quantile))
@@ -213,10 +206,22 @@ def _even_use(layout: Layout, top_k: int, examples: int) -> Update:
     shape = (layout.num_layers, layout.num_experts)
     counts = torch.full(shape, tokens * top_k // layout.num_experts)
     nothing = Adapter(replace(layout, entries=()), torch.zeros(0))
-    report = {"steps": 1, "loss_before": 0.0, "loss_after": 0.0, "seconds": 0.0, "peak_bytes": 0}
-    return Update(
-        0, 0, "", top_k, ones, nothing, counts, examples=examples, tokens=tokens, **report
-    )
+    least: dict[str, Any] = {f.name: f.type(max(f.least, 0)) for f in CLIENT_FIELDS}
+    report = least | {"examples": examples, "tokens": tokens}
+    return Update(0, 0, "", top_k, ones, nothing, counts, **report)
+
+
+def summed(update: Update) -> Float[Tensor, " reports"]:
+    """Return what a client reports in a sum, each as a share from 0 to 1, float64."""
+    values = update.reported() if not update.withheld else {}
+    shares = [min(max(values.get(name, 0.0), 0.0), most) / most for name, most in SUMMED.items()]
+    return torch.tensor(shares, dtype=torch.float64)
+
+
+def reported(total: Float[Tensor, " reports"], num_clients: float) -> dict[str, float]:
+    """Return the means of a sum of such shares by name, each within its range."""
+    means = (total / num_clients).clamp(0.0, 1.0).tolist()
+    return {name: mean * most for mean, (name, most) in zip(means, SUMMED.items(), strict=True)}
 
 
 def _at_most_one(strategy: Mean, update: Update, mechanism: Mechanism) -> Weights:
