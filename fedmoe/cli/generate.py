@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fedmoe.cli import arguments
 from fedmoe.errors import FedMoEError
+
+EXPERTS = "Form of the frozen experts; as the tier trained (its `frozen`), or full, when omitted."
+OFFLOAD = "Keep experts in a file and read those that the router asks for; as the tier did."
 
 
 @click.command()
@@ -18,6 +22,8 @@ from fedmoe.errors import FedMoEError
 @click.option("--model", default="mini", help="A base model: mini, a folder or a Hub id.")
 @click.option("--tier", help="Answer like this budget tier of the run.")
 @click.option("--top-k", type=int, help="Experts per token; the model's own number when omitted.")
+@click.option("--experts", type=click.Choice(["full", "int8", "int4"]), help=EXPERTS)
+@click.option("--offload/--no-offload", default=None, help=OFFLOAD)
 @arguments.which
 @click.option("--max-new-tokens", default=64, help="Length of the longest answer.")
 def generate(
@@ -26,6 +32,8 @@ def generate(
     model: str,
     tier: str | None,
     top_k: int | None,
+    experts: Any,
+    offload: bool | None,
     which: str,
     max_new_tokens: int,
 ) -> None:
@@ -36,6 +44,7 @@ def generate(
       fedmoe generate --run runs/quickstart 'turn on the kitchen lights'
       fedmoe generate --run runs/quickstart --tier lowest 'set a timer for 5 minutes'
       fedmoe generate --model mini --top-k 2 'what is a garden?'
+      fedmoe generate --model ~/merged --experts int4 --offload 'what is a garden?'
     """
     if run is None and prompt and Path(prompt[0]).is_dir():
         raise FedMoEError(
@@ -53,7 +62,7 @@ def generate(
             "it learned to in pretraining. --run FOLDER answers with a run's adapter.",
             file=sys.stderr,
         )
-    generator = Generator.of(run, model, which, tier, top_k)
+    generator = Generator.of(run, model, which, tier, top_k, experts, offload)
     for line in [" ".join(prompt)] if prompt else _lines():
         for text in generator.stream(line, max_new_tokens):
             print(text, end="", flush=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fedmoe.budget import Tier
 from fedmoe.data.text import TextSettings
 from fedmoe.data.wording import end_tokens, prompt_ids
 from fedmoe.errors import FedMoEError, FedMoEWarning, ModelError
@@ -17,6 +18,7 @@ from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.build import MINI, ModelSettings, build_model, model_folder
 from fedmoe.models.conventions import most_positions
 from fedmoe.models.decode import greedy_stream
+from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.pretrained_gating import gating_of
 from fedmoe.models.rescaling import NoRescaling
 
@@ -29,9 +31,22 @@ class Generator:
 
     @classmethod
     def of(
-        cls, run: Path | None, model: str, which: str, tier: str | None, top_k: int | None
+        cls,
+        run: Path | None,
+        model: str,
+        which: str,
+        tier: str | None,
+        top_k: int | None,
+        experts: Frozen | None = None,
+        offload: bool | None = None,
     ) -> Generator:
         """Return the generator that the command line describes.
+
+        Args:
+            run: a run's folder; None for the base `model` alone.
+            experts: the form of its frozen experts; the tier's `frozen` when omitted.
+            offload: keep them in a mapped file and read them when the router asks; as the tier
+                does when omitted.
 
         Raises:
             FedMoEError: no such run, tier or k.
@@ -39,14 +54,20 @@ class Generator:
         if run is None:
             if tier:
                 raise FedMoEError("--tier needs --run")
+            form = {experts or "full": bool(offload)}
             settings = ModelSettings(path=model)
             gating = gating_of(Path(model_folder(model)))
             none = LoRA(rank=1)
-            adapted, tokenizer = build_model(settings, none, NoRescaling(), gating)
+            adapted, tokenizer = build_model(
+                settings, none, NoRescaling(), gating, **_loading(form)
+            )
             # The built-in base was pretrained on plain prompts, and never saw its template.
             text, rescaler = TextSettings(template="plain" if model == MINI else "auto"), None
         else:
-            saved = SavedRun.open(run, which)
+            known = SavedRun.experiment_of(run, which).budget.resolved(1)
+            trained = known.get(tier or "", Tier(top_k=1))
+            form = {experts or trained.frozen: trained.offload if offload is None else offload}
+            saved = SavedRun.open(run, which, **_loading(form))
             adapted, tokenizer = saved.model, saved.tokenizer
             adapted.load(saved.adapter(tier))
             text = saved.experiment.data.wording(saved.experiment.text)
@@ -59,8 +80,9 @@ class Generator:
                     "choose, and there are no data here; give --top-k, which uses all experts"
                 )
             top_k = top_k or (tiers[tier].top_k if tier else None)
-            adapted.frozen.hold({tiers[tier].frozen if tier else "full": False})
             rescaler = saved.rescalers.get(tier or saved.tier_of(top_k or adapted.full_top_k))
+        adapted.frozen.hold(form)
+        adapted.frozen.read_ahead()
         top_k = adapted.full_top_k if top_k is None else top_k
         if not 1 <= top_k <= adapted.layout.num_experts:
             raise FedMoEError(f"--top-k {top_k}: expected 1 to {adapted.layout.num_experts}")
@@ -91,3 +113,8 @@ class Generator:
         if learned:
             raise ModelError(f"{said} the model has positions for; lower --max-new-tokens")
         warnings.warn(f"{said} the model is made for", FedMoEWarning, stacklevel=3)
+
+
+def _loading(form: dict[Frozen, bool]) -> dict[str, bool]:
+    """Return how to load a model whose experts take this form; all of them in full are one."""
+    return {"experts_stay": True, "offload": form != {"full": False}}

@@ -12,8 +12,9 @@ from transformers import PretrainedConfig
 
 from fedmoe.models.expert_state import ExpertState
 from fedmoe.models.families import MoELayer
-from fedmoe.models.memory.offload import mapped, pinned
-from fedmoe.models.memory.stored import Elsewhere, Frozen, Stored, quantised
+from fedmoe.models.memory.offload import give_up, is_mapped, mapped, pinned
+from fedmoe.models.memory.paging import LayerPages, linked
+from fedmoe.models.memory.stored import Elsewhere, Frozen, Quantised, Stored, quantised
 
 SAMPLES = 4096
 """Values of each tensor, or a few more, that enter the model's digest: it must not read 14 GB."""
@@ -66,7 +67,21 @@ class FrozenExperts:
         assert frozen in self.forms, (frozen, list(self.forms))
         self.used = frozen
         for state, form in zip(self.states, self.forms[frozen], strict=True):
-            state.stored = form
+            state.stored, state.pages = form, None
+
+    def read_ahead(self) -> None:
+        """Read mapped experts ahead, and have few of them in memory, until the next `use`.
+
+        For answers, whose tokens come one by one; see `LayerPages`. Nothing else is affected.
+        """
+        pages = []
+        for layer, form in zip(self.layers, self.forms[self.used], strict=True):
+            parts = [*_tensors(form or weights_of(layer))]
+            if all(map(is_mapped, parts)):
+                pages.append(LayerPages(parts, layer.scorer))
+        if len(pages) == len(self.states):
+            for state, of_layer in zip(self.states, linked(pages), strict=True):
+                state.pages = of_layer
 
     def narrow(self, kept: Tensor | None) -> None:
         """Bring the experts that `kept`, bool (layers, experts), marks to the device; None for all.
@@ -95,7 +110,9 @@ class FrozenExperts:
         place = pinned if self.on_gpu else mapped
         gate_up, down = weights_of(layer)
         if frozen != "full":
-            both = (quantised(w.to(self.device), frozen) for w in (gate_up, down))
+            both = [quantised(w.to(self.device), frozen) for w in (gate_up, down)]
+            for weights in filter(is_mapped, (gate_up, down)):
+                give_up(weights)
             first, second = (stored.placed(place) if offloaded else stored for stored in both)
             return first, second
         if offloaded and self.on_gpu:
@@ -120,6 +137,15 @@ def weights_of(layer: MoELayer) -> tuple[nn.Parameter, nn.Parameter]:
     """Return the frozen weights of a layer's experts, which can be stored in other forms."""
     gate_up, down = (getattr(layer.experts, name) for name in layer.weight_names)
     return gate_up, down
+
+
+def _tensors(both: Iterable[Tensor | Stored]) -> Iterator[Tensor]:
+    """Yield the tensors of a layer's two weights in some form."""
+    for one in both:
+        if isinstance(one, Quantised):
+            yield from (one.codes, one.scales)
+        elif isinstance(one, Tensor):
+            yield one.detach()
 
 
 def frozen_digest(model: nn.Module) -> str:
