@@ -15,7 +15,7 @@ from fedmoe.export.saved import SavedRun
 from fedmoe.models.memory import offload, paging
 from fedmoe.models.memory.frozen import weights_of
 from fedmoe.models.memory.offload import give_up, is_mapped, mapped
-from fedmoe.models.memory.paging import KEPT, LayerPages, linked
+from fedmoe.models.memory.paging import LayerPages, linked
 from fedmoe.runs.prepare import prepare
 
 TIERS = {"full": {}, "low": {"frozen": "int8"}, "lowest": {"frozen": "int4", "offload": True}}
@@ -107,6 +107,7 @@ def test_a_fused_checkpoint_in_the_runs_type_is_mapped_and_no_other_is_loaded_in
     assert all(map(is_mapped, weights))
     monkeypatch.setattr(offload, "save_file", full_disk)
     assert torch.equal(decoded(base(tmp_path, offload=True)), decoded(base(tiny_folder)))
+    assert base(tmp_path).model.states[0].pages is None
     with pytest.raises(ModelError, match="set TMPDIR to a folder with room"):
         base(tiny_folder, offload=True)
 

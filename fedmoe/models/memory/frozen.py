@@ -36,8 +36,11 @@ class FrozenExperts:
         self.on_gpu = device.type == "cuda"
         self.forms: dict[Frozen, list[Form]] = {"full": [None] * len(layers)}
         self.used: Frozen = "full"
+        self.none = [None] * len(layers)
+        self.pages: dict[Frozen, list[LayerPages]] = {}
+        """Of the forms whose pages are read ahead."""
 
-    def hold(self, wanted: Mapping[Frozen, bool]) -> None:
+    def hold(self, wanted: Mapping[Frozen, bool], *, ahead: bool = False) -> None:
         """Make the forms `wanted`, drop all others, and compute with the first.
 
         It works layer by layer: apart from the loaded and the new forms, one layer exists twice.
@@ -47,6 +50,8 @@ class FrozenExperts:
         Args:
             wanted: the forms, and whether each is to be offloaded: a quantised one, and that of a
                 GPU, are stored elsewhere, see `offload`; full weights on a processor are mapped.
+            ahead: read mapped experts as soon as the router has chosen, and have few of them in
+                memory: for answers, whose tokens come one by one; see `LayerPages`.
 
         Raises:
             ModelError: this model's rows cannot be grouped for 4 bits, or offload has no room.
@@ -60,6 +65,8 @@ class FrozenExperts:
             as_they_are = "full" in wanted and self.forms["full"][-1] is None
             if not as_they_are:
                 _let_go(layer)
+        read = {frozen for frozen, offloaded in wanted.items() if offloaded and not self.on_gpu}
+        self.pages = {frozen: self._paged(frozen) for frozen in read if ahead}
         self.use(next(iter(wanted)))
 
     def use(self, frozen: Frozen) -> None:
@@ -67,21 +74,9 @@ class FrozenExperts:
         assert frozen in self.forms, (frozen, list(self.forms))
         self.used = frozen
         for state, form in zip(self.states, self.forms[frozen], strict=True):
-            state.stored, state.pages = form, None
-
-    def read_ahead(self) -> None:
-        """Read mapped experts ahead, and have few of them in memory, until the next `use`.
-
-        For answers, whose tokens come one by one; see `LayerPages`. Nothing else is affected.
-        """
-        pages = []
-        for layer, form in zip(self.layers, self.forms[self.used], strict=True):
-            parts = [*_tensors(form or weights_of(layer))]
-            if all(map(is_mapped, parts)):
-                pages.append(LayerPages(parts, layer.scorer))
-        if len(pages) == len(self.states):
-            for state, of_layer in zip(self.states, linked(pages), strict=True):
-                state.pages = of_layer
+            state.stored = form
+        for state, pages in zip(self.states, self.pages.get(frozen) or self.none, strict=True):
+            state.pages = pages
 
     def narrow(self, kept: Tensor | None) -> None:
         """Bring the experts that `kept`, bool (layers, experts), marks to the device; None for all.
@@ -105,6 +100,11 @@ class FrozenExperts:
         return sum(
             x.nbytes if isinstance(x, Tensor) else x.num_bytes for both in kept for x in both
         )
+
+    def _paged(self, frozen: Frozen) -> list[LayerPages]:
+        """Return the pages of a form whose weights are all in mapped files."""
+        pairs = zip(self.layers, self.forms[frozen], strict=True)
+        return linked([LayerPages([*_tensors(f or weights_of(x))], x.scorer) for x, f in pairs])
 
     def _form(self, layer: MoELayer, frozen: Frozen, offloaded: bool) -> Form:
         place = pinned if self.on_gpu else mapped

@@ -65,7 +65,7 @@ class LayerPages:
                 give_up(part[e])
 
 
-def linked(layers: Sequence[LayerPages]) -> Sequence[LayerPages]:
+def linked(layers: list[LayerPages]) -> list[LayerPages]:
     """Return the layers, each of which knows its neighbours; after the last comes the first."""
     for one, other in pairwise((*layers, layers[0])):
         one.after, other.before = other, one

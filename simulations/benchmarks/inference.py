@@ -1,0 +1,166 @@
+"""Answers with experts in full, in 8 or 4 bits, or on disk: tokens per second, and memory.
+
+Each form has a process to itself, and all are measured in turns. Speeds are tokens by processor
+time, of which other processes take none; for experts on disk that nothing has in memory, by wall
+time. Memory is the most that a process has in memory beyond its libraries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, OlmoeConfig
+
+from fedmoe.models.adapted import AdaptedModel, LoRA
+from fedmoe.models.build import ModelSettings, build_model, model_folder
+from fedmoe.models.memory.frozen import weights_of
+from fedmoe.models.memory.offload import give_up
+from fedmoe.models.rescaling import NoRescaling
+from simulations.benchmarks.measure import Options, Row
+
+LAYERS, PROMPT, NEW = 3, 64, 12
+FORMS = ("full", "int8", "int4", "disk")
+DISK = {
+    "disk": {},
+    "disk, as touched": {"ahead": False},
+    "disk, none cached": {"cold": True},
+    "disk, none cached, as touched": {"cold": True, "ahead": False},
+}
+"""How experts on disk are measured: with reading ahead or without, from the system's cache or not.
+Without, they are as in training, where the system reads what is touched."""
+Sample = dict[str, float]
+
+
+def rows(options: Options) -> Iterator[Row]:
+    """Yield the speed and memory of each form at k = top, 2 and 1, on two models."""
+    with TemporaryDirectory(prefix="fedmoe-") as place:
+        mini = AutoModelForCausalLM.from_pretrained(model_folder("mini"), dtype=torch.float32)
+        yield from _of(_saved(mini, Path(place) / "mini"), "built-in model", "float32", options)
+        layers, experts = (1, 8) if options.quick else (LAYERS, 64)
+        config = OlmoeConfig(num_hidden_layers=layers, num_experts=experts, vocab_size=4096)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            large = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        folder = _saved(large, Path(place) / "olmoe")
+        del mini, large
+        yield from _of(folder, f"OLMoE's shape, {layers} layers", "bfloat16", options)
+
+
+def _saved(model: Any, folder: Path) -> Path:
+    """Save a model with its experts as one weight, and the built-in tokenizer."""
+    model.save_pretrained(folder, save_original_format=False)
+    for file in Path(model_folder("mini")).glob("tokenizer*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+def _of(folder: Path, model: str, dtype: str, options: Options) -> Iterator[Row]:
+    wanted: dict[str, tuple[str, Mapping[str, bool]]] = {f: (f, {}) for f in FORMS[:-1]}
+    wanted |= {name: ("disk", how) for name, how in DISK.items()}
+    samples: dict[tuple[int, str], list[Sample]] = {}
+    with ExitStack() as ends:
+        workers = {form: Worker(folder, dtype, form, options.threads) for form in FORMS}
+        for worker in workers.values():
+            ends.callback(worker.process.kill)
+        full_k = int(workers["full"].loaded["top_k"])
+        for _ in range(options.repeats + 1):
+            for k in (full_k, 2, 1):
+                for name, (form, how) in wanted.items():
+                    samples.setdefault((k, name), []).append(workers[form].ask(k=k, **how))
+        loading = {form: worker.loaded["peak"] for form, worker in workers.items()}
+    for (k, name), found in samples.items():
+        clock = "wall" if "cold" in wanted[name][1] else "processor"
+        base = samples[k, "full"]
+        speed, prompt = (_ratio(found, base, f"{part} {clock}") for part in ("decode", "prompt"))
+        least = statistics.median(one[f"decode {clock}"] for one in found[1:])
+        peak = statistics.median(one["peak"] for one in found[1:])
+        note = f"{NEW / least:.1f} tokens/s; prompt {prompt:.2f}x; {peak / 1e6:,.0f} MB answering, "
+        note += f"{loading[wanted[name][0]] / 1e6:,.0f} MB loading"
+        yield Row(f"{model}, {name}", f"k = {k}", f"{speed:.2f}x", note=note)
+
+
+def _ratio(of: list[Sample], to: list[Sample], key: str) -> float:
+    """Return the median over turns of the speeds' ratio; the first turn is to warm up."""
+    return statistics.median(b[key] / a[key] for a, b in zip(of[1:], to[1:], strict=True))
+
+
+class Worker:
+    """A process that answers with experts in one form."""
+
+    def __init__(self, folder: Path, dtype: str, form: str, threads: int) -> None:
+        command = [sys.executable, "-m", __name__, str(folder), dtype, form, str(threads)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self.loaded = self._read()
+
+    def ask(self, **how: Any) -> Sample:
+        """Return the seconds and the bytes of one prompt and its answer."""
+        print(json.dumps(how), file=self.process.stdin, flush=True)
+        return self._read()
+
+    def _read(self) -> Sample:
+        assert self.process.stdout
+        return json.loads(self.process.stdout.readline())
+
+
+def answer(model: AdaptedModel, file: int, k: int, cold: bool, ahead: bool) -> Sample:
+    """Process a prompt and decode greedily; without the system's cache of the file if `cold`."""
+    model.set_budget(k)
+    pages = model.frozen.pages if ahead else {}
+    for state, of_layer in zip(model.states, pages.get("full") or model.frozen.none, strict=True):
+        state.pages = of_layer
+    ids, cache, clocks = torch.arange(2, 2 + PROMPT).view(1, -1), None, []
+    for _ in range(1 + NEW):
+        if cold:
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        started = time.thread_time(), time.perf_counter()
+        with torch.no_grad():
+            out = model.model(input_ids=ids, past_key_values=cache, use_cache=True)
+        clocks.append((time.thread_time() - started[0], time.perf_counter() - started[1]))
+        ids, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
+    found = zip(("processor", "wall"), zip(*clocks, strict=True), strict=True)
+    seconds = {clock: of for clock, of in found}
+    return {f"prompt {clock}": of[0] for clock, of in seconds.items()} | {
+        f"decode {clock}": sum(of[1:]) for clock, of in seconds.items()
+    }
+
+
+def memory(name: str) -> int:
+    """Return a size of this process's memory, by the system's name of it, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def main(folder: str, dtype: str, form: str, threads: str) -> None:
+    """Load a model and answer what is asked on standard input."""
+    torch.set_num_threads(int(threads))
+    libraries, settings = memory("VmRSS"), ModelSettings(path=folder, dtype=dtype)  # pyright: ignore
+    model, _ = build_model(settings, LoRA(rank=1), NoRescaling(), offload=form != "full")
+    weights = [w for layer in model.layers for w in weights_of(layer)]
+    model.frozen.hold({"full" if form == "disk" else form: form == "disk"}, ahead=True)  # pyright: ignore
+    for weight in weights if form == "full" else ():
+        weight.data = weight.data.clone()  # as of a checkpoint that is not mapped
+    file = os.open(Path(folder) / "model.safetensors", os.O_RDONLY)
+    print(json.dumps({"peak": memory("VmHWM") - libraries, "top_k": model.full_top_k}), flush=True)
+    for line in sys.stdin:
+        for weight in weights if form == "disk" else ():
+            give_up(weight)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        found = answer(model, file, **({"cold": False, "ahead": True} | json.loads(line)))
+        print(json.dumps(found | {"peak": memory("VmHWM") - libraries}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
