@@ -9,8 +9,8 @@
 - `many_clients`: memory and time of 1,000 clients against 50
 - `inference`: answers with experts in full, in 8 or 4 bits, or on disk
 
-What was found: `speed.md`, `gpu.md`, `strategies.md`, `inference.md`. To add one, write a module with
-`rows(options) -> Iterator[Row]` and name it in `BENCHMARKS`.
+What was found: `speed.md`, `gpu.md`, `strategies.md`, `inference.md`. To add one, write a module
+with `rows(options) -> Iterator[Row]` and name it in `BENCHMARKS`.
 """
 
 BENCHMARKS = (

@@ -1,8 +1,9 @@
 """Answers with experts in full, in 8 or 4 bits, or on disk: tokens per second, and memory.
 
-Each form has a process to itself, and all are measured in turns. Speeds are tokens by processor
-time, of which other processes take none; for experts on disk that nothing has in memory, by wall
-time. Memory is the most that a process has in memory beyond its libraries.
+Each form has a process to itself, and all are measured in turns. The figure is the speed of
+decoding against full experts in memory, in tokens by the time in which the process computes or
+waits for the disk, and not for a processor. The note has the prompt's, both in tokens per second,
+and the most memory beyond its libraries that the process had as it answered and as it loaded.
 """
 
 from __future__ import annotations
@@ -81,13 +82,11 @@ def _of(folder: Path, model: str, dtype: str, options: Options) -> Iterator[Row]
                     samples.setdefault((k, name), []).append(workers[form].ask(k=k, **how))
         loading = {form: worker.loaded["peak"] for form, worker in workers.items()}
     for (k, name), found in samples.items():
-        clock = "wall" if "cold" in wanted[name][1] else "processor"
-        base = samples[k, "full"]
-        speed, prompt = (_ratio(found, base, f"{part} {clock}") for part in ("decode", "prompt"))
-        least = statistics.median(one[f"decode {clock}"] for one in found[1:])
-        peak = statistics.median(one["peak"] for one in found[1:])
-        note = f"{NEW / least:.1f} tokens/s; prompt {prompt:.2f}x; {peak / 1e6:,.0f} MB answering, "
-        note += f"{loading[wanted[name][0]] / 1e6:,.0f} MB loading"
+        speed, prompt = (_ratio(found, samples[k, "full"], part) for part in ("decode", "prompt"))
+        usual = {key: statistics.median(one[key] for one in found[1:]) for key in found[0]}
+        sizes = f"{usual['peak'] / 1e6:,.0f} and {loading[wanted[name][0]] / 1e6:,.0f} MB"
+        note = f"prompt {prompt:.2f}x; {NEW / usual['decode']:.1f}, {PROMPT / usual['prompt']:.1f} "
+        note += f"tokens/s; {sizes}"
         yield Row(f"{model}, {name}", f"k = {k}", f"{speed:.2f}x", note=note)
 
 
@@ -121,20 +120,22 @@ def answer(model: AdaptedModel, file: int, k: int, cold: bool, ahead: bool) -> S
     pages = model.frozen.pages if ahead else {}
     for state, of_layer in zip(model.states, pages.get("full") or model.frozen.none, strict=True):
         state.pages = of_layer
-    ids, cache, clocks = torch.arange(2, 2 + PROMPT).view(1, -1), None, []
+    ids, cache, seconds = torch.arange(2, 2 + PROMPT).view(1, -1), None, list[float]()
     for _ in range(1 + NEW):
         if cold:
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-        started = time.thread_time(), time.perf_counter()
+        started = own_time()
         with torch.no_grad():
             out = model.model(input_ids=ids, past_key_values=cache, use_cache=True)
-        clocks.append((time.thread_time() - started[0], time.perf_counter() - started[1]))
+        seconds.append(own_time() - started)
         ids, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
-    found = zip(("processor", "wall"), zip(*clocks, strict=True), strict=True)
-    seconds = {clock: of for clock, of in found}
-    return {f"prompt {clock}": of[0] for clock, of in seconds.items()} | {
-        f"decode {clock}": sum(of[1:]) for clock, of in seconds.items()
-    }
+    return {"prompt": seconds[0], "decode": sum(seconds[1:])}
+
+
+def own_time() -> float:
+    """Return the wall clock less what this thread has waited for a processor, in seconds."""
+    waited = Path("/proc/thread-self/schedstat").read_text().split()[1]
+    return time.perf_counter() - int(waited) / 1e9
 
 
 def memory(name: str) -> int:
@@ -151,12 +152,16 @@ def main(folder: str, dtype: str, form: str, threads: str) -> None:
     weights = [w for layer in model.layers for w in weights_of(layer)]
     model.frozen.hold({"full" if form == "disk" else form: form == "disk"}, ahead=True)  # pyright: ignore
     for weight in weights if form == "full" else ():
-        weight.data = weight.data.clone()  # as of a checkpoint that is not mapped
+        copy = weight.data.clone()  # as of a checkpoint that cannot be mapped
+        give_up(weight)
+        weight.data = copy
     file = os.open(Path(folder) / "model.safetensors", os.O_RDONLY)
     print(json.dumps({"peak": memory("VmHWM") - libraries, "top_k": model.full_top_k}), flush=True)
     for line in sys.stdin:
         for weight in weights if form == "disk" else ():
             give_up(weight)
+        for pages in model.frozen.pages.get("full", ()):
+            pages.used.clear()
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         found = answer(model, file, **({"cold": False, "ahead": True} | json.loads(line)))
         print(json.dumps(found | {"peak": memory("VmHWM") - libraries}), flush=True)
