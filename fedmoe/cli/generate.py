@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,24 @@ import click
 from fedmoe.cli import arguments
 from fedmoe.errors import FedMoEError
 
-EXPERTS = "Form of the frozen experts; as the tier trained (its `frozen`), or full, when omitted."
-OFFLOAD = "Keep experts in a file and read those that the router asks for; as the tier did."
-
 
 @click.command()
 @click.argument("prompt", nargs=-1, help="The prompt; prompts are read line by line without one.")
 @click.option("--run", type=arguments.FILE, help="A run's folder, for its model and adapter.")
+@click.option("--adapter", type=arguments.FILE, help="An exported adapter's folder.")
+@click.option("--base", default="", help="The base model of that adapter, if it has moved.")
 @click.option("--model", default="mini", help="A base model: mini, a folder or a Hub id.")
 @click.option("--tier", help="Answer like this budget tier of the run.")
 @click.option("--top-k", type=int, help="Experts per token; the model's own number when omitted.")
-@click.option("--experts", type=click.Choice(["full", "int8", "int4"]), help=EXPERTS)
-@click.option("--offload/--no-offload", default=None, help=OFFLOAD)
+@arguments.experts
+@arguments.offload
 @arguments.which
 @click.option("--max-new-tokens", default=64, help="Length of the longest answer.")
 def generate(
     prompt: tuple[str, ...],
     run: Path | None,
+    adapter: Path | None,
+    base: str,
     model: str,
     tier: str | None,
     top_k: int | None,
@@ -43,6 +45,7 @@ def generate(
     Examples:
       fedmoe generate --run runs/quickstart 'turn on the kitchen lights'
       fedmoe generate --run runs/quickstart --tier lowest 'set a timer for 5 minutes'
+      fedmoe generate --adapter my-adapter --top-k 1 'is the door locked?'
       fedmoe generate --model mini --top-k 2 'what is a garden?'
       fedmoe generate --model ~/merged --experts int4 --offload 'what is a garden?'
     """
@@ -51,21 +54,40 @@ def generate(
             f"{prompt[0]} is a folder and no prompt; --run answers with the adapter of a run's "
             "folder, --model with a whole model"
         )
+    if run is not None and adapter is not None:
+        raise FedMoEError("--run and --adapter both name an adapter; give one of them")
+    if base and adapter is None:
+        raise FedMoEError("--base needs --adapter; --model names a base model alone")
+    if tier and run is None:
+        raise FedMoEError("--tier needs --run; an exported adapter is for one tier, or for none")
     if run is not None and tier:
         _check_tier(run, tier)
     arguments.one_thread()
+    from fedmoe.export import loaded as models
     from fedmoe.export.generate import Generator
 
-    if run is None:
+    held = experts, offload
+    if run is not None:
+        loaded = models.load_run(run, which, [tier or models.FULL], *held)
+    elif adapter is not None:
+        # A merged one is a model of its own; what is neither is refused by what misses in it.
+        merged = (adapter / "config.json").is_file()
+        loaded = (
+            models.load_model(str(adapter), *held)
+            if merged
+            else models.load_adapter(adapter, base, *held)
+        )
+    else:
+        loaded = models.load_model(model, *held)
         print(
             f"fedmoe: {model} is a base model here, without an adapter: it continues the prompt as "
             "it learned to in pretraining. --run FOLDER answers with a run's adapter.",
             file=sys.stderr,
         )
-    generator = Generator.of(run, model, which, tier, top_k, experts, offload)
+    loaded.use(next(iter(loaded.levels)), top_k)
+    generator = Generator(loaded.model, loaded.tokenizer, loaded.text)
     for line in [" ".join(prompt)] if prompt else _lines():
-        for text in generator.stream(line, max_new_tokens):
-            print(text, end="", flush=True)
+        generator.answer(line, max_new_tokens, each=partial(print, end="", flush=True))
         print()
 
 

@@ -25,6 +25,7 @@ COMMANDS = (
     "status",
     "watch",
     "generate",
+    "serve",
     "evaluate",
     "export",
     "compare",

@@ -82,27 +82,40 @@ def word(
 
 
 def prompt_ids(
-    prompt: str, tokenizer: Any, settings: TextSettings, task: str = "causal"
+    prompt: str | Sequence[Message],
+    tokenizer: Any,
+    settings: TextSettings,
+    task: str = "causal",
+    tools: Sequence[Any] = (),
 ) -> tuple[int, ...]:
-    """Return the token ids of a prompt, from which its answer is generated.
+    """Return the token ids of a prompt, or of messages, from which an answer is generated.
+
+    Functions, `tools`, are described as the settings say.
 
     Raises:
         DataError: it cannot be worded.
     """
-    if odd := unwritable(prompt):
+    alone: list[Message] = [{"role": "user", "content": prompt}]
+    messages = alone if isinstance(prompt, str) else [*prompt]
+    shown = str(messages[-1]["content"])
+    if odd := unwritable(prompt if isinstance(prompt, str) else packed(messages, tools)):
         raise DataError(f"the prompt {odd}")
-    example = Example(prompt, "", "")
+    example = Example(shown, "", "")
     if task != "causal":
+        if len(messages) > 1 or messages[0]["role"] != "user" or tools:
+            raise DataError("this model takes one text and no conversation: one message of a user")
         return FRAMES[task]([example], tokenizer)[0].prompt
-    template, messages = template_of(tokenizer, settings), [{"role": "user", "content": prompt}]
-    said = _said(example, Spelling(tokenizer), settings, messages)
+    template = template_of(tokenizer, settings)
+    said = _said(example, Spelling(tokenizer), settings, messages, [*tools] or None)
     try:
         if isinstance(said, Unusable):
             raise RowFault(said.fault)
         template = replace(template, literal=said.spelling)
-        return tuple(template.ids(template.before(said.messages, 1, None)))
+        if messages is not alone:
+            check_functions(template, said.messages, said.tools)
+        return tuple(template.ids(template.before(said.messages, len(messages), said.tools)))
     except RowFault as fault:
-        raise DataError(f"{prompt!r:.40}: {fault}") from fault
+        raise DataError(f"{shown!r:.40}: {fault}") from fault
 
 
 def end_tokens(tokenizer: Any, settings: TextSettings, task: str = "causal") -> list[int]:
@@ -224,9 +237,9 @@ def _said(
     spelling: Spelling,
     settings: TextSettings,
     messages: list[Message] | None = None,
+    tools: list[Any] | None = None,
 ) -> _Said | Unusable:
     """Return what is said in an example, its control tokens treated as the settings want it."""
-    tools = None
     if messages is None:
         messages, tools = _messages(example)
     tools = tools if settings.describe_tools else None

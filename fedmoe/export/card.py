@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedmoe.export.devices import COLUMNS, table_rows
 from fedmoe.report.run import Run, read_run
 from fedmoe.report.run_tables import wilson_interval
 from fedmoe.report.units import count_text, percent_text
@@ -45,6 +46,7 @@ def card(facts: Mapping[str, Any], licence: str, run: Path | None) -> str:
         *(_run_parts(known) if known else []),
         "## Prompts\n\n" + _prompts(facts),
         "## Use\n\n" + _use(facts),
+        *(_devices(facts) if facts["devices"] else []),
         "## Proof\n\n" + _proof(facts),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(facts, licence)),
     ]
@@ -115,6 +117,15 @@ def _use(facts: Mapping[str, Any]) -> str:
     lines = "\n".join(facts["serve"])
     name = "MODEL" if facts["writes"] == "merged" else "ADAPTER"
     return f"{said}:\n\n{FENCE}\n{lines}\n{FENCE}\n\n`{name}` stands for this folder."
+
+
+def _devices(facts: Mapping[str, Any]) -> list[str]:
+    text = (
+        "A device downloads the base once, and this folder or that of its own tier (`fedmoe export "
+        "--tier`). `fedmoe serve ADAPTER` and `fedmoe generate --adapter ADAPTER --top-k 1` answer "
+        "at any k; in transformers it is the base's `num_experts_per_tok`."
+    )
+    return [f"## Tiers on a device\n\n{text}\n\n{_table(COLUMNS, table_rows(facts['devices']))}"]
 
 
 def _proof(facts: Mapping[str, Any]) -> str:

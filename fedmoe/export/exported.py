@@ -19,6 +19,7 @@ from fedmoe.data.text import TextSettings
 from fedmoe.errors import ModelError
 from fedmoe.export.card import card, licence_of
 from fedmoe.export.changes import changes_of
+from fedmoe.export.devices import Device, as_facts
 from fedmoe.export.formats import FORMATS, FUSED_IN_VLLM, Format, Served
 from fedmoe.export.merged import Merge, merged_config
 from fedmoe.export.peft import check_export, without_noise, write_peft
@@ -82,6 +83,8 @@ class Export:
     dtype: str | None = None
     run: Path | None = None
     """The run's folder, for the card."""
+    devices: Sequence[Device] = ()
+    """One for each of the run's tiers, for the card."""
 
     def write(self, out: Path, prove: Prove | None = None) -> Exported:
         """Write the folder, which is there when it is proved, or not at all.
@@ -185,6 +188,7 @@ class Export:
             "adapter_sha256": self.adapter.digest(),
             "prompts": prompt_facts(self.tokenizer, self.text, self.model.form.name),
             "serve": [*form.commands(served)],
+            "devices": as_facts(self.devices),
             "versions": {name: importlib.metadata.version(name) for name in names},
         }
 

@@ -12,6 +12,7 @@ from fedmoe.config.paths import saved_experiment
 from fedmoe.errors import FedMoEError
 from fedmoe.export.exported import Exported
 from fedmoe.export.generate import Generator
+from fedmoe.export.loaded import FULL, load_run
 from fedmoe.export.saved import SavedRun
 from fedmoe.report.ledger import Record, read_ledger
 from fedmoe.report.run import Run, read_run
@@ -86,8 +87,10 @@ class RunResults:
         Raises:
             FedMoEError: there is no such tier, or no adapter.
         """
-        generator = Generator.of(self.folder, "", "last", tier, None)
-        return "".join(generator.stream(prompt, max_new_tokens))
+        loaded = load_run(self.folder, only=[tier or FULL])
+        loaded.use(tier or FULL)
+        generator = Generator(loaded.model, loaded.tokenizer, loaded.text)
+        return generator.answer(prompt, max_new_tokens).text
 
     @cached_property
     def _run(self) -> Run:

@@ -1,103 +1,104 @@
-"""Answers of the base model or of a run's adapter, streamed at a chosen k."""
+"""Answers of a model as it computes now, as text that comes piece by piece."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
-import torch
-
-from fedmoe.budget import Tier
+from fedmoe.data.conversations import Message
 from fedmoe.data.text import TextSettings
 from fedmoe.data.wording import end_tokens, prompt_ids
-from fedmoe.errors import FedMoEError, FedMoEWarning, ModelError
-from fedmoe.export.saved import SavedRun
-from fedmoe.models.adapted import AdaptedModel, LoRA
-from fedmoe.models.build import MINI, ModelSettings, build_model, model_folder
+from fedmoe.errors import FedMoEWarning, ModelError
+from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.conventions import most_positions
-from fedmoe.models.decode import greedy_stream
-from fedmoe.models.memory.stored import Frozen
-from fedmoe.models.pretrained_gating import gating_of
-from fedmoe.models.rescaling import NoRescaling
+from fedmoe.models.decode import Sampling, decode_each
+
+UNFINISHED = "\ufffd"
+"""The character of bytes that are no whole one yet."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, and why it ended."""
+
+    text: str
+    prompt_tokens: int
+    new_tokens: int
+    """Tokens that were generated, with the one that ends the answer."""
+    finish: Literal["stop", "length", "ended"]
+    """The model or a stop text ended it, it is as long as it may be, or the caller ended it."""
 
 
 class Generator:
-    """A model with its budget set, ready to answer."""
+    """Questions to a model, at the budget that is set in it."""
 
     def __init__(self, model: AdaptedModel, tokenizer: Any, text: TextSettings) -> None:
         self.model, self.tokenizer, self.text = model, tokenizer, text
 
-    @classmethod
-    def of(
-        cls,
-        run: Path | None,
-        model: str,
-        which: str,
-        tier: str | None,
-        top_k: int | None,
-        experts: Frozen | None = None,
-        offload: bool | None = None,
-    ) -> Generator:
-        """Return the generator that the command line describes.
+    def prompt(self, prompt: str | Sequence[Message], tools: Sequence[Any] = ()) -> tuple[int, ...]:
+        """Return a prompt or a conversation as ids, worded as in training; see `prompt_ids`."""
+        return prompt_ids(prompt, self.tokenizer, self.text, self.model.form.name, tools)
+
+    def answer(
+        self,
+        prompt: str | Sequence[int],
+        max_new_tokens: int,
+        *,
+        sampling: Sampling | None = None,
+        stops: Sequence[str] = (),
+        each: Callable[[str], object] = lambda text: None,
+        ended: Callable[[], bool] = lambda: False,
+    ) -> Answer:
+        """Return the answer to a prompt, or to the ids of one.
 
         Args:
-            run: a run's folder; None for the base `model` alone.
-            experts: the form of its frozen experts; the tier's `frozen` when omitted.
-            offload: keep them in a mapped file and read them when the router asks; as the tier
-                does when omitted.
+            prompt: the question, or ids as `prompt` returns them.
+            max_new_tokens: at most so many tokens.
+            sampling: greedy when omitted.
+            stops: texts before the first of which the answer ends.
+            each: called with each piece of the text as it comes.
+            ended: asked after every token; the answer ends where it is true.
 
         Raises:
-            FedMoEError: no such run, tier or k.
+            DataError: the prompt cannot be worded.
+            ModelError: the model has no positions for it.
         """
-        if run is None:
-            if tier:
-                raise FedMoEError("--tier needs --run")
-            form = {experts or "full": bool(offload)}
-            settings = ModelSettings(path=model)
-            gating = gating_of(Path(model_folder(model)))
-            none = LoRA(rank=1)
-            adapted, tokenizer = build_model(
-                settings, none, NoRescaling(), gating, **_loading(form)
-            )
-            # The built-in base was pretrained on plain prompts, and never saw its template.
-            text, rescaler = TextSettings(template="plain" if model == MINI else "auto"), None
-        else:
-            known = SavedRun.experiment_of(run, which).budget.resolved(1)
-            trained = known.get(tier or "", Tier(top_k=1))
-            form = {experts or trained.frozen: trained.offload if offload is None else offload}
-            saved = SavedRun.open(run, which, **_loading(form))
-            adapted, tokenizer = saved.model, saved.tokenizer
-            adapted.load(saved.adapter(tier))
-            text = saved.experiment.data.wording(saved.experiment.text)
-            tiers = saved.experiment.budget.resolved(adapted.full_top_k)
-            if tier is not None and tier not in tiers:
-                raise FedMoEError(f"--tier {tier!r} is not one of {', '.join(map(repr, tiers))}")
-            if tier and tiers[tier].subset:
-                raise FedMoEError(
-                    f"--tier {tier!r}: each of its clients keeps the experts that its own data "
-                    "choose, and there are no data here; give --top-k, which uses all experts"
-                )
-            top_k = top_k or (tiers[tier].top_k if tier else None)
-            rescaler = saved.rescalers.get(tier or saved.tier_of(top_k or adapted.full_top_k))
-        adapted.frozen.hold(form, ahead=True)
-        top_k = adapted.full_top_k if top_k is None else top_k
-        if not 1 <= top_k <= adapted.layout.num_experts:
-            raise FedMoEError(f"--top-k {top_k}: expected 1 to {adapted.layout.num_experts}")
-        if said := adapted.gates.gating.misfit(adapted.layout.num_experts, top_k):
-            raise FedMoEError(f"--top-k {top_k}: {said}")
-        adapted.check_top_ks({top_k})
-        adapted.set_budget(top_k, rescaler)
-        return cls(adapted, tokenizer, text)
+        ids = self.prompt(prompt) if isinstance(prompt, str) else prompt
+        self._check_length(len(ids), max_new_tokens)
+        pieces, new = Pieces(self._decode, stops), list[int]()
+        broken = False
 
-    def stream(self, prompt: str, max_new_tokens: int) -> Iterator[str]:
-        """Generate the answer to one prompt, piece by piece."""
-        form = self.model.form.name
-        ids = torch.tensor([prompt_ids(prompt, self.tokenizer, self.text, form)])
-        self._check_length(ids.shape[1], max_new_tokens)
-        ends = end_tokens(self.tokenizer, self.text, form)
-        yield from greedy_stream(self.model.model, ids, max_new_tokens, self.tokenizer, ends)
+        def add(token: int) -> bool:
+            nonlocal broken
+            new.append(token)
+            if token not in self.ends and (text := pieces.add(token)):
+                each(text)
+            broken = ended()
+            return not (broken or pieces.stopped)
+
+        pad = self.tokenizer.pad_token_id
+        decode_each(self.model.model, ids, max_new_tokens, pad, self.ends, add, sampling)
+        if rest := pieces.rest():
+            each(rest)
+        whole = pieces.stopped or bool(new and new[-1] in self.ends)
+        finish = "stop" if whole else "ended" if broken else "length"
+        return Answer(pieces.text, len(ids), len(new), finish)
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """The tokens that end an answer."""
+        return end_tokens(self.tokenizer, self.text, self.model.form.name)
+
+    @cached_property
+    def positions(self) -> tuple[int | None, bool]:
+        """The length of text that the model is made for; see `most_positions`."""
+        return most_positions(self.model.model)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode([*ids], skip_special_tokens=True)
 
     def _check_length(self, prompt: int, new: int) -> None:
         """Warn of an answer that may end beyond the model's positions; refuse it if there are none.
@@ -105,7 +106,7 @@ class Generator:
         Raises:
             ModelError: its positions are learned.
         """
-        most, learned = most_positions(self.model.model)
+        most, learned = self.positions
         if self.model.form.name != "causal" or most is None or prompt + new <= most:
             return
         said = f"a prompt of {prompt:,} tokens and {new:,} new ones are more than the {most:,} that"
@@ -114,6 +115,50 @@ class Generator:
         warnings.warn(f"{said} the model is made for", FedMoEWarning, stacklevel=3)
 
 
-def _loading(form: dict[Frozen, bool]) -> dict[str, bool]:
-    """Return how to load a model whose experts take this form; all of them in full are one."""
-    return {"experts_stay": True, "offload": form != {"full": False}}
+class Pieces:
+    """The text of tokens as they come, as far as later ones leave it as it is.
+
+    Example:
+        >>> pieces = Pieces(lambda ids: "".join(map(chr, ids)), stops=["END"])
+        >>> [pieces.add(ord(letter)) for letter in "an END."]
+        ['a', 'n', '', ' ', '', '', '']
+        >>> pieces.text, pieces.stopped
+        ('an ', True)
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
+        self.decode, self.stops = decode, stops
+        self.ids: list[int] = []
+        self.text = ""
+        """All that was returned."""
+        self.stopped = False
+
+    def add(self, token: int) -> str:
+        """Return the text that one more token makes certain."""
+        if self.stopped:
+            return ""
+        self.ids.append(token)
+        text = self.decode(self.ids).rstrip(UNFINISHED)
+        found = [place for stop in self.stops if (place := text.find(stop)) >= 0]
+        if found:
+            text = text[: min(found)]
+            self.stopped = True
+            return self._until(text)
+        # A tokenizer may yet take a space out, before a full stop.
+        text = text.rstrip()
+        return self._until(text[: len(text) - self._begun(text)])
+
+    def rest(self) -> str:
+        """Return what is left at the end."""
+        return "" if self.stopped else self._until(self.decode(self.ids))
+
+    def _begun(self, text: str) -> int:
+        """Return how much of the text's end may be the beginning of a stop text."""
+        longest = max(map(len, self.stops), default=1) - 1
+        sizes = range(min(longest, len(text)), 0, -1)
+        return next((n for n in sizes if any(s.startswith(text[-n:]) for s in self.stops)), 0)
+
+    def _until(self, text: str) -> str:
+        new = text[len(self.text) :] if text.startswith(self.text) else ""
+        self.text += new
+        return new

@@ -15,6 +15,7 @@ from fedmoe.config.paths import saved_experiment
 from fedmoe.data.federated import Federated
 from fedmoe.data.text import Tokenizer, Tokens, collate
 from fedmoe.errors import CheckpointError, FedMoEError, FedMoEWarning
+from fedmoe.export.devices import devices_of
 from fedmoe.export.exported import Export, Exported, Prove
 from fedmoe.export.formats import FORMATS
 from fedmoe.models.adapted import AdaptedModel
@@ -134,6 +135,7 @@ class SavedRun:
             dtype=dtype,
             rows=[collate(rows[n : n + 4], pad) for n in range(0, len(rows), 4)],
             run=self.folder,
+            devices=devices_of(self),
         ).write(out, prove)
 
     def test_rows(self, most: int) -> list[Tokens]:

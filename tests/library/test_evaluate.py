@@ -1,9 +1,12 @@
 """Scores on any data: of a run's adapter, of the exported one, of a base model; and the command."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
+import torch
+import yaml
 
 import fedmoe
 from fedmoe.budget import Levels
@@ -13,7 +16,9 @@ from fedmoe.data import Memory
 from fedmoe.data.files import LocalFiles
 from fedmoe.errors import FedMoEError
 from fedmoe.evaluation.settings import EvaluationSettings
+from fedmoe.export.loaded import load
 from fedmoe.export.reload import logits_of
+from fedmoe.export.scored import open_source
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -58,6 +63,65 @@ def test_a_runs_own_data_give_its_own_scores(folder):
     for mine, theirs in zip(found.evaluations, last, strict=True):
         for name in ("tier", "top_k", "loss", "score", "metric", "metrics", "examples", "by_label"):
             assert getattr(mine, name) == theirs[name], name
+
+
+def logits(model):
+    return model.target_logits(model.form.sample(model.model))
+
+
+def test_a_loaded_run_computes_at_every_level_as_it_is_scored(folder, tiny_folder, tmp_path):
+    copied = shutil.copytree(folder / "runs/tiny", tmp_path / "run")
+    said = yaml.safe_load((copied / "config.yaml").read_text())
+    said["budget"]["tiers"]["low"]["frozen"] = "int8"
+    (copied / "config.yaml").write_text(yaml.safe_dump(said))
+    loaded, source = load(copied), open_source(copied, "last", "", ())
+    for name in ("low", "high", "low", "base", "high"):
+        k = loaded.use(name)
+        if name == "base":
+            base = load(tiny_folder)
+            assert base.use("base") == k == 4
+            assert torch.equal(logits(loaded.model), logits(base.model))
+        else:
+            assert source.tiers[name]() == k
+            assert torch.equal(logits(loaded.model), logits(source.model))
+    loaded.use("low", 4)
+    assert not torch.equal(logits(loaded.model), logits(source.model))
+    with pytest.raises(FedMoEError, match="'middle' is not one of 'high', 'low', 'base'"):
+        loaded.use("middle")
+    low, whole = load(folder / "low", base=str(tiny_folder)), load(folder / "runs/tiny")
+    assert low.use("low") == whole.use("low") == 1
+    torch.testing.assert_close(logits(low.model), logits(whole.model), rtol=0, atol=1e-4)
+
+
+def test_a_card_says_what_a_device_of_each_tier_downloads(folder, tiny_folder):
+    facts = json.loads((folder / "low/fedmoe-export.json").read_text())
+    high, low = facts["devices"]
+    assert (high["top_k"], low["top_k"]) == (4, 1)
+    assert low["base_bytes"] == (tiny_folder / "model.safetensors").stat().st_size
+    written = (folder / "low/adapter_model.safetensors").stat().st_size
+    assert 0 < written - low["adapter_bytes"] < 20_000  # the file's header
+    assert low["flops_per_token"] < high["flops_per_token"]
+    card = (folder / "low/README.md").read_text()
+    assert "## Tiers on a device" in card
+    assert "| low | 1 | 2 |" in card
+
+
+def test_an_exported_adapter_answers_as_the_run_at_its_tier(folder, tiny_folder, capsys):
+    asked = ["--max-new-tokens", "4", "lamp 1"]
+    run = ["--run", str(folder / "runs/tiny"), "--tier", "low"]
+    adapter = ["--adapter", str(folder / "low"), "--base", str(tiny_folder)]
+    answers = []
+    for source in (run, adapter):
+        assert main(["generate", *source, *asked]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] != "\n"
+    for wrong, said in (
+        ([*run, "--adapter", "x"], "both name an adapter"),
+        (["--tier", "low", *adapter], "--tier needs --run"),
+        (["--base", "mini"], "--base needs --adapter"),
+    ):
+        assert main(["generate", *wrong, "hi"]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_the_exported_adapter_scores_as_the_run_does(folder, tiny_folder):

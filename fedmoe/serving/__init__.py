@@ -1,0 +1,13 @@
+"""A small endpoint in OpenAI's format, to try an adapter at any tier on one machine.
+
+It is no production server: one model answers one request at a time.
+
+- `limits`: what a request may cost
+- `request`: the fields of a request; those that are not supported are refused
+- `engine`: the queue before the one model
+- `answer`: answers and errors in OpenAI's format
+- `functions`: function calls in the text of an answer
+- `app`: the addresses
+- `guard`: what is refused before a request is read
+- `server`: the socket, and clients that are slow
+"""
