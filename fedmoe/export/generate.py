@@ -81,7 +81,7 @@ class Generator:
                 )
             top_k = top_k or (tiers[tier].top_k if tier else None)
             rescaler = saved.rescalers.get(tier or saved.tier_of(top_k or adapted.full_top_k))
-        adapted.frozen.hold(form, ahead=True)
+        adapted.frozen.hold(form, paged=True)
         top_k = adapted.full_top_k if top_k is None else top_k
         if not 1 <= top_k <= adapted.layout.num_experts:
             raise FedMoEError(f"--top-k {top_k}: expected 1 to {adapted.layout.num_experts}")
