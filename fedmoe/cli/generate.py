@@ -12,9 +12,6 @@ import click
 from fedmoe.cli import arguments
 from fedmoe.errors import FedMoEError
 
-EXPERTS = "Form of the frozen experts; as the tier trained (its `frozen`), or full, when omitted."
-OFFLOAD = "Keep experts in a file and read those that the router asks for; as the tier did."
-
 
 @click.command()
 @click.argument("prompt", nargs=-1, help="The prompt; prompts are read line by line without one.")
@@ -22,8 +19,8 @@ OFFLOAD = "Keep experts in a file and read those that the router asks for; as th
 @click.option("--model", default="mini", help="A base model: mini, a folder or a Hub id.")
 @click.option("--tier", help="Answer like this budget tier of the run.")
 @click.option("--top-k", type=int, help="Experts per token; the model's own number when omitted.")
-@click.option("--experts", type=click.Choice(["full", "int8", "int4"]), help=EXPERTS)
-@click.option("--offload/--no-offload", default=None, help=OFFLOAD)
+@arguments.experts
+@arguments.offload
 @arguments.which
 @click.option("--max-new-tokens", default=64, help="Length of the longest answer.")
 def generate(
