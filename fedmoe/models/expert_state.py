@@ -74,7 +74,7 @@ class ExpertState:
     stored: tuple[Stored, Stored] | None = None
     """Another form of the two frozen weights, read in their place; see `memory.stored`."""
     pages: LayerPages | None = None
-    """Reads mapped weights ahead; None leaves that to the system, which reads what is touched."""
+    """Reads what is chosen of mapped weights at once; without, the system reads what is touched."""
     left_out: Tensor | None = None
     """bool (experts + 1,): True for those that the client does not keep; see `subset`."""
     merged: Merged | None = None

@@ -31,16 +31,16 @@ from fedmoe.models.memory.offload import give_up
 from fedmoe.models.rescaling import NoRescaling
 from simulations.benchmarks.measure import Options, Row
 
-LAYERS, PROMPT, NEW = 3, 64, 12
+LAYERS, PROMPT, NEW = 2, 32, 6
 FORMS = ("full", "int8", "int4", "disk")
 DISK = {
     "disk": {},
-    "disk, as touched": {"ahead": False},
+    "disk, as touched": {"paged": False},
     "disk, none cached": {"cold": True},
-    "disk, none cached, as touched": {"cold": True, "ahead": False},
+    "disk, none cached, as touched": {"cold": True, "paged": False},
 }
-"""How experts on disk are measured: with reading ahead or without, from the system's cache or not.
-Without, they are as in training, where the system reads what is touched."""
+"""How experts on disk are measured: from the system's cache of the file or without it, and read at
+once or as they are touched, as in training."""
 Sample = dict[str, float]
 
 
@@ -50,7 +50,9 @@ def rows(options: Options) -> Iterator[Row]:
         mini = AutoModelForCausalLM.from_pretrained(model_folder("mini"), dtype=torch.float32)
         yield from _of(_saved(mini, Path(place) / "mini"), "built-in model", "float32", options)
         layers, experts = (1, 8) if options.quick else (LAYERS, 64)
-        config = OlmoeConfig(num_hidden_layers=layers, num_experts=experts, vocab_size=4096)
+        config = OlmoeConfig(
+            num_hidden_layers=layers, num_experts=experts, vocab_size=4096, eos_token_id=1
+        )
         with torch.random.fork_rng():
             torch.manual_seed(0)
             large = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -114,10 +116,10 @@ class Worker:
         return json.loads(self.process.stdout.readline())
 
 
-def answer(model: AdaptedModel, file: int, k: int, cold: bool, ahead: bool) -> Sample:
+def answer(model: AdaptedModel, file: int, k: int, cold: bool, paged: bool) -> Sample:
     """Process a prompt and decode greedily; without the system's cache of the file if `cold`."""
     model.set_budget(k)
-    pages = model.frozen.pages if ahead else {}
+    pages = model.frozen.pages if paged else {}
     for state, of_layer in zip(model.states, pages.get("full") or model.frozen.none, strict=True):
         state.pages = of_layer
     ids, cache, seconds = torch.arange(2, 2 + PROMPT).view(1, -1), None, list[float]()
@@ -150,7 +152,7 @@ def main(folder: str, dtype: str, form: str, threads: str) -> None:
     libraries, settings = memory("VmRSS"), ModelSettings(path=folder, dtype=dtype)  # pyright: ignore
     model, _ = build_model(settings, LoRA(rank=1), NoRescaling(), offload=form != "full")
     weights = [w for layer in model.layers for w in weights_of(layer)]
-    model.frozen.hold({"full" if form == "disk" else form: form == "disk"}, ahead=True)  # pyright: ignore
+    model.frozen.hold({"full" if form == "disk" else form: form == "disk"}, paged=True)  # pyright: ignore
     for weight in weights if form == "full" else ():
         copy = weight.data.clone()  # as of a checkpoint that cannot be mapped
         give_up(weight)
@@ -163,7 +165,7 @@ def main(folder: str, dtype: str, form: str, threads: str) -> None:
         for pages in model.frozen.pages.get("full", ()):
             pages.used.clear()
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        found = answer(model, file, **({"cold": False, "ahead": True} | json.loads(line)))
+        found = answer(model, file, **({"cold": False, "paged": True} | json.loads(line)))
         print(json.dumps(found | {"peak": memory("VmHWM") - libraries}), flush=True)
 
 

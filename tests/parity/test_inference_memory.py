@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from fedmoe.cli.main import main
 from fedmoe.errors import ModelError
-from fedmoe.export.generate import Generator
+from fedmoe.export.loaded import BASE, load_model, load_run
 from fedmoe.export.saved import SavedRun
 from fedmoe.models.memory import offload, paging
 from fedmoe.models.memory.frozen import weights_of
@@ -23,12 +23,20 @@ IDS = torch.randint(2, 64, (1, 24), generator=torch.Generator().manual_seed(0))
 
 
 def base(folder, **how):
-    return Generator.of(None, str(folder), "best", None, None, **how)
+    loaded = load_model(str(folder), **how)
+    loaded.use(BASE)
+    return loaded
 
 
-def decoded(generator, new=8):
+def at(run, tier, *how):
+    loaded = load_run(run, "last", [tier], *how)
+    loaded.use(tier)
+    return loaded.model
+
+
+def decoded(loaded, new=8):
     """The logits of the prompt's last token and of each new one."""
-    model = generator.model.model
+    model = loaded.model.model
     with torch.no_grad():
         out = model.generate(
             IDS,
@@ -71,7 +79,7 @@ def test_a_tier_answers_with_the_logits_that_it_trained_with(small):
     trained = prepare(SavedRun.experiment_of(small, "last")).setup.model
     valid, found = torch.ones_like(IDS, dtype=torch.bool), {}
     for tier, held in TIERS.items():
-        model = Generator.of(small, "", "last", tier, None).model
+        model = at(small, tier)
         assert model.frozen.forms.keys() == {held.get("frozen", "full")}
         assert [state.pages is not None for state in model.states] == [tier == "lowest"] * 2
         trained.load(model.read())
@@ -83,7 +91,7 @@ def test_a_tier_answers_with_the_logits_that_it_trained_with(small):
         found[tier] = theirs
     assert not torch.equal(found["full"], found["low"])
     assert not torch.equal(found["low"], found["lowest"])
-    asked = Generator.of(small, "", "last", "lowest", None, "full", False).model
+    asked = at(small, "lowest", "full", False)
     assert asked.frozen.used == "full"
     assert asked.states[0].pages is None
 
@@ -135,33 +143,31 @@ def test_what_is_given_up_leaves_memory_and_comes_back_as_it_was():
     assert before - one - 8192 <= resident(there) + 16384 <= before - one + 32768
     assert torch.equal(there, weights)
     offload.read_soon(there[2])
+    assert is_mapped(there)
+    there[2, 0, 0] += 1  # as a merged adapter would
+    assert not is_mapped(there)
+    assert torch.equal(mapped(there), there)
+    assert is_mapped(mapped(there))
 
 
-def test_a_layer_keeps_the_experts_used_last_and_reads_what_the_next_router_would_choose(
-    monkeypatch,
-):
+def test_a_layer_keeps_the_experts_that_were_used_last_and_reads_all_others_at_once(monkeypatch):
     """Against a table that a reader can check; experts are their own numbers here."""
     said = []
     monkeypatch.setattr(paging, "read_soon", lambda e: said.append(("read", int(e))))
     monkeypatch.setattr(paging, "give_up", lambda e: said.append(("give up", int(e))))
-    routers = [torch.nn.Linear(8, 8, bias=False) for _ in range(2)]
-    for router in routers:
-        router.weight.data = torch.eye(8)
-    first, last = linked(
-        [LayerPages([torch.arange(n, n + 8)], r) for n, r in zip((0, 10), routers, strict=True)]
-    )
-    state = torch.zeros(1, 8)
-    state[0, 5] = 1
-    first.chosen([1, 2, 3, 4], 1, state)  # a prompt of four tokens; then tokens one by one
-    assert said == [*(("read", e) for e in (1, 2, 3, 4)), ("read", 15)]
+    first, last = linked([LayerPages([torch.arange(n, n + 8)]) for n in (0, 10)])
+    first.chosen([1, 2, 3, 4], 1)  # a prompt of four tokens; then tokens one by one
+    assert said == [("read", e) for e in (1, 2, 3, 4)]
     said.clear()
-    last.chosen([5], 1, state)
-    assert said == [("give up", 1), ("give up", 2), ("read", 15), ("read", 5)]
+    last.chosen([5], 1)
+    assert said == [("give up", 1), ("give up", 2), ("read", 15)]
     said.clear()
-    first.chosen([3], 1, state)
-    last.chosen([6], 1, state)
-    assert said == [("read", 16), ("read", 5)]  # 15 is there
-    first.chosen([5], 1, state)
-    last.chosen([6], 1, state)
+    first.chosen([3], 1)
+    last.chosen([6], 1)
+    assert said == [("read", 16)]
+    said.clear()
+    first.chosen([5], 1)
+    last.chosen([5], 1)
+    assert said == [("read", 5), ("give up", 4)]
     assert [*first.used] == [3, 5]
-    assert [*last.used] == [5, 6]
+    assert [*last.used] == [6, 5]

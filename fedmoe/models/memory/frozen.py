@@ -38,9 +38,9 @@ class FrozenExperts:
         self.used: Frozen = "full"
         self.none = [None] * len(layers)
         self.pages: dict[Frozen, list[LayerPages]] = {}
-        """Of the forms whose pages are read ahead."""
+        """Of the forms whose pages are looked after."""
 
-    def hold(self, wanted: Mapping[Frozen, bool], *, ahead: bool = False) -> None:
+    def hold(self, wanted: Mapping[Frozen, bool], *, paged: bool = False) -> None:
         """Make the forms `wanted`, drop all others, and compute with the first.
 
         It works layer by layer: apart from the loaded and the new forms, one layer exists twice.
@@ -50,7 +50,7 @@ class FrozenExperts:
         Args:
             wanted: the forms, and whether each is to be offloaded: a quantised one, and that of a
                 GPU, are stored elsewhere, see `offload`; full weights on a processor are mapped.
-            ahead: read mapped experts as soon as the router has chosen, and have few of them in
+            paged: read mapped experts as soon as the router has chosen, and have few of them in
                 memory: for answers, whose tokens come one by one; see `LayerPages`.
 
         Raises:
@@ -66,7 +66,7 @@ class FrozenExperts:
             if not as_they_are:
                 _let_go(layer)
         read = {frozen for frozen, offloaded in wanted.items() if offloaded and not self.on_gpu}
-        self.pages = {frozen: self._paged(frozen) for frozen in read if ahead}
+        self.pages = {frozen: self._paged(frozen) for frozen in read if paged}
         self.use(next(iter(wanted)))
 
     def use(self, frozen: Frozen) -> None:
@@ -104,7 +104,7 @@ class FrozenExperts:
     def _paged(self, frozen: Frozen) -> list[LayerPages]:
         """Return the pages of a form whose weights are all in mapped files."""
         pairs = zip(self.layers, self.forms[frozen], strict=True)
-        return linked([LayerPages([*_tensors(f or weights_of(x))], x.scorer) for x, f in pairs])
+        return linked([LayerPages([*_tensors(form or weights_of(x))]) for x, form in pairs])
 
     def _form(self, layer: MoELayer, frozen: Frozen, offloaded: bool) -> Form:
         place = pinned if self.on_gpu else mapped

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -49,16 +50,30 @@ def mapped(tensor: Tensor) -> Tensor:
 
 
 def is_mapped(tensor: Tensor) -> bool:
-    """Return whether a tensor is in a mapped file; without `/proc` (Linux) the answer is no."""
-    maps, start = Path("/proc/self/maps"), 0 if tensor.is_meta else tensor.data_ptr()
+    """Return whether a tensor is in a mapped file, and nothing was written to it since.
+
+    Without `/proc` (Linux) the answer is no.
+    """
+    maps = Path("/proc/self/maps")
     if tensor.device.type != "cpu" or not maps.is_file():
         return False
+    start = tensor.data_ptr()
     for line in maps.read_text().splitlines():
         span, _, _, _, inode, *_ = line.split(maxsplit=5)
         low, high = (int(x, 16) for x in span.split("-"))
         if low <= start < high:
-            return inode != "0"
+            return inode != "0" and not _written(start, start + tensor.nbytes)
     return False
+
+
+def _written(start: int, stop: int) -> bool:
+    """Return whether some page of a mapped file has become this process's own, by a write."""
+    first, last = start // mmap.PAGESIZE, -(-stop // mmap.PAGESIZE)
+    with open("/proc/self/pagemap", "rb") as file:
+        file.seek(8 * first)
+        pages = np.frombuffer(file.read(8 * (last - first)), dtype=np.uint64)
+    there, of_file = pages >> np.uint64(62) != 0, pages >> np.uint64(61) & np.uint64(1) != 0
+    return bool((there & ~of_file).any())
 
 
 def read_soon(tensor: Tensor) -> None:
