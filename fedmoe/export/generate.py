@@ -54,7 +54,7 @@ class Generator:
         if run is None:
             if tier:
                 raise FedMoEError("--tier needs --run")
-            form = {experts or "full": bool(offload)}
+            form: dict[Frozen, bool] = {experts or "full": bool(offload)}
             settings = ModelSettings(path=model)
             gating = gating_of(Path(model_folder(model)))
             none = LoRA(rank=1)
