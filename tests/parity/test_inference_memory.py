@@ -171,3 +171,11 @@ def test_a_layer_keeps_the_experts_that_were_used_last_and_reads_all_others_at_o
     assert said == [("read", 5), ("give up", 4)]
     assert [*first.used] == [3, 5]
     assert [*last.used] == [6, 5]
+
+
+def test_the_command_answers_with_experts_in_any_form(tiny_folder, small, capsys):
+    length = ["--max-new-tokens", "1", "one"]
+    for where in (["--model", str(tiny_folder)], ["--run", str(small), "--tier", "low"]):
+        assert main(["generate", *where, "--experts", "int4", "--offload", *length]) == 0
+    assert main(["generate", "--experts", "int2", *length]) == 2
+    assert "'full', 'int8', 'int4'" in capsys.readouterr().err

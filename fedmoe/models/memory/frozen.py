@@ -65,8 +65,8 @@ class FrozenExperts:
             as_they_are = "full" in wanted and self.forms["full"][-1] is None
             if not as_they_are:
                 _let_go(layer)
-        read = {frozen for frozen, offloaded in wanted.items() if offloaded and not self.on_gpu}
-        self.pages = {frozen: self._paged(frozen) for frozen in read if paged}
+        paged = paged and not self.on_gpu
+        self.pages = {form: self._paged(form) for form, away in wanted.items() if away and paged}
         self.use(next(iter(wanted)))
 
     def use(self, frozen: Frozen) -> None:
