@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,19 +56,16 @@ def serve(
     seconds: float,
     queue: int,
 ) -> None:
-    """Serve a run at any of its tiers in OpenAI's format, to try it on one machine.
+    """Serve a run's tiers over HTTP, to try them on one machine.
 
-    This is no production server: one model answers one request at a time. The model of a request
-    is a tier, and its field top_k the number of experts that each token reaches, where another one
-    than the tier's is wanted. Until Ctrl-C.
+    Programs that talk to OpenAI's API can ask them. This is no production server: one model answers
+    one request at a time. The model of a request is a tier, and its field top_k the number of
+    experts that each token reaches, if not the tier's. The first screen has a request to copy.
 
     \b
     Examples:
       fedmoe serve runs/quickstart
-      fedmoe serve my-adapter --port 9000
-      curl localhost:8000/v1/models
-      curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
-        -d '{"model": "lowest", "messages": [{"role": "user", "content": "lights off"}]}'
+      fedmoe serve my-adapter --port 9000 --seconds 30
     """
     key = _key(api_key)
     from fedmoe.serving.limits import Limits
@@ -101,11 +99,11 @@ def _serve(loaded: Loaded, limits: Limits, listener: socket, key: str) -> None:
             flush=True,
         )
     try:
-        server_of(endpoint.app(hosts, key), limits).run(sockets=[listener])
-    except KeyboardInterrupt:
-        print("no longer serving")
+        with suppress(KeyboardInterrupt):
+            server_of(endpoint.app(hosts, key), limits).run(sockets=[listener])
     finally:
         engine.close()
+    print("no longer serving")
 
 
 def _key(file: Path | None) -> str:

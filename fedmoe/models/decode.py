@@ -88,7 +88,7 @@ class _Each(StoppingCriteria):
     def __init__(self, each: Callable[[int], bool]) -> None:
         self.each = each
 
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
         return torch.tensor([not self.each(int(input_ids[0, -1]))], device=input_ids.device)
 
 

@@ -3,9 +3,9 @@
 It is no production server: one model answers one request at a time.
 
 - `limits`: what a request may cost
-- `request`: the fields of a request; those that are not supported are refused
+- `request`: the fields of a request, and why it is refused
 - `engine`: the queue before the one model
-- `answer`: answers and errors in OpenAI's format
+- `answer`: answers in OpenAI's format
 - `functions`: function calls in the text of an answer
 - `app`: the addresses
 - `guard`: what is refused before a request is read

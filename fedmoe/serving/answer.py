@@ -1,4 +1,4 @@
-"""Answers, pieces of a stream and errors, in OpenAI's format."""
+"""Answers, whole and as pieces of a stream, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -9,27 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedmoe.export.generate import Answer
-from fedmoe.serving.engine import Started
 from fedmoe.serving.functions import Calls, OneCall
-from fedmoe.serving.request import Refused, Request
+from fedmoe.serving.request import Request, Started
 from fedmoe.system.json_text import json_text
 
 DONE = "data: [DONE]\n\n"
-KINDS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
-KINDS |= {404: "not_found_error", 429: "rate_limit_error"}
-
-
-def error_body(refused: Refused) -> dict[str, Any]:
-    """Return an error as OpenAI's clients read it."""
-    server = "server_error" if refused.status >= 500 else "invalid_request_error"
-    return {
-        "error": {
-            "message": refused.message,
-            "type": KINDS.get(refused.status, server),
-            "param": refused.param,
-            "code": refused.code,
-        }
-    }
 
 
 def sse(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -19,11 +19,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fedmoe.data.conversations import RowFault, json_fault, loads
 from fedmoe.data.templates import template_of
 from fedmoe.export.generate import Answer
-from fedmoe.serving.answer import Wording, calls_in, error_body, sse
-from fedmoe.serving.engine import Engine, Event, Started
+from fedmoe.serving.answer import Wording, calls_in, sse
+from fedmoe.serving.engine import Engine, Event
 from fedmoe.serving.functions import Calls, calls_of
 from fedmoe.serving.guard import Guard, error_response, gone, json_response
-from fedmoe.serving.request import Refused, Request, read_request
+from fedmoe.serving.request import Refused, Request, Started, read_request
 
 Log = Callable[[str], None]
 T = TypeVar("T")
@@ -193,7 +193,9 @@ class _Stream(StreamingResponse):
             await self.parts.aclose()  # a client that is gone waits for no answer
 
 
-async def _parts(events: AsyncIterator[Event], wording: Wording, form: Calls | None) -> Any:
+async def _parts(
+    events: AsyncIterator[Event], wording: Wording, form: Calls | None
+) -> AsyncGenerator[str, None]:
     held = ""
     try:
         async with aclosing(events) as those:  # pyright: ignore[reportArgumentType]
@@ -212,7 +214,7 @@ async def _parts(events: AsyncIterator[Event], wording: Wording, form: Calls | N
                     for part in wording.closing(event, calls):
                         yield part
     except Refused as refused:
-        yield sse(error_body(refused))
+        yield sse(refused.body)
 
 
 async def _refused(http: HTTP, refused: Refused) -> Response:

@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 
@@ -24,18 +23,8 @@ from fedmoe.export.loaded import Loaded
 from fedmoe.models.decode import Sampling
 from fedmoe.seeds import generator
 from fedmoe.serving.limits import Limits
-from fedmoe.serving.request import Refused, Request
+from fedmoe.serving.request import Refused, Request, Started
 from fedmoe.system.json_text import unwritable
-
-
-@dataclass(frozen=True)
-class Started:
-    """The first thing that comes of a request: it is answered from now on."""
-
-    top_k: int
-    seed: int | None
-    """With which tokens are drawn; None where they are not."""
-
 
 Event = Started | str | Answer
 """What comes of a request: that it is started, pieces of text, and the whole."""

@@ -44,16 +44,15 @@ class Calls:
         [{'name': 'f', 'arguments': '{}'}]
         """
         found, place, text = list[OneCall](), 0, text.strip()
-        while text.startswith(border := self.between if found else self.before, place):
-            value, end = _json_at(text, place + len(border))
+        border: str | None = self.before
+        while border is not None and text.startswith(border, place):
+            value, place = _json_at(text, place + len(border))
             if (call := _call(value, self.key)) is None:
                 return []
             found.append(call)
-            if text[end:] == self.behind:
+            if text[place:] == self.behind:
                 return found
-            if self.between is None:
-                return []
-            place = end
+            border = self.between
         return []
 
 

@@ -18,7 +18,6 @@ from starlette.requests import Request as HTTP
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fedmoe.serving.answer import error_body
 from fedmoe.serving.limits import Limits
 from fedmoe.serving.request import Refused
 from fedmoe.system.json_text import json_text
@@ -109,7 +108,7 @@ def error_response(refused: Refused, close: bool = False) -> Response:
     headers = {"Connection": "close"} if close else {}
     if refused.retry_after is not None:
         headers["Retry-After"] = str(refused.retry_after)
-    return json_response(error_body(refused), refused.status, **headers)
+    return json_response(refused.body, refused.status, **headers)
 
 
 async def gone(http: HTTP) -> None:

@@ -38,6 +38,8 @@ REASONS = {
 }
 IN_MESSAGES = {"role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal"}
 MOST_STOPS = 4
+KINDS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
+KINDS |= {404: "not_found_error", 429: "rate_limit_error"}
 
 
 class Refused(Exception):
@@ -56,6 +58,14 @@ class Refused(Exception):
         self.message, self.param, self.status, self.code = message, param, status, code
         self.retry_after = retry_after
         """Seconds."""
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The error as OpenAI's clients read it."""
+        server = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = KINDS.get(self.status, server)
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +87,15 @@ class Request:
     include_usage: bool = False
     without_effect: tuple[str, ...] = ()
     """Its fields that are read and change nothing."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """The first thing that comes of a request: it is answered from now on."""
+
+    top_k: int
+    seed: int | None
+    """With which tokens are drawn; None where they are not."""
 
 
 def read_request(body: Any, chat: bool, limits: Limits) -> Request:

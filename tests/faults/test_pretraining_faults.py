@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from fedmoe.base_models.pretraining.recipe import HELD_OUT, Pretrain, check_tokens, claim
 from fedmoe.cli.main import main
 from fedmoe.errors import FedMoEError
-from fedmoe.export.generate import Generator
+from fedmoe.export.loaded import load_model
 from fedmoe.models.build import model_folder
 from fedmoe.models.families import FAMILIES
 from fedmoe.models.gating import Gating, TopKGating
@@ -139,10 +139,11 @@ def test_a_run_and_its_check_warn_of_another_gating(tmp_path, capsys):
 
 def test_answers_are_chosen_as_the_model_was_pretrained(tmp_path):
     folder = save(tiny_family(FAMILIES["olmoe"], vocab_size=4096), tmp_path / "model")
-    given = dict(run=None, model=str(folder), which="best", tier=None, top_k=2)
-    assert Generator.of(**given).model.gates.gating.name == "top_k"
+    assert load_model(str(folder)).model.gates.gating.name == "top_k"
     (folder / "pretraining.json").write_text('{"recipe": {"gating": {"name": "top_1"}}}')
-    model = Generator.of(**given).model
+    loaded = load_model(str(folder))
+    assert loaded.use("base", 2) == 2
+    model = loaded.model
     ids = torch.arange(2, 22).view(1, 20)
     with model.counting() as counts, torch.no_grad():
         model.hidden(ids, torch.ones_like(ids, dtype=torch.bool))

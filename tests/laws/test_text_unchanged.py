@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pyarrow
 import pytest
@@ -16,6 +17,7 @@ from fedmoe.data.files import LocalFiles
 from fedmoe.data.text import TextSettings
 from fedmoe.data.wording import turns, word
 from fedmoe.errors import DataError
+from fedmoe.export.generate import Generator
 from tests.support.chat_templates import CHATML, MARKED, tokenizer
 
 MADE = tokenizer(CHATML)
@@ -149,20 +151,13 @@ def test_what_would_be_lost_is_refused_with_its_place(tmp_path):
 def test_prompts_from_standard_input_keep_their_spaces(monkeypatch, capsys):
     said = []
     monkeypatch.setattr("sys.stdin", ["  a \n", "b"])
-    monkeypatch.setattr("fedmoe.export.generate.Generator.of", lambda *_: Kept(said))
+    nothing = SimpleNamespace(
+        levels=["base"], use=lambda *_: 1, model=None, tokenizer=None, text=None
+    )
+    monkeypatch.setattr("fedmoe.export.loaded.load_model", lambda path: nothing)
+    monkeypatch.setattr(Generator, "answer", lambda _self, prompt, _most, each: said.append(prompt))
     assert main(["generate"]) == 0
     assert said == ["  a ", "b"]
-
-
-class Kept:
-    """A generator that says nothing and keeps its prompts."""
-
-    def __init__(self, said):
-        self.said = said
-
-    def stream(self, prompt, most):
-        self.said.append(prompt)
-        return []
 
 
 def test_labels_may_be_numbers():
