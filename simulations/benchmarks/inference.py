@@ -47,7 +47,11 @@ def rows(options: Options) -> Iterator[Row]:
         yield from _of(_saved(mini, Path(place) / "mini"), "built-in model", "float32", options)
         layers, experts = (1, 8) if options.quick else (LAYERS, 64)
         config = OlmoeConfig(
-            num_hidden_layers=layers, num_experts=experts, vocab_size=4096, eos_token_id=1
+            intermediate_size=1024,
+            num_hidden_layers=layers,
+            num_experts=experts,
+            vocab_size=4096,
+            eos_token_id=1,
         )
         with torch.random.fork_rng():
             torch.manual_seed(0)
