@@ -1,9 +1,9 @@
 """Pages of mapped experts: read when the router has chosen, given up when they are not used.
 
 The system reads a mapped file in small parts, each when it is touched. Told which experts are
-chosen, it reads them all at once: from a disk, decoding is 1.7 to 2.3 times as fast, and a prompt
-3 times. Reading further ahead, what the next layer's router would choose of this layer's input,
-gained nothing: of four experts three were right, and the others' bytes cost more than was saved.
+chosen, it reads them all at once: from a disk, decoding is 1.6 to 2.3 times as fast, a prompt
+2.5 to 3.7 times. Reading further ahead, what the next layer's router would choose of this layer's
+input, gained nothing: of four experts three were right, and the other's bytes cost more.
 See `simulations/benchmarks/inference.md`.
 """
 
