@@ -40,6 +40,16 @@ overrides = click.argument(
     metavar="[a.b=c]...",
     help="Settings in place of the file's: rounds=5 training.learning_rate=1e-3.",
 )
+experts = click.option(
+    "--experts",
+    type=click.Choice(["full", "int8", "int4"]),
+    help="The form of frozen experts, as `frozen` of a tier, which is meant when omitted.",
+)
+offload = click.option(
+    "--offload/--no-offload",
+    default=None,
+    help="Keep the experts in a file, and read those that the router asks for; as the tier does.",
+)
 any_folder = click.argument(
     "folder", type=FILE, help="The folder of a run or a comparison, or one that holds runs."
 )

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,6 +22,8 @@ from fedmoe.errors import FedMoEError
 @click.option("--model", default="mini", help="A base model: mini, a folder or a Hub id.")
 @click.option("--tier", help="Answer like this budget tier of the run.")
 @click.option("--top-k", type=int, help="Experts per token; the model's own number when omitted.")
+@arguments.experts
+@arguments.offload
 @arguments.which
 @click.option("--max-new-tokens", default=64, help="Length of the longest answer.")
 def generate(
@@ -31,6 +34,8 @@ def generate(
     model: str,
     tier: str | None,
     top_k: int | None,
+    experts: Any,
+    offload: bool | None,
     which: str,
     max_new_tokens: int,
 ) -> None:
@@ -42,6 +47,7 @@ def generate(
       fedmoe generate --run runs/quickstart --tier lowest 'set a timer for 5 minutes'
       fedmoe generate --adapter my-adapter --top-k 1 'is the door locked?'
       fedmoe generate --model mini --top-k 2 'what is a garden?'
+      fedmoe generate --model ~/merged --experts int4 --offload 'what is a garden?'
     """
     if run is None and prompt and Path(prompt[0]).is_dir():
         raise FedMoEError(
@@ -60,14 +66,19 @@ def generate(
     from fedmoe.export import loaded as models
     from fedmoe.export.generate import Generator
 
+    held = experts, offload
     if run is not None:
-        loaded = models.load_run(run, which, [tier or models.FULL])
+        loaded = models.load_run(run, which, [tier or models.FULL], *held)
     elif adapter is not None:
         # A merged one is a model of its own; what is neither is refused by what misses in it.
         merged = (adapter / "config.json").is_file()
-        loaded = models.load_model(str(adapter)) if merged else models.load_adapter(adapter, base)
+        loaded = (
+            models.load_model(str(adapter), *held)
+            if merged
+            else models.load_adapter(adapter, base, *held)
+        )
     else:
-        loaded = models.load_model(model)
+        loaded = models.load_model(model, *held)
         print(
             f"fedmoe: {model} is a base model here, without an adapter: it continues the prompt as "
             "it learned to in pretraining. --run FOLDER answers with a run's adapter.",

@@ -6,7 +6,7 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +25,8 @@ KEY = "FEDMOE_API_KEY"
 
 @click.command()
 @click.argument("source", help="A run's folder, an exported adapter's, or a base model.")
+@arguments.experts
+@arguments.offload
 @arguments.which
 @click.option("--base", default="", help="The base model of an adapter, if it has moved.")
 @click.option("--host", default="127.0.0.1", help="The address to listen at.")
@@ -43,6 +45,8 @@ KEY = "FEDMOE_API_KEY"
 @click.option("--queue", default=8, type=click.IntRange(0), help="Requests that may wait.")
 def serve(
     source: str,
+    experts: Any,
+    offload: bool | None,
     which: str,
     base: str,
     host: str,
@@ -73,7 +77,7 @@ def serve(
         arguments.one_thread()
         from fedmoe.export.loaded import load
 
-        _serve(load(source, which, base), limits, listener, key)
+        _serve(load(source, which, base, experts, offload), limits, listener, key)
 
 
 def _serve(loaded: Loaded, limits: Limits, listener: socket, key: str) -> None:

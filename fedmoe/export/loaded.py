@@ -121,58 +121,81 @@ class Loaded:
         self._checked.add(top_k)
 
 
-def load(source: Path | str, which: str = "last", base: str = "") -> Loaded:
+def load(
+    source: Path | str,
+    which: str = "last",
+    base: str = "",
+    experts: Frozen | None = None,
+    offload: bool | None = None,
+) -> Loaded:
     """Load a run's folder with all its tiers, the folder of an exported adapter, or a base model.
 
     Args:
         source: the folder, or for a base model `mini` or an id on the Hub.
         which: `last` or `best`, of a run's adapters.
         base: the base model of an exported adapter; empty for the one that the adapter names.
+        experts: the form of frozen experts at every level; each tier's `frozen` when omitted.
+        offload: have them in a mapped file, and read what the router asks for; as the tiers do
+            when omitted. The answers are bitwise the same.
 
     Raises:
         FedMoEError: it is none of these, or cannot be loaded.
     """
     folder = Path(source).expanduser()
     if (folder / "ledger.jsonl").is_file():
-        return load_run(folder, which)
+        return load_run(folder, which, (), experts, offload)
     if (folder / CONFIG).is_file():
-        return load_adapter(folder, base)
-    return load_model(str(source))
+        return load_adapter(folder, base, experts, offload)
+    return load_model(str(source), experts, offload)
 
 
-def load_model(path: str) -> Loaded:
+def load_model(path: str, experts: Frozen | None = None, offload: bool | None = None) -> Loaded:
     """Load a base model, or one with an adapter merged in."""
-    gating = gating_of(Path(model_folder(path)))
-    model, tokenizer = build_model(ModelSettings(path=path), LoRA(rank=1), NoRescaling(), gating)
+    settings, forms = ModelSettings(path=path), {experts or "full": bool(offload)}
+    gating, none = gating_of(Path(model_folder(path))), LoRA(rank=1)
+    model, tokenizer = build_model(settings, none, NoRescaling(), gating, **_loading(forms))
+    model.frozen.hold(forms, paged=True)
     # The built-in base was pretrained on plain prompts, and never saw its template.
     text = TextSettings(template="plain" if path == MINI else "auto")
     facts = _facts(Path(path).expanduser())
     name = facts.get("tier") or (ALONE if facts else BASE)
-    return Loaded(model, tokenizer, text, {name: Level(model.full_top_k)}, _name(path))
+    return Loaded(
+        model, tokenizer, text, {name: Level(model.full_top_k, model.frozen.used)}, _name(path)
+    )
 
 
-def load_adapter(folder: Path, base: str = "") -> Loaded:
+def load_adapter(
+    folder: Path, base: str = "", experts: Frozen | None = None, offload: bool | None = None
+) -> Loaded:
     """Load the base model of an exported adapter, with the adapter merged in; see `load_export`."""
     model, tokenizer, _ = load_export(folder, base)
+    model.frozen.hold({experts or "full": bool(offload)}, paged=True)
     facts = _facts(folder)
-    level = Level(facts.get("top_k", model.full_top_k))
+    level = Level(facts.get("top_k", model.full_top_k), model.frozen.used)
     levels = {facts.get("tier") or ALONE: level}
     return Loaded(model, tokenizer, TextSettings(), levels, facts.get("name") or _name(str(folder)))
 
 
-def load_run(folder: Path, which: str = "last", only: Sequence[str] = ()) -> Loaded:
+def load_run(
+    folder: Path,
+    which: str = "last",
+    only: Sequence[str] = (),
+    experts: Frozen | None = None,
+    offload: bool | None = None,
+) -> Loaded:
     """Load a run's model with a level for each tier and one for the base.
 
     Args:
         folder: the run's.
         which: `last` or `best`, of its adapters.
         only: levels to load in place of these, such as `FULL`: others take memory.
+        experts: the form of frozen experts at every level; see `load`.
+        offload: whether they are in a mapped file.
 
     Raises:
         FedMoEError: it is no run, has no common model, or no such tier.
     """
-    saved = SavedRun.open(folder, which)
-    model, tiers = saved.model, saved.experiment.budget.resolved(saved.model.full_top_k)
+    tiers = SavedRun.experiment_of(folder, which).budget.resolved(1)
     base = BASE if BASE not in tiers else f"{BASE}-model"
     if unknown := [name for name in only if name not in (*tiers, FULL, base)]:
         raise FedMoEError(f"--tier {unknown[0]!r} is not one of {', '.join(map(repr, tiers))}")
@@ -182,9 +205,12 @@ def load_run(folder: Path, which: str = "last", only: Sequence[str] = ()) -> Loa
         advice = "give --top-k, which uses all experts"
         raise FedMoEError(f"--tier {only[0]!r}: {SUBSET}; {advice}")
     used = {name: tiers[name] for name in names if name in tiers and name not in subset}
-    forms = forms_of(places(used.values())) or {"full": False}
-    model.frozen.hold(forms)
-    levels = {name: _tier_level(saved, name, tier) for name, tier in used.items()}
+    asked = ((experts or f, a if offload is None else offload) for f, a in places(used.values()))
+    forms = forms_of(asked) or {experts or "full": bool(offload)}
+    saved = SavedRun.open(folder, which, **_loading(forms))
+    model, tiers = saved.model, saved.experiment.budget.resolved(saved.model.full_top_k)
+    model.frozen.hold(forms, paged=True)
+    levels = {name: _tier_level(saved, name, tiers[name], experts) for name in used}
     # Experts are in full where a tier has them so.
     form: Frozen = "full" if "full" in forms else next(iter(forms))
     if FULL in names:
@@ -197,9 +223,14 @@ def load_run(folder: Path, which: str = "last", only: Sequence[str] = ()) -> Loa
     return Loaded(model, saved.tokenizer, text, levels, saved.experiment.name, saved, subset)
 
 
-def _tier_level(saved: SavedRun, name: str, tier: Tier) -> Level:
+def _loading(forms: Mapping[Frozen, bool]) -> dict[str, bool]:
+    """Return how to load a model whose experts take these forms; all of them in full are one."""
+    return {"experts_stay": True, "offload": forms != {"full": False}}
+
+
+def _tier_level(saved: SavedRun, name: str, tier: Tier, experts: Frozen | None) -> Level:
     factors = _factors(saved, name, tier.top_k)
-    return Level(tier.top_k, tier.frozen, saved.adapter(name), factors)
+    return Level(tier.top_k, experts or tier.frozen, saved.adapter(name), factors)
 
 
 def _factors(saved: SavedRun, tier: str = "", own: int = 0) -> Factors:

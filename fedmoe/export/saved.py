@@ -43,24 +43,32 @@ class SavedRun:
     folder: Path | None = None
 
     @classmethod
-    def open(cls, folder: Path, which: str) -> SavedRun:
-        """Load `adapter-<which>` of a run and the model it belongs to.
+    def open(cls, folder: Path, which: str, **loading: bool) -> SavedRun:
+        """Load `adapter-<which>` of a run and the model it belongs to, `loading` as `build_model`.
 
         Raises:
             CheckpointError: the folder is no run's, or its adapter is damaged or of another model.
         """
-        config, weights = folder / "config.yaml", folder / f"adapter-{which}.safetensors"
-        for path in (config, weights):
-            if not path.is_file():
-                raise CheckpointError(
-                    f"{folder} is not the folder of a run with an adapter: {path.name} is missing"
-                )
-        experiment = saved_experiment(folder)
-        e = experiment
-        model, tokenizer = build_model(e.model, e.adapter, e.rescaling, e.gating)
+        experiment = e = cls.experiment_of(folder, which)
+        model, tokenizer = build_model(e.model, e.adapter, e.rescaling, e.gating, **loading)
         layout = experiment.aggregation.first_state(_initial(experiment, model)).layout
+        weights = folder / f"adapter-{which}.safetensors"
         state, rescalers, number = read_adapter(weights, layout)
         return cls(experiment, model, tokenizer, state, rescalers, number, folder)
+
+    @staticmethod
+    def experiment_of(folder: Path, which: str) -> Experiment:
+        """Return the experiment of a run's folder with an adapter.
+
+        Raises:
+            CheckpointError: it is none.
+        """
+        for name in ("config.yaml", f"adapter-{which}.safetensors"):
+            if not (folder / name).is_file():
+                raise CheckpointError(
+                    f"{folder} is not the folder of a run with an adapter: {name} is missing"
+                )
+        return saved_experiment(folder)
 
     def adapter(self, tier: str | None = None) -> Adapter:
         """Return the adapter that the model computes with at a tier; see `deployed`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,7 +35,8 @@ from fedmoe.models.folder import (
 )
 from fedmoe.models.gating import Rule
 from fedmoe.models.memory.frozen import weights_of
-from fedmoe.models.private import map_tensors
+from fedmoe.models.memory.offload import mapped
+from fedmoe.models.private import map_tensors, placed_while_loading
 from fedmoe.models.rescaling import Rescaling
 from fedmoe.models.tasks import TASKS, task_of
 from fedmoe.section import section
@@ -73,12 +75,13 @@ def device_of(settings: ModelSettings) -> torch.device:
 
 
 def load_base(
-    settings: ModelSettings, *, experts_stay: bool = False, fast: bool = True
+    settings: ModelSettings, *, experts_stay: bool = False, offload: bool = False, fast: bool = True
 ) -> tuple[nn.Module, Any]:
     """Return the frozen model on the expert fast path, and its tokenizer.
 
-    With `experts_stay` the experts remain in main memory, whatever the device; without `fast` the
-    model is transformers' own.
+    With `experts_stay` the experts remain in main memory, whatever the device; with `offload` they
+    are in mapped files while it loads, and the memory this takes is that of one of their weights;
+    without `fast` the model is transformers' own.
 
     Raises:
         ModelError: the path does not exist, is no model of a form of task that is known here, or
@@ -94,7 +97,8 @@ def load_base(
             check_config(settings.path, config)
             form = task_of(config.model_type)
             stored = getattr(config, "dtype", None)  # loading changes it
-            model, info = form.load(folder, config, dtype)
+            with placed_while_loading(_experts_mapped) if offload else nullcontext():
+                model, info = form.load(folder, config, dtype)
             what = "tokenizer"
             tokenizer = form.tokenizer(folder, config)
     except (FedMoEError, MemoryError, torch.OutOfMemoryError):
@@ -112,6 +116,11 @@ def load_base(
     stay = {id(w) for x in moe_layers(model) for w in weights_of(x)} if experts_stay else set()
     map_tensors(model, lambda tensor: tensor if id(tensor) in stay else tensor.to(device))
     return model, tokenizer
+
+
+def _experts_mapped(weight: torch.Tensor) -> torch.Tensor:
+    """Return a weight in a mapped file if it is one of all experts, which have three dimensions."""
+    return mapped(weight) if weight.dim() == 3 else weight
 
 
 def checkpoint_folder(path: str) -> Path:
@@ -168,10 +177,11 @@ def build_model(
     gating: Rule = TOP_K,
     *,
     experts_stay: bool = False,
+    offload: bool = False,
 ) -> tuple[AdaptedModel, Any]:
     """Return the resident model of a run and its tokenizer; see `load_base` for the errors.
 
     With `experts_stay`, `model.frozen.hold` must bring the experts to the device, in some form.
     """
-    model, tokenizer = load_base(settings, experts_stay=experts_stay)
+    model, tokenizer = load_base(settings, experts_stay=experts_stay, offload=offload)
     return AdaptedModel(model, adapter, rescaling, gating), tokenizer

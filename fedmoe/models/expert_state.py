@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedmoe.models.dropout import Dropout
+from fedmoe.models.memory.paging import LayerPages
 from fedmoe.models.memory.stored import Stored
 
 
@@ -72,6 +73,8 @@ class ExpertState:
     """Compute activations again in backward instead of saving them."""
     stored: tuple[Stored, Stored] | None = None
     """Another form of the two frozen weights, read in their place; see `memory.stored`."""
+    pages: LayerPages | None = None
+    """Reads what is chosen of mapped weights at once; without, the system reads what is touched."""
     left_out: Tensor | None = None
     """bool (experts + 1,): True for those that the client does not keep; see `subset`."""
     merged: Merged | None = None

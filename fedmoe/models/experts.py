@@ -226,6 +226,9 @@ def _mixed(
     routing = route(index, num_experts)
     if state.counts is not None:
         state.counts += routing.counts
+    if state.pages is not None:
+        chosen = [e for e, rows in enumerate(routing.sizes) if rows]
+        state.pages.chosen(chosen, index.shape[1])
     first, second = (getattr(module, name) for name in weight_names(module))
     own = Stacks(first, second, state.stored, biases_of(module))
     out = _computed(module, state, hidden, weights, routing, own, state.lora)

@@ -2,8 +2,9 @@
 
 torch 2.13: fake tensors and dispatch modes are documented, in modules whose names begin with an
 underscore. transformers 5.23: the default gate of an experts module; the way from a config to a
-model of a given class; the search for packed sequences, which takes a fake one for several; and the
-way from fused weights back to a checkpoint's names.
+model of a given class; the search for packed sequences, which takes a fake one for several; the
+way from fused weights back to a checkpoint's names; and the step that puts a loaded weight in its
+place.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import masking_utils
+from transformers import core_model_loading, masking_utils
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.integrations.moe import _default_apply_gate
 
@@ -40,6 +41,22 @@ def from_config(kind: Any, config: Any, **options: Any) -> nn.Module:
 def checkpoint_names(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors by parameter as a checkpoint has them: renamed, and split where it does."""
     return revert_weight_conversion(model, tensors)
+
+
+@contextmanager
+def placed_while_loading(place: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Give each weight that transformers loads inside to `place` before the next one is read."""
+    put = core_model_loading.set_param_for_module
+
+    def placing(model: Any, name: str, weight: Tensor, *others: Any) -> None:
+        put(model, name, place(weight), *others)
+
+    with (
+        replaced(core_model_loading, "set_param_for_module", placing),
+        # The one setting that is asked for there: no threads, which would read far ahead.
+        replaced(core_model_loading, "is_env_variable_true", lambda name: True),
+    ):
+        yield
 
 
 @contextmanager

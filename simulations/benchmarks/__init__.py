@@ -7,9 +7,18 @@
 - `upload`: bytes and seconds of a client's update under every compression
 - `simulation`: overhead per client-round, with `idle` clients
 - `many_clients`: memory and time of 1,000 clients against 50
+- `inference`: answers with experts in full, in 8 or 4 bits, or on disk, by processes of `answering`
 
-What was found: `speed.md`, `gpu.md`, `strategies.md`. To add one, write a module with
-`rows(options) -> Iterator[Row]` and name it in `BENCHMARKS`.
+What was found: `speed.md`, `gpu.md`, `strategies.md`, `inference.md`. To add one, write a module
+with `rows(options) -> Iterator[Row]` and name it in `BENCHMARKS`.
 """
 
-BENCHMARKS = ("layer", "aggregation", "strategies", "upload", "simulation", "many_clients")
+BENCHMARKS = (
+    "layer",
+    "aggregation",
+    "strategies",
+    "upload",
+    "simulation",
+    "many_clients",
+    "inference",
+)

@@ -12,8 +12,9 @@ from transformers import PretrainedConfig
 
 from fedmoe.models.expert_state import ExpertState
 from fedmoe.models.families import MoELayer
-from fedmoe.models.memory.offload import mapped, pinned
-from fedmoe.models.memory.stored import Elsewhere, Frozen, Stored, quantised
+from fedmoe.models.memory.offload import give_up, is_mapped, mapped, pinned
+from fedmoe.models.memory.paging import LayerPages, linked
+from fedmoe.models.memory.stored import Elsewhere, Frozen, Quantised, Stored, quantised
 
 SAMPLES = 4096
 """Values of each tensor, or a few more, that enter the model's digest: it must not read 14 GB."""
@@ -35,8 +36,11 @@ class FrozenExperts:
         self.on_gpu = device.type == "cuda"
         self.forms: dict[Frozen, list[Form]] = {"full": [None] * len(layers)}
         self.used: Frozen = "full"
+        self.none = [None] * len(layers)
+        self.pages: dict[Frozen, list[LayerPages]] = {}
+        """Of the forms whose pages are looked after."""
 
-    def hold(self, wanted: Mapping[Frozen, bool]) -> None:
+    def hold(self, wanted: Mapping[Frozen, bool], *, paged: bool = False) -> None:
         """Make the forms `wanted`, drop all others, and compute with the first.
 
         It works layer by layer: apart from the loaded and the new forms, one layer exists twice.
@@ -46,6 +50,8 @@ class FrozenExperts:
         Args:
             wanted: the forms, and whether each is to be offloaded: a quantised one, and that of a
                 GPU, are stored elsewhere, see `offload`; full weights on a processor are mapped.
+            paged: read mapped experts as soon as the router has chosen, and have few of them in
+                memory: for answers, whose tokens come one by one; see `LayerPages`.
 
         Raises:
             ModelError: this model's rows cannot be grouped for 4 bits, or offload has no room.
@@ -59,6 +65,8 @@ class FrozenExperts:
             as_they_are = "full" in wanted and self.forms["full"][-1] is None
             if not as_they_are:
                 _let_go(layer)
+        paged = paged and not self.on_gpu
+        self.pages = {form: self._paged(form) for form, away in wanted.items() if away and paged}
         self.use(next(iter(wanted)))
 
     def use(self, frozen: Frozen) -> None:
@@ -67,6 +75,8 @@ class FrozenExperts:
         self.used = frozen
         for state, form in zip(self.states, self.forms[frozen], strict=True):
             state.stored = form
+        for state, pages in zip(self.states, self.pages.get(frozen) or self.none, strict=True):
+            state.pages = pages
 
     def narrow(self, kept: Tensor | None) -> None:
         """Bring the experts that `kept`, bool (layers, experts), marks to the device; None for all.
@@ -91,11 +101,18 @@ class FrozenExperts:
             x.nbytes if isinstance(x, Tensor) else x.num_bytes for both in kept for x in both
         )
 
+    def _paged(self, frozen: Frozen) -> list[LayerPages]:
+        """Return the pages of a form whose weights are all in mapped files."""
+        pairs = zip(self.layers, self.forms[frozen], strict=True)
+        return linked([LayerPages([*_tensors(form or weights_of(x))]) for x, form in pairs])
+
     def _form(self, layer: MoELayer, frozen: Frozen, offloaded: bool) -> Form:
         place = pinned if self.on_gpu else mapped
         gate_up, down = weights_of(layer)
         if frozen != "full":
-            both = (quantised(w.to(self.device), frozen) for w in (gate_up, down))
+            both = [quantised(w.to(self.device), frozen) for w in (gate_up, down)]
+            for weights in filter(is_mapped, (gate_up, down)):
+                give_up(weights)
             first, second = (stored.placed(place) if offloaded else stored for stored in both)
             return first, second
         if offloaded and self.on_gpu:
@@ -120,6 +137,15 @@ def weights_of(layer: MoELayer) -> tuple[nn.Parameter, nn.Parameter]:
     """Return the frozen weights of a layer's experts, which can be stored in other forms."""
     gate_up, down = (getattr(layer.experts, name) for name in layer.weight_names)
     return gate_up, down
+
+
+def _tensors(both: Iterable[Tensor | Stored]) -> Iterator[Tensor]:
+    """Yield the tensors of a layer's two weights in some form."""
+    for one in both:
+        if isinstance(one, Quantised):
+            yield from (one.codes, one.scales)
+        elif isinstance(one, Tensor):
+            yield one.detach()
 
 
 def frozen_digest(model: nn.Module) -> str:
