@@ -128,7 +128,8 @@ def _first_screen(endpoint: Endpoint, url: str, key: bool) -> None:
     """Print what is served and within which bounds, and what the answers follow."""
     from fedmoe.cli.terminal import print_table, say, table, terminal
     from fedmoe.data.shown import template_line
-    from fedmoe.export.devices import COLUMNS, as_facts, devices_of, table_rows
+    from fedmoe.export.device_costs import devices_of
+    from fedmoe.export.devices import COLUMNS, as_facts, table_rows
     from fedmoe.serving.request import WITHOUT_EFFECT
 
     console, loaded, limits = terminal(), endpoint.engine.loaded, endpoint.engine.limits

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fedmoe.budget.cost import FLOAT_BYTES
-from fedmoe.budget.model import kept_bytes
-from fedmoe.budget.shape import Setting, frozen_per_token, low_rank_per_token, shape_of
-from fedmoe.models.build import checkpoint_folder
 from fedmoe.report.units import bytes_text, flops_text
-
-if TYPE_CHECKING:
-    from fedmoe.budget import Tier
-    from fedmoe.export.saved import SavedRun
 
 COLUMNS = (
     "tier",
@@ -24,8 +16,8 @@ COLUMNS = (
     "adapter",
     "frozen experts",
     "weights in memory",
+    "work per token",
 )
-COLUMNS += ("work per token",)
 
 
 @dataclass(frozen=True)
@@ -44,33 +36,6 @@ class Device:
     memory_bytes: int
     """Frozen weights in that form, and the adapter."""
     flops_per_token: float
-
-
-def devices_of(saved: SavedRun) -> tuple[Device, ...]:
-    """Return what a device of each tier of a run needs."""
-    folder = checkpoint_folder(saved.experiment.model.path)
-    base = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    tiers = saved.experiment.budget.resolved(saved.model.full_top_k)
-    return tuple(_device(saved, name, tier, base) for name, tier in tiers.items())
-
-
-def _device(saved: SavedRun, name: str, tier: Tier, base: int) -> Device:
-    model = saved.model
-    layout = model.layout.with_rank(tier.rank or model.layout.rank)
-    frozen, subset = tier.frozen, tier.subset
-    setting = Setting(tier.top_k, 1, 1, 0, frozen=frozen, offload=tier.offload, subset=subset)
-    adapter = FLOAT_BYTES * layout.size
-    (dense, expert), (low, low_expert) = frozen_per_token(model), low_rank_per_token(layout)
-    return Device(
-        tier=name,
-        top_k=tier.top_k,
-        rank=layout.rank,
-        base_bytes=base,
-        adapter_bytes=adapter,
-        experts=tier.memory_options or "full",
-        memory_bytes=round(kept_bytes(shape_of(model, layout), setting)) + adapter,
-        flops_per_token=2.0 * (dense + low + tier.top_k * (expert + low_expert)),
-    )
 
 
 def as_facts(devices: Sequence[Device]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from fedmoe.config.paths import saved_experiment
 from fedmoe.data.federated import Federated
 from fedmoe.data.text import Tokenizer, Tokens, collate
 from fedmoe.errors import CheckpointError, FedMoEError, FedMoEWarning
-from fedmoe.export.devices import devices_of
+from fedmoe.export.device_costs import devices_of
 from fedmoe.export.exported import Export, Exported, Prove
 from fedmoe.export.formats import FORMATS
 from fedmoe.models.adapted import AdaptedModel

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from fedmoe.models.dropout import Dropout
-from fedmoe.models.memory.paging import LayerPages
 from fedmoe.models.memory.stored import Stored
 
 
@@ -56,6 +56,13 @@ class Merged(NamedTuple):
         return Stacks(*shapes, (gate_up, down), biases)  # pyright: ignore
 
 
+class Pages(Protocol):
+    """The pages of mapped weights; see `memory.paging`."""
+
+    def chosen(self, experts: Sequence[int], top_k: int) -> None:
+        """Prepare for the experts that the layer's tokens chose, k each."""
+
+
 @dataclass(eq=False)
 class ExpertState:
     """The state of an adapted experts module apart from its frozen weights."""
@@ -73,7 +80,7 @@ class ExpertState:
     """Compute activations again in backward instead of saving them."""
     stored: tuple[Stored, Stored] | None = None
     """Another form of the two frozen weights, read in their place; see `memory.stored`."""
-    pages: LayerPages | None = None
+    pages: Pages | None = None
     """Reads what is chosen of mapped weights at once; without, the system reads what is touched."""
     left_out: Tensor | None = None
     """bool (experts + 1,): True for those that the client does not keep; see `subset`."""
