@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedmoe.export.formats import WHOLE
 from fedmoe.report.run import Run, read_run
 from fedmoe.report.run_tables import wilson_interval
 from fedmoe.report.units import count_text, percent_text
@@ -31,7 +32,7 @@ def card(facts: Mapping[str, Any], licence: str, run: Path | None) -> str:
         licence: of the base model; empty if it is not known.
         run: the folder of the run, for its scores and owners; None where there is none.
     """
-    merged, base = facts["writes"] == "merged", facts["base"]
+    merged, base = facts["writes"] in WHOLE, facts["base"]
     kind = f"`{base}` with a LoRA adapter of its experts merged in"
     if not merged:
         kind = f"A LoRA adapter of every expert for `{base}`"
@@ -113,7 +114,7 @@ def _use(facts: Mapping[str, Any]) -> str:
     if facts["tier"]:
         said += f" (tier `{facts['tier']}`)"
     lines = "\n".join(facts["serve"])
-    name = "MODEL" if facts["writes"] == "merged" else "ADAPTER"
+    name = "MODEL" if facts["writes"] in WHOLE else "ADAPTER"
     return f"{said}:\n\n{FENCE}\n{lines}\n{FENCE}\n\n`{name}` stands for this folder."
 
 
@@ -129,7 +130,7 @@ def _proof(facts: Mapping[str, Any]) -> str:
 
 def _limits(facts: Mapping[str, Any], licence: str) -> list[str]:
     limits = ["It was scored on the run's own test rows; try it on yours before you serve it."]
-    if facts["top_k"] != facts["full_top_k"] and facts["writes"] != "merged":
+    if facts["top_k"] != facts["full_top_k"] and facts["writes"] not in WHOLE:
         limits.append("An adapter is served at the base's k, unless the engine is told another.")
     if not licence:
         limits.append("The licence of the base model is not known here; see its own card.")

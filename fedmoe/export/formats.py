@@ -13,6 +13,8 @@ FUSED_IN_VLLM = ("gpt_oss", "qwen3_5_moe", "qwen3_5_moe_text", "nemotron_h")
 VLLM_RANK = 16
 """The highest rank that vLLM takes without a flag."""
 
+WHOLE = ("merged", "gguf")
+
 
 @dataclass(frozen=True)
 class Served:
@@ -24,6 +26,8 @@ class Served:
     full_top_k: int
     top_k: int
     """Experts that a token activates."""
+    architecture: str = ""
+    """Its name in GGUF files."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,16 @@ class Format:
 
     reader: str
     """The program that reads it."""
-    writes: Literal["fused", "experts", "merged"]
+    writes: Literal["fused", "experts", "merged", "gguf", "gguf-lora"]
     """A PEFT adapter with a layer's experts in one tensor, one with a pair of factors per expert,
-    or a whole model."""
+    a whole model, or either as one GGUF file."""
     commands: Callable[[Served], Sequence[str]]
     """The commands that serve it."""
+
+    @property
+    def whole(self) -> bool:
+        """Return whether it is a whole model: with a k and factors of its own."""
+        return self.writes in WHOLE
 
 
 def _peft(served: Served) -> list[str]:
@@ -76,19 +85,25 @@ def _sglang(served: Served) -> list[str]:
     return [f"{launch} --enable-lora --lora-paths adapter=ADAPTER --max-lora-rank {served.rank}"]
 
 
+def _llama_lora(served: Served) -> list[str]:
+    top_k = ""
+    if served.top_k != served.full_top_k:
+        top_k = f" --override-kv {served.architecture}.expert_used_count=int:{served.top_k}"
+    return [
+        f"python llama.cpp/convert_hf_to_gguf.py {served.base} --outfile base.gguf",
+        f"llama-server -m base.gguf --lora ADAPTER/adapter.gguf{top_k} --jinja",
+    ]
+
+
 FORMATS: dict[str, Format] = {
     "peft": Format("PEFT", "fused", _peft),
     "vllm": Format("vLLM", "experts", _vllm),
     "sglang": Format("SGLang", "experts", _sglang),
     "merged": Format("transformers, vLLM or SGLang", "merged", lambda _: ["vllm serve MODEL"]),
     "llama.cpp": Format(
-        "llama.cpp",
-        "merged",
-        lambda _: [
-            "python llama.cpp/convert_hf_to_gguf.py MODEL --outfile model.gguf",
-            "llama-server -m model.gguf",
-        ],
+        "llama.cpp", "gguf", lambda _: ["llama-server -m MODEL/model.gguf --jinja"]
     ),
+    "llama.cpp-lora": Format("llama.cpp", "gguf-lora", _llama_lora),
     "mlx": Format(
         "MLX",
         "merged",
