@@ -18,12 +18,11 @@ import torch
 
 from fedmoe.data.decoded import ends_of
 from fedmoe.errors import FedMoEError
-from fedmoe.export.exported import CERTIFICATE, Exported
+from fedmoe.export.exported import Exported
 from fedmoe.export.formats import WHOLE
 from fedmoe.export.gguf_file import LORA, MODEL
 from fedmoe.export.saved import SavedRun
 from fedmoe.models.decode import greedy
-from fedmoe.system.files import write_json
 
 CHECKED = 50
 """Prompts that an engine is asked."""
@@ -144,8 +143,8 @@ def check_in_engine(engine: str, done: Exported, saved: SavedRun, python: Path) 
             f"{asked.name} {asked.version} does not serve {done.folder}:\n{theirs.refusal:.2000}"
         )
     equal = Answers([_until(ids, ends) for ids in theirs.ids]).equal(ours)
-    found = {engine: asked.version, "prompts": len(rows), "equal": equal}
-    write_json(done.folder / CERTIFICATE, done.facts | {"engine": found})
+    found = {asked.name: {"version": asked.version, "prompts": len(rows), "equal": equal}}
+    source.certify(done.folder, done.facts | {"engines": found})
     return (
         f"{asked.name} {asked.version}: {equal} of {len(rows)} greedy answers are the same, token "
         "for token"

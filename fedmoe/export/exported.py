@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from fedmoe.export.gguf_file import (
     write_gguf,
     write_gguf_adapter,
 )
-from fedmoe.export.merged import Merge, merged_config
+from fedmoe.export.merged import Merge, merged_config, top_k_override
 from fedmoe.export.peft import check_export, without_noise, write_peft
 from fedmoe.export.per_expert import write_per_expert
 from fedmoe.export.prompts import chat_wording, prompt_facts
@@ -90,6 +90,8 @@ class Export:
     dtype: str | None = None
     run: Path | None = None
     """The run's folder, for the card."""
+    data: str = ""
+    """The name of the run's data set."""
 
     def write(self, out: Path, prove: Prove | None = None) -> Exported:
         """Write the folder, which is there when it is proved, or not at all.
@@ -111,8 +113,7 @@ class Export:
             self._weights(unfinished)
             self._tokenizer(unfinished)
             facts = self._facts() | {"proof": self._proof(unfinished, prove or in_fresh_process)}
-            write_json(unfinished / CERTIFICATE, facts)
-            write_text(unfinished / "README.md", card(facts, licence_of(self.source), self.run))
+            self.certify(unfinished, facts)
             for path in unfinished.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)
             unfinished.chmod(0o755)
@@ -120,6 +121,11 @@ class Export:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         return Exported(out, facts, self)
+
+    def certify(self, out: Path, facts: Mapping[str, Any]) -> None:
+        """Write what is known of the export: the certificate, and the card."""
+        write_json(out / CERTIFICATE, facts)
+        write_text(out / "README.md", card(facts, licence_of(self.source), self.run))
 
     @cached_property
     def source(self) -> Path:
@@ -193,8 +199,7 @@ class Export:
     def _merged(self, out: Path) -> None:
         merge = self._merge
         merge.write(out)
-        config = json.loads((self.source / "config.json").read_text(encoding="utf-8"))
-        changed = merged_config(config, self.model.full_top_k, self.top_k, merge.untie)
+        changed = merged_config(self._config, self.model.full_top_k, self.top_k, merge.untie)
         write_json(out / "config.json", changed | ({"dtype": self.dtype} if self.dtype else {}))
         if (self.source / "generation_config.json").is_file():
             shutil.copyfile(self.source / "generation_config.json", out / "generation_config.json")
@@ -209,7 +214,12 @@ class Export:
         layout, full = self.adapter.layout, self.model.full_top_k
         known = ARCHITECTURES.get(self.model.family.model_type)
         served = Served(
-            self.base, layout.rank, full, self.top_k, known.name.lower() if known else ""
+            base=self.base,
+            auto=self.model.form.auto.__name__,
+            rank=layout.rank,
+            top_k=self.top_k,
+            override=top_k_override(self._config, full, self.top_k),
+            architecture=known.name.lower() if known else "",
         )
         names = ("fedmoe", "torch", "transformers", "peft")
         return {
@@ -219,6 +229,7 @@ class Export:
             "writes": self.writes,
             "base": self.base,
             "model_type": self.model.family.model_type,
+            "data": self.data,
             "tier": self.tier,
             "top_k": self.top_k,
             "full_top_k": full,
@@ -264,11 +275,10 @@ class Export:
                 f"{largest:.2e}, {lost:.0%} of what training changed; nothing was exported"
                 + ("; --dtype float32 rounds nothing" if self.rounds else "")
             )
-        library = {"fused": "peft", "gguf": "gguf", "gguf-lora": "gguf"}.get(
-            self.writes, "transformers"
-        )
+        read = {"fused": "peft", "gguf": "gguf", "gguf-lora": "gguf"}.get(self.writes)
+        libraries = [*([read] if read else []), "transformers"]
         return {
-            "by": f"{library} {importlib.metadata.version(library)}",
+            "by": " with ".join(f"{n} {importlib.metadata.version(n)}" for n in libraries),
             "rows": sum(len(batch.prompt_lengths) for batch in batches),
             "of_the_run": sum(len(batch.prompt_lengths) for batch in self.rows),
             "tokens": len(ours),
@@ -285,5 +295,9 @@ class Export:
     @property
     def stored(self) -> str:
         """The type of merged weights."""
-        config = json.loads((self.source / "config.json").read_text(encoding="utf-8"))
-        return self.dtype or config.get("dtype") or config.get("torch_dtype") or "float32"
+        named = self._config.get("dtype") or self._config.get("torch_dtype")
+        return self.dtype or named or "float32"
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        return json.loads((self.source / "config.json").read_text(encoding="utf-8"))

@@ -31,6 +31,7 @@ from fedmoe.system.files import write_text
 ROWS = "rows"
 """The task that is made of the rows that `evaluate` scores."""
 INSTALL = "pip install 'lm_eval[hf]' peft"
+BY_HAND = {"pretrained": "MODEL"}
 EXACT_MATCH = {
     "metric": "exact_match",
     "aggregation": "mean",
@@ -99,7 +100,8 @@ class Harness:
         Raises:
             FedMoEError: with the command line to be run elsewhere.
         """
-        command = [str(self.python), "-c", "import lm_eval"]
+        look = "import importlib.util as u, sys; sys.exit(u.find_spec('lm_eval') is None)"
+        command = [str(self.python), "-c", look]
         try:
             found = subprocess.run(command, capture_output=True, check=False).returncode == 0
         except OSError:
@@ -108,8 +110,9 @@ class Harness:
             by_hand = shlex.join(["python", *example[1:]])
             raise FedMoEError(
                 f"{self.python} has no lm-evaluation-harness; {INSTALL}, or name the Python of an "
-                "environment that has it by --harness-python. By hand there, on an export of the "
-                f"run:\n  {by_hand}"
+                f"environment that has it by --harness-python. By hand there, of an "
+                f"exported MODEL:\n  {by_hand}\n"
+                "  (--harness-folder FOLDER has the task of the rows)"
             )
 
     def run(self, command: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -165,7 +168,10 @@ def in_harness(
     """
     if task != ROWS and (data or split or overrides):
         raise FedMoEError(f"--data, --split and settings are for --harness {ROWS} alone")
-    harness.check(harness.command({"pretrained": "MODEL"}, task, None))
+    if task != ROWS:
+        harness.check(harness.command(BY_HAND, task, None))
+    elif folder is None:
+        harness.check(harness.command(BY_HAND, "fedmoe_rows", Path("FOLDER")))
     found: list[HarnessScore] = []
     with _subjects(source, tiers, which, base) as subjects, tempfile.TemporaryDirectory() as place:
         for subject in subjects:
@@ -202,6 +208,9 @@ def _rows(
 ) -> Iterator[HarnessScore]:
     """Yield the scores of the task of rows, without and with the chat template."""
     names = write_task(folder, ours, str(subject.arguments["tokenizer"]))
+    # A run's models are temporary.
+    example = BY_HAND if subject.tiers else subject.arguments
+    harness.check(harness.command(example, names[0], folder))
     right = [bool(record["scores"]["exact_match"]) for record in ours.answers]
     for name in names:
         command = harness.command(subject.arguments, name, folder)

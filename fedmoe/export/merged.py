@@ -194,6 +194,27 @@ def _write(
     return sizes
 
 
+def top_k_override(config: Mapping[str, Any], full_top_k: int, top_k: int) -> dict[str, Any]:
+    """Return what to set in a model's config for another k; empty for its own.
+
+    Raises:
+        ModelError: the config has no name for k that is known here.
+
+    Example:
+        >>> top_k_override({"text_config": {"moe_topk": 2}}, 2, 1)
+        {'text_config': {'moe_topk': 1}}
+    """
+    if top_k == full_top_k:
+        return {}
+    found: dict[str, Any] = {name: top_k for name in TOP_K if config.get(name) == full_top_k}
+    for place, part in config.items():
+        named = [n for n in TOP_K if isinstance(part, dict) and part.get(n) == full_top_k]
+        found |= {place: dict.fromkeys(named, top_k)} if named else {}
+    if not found:
+        raise ModelError(f"the model's config has no setting of its {full_top_k} experts a token")
+    return found
+
+
 def merged_config(
     config: Mapping[str, Any], full_top_k: int, top_k: int, untied: bool
 ) -> dict[str, Any]:
@@ -207,12 +228,6 @@ def merged_config(
     for part in parts if untied else ():
         if part is changed or "tie_word_embeddings" in part:
             part["tie_word_embeddings"] = False
-    if top_k != full_top_k:
-        places = [(p, n) for p in parts for n in TOP_K if p.get(n) == full_top_k]
-        if not places:
-            raise ModelError(
-                f"the model's config has no setting of its {full_top_k} experts a token"
-            )
-        for part, name in places:
-            part[name] = top_k
+    for name, value in top_k_override(config, full_top_k, top_k).items():
+        changed[name] = changed[name] | value if isinstance(value, dict) else value
     return changed

@@ -128,6 +128,7 @@ class SavedRun:
             dtype=dtype,
             rows=[collate(rows[n : n + 4], pad) for n in range(0, len(rows), 4)],
             run=self.folder,
+            data=str(getattr(e.data, "name", type(e.data).__name__)),
         ).write(out, prove)
 
     def test_rows(self, most: int) -> list[Tokens]:
