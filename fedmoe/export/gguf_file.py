@@ -92,6 +92,8 @@ class Names:
                     f"llama.cpp computes {config.model_type} with {name} {value!r} alone, and the "
                     f"model has {getattr(config, name)!r}"
                 )
+        if found.name == "OLMOE" and config.num_key_value_heads != config.num_attention_heads:
+            raise ModelError("llama.cpp computes olmoe with as many keys' heads as queries' alone")
         if (kind := config.rope_parameters["rope_type"]) != "default":
             raise ModelError(f"its positions are scaled ({kind}): {LAST}")
         return found

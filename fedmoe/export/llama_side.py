@@ -20,7 +20,9 @@ def answers(request: dict) -> list[list[int]]:
     params.n_ctx = request["length"]
     params.cpuparams.n_threads = 1
     params.warmup = False
+    # By default it rounds attention to half precision, which turns near ties.
     params.cache_type_k = params.cache_type_v = llama.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = llama.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if request["adapter"]:
         params.lora_adapters = [llama.CommonAdapterLoraInfo(request["adapter"], 1.0)]
     server, found = llama.Server(params), []

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from exports import exported
+from exports import exported, record
 from family_models import save, tiny_family
 from transformers import AutoTokenizer
 
@@ -56,7 +56,9 @@ def test_a_merged_model_answers_in_vllm_as_in_training(kind, made, python, tmp_p
     theirs = engine.ask("vllm", python, tmp_path / "out", prompts(), max_new_tokens=NEW, ends=[1])
     assert not theirs.refusal
     # vLLM's ids end with the end token.
-    assert theirs.equal(ours) == ROWS
+    equal = theirs.equal(ours)
+    record(kind, "vllm, served", f"{equal} of {ROWS} answers equal")
+    assert equal == ROWS
 
 
 def test_an_adapter_per_expert_passes_the_loader_and_a_fused_one_does_not(made, python, tmp_path):
@@ -80,3 +82,4 @@ def test_an_adapter_per_expert_passes_the_loader_and_a_fused_one_does_not(made, 
     assert "fused 3D MoE weights" in found["peft"]
     assert "fused" not in found["vllm"]
     assert "riton" in found["vllm"], found["vllm"]
+    record("olmoe", "vllm adapter, served", "passes the loader, stops at a kernel for GPUs")
