@@ -13,6 +13,7 @@ from fedmoe.cli import arguments
 
 if TYPE_CHECKING:
     from fedmoe.evaluation.evaluate import Evaluation
+    from fedmoe.export.evaluated import Evaluated
     from fedmoe.export.harness import HarnessScore
     from fedmoe.report.text_table import TextTable
 
@@ -75,8 +76,6 @@ def evaluate(
         raise click.UsageError("--harness-python, -options and -folder need --harness")
     if task and (metrics or answers):
         raise click.UsageError("--metric and --answers are not for --harness")
-    from fedmoe.cli.terminal import print_table, say, terminal
-    from fedmoe.report.units import listed
     from fedmoe.system.files import write_text
     from fedmoe.system.json_text import json_text
 
@@ -86,11 +85,7 @@ def evaluate(
         from fedmoe.export.harness import Harness, in_harness
 
         harness = Harness(python or Path(sys.executable), harness_options)
-        scores = in_harness(source, task, harness, place, data, overrides, **how)
-        if json:
-            print(json_text([asdict(score) for score in scores], indent=1))
-        else:
-            print_table(terminal(), _harness_table(scores))
+        _print_harness(in_harness(source, task, harness, place, data, overrides, **how), json)
         return
     from fedmoe.export.evaluated import evaluate
 
@@ -100,7 +95,14 @@ def evaluate(
         write_text(answers, "".join(f"{json_text(record)}\n" for record in found.answers))
     if json:
         print(json_text([each.as_json() for each in found.evaluations], indent=1))
-        return
+    else:
+        _print(found, answers)
+
+
+def _print(found: Evaluated, answers: Path | None) -> None:
+    from fedmoe.cli.terminal import print_table, say, terminal
+    from fedmoe.report.units import listed
+
     console = terminal()
     for name, counts in found.rows.items():
         lost = f", {counts.loss()}" if counts.dropped else ""
@@ -130,10 +132,14 @@ def _table(evaluations: tuple[Evaluation, ...]) -> TextTable:
     return table("scores", [name.replace("_", " ") for name in columns], rows, num_words=2)
 
 
-def _harness_table(scores: list[HarnessScore]) -> TextTable:
-    """Return a row per model, task and metric."""
-    from fedmoe.cli.terminal import table
+def _print_harness(scores: list[HarnessScore], json: bool) -> None:
+    """Print a row per model, task and metric."""
+    from fedmoe.cli.terminal import print_table, table, terminal
+    from fedmoe.system.json_text import json_text
 
+    if json:
+        print(json_text([asdict(score) for score in scores], indent=1))
+        return
     rows = [
         [
             each.tier,
@@ -148,4 +154,4 @@ def _harness_table(scores: list[HarnessScore]) -> TextTable:
     ]
     ours = ["ours", "rows alike"] if any(each.ours is not None for each in scores) else []
     columns = ["tier", "form", "task", "metric", "harness", *ours]
-    return table("lm-evaluation-harness", columns, rows, num_words=4)
+    print_table(terminal(), table("lm-evaluation-harness", columns, rows, num_words=4))
