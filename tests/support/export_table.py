@@ -6,6 +6,7 @@ The file is what tests wrote under `EXPORT_OUTCOMES`; no outcome is written down
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -59,21 +60,21 @@ def table(found: Mapping[tuple[str, str], str]) -> list[str]:
         "|---" * (len(COLUMNS) + 2) + "|",
     ]
     for family in FAMILIES.values():
-        cells = [
-            _cell(found.get((family.model_type, c), "not run"), notes) for c in COLUMNS.values()
-        ]
+        kind = family.model_type
+        cells = [_cell(found.get((kind, c), "not run"), kind, notes) for c in COLUMNS.values()]
         lines.append(f"| {family.name} | `{family.model_type}` | {' | '.join(cells)} |")
     return [*lines, "", *(f"{number}. {note}" for number, note in enumerate(notes, 1))]
 
 
-def _cell(outcome: str, notes: list[str]) -> str:
+def _cell(outcome: str, kind: str, notes: list[str]) -> str:
     if outcome == SAME:
         return "same"
     if outcome == "not run" or outcome.endswith("equal"):
         return outcome.removesuffix(" answers equal")
-    if outcome not in notes:
-        notes.append(outcome)
-    return f"no [{notes.index(outcome) + 1}]"
+    note = re.split(rf", \S+\.\S+|; {kind}:", outcome)[0]  # without the names of its weights
+    if note not in notes:
+        notes.append(note)
+    return f"no [{notes.index(note) + 1}]"
 
 
 def read(lines: Iterable[str]) -> dict[tuple[str, str], str]:
