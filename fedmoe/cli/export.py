@@ -16,20 +16,20 @@ from fedmoe.cli import arguments
     "--for",
     "reader",
     default="peft",
-    type=click.Choice(["peft", "vllm", "sglang", "merged", "llama.cpp", "mlx"]),
+    type=click.Choice(["peft", "vllm", "sglang", "merged", "llama.cpp", "llama.cpp-lora", "mlx"]),
     help="The program that reads it.",
 )
 @click.option("--tier", default="", help="Take this tier's k and rank; `lowest` for the lowest k.")
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Type of merged weights; the base's own by default.",
+    type=click.Choice(["float32", "bfloat16", "float16", "q8_0"]),
+    help="Type of merged weights; the base's own by default. `q8_0` for llama.cpp alone.",
 )
 @click.option(
     "--check",
     "engine",
-    type=click.Choice(["vllm"]),
-    help="Ask a merged model in vLLM, too; its environment is made first, which takes minutes.",
+    type=click.Choice(["vllm", "llama.cpp"]),
+    help="Ask it in an engine, too, whose environment is made first: vLLM takes minutes.",
 )
 @click.option("--without-rescaling", is_flag=True, help="Drop learned factors.")
 @arguments.which
@@ -53,6 +53,9 @@ def export(
       fedmoe export runs/quickstart my-adapter
       fedmoe export runs/quickstart my-model --for merged --tier lowest
     """
+    reads = {"vllm": ("merged",), "llama.cpp": ("llama.cpp", "llama.cpp-lora")}
+    if engine and reader not in reads[engine]:
+        raise click.UsageError(f"--check {engine} needs --for {' or '.join(reads[engine])}")
     from fedmoe.export.saved import SavedRun
 
     arguments.one_thread()
@@ -68,6 +71,6 @@ def export(
     )
     print("\n".join(["serve it so:", *(f"  {line}" for line in done.facts["serve"])]))
     if engine:
-        from fedmoe.export.engine import check_in_vllm, environment
+        from fedmoe.export.engine import check_in_engine, environment
 
-        print(check_in_vllm(done, saved, environment()))
+        print(check_in_engine(engine, done, saved, environment(engine)))

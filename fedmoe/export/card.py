@@ -9,11 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from fedmoe.export.devices import COLUMNS, table_rows
+from fedmoe.export.formats import WHOLE
+from fedmoe.models.folder import MINI
 from fedmoe.report.run import Run, read_run
 from fedmoe.report.run_tables import wilson_interval
 from fedmoe.report.units import count_text, percent_text
 
 FENCE = "```"
+LIBRARY = {"merged": {"library_name": "transformers"}, "gguf": {}, "gguf-lora": {}}
+"""By form: the library of the Hub's page; PEFT for other forms."""
+DATA = {
+    "federated": "their own files, which never left them",
+    "memory": "rows that were given to the program in memory",
+    "files": "one file of rows, divided among them",
+}
+"""By the name of a data set, where that says nothing to others."""
 
 
 def licence_of(base: Path) -> str:
@@ -32,18 +42,20 @@ def card(facts: Mapping[str, Any], licence: str, run: Path | None) -> str:
         licence: of the base model; empty if it is not known.
         run: the folder of the run, for its scores and owners; None where there is none.
     """
-    merged, base = facts["writes"] == "merged", facts["base"]
-    kind = f"`{base}` with a LoRA adapter of its experts merged in"
+    merged, base = facts["writes"] in WHOLE, _base(facts["base"])
+    kind = f"{base} with a LoRA adapter of its experts merged in"
     if not merged:
-        kind = f"A LoRA adapter of every expert for `{base}`"
-    head = {"base_model": base, "tags": ["moe", "lora", "federated-learning", "fedmoe"]}
+        kind = f"A LoRA adapter of every expert for {base}"
+    head = {"tags": ["moe", "lora", "federated-learning", "fedmoe"]}
+    head |= {"base_model": facts["base"]}
     head |= {"license": licence} if licence else {}
-    head |= {"library_name": "transformers" if merged else "peft"}
+    head |= LIBRARY.get(facts["writes"], {"library_name": "peft"})
     known = read_run(run) if run is not None and (run / "ledger.jsonl").is_file() else None
     parts = [
         "---\n" + "".join(f"{k}: {json.dumps(v)}\n" for k, v in head.items()) + "---",
-        f"# {facts['name']}\n\n{kind}, trained by federated learning with fedmoe.",
-        *(_run_parts(known) if known else []),
+        f"# {facts['name']}\n\n{kind}, trained by federated learning with fedmoe: a text-in, "
+        "text-out model that learnt from several owners' rows without collecting them.",
+        *(_run_parts(known, facts) if known else []),
         "## Prompts\n\n" + _prompts(facts),
         "## Use\n\n" + _use(facts),
         *(_devices(facts) if facts["devices"] else []),
@@ -53,42 +65,57 @@ def card(facts: Mapping[str, Any], licence: str, run: Path | None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _run_parts(run: Run) -> list[str]:
+def _base(name: str) -> str:
+    """Return a base's name as a stranger understands it."""
+    if name == MINI:
+        return "the small model that the Python package `fedmoe` brings along (`mini`)"
+    return f"`{name}`" if "/" in name else f"`{name}` (a folder of whoever trained it)"
+
+
+def _run_parts(run: Run, facts: Mapping[str, Any]) -> list[str]:
     head, done = run.header, run.ok()
-    trained = len({line["client"] for line in done})
+    rows = {line["client"]: line["examples"] for line in done}
+    data = DATA.get(facts["data"], f"the data set `{facts['data']}`, divided among them")
     text = (
-        f"{trained} of {head['num_clients']} owners trained on data that stayed with them; "
-        f"{run.num_finished} of "
-        f"{head['num_rounds']} rounds of {head['clients_per_round']} owners; "
-        f"{count_text(sum(c['tokens'] for c in done))} tokens; aggregated by {head['strategy']}."
+        f"{len(rows)} of {head['num_clients']} owners trained, on {_between([*rows.values()])} "
+        f"rows each, {count_text(sum(rows.values()))} in all: {data}. "
+        f"{run.num_finished} of {head['num_rounds']} rounds, {head['clients_per_round']} owners a "
+        f"round, {count_text(sum(c['tokens'] for c in done))} tokens. Their updates were averaged "
+        f"by fedmoe's strategy `{head['strategy']}`."
     )
     tiers = [
-        [tier.name, str(tier.top_k), count_text(len(tier.clients)), *_scores(run, tier.name)]
+        [
+            f"**{tier.name}**" if tier.name == facts["tier"] else tier.name,
+            str(tier.top_k),
+            count_text(len(tier.clients)),
+            *_scores(run, tier.name),
+        ]
         for tier in run.tiers
     ]
-    header = [
-        "tier",
-        "experts a token",
-        "owners",
-        f"{run.score_name} before",
-        "after",
-        "95 % interval",
-        "loss",
-    ]
-    return ["## Training\n\n" + text, "## Scores\n\n" + _table(header, tiers)]
+    header = ["tier", "experts a token", "owners", "rows scored", f"{run.score_name} before"]
+    header += ["after", "95 % interval", "loss"]
+    said = "A tier is a budget: how many experts a token may activate on an owner's machine."
+    said += " In bold: this export's." if facts["tier"] else ""
+    return ["## Training\n\n" + text, f"## Scores\n\n{said}\n\n" + _table(header, tiers)]
+
+
+def _between(numbers: Sequence[int]) -> str:
+    low, high = (count_text(bound(numbers, default=0)) for bound in (min, max))
+    return low if low == high else f"{low} to {high}"
 
 
 def _scores(run: Run, tier: str) -> list[str]:
     curve = run.curve("test", tier) or run.curve("validation", tier)
     if not curve:
-        return ["–"] * 4
+        return ["–"] * 5
     first, last = curve[0], curve[-1]
+    rows = count_text(last["examples"])
     if last["score"] is None:  # scored by the loss alone
-        return ["–"] * 3 + [f"{last['loss']:.3f}"]
+        return [rows, *["–"] * 3, f"{last['loss']:.3f}"]
     low, high = wilson_interval(last["score"], last["examples"])
     before = percent_text(first["score"]) if first["round"] == 0 else "–"
     between = f"{100 * low:.1f} to {100 * high:.1f}" if run.is_share else "–"
-    return [before, percent_text(last["score"]), between, f"{last['loss']:.3f}"]
+    return [rows, before, percent_text(last["score"]), between, f"{last['loss']:.3f}"]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -99,7 +126,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _prompts(facts: Mapping[str, Any]) -> str:
     said = (
         f"Prompts are worded by {_wording(facts['prompts'])}. `chat_template.jinja` beside this "
-        "card words them as they were in training: use the chat endpoint, or `apply_chat_template`."
+        "card words them as they were in training: use the chat endpoint, or "
+        "`apply_chat_template`. Other wordings answer worse. A prompt as the model reads it:"
     )
     return f"{said}\n\n{FENCE}\n{facts['prompts']['example']}\n{FENCE}"
 
@@ -112,11 +140,11 @@ def _wording(prompts: Mapping[str, Any]) -> str:
 
 def _use(facts: Mapping[str, Any]) -> str:
     said = f"For {facts['reader']}, at k = {facts['top_k']} experts a token"
-    if facts["tier"]:
-        said += f" (tier `{facts['tier']}`)"
+    said += f" (tier `{facts['tier']}`)" if facts["tier"] else " (the base's own)"
     lines = "\n".join(facts["serve"])
-    name = "MODEL" if facts["writes"] == "merged" else "ADAPTER"
-    return f"{said}:\n\n{FENCE}\n{lines}\n{FENCE}\n\n`{name}` stands for this folder."
+    name = "MODEL" if facts["writes"] in WHOLE else "ADAPTER"
+    kind = "python" if lines.startswith("from ") else "sh"
+    return f"{said}:\n\n{FENCE}{kind}\n{lines}\n{FENCE}\n\n`{name}` stands for this folder."
 
 
 def _devices(facts: Mapping[str, Any]) -> list[str]:
@@ -130,19 +158,34 @@ def _devices(facts: Mapping[str, Any]) -> list[str]:
 
 def _proof(facts: Mapping[str, Any]) -> str:
     proof = facts["proof"]
-    return (
-        f"Loaded again by {proof['by']} in a fresh process: on {proof['rows']} rows "
-        f"({proof['tokens']} tokens) the logits differ from those of training by "
-        f"{proof['largest_difference']:.1e} at most, and the likeliest token is the same at "
-        f"{proof['same_tokens']} of them. The facts are in `fedmoe-export.json`."
+    own = f", {proof['of_the_run']} of them test rows of the run" if proof["of_the_run"] else ""
+    said = (
+        f"Before this folder was put in place, {proof['by']} read it in a fresh process: on "
+        f"{proof['rows']} rows ({proof['tokens']} tokens{own}) its logits differ from those of "
+        f"training by {proof['largest_difference']:.1e} at most, and the likeliest token is the "
+        f"same at {proof['same_tokens']} of {proof['tokens']} places."
     )
+    for name, found in facts.get("engines", {}).items():
+        said += (
+            f" {name} {found['version']} gave the same greedy answer, token for token, to "
+            f"{found['equal']} of {found['prompts']} test prompts."
+        )
+    return said + " `fedmoe-export.json` has the facts, and all versions."
 
 
 def _limits(facts: Mapping[str, Any], licence: str) -> list[str]:
-    limits = ["It was scored on the run's own test rows; try it on yours before you serve it."]
-    if facts["top_k"] != facts["full_top_k"] and facts["writes"] != "merged":
+    limits = [
+        "It was scored on the run's own test rows, as above; try it on yours before you serve it.",
+        "It answers prompts like those it was trained on. Nothing was done to make it safe, "
+        "factual or fair elsewhere.",
+    ]
+    if facts["writes"] in WHOLE:
+        limits.append(f"It runs at k = {facts['top_k']} for all requests alike.")
+    elif facts["top_k"] != facts["full_top_k"]:
         limits.append("An adapter is served at the base's k, unless the engine is told another.")
-    if not licence:
+    if licence:
+        limits.append(f"The base model's licence is {licence}; its terms hold for this, too.")
+    else:
         limits.append("The licence of the base model is not known here; see its own card.")
     limits.append(
         "Federated learning leaves rows with their owners; what a model learnt from them can still "

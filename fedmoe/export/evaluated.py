@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +55,8 @@ class Evaluated:
     """The metrics in words, why they were chosen, and what of the answers they cannot reach."""
     answers: tuple[Mapping[str, Any], ...] = ()
     """Every prompt with its response, answer and scores, if they were asked for."""
+    sets: Mapping[str, EvaluationSet] = field(default_factory=dict)
+    """What was scored, by file or client."""
 
     @property
     def scores(self) -> dict[str, float]:
@@ -108,7 +110,7 @@ def evaluate(
         evaluations.append(result)
         if answers:
             records += [r for name, one in measured.items() for r in _records(tier, name, one)]
-    return Evaluated(tuple(evaluations), rows, notes, tuple(records))
+    return Evaluated(tuple(evaluations), rows, notes, tuple(records), sets)
 
 
 def rows_to_score(

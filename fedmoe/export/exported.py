@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,16 @@ from fedmoe.errors import ModelError
 from fedmoe.export.card import card, licence_of
 from fedmoe.export.changes import changes_of
 from fedmoe.export.devices import Device, as_facts
-from fedmoe.export.formats import FORMATS, FUSED_IN_VLLM, Format, Served
-from fedmoe.export.merged import Merge, merged_config
+from fedmoe.export.formats import FORMATS, FUSED_IN_VLLM, WHOLE, Format, Served
+from fedmoe.export.gguf_file import (
+    ARCHITECTURES,
+    LORA,
+    MODEL,
+    TYPES,
+    write_gguf,
+    write_gguf_adapter,
+)
+from fedmoe.export.merged import Merge, merged_config, top_k_override
 from fedmoe.export.peft import check_export, without_noise, write_peft
 from fedmoe.export.per_expert import write_per_expert
 from fedmoe.export.prompts import chat_wording, prompt_facts
@@ -85,6 +93,8 @@ class Export:
     """The run's folder, for the card."""
     devices: Sequence[Device] = ()
     """One for each of the run's tiers, for the card."""
+    data: str = ""
+    """The name of the run's data set."""
 
     def write(self, out: Path, prove: Prove | None = None) -> Exported:
         """Write the folder, which is there when it is proved, or not at all.
@@ -96,7 +106,7 @@ class Export:
         Raises:
             ModelError: the format cannot have this adapter; or logits differ: nothing is left.
         """
-        check_export(self.adapter, self.model, self.writes == "merged")
+        check_export(self.adapter, self.model, self.writes in WHOLE)
         if out.exists():
             raise ModelError(f"{out} exists already; name a folder that does not")
         unfinished = out.with_name(f"{out.name}.unfinished")
@@ -106,8 +116,7 @@ class Export:
             self._weights(unfinished)
             self._tokenizer(unfinished)
             facts = self._facts() | {"proof": self._proof(unfinished, prove or in_fresh_process)}
-            write_json(unfinished / CERTIFICATE, facts)
-            write_text(unfinished / "README.md", card(facts, licence_of(self.source), self.run))
+            self.certify(unfinished, facts)
             for path in unfinished.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)
             unfinished.chmod(0o755)
@@ -115,6 +124,11 @@ class Export:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         return Exported(out, facts, self)
+
+    def certify(self, out: Path, facts: Mapping[str, Any]) -> None:
+        """Write what is known of the export: the certificate, and the card."""
+        write_json(out / CERTIFICATE, facts)
+        write_text(out / "README.md", card(facts, licence_of(self.source), self.run))
 
     @cached_property
     def source(self) -> Path:
@@ -140,14 +154,19 @@ class Export:
     def _weights(self, out: Path) -> None:
         if self.writes == "merged":
             self._merged(out)
+        elif self.writes == "gguf":
+            self._gguf(out / MODEL, self._merge, TYPES[self.stored], self.top_k)
+        elif self.writes == "gguf-lora":
+            write_gguf_adapter(self.lasting, skeleton(self.path), out / LORA, self.name)
         elif self.writes == "experts":
             write_per_expert(self.lasting, skeleton(self.path), self.base, out)
         else:
             write_peft(self.lasting, self.path, self.base, out)
 
-    def _merged(self, out: Path) -> None:
+    @cached_property
+    def _merge(self) -> Merge:
         base, layers = skeleton(self.path), self.model.layers
-        merge = Merge(
+        return Merge(
             base=base,
             changes=changes_of(self.lasting, base),
             scale=self.adapter.layout.scale,
@@ -156,9 +175,34 @@ class Export:
             dtype=self.dtype,
             untie=self.model.form.name == "causal",
         )
+
+    def write_base(self, out: Path) -> None:
+        """Write the base as a GGUF file in float32, for an adapter's to be tried on."""
+        self._gguf(
+            out,
+            replace(self._merge, changes=[], factors={}, _cache={}),
+            "F32",
+            self.model.full_top_k,
+        )
+
+    def _gguf(self, out: Path, merge: Merge, kind: str, top_k: int) -> None:
+        pad = self.tokenizer.pad_token_id
+        rows = [ids[ids != pad] for batch in self.rows for ids in batch.input_ids]
+        write_gguf(
+            merge,
+            out,
+            kind=kind,
+            name=self.name,
+            top_k=top_k,
+            tokenizer=self.tokenizer,
+            template=chat_wording(self.tokenizer, self.text),
+            texts=[self.tokenizer.decode(ids) for ids in rows],
+        )
+
+    def _merged(self, out: Path) -> None:
+        merge = self._merge
         merge.write(out)
-        config = json.loads((self.source / "config.json").read_text(encoding="utf-8"))
-        changed = merged_config(config, self.model.full_top_k, self.top_k, merge.untie)
+        changed = merged_config(self._config, self.model.full_top_k, self.top_k, merge.untie)
         write_json(out / "config.json", changed | ({"dtype": self.dtype} if self.dtype else {}))
         if (self.source / "generation_config.json").is_file():
             shutil.copyfile(self.source / "generation_config.json", out / "generation_config.json")
@@ -171,7 +215,15 @@ class Export:
     def _facts(self) -> dict[str, Any]:
         form: Format = FORMATS[self.format]
         layout, full = self.adapter.layout, self.model.full_top_k
-        served = Served(self.base, layout.rank, full, self.top_k)
+        known = ARCHITECTURES.get(self.model.family.model_type)
+        served = Served(
+            base=self.base,
+            auto=self.model.form.auto.__name__,
+            rank=layout.rank,
+            top_k=self.top_k,
+            override=top_k_override(self._config, full, self.top_k),
+            architecture=known.name.lower() if known else "",
+        )
         names = ("fedmoe", "torch", "transformers", "peft")
         return {
             "name": self.name,
@@ -180,6 +232,7 @@ class Export:
             "writes": self.writes,
             "base": self.base,
             "model_type": self.model.family.model_type,
+            "data": self.data,
             "tier": self.tier,
             "top_k": self.top_k,
             "full_top_k": full,
@@ -204,7 +257,7 @@ class Export:
         kept = model.top_k, model.rescaler
         model.load(self.adapter)
         # An adapter has no k: it is proved at the base's own. Nor has it factors.
-        merged = self.writes == "merged"
+        merged = self.writes in WHOLE
         ones = torch.ones_like(self.factors)
         model.set_budget(*((self.top_k, self.factors) if merged else (model.full_top_k, ones)))
         ours = [model.target_logits(batch).float() for batch in batches]
@@ -226,9 +279,10 @@ class Export:
                 f"{largest:.2e}, {lost:.0%} of what training changed; nothing was exported"
                 + ("; --dtype float32 rounds nothing" if self.rounds else "")
             )
-        library = "peft" if self.writes == "fused" else "transformers"
+        read = {"fused": "peft", "gguf": "gguf", "gguf-lora": "gguf"}.get(self.writes)
+        libraries = [*([read] if read else []), "transformers"]
         return {
-            "by": f"{library} {importlib.metadata.version(library)}",
+            "by": " with ".join(f"{n} {importlib.metadata.version(n)}" for n in libraries),
             "rows": sum(len(batch.prompt_lengths) for batch in batches),
             "of_the_run": sum(len(batch.prompt_lengths) for batch in self.rows),
             "tokens": len(ours),
@@ -240,8 +294,14 @@ class Export:
     @property
     def rounds(self) -> bool:
         """Return whether merged weights are written in less than float32."""
-        if self.writes != "merged":
-            return False
-        config = json.loads((self.source / "config.json").read_text(encoding="utf-8"))
-        named = self.dtype or config.get("dtype") or config.get("torch_dtype") or "float32"
-        return named != "float32"
+        return self.writes in WHOLE and self.stored != "float32"
+
+    @property
+    def stored(self) -> str:
+        """The type of merged weights."""
+        named = self._config.get("dtype") or self._config.get("torch_dtype")
+        return self.dtype or named or "float32"
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        return json.loads((self.source / "config.json").read_text(encoding="utf-8"))

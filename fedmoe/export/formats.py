@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fedmoe.models.folder import MINI
 
@@ -13,6 +14,9 @@ FUSED_IN_VLLM = ("gpt_oss", "qwen3_5_moe", "qwen3_5_moe_text", "nemotron_h")
 VLLM_RANK = 16
 """The highest rank that vLLM takes without a flag."""
 
+WHOLE = ("merged", "gguf")
+CAUSAL = "AutoModelForCausalLM"
+
 
 @dataclass(frozen=True)
 class Served:
@@ -20,10 +24,15 @@ class Served:
 
     base: str
     """The base model's name or Hub id."""
+    auto: str
+    """transformers' class that loads it."""
     rank: int
-    full_top_k: int
     top_k: int
     """Experts that a token activates."""
+    override: Mapping[str, Any]
+    """What to set in the base's config for this k; empty where the base has it."""
+    architecture: str = ""
+    """Its name in GGUF files."""
 
 
 @dataclass(frozen=True)
@@ -37,31 +46,65 @@ class Format:
 
     reader: str
     """The program that reads it."""
-    writes: Literal["fused", "experts", "merged"]
+    writes: Literal["fused", "experts", "merged", "gguf", "gguf-lora"]
     """A PEFT adapter with a layer's experts in one tensor, one with a pair of factors per expert,
-    or a whole model."""
+    a whole model, or either as one GGUF file."""
     commands: Callable[[Served], Sequence[str]]
     """The commands that serve it."""
 
+    @property
+    def whole(self) -> bool:
+        """Return whether it is a whole model: with a k and factors of its own."""
+        return self.writes in WHOLE
+
 
 def _peft(served: Served) -> list[str]:
-    top_k = f", num_experts_per_tok={served.top_k}" if served.top_k != served.full_top_k else ""
-    place = f'model_folder("{MINI}")' if served.base == MINI else f'"{served.base}"'
+    mini = served.base == MINI
+    place = f'model_folder("{MINI}")' if mini else f'"{served.base}"'
+    top_k = "".join(f", {name}={value!r}" for name, value in served.override.items())
     return [
         "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        *(["from fedmoe.models.folder import model_folder"] if served.base == MINI else []),
-        f"base = AutoModelForCausalLM.from_pretrained({place}{top_k})",
+        f"from transformers import {served.auto}, AutoTokenizer",
+        *(["from fedmoe.models.folder import model_folder"] if mini else []),
+        f"base = {served.auto}.from_pretrained({place}{top_k})",
         'model = PeftModel.from_pretrained(base, "ADAPTER")',
-        'tokenizer = AutoTokenizer.from_pretrained("ADAPTER")',
+        *_answer("ADAPTER", served),
+    ]
+
+
+def _merged(served: Served) -> list[str]:
+    engines = ["", "# or as a server:", "# vllm serve MODEL"]
+    engines += ["# python -m sglang.launch_server --model-path MODEL"]
+    return [
+        f"from transformers import {served.auto}, AutoTokenizer",
+        f'model = {served.auto}.from_pretrained("MODEL")',
+        *_answer("MODEL", served),
+        *(engines if served.auto == CAUSAL else []),
+    ]
+
+
+def _answer(folder: str, served: Served) -> list[str]:
+    """Return the lines in which transformers answers a prompt."""
+    asked = ['prompt = tokenizer("...", return_tensors="pt")']
+    if served.auto == CAUSAL:
+        asked = [
+            'messages = [{"role": "user", "content": "..."}]',
+            "prompt = tokenizer.apply_chat_template(",
+            '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
+            ")",
+        ]
+    new = 'answer[0, prompt["input_ids"].shape[1] :]' if served.auto == CAUSAL else "answer[0]"
+    return [
+        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")',
+        *asked,
+        "answer = model.generate(**prompt, max_new_tokens=64, do_sample=False)",
+        f"print(tokenizer.decode({new}, skip_special_tokens=True))",
     ]
 
 
 def _vllm(served: Served) -> list[str]:
     rank = f" --max-lora-rank {_vllm_rank(served.rank)}" if served.rank > VLLM_RANK else ""
-    top_k = ""
-    if served.top_k != served.full_top_k:
-        top_k = f" --hf-overrides '{{\"num_experts_per_tok\": {served.top_k}}}'"
+    top_k = f" --hf-overrides '{json.dumps(served.override)}'" if served.override else ""
     lora = "--enable-lora --lora-modules adapter=ADAPTER"
     return [f"vllm serve {served.base} {lora}{rank}{top_k}"]
 
@@ -76,19 +119,25 @@ def _sglang(served: Served) -> list[str]:
     return [f"{launch} --enable-lora --lora-paths adapter=ADAPTER --max-lora-rank {served.rank}"]
 
 
+def _llama_lora(served: Served) -> list[str]:
+    top_k = ""
+    if served.override:
+        top_k = f" --override-kv {served.architecture}.expert_used_count=int:{served.top_k}"
+    return [
+        f"python llama.cpp/convert_hf_to_gguf.py {served.base} --outfile base.gguf",
+        f"llama-server -m base.gguf --lora ADAPTER/adapter.gguf{top_k} --jinja",
+    ]
+
+
 FORMATS: dict[str, Format] = {
     "peft": Format("PEFT", "fused", _peft),
     "vllm": Format("vLLM", "experts", _vllm),
     "sglang": Format("SGLang", "experts", _sglang),
-    "merged": Format("transformers, vLLM or SGLang", "merged", lambda _: ["vllm serve MODEL"]),
+    "merged": Format("transformers, vLLM or SGLang", "merged", _merged),
     "llama.cpp": Format(
-        "llama.cpp",
-        "merged",
-        lambda _: [
-            "python llama.cpp/convert_hf_to_gguf.py MODEL --outfile model.gguf",
-            "llama-server -m model.gguf",
-        ],
+        "llama.cpp", "gguf", lambda _: ["llama-server -m MODEL/model.gguf --jinja"]
     ),
+    "llama.cpp-lora": Format("llama.cpp", "gguf-lora", _llama_lora),
     "mlx": Format(
         "MLX",
         "merged",

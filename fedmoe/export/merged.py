@@ -48,6 +48,7 @@ class Merge:
     untie: bool = True
     """Write the output head out where it shares the embeddings' weights."""
     _cache: dict[int | None, dict[str, Tensor]] = field(default_factory=dict)
+    _open: dict[str, Any] = field(default_factory=dict)
 
     def write(self, out: Path) -> None:
         """Write the weights into the folder `out`, in the checkpoint's files.
@@ -94,6 +95,26 @@ class Merge:
                 found |= dict.fromkeys(stored, factor)
         return found
 
+    def weights(self) -> dict[str, list[int]]:
+        """Return the shapes of all weights that are written, by their names."""
+        files = self._files()
+        return {key: shape for name in files for key, (_, shape) in self._header(name).items()}
+
+    def weight(self, name: str) -> Tensor:
+        """Return a weight with its change."""
+        stored = {head: embeddings for embeddings, head in self._tied.items()}.get(name, name)
+        return self._merged(stored, self._reader(self._place[stored]).get_tensor(stored))
+
+    @cached_property
+    def _place(self) -> dict[str, str]:
+        """Return the file of each weight of the checkpoint."""
+        return {key: name for name in self._files() for key in self._reader(name).keys()}  # noqa: SIM118
+
+    def _reader(self, name: str) -> Any:
+        if name not in self._open:
+            self._open[name] = safe_open(self.source / name, "pt")
+        return self._open[name]
+
     def _layer(self, layer: int | None) -> dict[str, Tensor]:
         """Return one layer's changes by the names of the checkpoint."""
         if layer not in self._cache:
@@ -131,7 +152,7 @@ class Merge:
         return header | {new: header[old] for old, new in self._tied.items() if old in header}
 
     def _kept(self, dtype: str) -> str:
-        return DTYPES[self.dtype] if self.dtype and dtype in TORCH else dtype
+        return DTYPES.get(self.dtype or "", dtype) if dtype in TORCH else dtype
 
     def _tensors(self, name: str, header: Mapping[str, tuple[str, list[int]]]) -> Iterator[Tensor]:
         copies = {head: embeddings for embeddings, head in self._tied.items()}
@@ -173,6 +194,27 @@ def _write(
     return sizes
 
 
+def top_k_override(config: Mapping[str, Any], full_top_k: int, top_k: int) -> dict[str, Any]:
+    """Return what to set in a model's config for another k; empty for its own.
+
+    Raises:
+        ModelError: the config has no name for k that is known here.
+
+    Example:
+        >>> top_k_override({"text_config": {"moe_topk": 2}}, 2, 1)
+        {'text_config': {'moe_topk': 1}}
+    """
+    if top_k == full_top_k:
+        return {}
+    found: dict[str, Any] = {name: top_k for name in TOP_K if config.get(name) == full_top_k}
+    for place, part in config.items():
+        named = [n for n in TOP_K if isinstance(part, dict) and part.get(n) == full_top_k]
+        found |= {place: dict.fromkeys(named, top_k)} if named else {}
+    if not found:
+        raise ModelError(f"the model's config has no setting of its {full_top_k} experts a token")
+    return found
+
+
 def merged_config(
     config: Mapping[str, Any], full_top_k: int, top_k: int, untied: bool
 ) -> dict[str, Any]:
@@ -186,12 +228,6 @@ def merged_config(
     for part in parts if untied else ():
         if part is changed or "tie_word_embeddings" in part:
             part["tie_word_embeddings"] = False
-    if top_k != full_top_k:
-        places = [(p, n) for p in parts for n in TOP_K if p.get(n) == full_top_k]
-        if not places:
-            raise ModelError(
-                f"the model's config has no setting of its {full_top_k} experts a token"
-            )
-        for part, name in places:
-            part[name] = top_k
+    for name, value in top_k_override(config, full_top_k, top_k).items():
+        changed[name] = changed[name] | value if isinstance(value, dict) else value
     return changed

@@ -21,6 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedmoe.errors import ModelError
+from fedmoe.export.gguf_file import LORA, MODEL, factors_of, read_gguf
+from fedmoe.export.merged import SINGLE, Merge, merged_config
+from fedmoe.models.build import skeleton
 from fedmoe.models.folder import opened
 from fedmoe.models.tasks import TaskBatch, TaskForm, task_of
 from fedmoe.models.tasks.task import Sample
@@ -51,9 +54,9 @@ def logits_of(request: Request, batches: Sequence[TaskBatch]) -> list[Tensor]:
     which is how engines read it, and transformers computes with the result.
     """
     form = task_of(request.model_type)
-    if request.writes == "experts":
+    if request.writes in REBUILT:
         with tempfile.TemporaryDirectory() as folder:
-            _merge_by_name(Path(request.base), Path(request.folder), Path(folder))
+            REBUILT[request.writes](Path(request.base), Path(request.folder), Path(folder))
             model = _load(form, folder, request)
     else:
         source = request.folder if request.writes == "merged" else request.base
@@ -74,10 +77,14 @@ def _load(form: TaskForm, folder: str, request: Request) -> Any:
     return model
 
 
+def _weights_of(base: Path) -> dict[str, Tensor]:
+    files = [path for path in base.glob("*.safetensors") if not path.name.startswith("adapter")]
+    return {name: weight for path in files for name, weight in load_file(path).items()}
+
+
 def _merge_by_name(base: Path, adapter: Path, out: Path) -> None:
     """Write the base's checkpoint plus `alpha / r * B A`, weight by weight, into a folder."""
-    files = [path for path in base.glob("*.safetensors") if not path.name.startswith("adapter")]
-    weights = {name: weight for path in files for name, weight in load_file(path).items()}
+    weights = _weights_of(base)
     settings = json.loads((adapter / "adapter_config.json").read_text())
     scale, factors = settings["lora_alpha"] / settings["r"], load_file(adapter / ADAPTER)
     for name, a in factors.items():
@@ -85,8 +92,33 @@ def _merge_by_name(base: Path, adapter: Path, out: Path) -> None:
             path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
             b = factors[name.replace(".lora_A.", ".lora_B.")]
             weights[f"{path}.weight"] = weights[f"{path}.weight"].float() + scale * (b @ a)
-    save_file(weights, out / "model.safetensors", {"format": "pt"})
+    save_file(weights, out / SINGLE, {"format": "pt"})
     shutil.copy(base / "config.json", out)
+
+
+def _from_gguf(base: Path, export: Path, out: Path) -> None:
+    """Write what a model's GGUF file holds as a checkpoint: its weights, and its k."""
+    module = skeleton(str(base))
+    merge = Merge(base=module, changes=[], scale=1.0, factors={}, source=base)
+    top_k, weights = read_gguf(export / MODEL, module, merge.weights())
+    save_file({n: w.contiguous() for n, w in weights.items()}, out / SINGLE, {"format": "pt"})
+    config = json.loads((base / "config.json").read_text())
+    changed = merged_config(config, config["num_experts_per_tok"], top_k, True)
+    (out / "config.json").write_text(json.dumps(changed))
+
+
+def _from_gguf_adapter(base: Path, export: Path, out: Path) -> None:
+    """Write the base's checkpoint plus the changes that an adapter's GGUF file holds."""
+    module = skeleton(str(base))
+    weights = _weights_of(base)
+    for name, change in factors_of(export / LORA, module, weights):
+        weights[name] = weights[name].float() + change
+    save_file({n: w.contiguous() for n, w in weights.items()}, out / SINGLE, {"format": "pt"})
+    shutil.copy(base / "config.json", out)
+
+
+REBUILT = {"experts": _merge_by_name, "gguf": _from_gguf, "gguf-lora": _from_gguf_adapter}
+"""By form: writes a checkpoint for transformers of the base and the export."""
 
 
 def in_fresh_process(request: Request, batches: Sequence[TaskBatch]) -> list[Tensor]:

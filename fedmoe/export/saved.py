@@ -107,8 +107,10 @@ class SavedRun:
         """
         if format not in FORMATS:
             raise FedMoEError(f"--for {format!r} is not one of {', '.join(FORMATS)}")
-        if dtype and FORMATS[format].writes != "merged":
+        if dtype and not FORMATS[format].whole:
             raise FedMoEError("--dtype is for merged models; an adapter is written in float32")
+        if dtype == "q8_0" and format != "llama.cpp":
+            raise FedMoEError("--dtype q8_0 is a form of GGUF files: --for llama.cpp")
         tiers = self.experiment.budget.resolved(self.model.full_top_k)
         if tier == "lowest":
             tier = min(tiers, key=lambda name: tiers[name].top_k)
@@ -136,6 +138,7 @@ class SavedRun:
             rows=[collate(rows[n : n + 4], pad) for n in range(0, len(rows), 4)],
             run=self.folder,
             devices=devices_of(self),
+            data=str(getattr(e.data, "name", type(e.data).__name__)),
         ).write(out, prove)
 
     def test_rows(self, most: int) -> list[Tokens]:
@@ -166,7 +169,7 @@ class SavedRun:
             FedMoEError: the format has no form for them.
         """
         layers, e, full = self.model.layout.num_layers, self.experiment, self.model.full_top_k
-        merged = FORMATS[format].writes == "merged"
+        merged = FORMATS[format].whole
         if merged and e.rescaling.reweighs and top_k != full:
             raise FedMoEError(
                 f"rescaling.by 'mass' weighs experts otherwise at k = {top_k}, which no other "

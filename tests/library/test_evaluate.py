@@ -16,6 +16,7 @@ from fedmoe.data import Memory
 from fedmoe.data.files import LocalFiles
 from fedmoe.errors import FedMoEError
 from fedmoe.evaluation.settings import EvaluationSettings
+from fedmoe.export.harness import Harness, in_harness
 from fedmoe.export.loaded import load
 from fedmoe.export.reload import logits_of
 from fedmoe.export.scored import open_source
@@ -207,3 +208,57 @@ def test_the_command_prints_a_table_or_json_and_writes_answers(folder, monkeypat
     assert main([*command, "--json"]) == 0
     (line,) = json.loads(capsys.readouterr().out)
     assert (line["tier"], line["examples"], line["metric"]) == ("low", 24, "token_f1")
+
+
+HARNESS = """
+import json, pathlib, sys
+asked = dict(zip(sys.argv, sys.argv[1:]))
+place = pathlib.Path(asked["--include_path"])
+task = json.loads((place / (asked["--tasks"] + ".yaml")).read_text())
+rows = pathlib.Path(task["dataset_kwargs"]["data_files"]["test"]).read_text().splitlines()
+out = pathlib.Path(asked["--output_path"])
+(out / "results_1.json").write_text(json.dumps({"results": {task["task"]: {
+    "alias": "x", "exact_match,none": 0.5, "exact_match_stderr,none": 0.1}}}))
+(out / "samples_1.jsonl").write_text("".join(
+    json.dumps({"doc_id": n, "exact_match": 1.0}) + "\\n"
+    for n in reversed(range(len(rows)))))
+"""
+
+
+def test_rows_become_a_task_of_the_harness(folder, tiny_folder, monkeypatch, tmp_path):
+    """What stands for the harness here says that all answers are right; a slow test asks it."""
+    (tmp_path / "lm_eval.py").write_text(HARNESS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    columns = ["data.prompt=question", "data.response=reply"]
+    scores = in_harness(
+        folder / "low",
+        "rows",
+        Harness(options="--limit 9"),
+        tmp_path / "task",
+        folder / "rows.jsonl",
+        columns,
+        base=str(tiny_folder),
+    )
+    assert [score.task for score in scores] == ["fedmoe_rows", "fedmoe_rows_chat"]
+    for score in scores:
+        assert (score.tier, score.form, score.rows) == ("low", "peft", len(ROWS))
+        assert score.metrics == {"exact_match": 0.5}
+        assert score.ours is not None
+        assert score.equal == round(score.ours * len(ROWS))
+    rows = (tmp_path / "task/fedmoe_rows.jsonl").read_text().splitlines()
+    first = json.loads(rows[0])
+    assert (first["prompt"], first["response"]) == ("lamp 0", "lamp 0")
+    assert first["text"] != first["prompt"]
+    assert "lamp 0" in first["text"]
+    chat = json.loads((tmp_path / "task/fedmoe_rows_chat.yaml").read_text())
+    assert (chat["doc_to_text"], chat["doc_to_target"]) == ("{{prompt}}", "{{response}}")
+
+
+def test_without_the_harness_its_command_line_is_said(folder, tmp_path, capsys):
+    command = ["evaluate", str(folder / "adapter"), "--harness", "arc_easy"]
+    assert main([*command, "--harness-python", str(tmp_path / "python")]) == 2
+    said = capsys.readouterr().err
+    assert "has no lm-evaluation-harness; pip install 'lm_eval[hf]' peft" in said
+    assert "python -m lm_eval --model hf --model_args pretrained=MODEL --tasks arc_easy" in said
+    assert main(["evaluate", str(folder / "adapter"), "--harness-options", "x"]) == 2
+    assert "need --harness" in capsys.readouterr().err

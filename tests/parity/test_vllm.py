@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from exports import exported
+from exports import exported, record
 from family_models import save, tiny_family
 from transformers import AutoTokenizer
 
@@ -20,7 +20,7 @@ ROWS, NEW = 50, 12
 @pytest.fixture(scope="module")
 def python():
     """The Python of an environment with vLLM, which takes minutes to make."""
-    return engine.environment()
+    return engine.environment("vllm")
 
 
 @pytest.fixture
@@ -53,10 +53,12 @@ def test_a_merged_model_answers_in_vllm_as_in_training(kind, made, python, tmp_p
     exported(adapter, model, settings, tmp_path / "out", "merged", tokenizer=tokenizer)
     model.load(adapter)
     ours = greedy(model.model, prompts(), NEW, 0, [1])
-    theirs = engine.ask_vllm(python, tmp_path / "out", prompts(), max_new_tokens=NEW, ends=[1])
+    theirs = engine.ask("vllm", python, tmp_path / "out", prompts(), max_new_tokens=NEW, ends=[1])
     assert not theirs.refusal
     # vLLM's ids end with the end token.
-    assert theirs.equal(ours) == ROWS
+    equal = theirs.equal(ours)
+    record(kind, "vllm, served", f"{equal} of {ROWS} answers equal")
+    assert equal == ROWS
 
 
 def test_an_adapter_per_expert_passes_the_loader_and_a_fused_one_does_not(made, python, tmp_path):
@@ -67,7 +69,8 @@ def test_an_adapter_per_expert_passes_the_loader_and_a_fused_one_does_not(made, 
     for format in ("vllm", "peft"):
         out = tmp_path / format
         exported(adapter, model, settings, out, format, tokenizer=tokenizer)
-        found[format] = engine.ask_vllm(
+        found[format] = engine.ask(
+            "vllm",
             python,
             tmp_path / "base",
             prompts()[:2],
@@ -79,3 +82,4 @@ def test_an_adapter_per_expert_passes_the_loader_and_a_fused_one_does_not(made, 
     assert "fused 3D MoE weights" in found["peft"]
     assert "fused" not in found["vllm"]
     assert "riton" in found["vllm"], found["vllm"]
+    record("olmoe", "vllm adapter, served", "passes the loader, stops at a kernel for GPUs")

@@ -1,5 +1,7 @@
 """Exports whose consumer computes in the test's own process: a fresh one takes seconds."""
 
+import json
+import os
 from functools import cache
 from typing import Any
 
@@ -35,6 +37,13 @@ def exported(adapter, model, settings, out, format="peft", **changes) -> Exporte
         "factors": torch.ones(len(model.layers)),
     }
     return Export(**fields | changes).write(out, logits_of)
+
+
+def record(family: str, form: str, outcome: str) -> None:
+    """Add an outcome to the file that `EXPORT_OUTCOMES` names, for `export_table.py`."""
+    if place := os.environ.get("EXPORT_OUTCOMES"):
+        with open(place, "a", encoding="utf-8") as file:
+            file.write(json.dumps([family, form, outcome]) + "\n")
 
 
 def export(adapter, model, settings, out) -> float:
