@@ -229,7 +229,8 @@ class Federation:
         """Return the next state from updates of your choice, such as those a filter leaves."""
         e = self.prepared.setup.experiment
         members = len(self.prepared.server.members)
-        return finish_round(state, e.aggregation, updates, e.server_optimizer, members)
+        args = updates, e.server_optimizer, members, e.robust_rule
+        return finish_round(state, e.aggregation, *args)
 
     def evaluate(self, state: ServerState, split: str = "test") -> Evaluations:
         """Score a state at every tier, on `test` or `validation` examples."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, cut, place
 from fedmoe.aggregation.mean import again
+from fedmoe.aggregation.robust.rule import PLAIN, Judgement, RobustRule
 from fedmoe.aggregation.server_optimizer import Memory, NoOptimizer, Rule, ServerOptimizer
 from fedmoe.errors import FedMoEError
 from fedmoe.messages.records import Failure, Task, Update
@@ -72,6 +73,8 @@ class ServerState:
     """Per tier, float32 (layers,)."""
     memory: dict[str, Tensor] = field(default_factory=dict)
     """The server optimiser's memory, float64 (parameters,) by name."""
+    centre: dict[str, Tensor] = field(default_factory=dict)
+    """What a robust rule remembers, by name."""
 
 
 class Observer:
@@ -82,6 +85,9 @@ class Observer:
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
         """Note the answer to a task, in the order of the tasks."""
+
+    def judged(self, number: int, judgement: Judgement) -> None:
+        """Note what the robust rule did in a round, before it is finished."""
 
     def finished(self, state: ServerState) -> None:
         """Note the state after a round."""
@@ -132,22 +138,29 @@ def finish_round(
     updates: Iterable[Update],
     optimizer: ServerOptimizer = NO_OPTIMIZER,
     num_clients: int = 0,
+    robust: RobustRule = PLAIN,
+    judged: Callable[[Judgement], None] = lambda judgement: None,
 ) -> ServerState:
     """Return the state after the updates of one round, which are taken one at a time.
 
-    A round without updates keeps the adapter.
+    A round without updates keeps the adapter. A `robust` rule keeps all of them until it has
+    judged, and says what it did.
     """
     rescalers = RescalerMean(state.rescalers)
     stream = rescalers.watch(updates)
     if not (first := list(islice(stream, 1))):
         return replace(state, round=state.round + 1)
-    proposed = strategy.combine(state.adapter, again(first, stream), num_clients)
+    stream = again(first, stream)
+    outcome = robust.combine(strategy, state.adapter, stream, num_clients, state.centre)
+    if outcome.judgement:
+        judged(outcome.judgement)
+    proposed = outcome.state
     adapter, memory = proposed, state.memory
     if not isinstance(optimizer, NoOptimizer):
         adapter, memory = strategy.step(optimizer, state.adapter, proposed, state.memory)
     if (kept := strategy.extra_state(proposed.layout)) is not None:
         place(cut(proposed, kept), adapter)
-    return ServerState(state.round + 1, adapter, rescalers.mean(), memory)
+    return ServerState(state.round + 1, adapter, rescalers.mean(), memory, outcome.centre)
 
 
 def run_rounds(
@@ -166,6 +179,7 @@ def run_rounds(
     quorum: float = 0.0,
     updates_per_step: int | None = None,
     stop: Callable[[], str] = lambda: "",
+    robust: RobustRule = PLAIN,
 ) -> ServerState:
     """Run the rounds that are left, as long as `stop` gives no reason, and return the last state.
 
@@ -185,13 +199,17 @@ def run_rounds(
         failures: list[Failure] = []
         heard = _heard(tasks, transport(tasks), observers, failures)
         updates = (strategy.discount(u, number - u.round) for u in heard)
-        state = finish_round(state, strategy, updates, optimizer, len(members))
+        told: list[Judgement] = []
+        args = updates, optimizer, len(members), robust, told.append
+        state = finish_round(state, strategy, *args)
         if tasks and len(failures) == len(tasks):
             raise FedMoEError(
                 f"round {number}: every client failed. The first reason: {failures[0].reason}"
             )
         check_quorum(number, len(tasks), failures, quorum, updates_per_step)
         for observer in observers:
+            for judgement in told:
+                observer.judged(number, judgement)
             observer.finished(state)
     return state
 

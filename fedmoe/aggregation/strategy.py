@@ -114,9 +114,6 @@ class Strategy(Component):
     """Claims that the next state is a ratio of two sums over clients, each of whose terms the
     client can form alone: `weigh(update)` times its update, and `weigh(update)`. The server then
     needs the sums alone, which secure aggregation can give it without the terms."""
-    robust: ClassVar[bool] = False
-    """Claims that fewer than half of the clients that used an expert cannot move a value of it
-    beyond those that the others sent, whatever they send themselves."""
     personal: ClassVar[bool] = False
     """Clients keep a part of the model: there is no common one, and each is scored with its own
     part. Without it, claims that equal updates of all clients are the next state."""

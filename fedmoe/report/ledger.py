@@ -22,6 +22,7 @@ Kind = Literal[
     "evaluation",
     "unscored",
     "withheld",
+    "robust",
     "round",
     "resumed",
     "stopped",

@@ -186,6 +186,7 @@ class Session:
             quorum=e.quorum,
             updates_per_step=keeper.updates_per_step,
             stop=recorder.why_stop,
+            robust=e.robust_rule,
         )
         if state.round < e.rounds:
             recorder.stopped(state, reason := recorder.why_stop())

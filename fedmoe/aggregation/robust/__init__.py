@@ -1,1 +1,24 @@
-"""Rules that see all updates of a round at once, and withstand a minority that lies."""
+"""Rules that wrap a weighted mean and withstand a minority of clients that lie.
+
+In reading order: `geometry` (norms and inner products of BA's change, by factors), `terms` (a
+round's updates and weights), `rule` (the hooks), `clip` (the default, on which all others build);
+then one rule a file, its paper's formula in the docstring. To add one: a file with a `@section`
+that derives from `Clip` and overrides `choose`, and its name in `ROBUST_RULES`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedmoe.aggregation.robust.clip import Clip
+from fedmoe.aggregation.robust.rule import PLAIN, NoRule, RobustRule, unfit
+from fedmoe.section import Open
+
+RULES: tuple[type[RobustRule], ...] = (Clip, NoRule)
+ROBUST_RULES = Open("fedmoe.robust_rules", RobustRule, RULES, server_only=True)
+"""Components that `robust` in a configuration may name."""
+
+
+def rule_for(given: RobustRule | None, strategy: Any) -> RobustRule:
+    """Return the rule of an experiment: `clip`, if none is given and the strategy is a mean."""
+    return given or (PLAIN if unfit(strategy) else Clip())

@@ -1,0 +1,140 @@
+"""The terms of a round's mean: what each client sent and weighs, and what a rule made of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fedmoe.adapter import Adapter
+from fedmoe.aggregation.mean import Mean
+from fedmoe.aggregation.robust.geometry import scaled
+from fedmoe.aggregation.streaming import Weights, partial_sums
+from fedmoe.errors import AggregationError
+from fedmoe.messages.records import Update
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """All updates of a round with their weights, by owner: every expert, then shared parts."""
+
+    strategy: Mean
+    state: Adapter
+    updates: list[Update]
+    weights: Float[Tensor, "clients owners"]
+    """As the strategy weighs, float64."""
+    used: Bool[Tensor, "clients owners"]
+    """Whether a client trained the expert and weighs something: who then is a reporter of it."""
+
+    @classmethod
+    def of(cls, strategy: Mean, state: Adapter, updates: Iterable[Update]) -> Terms:
+        """Return the terms of updates, all of which are kept.
+
+        Raises:
+            AggregationError: there are none.
+        """
+        if not (sent := list(updates)):
+            raise AggregationError("no client updates to average in this round")
+        rows, used = [], []
+        for update in sent:
+            found = strategy.weigh(update)
+            row = torch.cat([found.experts.flatten().double(), torch.tensor([found.shared])])
+            rows.append(row.double())
+            used.append(torch.cat([update.counts.flatten() > 0, torch.tensor([True])]))
+        weights = torch.stack(rows)
+        return cls(strategy, state, sent, weights, torch.stack(used) & (weights > 0))
+
+    def next_state(self, choice: Choice) -> Adapter:
+        """Return the weighted mean of the clients' deltas with the weights and factors chosen.
+
+        With those of the strategy itself it is the strategy's next state, to the bit.
+        """
+        layout, rows = self.updates[0].delta.layout, iter(choice.weights)
+        shape = layout.num_layers, layout.num_experts
+
+        def weigh(_: Update) -> Weights:
+            row = next(rows)  # each update is weighed once, in their order
+            return Weights(row[:-1].view(shape), float(row[-1]))
+
+        kept = (
+            replace(update, delta=scaled(update.delta, row))
+            for update, row in zip(self.updates, choice.factors, strict=True)
+        )
+        return self.strategy.combine_sums(self.state, partial_sums(layout, kept, weigh))
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What a rule makes of a round: other weights, and deltas multiplied by factors up to 1."""
+
+    weights: Float[Tensor, "clients owners"]
+    factors: Float[Tensor, "clients owners"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule did to one client's update."""
+
+    client: int
+    clipped: float
+    """The share of its norm that was cut off, in the space of the products."""
+    share: float
+    """Its mean share of the weight, over the parts that it trained, by the strategy."""
+    share_after: float
+    """The same by the rule."""
+    refused: int
+    """Parts that it trained and that the rule took from others alone."""
+    trained: int
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a rule did in one round, for ledger and report."""
+
+    rule: str
+    clients: tuple[Verdict, ...]
+    parts: int
+    """Experts that anybody trained, and shared parts."""
+    few: int
+    """Those of them with too few reporters for the rule: there it only clipped and capped."""
+    needed: int
+    """Reporters that the rule needs: 2 f + 3."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the ledger's line but for its kind and round."""
+        facts = {"rule": self.rule, "parts": self.parts, "few": self.few, "needed": self.needed}
+        return facts | {"clients": [vars(verdict) for verdict in self.clients]}
+
+
+def capped(
+    weights: Float[Tensor, "clients owners"], most_share: float
+) -> Float[Tensor, "clients owners"]:
+    """Return weights of which none is more than `most_share` of their sum, owner by owner.
+
+    The largest are lowered to one common value; where so few have a weight that this cannot be
+    (two, with a share of 0.4), all of them weigh the same. Columns in which nobody has more keep
+    every bit.
+    """
+    ordered = weights.sort(dim=0, descending=True).values
+    total, limit = ordered.sum(0), torch.full_like(ordered[0], torch.inf)
+    rest = total.clone()
+    for k in range(len(weights)):
+        room = 1 - k * most_share
+        level = most_share * rest / room if room > 0 else torch.zeros_like(rest)
+        fits = limit.isinf() & (ordered[k] <= level) & (level > 0)
+        limit = torch.where(fits, level, limit)
+        rest = rest - ordered[k]
+    least = torch.where(weights > 0, weights, torch.inf).amin(0)
+    stuck = limit.isinf() & (total > 0)
+    return torch.minimum(weights, torch.where(stuck, least, limit))
+
+
+def shares(weights: Float[Tensor, "clients owners"]) -> Float[Tensor, "clients owners"]:
+    """Return weights that sum to one, owner by owner; zeros where nobody weighs."""
+    total = weights.sum(0)
+    return weights / total.where(total > 0, 1)
+
