@@ -10,11 +10,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedmoe.aggregation.robust.centred_clipping import CentredClipping
 from fedmoe.aggregation.robust.clip import Clip
+from fedmoe.aggregation.robust.fltrust import FLTrust
+from fedmoe.aggregation.robust.geometric_median import GeometricMedian
+from fedmoe.aggregation.robust.krum import Krum, MultiKrum
+from fedmoe.aggregation.robust.median import Median
 from fedmoe.aggregation.robust.rule import PLAIN, NoRule, RobustRule, unfit
+from fedmoe.aggregation.robust.trimmed_mean import TrimmedMean
 from fedmoe.section import Open
 
-RULES: tuple[type[RobustRule], ...] = (Clip, NoRule)
+RULES: tuple[type[RobustRule], ...] = (
+    Clip,
+    NoRule,
+    Median,
+    TrimmedMean,
+    Krum,
+    MultiKrum,
+    GeometricMedian,
+    CentredClipping,
+    FLTrust,
+)
 ROBUST_RULES = Open("fedmoe.robust_rules", RobustRule, RULES, server_only=True)
 """Components that `robust` in a configuration may name."""
 

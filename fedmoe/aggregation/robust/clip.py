@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
@@ -47,6 +47,7 @@ class Clip(RobustRule):
     """
 
     name: Literal["clip"] = "clip"
+    withstands: ClassVar[str] = "weight"
     most_norm: Annotated[float, Field(ge=1)] | None = 2.0
     """Largest norm of an update, as a multiple of the median over those that trained the expert;
     unlimited when null."""
@@ -66,9 +67,10 @@ class Clip(RobustRule):
         updates: Iterable[Update],
         num_clients: int = 0,
         centre: Centre | None = None,
+        root: Update | None = None,
     ) -> Outcome:
         assert isinstance(strategy, Mean), strategy
-        terms = Terms.of(strategy, state, updates)
+        terms = Terms.of(strategy, state, updates, root)
         moves = [moves_of(state, update.delta) for update in terms.updates]
         guarded = self.guard(terms, moves)
         choice = self.choose(terms, guarded, centre or {})
@@ -134,6 +136,13 @@ def shrunk(terms: Terms, choice: Choice) -> list[Adapter]:
     """Return the clients' clipped deltas."""
     pairs = zip(terms.updates, choice.factors, strict=True)
     return [scaled(update.delta, row) for update, row in pairs]
+
+
+def typical_of(
+    values: Float[Tensor, "owners clients"], used: Bool[Tensor, "owners clients"]
+) -> Float[Tensor, "owners one"]:
+    """Return the lower median over each owner's reporters; 0 without any."""
+    return _middle(values, used, -1).unsqueeze(-1)
 
 
 def _middle(values: Tensor, mask: Tensor, dim: int) -> Tensor:

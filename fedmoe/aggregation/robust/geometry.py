@@ -71,7 +71,9 @@ def owners_of(layout: Layout, layer: int | None) -> slice:
     return slice(first, first + (1 if layer is None else layout.num_experts))
 
 
-def column(rows: Float[Tensor, " owners"], layout: Layout, layer: int | None, like: Tensor) -> Tensor:
+def column(
+    rows: Float[Tensor, " owners"], layout: Layout, layer: int | None, like: Tensor
+) -> Tensor:
     """Return a number for each owner, shaped to multiply a tensor of them."""
     mine = rows[owners_of(layout, layer)]
     lead = mine if layer is not None else mine.reshape(())

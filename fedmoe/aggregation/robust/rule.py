@@ -35,9 +35,13 @@ class RobustRule(Component):
     """Base of robust rules. A trait claims a law, which the contract suite then tests."""
 
     name: Any
-    breaks_at: ClassVar[str] = ""
-    """Claims how many liars among an expert's reporters it withstands: `minority` (fewer than
-    half), `liars` (its setting), or none."""
+    withstands: ClassVar[Literal["", "weight", "values", "product", "root"]] = ""
+    """Claims what liars cannot do, whatever they send, where there are reporters enough: take more
+    than a share of the `weight` with an update of more than a multiple of the median norm; move
+    `values` beyond the honest ones'; move the `product` by more than a few honest norms; or move it
+    against the `root` update."""
+    root: Any = ""
+    """File of the server's own rows, of which the rule asks for an update in every round."""
     streams: ClassVar[bool] = False
     """Updates are let go one by one; any other rule keeps all of a round until it has judged."""
 
@@ -53,6 +57,7 @@ class RobustRule(Component):
         updates: Iterable[Update],
         num_clients: int = 0,
         centre: Centre | None = None,
+        root: Update | None = None,
     ) -> Outcome:
         """Return the next global state; see `Strategy.combine` for promises and errors.
 
@@ -62,6 +67,7 @@ class RobustRule(Component):
             updates: at least one, in the order of client ids.
             num_clients: in the whole federation.
             centre: what the rule remembered of the round before.
+            root: the server's own update, where the rule names root rows.
         """
         return Outcome(strategy.combine(state, updates, num_clients), {})
 
@@ -113,7 +119,7 @@ def judged(
     return Judgement(rule, tuple(verdicts), int(trained.sum()), int(few.sum()), needed)
 
 
-def steady(values: Float[Tensor, " *dims"]) -> Float[Tensor, " *dims"]:
+def steady(values: Float[Tensor, ...]) -> Float[Tensor, ...]:
     """Return float64 values, cut to their first 17 significant bits.
 
     Products of matrices have other last bits with another number of threads. Factors and weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -29,9 +30,13 @@ class Terms:
     """As the strategy weighs, float64."""
     used: Bool[Tensor, "clients owners"]
     """Whether a client trained the expert and weighs something: who then is a reporter of it."""
+    root: Update | None = None
+    """The server's own update, for a rule that asks for one."""
 
     @classmethod
-    def of(cls, strategy: Mean, state: Adapter, updates: Iterable[Update]) -> Terms:
+    def of(
+        cls, strategy: Mean, state: Adapter, updates: Iterable[Update], root: Update | None = None
+    ) -> Terms:
         """Return the terms of updates, all of which are kept.
 
         Raises:
@@ -46,24 +51,28 @@ class Terms:
             rows.append(row.double())
             used.append(torch.cat([update.counts.flatten() > 0, torch.tensor([True])]))
         weights = torch.stack(rows)
-        return cls(strategy, state, sent, weights, torch.stack(used) & (weights > 0))
+        return cls(strategy, state, sent, weights, torch.stack(used) & (weights > 0), root)
 
     def next_state(self, choice: Choice) -> Adapter:
         """Return the weighted mean of the clients' deltas with the weights and factors chosen.
 
         With those of the strategy itself it is the strategy's next state, to the bit.
         """
-        layout, rows = self.updates[0].delta.layout, iter(choice.weights)
+        first, weights = self.updates[0], [*choice.weights]
+        kept = (
+            replace(update, delta=scaled(update.delta, row))
+            for update, row in zip(self.updates, choice.factors, strict=True)
+        )
+        if choice.anchor and choice.anchor[1].any():
+            kept = chain(kept, [replace(first, delta=choice.anchor[0])])
+            weights.append(choice.anchor[1])
+        layout, rows = first.delta.layout, iter(weights)
         shape = layout.num_layers, layout.num_experts
 
         def weigh(_: Update) -> Weights:
             row = next(rows)  # each update is weighed once, in their order
             return Weights(row[:-1].view(shape), float(row[-1]))
 
-        kept = (
-            replace(update, delta=scaled(update.delta, row))
-            for update, row in zip(self.updates, choice.factors, strict=True)
-        )
         return self.strategy.combine_sums(self.state, partial_sums(layout, kept, weigh))
 
 
@@ -73,6 +82,8 @@ class Choice:
 
     weights: Float[Tensor, "clients owners"]
     factors: Float[Tensor, "clients owners"]
+    anchor: tuple[Adapter, Float[Tensor, " owners"]] | None = None
+    """A further delta, which no client sent, and its weights."""
 
 
 @dataclass(frozen=True)
@@ -138,3 +149,20 @@ def shares(weights: Float[Tensor, "clients owners"]) -> Float[Tensor, "clients o
     total = weights.sum(0)
     return weights / total.where(total > 0, 1)
 
+
+def redistributed(
+    terms: Terms,
+    guarded: Choice,
+    votes: Float[Tensor, "clients owners"],
+    enough: Bool[Tensor, " owners"],
+) -> Choice:
+    """Return a choice in which the reporters' weight is shared out by `votes`.
+
+    Clients that weigh without having trained an expert keep their weight, and so the strategy's
+    dilution. Where `enough` is false, everything stays; where nobody has a vote, nothing moves.
+    """
+    mine = guarded.weights * terms.used
+    total = votes.sum(0)
+    new = votes * (mine.sum(0) / total.where(total > 0, 1))
+    weights = torch.where(enough, torch.where(terms.used, new, guarded.weights), guarded.weights)
+    return Choice(weights, guarded.factors)

@@ -1,0 +1,56 @@
+"""FLTrust: updates count by how much they point where the server's own data point."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from fedmoe.aggregation.robust.clip import Clip, clipped, shrunk
+from fedmoe.aggregation.robust.geometry import MEASURES, gram, moves_of
+from fedmoe.aggregation.robust.rule import Centre, steady
+from fedmoe.aggregation.robust.terms import Choice, Terms, redistributed
+from fedmoe.section import section
+
+
+@section
+class FLTrust(Clip):
+    r"""Weigh updates by their cosine with an update of the server's own, expert by expert.
+
+    $$\gamma_i \leftarrow \gamma_i \max\big(0, \cos(P_i, P_0)\big), \qquad
+      \|P_i\| \leftarrow \min(\|P_i\|, \|P_0\|)$$
+
+    P is the change of the product BA (`geometry`); P_0 that of a local round on the server's root
+    rows, trained like a client's of the tier with the most experts. An expert that nobody agrees
+    with the root on does not move; one that the root did not use is averaged, clipped and capped.
+
+    Source: Cao et al. 2020 (arXiv:2012.13995, eq. 1 to 3), on whole updates, which it scales up to
+    the root's norm, too. Ours never makes an update larger, keeps the strategy's capped weights
+    (theirs are equal), and clips in steps of the factors.
+    """
+
+    name: Literal["fltrust"] = "fltrust"
+    withstands: ClassVar[str] = "root"
+    root: Annotated[str, Field(min_length=1)]
+    """File of the server's own rows, as `data.server_test` takes them: a hundred are enough."""
+
+    @property
+    def needed(self) -> int:
+        return 1
+
+    def choose(self, terms: Terms, guarded: Choice, centre: Centre) -> Choice:
+        assert terms.root is not None, "a rule with root rows is given their update"
+        known = moves_of(terms.state, terms.root.delta)
+        limits = torch.full((MEASURES, terms.used.shape[1]), torch.inf).double()
+        limits[0] = known.norms()[0]
+        known_here = limits[0] > 0
+        moves = [moves_of(terms.state, delta) for delta in shrunk(terms, guarded)]
+        smaller = guarded.factors * torch.stack([clipped(m, limits) for m in moves])
+        factors = torch.where(known_here, smaller, guarded.factors)
+        choice = Choice(guarded.weights, factors)
+        inner = gram(terms.state, [*shrunk(terms, choice), terms.root.delta])
+        norms = inner.diagonal(dim1=1, dim2=2).sqrt()
+        cosines = inner[:, :-1, -1] / (norms[:, :-1] * norms[:, -1:]).clamp(min=1e-150)
+        trust = steady(cosines.clamp(0, 1)).T * guarded.weights
+        return redistributed(terms, choice, trust, known_here)
