@@ -25,7 +25,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout
 
 MEASURES = 4
-"""Norms of an owner's update: of the product's change, of dA, of dB, and of what is no factor."""
+"""Norms of an owner's update: of the change of products and all else, of dA, of dB, of all else."""
 
 
 class Moves(NamedTuple):
@@ -107,6 +107,7 @@ def moves_of(state: Adapter, delta: Adapter) -> Moves:
         plain[1, mine] += _trace(ee)
     for mine, view in _others(state, delta):
         plain[2, mine] += view.double().square().sum(-1)
+    found[0] += plain[2]
     return Moves(*found, plain)
 
 
