@@ -77,6 +77,10 @@ class ServerState:
     """What a robust rule remembers, by name."""
 
 
+Root = Callable[[ServerState], Update]
+"""Trains a round on rows of the server's own."""
+
+
 class Observer:
     """Is notified of each round and cannot change it; a subclass overrides what it needs."""
 
@@ -139,19 +143,21 @@ def finish_round(
     optimizer: ServerOptimizer = NO_OPTIMIZER,
     num_clients: int = 0,
     robust: RobustRule = PLAIN,
+    root: Root | None = None,
     judged: Callable[[Judgement], None] = lambda judgement: None,
 ) -> ServerState:
     """Return the state after the updates of one round, which are taken one at a time.
 
     A round without updates keeps the adapter. A `robust` rule keeps all of them until it has
-    judged, and says what it did.
+    judged, and says what it did; `root` trains the server's own update, if it wants one.
     """
     rescalers = RescalerMean(state.rescalers)
     stream = rescalers.watch(updates)
     if not (first := list(islice(stream, 1))):
         return replace(state, round=state.round + 1)
     stream = again(first, stream)
-    outcome = robust.combine(strategy, state.adapter, stream, num_clients, state.centre)
+    own = root(state) if root else None
+    outcome = robust.combine(strategy, state.adapter, stream, num_clients, state.centre, own)
     if outcome.judgement:
         judged(outcome.judgement)
     proposed = outcome.state
@@ -180,6 +186,7 @@ def run_rounds(
     updates_per_step: int | None = None,
     stop: Callable[[], str] = lambda: "",
     robust: RobustRule = PLAIN,
+    root: Root | None = None,
 ) -> ServerState:
     """Run the rounds that are left, as long as `stop` gives no reason, and return the last state.
 
@@ -200,7 +207,7 @@ def run_rounds(
         heard = _heard(tasks, transport(tasks), observers, failures)
         updates = (strategy.discount(u, number - u.round) for u in heard)
         told: list[Judgement] = []
-        args = updates, optimizer, len(members), robust, told.append
+        args = updates, optimizer, len(members), robust, root, told.append
         state = finish_round(state, strategy, *args)
         if tasks and len(failures) == len(tasks):
             raise FedMoEError(

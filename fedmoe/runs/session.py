@@ -28,6 +28,7 @@ from fedmoe.runs.local.in_process import make_transport
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.recorder import Recorder
 from fedmoe.runs.resume import find
+from fedmoe.runs.root import root_of
 from fedmoe.runs.roster import roster_of
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
@@ -187,6 +188,7 @@ class Session:
             updates_per_step=keeper.updates_per_step,
             stop=recorder.why_stop,
             robust=e.robust_rule,
+            root=root_of(server),
         )
         if state.round < e.rounds:
             recorder.stopped(state, reason := recorder.why_stop())

@@ -10,7 +10,7 @@ import torch
 
 from fedmoe.adapter import Adapter, keep_untouched
 from fedmoe.aggregation import STRATEGIES, FedAvg, Flame
-from fedmoe.aggregation.robust import PLAIN, RULES, Clip, NoRule, rule_for, unfit
+from fedmoe.aggregation.robust import PLAIN, RULES, Clip, NoRule, rule_for, terms, unfit
 from fedmoe.aggregation.robust.median import Median
 from fedmoe.config import Experiment
 from fedmoe.errors import AggregationError
@@ -221,6 +221,20 @@ def test_a_round_tells_its_judgement_and_keeps_the_centre():
     assert told[0].as_json() | {"clients": 0} == {
         "rule": "centred_clipping", "parts": 7, "few": 0, "needed": 5, "clients": 0,
     }  # fmt: skip
+
+
+def test_large_rounds_are_held_in_files_with_the_same_bits(monkeypatch):
+    state, updates, root = a_round(FedAvg())
+    found = step(Clip(most_norm=1.0), FedAvg(), state, updates, root).state
+    monkeypatch.setattr(terms, "IN_MEMORY", 2 * updates[0].delta.flat.nbytes)
+    held = terms.Terms.of(FedAvg(), state, updates).updates
+    in_memory = [
+        h.delta.flat.data_ptr() == u.delta.flat.data_ptr()
+        for h, u in zip(held, updates, strict=True)
+    ]
+    assert in_memory == [True] * 2 + [False] * 5
+    again = step(Clip(most_norm=1.0), FedAvg(), state, updates, root).state
+    assert found.digest() == again.digest()
 
 
 def test_experts_with_few_reporters_are_counted():

@@ -40,7 +40,8 @@ class Clip(RobustRule):
     Where nobody is over a limit, the next state is the strategy's, to the bit. A liar within the
     limits moves an expert by at most `most_share` times `most_norm` times the median norm.
 
-    It keeps a round's updates until the last has arrived, and one clipped copy at a time.
+    It keeps a round's updates until the last has arrived, beyond a gigabyte of them in files
+    (`TMPDIR`), and four clipped copies at a time.
 
     Source: norm clipping against backdoors is Sun et al. 2019 (arXiv:1911.07963, section 3.3),
     with a fixed bound and on the whole update; ours is relative, per expert and of the product.

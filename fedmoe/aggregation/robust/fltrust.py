@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -11,6 +12,7 @@ from fedmoe.aggregation.robust.clip import Clip, clipped, shrunk
 from fedmoe.aggregation.robust.geometry import MEASURES, gram, moves_of
 from fedmoe.aggregation.robust.rule import Centre, steady
 from fedmoe.aggregation.robust.terms import Choice, Terms, redistributed
+from fedmoe.errors import Fault
 from fedmoe.section import section
 
 
@@ -33,7 +35,15 @@ class FLTrust(Clip):
     name: Literal["fltrust"] = "fltrust"
     withstands: ClassVar[str] = "root"
     root: Annotated[str, Field(min_length=1)]
-    """File of the server's own rows, as `data.server_test` takes them: a hundred are enough."""
+    """File of the server's own rows, with the usual columns (prompt, response); a hundred are
+    enough."""
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        yield from super().faults(experiment, model)
+        if experiment.aggregation.personal:
+            said = "trains a client's round at the server, which has no part that clients keep"
+            named = f"aggregation.name {experiment.aggregation.name!r}"
+            yield Fault("robust.name", f"{self.name!r} {said}, as {named} needs; use 'clip'")
 
     @property
     def needed(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -17,6 +17,10 @@ from fedmoe.aggregation.robust.geometry import scaled
 from fedmoe.aggregation.streaming import Weights, partial_sums
 from fedmoe.errors import AggregationError
 from fedmoe.messages.records import Update
+from fedmoe.system.mapped import mapped
+
+IN_MEMORY = 2**30
+"""Bytes of a round's deltas that are held in memory; the rest is in files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +41,12 @@ class Terms:
     def of(
         cls, strategy: Mean, state: Adapter, updates: Iterable[Update], root: Update | None = None
     ) -> Terms:
-        """Return the terms of updates, all of which are kept.
+        """Return the terms of updates, all of which are kept, `IN_MEMORY` bytes of them in memory.
 
         Raises:
             AggregationError: there are none.
         """
-        if not (sent := list(updates)):
+        if not (sent := [*_held(updates)]):
             raise AggregationError("no client updates to average in this round")
         rows, used = [], []
         for update in sent:
@@ -119,6 +123,16 @@ class Judgement:
         """Return the ledger's line but for its kind and round."""
         facts = {"rule": self.rule, "parts": self.parts, "few": self.few, "needed": self.needed}
         return facts | {"clients": [vars(verdict) for verdict in self.clients]}
+
+
+def _held(updates: Iterable[Update]) -> Iterator[Update]:
+    """Pass updates on, in files from a size on."""
+    num_bytes = 0
+    for update in updates:
+        num_bytes += update.delta.flat.nbytes
+        if num_bytes > IN_MEMORY:
+            update = replace(update, delta=Adapter(update.delta.layout, mapped(update.delta.flat)))
+        yield update
 
 
 def capped(
