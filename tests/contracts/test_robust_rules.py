@@ -15,6 +15,7 @@ from fedmoe.aggregation.robust.median import Median
 from fedmoe.config import Experiment
 from fedmoe.errors import AggregationError
 from fedmoe.rounds import ServerState, finish_round
+from fedmoe.runs.checkpoint import Checkpoint, newest, write_checkpoint
 
 NUMBER = 7
 SOME = ((0,), (1, 2))
@@ -208,7 +209,7 @@ def test_strategies_that_are_no_plain_mean_refuse_a_rule_and_have_none_by_defaul
     assert Experiment(aggregation={"name": "flora"}, robust={"name": "none"}).robust
 
 
-def test_a_round_tells_its_judgement_and_keeps_the_centre():
+def test_a_round_tells_its_judgement_and_keeps_the_centre(tmp_path):
     state, updates, _ = a_round(FedAvg())
     rule = {kind.name: kind for kind in RULES}["centred_clipping"]()
     told, states = [], [ServerState(0, state, {"tier": updates[0].rescaler})]
@@ -217,6 +218,10 @@ def test_a_round_tells_its_judgement_and_keeps_the_centre():
     moves = [b.adapter.flat - a.adapter.flat for a, b in pairwise(states)]
     assert torch.equal(states[1].centre["delta"], moves[0])
     assert not torch.allclose(moves[0], moves[1])  # the second starts from the first
+    nobody = torch.zeros(2, c.LAYERS, c.EXPERTS, dtype=torch.int64)
+    write_checkpoint(tmp_path, Checkpoint(states[1], {}, nobody, nobody))
+    read, _ = newest(tmp_path, state.layout, 0)
+    assert torch.equal(read.state.centre["delta"], moves[0])
     assert [j.as_json()["rule"] for j in told] == ["centred_clipping"] * 2
     assert told[0].as_json() | {"clients": 0} == {
         "rule": "centred_clipping", "parts": 7, "few": 0, "needed": 5, "clients": 0,
@@ -228,10 +233,8 @@ def test_large_rounds_are_held_in_files_with_the_same_bits(monkeypatch):
     found = step(Clip(most_norm=1.0), FedAvg(), state, updates, root).state
     monkeypatch.setattr(terms, "IN_MEMORY", 2 * updates[0].delta.flat.nbytes)
     held = terms.Terms.of(FedAvg(), state, updates).updates
-    in_memory = [
-        h.delta.flat.data_ptr() == u.delta.flat.data_ptr()
-        for h, u in zip(held, updates, strict=True)
-    ]
+    places = [[u.delta.flat.data_ptr() for u in us] for us in (held, updates)]
+    in_memory = [here == there for here, there in zip(*places, strict=True)]
     assert in_memory == [True] * 2 + [False] * 5
     again = step(Clip(most_norm=1.0), FedAvg(), state, updates, root).state
     assert found.digest() == again.digest()
