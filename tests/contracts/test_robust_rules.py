@@ -143,6 +143,13 @@ def test_a_rule_that_clips_nothing_does_not_withstand():
         check_breakdown(Clip(most_norm=None), 1e3)
 
 
+def test_a_claim_of_a_million_examples_is_no_more_than_the_largest_share():
+    state, updates, root = a_round(FedAvg())
+    told = step(Clip(most_share=0.3), FedAvg(), state, lies_of(updates, [3], 0.5), root).judgement
+    assert told.clients[3].share > 0.99
+    assert told.clients[3].share_after == 0.3
+
+
 def test_a_median_withstands_all_but_half_of_the_voters():
     state, updates, root = a_round(FedAvg())
     sent = torch.stack([u.delta.flat for u in updates[3:]])

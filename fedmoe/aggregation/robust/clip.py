@@ -49,12 +49,13 @@ class Clip(RobustRule):
 
     name: Literal["clip"] = "clip"
     withstands: ClassVar[str] = "weight"
-    most_norm: Annotated[float, Field(ge=1)] | None = 2.0
+    most_norm: Annotated[float, Field(ge=1)] | None = 1.0
     """Largest norm of an update, as a multiple of the median over those that trained the expert;
-    unlimited when null."""
-    most_share: Annotated[float, Field(gt=0, le=1)] | None = 0.5
+    unlimited when null. Norms of AdamW's updates are much alike: a median costs honest clients
+    little. Raise it where they train for unlike numbers of steps."""
+    most_share: Annotated[float, Field(gt=0, le=1)] | None = 0.3
     """Largest share of a client in any expert's weight, and in that of shared parts; unlimited when
-    null. Two clients always count as much as each other, and one alone counts whole."""
+    null. Where fewer clients than 1 / share weigh something, all of them weigh the same."""
 
     @property
     def needed(self) -> int:
