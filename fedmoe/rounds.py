@@ -11,32 +11,18 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from fedmoe.adapter import Adapter, Layout, cut, place
+from fedmoe.adapter import Adapter, cut, place
 from fedmoe.aggregation.mean import again
 from fedmoe.aggregation.robust.rule import PLAIN, Judgement, RobustRule
-from fedmoe.aggregation.server_optimizer import Memory, NoOptimizer, Rule, ServerOptimizer
+from fedmoe.aggregation.server_optimizer import NoOptimizer, ServerOptimizer
+from fedmoe.aggregation.strategy import Strategy
 from fedmoe.errors import FedMoEError
 from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.seeds import numpy_rng
-
-
-class Aggregator(Protocol):
-    """The part of an aggregation strategy that the loop uses; see `aggregation.Strategy`."""
-
-    def combine(
-        self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0
-    ) -> Adapter: ...
-    def extra_state(self, state: Layout) -> Layout | None: ...
-    def discount(self, update: Update, staleness: int) -> Update: ...
-    def step(
-        self, rule: Rule, old: Adapter, proposed: Adapter, memory: Memory
-    ) -> tuple[Adapter, Memory]: ...
-
 
 NO_OPTIMIZER = NoOptimizer()
 
@@ -138,7 +124,7 @@ def plan_round(
 
 def finish_round(
     state: ServerState,
-    strategy: Aggregator,
+    strategy: Strategy,
     updates: Iterable[Update],
     optimizer: ServerOptimizer = NO_OPTIMIZER,
     num_clients: int = 0,
@@ -172,7 +158,7 @@ def finish_round(
 def run_rounds(
     state: ServerState,
     members: Sequence[Member],
-    strategy: Aggregator,
+    strategy: Strategy,
     transport: Transport,
     observers: Sequence[Observer],
     *,

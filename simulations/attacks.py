@@ -221,7 +221,7 @@ def rule_of(text: str) -> RobustRule:
 
 def main() -> None:
     """Print a line for each strategy, rule and attack."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--strategies", nargs="+", default=["flame", "fedavg"])
     parser.add_argument("--rules", nargs="+", default=["none", "clip"], type=str)
     parser.add_argument("--attacks", nargs="+", default=[*ATTACKS], choices=[*ATTACKS])

@@ -1,9 +1,9 @@
 """Rules that wrap a weighted mean and withstand a minority of clients that lie.
 
 In reading order: `geometry` (norms and inner products of BA's change, by factors), `terms` (a
-round's updates and weights), `rule` (the hooks), `clip` (the default, on which all others build);
-then one rule a file, its paper's formula in the docstring. To add one: a file with a `@section`
-that derives from `Clip` and overrides `choose`, and its name in `ROBUST_RULES`.
+round's updates and weights), `rule` (the hooks), `guarded` (what all start from), `clip` (the
+default); then one rule a file, its paper's formula in the docstring. To add one: a file with a
+`@section` that derives from `Guarded` and overrides `choose`, and its name in `ROBUST_RULES`.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, cut
-from fedmoe.aggregation.robust.clip import Clip, shrunk, typical_of
 from fedmoe.aggregation.robust.geometry import gram
+from fedmoe.aggregation.robust.guarded import Guarded, shrunk, typical_of
 from fedmoe.aggregation.robust.rule import Centre, steady
 from fedmoe.aggregation.robust.terms import Choice, Terms, shares
 from fedmoe.section import section
@@ -19,7 +19,7 @@ DELTA = "delta"
 
 
 @section
-class CentredClipping(Clip):
+class CentredClipping(Guarded):
     r"""Start from the last round's move, and go towards every update by a bounded step.
 
     $$v \leftarrow v + \sum_i p_i \,(P_i - v)\, \min\Big(1, \frac{\tau}{\|P_i - v\|}\Big)$$

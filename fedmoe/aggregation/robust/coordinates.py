@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedmoe.adapter import Adapter
-from fedmoe.aggregation.robust.clip import Clip
 from fedmoe.aggregation.robust.geometry import owners_of
+from fedmoe.aggregation.robust.guarded import Guarded
 from fedmoe.aggregation.robust.rule import Centre
 from fedmoe.aggregation.robust.terms import Choice, Terms
 from fedmoe.section import section
@@ -18,10 +18,10 @@ TOGETHER = 2**20
 
 
 @section
-class Coordinates(Clip):
+class Coordinates(Guarded):
     """Base of rules on each coordinate of dA and dB: every reporter has one vote, unclipped.
 
-    Where an expert has too few reporters, its mean is clipped and capped, as by `Clip`.
+    Where an expert has too few reporters, its mean is clipped and capped, as by `clip`.
     """
 
     def middle(self, values: Float[Tensor, "clients ..."]) -> Float[Tensor, ...]:

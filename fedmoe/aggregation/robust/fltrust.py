@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedmoe.aggregation.robust.clip import Clip, clipped, shrunk
 from fedmoe.aggregation.robust.geometry import MEASURES, gram, moves_of
+from fedmoe.aggregation.robust.guarded import Guarded, clipped, shrunk
 from fedmoe.aggregation.robust.rule import Centre, steady
 from fedmoe.aggregation.robust.terms import Choice, Terms, redistributed
 from fedmoe.errors import Fault
@@ -17,7 +17,7 @@ from fedmoe.section import section
 
 
 @section
-class FLTrust(Clip):
+class FLTrust(Guarded):
     r"""Weigh updates by their cosine with an update of the server's own, expert by expert.
 
     $$\gamma_i \leftarrow \gamma_i \max\big(0, \cos(P_i, P_0)\big), \qquad

@@ -7,15 +7,15 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedmoe.aggregation.robust.clip import Clip, shrunk
 from fedmoe.aggregation.robust.geometry import gram
+from fedmoe.aggregation.robust.guarded import Guarded, shrunk
 from fedmoe.aggregation.robust.rule import Centre, steady
 from fedmoe.aggregation.robust.terms import Choice, Terms, redistributed
 from fedmoe.section import section
 
 
 @section
-class GeometricMedian(Clip):
+class GeometricMedian(Guarded):
     r"""Weigh updates by how near they are to where most of them lie, expert by expert.
 
     $$\beta_i \leftarrow \frac{\gamma_i}{\max(\nu, \|P_i - z\|)}, \qquad

@@ -108,7 +108,7 @@ def moves_of(state: Adapter, delta: Adapter) -> Moves:
     for mine, view in _others(state, delta):
         plain[2, mine] += view.double().square().sum(-1)
     found[0] += plain[2]
-    return Moves(*found, plain)
+    return Moves(found[0], found[1], found[2], plain)
 
 
 def gram(state: Adapter, deltas: Sequence[Adapter]) -> Float[Tensor, "owners clients clients"]:

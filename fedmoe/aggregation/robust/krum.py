@@ -5,19 +5,42 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from fedmoe.aggregation.robust.clip import Clip, shrunk
 from fedmoe.aggregation.robust.geometry import gram
+from fedmoe.aggregation.robust.guarded import Guarded, shrunk
 from fedmoe.aggregation.robust.rule import Centre
 from fedmoe.aggregation.robust.terms import Choice, Terms, redistributed
 from fedmoe.section import section
 
 
 @section
-class MultiKrum(Clip):
+class ByNeighbours(Guarded):
+    """Base of Krum and Multi-Krum, which differ in how many updates they choose."""
+
+    withstands: ClassVar[str] = "product"
+    liars: Annotated[int, Field(ge=0)] = 1
+    """The f: how many of an expert's reporters may lie."""
+
+    @property
+    def needed(self) -> int:
+        return 2 * self.liars + 3
+
+    def number(self, reporters: Int[Tensor, " owners"]) -> Int[Tensor, " owners"]:
+        """Return how many of an expert's reporters are chosen."""
+        raise NotImplementedError
+
+    def choose(self, terms: Terms, guarded: Choice, centre: Centre) -> Choice:
+        inner, reporters = gram(terms.state, shrunk(terms, guarded)), terms.used.sum(0)
+        chosen = nearest(distances(inner), terms.used, self.liars, self.number(reporters))
+        votes = chosen.double() * guarded.weights
+        return redistributed(terms, guarded, votes, reporters >= self.needed)
+
+
+@section
+class MultiKrum(ByNeighbours):
     r"""Average, expert by expert, the m - f updates of the lowest Krum scores.
 
     $$s_i = \sum_{j \in N_i} \|P_i - P_j\|^2$$
@@ -32,27 +55,13 @@ class MultiKrum(Clip):
     """
 
     name: Literal["multi_krum"] = "multi_krum"
-    withstands: ClassVar[str] = "product"
-    liars: Annotated[int, Field(ge=0)] = 1
-    """The f: how many of an expert's reporters may lie."""
 
-    @property
-    def needed(self) -> int:
-        return 2 * self.liars + 3
-
-    def number(self, reporters: Tensor) -> Tensor:
-        """Return how many of an expert's reporters are chosen."""
+    def number(self, reporters: Int[Tensor, " owners"]) -> Int[Tensor, " owners"]:
         return reporters - self.liars
-
-    def choose(self, terms: Terms, guarded: Choice, centre: Centre) -> Choice:
-        inner = gram(terms.state, shrunk(terms, guarded))
-        chosen = nearest(distances(inner), terms.used, self.liars, self.number(terms.used.sum(0)))
-        enough = terms.used.sum(0) >= self.needed
-        return redistributed(terms, guarded, chosen.double() * guarded.weights, enough)
 
 
 @section
-class Krum(MultiKrum):
+class Krum(ByNeighbours):
     r"""Take, expert by expert, the one update of the lowest Krum score; see `MultiKrum`.
 
     Source: Blanchard et al. 2017 (arXiv:1703.02757, section 4), as `MultiKrum`.
@@ -60,7 +69,7 @@ class Krum(MultiKrum):
 
     name: Literal["krum"] = "krum"
 
-    def number(self, reporters: Tensor) -> Tensor:
+    def number(self, reporters: Int[Tensor, " owners"]) -> Int[Tensor, " owners"]:
         return torch.ones_like(reporters)
 
 

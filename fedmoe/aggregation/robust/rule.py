@@ -35,7 +35,7 @@ class RobustRule(Component):
     """Base of robust rules. A trait claims a law, which the contract suite then tests."""
 
     name: Any
-    withstands: ClassVar[Literal["", "weight", "values", "product", "root"]] = ""
+    withstands: ClassVar[str] = ""
     """Claims what liars cannot do, whatever they send, where there are reporters enough: take more
     than a share of the `weight` with an update of more than a multiple of the median norm; move
     `values` beyond the honest ones'; move the `product` by more than a few honest norms; or move it
