@@ -17,10 +17,10 @@ class Clip(Guarded):
       \gamma_{ce} \leftarrow \min\big(\gamma_{ce},\ \sigma \sum_i \gamma_{ie}\big)$$
 
     with the norm of the product's change P (`geometry`), and the same for dA and for dB alone: a
-    large dA behind a B of zero is no change of the product yet, but one of the mean. The last sum is
-    over the lowered weights, so that nobody has more than the share sigma. The median is
-    over those that trained the expert, the lower one of an even number. An expert of fewer than
-    three takes the median of its layer: over all clients, of each one's median over its experts.
+    large dA behind a B of zero is no change of the product yet, but one of the mean. The last sum
+    is over the lowered weights, so that nobody has more than the share sigma. The median is over
+    those that trained the expert, the lower one of an even number. An expert of fewer than three
+    takes the median of its layer: over all clients, of each one's median over its experts.
 
     Where nobody is over a limit, the next state is the strategy's, to the bit. A liar within the
     limits moves an expert by at most `most_share` times `most_norm` times the median norm.
