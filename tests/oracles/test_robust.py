@@ -144,7 +144,7 @@ def slow_krum(rows, f, number):
 def slow_weights(rule, rows, sizes, last):
     """Shares of the vectors of one owner by the rule, and that of the last move."""
     total = sum(sizes)
-    if isinstance(rule, MultiKrum):
+    if isinstance(rule, Krum | MultiKrum):
         chosen = slow_krum(rows, 1, 1 if isinstance(rule, Krum) else len(rows) - 1)
         most = sum(sizes[i] for i in chosen)
         return [sizes[i] / most * (i in chosen) for i in range(len(rows))], 0.0
