@@ -212,6 +212,10 @@ def test_strategies_that_are_no_plain_mean_refuse_a_rule_and_have_none_by_defaul
         Experiment(aggregation={"name": "flora"}, robust={"name": "krum"})
     with pytest.raises(ValueError, match="takes more from clients than both"):
         Experiment(aggregation={"name": "scaffold"}, robust={"name": "clip"})
+    with pytest.raises(ValueError, match=r"robust\.root: missing"):
+        Experiment(robust={"name": "fltrust"})
+    with pytest.raises(ValueError, match="no part that clients keep"):
+        Experiment(aggregation={"name": "fedsa_lora"}, robust={"name": "fltrust", "root": "a.csv"})
     assert Experiment(aggregation={"name": "flora"}).robust_rule is PLAIN
     assert Experiment(aggregation={"name": "flora"}, robust={"name": "none"}).robust
 

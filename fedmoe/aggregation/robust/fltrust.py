@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 
 from fedmoe.aggregation.robust.geometry import MEASURES, gram, moves_of
 from fedmoe.aggregation.robust.guarded import Guarded, clipped, shrunk
@@ -34,12 +33,14 @@ class FLTrust(Guarded):
 
     name: Literal["fltrust"] = "fltrust"
     withstands: ClassVar[str] = "root"
-    root: Annotated[str, Field(min_length=1)]
+    root: str = ""
     """File of the server's own rows, with the usual columns (prompt, response); a hundred are
     enough."""
 
     def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
         yield from super().faults(experiment, model)
+        if not self.root:
+            yield Fault("robust.root", "missing; name a file with rows of the server's own")
         if experiment.aggregation.personal:
             said = "trains a client's round at the server, which has no part that clients keep"
             named = f"aggregation.name {experiment.aggregation.name!r}"
