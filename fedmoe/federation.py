@@ -29,6 +29,7 @@ from fedmoe.runs import session
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import Prepared, prepare
 from fedmoe.runs.resume import Resume
+from fedmoe.runs.root import root_of
 from fedmoe.system.files import expanded
 from fedmoe.training.local_client import LocalStep
 from fedmoe.training.settings import Training
@@ -229,7 +230,8 @@ class Federation:
         """Return the next state from updates of your choice, such as those a filter leaves."""
         e = self.prepared.setup.experiment
         members = len(self.prepared.server.members)
-        return finish_round(state, e.aggregation, updates, e.server_optimizer, members)
+        args = updates, e.server_optimizer, members, e.robust_rule, root_of(self.prepared.server)
+        return finish_round(state, e.aggregation, *args)
 
     def evaluate(self, state: ServerState, split: str = "test") -> Evaluations:
         """Score a state at every tier, on `test` or `validation` examples."""

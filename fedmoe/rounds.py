@@ -11,33 +11,18 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from fedmoe.adapter import Adapter, Layout, cut, place
+from fedmoe.adapter import Adapter, cut, place
 from fedmoe.aggregation.mean import again
-from fedmoe.aggregation.server_optimizer import Memory, NoOptimizer, Rule, ServerOptimizer
+from fedmoe.aggregation.robust.rule import PLAIN, Judgement, RobustRule
+from fedmoe.aggregation.server_optimizer import NoOptimizer, ServerOptimizer
+from fedmoe.aggregation.strategy import Aggregator
 from fedmoe.errors import FedMoEError
 from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.seeds import numpy_rng
-
-
-class Aggregator(Protocol):
-    """The part of an aggregation strategy that the loop uses; see `aggregation.Strategy`."""
-
-    def combine(
-        self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0
-    ) -> Adapter: ...
-    def extra_state(self, state: Layout) -> Layout | None: ...
-    def discount(self, update: Update, staleness: int) -> Update: ...
-    @property
-    def moves_alone(self) -> bool: ...
-    def step(
-        self, rule: Rule, old: Adapter, proposed: Adapter, memory: Memory
-    ) -> tuple[Adapter, Memory]: ...
-
 
 NO_OPTIMIZER = NoOptimizer()
 
@@ -77,6 +62,12 @@ class ServerState:
     """Per tier, float32 (layers,)."""
     memory: dict[str, Tensor] = field(default_factory=dict)
     """The server optimiser's memory, float64 (parameters,) by name."""
+    centre: dict[str, Tensor] = field(default_factory=dict)
+    """What a robust rule remembers, by name."""
+
+
+Root = Callable[[ServerState], Update]
+"""Trains a round on rows of the server's own."""
 
 
 class Observer:
@@ -87,6 +78,9 @@ class Observer:
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
         """Note the answer to a task, in the order of the tasks."""
+
+    def judged(self, number: int, judgement: Judgement) -> None:
+        """Note what the robust rule did in a round, before it is finished."""
 
     def finished(self, state: ServerState) -> None:
         """Note the state after a round."""
@@ -145,22 +139,32 @@ def finish_round(
     updates: Iterable[Update],
     optimizer: ServerOptimizer = NO_OPTIMIZER,
     num_clients: int = 0,
+    robust: RobustRule = PLAIN,
+    root: Root | None = None,
+    judged: Callable[[Judgement], None] = lambda judgement: None,
 ) -> ServerState:
     """Return the state after the updates of one round, which are taken one at a time.
 
-    A round without updates keeps the adapter, unless the strategy `moves_alone`.
+    A round without updates keeps the adapter, unless the strategy `moves_alone`. A `robust` rule
+    keeps all updates until it has judged, and says what it did; `root` trains the server's own
+    update, if it wants one.
     """
     rescalers = RescalerMean(state.rescalers)
     stream = rescalers.watch(updates)
     if not (first := list(islice(stream, 1))) and not strategy.moves_alone:
         return replace(state, round=state.round + 1)
-    proposed = strategy.combine(state.adapter, again(first, stream), num_clients)
+    stream = again(first, stream)
+    own = root(state) if root else None
+    outcome = robust.combine(strategy, state.adapter, stream, num_clients, state.centre, own)
+    if outcome.judgement:
+        judged(outcome.judgement)
+    proposed = outcome.state
     adapter, memory = proposed, state.memory
     if not isinstance(optimizer, NoOptimizer):
         adapter, memory = strategy.step(optimizer, state.adapter, proposed, state.memory)
     if (kept := strategy.extra_state(proposed.layout)) is not None:
         place(cut(proposed, kept), adapter)
-    return ServerState(state.round + 1, adapter, rescalers.mean(), memory)
+    return ServerState(state.round + 1, adapter, rescalers.mean(), memory, outcome.centre)
 
 
 def run_rounds(
@@ -180,6 +184,8 @@ def run_rounds(
     updates_per_step: int | None = None,
     stop: Callable[[], str] = lambda: "",
     shown: Callable[[Update], Update] = lambda update: update,
+    robust: RobustRule = PLAIN,
+    root: Root | None = None,
 ) -> ServerState:
     """Run the rounds that are left, as long as `stop` gives no reason, and return the last state.
 
@@ -199,13 +205,17 @@ def run_rounds(
         failures: list[Failure] = []
         heard = _heard(tasks, transport(tasks), observers, failures, shown)
         updates = (strategy.discount(u, number - u.round) for u in heard)
-        state = finish_round(state, strategy, updates, optimizer, len(members))
+        told: list[Judgement] = []
+        args = updates, optimizer, len(members), robust, root, told.append
+        state = finish_round(state, strategy, *args)
         if tasks and len(failures) == len(tasks):
             raise FedMoEError(
                 f"round {number}: every client failed. The first reason: {failures[0].reason}"
             )
         check_quorum(number, len(tasks), failures, quorum, updates_per_step)
         for observer in observers:
+            for judgement in told:
+                observer.judged(number, judgement)
             observer.finished(state)
     return state
 

@@ -9,7 +9,7 @@ One strategy a file, its paper's formula in the docstring; in reading order:
 - `slices`: means over unlike ranks; `raflora`, `replication`, `hetlora`
 - `products`: means of BA, on the best low-rank factors of a sum (`factored`), never forming it;
   `flexlora`, `lora_fair`, and with a `merged` part `flora`, `florist`, `fedex_lora`
-- `robust`: rules that withstand lying clients; `median`
+- `robust`: rules that wrap a mean and withstand lying clients
 - `server_optimizer`: momentum, Adagrad, Adam and Yogi on the change that a strategy proposes;
   `product_optimizer`: the same where a state means products
 
@@ -37,7 +37,7 @@ from fedmoe.aggregation.hetlora import HetLoRA
 from fedmoe.aggregation.lora_fair import LoRAFair
 from fedmoe.aggregation.raflora import RaFLoRA
 from fedmoe.aggregation.replication import Replication
-from fedmoe.aggregation.robust.median import Median
+from fedmoe.aggregation.robust import ROBUST_RULES, RobustRule, rule_for
 from fedmoe.aggregation.rolora import RoLoRA
 from fedmoe.aggregation.scaffold import Scaffold
 from fedmoe.aggregation.server_optimizer import SERVER_OPTIMIZERS, NoOptimizer, ServerOptimizer
@@ -65,7 +65,6 @@ STRATEGIES: tuple[type[Strategy], ...] = (
     RaFLoRA,
     LoRAFair,
     FedBuff,
-    Median,
 )
 Aggregation = Annotated[Strategy, Open("fedmoe.strategies", Strategy, STRATEGIES)]
 """Components that `aggregation` in a configuration may name."""
@@ -74,6 +73,7 @@ MIXED_RANKS = tuple(s.name for s in STRATEGIES if s.mixed_ranks)
 
 __all__ = [
     "MIXED_RANKS",
+    "ROBUST_RULES",
     "SERVER_OPTIMIZERS",
     "STRATEGIES",
     "Aggregation",
@@ -81,6 +81,8 @@ __all__ = [
     "FedBuff",
     "Flame",
     "NoOptimizer",
+    "RobustRule",
     "ServerOptimizer",
     "Strategy",
+    "rule_for",
 ]

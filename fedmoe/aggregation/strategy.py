@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -80,6 +80,21 @@ class Local:
         return moved if self.layouts.update == moved.layout else cut(moved, self.layouts.update)
 
 
+class Aggregator(Protocol):
+    """The part of a strategy that makes the next state; others may stand in its place."""
+
+    def combine(
+        self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0
+    ) -> Adapter: ...
+    def extra_state(self, state: Layout) -> Layout | None: ...
+    def discount(self, update: Update, staleness: int) -> Update: ...
+    @property
+    def moves_alone(self) -> bool: ...
+    def step(
+        self, rule: Rule, old: Adapter, proposed: Adapter, memory: Memory
+    ) -> tuple[Adapter, Memory]: ...
+
+
 class Strategy(Component):
     """Base of all strategies: the hooks as FedAvg answers them, and traits.
 
@@ -114,9 +129,6 @@ class Strategy(Component):
     """Claims that the next state is a ratio of two sums over clients, each of whose terms the
     client can form alone: `weigh(update)` times its update, and `weigh(update)`. The server then
     needs the sums alone, which secure aggregation can give it without the terms."""
-    robust: ClassVar[bool] = False
-    """Claims that fewer than half of the clients that used an expert cannot move a value of it
-    beyond those that the others sent, whatever they send themselves."""
     personal: ClassVar[bool] = False
     """Clients keep a part of the model: there is no common one, and each is scored with its own
     part. Without it, claims that equal updates of all clients are the next state."""

@@ -6,7 +6,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedmoe.aggregation import SERVER_OPTIMIZERS, Aggregation, Flame, NoOptimizer, ServerOptimizer
+from fedmoe.aggregation import (
+    ROBUST_RULES,
+    SERVER_OPTIMIZERS,
+    Aggregation,
+    Flame,
+    NoOptimizer,
+    RobustRule,
+    ServerOptimizer,
+    rule_for,
+)
 from fedmoe.budget import BUDGETS, Budget, Levels
 from fedmoe.config.constraints import faults_of
 from fedmoe.config.faults import parse_faults
@@ -114,6 +123,9 @@ class Experiment:
     losses: RouterLosses = RouterLosses()
     """Additions to the loss for routing's sake; none by default."""
     aggregation: Aggregation = Flame()
+    robust: Annotated[RobustRule, ROBUST_RULES] | None = None
+    """How liars among the clients are withstood: `clip` when omitted, with a strategy that is a
+    weighted mean by itself whose terms the server may see; `none` with any other."""
     server_optimizer: Annotated[ServerOptimizer, SERVER_OPTIMIZERS] = NoOptimizer()
     upload: Annotated[Compression, COMPRESSIONS] = NoCompression()
     """The format of the values in clients' updates."""
@@ -133,6 +145,12 @@ class Experiment:
     faults: str = ""
     """Faults to inject, as a rehearsal, as `fedmoe run --faults` takes them:
     `drop=.1,slow=3x,corrupt=.01,nan=.02,kill-client=.05,kill-server@3`."""
+
+    @property
+    def robust_rule(self) -> RobustRule:
+        """The rule of `robust`, or the one that stands in for none."""
+        hidden = self.privacy is not None or self.secure_aggregation is not None
+        return rule_for(self.robust, self.aggregation, hidden)
 
     def availability(self, tier: str) -> float:
         """The probability that a client of a tier is reachable in a round."""

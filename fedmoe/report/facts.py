@@ -65,6 +65,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Rounds", f"{run.num_finished} of {head.get('planned_rounds', head['num_rounds'])}"),
         ("Ended", head.get("reason", DASH)),
         ("Aggregation", head["strategy"]),
+        ("Robust rule", head.get("robust", DASH)),
         *spread_facts(run),
         ("Trained tokens", count_text(sum(c.get("tokens", 0) for c in done) or None)),
         ("Sent to clients", bytes_text(sum(c["bytes_down"] for c in done) or None)),

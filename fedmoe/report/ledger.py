@@ -24,6 +24,7 @@ Kind = Literal[
     "unscored",
     "withheld",
     "private",
+    "robust",
     "round",
     "resumed",
     "stopped",

@@ -12,6 +12,7 @@ from fedmoe.report import run_tables
 from fedmoe.report.clients import MOST_ROWS, client_rows, client_scores
 from fedmoe.report.facts import details, facts, headline, next_steps, status
 from fedmoe.report.own_metrics import own_metrics
+from fedmoe.report.robust import robust_rule
 from fedmoe.report.run import Run
 from fedmoe.report.text_table import TextTable, markdown_sections, pairs_table, plain
 
@@ -71,7 +72,7 @@ def render_page(run: Run, pictures: Sequence[Picture]) -> str:
         steps=next_steps(run),
         scores=run_tables.test_scores(run),
         pictures=pictures,
-        shown=[*_overview(run), *of_clients, client_rows(run)],
+        shown=[*_overview(run), *of_clients, client_rows(run), robust_rule(run)],
         folded=folded,
     )
 

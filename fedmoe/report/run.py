@@ -83,6 +83,8 @@ class Run:
     """Clients that do not report their scores, when they were last asked."""
     away: dict[int, frozenset[int]]
     """By round: the clients that were not there, also those that have left for good."""
+    judgements: list[Record]
+    """What the robust rule did, by round."""
     folder: Path = Path()
 
     def name_of(self, client: int) -> str:
@@ -221,6 +223,7 @@ def read_run(folder: Path, records: Sequence[Record] | None = None) -> Run:
         unscored=_last(records, "unscored", ("round", "split", "client")),
         withheld=_withheld(records),
         away=_away(_last(records, "roster", ("round",))),
+        judgements=_last(records, "robust", ("round",)),
         labels={c["client"]: c["labels"] for c in manifest},
         folder=folder,
         settings=_settings(folder / "config.yaml"),

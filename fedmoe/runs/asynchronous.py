@@ -70,7 +70,7 @@ class Buffered:
         Raises:
             FedMoEError: nobody is at work, and nobody may start.
         """
-        self.states[state.round] = replace(state, memory={})
+        self.states[state.round] = replace(state, memory={}, centre={})
         self.arrived.clear()
         arrivals = self.timeline.step(lambda arrival: self.arrived.add(arrival.job.client))
         self._check(state.round + 1, arrivals)

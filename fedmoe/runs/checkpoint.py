@@ -55,6 +55,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         tensors[f"{prefix}adapter"] = state.adapter.flat
         tensors |= {f"{prefix}rescaler.{tier}": r for tier, r in state.rescalers.items()}
         tensors |= {f"{prefix}memory.{name}": m for name, m in state.memory.items()}
+        tensors |= {f"{prefix}centre.{name}": m for name, m in state.centre.items()}
     _files(folder).write(
         checkpoint.state.round,
         checkpoint.state.adapter.layout,
@@ -111,7 +112,8 @@ def _read(folder: Path, number: int, layout: Layout) -> Checkpoint:
             return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
 
         adapter = Adapter(layout, tensors[f"{prefix}adapter"])
-        return ServerState(number, adapter, named("rescaler"), named("memory"))
+        kinds = ("rescaler", "memory", "centre")
+        return ServerState(number, adapter, *(named(kind) for kind in kinds))
 
     versions = {number: state(number, f"version.{number}.") for number in facts["versions"]}
     sums = tensors["by_round"], tensors["by_client"]

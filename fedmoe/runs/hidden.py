@@ -14,8 +14,9 @@ from fedmoe.rounds import Observer
 from fedmoe.runs.masked import MaskedMean
 
 if TYPE_CHECKING:
+    from fedmoe.aggregation.strategy import Aggregator
     from fedmoe.messages.records import Update
-    from fedmoe.rounds import Aggregator, Choose, Member, ServerState, Transport
+    from fedmoe.rounds import Choose, Member, ServerState, Transport
     from fedmoe.runs.server_side import ServerSide
     from fedmoe.runs.workers import Workers
 

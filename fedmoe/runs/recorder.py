@@ -34,6 +34,7 @@ from fedmoe.system.files import json_file, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
     from fedmoe.adapter import Adapter
+    from fedmoe.aggregation.robust.terms import Judgement
     from fedmoe.budget.cost import Cost
     from fedmoe.evaluation.evaluate import Evaluation
     from fedmoe.messages.records import Task, Update
@@ -226,6 +227,9 @@ class Recorder(Observer, Watch):
             write_json(self.folder / "manifest.json", accounts_manifest(self.rows, names))
         self.accounts_changed = False
 
+    def judged(self, number: int, judgement: Judgement) -> None:
+        self.ledger.append({"kind": "robust", "round": number, **judgement.as_json()})
+
     def finished(self, state: ServerState) -> None:
         self._write_accounts()
         now = time.monotonic()
@@ -345,6 +349,7 @@ class Recorder(Observer, Watch):
             "clients_per_round": number,
             "model": e.model.path,
             "strategy": strategy.name,
+            "robust": e.robust_rule.name,
             **(step if strategy.asynchronous else {}),
             "rescaling": e.rescaling.name,
             "upload": e.upload.name,

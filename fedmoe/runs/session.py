@@ -30,6 +30,7 @@ from fedmoe.runs.local.pool import sweep
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.recorder import Recorder
 from fedmoe.runs.resume import find
+from fedmoe.runs.root import root_of
 from fedmoe.runs.roster import roster_of
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
@@ -201,6 +202,8 @@ class Session:
             updates_per_step=keeper.updates_per_step,
             stop=why_stop,
             shown=sight.shown,
+            robust=e.robust_rule,
+            root=root_of(server),
         )
         if state.round < e.rounds:
             recorder.stopped(state, reason := why_stop())

@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 
 from fedmoe.adapter import Adapter, Layout, initial_adapter
-from fedmoe.aggregation import STRATEGIES
+from fedmoe.aggregation import ROBUST_RULES, STRATEGIES, FedAvg, RobustRule
+from fedmoe.aggregation.robust import PLAIN
 from fedmoe.aggregation.strategy import Strategy
 from fedmoe.messages.records import Task, Update
 from fedmoe.seeds import generator
@@ -21,14 +22,15 @@ LAYERS, EXPERTS, HIDDEN, RANK, CLIENTS = 16, 64, 2048, 16, 10
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Yield every strategy that combines updates, against FedAvg."""
+    """Yield every strategy that combines updates, and every robust rule on FedAvg, against it."""
     experts, hidden, clients = (4, 128, 3) if options.quick else (EXPERTS, HIDDEN, CLIENTS)
     plain = one_layer(experts, hidden)
     setting = f"a layer of {experts} experts, {hidden} x {hidden}, rank {RANK}, {clients} clients"
     fedavg = 0.0
-    for strategy in (kind() for kind in STRATEGIES):
-        name = str(getattr(strategy, "name"))  # noqa: B009
-        seconds, above = measured(strategy, plain, clients, options)
+    rules = [(FedAvg(), rule_named(name)) for name in ROBUST_RULES.names if name != PLAIN.name]
+    for strategy, rule in [*((kind(), PLAIN) for kind in STRATEGIES), *rules]:
+        name = str(strategy.name if rule is PLAIN else f"fedavg with {rule.name}")
+        seconds, above = measured(strategy, plain, clients, options, rule)
         fedavg = fedavg or seconds
         note = f"{seconds:.2f} s a layer, {LAYERS * seconds:.0f} s for {LAYERS}; {named('torch')}"
         figure = f"{seconds / fedavg:.1f}x FedAvg's time, {above / 1e6:.0f} MB above the updates"
@@ -44,8 +46,13 @@ def one_layer(experts: int, hidden: int) -> Layout:
     return Layout.of(tensors, 1, experts, RANK, float(RANK))
 
 
+def rule_named(name: str) -> RobustRule:
+    """Return a rule as it is by default; the update of a first client stands in for root rows."""
+    return ROBUST_RULES.find(name)(**({"root": "-"} if name == "fltrust" else {}))
+
+
 def measured(
-    strategy: Strategy, plain: Layout, clients: int, options: Options
+    strategy: Strategy, plain: Layout, clients: int, options: Options, rule: RobustRule = PLAIN
 ) -> tuple[float, int]:
     """Return the best seconds of `combine`, and its peak bytes above the updates."""
     initial = initial_adapter(plain, generator(0, "bench"))
@@ -55,7 +62,7 @@ def measured(
     with Peak() as peak:
         for _ in range(1 if options.quick else max(1, options.repeats // 2)):
             started = time.perf_counter()
-            strategy.combine(state, updates, clients)
+            rule.combine(strategy, state, updates, clients, root=updates[0])
             seconds.append(time.perf_counter() - started)
     return min(seconds), max(0, peak.bytes - peak.before)
 

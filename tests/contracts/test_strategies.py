@@ -41,11 +41,6 @@ def test_where_sums_are_enough_nothing_else_counts(kind):
     c.check_maskable(c.made(kind))
 
 
-@those(lambda kind: kind.robust)
-def test_where_robustness_is_claimed_a_minority_moves_no_value_out_of_range(kind):
-    c.check_robust(c.made(kind))
-
-
 @those(lambda kind: kind.size_weighted)
 def test_where_clients_count_by_size_twice_the_size_is_two_clients(kind):
     c.check_size(c.made(kind))

@@ -79,6 +79,7 @@ KINDS = {
     "flame": [
         "aggregation={name: flame}",
         "server_optimizer={name: momentum, beta: 0.5}",
+        "robust={name: centred_clipping}",
         "rescaling={name: learned}",
         "upload.name=int4",
     ],

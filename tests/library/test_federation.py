@@ -31,8 +31,6 @@ def federation(tiny_folder):
 class Largest(fm.Strategy):
     """Takes the update of the client with the most examples, and no other."""
 
-    robust = False
-
     def combine(self, adapter, updates, num_clients=0):
         return adapter + max(updates, key=lambda update: update.examples).delta
 

@@ -45,5 +45,6 @@ def repeated(prepared, order):
         clients_per_round=0,
         seed=e.seed,
         optimizer=e.server_optimizer,
+        robust=e.robust_rule,
         plan=plan,
     )

@@ -25,4 +25,5 @@ def run_over(prepared, transport, *, num_rounds, clients_per_round):
         num_rounds=num_rounds,
         clients_per_round=clients_per_round,
         seed=prepared.setup.experiment.seed,
+        robust=prepared.setup.experiment.robust_rule,
     )

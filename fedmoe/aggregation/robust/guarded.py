@@ -1,0 +1,134 @@
+"""The guard that every rule starts from: norms are clipped to the round's, and shares capped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor
+
+from fedmoe.adapter import Adapter
+from fedmoe.aggregation.mean import Mean
+from fedmoe.aggregation.robust.geometry import MEASURES, Moves, moves_of, scaled
+from fedmoe.aggregation.robust.rule import Centre, Outcome, RobustRule, judged, steady
+from fedmoe.aggregation.robust.terms import Choice, Terms, capped
+from fedmoe.aggregation.strategy import Strategy
+from fedmoe.messages.records import Update
+from fedmoe.section import section
+
+HALVINGS = 30
+FEW = 3
+"""Reporters of which one that lies has no say in the median."""
+
+
+@section
+class Guarded(RobustRule):
+    """Base of rules that judge clipped updates with capped shares; see `Clip` for both."""
+
+    most_norm: Annotated[float, Field(ge=1)] | None = 1.0
+    """Largest norm of an update, as a multiple of the median over those that trained the expert;
+    unlimited when null. Norms of AdamW's updates are much alike: a median costs honest clients
+    little. Raise it where they train for unlike numbers of steps."""
+    most_share: Annotated[float, Field(gt=0, le=1)] | None = 0.3
+    """Largest share of a client in any expert's weight, and in that of shared parts; unlimited when
+    null. Where fewer clients than 1 / share weigh something, all of them weigh the same."""
+
+    @property
+    def needed(self) -> int:
+        """Return the reporters of an expert below which it is only clipped and capped."""
+        return FEW
+
+    def combine(
+        self,
+        strategy: Strategy,
+        state: Adapter,
+        updates: Iterable[Update],
+        num_clients: int = 0,
+        centre: Centre | None = None,
+        root: Update | None = None,
+    ) -> Outcome:
+        assert isinstance(strategy, Mean), strategy
+        terms = Terms.of(strategy, state, updates, root)
+        moves = [moves_of(state, update.delta) for update in terms.updates]
+        guarded = self.guard(terms, moves)
+        choice = self.choose(terms, guarded, centre or {})
+        made = self.next_state(terms, choice, centre or {})
+        squares = torch.stack([m.plain.sum(0) for m in moves])
+        told = judged(str(self.name), terms, choice, squares, self.needed)
+        return Outcome(made, self.remembered(terms, made), told)
+
+    def guard(self, terms: Terms, moves: list[Moves]) -> Choice:
+        """Return the strategy's weights, capped, and the factors that clip."""
+        factors, weights = torch.ones_like(terms.weights), terms.weights
+        if self.most_norm is not None:
+            norms = torch.stack([m.norms() for m in moves])
+            limits = self.most_norm * typical(norms, terms)
+            factors = torch.stack([clipped(m, limits) for m in moves])
+        if self.most_share is not None:
+            weights = capped(weights, self.most_share)
+        return Choice(weights, factors)
+
+    def choose(self, terms: Terms, guarded: Choice, centre: Centre) -> Choice:
+        """Return the rule's choice, which starts from clipped updates and capped weights."""
+        return guarded
+
+    def next_state(self, terms: Terms, choice: Choice, centre: Centre) -> Adapter:
+        """Return the state that a choice makes."""
+        return terms.next_state(choice)
+
+    def remembered(self, terms: Terms, made: Adapter) -> Centre:
+        """Return what the next round is to know."""
+        return {}
+
+
+def typical(
+    norms: Float[Tensor, "clients measures owners"], terms: Terms
+) -> Float[Tensor, "measures owners"]:
+    """Return the median norms over each owner's reporters; of few, the median of its layer."""
+    layout = terms.updates[0].delta.layout
+    reported = terms.used[:, None].expand_as(norms)
+    of_owner = _middle(norms, reported, 0)
+    num_layers, experts = layout.num_layers, layout.num_experts
+    if not num_layers:
+        return of_owner
+    shape = (len(norms), MEASURES, num_layers, experts)
+    by_layer, there = norms[..., :-1].reshape(shape), reported[..., :-1].reshape(shape)
+    of_client = _middle(by_layer, there, -1)
+    of_layer = _middle(of_client, there.any(-1), 0)
+    spread = torch.cat([of_layer.repeat_interleave(experts, -1), of_owner[:, -1:]], -1)
+    return torch.where(terms.used.sum(0) < FEW, spread, of_owner)
+
+
+def clipped(moves: Moves, limits: Float[Tensor, "measures owners"]) -> Float[Tensor, " owners"]:
+    """Return the largest factors up to 1 with which no norm is over its limit, by halving."""
+    fits = (moves.norms() <= limits).all(0)
+    low, high = torch.zeros_like(limits[0]), torch.ones_like(limits[0])
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        under = (moves.norms(middle) <= limits).all(0)
+        low, high = torch.where(under, middle, low), torch.where(under, high, middle)
+    return torch.where(fits, 1.0, steady(low))
+
+
+def shrunk(terms: Terms, choice: Choice) -> list[Adapter]:
+    """Return the clients' clipped deltas."""
+    pairs = zip(terms.updates, choice.factors, strict=True)
+    return [scaled(update.delta, row) for update, row in pairs]
+
+
+def typical_of(
+    values: Float[Tensor, "owners clients"], used: Bool[Tensor, "owners clients"]
+) -> Float[Tensor, "owners one"]:
+    """Return the lower median over each owner's reporters; 0 without any."""
+    return _middle(values, used, -1).unsqueeze(-1)
+
+
+def _middle(values: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Return the lower median along an axis of the values in a mask; 0 without any."""
+    ordered = torch.where(mask, values, torch.inf).sort(dim).values
+    place = ((mask.sum(dim, keepdim=True) - 1) // 2).clamp(min=0)
+    found = ordered.gather(dim, place).squeeze(dim)
+    return torch.where(found.isinf(), 0.0, found)
