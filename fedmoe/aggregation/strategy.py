@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -80,6 +80,7 @@ class Local:
         return moved if self.layouts.update == moved.layout else cut(moved, self.layouts.update)
 
 
+@runtime_checkable
 class Aggregator(Protocol):
     """The part of a strategy that makes the next state; others may stand in its place."""
 

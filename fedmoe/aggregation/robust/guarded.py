@@ -15,7 +15,7 @@ from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.robust.geometry import MEASURES, Moves, moves_of, scaled
 from fedmoe.aggregation.robust.rule import Centre, Outcome, RobustRule, judged, steady
 from fedmoe.aggregation.robust.terms import Choice, Terms, capped
-from fedmoe.aggregation.strategy import Strategy
+from fedmoe.aggregation.strategy import Aggregator
 from fedmoe.messages.records import Update
 from fedmoe.section import section
 
@@ -43,7 +43,7 @@ class Guarded(RobustRule):
 
     def combine(
         self,
-        strategy: Strategy,
+        strategy: Aggregator,
         state: Adapter,
         updates: Iterable[Update],
         num_clients: int = 0,
