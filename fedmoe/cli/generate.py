@@ -54,6 +54,20 @@ def generate(
             f"{prompt[0]} is a folder and no prompt; --run answers with the adapter of a run's "
             "folder, --model with a whole model"
         )
+    _check(run, adapter, base, tier)
+    arguments.one_thread()
+    from fedmoe.export.generate import Generator
+
+    loaded = _loaded(run, adapter, base, model, tier, which, experts, offload)
+    loaded.use(next(iter(loaded.levels)), top_k)
+    generator = Generator(loaded.model, loaded.tokenizer, loaded.text)
+    for line in [" ".join(prompt)] if prompt else _lines():
+        generator.answer(line, max_new_tokens, each=partial(print, end="", flush=True))
+        print()
+
+
+def _check(run: Path | None, adapter: Path | None, base: str, tier: str | None) -> None:
+    """Refuse options that do not fit together."""
     if run is not None and adapter is not None:
         raise FedMoEError("--run and --adapter both name an adapter; give one of them")
     if base and adapter is None:
@@ -62,33 +76,33 @@ def generate(
         raise FedMoEError("--tier needs --run; an exported adapter is for one tier, or for none")
     if run is not None and tier:
         _check_tier(run, tier)
-    arguments.one_thread()
-    from fedmoe.export import loaded as models
-    from fedmoe.export.generate import Generator
 
-    held = experts, offload
+
+def _loaded(
+    run: Path | None,
+    adapter: Path | None,
+    base: str,
+    model: str,
+    tier: str | None,
+    which: str,
+    *held: Any,
+) -> Any:
+    """Return the model that the options name, ready to be asked."""
+    from fedmoe.export import loaded as models
+
     if run is not None:
-        loaded = models.load_run(run, which, [tier or models.FULL], *held)
-    elif adapter is not None:
+        return models.load_run(run, which, [tier or models.FULL], *held)
+    if adapter is not None:
         # A merged one is a model of its own; what is neither is refused by what misses in it.
-        merged = (adapter / "config.json").is_file()
-        loaded = (
-            models.load_model(str(adapter), *held)
-            if merged
-            else models.load_adapter(adapter, base, *held)
-        )
-    else:
-        loaded = models.load_model(model, *held)
-        print(
-            f"fedmoe: {model} is a base model here, without an adapter: it continues the prompt as "
-            "it learned to in pretraining. --run FOLDER answers with a run's adapter.",
-            file=sys.stderr,
-        )
-    loaded.use(next(iter(loaded.levels)), top_k)
-    generator = Generator(loaded.model, loaded.tokenizer, loaded.text)
-    for line in [" ".join(prompt)] if prompt else _lines():
-        generator.answer(line, max_new_tokens, each=partial(print, end="", flush=True))
-        print()
+        if (adapter / "config.json").is_file():
+            return models.load_model(str(adapter), *held)
+        return models.load_adapter(adapter, base, *held)
+    print(
+        f"fedmoe: {model} is a base model here, without an adapter: it continues the prompt as "
+        "it learned to in pretraining. --run FOLDER answers with a run's adapter.",
+        file=sys.stderr,
+    )
+    return models.load_model(model, *held)
 
 
 def _lines() -> Iterator[str]:

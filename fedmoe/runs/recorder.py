@@ -27,6 +27,7 @@ from fedmoe.runs.asynchronous import goes_live
 from fedmoe.runs.checkpoint import Checkpoint
 from fedmoe.runs.costs import tier_cost, tier_costs
 from fedmoe.runs.identity import environment, identity
+from fedmoe.runs.opening import opening
 from fedmoe.runs.round_files import tensor_parts
 from fedmoe.runs.seal import Seal, write_seal
 from fedmoe.runs.workers import Watch
@@ -43,18 +44,6 @@ if TYPE_CHECKING:
     from fedmoe.runs.server_side import ServerSide
     from fedmoe.runs.workers import Injected, Schedule
     from fedmoe.system.workforce import Replaced
-
-OF_TIER = (
-    "top_k",
-    "parameters",
-    "bytes_down",
-    "bytes_up",
-    "train_flops_per_token",
-    "memory_bytes",
-    "expert_bytes",
-    "full_expert_bytes",
-)
-"""Costs of a tier that the ledger's first line gives."""
 
 
 class Recorder(Observer, Watch):
@@ -106,7 +95,7 @@ class Recorder(Observer, Watch):
         for name, text in self.texts.items():
             write_text(self.folder / name, text)
         write_json(self.folder / "manifest.json", self.server.facts.as_manifest())
-        self.ledger.append(self._opening())
+        self.ledger.append(opening(self.server, self.costs))
 
     def _continue(self, resumed: Checkpoint) -> None:
         """Restore the ledger and the sums as they were when the checkpoint was written."""
@@ -324,40 +313,6 @@ class Recorder(Observer, Watch):
     def close(self) -> None:
         """Close the ledger."""
         self.ledger.close()
-
-    def _opening(self) -> dict:
-        e, server = self.server.setup.experiment, self.server
-        tiers = {
-            tier: {
-                "clients": [m.client for m in server.members if m.tier == tier],
-                **{name: getattr(cost, name) for name in OF_TIER},
-                # Of a tier whose clients are yet to come, as they will be.
-                "availability": 0.0 if server.setup.tier(tier).skipped else e.availability(tier),
-                **({"device": asdict(e.devices[tier])} if e.devices else {}),
-                "memory_options": server.setup.tier(tier).memory_options,
-            }
-            for tier, cost in self.costs.items()
-        }
-        strategy, number = e.aggregation, server.clients_per_round
-        step = {"updates_per_step": strategy.updates_per_step(number)}
-        return {
-            "kind": "run",
-            "name": e.name,
-            "seed": e.seed,
-            "num_rounds": e.rounds,
-            "num_clients": len(server.members),
-            "clients_per_round": number,
-            "model": e.model.path,
-            "strategy": strategy.name,
-            "robust": e.robust_rule.name,
-            **(step if strategy.asynchronous else {}),
-            "rescaling": e.rescaling.name,
-            "upload": e.upload.name,
-            "full_top_k": server.setup.model.full_top_k,
-            **({"start": [*server.setup.start.notes]} if server.setup.start else {}),
-            **server.facts.header(),
-            "tiers": tiers,
-        }
 
 
 def adapter_parts(adapter: Adapter, state: ServerState) -> tuple[bytes | memoryview, ...]:
