@@ -99,7 +99,7 @@ class MaskedRun(Sight):
         return [
             "secure aggregation: the server sees sums alone, of changes, weights, counts, losses "
             "and examples. What it can no longer refuse is a single update that is damaged, too "
-            "large or a lie; each client's own check of its range remains, and no robust rule applies",
+            "large or a lie: no robust rule applies, each client's own check of its range remains",
             f"secure aggregation: not hidden are {'; '.join(IN_CLEAR)}",
         ]
 
