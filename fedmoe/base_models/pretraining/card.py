@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedmoe.base_models.pretraining.corpus import PACKAGE
 from fedmoe.system.package_data import package_text, package_yaml
 from fedmoe.training.router_losses import RouterLosses
-
-PACKAGE = "fedmoe.base_models.pretraining"
 
 
 def write_card(out: Path, facts: dict[str, Any], log: Sequence[dict[str, Any]]) -> None:
@@ -26,6 +25,8 @@ def card(facts: dict[str, Any], log: Sequence[dict[str, Any]]) -> str:
     tokens = facts["tokens_seen"] / 1e6
     points = [row for row in log if "validation_loss" in row]
     shown = points[:: max(1, len(points) // 10)]
+    text = facts["sources"].values()
+    told = sum(x["conversation_tokens"] for x in text) / sum(x["tokens"] for x in text)
     losses = [(f"{row['tokens'] / 1e6:.1f}", f"{row['validation_loss']:.3f}") for row in shown]
     fair = 1 / len(facts["expert_load"][0])
     return package_text(PACKAGE, "card.txt").format(
@@ -37,6 +38,11 @@ def card(facts: dict[str, Any], log: Sequence[dict[str, Any]]) -> str:
         sources=_rows(
             (*licences[name], f"{x['documents']:,}", f"{x['bytes'] / 1e6:.1f}", f"{x['tokens']:,}")
             for name, x in facts["sources"].items()
+        ),
+        conversations=100 * told,
+        top_k_loss=_rows(
+            (k, f"{loss:.3f}", f"{loss - facts['validation_loss']:+.3f}")
+            for k, loss in facts["loss_by_top_k"].items()
         ),
         losses=_rows([*losses, (f"{tokens:.1f} (end)", f"{facts['validation_loss']:.3f}")]),
         loads=_rows(
