@@ -33,7 +33,7 @@ def card(facts: dict[str, Any], log: Sequence[dict[str, Any]]) -> str:
         parameters=facts["parameters"] / 1e6,
         shape=facts["recipe"]["model"],
         tokens=tokens,
-        hours=facts["seconds"] / 3600,
+        hours=facts["recipe"]["workers"] * facts["seconds"] / 3600,
         routing=_routing(facts["recipe"]),
         sources=_rows(
             (*licences[name], f"{x['documents']:,}", f"{x['bytes'] / 1e6:.1f}", f"{x['tokens']:,}")
