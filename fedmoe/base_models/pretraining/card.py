@@ -68,7 +68,7 @@ def _routing(recipe: dict[str, Any]) -> str:
 
 
 def plot_loss(path: Path, log: Sequence[dict[str, Any]]) -> None:
-    """Draw training and validation loss against tokens."""
+    """Draw training loss, and validation loss at every k, against tokens."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
@@ -81,13 +81,15 @@ def plot_loss(path: Path, log: Sequence[dict[str, Any]]) -> None:
         lw=1,
         label="training",
     )
-    axes.plot(
-        [r["tokens"] / 1e6 for r in held_out],
-        [r["validation_loss"] for r in held_out],
-        color="#0b6e99",
-        lw=2,
-        label="validation",
-    )
+    for shade, top_k in enumerate(held_out[-1]["loss_by_top_k"] if held_out else ()):
+        axes.plot(
+            [r["tokens"] / 1e6 for r in held_out],
+            [r["loss_by_top_k"][top_k] for r in held_out],
+            color="#0b6e99",
+            alpha=1 / (1 + shade),
+            lw=2,
+            label=f"validation, k = {top_k}",
+        )
     axes.set(xlabel="tokens seen (millions)", ylabel="loss (nats per token)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
