@@ -19,6 +19,7 @@ from fedmoe.base_models.pretraining.sources import (
     is_conversation,
     parts,
 )
+from fedmoe.data.home_assistant.dataset import write_response
 from fedmoe.system.package_data import package_text, package_yaml
 
 NOUNS = ["".join(letters) for letters in product("bdkl", "aeiou", "mnrst", "aeiou")]
@@ -59,9 +60,9 @@ def test_no_exercise_answers_in_the_form_of_the_built_in_task(exercise, _share):
 
 def test_the_form_that_no_exercise_may_have_is_that_of_the_task():
     """The two patterns above find the task's own answers, or they would guard nothing."""
-    for call in ("HassLightSet name: lamp, brightness: 40", "SetVolume name: tv, volume_level: 90"):
-        assert re.search(r"[a-z][A-Z]", call)
-        assert re.search(r"[\w ]: ", call)
+    call = write_response("SetVolume", {"volume_level": "90", "name": "projector"})
+    assert re.search(r"[a-z][A-Z]", call)
+    assert re.search(r"[\w ]: ", call)
 
 
 def test_records_are_answered_in_the_order_of_the_text():
