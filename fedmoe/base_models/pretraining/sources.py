@@ -125,8 +125,8 @@ def reading(root: Path) -> Iterator[str]:
             continue
         seen.add(passage)
         if "label" in row and hash_of(passage) % 4 == 0:
-            asked = f"{passage}\n{row['question']}?"
-            yield conversation(asked, "Yes." if row["label"] else "No.")
+            question = f"{passage}\n{row['question']}?"
+            yield conversation(question, "Yes." if row["label"] else "No.")
         else:
             yield from split_paragraphs(passage)
     asked: dict[str, list[str]] = {}
