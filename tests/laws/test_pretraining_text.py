@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from fedmoe.base_models.pretraining.sources import (
     parts,
 )
 from fedmoe.data.home_assistant.dataset import write_response
+from fedmoe.models.build import model_folder
 from fedmoe.system.package_data import package_text, package_yaml
 
 NOUNS = ["".join(letters) for letters in product("bdkl", "aeiou", "mnrst", "aeiou")]
@@ -95,6 +97,11 @@ def test_conversations_are_worded_by_the_chat_template():
     worded = template.render(messages=messages, eos_token=END)
     assert worded == f"{conversation(*turns)}{END}\n"
     assert is_conversation(worded)
+
+
+def test_the_built_in_model_words_conversations_as_the_corpus_does():
+    built_in = Path(model_folder("mini")) / "chat_template.jinja"
+    assert built_in.read_text() == package_text(PACKAGE, "chat_template.jinja")
 
 
 def test_a_long_conversation_is_cut_where_the_user_speaks():
