@@ -56,12 +56,14 @@ class Words:
 
     def filler(self, role: str) -> str:
         """Draw what stands in a role of a request."""
-        drawn = {"person": lambda: self.one("names"), "amount": self.number}
+        drawn = {"person": lambda: self.one("names"), "number": self.number}
         return drawn.get(role, lambda: self.phrase(2))()
 
-    def asked(self, question: str, answer: str) -> str:
-        """Return the exercise, plain or as a conversation."""
-        return (pair if self.rng.random() < PLAIN else conversation)(question, answer)
+    def asked(self, *turns: str) -> str:
+        """Return questions, each before its answer, in plain pairs or as a conversation."""
+        if self.rng.random() < PLAIN:
+            return "\n".join(map(pair, turns[::2], turns[1::2]))
+        return conversation(*turns)
 
     def shuffled(self, items: list) -> list:
         """Return the items in random order."""
@@ -147,17 +149,28 @@ def records(w: Words) -> str:
 
 
 def errand(w: Words) -> str:
-    """Ask for some of the parts of a request, by name, and for nothing else."""
-    roles = w.shuffled(list(w.tables["roles"]))[: int(w.rng.integers(2, 6))]
-    told = {role: w.filler(role) for role in roles}
-    head = w.one("command").format(verb=w.one(w.verbs), noun=w.phrase(2))
-    parts = [w.one(w.tables["roles"][role]).format(value) for role, value in told.items()]
-    wanted = {role: told[role] for role in w.shuffled(roles)[: int(w.rng.integers(1, 4))]}
+    """Ask for parts of a request, by name and in a form; further requests are answered alike."""
+    wanted = w.shuffled(["task", *w.tables["roles"]])[: int(w.rng.integers(1, 4))]
     form = w.one(list(FORMS))
-    names = " and ".join(w.tables["names_of_roles"][role] for role in wanted)
-    said = {w.tables["names_of_roles"][role]: value for role, value in wanted.items()}
-    request = f"{' '.join([head, *parts])}. {w.one('wish')} {names} {w.one(w.tables['as'][form])}"
-    return w.asked(request, FORMS[form](said))
+    wish = f". {w.one('wish')} {' and '.join(wanted)} {w.one(w.tables['as'][form])}"
+    turns: list[str] = []
+    for _ in range(int(w.rng.integers(1, 4))):
+        request, told = _request(w, wanted)
+        turns += [request + wish, FORMS[form]({name: told[name] for name in wanted})]
+        wish = ""
+    return w.asked(*turns)
+
+
+def _request(w: Words, wanted: list[str]) -> tuple[str, dict[str, str]]:
+    """Return a request with the wanted parts and others, and its parts by name."""
+    verb, noun = w.one(w.verbs), w.phrase(2)
+    told, said = {"task": f"{verb} {noun}"}, [w.one("command").format(verb=verb, noun=noun)]
+    others = w.shuffled([role for role in w.tables["roles"] if role not in wanted])
+    roles = [role for role in wanted if role != "task"] + others[: int(w.rng.integers(3))]
+    for role in w.shuffled(roles):
+        told[role] = w.filler(role)
+        said.append(w.one(w.tables["roles"][role]).format(told[role]))
+    return " ".join(said), told
 
 
 def quote(w: Words) -> str:
@@ -183,16 +196,16 @@ FORMS: dict[str, Callable[[Mapping[str, str]], str]] = {
 """How facts by name are answered, by the name of the form."""
 
 EXERCISES: tuple[tuple[Callable[[Words], str], float], ...] = (
-    (repeat, 0.12),
-    (pick, 0.06),
-    (after, 0.07),
+    (repeat, 0.1),
+    (pick, 0.05),
+    (after, 0.06),
     (lookup, 0.1),
-    (replace, 0.06),
-    (reverse, 0.03),
-    (story, 0.13),
-    (quote, 0.08),
-    (records, 0.17),
-    (errand, 0.18),
+    (replace, 0.05),
+    (reverse, 0.02),
+    (story, 0.12),
+    (quote, 0.07),
+    (records, 0.18),
+    (errand, 0.25),
 )
 
 

@@ -69,7 +69,7 @@ class Pretrain:
     earlier model of this recipe."""
     seed: int = 0
     model: ModelShape = ModelShape()
-    num_exercises: Annotated[int, Field(ge=0)] = 60_000
+    num_exercises: Annotated[int, Field(ge=0)] = 65_000
     tokens: Count = 30_000_000
     """Tokens to train on."""
     block: Annotated[int, Field(ge=2, le=MOST_BLOCK)] = 256
