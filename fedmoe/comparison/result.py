@@ -68,6 +68,8 @@ class Result:
     """In all rounds."""
     num_answers: int
     """Updates that arrived."""
+    base_losses: dict[int, float] = field(default_factory=dict)
+    """Test loss per token before the first round, by the number of experts per token."""
     case: str = ""
     metric: str = ""
     """The name of what the scores are of; "loss" where there is no score."""
@@ -181,6 +183,7 @@ def read_result(
         losses=losses | {MEAN: statistics.mean(losses.values())},
         spent=spent[max(spent)],
         num_answers=len(run.ok()),
+        base_losses={c[0]["top_k"]: _loss(c[0]) for c in curves if c[0]["round"] == 0},
         case=case,
         metric=next(iter(tested.values())).get("metric", ""),
         seconds=run.end["seconds"],

@@ -85,6 +85,20 @@ class Case:
             for name in names
         }
 
+    @property
+    def base_losses(self) -> dict[int, float]:
+        """The base's mean test loss over seeds, by experts per token, the most experts first.
+
+        The reference tells it, and other variants where they have a number of experts that it has
+        not: a variant may scale the experts' output from the start.
+        """
+        found: dict[int, list[float]] = {}
+        for name in dict.fromkeys((self.reference, *self.variants)):
+            runs = [r.base_losses for r in self.variants.get(name, [])]
+            for top_k in {k for losses in runs for k in losses} - found.keys():
+                found[top_k] = [losses[top_k] for losses in runs if top_k in losses]
+        return {k: statistics.mean(found[k]) for k in sorted(found, reverse=True)}
+
     def paired(self, variant: str) -> list[tuple[Result, Result]]:
         """Return the variant's and the reference's run of every seed that both have."""
         theirs = {r.seed: r for r in self.variants.get(self.reference, [])}

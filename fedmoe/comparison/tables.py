@@ -76,6 +76,9 @@ def scores(case: Case) -> TextTable:
     note += "" if case.unscored else f"{second}: mean of tiers."
     if case.measure == "loss" and not case.unscored:
         note = f"All scores are the same, so losses are compared: the lower the better. {note}"
+    if len(base := case.base_losses) > 1:
+        told = ", ".join(f"{number_text(loss)} at k = {k}" for k, loss in base.items())
+        note = f"{note.strip()} Loss before training, what fewer experts cost: {told}."
     table = TextTable("Scores", columns, rows, note=note.strip())
     return table.without("score, %") if case.unscored else table
 

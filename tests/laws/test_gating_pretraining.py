@@ -6,6 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from transformers import OlmoeForCausalLM
 from transformers.models.olmoe.modeling_olmoe import load_balancing_loss_func
 
 from fedmoe.base_models.pretraining import train
@@ -130,17 +131,53 @@ def test_the_load_that_is_logged_is_what_the_gating_chose(trainer_for):
     assert json.dumps(trainer_for().validate()["expert_load"]) != single
 
 
+def test_the_loss_at_fewer_experts_is_that_of_a_model_that_chooses_fewer(trainer_for):
+    trainer = trainer_for()
+    ours = trainer.validate()["loss_by_top_k"]
+    assert list(ours) == ["2", "1"]
+    assert [layer.top_k for layer in trainer.gates.layers] == [2, 2]  # as before
+    held_out = torch.from_numpy(trainer.validation.astype(np.int64))
+    for top_k, loss in ours.items():
+        config = type(trainer.model.config)(
+            **trainer.model.config.to_dict() | {"num_experts_per_tok": int(top_k)}
+        )
+        other = OlmoeForCausalLM(config).eval()  # with transformers' own experts
+        other.load_state_dict(trainer.model.state_dict())
+        inputs = held_out[:-1].view(-1, 16)
+        with torch.no_grad():
+            plain = other(inputs, labels=inputs).loss
+        torch.testing.assert_close(torch.tensor(loss), plain)
+    assert ours["1"] != ours["2"]
+
+
+@pytest.mark.parametrize(("top_k", "expected"), [(8, [8, 4, 2, 1]), (6, [6, 3, 1]), (1, [1])])
+def test_k_is_halved_down_to_one(top_k, expected):
+    assert train.halves(top_k) == expected
+
+
+FACTS = {
+    "parameters": 1,
+    "tokens_seen": 1,
+    "seconds": 1,
+    "sources": {
+        "exercises": {"documents": 2, "bytes": 5, "tokens": 75, "conversation_tokens": 20},
+        "wordnet": {"documents": 1, "bytes": 5, "tokens": 25, "conversation_tokens": 0},
+    },
+    "validation_loss": 1.0,
+    "loss_by_top_k": {"2": 1.0, "1": 1.375},
+    "expert_load": [[0.5, 0.5]],
+}
+
+
+def test_the_card_says_what_fewer_experts_cost_and_how_much_is_conversation(trainer_for):
+    text = card(FACTS | {"recipe": asdict(trainer_for().recipe)}, [])
+    assert "| 2 | 1.000 | +0.000 |\n| 1 | 1.375 | +0.375 |" in text
+    assert "\n20 % of the tokens are conversations" in text
+
+
 def test_the_card_names_gating_and_losses(trainer_for):
-    facts = {
-        "parameters": 1,
-        "tokens_seen": 1,
-        "seconds": 1,
-        "sources": {},
-        "validation_loss": 1.0,
-        "expert_load": [[0.5, 0.5]],
-    }
     usual, other = (
-        card(facts | {"recipe": asdict(trainer_for(**given).recipe)}, [])
+        card(FACTS | {"recipe": asdict(trainer_for(**given).recipe)}, [])
         for given in ({}, {"gating": Top1Gating(), "losses": RouterLosses()})
     )
     assert "loss with losses on routing (load_balance 0.04, z 0.001)." in usual

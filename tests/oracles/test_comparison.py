@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from fedmoe.comparison import tables
 from fedmoe.comparison.fairness import fairness, jain_index, worst_tenth
 from fedmoe.comparison.files import as_csv, as_json, render_markdown
 from fedmoe.comparison.paired import difference, holm, wilcoxon
@@ -67,6 +68,20 @@ def test_pairing_sees_what_spread_over_seeds_hides():
     assert better.low > 0
     assert noisy.low is not None
     assert noisy.low < 0
+
+
+def test_the_bases_loss_at_every_k_stands_below_the_scores():
+    """The reference tells it; another variant only where the reference has no such k."""
+    scaled = {8: 3.5, 1: 9.0}
+    runs = [
+        result("scaled", 0, 0.2, base_losses=scaled),
+        result("base", 0, 0.3, base_losses={4: 3.0, 1: 3.25}),
+        result("base", 1, 0.5, base_losses={4: 3.5, 1: 4.25}),
+    ]
+    made = case(runs)
+    assert list(made.base_losses.items()) == [(8, 3.5), (4, 3.25), (1, 3.75)]
+    assert "3.500 at k = 8, 3.250 at k = 4, 3.750 at k = 1." in tables.scores(made).note
+    assert "before training" not in tables.scores(case()).note  # no run has told it
 
 
 def test_one_seed_has_a_difference_but_no_interval():

@@ -31,7 +31,7 @@ def tiny_recipe(folder, workers=1, *overrides) -> Pretrain:
     work = Path(recipe.work)
     rng = np.random.default_rng(0)
     np.save(work / "tokens.npy", rng.integers(0, 4096, 20_000).astype(np.uint16))
-    row = {"documents": 1, "bytes": 10, "tokens": 20_000}
+    row = {"documents": 1, "bytes": 10, "tokens": 20_000, "conversation_tokens": 0}
     (work / "sources.json").write_text(json.dumps({"exercises": row}))
     (work / "tokenizer").mkdir()
     for path in Path(model_folder("mini")).glob("tokenizer*"):

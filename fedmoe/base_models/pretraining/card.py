@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedmoe.base_models.pretraining.corpus import PACKAGE
 from fedmoe.system.package_data import package_text, package_yaml
 from fedmoe.training.router_losses import RouterLosses
-
-PACKAGE = "fedmoe.base_models.pretraining"
 
 
 def write_card(out: Path, facts: dict[str, Any], log: Sequence[dict[str, Any]]) -> None:
@@ -26,17 +25,24 @@ def card(facts: dict[str, Any], log: Sequence[dict[str, Any]]) -> str:
     tokens = facts["tokens_seen"] / 1e6
     points = [row for row in log if "validation_loss" in row]
     shown = points[:: max(1, len(points) // 10)]
+    text = facts["sources"].values()
+    told = sum(x["conversation_tokens"] for x in text) / sum(x["tokens"] for x in text)
     losses = [(f"{row['tokens'] / 1e6:.1f}", f"{row['validation_loss']:.3f}") for row in shown]
     fair = 1 / len(facts["expert_load"][0])
     return package_text(PACKAGE, "card.txt").format(
         parameters=facts["parameters"] / 1e6,
         shape=facts["recipe"]["model"],
         tokens=tokens,
-        hours=facts["seconds"] / 3600,
+        hours=facts["recipe"]["workers"] * facts["seconds"] / 3600,
         routing=_routing(facts["recipe"]),
         sources=_rows(
             (*licences[name], f"{x['documents']:,}", f"{x['bytes'] / 1e6:.1f}", f"{x['tokens']:,}")
             for name, x in facts["sources"].items()
+        ),
+        conversations=100 * told,
+        top_k_loss=_rows(
+            (k, f"{loss:.3f}", f"{loss - facts['validation_loss']:+.3f}")
+            for k, loss in facts["loss_by_top_k"].items()
         ),
         losses=_rows([*losses, (f"{tokens:.1f} (end)", f"{facts['validation_loss']:.3f}")]),
         loads=_rows(
@@ -62,7 +68,7 @@ def _routing(recipe: dict[str, Any]) -> str:
 
 
 def plot_loss(path: Path, log: Sequence[dict[str, Any]]) -> None:
-    """Draw training and validation loss against tokens."""
+    """Draw training loss, and validation loss at every k, against tokens."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
@@ -75,13 +81,15 @@ def plot_loss(path: Path, log: Sequence[dict[str, Any]]) -> None:
         lw=1,
         label="training",
     )
-    axes.plot(
-        [r["tokens"] / 1e6 for r in held_out],
-        [r["validation_loss"] for r in held_out],
-        color="#0b6e99",
-        lw=2,
-        label="validation",
-    )
+    for shade, top_k in enumerate(held_out[-1]["loss_by_top_k"] if held_out else ()):
+        axes.plot(
+            [r["tokens"] / 1e6 for r in held_out],
+            [r["loss_by_top_k"][top_k] for r in held_out],
+            color="#0b6e99",
+            alpha=1 / (1 + shade),
+            lw=2,
+            label=f"validation, k = {top_k}",
+        )
     axes.set(xlabel="tokens seen (millions)", ylabel="loss (nats per token)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -18,12 +18,15 @@ from transformers import PreTrainedTokenizerFast
 from fedmoe.base_models.pretraining import sources
 from fedmoe.base_models.pretraining.exercises import exercises
 from fedmoe.base_models.pretraining.recipe import Pretrain
+from fedmoe.base_models.pretraining.sources import END, is_conversation
 from fedmoe.base_models.pretraining.work import REBUILD, TOKENS, reading
 from fedmoe.errors import DataError
 from fedmoe.seeds import numpy_rng
 from fedmoe.system.files import expanded
+from fedmoe.system.package_data import package_text
 
-PAD, END = "<pad>", "<eos>"
+PACKAGE = "fedmoe.base_models.pretraining"
+PAD = "<pad>"
 # A word keeps the space before it, a digit stands alone: "25%" and ": 25" share their tokens.
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{Lu}?\p{Ll}+| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -34,11 +37,20 @@ SOURCES: dict[str, Callable[[Path], Iterator[str]]] = {
     "devil": lambda root: sources.dictionary(root, "devil"),
     "reading": sources.reading,
     "choices": sources.choices,
+    "bible": sources.bible,
+    "almanac": sources.almanac,
+    "manual": sources.manual,
+    "chit_chat": sources.chit_chat,
 }
+COUNTS = ("documents", "bytes", "tokens", "conversation_tokens")
+HELD_OUT_DOCUMENTS = 1000
+"""Documents at the start that are none of the exercises: validation is on natural text."""
 
 
 def collect(root: Path, num_exercises: int, seed: int) -> list[tuple[str, str]]:
     """Return all (source, document) pairs in a shuffled order that depends on the seed alone.
+
+    The first ones are natural text.
 
     Raises:
         DataError: a source's files are not below `root`; every missing source is named.
@@ -56,7 +68,10 @@ def collect(root: Path, num_exercises: int, seed: int) -> list[tuple[str, str]]:
     rng = numpy_rng(seed, "exercises")
     documents += [("exercises", text) for text in exercises(rng, nouns, verbs, num_exercises)]
     order = numpy_rng(seed, "corpus").permutation(len(documents))
-    return [documents[i] for i in order]
+    shuffled = [documents[i] for i in order]
+    natural = [i for i, (name, _) in enumerate(shuffled) if name != "exercises"]
+    first = dict.fromkeys(natural[:HELD_OUT_DOCUMENTS])
+    return [shuffled[i] for i in (*first, *(i for i in range(len(shuffled)) if i not in first))]
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -86,16 +101,19 @@ def build(recipe: Pretrain) -> None:
         return
     work.mkdir(parents=True, exist_ok=True)
     documents = collect(expanded(recipe.sources), recipe.num_exercises, recipe.seed)
-    tokenizer = train_tokenizer((text for _, text in documents), recipe.model.vocab_size)
+    texts = (text.replace(END, "") for _, text in documents)
+    tokenizer = train_tokenizer(texts, recipe.model.vocab_size)
+    tokenizer.chat_template = package_text(PACKAGE, "chat_template.jinja")
     tokenizer.save_pretrained(work / "tokenizer")
     encoded = tokenizer([text for _, text in documents], add_special_tokens=False)["input_ids"]
     end = tokenizer.eos_token_id
     summary: dict[str, dict[str, int]] = {}
     for (name, text), ids in zip(documents, encoded, strict=True):
-        entry = summary.setdefault(name, {"documents": 0, "bytes": 0, "tokens": 0})
+        entry = summary.setdefault(name, dict.fromkeys(COUNTS, 0))
         entry["documents"] += 1
         entry["bytes"] += len(text.encode())
         entry["tokens"] += len(ids) + 1
+        entry["conversation_tokens"] += (len(ids) + 1) * is_conversation(text)
     (work / "sources.json").write_text(json.dumps(summary, indent=2) + "\n")
     tokens = np.fromiter(chain.from_iterable([*ids, end] for ids in encoded), dtype=np.uint16)
     np.save(work / "tokens.tmp.npy", tokens)

@@ -24,7 +24,10 @@ MOST_BLOCK = 512
 """Positions of a model."""
 HELD_OUT = 64
 """Blocks of tokens to validate on."""
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "README.md", "loss.png")
+FILES = (
+    *("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"),
+    *("README.md", "loss.png"),
+)
 """Files that a finished model would be written over."""
 Count = Annotated[int, Field(ge=1)]
 
@@ -66,7 +69,7 @@ class Pretrain:
     earlier model of this recipe."""
     seed: int = 0
     model: ModelShape = ModelShape()
-    num_exercises: Annotated[int, Field(ge=0)] = 200_000
+    num_exercises: Annotated[int, Field(ge=0)] = 65_000
     tokens: Count = 30_000_000
     """Tokens to train on."""
     block: Annotated[int, Field(ge=2, le=MOST_BLOCK)] = 256

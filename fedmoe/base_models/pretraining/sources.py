@@ -1,25 +1,46 @@
-"""Openly licensed text from Debian and PyPI packages, one generator of documents per source.
+"""Openly licensed text from Debian, PyPI and npm packages, one generator of documents per source.
 
 Each function takes the folder that the packages were unpacked into (see
-`configs/pretrain_mini.yaml`) and yields plain documents or question-answer pairs in the form that
-fine-tuning uses too (`data.text.TextSettings.wording`).
+`configs/pretrain_mini.yaml`) and yields plain documents, question-answer pairs in the form that
+fine-tuning uses too (`data.text.TextSettings.wording`), or conversations in the form of
+`chat_template.jinja`.
 """
 
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import re
+import struct
 import zlib
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
+END = "<eos>"
+"""The end of a document, and of a turn of a conversation."""
 DOCUMENT_CHARACTERS = 2_000
+CONVERSATION_TURNS = 10
+"""Turns of a conversation in one document, which fit a block of training."""
+PROSE_CHARACTERS = 120
+"""A shorter paragraph of a manual is a heading."""
+ROLES = ("user", "assistant")
 
 
 def pair(question: str, answer: str) -> str:
     """Return one question-answer document, worded like a fine-tuning example."""
     return f"Q: {question}\nA: {answer}"
+
+
+def conversation(*turns: str) -> str:
+    """Return turns of a user and an assistant, worded as by `chat_template.jinja`."""
+    return f"{END}\n".join(f"{role}\n{said}" for role, said in zip(cycle(ROLES), turns))
+
+
+def is_conversation(text: str) -> bool:
+    """Return whether a document is a conversation."""
+    return text.startswith(f"{ROLES[0]}\n")
 
 
 def wordnet(root: Path) -> Iterator[str]:
@@ -92,16 +113,87 @@ def dictionary(root: Path, name: str) -> Iterator[str]:
 
 
 def reading(root: Path) -> Iterator[str]:
-    """Yield passages and questions of BoolQ (CC BY-SA 3.0) and NarrativeQA (Apache-2.0)."""
+    """Yield passages and questions of BoolQ, NarrativeQA and QuAC.
+
+    BoolQ (CC BY-SA 3.0) asks for yes or no, in every fourth document as a conversation about its
+    passage. NarrativeQA (Apache-2.0) asks in conversations, too. QuAC (CC BY-SA 4.0) is passages.
+    """
     seen: set[str] = set()
-    for name in ("BoolQ/combined", "NarrativeQA/test"):
-        for row in rows(root, name):
-            passage, question = row["passage"], row["question"].rstrip("?")
-            if passage not in seen:
-                seen.add(passage)
-                yield from split_paragraphs(passage.replace(" -- ", ": "))
-            if "answer" in row:
-                yield pair(f"{question}?", row["answer"][0])
+    for row in (row for name in ("BoolQ/combined", "Quac/test") for row in rows(root, name)):
+        passage = row["passage"].replace(" -- ", ": ")
+        if passage in seen:
+            continue
+        seen.add(passage)
+        if "label" in row and hash_of(passage) % 4 == 0:
+            question = f"{passage}\n{row['question']}?"
+            yield conversation(question, "Yes." if row["label"] else "No.")
+        else:
+            yield from split_paragraphs(passage)
+    asked: dict[str, list[str]] = {}
+    for row in rows(root, "NarrativeQA/test"):
+        asked.setdefault(row["passage"], []).extend((row["question"], row["answer"][0].strip()))
+    for passage, turns in asked.items():
+        yield from split_paragraphs(passage)
+        yield from parts(turns)
+
+
+def parts(turns: list[str]) -> Iterator[str]:
+    """Yield the conversations that a long one is cut into; each begins with the user."""
+    for start in range(0, len(turns), CONVERSATION_TURNS):
+        if len(part := turns[start : start + CONVERSATION_TURNS]) > 1:
+            yield conversation(*part)
+
+
+def chit_chat(root: Path) -> Iterator[str]:
+    """Yield every third conversation of the Chit-Chat Challenge (MIT)."""
+    held = json.loads((root / "chitchat_dataset/dataset.json").read_text(encoding="utf-8"))
+    for name, told in held.items():
+        if hash_of(name) % 3 == 0:
+            said = (" ".join(x["text"].strip() for x in turn) for turn in told["messages"])
+            yield from parts([turn for turn in said if turn.strip()])
+
+
+def bible(root: Path) -> Iterator[str]:
+    """Yield the World English Bible (public domain), from SWORD's compressed books.
+
+    The index `.bzs` has three numbers for each book: where it starts, its bytes, and its length.
+    """
+    folder = root / "usr/share/sword/modules/texts/ztext/engWEB2015eb"
+    for name in ("ot", "nt"):
+        packed = (folder / f"{name}.bzz").read_bytes()
+        for start, size, _ in struct.iter_unpack("<III", (folder / f"{name}.bzs").read_bytes()):
+            text = zlib.decompress(packed[start : start + size]).decode()
+            text = text.translate(str.maketrans("‘’“”", "''\"\""))
+            text = re.sub(r"<(note|title).*?</\1>|\0", " ", text, flags=re.S)
+            text = re.sub(r"<div sID[^>]*x-p\W", r"\n\n\g<0>", text)
+            yield from split_paragraphs(re.sub(r"<[^>]*>", "", text))
+
+
+def almanac(root: Path) -> Iterator[str]:
+    """Yield the prose of the World Factbook (public domain), country by country."""
+    for path in sorted((root / "package").glob("*/*.json")):
+        texts = _texts(json.loads(path.read_text(encoding="utf-8")))
+        prose = (text.replace(" ++ ", "\n\n") for text in texts if text.count(". ") > 1)
+        yield from split_paragraphs("\n\n".join(prose))
+
+
+def _texts(tree: object) -> Iterator[str]:
+    """Yield the strings in a JSON tree."""
+    if isinstance(tree, str):
+        yield tree
+    for branch in tree.values() if isinstance(tree, dict) else ():
+        yield from _texts(branch)
+
+
+def manual(root: Path) -> Iterator[str]:
+    """Yield the paragraphs of SQLite's documentation (public domain), without its requirements."""
+    ends = r"(?=<(?:/?p|pre|table|h\d|ul|ol|div|blockquote)\b)"
+    for path in sorted((root / "usr/share/doc/sqlite3").glob("*.html")):
+        page = path.read_text(encoding="utf-8", errors="replace")
+        found = re.findall(rf"<p>(.*?){ends}", page, re.S)
+        bare = (" ".join(html.unescape(re.sub(r"<[^>]+>", "", text)).split()) for text in found)
+        prose = [t for t in bare if len(t) > PROSE_CHARACTERS and "(source: " not in t]
+        yield from split_paragraphs("\n\n".join(prose))
 
 
 def choices(root: Path) -> Iterator[str]:

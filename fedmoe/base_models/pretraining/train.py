@@ -43,7 +43,7 @@ from fedmoe.base_models.pretraining.recipe import (
 )
 from fedmoe.errors import FedMoEError
 from fedmoe.models.experts import experts_forward
-from fedmoe.models.families import moe_layers
+from fedmoe.models.families import moe_layers, set_top_k
 from fedmoe.models.gating import Gates
 from fedmoe.seeds import derive, generator
 from fedmoe.system.files import expanded
@@ -159,6 +159,11 @@ def new_gates(model: OlmoeForCausalLM, recipe: Pretrain) -> Gates:
     return gates
 
 
+def halves(top_k: int) -> list[int]:
+    """Return `top_k` halved down to 1, rounding down: 8, 4, 2, 1."""
+    return [top_k >> n for n in range(top_k.bit_length())]
+
+
 class Trainer:
     """The state of one worker: the model, its optimiser, the step it has reached."""
 
@@ -260,16 +265,30 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, object]:
-        """Return the held-out loss, and each expert's share of the routed rows of its layer."""
-        batch = torch.from_numpy(self.validation[:-1].astype(np.int64)).view(-1, self.recipe.block)
-        with self.gates.recording() as seen:
-            out = self.model.model(batch[:, :-1], use_cache=False)
-            routed = [layer.index.flatten() for layer in seen]
-        loss = self._cross_entropy(out.last_hidden_state, batch)
+        """Return the held-out loss, that with fewer experts per token, and each expert's load.
+
+        `loss_by_top_k` halves the model's k down to 1. `expert_load` is each expert's share of the
+        routed rows of its layer, at the model's k.
+        """
         shape = self.recipe.model
-        chosen = [index[index < shape.num_experts] for index in routed]
-        load = [(torch.bincount(c, minlength=shape.num_experts) / len(c)).tolist() for c in chosen]
-        return {"validation_loss": loss.item(), "expert_load": load}
+        losses: dict[str, float] = {}
+        load: list[list[float]] = []
+        for top_k in halves(shape.top_k):
+            set_top_k(self.gates.layers, top_k)
+            with self.gates.recording() as seen:
+                losses[str(top_k)] = self._held_out_loss()
+                routed = [layer.index.flatten() for layer in seen]
+            chosen = [index[index < shape.num_experts] for index in routed]
+            counts = [torch.bincount(c, minlength=shape.num_experts) / len(c) for c in chosen]
+            load = load or [count.tolist() for count in counts]
+        set_top_k(self.gates.layers, shape.top_k)
+        full = losses[str(shape.top_k)]
+        return {"validation_loss": full, "loss_by_top_k": losses, "expert_load": load}
+
+    def _held_out_loss(self) -> float:
+        batch = torch.from_numpy(self.validation[:-1].astype(np.int64)).view(-1, self.recipe.block)
+        out = self.model.model(batch[:, :-1], use_cache=False)
+        return self._cross_entropy(out.last_hidden_state, batch).item()
 
     def _log(self, losses: dict[str, float]) -> None:
         line = {"step": self.step, "tokens": self.step * self.recipe.batch_size * self.recipe.block}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,7 +126,7 @@ def _check_supported(layer: MoELayer, family: Family) -> None:
         )
 
 
-def set_top_k(layers: list[MoELayer], top_k: int) -> None:
+def set_top_k(layers: Sequence[MoELayer], top_k: int) -> None:
     """Make every router choose `top_k` experts per token."""
     for layer in layers:
         layer.router.top_k = top_k  # pyright: ignore[reportArgumentType]
