@@ -24,6 +24,7 @@ from fedmoe.runs.prepare import Prepared
 from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.setup import Setup
+from fedmoe.training.settings import Training
 
 LAYERS, EXPERTS, RANK, WIDTH, TOP_K = 24, 64, 8, 32, 8
 LOGICAL_TENSORS = 4 * LAYERS * EXPERTS
@@ -73,7 +74,8 @@ def idle_run(num_clients: int, width: int = WIDTH) -> Prepared:
     shape, names = (EXPERTS, RANK, width), ("a.A", "a.B", "b.A", "b.B")
     tensors = [(f"{i}.{name}", shape, i) for i in range(LAYERS) for name in names]
     layout = Layout.of([*tensors], LAYERS, EXPERTS, RANK, 16.0)
-    experiment, initial = Experiment(), Adapter(layout, torch.zeros(layout.size))
+    experiment = Experiment(training=Training(steps=1))
+    initial = Adapter(layout, torch.zeros(layout.size))
     model: Any = Shape(layout)
     tiers = {"all": Tier(top_k=TOP_K)}
     setup = Setup(experiment, model, None, tiers, experiment.training, initial, base="")

@@ -111,7 +111,7 @@ def installed(tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["fedmoe", "ex"], {"export"}),
+        (["fedmoe", "ex"], {"explain", "export"}),
         (["fedmoe", "deploy", ""], {"init"}),
         (["fedmoe", "run", "quick"], {"quickstart"}),
         (["fedmoe", "run", "quickstart", "--re"], {"--resume"}),

@@ -65,6 +65,7 @@ def test_a_comparison_runs_what_is_missing_and_refuses_other_settings(tmp_path, 
     before = {path: path.stat().st_mtime_ns for path in ledgers}
     torn = ledgers[1].read_text().splitlines(keepends=True)
     ledgers[1].write_text("".join(torn[:-1]))  # as an interrupted run leaves it
+    (ledgers[1].parent / "seal.json").unlink()
     # How many workers train changes no bit: a run that ended is kept.
     more = [*SMALL[:-1], "simulation.workers=2"]
     assert main(["compare", comparison(tmp_path, overrides=more), "--quiet"]) == 0

@@ -154,7 +154,7 @@ def test_prompts_from_standard_input_keep_their_spaces(monkeypatch, capsys):
     nothing = SimpleNamespace(
         levels=["base"], use=lambda *_: 1, model=None, tokenizer=None, text=None
     )
-    monkeypatch.setattr("fedmoe.export.loaded.load_model", lambda path: nothing)
+    monkeypatch.setattr("fedmoe.export.loaded.load_model", lambda *_: nothing)
     monkeypatch.setattr(Generator, "answer", lambda _self, prompt, _most, each: said.append(prompt))
     assert main(["generate"]) == 0
     assert said == ["  a ", "b"]

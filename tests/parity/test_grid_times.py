@@ -18,7 +18,11 @@ pytestmark = pytest.mark.usefixtures("quick_digest")
 
 
 def over(grid, prepared, **settings):
-    return GridTransport(grid, prepared.server, prepared.scorer, Settings(**settings), grid.clock)
+    """A transport whose server takes replies of round 1 in any: its rate does not fall."""
+    training = replace(prepared.setup.training, schedule="constant")
+    setup = replace(prepared.setup, training=training)
+    server = replace(prepared.server, setup=setup)
+    return GridTransport(grid, server, prepared.scorer, Settings(**settings), grid.clock)
 
 
 @pytest.fixture(scope="module")
