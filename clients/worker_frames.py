@@ -89,6 +89,12 @@ class Order:
     """What this node reports of its clients beside what training needs."""
     split: str = ""
     """The split of its own rows that the client scores; empty if it trains."""
+    masks: str = ""
+    """The step of masked sums that it makes, as JSON; empty where nothing is masked."""
+    key: str = ""
+    """The file of the key by which this node signs its clients' keys; empty if it signs nothing."""
+    known: str = ""
+    """The file with all owners' public keys, where it signs."""
 
 
 T = TypeVar("T", Hello, Order)

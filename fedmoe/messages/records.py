@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
 from torch import Tensor
 
 from fedmoe.adapter import Adapter
@@ -174,6 +175,8 @@ class Update(ClientReport):
     """int64 (layers,): choices of the expert that merges those left out; None without one."""
     name: str = ""
     """As in its task."""
+    masked: np.ndarray | None = None
+    """uint64: the client's vector under masks, in place of all that it hides; see `privacy`."""
 
 
 @dataclass(frozen=True)

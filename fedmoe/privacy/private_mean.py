@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -189,22 +190,23 @@ def weights_bound(mechanism: Mechanism) -> float:
 
 
 def even_weights(
-    strategy: Mean, privacy: Privacy, top_ks: Sequence[int], layout: Layout
+    strategy: Mean, privacy: Privacy, top_ks: Sequence[int] | Mapping[int, int], layout: Layout
 ) -> Float[Tensor, " owners"]:
     """Return the mean weights of clients with these k if each used all experts alike.
 
     Args:
         strategy: says how an expert's use becomes a weight.
         privacy: its `most_size` is the size from which on all weigh 1.
-        top_ks: of every client.
+        top_ks: of every client, or how many clients have each.
         layout: of the model's adapter; gives layers and experts.
     """
     total = torch.zeros(layout.num_layers * layout.num_experts + 1).double()
-    for top_k in top_ks:
+    for top_k, number in (clients := Counter(top_ks)).items():
         like = _even_use(layout, top_k, privacy.most_size)
         weights, size = strategy.weigh(like), strategy.size(like)
-        total += torch.cat([weights.experts.flatten(), total.new_tensor([weights.shared])]) / size
-    return total / max(1, len(top_ks))
+        row = torch.cat([weights.experts.flatten(), total.new_tensor([weights.shared])])
+        total += row * (number / size)
+    return total / max(1, clients.total())
 
 
 def _even_use(layout: Layout, top_k: int, examples: int) -> Update:

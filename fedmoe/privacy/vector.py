@@ -148,6 +148,7 @@ def stripped(update: Update) -> Update:
         delta=nothing,
         counts=torch.zeros_like(update.counts),
         withheld=True,
+        masked=None,
         rows=None,
         metrics={},
     )

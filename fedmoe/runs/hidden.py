@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from secrets import SystemRandom
 from typing import TYPE_CHECKING, Any
 
 from fedmoe.errors import ConfigError, Fault
-from fedmoe.privacy.accountant import Accountant, calibrated
-from fedmoe.privacy.private_mean import Mechanism, PrivateMean, even_weights
+from fedmoe.privacy.accountant import Accountant
+from fedmoe.privacy.private_mean import PrivateMean
 from fedmoe.rounds import Observer
-from fedmoe.runs.masked import MaskedMean
+from fedmoe.runs.masked import Here, MaskedMean
+from fedmoe.runs.vectors import mechanism_of
 
 if TYPE_CHECKING:
     from fedmoe.messages.records import Update
@@ -195,7 +197,9 @@ def sight_of(
         ConfigError: the budget does not suffice for the rounds, or `delta` is no guarantee.
     """
     e = server.setup.experiment
-    masked = MaskedMean(server, workers) if e.secure_aggregation else None
+    masked = None
+    if e.secure_aggregation:
+        masked = MaskedMean(server, workers, getattr(workers, "steps", None) or Here(e))
     if e.privacy is None:
         return MaskedRun(server, workers, masked, write) if masked else Sight(server, workers)
     return _private(server, workers, records, rounds, write, masked)
@@ -216,12 +220,7 @@ def _private(
     if p.delta >= 1 / max(number, 2):
         said = f"{p.delta:g} lets one of {number} clients be given away whole; use less than "
         raise ConfigError("experiment", [Fault("privacy.delta", f"{said}{1 / max(number, 2):g}")])
-    part = min(1.0, server.clients_per_round / max(1, number))
-    probability = part if p.sampling == "secret" else 1.0
-    noise = p.noise_multiplier or calibrated(p.epsilon, p.delta, probability, e.rounds)
-    top_ks = [m.top_k for m in server.members] or [*server.setup.top_ks.values()]
-    even = even_weights(e.aggregation, p, top_ks, server.setup.model.layout)
-    mechanism = Mechanism(p, noise, probability, part * number, even)
+    mechanism = mechanism_of(server.setup, Counter(member.top_k for member in server.members))
     spent = [line for line in records if line["kind"] == KIND]
     for line in spent:
         if line["round"] > rounds:  # its state was made, and nobody knows who has seen it
@@ -231,7 +230,7 @@ def _private(
     past = [line["probability"] for line in spent]
     if masked:
         masked.private = mean
-    accountant = Accountant(noise, p.delta)
+    accountant = Accountant(mechanism.noise_multiplier, p.delta)
     run = PrivateRun(server, workers, mean, accountant, e.rounds, write, past, masked)
     _check(run, e.rounds - rounds)
     return run
