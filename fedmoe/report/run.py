@@ -78,6 +78,8 @@ class Run:
     """Clients that do not report their scores, when they were last asked."""
     away: dict[int, frozenset[int]]
     """By round: the clients that were not there, also those that have left for good."""
+    private: list[Record]
+    """By round: what is known of all clients together, where each one's numbers are hidden."""
     folder: Path = Path()
 
     def name_of(self, client: int) -> str:
@@ -212,6 +214,7 @@ def read_run(folder: Path) -> Run:
         unscored=_last(records, "unscored", ("round", "split", "client")),
         withheld=_withheld(records),
         away=_away(_last(records, "roster", ("round",))),
+        private=_last(records, "private", ("round",)),
         labels={c["client"]: c["labels"] for c in manifest},
         folder=folder,
         settings=_settings(folder / "config.yaml"),

@@ -33,6 +33,7 @@ IN_CLEAR = (
     "the server's own test and validation scores, which are made of the private adapter alone",
 )
 """What a private run still tells, and to whom."""
+HIDDEN_NOT = "; ".join(IN_CLEAR)
 
 
 @dataclass(eq=False)
@@ -97,12 +98,26 @@ class MaskedRun(Sight):
 
     @property
     def notes(self) -> list[str]:
-        return [
-            "secure aggregation: the server sees sums alone, of changes, weights, counts, losses "
-            "and examples. What it can no longer refuse is a single update that is damaged, too "
-            "large or a lie; each client's own check of its range remains",
-            f"secure aggregation: not hidden are {'; '.join(IN_CLEAR)}",
-        ]
+        return [*masked_notes(self.server), f"secure aggregation: not hidden are {HIDDEN_NOT}"]
+
+
+def masked_notes(server: ServerSide) -> list[str]:
+    """Return what masks hide from the server of a run, and what it can no longer check."""
+    stay = f"{server.setup.experiment.secure_aggregation.threshold:.0%} of its neighbours"
+    notes = [
+        "secure aggregation: the server sees sums alone, of changes, weights, counts, losses and "
+        "examples. What it can no longer refuse is a single update that is damaged, too large or "
+        "a lie; each client's own check of its range remains",
+        f"secure aggregation: a round is lost if a client is left with fewer than {stay}. The "
+        "server is trusted to follow the protocol: a round that it repeats with others gives a "
+        "difference away",
+    ]
+    if server.nodes_code:
+        notes.append(
+            "secure aggregation: a client whose node config names no known_keys could be given "
+            "invented neighbours by this server"
+        )
+    return notes
 
 
 @dataclass(eq=False)
@@ -169,10 +184,11 @@ class PrivateRun(Sight):
             sees = "the server sees sums alone, whose noise the clients add"
         planned = a.epsilon([m.probability] * self.num_rounds)
         return [
+            *(masked_notes(self.server) if self.masked else ()),
             f"privacy: {self.num_rounds} rounds spend epsilon {planned:.2f} of {p.epsilon:g} at "
             f"delta {p.delta:g}: noise {a.noise_multiplier:.3g} times a client's norm, {drawn}; "
             f"{sees}",
-            f"privacy: not hidden are {'; '.join(IN_CLEAR)}",
+            f"privacy: not hidden are {HIDDEN_NOT}",
         ]
 
 
