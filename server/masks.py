@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from logging import WARNING
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,6 +86,7 @@ class GridSteps:
     def train(self, requests: Mapping[int, Request]) -> None:
         """Keep what the next tasks bring with them."""
         self.requests = {**requests}
+        log(INFO, "%d clients have exchanged keys and train", len(requests))
 
     def trained(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
         """Yield the masked vectors that tasks are answered with, in order."""

@@ -4,12 +4,13 @@
 - `layer`: a step of one `sparse_layer`, against PEFT's and against no LoRA; its memory
 - `aggregation`: the server's mean against the memory's speed; factored SVD against dense
 - `strategies`: what each strategy's aggregation costs at the shape of OLMoE-1B-7B
+- `masks`: what secure aggregation costs a client and the server; named alone, for its 4 GB
 - `upload`: bytes and seconds of a client's update under every compression
 - `simulation`: overhead per client-round, with `idle` clients
 - `many_clients`: memory and time of 1,000 clients against 50
 
-What was found: `speed.md`, `gpu.md`, `strategies.md`. To add one, write a module with
+What was found: `speed.md`, `gpu.md`, `strategies.md`, `masks.md`. To add one, write a module with
 `rows(options) -> Iterator[Row]` and name it in `BENCHMARKS`.
 """
 
-BENCHMARKS = ("layer", "aggregation", "strategies", "upload", "simulation", "many_clients")
+BENCHMARKS = ("layer", "aggregation", "strategies", "masks", "upload", "simulation", "many_clients")
