@@ -139,7 +139,8 @@ def send(connection: socket, header: dict[str, Any], buffer: bytes | memoryview 
     _check_sizes(len(words), len(buffer))
     try:
         connection.sendall(HEAD.pack(MAGIC, len(words), len(buffer)) + words)
-        connection.sendall(buffer)
+        if len(buffer):  # else the receiver, who has all, may have answered and closed already
+            connection.sendall(buffer)
     except OSError as error:
         raise Gone(str(error)) from error
 

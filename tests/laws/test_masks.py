@@ -16,7 +16,10 @@ from fedmoe.privacy.masks.fixed_point import Part, decode, encode
 from fedmoe.privacy.masks.identity import Owner
 from fedmoe.privacy.masks.keys import KeyPair, add_mask, seal, unseal
 from fedmoe.privacy.masks.party import Party
+from fedmoe.privacy.masks.settings import SecureAggregation
 from fedmoe.privacy.masks.shares import join, split
+from fedmoe.privacy.masks.steps import Parties
+from fedmoe.privacy.masks.wire import Request
 
 ABOUT = b"run|1"
 
@@ -135,6 +138,24 @@ def test_a_server_that_invents_neighbours_is_refused():
     of[0].share(real)
     with pytest.raises(WireError, match="not shared again"):
         of[0].share(real)
+
+
+def test_a_client_wants_as_many_neighbours_as_its_experiment_says():
+    """A server that shows it two of nineteen would learn a sum of three."""
+    settings = SecureAggregation(threshold=0.6)
+    adverts = {client: Party(ABOUT, client).advertise() for client in range(1, 20)}
+
+    def share(expected, number):
+        parties = Parties(settings, expected)
+        parties.answer(0, Request("advertise", "run|1"))
+        few = dict(list(adverts.items())[:number])
+        return parties.answer(0, Request("share", "run|1", adverts=few))
+
+    for expected, number in ((20, 12), (None, 2), (2, 2)):
+        assert len(share(expected, number)) == number
+    for expected, number in ((20, 11), (20, 2), (None, 1)):
+        with pytest.raises(WireError, match=f"{number} neighbours"):
+            share(expected, number)
 
 
 def owners_of(*names):

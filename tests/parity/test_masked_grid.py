@@ -7,12 +7,14 @@ import pytest
 import torch
 from fake_grid import FakeGrid, client_of
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, RecordDict
+from sides import changed
 
 import clients.masks
 from clients.resident import carry_out
 from clients.worker_frames import Order
 from fedmoe.config import load_experiment
 from fedmoe.config.components import for_nodes
+from fedmoe.config.faults import parse_faults
 from fedmoe.deploy.keys import node_keys
 from fedmoe.errors import AggregationError, FedMoEError
 from fedmoe.messages.codec import pack_task
@@ -22,6 +24,7 @@ from fedmoe.privacy.masks.party import Party
 from fedmoe.privacy.masks.wire import Request, read_request
 from fedmoe.rounds import finish_round, plan_round
 from fedmoe.runs.hidden import sight_of
+from fedmoe.runs.injection import Faulty
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.masked import MaskedMean
 from fedmoe.runs.prepare import prepare
@@ -197,6 +200,48 @@ def test_two_that_leave_are_too_many_and_the_reason_is_said(prepared):
 
     with pytest.raises(FedMoEError, match=r"2 of 5 clients take part.*no power"):
         played(prepared, early)
+
+
+def test_a_round_that_is_done_again_has_other_keys(prepared, clear):
+    seen = []
+
+    def spoil(request, reply):
+        seen.append((step_of(request), reply["config"].get("scalars", "")))
+        late = client_of(request) in (1, BAD) and step_of(request) == "reveal" and not again
+        return Error(2, "the cable was cut") if late else reply
+
+    again = False
+    with pytest.raises(AggregationError):
+        played(prepared, spoil)
+    again = True
+    _, state = played(prepared, spoil)
+    torch.testing.assert_close(state, clear(range(5)), atol=1e-7, rtol=1e-6)
+    keys = [json.loads(text)["masking"] for step, text in seen if step == "advertise"]
+    assert len({*keys}) == 10
+
+
+def test_injected_faults_strike_masked_clients(prepared, clear):
+    faults = parse_faults("kill-client=.2,drop=.2")
+    seed, struck = prepared.setup.experiment.seed, []
+    for seed in range(100):
+        struck = [client for client in range(5) if faults.of(seed, 1, client)]
+        if len(struck) == 1:
+            break
+    server = changed(prepared, experiment=replace(prepared.setup.experiment, seed=seed)).server
+    grid = FakeGrid(*({},) * 5)
+    transport = GridTransport(grid, prepared.server, prepared.scorer, Settings(), grid.clock)
+    faulty = Faulty(transport, faults, server)
+    mean = sight_of(prepared.server, faulty, [], 0, lambda *_: None).transport
+    answers = list(mean(tasks_of(prepared)))
+    assert [answer.client for answer in answers if isinstance(answer, Failure)] == struck
+    updates = [answer for answer in answers if not isinstance(answer, Failure)]
+    state = mean.combine(prepared.server.first_state().adapter, updates).flat
+    torch.testing.assert_close(state, clear({*range(5)} - {*struck}), atol=1e-7, rtol=1e-6)
+
+
+def test_a_node_without_a_worker_has_nowhere_to_keep_keys(prepared):
+    with pytest.raises(FedMoEError, match=r"0 of 5 clients.*worker_idle_seconds=0 leaves no"):
+        played(prepared, nodes=({"worker_idle_seconds": "0"},) * 5)
 
 
 def words(change):
