@@ -96,7 +96,7 @@ class MaskedSide(ClientSide):
         update = self.train(task)
         masked = parties.mask(task.client, request, vector.of(update))
         # A plan of the node's own needs the k; it goes no further.
-        return Message(json.dumps({"top_k": update.top_k}), memoryview(masked).cast("B"))
+        return Message(json.dumps({"top_k": update.top_k}), masked.view("u1").data)
 
 
 def masked_side(order: Order, client: ClientSide) -> ClientSide:

@@ -167,9 +167,9 @@ class PrivateMean:
         """Return the update: there are no late ones."""
         return update
 
-    def step(self, *arguments: Any) -> tuple[Adapter, Any]:
+    def step(self, rule: Any, old: Any, proposed: Any, memory: Any) -> tuple[Adapter, Any]:
         """Return the strategy's step: what is made of a private mean costs nothing more."""
-        return self.strategy.step(*arguments)
+        return self.strategy.step(rule, old, proposed, memory)
 
 
 def norm(delta: Adapter, weights: Weights) -> float:

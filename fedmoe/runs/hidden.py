@@ -13,7 +13,7 @@ from fedmoe.privacy.accountant import Accountant
 from fedmoe.privacy.private_mean import PrivateMean
 from fedmoe.rounds import Observer
 from fedmoe.runs.masked import Here, MaskedMean
-from fedmoe.runs.vectors import mechanism_of
+from fedmoe.runs.vectors import mean_of, mechanism_of, settings_of
 
 if TYPE_CHECKING:
     from fedmoe.messages.records import Update
@@ -103,7 +103,7 @@ class MaskedRun(Sight):
 
 def masked_notes(server: ServerSide) -> list[str]:
     """Return what masks hide from the server of a run, and what it can no longer check."""
-    stay = f"{server.setup.experiment.secure_aggregation.threshold:.0%} of its neighbours"
+    stay = f"{settings_of(server.setup.experiment).threshold:.0%} of its neighbours"
     notes = [
         "secure aggregation: the server sees sums alone, of changes, weights, counts, losses and "
         "examples. What it can no longer refuse is a single update that is damaged, too large or "
@@ -242,7 +242,7 @@ def _private(
         if line["round"] > rounds:  # its state was made, and nobody knows who has seen it
             write({**line, "again": True})
     clips = [line["next_clip"] for line in spent if line["round"] <= rounds]
-    mean = PrivateMean(e.aggregation, mechanism, clips[-1] if clips else p.clip)
+    mean = PrivateMean(mean_of(e), mechanism, clips[-1] if clips else p.clip)
     past = [line["probability"] for line in spent]
     if masked:
         masked.private = mean

@@ -14,7 +14,7 @@ from fedmoe.privacy.masks.collector import Collector, neighbours_of
 from fedmoe.privacy.masks.steps import Parties
 from fedmoe.privacy.masks.wire import Bounds, Request
 from fedmoe.privacy.vector import Vector, stripped
-from fedmoe.runs.vectors import bounds_of, expected_clients
+from fedmoe.runs.vectors import bounds_of, expected_clients, mean_of, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,7 +52,7 @@ class Here:
     """Clients in this process: what happens to their updates here happens on nodes elsewhere."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self.parties = Parties(experiment.secure_aggregation, expected_clients(experiment))
+        self.parties = Parties(settings_of(experiment), expected_clients(experiment))
         self.requests: Mapping[int, Request] = {}
 
     def ask(
@@ -115,7 +115,7 @@ class MaskedMean:
     @property
     def strategy(self) -> Mean:
         """Return the strategy whose sums are masked."""
-        return self.server.setup.experiment.aggregation
+        return mean_of(self.server.setup.experiment)
 
     @property
     def moves_alone(self) -> bool:
@@ -178,7 +178,7 @@ class MaskedMean:
 
     def _meet(self, tasks: Sequence[Task]) -> Meeting:
         """Have the clients exchange keys and shares."""
-        settings = self.server.setup.experiment.secure_aggregation
+        settings = settings_of(self.server.setup.experiment)
         # A round that is done again has other keys, so that nothing of the first serves in it.
         about = f"{self.server.run_id}|{tasks[0].round}|{secrets.token_hex(8)}"
         failures: dict[int, Failure] = {}
@@ -213,7 +213,7 @@ class MaskedMean:
     ) -> None:
         """Refuse a round of so few that none is hidden, or fewer than clients go on with."""
         e = self.server.setup.experiment
-        least = max(3, 1 + e.secure_aggregation.least(expected_clients(e)))
+        least = max(3, 1 + settings_of(e).least(expected_clients(e)))
         if len(there) >= least:
             return
         gone = f". The first reason: {next(iter(failures.values())).reason}" if failures else ""
@@ -231,6 +231,6 @@ class MaskedMean:
         """Return the update: there are no late ones."""
         return update
 
-    def step(self, *arguments: Any) -> Any:
+    def step(self, rule: Any, old: Any, proposed: Any, memory: Any) -> Any:
         """Return the strategy's step: it sees the sums' mean alone."""
-        return self.strategy.step(*arguments)
+        return self.strategy.step(rule, old, proposed, memory)

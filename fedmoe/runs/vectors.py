@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fedmoe.errors import WireError
 from fedmoe.privacy.accountant import calibrated
@@ -18,13 +18,26 @@ from fedmoe.privacy.private_mean import Mechanism, PrivateMean, even_weights
 from fedmoe.privacy.vector import Vector, ranges_text
 
 if TYPE_CHECKING:
+    from fedmoe.aggregation.mean import Mean
     from fedmoe.config.schema import Experiment
     from fedmoe.messages.records import Task
+    from fedmoe.privacy.masks.settings import SecureAggregation
     from fedmoe.runs.server_side import ServerSide
     from fedmoe.runs.setup import Setup
 
 MOST_TOKENS = 2**40
 """Tokens of one client's round where its own local step gives no other bound."""
+
+
+def settings_of(e: Experiment) -> SecureAggregation:
+    """Return the section `secure_aggregation` of an experiment that has one."""
+    assert e.secure_aggregation is not None
+    return e.secure_aggregation
+
+
+def mean_of(e: Experiment) -> Mean:
+    """Return the strategy of an experiment that hides updates: no other kind passes checks."""
+    return cast("Mean", e.aggregation)
 
 
 def mechanism_of(setup: Setup, top_ks: Mapping[int, int]) -> Mechanism:
@@ -44,7 +57,7 @@ def mechanism_of(setup: Setup, top_ks: Mapping[int, int]) -> Mechanism:
     probability = part if p.sampling == "secret" else 1.0
     noise = p.noise_multiplier or calibrated(p.epsilon, p.delta, probability, e.rounds)
     ks = top_ks or [*setup.top_ks.values()]
-    even = even_weights(e.aggregation, p, ks, setup.model.layout)
+    even = even_weights(mean_of(e), p, ks, setup.model.layout)
     return Mechanism(p, noise, probability, part * number, even)
 
 
@@ -95,7 +108,7 @@ def vector_at_client(setup: Setup, task: Task, bounds: Bounds, neighbours: int) 
     """
     e, private = setup.experiment, None
     most = neighbours + 1
-    if e.secure_aggregation.neighbours is not None:
+    if settings_of(e).neighbours is not None:
         most = max(most, expected_clients(e) or bounds.num_clients)
     if not neighbours < bounds.num_clients <= most:
         raise WireError(
@@ -103,7 +116,7 @@ def vector_at_client(setup: Setup, task: Task, bounds: Bounds, neighbours: int) 
             f"expected {neighbours + 1} to {most}: each would add the less noise, and round more"
         )
     if e.privacy is not None:
-        private = PrivateMean(e.aggregation, mechanism_of(setup, bounds.top_ks), bounds.clip)
+        private = PrivateMean(mean_of(e), mechanism_of(setup, bounds.top_ks), bounds.clip)
     vector = _vector(setup, task, bounds, private)
     if (here := ranges_text(vector.parts)) != bounds.ranges:
         raise WireError(
@@ -117,13 +130,13 @@ def _vector(setup: Setup, task: Task, bounds: Bounds, private: PrivateMean | Non
     e = setup.experiment
     sizes = {"uniform": 1, "examples": e.admission.most_examples, "tokens": bounds.most_tokens}
     # Of those who mask, so many neighbours of each stay and it itself, else nothing is revealed.
-    survivors = e.secure_aggregation.threshold_of(bounds.num_clients - 1)
+    survivors = settings_of(e).threshold_of(bounds.num_clients - 1)
     return Vector(
-        e.aggregation,
+        mean_of(e),
         setup.layouts(task.tier, task.round).update,
         bounds.num_clients,
         bounds.largest_change,
-        float(sizes[e.aggregation.weighting]),
+        float(sizes[mean_of(e).weighting]),
         bounds.most_tokens,
         private,
         1 / survivors,
