@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from logging import INFO, WARNING
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from flwr.app import MessageType, RecordDict
 from fedmoe.adapter import Adapter
 from fedmoe.errors import WireError
 from fedmoe.messages.codec import check_seal
-from fedmoe.messages.records import Failure, Message, Task, Update
+from fedmoe.messages.records import Failure, Message, Task, Update, least_report
 from fedmoe.privacy.masks.wire import Request, read_advert, read_reveal, read_shares
 from server.private import log
 from server.round import Exchange, Round
@@ -146,7 +146,7 @@ def read_masked(message: Message, task: Task) -> Update:
             f"a masked vector of {len(message.buffer)} bytes, with {message.scalars!s:.60}; "
             "expected integers of 8 bytes, and nothing beside them"
         )
-    layout = replace(task.adapter.layout, entries=())
+    layout, nothing = replace(task.adapter.layout, entries=()), cast(Any, least_report())
     return Update(
         round=task.round,
         client=task.client,
@@ -155,13 +155,7 @@ def read_masked(message: Message, task: Task) -> Update:
         rescaler=task.rescaler,
         delta=Adapter(layout, torch.zeros(0)),
         counts=torch.zeros(layout.num_layers, layout.num_experts, dtype=torch.int64),
-        examples=1,
-        steps=1,
-        loss_before=0.0,
-        loss_after=0.0,
-        tokens=1,
-        seconds=0.0,
-        peak_bytes=0,
+        **nothing,
         withheld=True,
         num_bytes=message.num_bytes,
         name=task.name,

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation.mean import Mean, peek
 from fedmoe.aggregation.streaming import Sums, Weights, partial_sums
-from fedmoe.messages.records import Update
+from fedmoe.messages.records import SUMMED, Field, Update, least_report
 from fedmoe.privacy.noise import Normals, SystemNormals, add_noise
 from fedmoe.privacy.settings import Privacy
 
@@ -54,8 +54,10 @@ class Tally:
     """What the vectors of a round hold beside the changes, summed over clients."""
 
     weights: Float[Tensor, " owners"]
-    reports: Float[Tensor, " reports"] = field(default_factory=lambda: torch.zeros(3).double())
-    """Losses before and after, and sizes, each as a share of its largest value."""
+    reports: Float[Tensor, " reports"] = field(
+        default_factory=lambda: torch.zeros(len(SUMMED)).double()
+    )
+    """Of `SUMMED`: losses and sizes, each as a share of its largest value."""
     within: Float[Tensor, " one"] = field(default_factory=lambda: torch.zeros(1).double())
     """Clients whose change was within the bound, less half of all."""
 
@@ -101,7 +103,7 @@ class PrivateMean:
             deviation = root * m.deviation(weights_bound(m), p.weights_share)
             add_noise(tally.weights, deviation, normals)
         if p.reports_share:
-            deviation = root * m.deviation(math.sqrt(3), p.reports_share)
+            deviation = root * m.deviation(math.sqrt(len(SUMMED)), p.reports_share)
             add_noise(tally.reports, deviation, normals)
         if p.adaptive:
             add_noise(tally.within, root * m.deviation(0.5, p.adaptive.share), normals)
@@ -125,11 +127,9 @@ class PrivateMean:
             rows = torch.cat([mine.experts.flatten(), mine.experts.new_tensor([mine.shared])])
             bound = weights_bound(self.mechanism)
             tally.weights += rows * min(1.0, bound / float(rows.norm()))
-        losses = (update.loss_before, update.loss_after)
-        most = p.most_size
-        shares = [min(max(loss, 0.0), LARGEST_LOSS) / LARGEST_LOSS for loss in losses]
         if p.reports_share:
-            tally.reports += torch.tensor([*shares, min(update.examples, most) / most]).double()
+            shares = [_share(getattr(update, f.name) / most_of(f, p)) for f in SUMMED]
+            tally.reports += torch.tensor(shares).double()
         tally.within += (size <= self.clip) - 0.5
         return Weights(mine.experts * factor, mine.shared * factor)
 
@@ -146,14 +146,11 @@ class PrivateMean:
         m, p = self.mechanism, self.mechanism.privacy
         self.report = {"clip": self.clip, "probability": m.probability}
         if p.reports_share:
-            before, after, size = (tally.reports / m.num_expected).tolist()
-            self.report |= {
-                "loss_before": min(max(before, 0.0), 1.0) * LARGEST_LOSS,
-                "loss_after": min(max(after, 0.0), 1.0) * LARGEST_LOSS,
-                "examples": min(max(size, 0.0), 1.0) * p.most_size,
-            }
+            means = (tally.reports / m.num_expected).tolist()
+            pairs = zip(SUMMED, means, strict=True)
+            self.report |= {f.name: _share(mean) * most_of(f, p) for f, mean in pairs}
         if p.adaptive:
-            share = min(max(float(tally.within) / m.num_expected + 0.5, 0.0), 1.0)
+            share = _share(float(tally.within) / m.num_expected + 0.5)
             self.clip *= math.exp(-p.adaptive.rate * (share - p.adaptive.quantile))
             self.report["within"] = share
 
@@ -170,6 +167,15 @@ class PrivateMean:
     def step(self, rule: Any, old: Any, proposed: Any, memory: Any) -> tuple[Adapter, Any]:
         """Return the strategy's step: what is made of a private mean costs nothing more."""
         return self.strategy.step(rule, old, proposed, memory)
+
+
+def most_of(field: Field, privacy: Privacy) -> float:
+    """Return the largest value of a report that counts: of a loss, or of a size."""
+    return LARGEST_LOSS if field.type is float else float(privacy.most_size)
+
+
+def _share(value: float) -> float:
+    return min(max(value, 0.0), 1.0)
 
 
 def norm(delta: Adapter, weights: Weights) -> float:
@@ -215,10 +221,8 @@ def _even_use(layout: Layout, top_k: int, examples: int) -> Update:
     shape = (layout.num_layers, layout.num_experts)
     counts = torch.full(shape, tokens * top_k // layout.num_experts)
     nothing = Adapter(replace(layout, entries=()), torch.zeros(0))
-    report = {"steps": 1, "loss_before": 0.0, "loss_after": 0.0, "seconds": 0.0, "peak_bytes": 0}
-    return Update(
-        0, 0, "", top_k, ones, nothing, counts, examples=examples, tokens=tokens, **report
-    )
+    report: dict[str, Any] = least_report() | {"examples": examples, "tokens": tokens}
+    return Update(0, 0, "", top_k, ones, nothing, counts, **report)
 
 
 def _at_most_one(strategy: Mean, update: Update, mechanism: Mechanism) -> Weights:

@@ -91,7 +91,7 @@ class Privacy:
         e, strategy = experiment, experiment.aggregation
         if not strategy.maskable or strategy.asynchronous:
             said = f"aggregation.name {strategy.name!r} needs single updates, which noise on a sum "
-            yield Fault("privacy", said + "cannot hide; use 'fedavg', 'flame' or the like")
+            yield Fault("privacy", said + "cannot hide; use one that is a mean")
             return
         if self.denominators == "public" and strategy.weighting != "uniform":
             said = "'public' needs sizes that are known, and aggregation.weighting is "

@@ -14,6 +14,7 @@ from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation.blocks import Blocks
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.streaming import Sums, Weights
+from fedmoe.messages.records import SUMMED
 from fedmoe.privacy.masks.fixed_point import Part, decode, encode
 from fedmoe.privacy.private_mean import PrivateMean, Tally, weights_bound
 
@@ -60,7 +61,7 @@ class Vector:
             return [
                 Part("changes", size, weight * self.largest_change, n),
                 Part("weights", owners, weight, n),
-                Part("reports", 3, max(LARGEST_LOSS, self.largest_size), n),
+                Part("reports", len(SUMMED), max(LARGEST_LOSS, self.largest_size), n),
                 Part("counts", owners - 1, float(self.most_tokens), n),
             ]
         m, p = self.private.mechanism, self.private.mechanism.privacy
@@ -68,12 +69,12 @@ class Vector:
         clip, bound = self.private.clip, weights_bound(m)
         change = clip + root * m.deviation(clip, m.changes_share)
         weight = bound + root * m.deviation(bound, p.weights_share or 1.0)
-        report = 2.0 + root * m.deviation(math.sqrt(3), p.reports_share or 1.0)
+        report = 2.0 + root * m.deviation(math.sqrt(len(SUMMED)), p.reports_share or 1.0)
         within = 0.5 + root * m.deviation(0.5, p.adaptive.share if p.adaptive else 1.0)
         return [
             Part("changes", size, change, n),
             Part("weights", owners, weight, n),
-            Part("reports", 3, report, n),
+            Part("reports", len(SUMMED), report, n),
             Part("within", 1, within, n),
         ]
 
@@ -91,10 +92,9 @@ class Vector:
         if self.private is None:
             weights = self.strategy.weigh(update)
             descent = self._descent(update, weights)
-            losses = [
-                min(max(x, 0.0), LARGEST_LOSS) for x in (update.loss_before, update.loss_after)
-            ]
-            reports = np.array([*losses, float(update.examples)])
+            most = {float: LARGEST_LOSS, int: math.inf}
+            told = ((getattr(update, f.name), most[f.type]) for f in SUMMED)
+            reports = np.array([min(max(float(x), 0.0), largest) for x, largest in told])
             counts = update.counts.flatten().double().numpy()
             values = [descent.numpy(), _row(weights).numpy(), reports, counts]
         else:
@@ -117,8 +117,8 @@ class Vector:
         if self.private is not None:
             tally = Tally(found["weights"], found["reports"], found["within"])
             return self.private.next_state(adapter, sums, tally), dict(self.private.report)
-        before, after, examples = (found["reports"] / num_updates).tolist()
-        report = {"loss_before": before, "loss_after": after, "examples": examples}
+        means = (found["reports"] / num_updates).tolist()
+        report = {f.name: mean for f, mean in zip(SUMMED, means, strict=True)}
         return self.strategy.combine_sums(adapter, sums), report
 
     def counts(self, total: np.ndarray) -> np.ndarray | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from fedmoe.messages.records import SUMMED, Field
 from fedmoe.report import figures
+from fedmoe.report.fields import field_text
+from fedmoe.report.ledger import Record
 from fedmoe.report.run import Run
 from fedmoe.report.text_table import TextTable
-from fedmoe.report.units import DASH, count_text, number_text, percent_text
+from fedmoe.report.units import DASH, number_text, percent_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,9 +31,7 @@ def private_rounds(run: Run) -> TextTable:
         ("epsilon spent", lambda line: number_text(line.get("epsilon"))),
         ("bound", lambda line: _short(line.get("clip"))),
         ("within it", lambda line: percent_text(line.get("within"))),
-        ("loss before", lambda line: number_text(line.get("loss_before"))),
-        ("loss after", lambda line: number_text(line.get("loss_after"))),
-        ("examples", lambda line: count_text(_whole(line.get("examples")))),
+        *((field.label, partial(_mean, field)) for field in SUMMED),
         note=note,
     )
     for column in ("epsilon spent", "bound", "within it"):
@@ -78,5 +80,6 @@ def _short(value: float | None) -> str:
     return DASH if value is None else f"{value:.3g}"
 
 
-def _whole(value: float | None) -> int | None:
-    return None if value is None else round(value)
+def _mean(field: Field, line: Record) -> str:
+    value = line.get(field.name)
+    return field_text(field, None if value is None else field.type(value))

@@ -48,7 +48,7 @@ class SecureAggregation:
             said = (
                 f"aggregation.name {strategy.name!r} needs single updates, which masks hide; use "
             )
-            yield Fault("secure_aggregation", said + "'fedavg', 'flame' or the like")
+            yield Fault("secure_aggregation", said + "one that is a mean")
         if e.rescaling.learned:
             said = f"{e.rescaling.name!r} sends factors that no mask hides; use 'none' or 'static'"
             yield Fault("rescaling.name", said)
