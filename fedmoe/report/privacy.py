@@ -23,7 +23,8 @@ def private_rounds(run: Run) -> TextTable:
     """Return, per round, what is known of all its clients together; no rows where each is shown."""
     note = "Means over the round's clients, of which none is known alone."
     if any("epsilon" in line for line in run.private):
-        note += " Spent: since the run's start. Bound: on a client's weighted change (L2)."
+        note += " Spent: since the run's start. Bound: on a client's weighted change (L2). All but "
+        note += "these have noise, of which few clients' means may consist alone."
     table = TextTable.of(
         "Rounds in sums",
         run.private,

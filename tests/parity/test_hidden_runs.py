@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError, FedMoEError
 from fedmoe.report.ledger import read_ledger
+from fedmoe.report.plots_scores import client_losses
 from fedmoe.report.privacy import epsilon_per_round
 from fedmoe.report.run import read_run
 from fedmoe.runs.session import run
@@ -94,6 +95,7 @@ def test_a_private_run_keeps_account_and_shows_nobody(experiment_of):
     assert page.count("| withheld | withheld |") == 2  # of two tiers' costs
     assert "masked" not in page
     assert epsilon_per_round(read_run(folder)) is not None
+    assert client_losses(read_run(folder)) is None
     again = run(experiment_of("again", UNIFORM, BUDGET, "clients_per_round=3"))
     pairs = zip(adapter_of(folder).values(), adapter_of(again).values(), strict=True)
     assert all(not torch.equal(a, b) for a, b in pairs if a.numel() > 2), "noise from the seed"
