@@ -11,7 +11,6 @@ from typing import Any
 from fedmoe.errors import FedMoEError
 from fedmoe.system.extras import require
 
-
 STEP = 1e-3
 """Steps in which losses are rounded up: ten times the library's, and the time is a tenth; epsilon
 is the same to the fourth digit (51.6919 of 2 rounds at noise .2, 7.0466 of 100 at noise 1)."""
