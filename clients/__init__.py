@@ -4,6 +4,7 @@ In reading order:
     app.py        the two messages that a node answers: `query` (who are you?) and `train`
     about.py      a node's description of itself: name, clients, code, versions, machine
     resident.py   the model and data of a run, prepared once per process
+    masks.py      the steps of secure aggregation, whose keys the worker has in memory
     worker_calls.py, worker.py    calls to the process that keeps them on a SuperNode, and itself
     worker_frames.py, worker_home.py    the frames that pass between the two, and their socket
     messages.py   Flower's records <-> the messages of `fedmoe/messages/codec.py`

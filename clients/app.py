@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from clients.own_rows import reported
 from clients.worker_calls import answer, idle_seconds_of
 from clients.worker_frames import Order
 from fedmoe.errors import FedMoEError
+from fedmoe.privacy.masks.identity import UNSIGNED, owner_of
 from fedmoe.system.digests import code_digest
+
+LOG = logging.getLogger(__name__)
 
 app = ClientApp()
 
@@ -24,6 +28,7 @@ def hello(message: Message, context: Context) -> Message:
     """Reply with a description of this node; the server decides whether it fits. See `about`."""
     try:
         check_components(message.content.config_records["config"], context.node_config)
+        owner_of(*key_files(context))
         reply = words(**about(context.node_config, data_of(message.content)))
     except FedMoEError as error:
         reply = words(reason=str(error))
@@ -67,7 +72,16 @@ def carry_out(content: RecordDict, context: Context, ttl: float) -> RecordDict:
     `ttl` is how long the server waits, in seconds since it sent the task.
     """
     folder = state_folder(context, text(content, "run"))
-    data = data_of(content)
+    data, idle_seconds = data_of(content), idle_seconds_of(context.node_config)
+    masks = str(content.config_records["config"].get("masks", ""))
+    key, known = key_files(context)
+    if masks and not idle_seconds:
+        raise FedMoEError(
+            "node config: worker_idle_seconds=0 leaves no process that has a client's keys from "
+            "one step of secure_aggregation to the next; give it some"
+        )
+    if '"advertise"' in masks and not known:
+        LOG.warning(UNSIGNED)
     order = Order(
         experiment=text(content, "experiment"),
         overrides=str(context.node_config.get("overrides", "")),
@@ -81,10 +95,19 @@ def carry_out(content: RecordDict, context: Context, ttl: float) -> RecordDict:
         digest=str(data.get("digest", "")),
         report=reported(context.node_config),
         split=str(content.config_records["config"].get("split", "")),
+        masks=masks,
+        key=key,
+        known=known,
     )
-    idle_seconds = idle_seconds_of(context.node_config)
     task_seconds = float(context.run_config.get("task_seconds", 3600))
     return update_content(answer(order, buffer(content), idle_seconds, task_seconds))
+
+
+def key_files(context: Context) -> tuple[str, str]:
+    """Return the paths of this owner's key and of all owners' public keys; see `owner_of`."""
+    names = ("signing_key", "known_keys")
+    key, known = (str(context.node_config.get(name, "")) for name in names)
+    return key, known
 
 
 def check_code(content: RecordDict) -> None:

@@ -1,7 +1,8 @@
 """Flower's records on the client's side; those of the server are in `server/messages.py`.
 
 - request: a config of `code` and `nonce`, with `components` to ask who a node is; to train, with
-  `experiment`, `run`, `scalars` and `crc32`, and a `buffer`
+  `experiment`, `run`, `scalars` and `crc32`, and a `buffer`;
+  for a step of masked sums with `masks`, its request (`privacy/masks/wire.py`)
 - reply: a config of the request's `nonce` and the node's description, `scalars` or a `reason`;
   `scalars` come with their `crc32` and an update's `buffer`
 """

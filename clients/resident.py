@@ -10,14 +10,16 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from clients.masks import answer_step, masked_side
 from clients.own_rows import REPORTED, rows_here
 from clients.worker_frames import Order
 from fedmoe.budget import Auto
-from fedmoe.config import load_experiment
+from fedmoe.config import Experiment, load_experiment
 from fedmoe.data.federated import Federated
 from fedmoe.errors import FedMoEError
 from fedmoe.messages.codec import sealed
 from fedmoe.messages.records import Message
+from fedmoe.privacy.masks.wire import read_request
 from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.node_budget import OwnBudget, planned_here
 from fedmoe.runs.own_scores import score_own
@@ -39,6 +41,9 @@ def carry_out(order: Order, buffer: memoryview) -> Message:
     """
     # As on every node and in every worker: sums of products differ with the number of threads.
     torch.set_num_threads(1)
+    if order.masks and read_request(order.masks).step != "mask":
+        asked = experiment_of(order.experiment, order.overrides, tuple(order.allow))
+        return answer_step(order, asked)
     run = resident(
         order.experiment, order.overrides, tuple(order.allow), order.data, tuple(order.report)
     )
@@ -52,10 +57,13 @@ def carry_out(order: Order, buffer: memoryview) -> Message:
     here = replace(client, state_folder=folder, reports=frozenset(order.report))
     if order.split:
         return sealed(score_own(here, Message(order.scalars, buffer, order.crc32), order.split))
+    here = masked_side(order, here)
     if own_budget:
-        return sealed(own_budget.answer(here, task, order.deadline_seconds, order.fewer))
-    fewer = run.fewer[task.client] = max(order.fewer, run.fewer.get(task.client, 0))
-    return sealed(here.answer(replace(task, top_k=max(1, task.top_k - fewer))))
+        message = own_budget.answer(here, task, order.deadline_seconds, order.fewer)
+    else:
+        fewer = run.fewer[task.client] = max(order.fewer, run.fewer.get(task.client, 0))
+        message = here.answer(replace(task, top_k=max(1, task.top_k - fewer)))
+    return sealed(replace(message, scalars="{}") if order.masks else message)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +97,7 @@ def resident(
     Raises:
         FedMoEError: the experiment is faulty, or its model or data cannot be loaded here.
     """
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "experiment.yaml"
-        path.write_text(experiment, encoding="utf-8")
-        asked = load_experiment(path, shlex.split(overrides), Imports(allow))
+    asked = experiment_of(experiment, overrides, allow)
     if isinstance(asked.data, Federated):
         asked = replace(asked, data=rows_here(asked.data, data, report))
     here = planned_here(asked)
@@ -100,3 +105,12 @@ def resident(
     own_budget = OwnBudget(budget) if here is not asked and isinstance(budget, Auto) else None
     prepared = prepare(here, on_nodes=True)
     return Resident(prepared.client, prepared.server.facts.sha256, own_budget)
+
+
+@lru_cache(maxsize=1)
+def experiment_of(experiment: str, overrides: str, allow: tuple[str, ...]) -> Experiment:
+    """Return a resolved experiment (YAML) with this machine's overrides; see `resident`."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "experiment.yaml"
+        path.write_text(experiment, encoding="utf-8")
+        return load_experiment(path, shlex.split(overrides), Imports(allow))

@@ -89,6 +89,12 @@ class Order:
     """What this node reports of its clients beside what training needs."""
     split: str = ""
     """The split of its own rows that the client scores; empty if it trains."""
+    masks: str = ""
+    """The step of masked sums that it makes, as JSON; empty where nothing is masked."""
+    key: str = ""
+    """The file of the key by which this node signs its clients' keys; empty if it signs nothing."""
+    known: str = ""
+    """The file with all owners' public keys, where it signs."""
 
 
 T = TypeVar("T", Hello, Order)
@@ -133,7 +139,8 @@ def send(connection: socket, header: dict[str, Any], buffer: bytes | memoryview 
     _check_sizes(len(words), len(buffer))
     try:
         connection.sendall(HEAD.pack(MAGIC, len(words), len(buffer)) + words)
-        connection.sendall(buffer)
+        if len(buffer):  # else the receiver, who has all, may have answered and closed already
+            connection.sendall(buffer)
     except OSError as error:
         raise Gone(str(error)) from error
 

@@ -205,6 +205,7 @@ class Federation:
 
     def plan(self, state: ServerState, clients: int | None = None) -> list[Task]:
         """Return the next round's tasks, for so many sampled clients or for all of them."""
+        self._check_open()
         server = self.prepared.server
         number = clients or len(server.members)
         seed = self.experiment.seed
@@ -228,6 +229,7 @@ class Federation:
 
     def combine(self, state: ServerState, updates: Sequence[Update]) -> ServerState:
         """Return the next state from updates of your choice, such as those a filter leaves."""
+        self._check_open()
         e = self.prepared.setup.experiment
         members = len(self.prepared.server.members)
         args = updates, e.server_optimizer, members, e.robust_rule, root_of(self.prepared.server)
@@ -286,6 +288,15 @@ class Federation:
         return (
             f"Federation({self.experiment.model.path!r}, {len(self.names)} clients, tiers {tiers})"
         )
+
+    def _check_open(self) -> None:
+        """Refuse single rounds where the experiment hides single updates: they would be shown."""
+        for name in ("privacy", "secure_aggregation"):
+            if getattr(self.experiment, name) is not None:
+                raise FedMoEError(
+                    f"a federation that is run round by round shows each client's update, and "
+                    f"{name} hides them: use `run`, or leave out {name}"
+                )
 
     def _check(self, clients: Sequence[Client], tiers: Mapping[str, Tier]) -> None:
         faults = [

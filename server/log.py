@@ -42,7 +42,8 @@ class LogLines(Display):
         if isinstance(answer, Failure):
             log(WARNING, "%s failed: %s", who, answer.reason)
             return
-        log(INFO, "%s: %s", who, live_line(answer.reported()))
+        told = "its numbers are withheld" if answer.withheld else live_line(answer.reported())
+        log(INFO, "%s: %s", who, told)
         if answer.rows:
             self._warn(*self.news.losses({task.client: (task.name, answer.rows)}))
 

@@ -1,7 +1,8 @@
 """Flower's records on the server's side; `clients/messages.py` is the other end.
 
 - request: a config of `code` and `nonce`, with `components` to ask who a node is; to train, with
-  `experiment`, `run`, `scalars` and `crc32`, and a `buffer`; to score, with a `split`, too; always
+  `experiment`, `run`, `scalars` and `crc32`, and a `buffer`; to score, with a `split`, too; for a
+  step of masked sums with `masks`; always
   with what nodes are told of the experiment's `data`
 - reply: a config of the request's `nonce` and the node's description, `scalars` or a `reason`;
   with `scalars` go their `crc32` and an update's `buffer`
@@ -25,9 +26,18 @@ def hello_content(code: str, components: str, data: str) -> RecordDict:
 
 
 def task_content(
-    message: Message, experiment: str, code: str, run: str, data: str, split: str = ""
+    message: Message,
+    experiment: str,
+    code: str,
+    run: str,
+    data: str,
+    split: str = "",
+    masks: str = "",
 ) -> RecordDict:
-    """Return a packed task as a request, with its checksum: to train, or to score a split."""
+    """Return a packed task as a request, with its checksum: to train, or to score a split.
+
+    `masks` is a step of masked sums that the task's client makes; see `privacy.masks.wire`.
+    """
     message = sealed(message)
     array = Array("uint8", (len(message.buffer),), "bytes", bytes(message.buffer))
     config = ConfigRecord(
@@ -41,6 +51,8 @@ def task_content(
             "split": split,
         }
     )
+    if masks:
+        config["masks"] = masks
     return RecordDict({"config": config, "arrays": ArrayRecord({"buffer": array})})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ AHEAD = 2
 """Tasks per node that may always be sent ahead of the oldest open one."""
 MOST_CRASHES = 3
 """Crashes that end a client's round: one may have any cause, three are the task's fault."""
+LEFT = "its node, which alone has its keys for this round, has left"
 MOST_WAITING_BYTES = 2 * 2**30
 """Memory of updates that wait for an older one; beyond it, nothing more is sent ahead. With less,
 one slow node would delay all others."""
@@ -34,6 +35,8 @@ class Exchange:
     """Flower's type of message."""
     read: Callable[[Message, Task], Any]
     """Returns a checked answer; a WireError refuses it."""
+    repeats: bool = True
+    """Whether a node, the same or another, gives the same answer if it is asked again."""
 
 
 class Round:
@@ -49,6 +52,7 @@ class Round:
         places: dict[int, str],
         patient: bool = False,
         exchange: Exchange | None = None,
+        pinned: Mapping[int, int] | None = None,
     ) -> None:
         """Start the tasks' clock.
 
@@ -62,8 +66,9 @@ class Round:
             patient: whether a task that no node may serve waits for silent nodes: not where the
                 caller has waited for them.
             exchange: what is asked; by default to train.
+            pinned: the node that alone can answer, by client.
         """
-        self.patient = patient
+        self.patient, self.pinned = patient, pinned or {}
         self.exchange = exchange or Exchange(MessageType.TRAIN, server.read)
         self.nodes, self.server, self.settings = nodes, server, settings
         self.content, self.places, self.clock = content, places, nodes.post.clock
@@ -74,6 +79,8 @@ class Round:
         """By client: when its task is late, sent or not."""
         self.out: dict[int, int] = {}
         """By client: the node that has its task."""
+        self.sent_to: dict[int, int] = {}
+        """By client: the node that had its task last."""
         self.answers: dict[int, Any] = {}
         """By client, in the order of arrival: what the exchange reads, or a failure."""
         self.lost: dict[int, tuple[str, float]] = {}
@@ -85,7 +92,9 @@ class Round:
         own = (server.setup.layouts(tier, 1).own for tier in server.setup.top_ks)
         # A client's state between rounds may be stored on its node alone.
         self.may_move = not (
-            server.setup.experiment.upload.error_feedback or any(kept is not None for kept in own)
+            self.pinned
+            or server.setup.experiment.upload.error_feedback
+            or any(kept is not None for kept in own)
         )
         self.last_at_work = self.clock.monotonic()
         for task in tasks:
@@ -97,7 +106,7 @@ class Round:
         assert client not in self.ends, client
         self.tasks.append(task)
         self.waiting[client] = task
-        self.serving[client] = self.nodes.serving(client, task.name)
+        self.serving[client] = self._serving(task)
         self.ends[client] = self.clock.monotonic() + self.settings.round_seconds
 
     def run(self) -> Iterator[Any]:
@@ -114,7 +123,8 @@ class Round:
     def send(self, oldest: int = 0) -> None:
         """Send what idle nodes can take; `oldest` is the index of the first open task."""
         updates = (a for a in self.answers.values() if isinstance(a, Update))
-        full = sum(update.delta.flat.nbytes for update in updates) > MOST_WAITING_BYTES
+        sizes = (max(update.delta.flat.nbytes, update.num_bytes) for update in updates)
+        full = sum(sizes) > MOST_WAITING_BYTES
         most = AHEAD * len(self.nodes.present) if full else len(self.tasks)
         for any_node in (False, True) if self.may_move else (False,):
             for task in self.tasks[oldest : oldest + max(1, most)]:
@@ -151,9 +161,9 @@ class Round:
         now = self.clock.monotonic()
         if not here:
             # A killed node soon starts again, and may be the only one with the client's data.
-            nobody = self.nodes.nobody(client, task.name)
+            nobody = LEFT if self.pinned else self.nodes.nobody(client, task.name)
             reason, since = self.lost.setdefault(client, (nobody, now))
-            soon = now - since < self.settings.node_seconds
+            soon = now - since < self.settings.node_seconds and not self.pinned
             if self.serving[client] and soon:
                 return
             # It may have come back under another id: without keys Flower gives it a new one.
@@ -166,7 +176,7 @@ class Round:
         if not idle or left <= 0:
             return
         node = idle[0]
-        self.out[client] = node
+        self.out[client] = self.sent_to[client] = node
         self.places[client] = self.nodes.label(node)
         about = f"{task.who}'s task of round {task.round}"
         seconds = min(self.settings.task_seconds, left)
@@ -195,7 +205,7 @@ class Round:
             return
         reason = f"{self.places[task.client]}: {answer.reason}"
         self.crashes[task.client] += answer.code == "crashed"
-        repeats = answer.code in ("gone", "unsent", "crashed")
+        repeats = self.exchange.repeats and answer.code in ("gone", "unsent", "crashed")
         if repeats and self.crashes[task.client] < MOST_CRASHES:
             # The task is repeatable: any node, the same one included, gives the same update.
             if answer.code == "unsent":
@@ -208,8 +218,14 @@ class Round:
 
     def _others(self, task: Task) -> list[int]:
         """Return the nodes that may serve a client, except those that got no message through."""
-        serving = self.nodes.serving(task.client, task.name)
-        return [n for n in serving if (task.client, n) not in self.unsent]
+        return [n for n in self._serving(task) if (task.client, n) not in self.unsent]
+
+    def _serving(self, task: Task) -> list[int]:
+        """Return the nodes that may serve a client now."""
+        if not self.pinned:
+            return self.nodes.serving(task.client, task.name)
+        node = self.pinned.get(task.client)
+        return [node] if node is not None and node in self.nodes.usable() else []
 
     def give_up(self) -> None:
         """Give up what is late, or what only busy nodes could take, in no order."""

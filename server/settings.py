@@ -24,7 +24,8 @@ class Settings:
     """Nodes that a round needs: present, fit and idle."""
     node_seconds: Seconds = 120.0
     """Seconds to wait for them before a round, and in a round for a busy node if no other is at
-    work. Before a round, a silent node is waited for up to `task_seconds`."""
+    work; and for each short step of secure aggregation. Before a round, a silent node is waited for
+    up to `task_seconds`."""
     task_seconds: Seconds = 3600.0
     """Seconds to wait for one client's update, which is late after that."""
     round_seconds: Seconds = 21600.0

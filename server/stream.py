@@ -29,7 +29,7 @@ class GridStream(GridTransport):
         """
         self.nodes.wait()
         return Round(
-            [], self.nodes, self.server, self.settings, self._content, self.places, patient=True
+            [], self.nodes, self.server, self.settings, self.content, self.places, patient=True
         )
 
     @cached_property
@@ -79,7 +79,7 @@ class GridStream(GridTransport):
             self.nodes,
             self.server,
             self.settings,
-            partial(self._content, split=split),
+            partial(self.content, split=split),
             self.places,
             exchange=Exchange(MessageType.EVALUATE, partial(read_scores, self.server, split=split)),
         )

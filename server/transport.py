@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from fedmoe.config.components import for_nodes, told_to_nodes
 from fedmoe.data import Dataset
 from fedmoe.messages.codec import pack_task
-from fedmoe.messages.records import Failure, Task, Update
+from fedmoe.messages.records import Failure, Message, Task, Update
 from fedmoe.messages.scores import Scores
 from fedmoe.runs.own_scores import read_scores
 from fedmoe.runs.roster import is_federated
@@ -24,6 +24,7 @@ from fedmoe.runs.server_side import ServerSide
 from fedmoe.system.digests import code_digest, files_digest, template_digest
 from fedmoe.system.files import expanded
 from server.about import Expected
+from server.masks import GridSteps
 from server.messages import task_content
 from server.nodes import Nodes
 from server.post import Clock, Post
@@ -79,6 +80,8 @@ class GridTransport:
             template_digest(server.setup.experiment.text.template),
         )
         self.nodes = Nodes(grid, Post(grid, clock), expected, settings)
+        self.steps = GridSteps(self)
+        """Asks clients for the steps of masked sums, where the experiment has them."""
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
         """Yield one answer per task, in order.
@@ -86,9 +89,11 @@ class GridTransport:
         Raises:
             FedMoEError: too few nodes; a task that fails is an answer, not an error.
         """
-        if tasks:
+        if tasks and self.server.setup.experiment.secure_aggregation:
+            yield from self.steps.trained(tasks)
+        elif tasks:
             self.nodes.wait()
-            content, places = self._content, self.places
+            content, places = self.content, self.places
             yield from Round(tasks, self.nodes, self.server, self.settings, content, places).run()
 
     def score(self, tasks: Sequence[Task], split: str) -> Iterator[Scores | Failure]:
@@ -99,7 +104,7 @@ class GridTransport:
         """
         if tasks:
             self.nodes.wait()
-            content = partial(self._content, split=split)
+            content = partial(self.content, split=split)
             exchange = Exchange(
                 MessageType.EVALUATE, partial(read_scores, self.server, split=split)
             )
@@ -134,9 +139,13 @@ class GridTransport:
     def close(self) -> None:
         """Do nothing."""
 
-    def _content(self, task: Task, split: str = "") -> RecordDict:
+    def content(
+        self, task: Task, split: str = "", masks: str = "", packed: Message | None = None
+    ) -> RecordDict:
+        """Return a task as a request: to train, to score a split, or for a step of masked sums."""
         run, data = self.server.run_id, json.dumps(self.data)
-        return task_content(pack_task(task), self.experiment, self.code, run, data, split)
+        message = packed or pack_task(task)
+        return task_content(message, self.experiment, self.code, run, data, split, masks)
 
 
 def data_told(server: ServerSide) -> dict[str, str]:

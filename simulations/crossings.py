@@ -31,6 +31,7 @@ from fedmoe.watch.server import Handler, Server
 from server.about import Expected
 from server.messages import check_nonce, read_about, read_update
 from simulations.bad_inputs import LIMITS, honest
+from simulations.masked_crossings import masked_kinds
 
 
 class Kind(NamedTuple):
@@ -58,8 +59,7 @@ def kinds(folder: Path) -> Iterator[tuple[str, Kind]]:
     yield "scores", Kind(of(pack_scores(scores, task).scalars), b"", partial(take_scores, task))
     expected, me = Expected("abc", 4), about({"name": "lab", "clients": "0,3"}) | {"code": "abc"}
     yield "greeting", Kind(me, b"", partial(take_greeting, expected), lambda: str(expected))
-    reply = {"nonce": "n", "scalars": "{}", "crc32": 7}
-    yield "node's reply", Kind(reply, bytes(8), take_reply)
+    yield "node's reply", Kind({"nonce": "n", "scalars": "{}", "crc32": 7}, bytes(8), take_reply)
     order = Order("rounds: 1", "data.path=é", "{}", 7, [3], "/state", 12.5, 1)
     yield "worker frame", Kind({"kind": "order", **asdict(order)}, bytes(8), take_frame)
     server = Server(WatchedFolder(folder), 0)
@@ -67,6 +67,7 @@ def kinds(folder: Path) -> Iterator[tuple[str, Kind]]:
     files = [*folder.iterdir()]
     yield "page request", Kind(page, b"", partial(show, server), lambda: files_digest(*files))
     server.server_close()
+    yield from masked_kinds(Kind, task)
 
 
 def named(text: str) -> dict[str, Any]:

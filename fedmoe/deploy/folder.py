@@ -30,7 +30,7 @@ def write_folder(folder: Path, fleet: Fleet, experiment: Experiment) -> None:
         FedMoEError: the folder exists, or cannot be made; nothing of it is left then.
     """
     _check_new(folder)
-    files = _texts(fleet, experiment) | ({} if fleet.insecure else _keys(fleet))
+    files = _texts(fleet, experiment) | ({} if fleet.insecure else _keys(fleet, experiment))
     for path, data in app_files(experiment, fleet).items():
         files[f"server/app/{path}"] = data
     with whole_folder(folder, _check_new) as made:
@@ -57,8 +57,11 @@ def _write(root: Path, files: Mapping[str, bytes]) -> None:
         path.chmod(mode)
 
 
-def _keys(fleet: Fleet) -> dict[str, bytes]:
-    """Return the CA, the server's certificate and every client's key pair, by path."""
+def _keys(fleet: Fleet, experiment: Experiment) -> dict[str, bytes]:
+    """Return the CA, the server's certificate and every client's key pair, by path.
+
+    With secure aggregation each client knows the others' public keys, too.
+    """
     authority = Authority.new(fleet.host)
     certificate, key = authority.server(fleet.host)
     root = pem(authority.certificate)
@@ -74,6 +77,9 @@ def _keys(fleet: Fleet) -> dict[str, bytes]:
         files[f"clients/{node.name}/ca.crt"] = root
         files[f"clients/{node.name}/node.key"] = private
         files[f"server/nodes/{node.name}.pub"] = public
+    if experiment.secure_aggregation:
+        known = b"".join(files[f"server/nodes/{node.name}.pub"] for node in fleet.nodes)
+        files |= {f"clients/{node.name}/owners.pub": known for node in fleet.nodes}
     return files
 
 
@@ -93,6 +99,7 @@ def _texts(fleet: Fleet, experiment: Experiment) -> dict[str, bytes]:
     if not fleet.loopback:
         places["server/nginx.conf"] = "nginx.conf"
         places["server/fedmoe-proxy.service"] = "proxy.service"
+    trust = "privacy" if experiment.secure_aggregation or experiment.privacy else None
     tiers, planned = experiment.budget.resolved(1).items(), isinstance(experiment.budget, Auto)
     forms = Environment(
         loader=PackageLoader("fedmoe.deploy"),
@@ -104,7 +111,8 @@ def _texts(fleet: Fleet, experiment: Experiment) -> dict[str, bytes]:
     )
     forms.globals |= {
         "fleet": fleet,
-        "extras": ",".join(filter(None, ("report", EXTRAS.get(experiment.data.name)))),
+        "extras": ",".join(filter(None, ("report", EXTRAS.get(experiment.data.name), trust))),
+        "masked": experiment.secure_aggregation is not None,
         "own_rows": is_federated(experiment),
         "proxied": not fleet.loopback,
         "run_name": experiment.name,

@@ -160,7 +160,7 @@ def unpack_task(message: Message, layout: Layout) -> Task:
     Raises:
         WireError: damaged in transit, of another layout or size, or with a value out of range.
     """
-    _check_seal(message)
+    check_seal(message)
     scalars = _scalars(message, TASK_SCALARS, layout)
     _check_size(message, 4 * (layout.size + layout.num_layers))
     flat = _tensor(message, "<f4", layout.size, 0)
@@ -188,7 +188,7 @@ def unpack_update(
             is not finite or is absurdly large; counts that are negative or do not sum to
             `tokens * top_k` in a layer, merged choices included, or to what `limits` says instead.
     """
-    _check_seal(message)
+    check_seal(message)
     scalars = _scalars(message, UPDATE_SCALARS, layout, optional={"metrics", "rows"})
     metrics = check_metrics(scalars.pop("metrics", {}))
     rows = check_rows(scalars.pop("rows", None), scalars["examples"])
@@ -278,7 +278,8 @@ def _crc32(message: Message) -> int:
     return zlib.crc32(message.buffer, zlib.crc32(message.scalars.encode()))
 
 
-def _check_seal(message: Message) -> None:
+def check_seal(message: Message) -> None:
+    """Refuse a message that its checksum shows to be damaged."""
     if message.crc32 is not None and _crc32(message) != message.crc32:
         # Without the sums: they cover wall times, too, and a ledger must be repeatable.
         raise WireError("its checksum is not the sender's: damaged on its way", "damaged")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
 from torch import Tensor
 
 from fedmoe.adapter import Adapter
@@ -49,8 +50,8 @@ class Field:
     """
     over_rounds: Literal["first", "last", "sum", "largest"] | None = None
     """The summary over a client's rounds in the report; None leaves the column out."""
-    summed: float | None = None
-    """The value to which it is cut in a sum over clients that hide their own; None keeps it out."""
+    summed: bool = False
+    """Part of what a run tells of all clients together, where it hides each one's numbers."""
     name: str = ""
     type: type[Number] = float
 
@@ -59,16 +60,18 @@ class Field:
 class ClientReport:
     """The numbers that a client reports about its local round: a line each, and no other list."""
 
-    examples: Annotated[int, Field("examples", 1, 2**40, live=None, over_rounds="last")]
+    examples: Annotated[
+        int, Field("examples", 1, 2**40, live=None, over_rounds="last", summed=True)
+    ]
     """Training examples that the client holds; `Limits.examples` bounds them by what is known."""
     steps: Annotated[int, Field("steps", 1, 2**40, live=None)]
     """Optimiser steps; `Limits.steps` has the task's."""
     loss_before: Annotated[
-        float, Field("loss before", -MOST_LOSS, MOST_LOSS, over_rounds="first", summed=16.0)
+        float, Field("loss before", -MOST_LOSS, MOST_LOSS, over_rounds="first", summed=True)
     ]
     """Mean loss per response token on the client's own examples, before training."""
     loss_after: Annotated[
-        float, Field("loss after", -MOST_LOSS, MOST_LOSS, over_rounds="last", summed=16.0)
+        float, Field("loss after", -MOST_LOSS, MOST_LOSS, over_rounds="last", summed=True)
     ]
     tokens: Annotated[int, Field("tokens", 1, 2**50, live="per second", over_rounds="sum")]
     """Tokens that passed through the model in training, padding excluded; `Limits.tokens` bounds
@@ -110,8 +113,13 @@ def _client_fields() -> tuple[Field, ...]:
 
 CLIENT_FIELDS = _client_fields()
 """Everything that a client reports, in the order in which it is shown."""
-SUMMED = {f.name: f.summed for f in CLIENT_FIELDS if f.summed is not None}
-"""What is known of clients together where each one's numbers are hidden, with its largest value."""
+SUMMED = tuple(field for field in CLIENT_FIELDS if field.summed)
+"""Those that hidden runs tell of all clients together."""
+
+
+def least_report() -> dict[str, Number]:
+    """Return a report that tells nothing: every field's least value, or 0."""
+    return {field.name: field.type(max(0, field.least)) for field in CLIENT_FIELDS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +190,8 @@ class Update(ClientReport):
     """int64 (layers,): choices of the expert that merges those left out; None without one."""
     name: str = ""
     """As in its task."""
+    masked: np.ndarray | None = None
+    """uint64: the client's vector under masks, in place of all that it hides; see `privacy`."""
 
 
 @dataclass(frozen=True)

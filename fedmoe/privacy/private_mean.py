@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,11 +15,12 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation.mean import Mean, peek
 from fedmoe.aggregation.streaming import Sums, Weights, partial_sums
-from fedmoe.messages.records import CLIENT_FIELDS, SUMMED, Update
+from fedmoe.messages.records import SUMMED, Field, Update, least_report
 from fedmoe.privacy.noise import Normals, SystemNormals, add_noise
 from fedmoe.privacy.settings import Privacy
 
-REPORTS_BOUND = math.sqrt(len(SUMMED))
+LARGEST_LOSS = 16.0
+"""Nats per token to which reported losses are cut: a guess among nine million tokens."""
 LEAST_SHARE = 0.1
 """Noised denominators are at least this share of the public ones, so that none is near zero."""
 
@@ -55,7 +57,7 @@ class Tally:
     reports: Float[Tensor, " reports"] = field(
         default_factory=lambda: torch.zeros(len(SUMMED)).double()
     )
-    """What clients report (`SUMMED`), each as a share of its largest value."""
+    """Of `SUMMED`: losses and sizes, each as a share of its largest value."""
     within: Float[Tensor, " one"] = field(default_factory=lambda: torch.zeros(1).double())
     """Clients whose change was within the bound, less half of all."""
 
@@ -101,7 +103,7 @@ class PrivateMean:
             deviation = root * m.deviation(weights_bound(m), p.weights_share)
             add_noise(tally.weights, deviation, normals)
         if p.reports_share:
-            deviation = root * m.deviation(REPORTS_BOUND, p.reports_share)
+            deviation = root * m.deviation(math.sqrt(len(SUMMED)), p.reports_share)
             add_noise(tally.reports, deviation, normals)
         if p.adaptive:
             add_noise(tally.within, root * m.deviation(0.5, p.adaptive.share), normals)
@@ -126,7 +128,8 @@ class PrivateMean:
             bound = weights_bound(self.mechanism)
             tally.weights += rows * min(1.0, bound / float(rows.norm()))
         if p.reports_share:
-            tally.reports += summed(update)
+            shares = [_share(getattr(update, f.name) / most_of(f, p)) for f in SUMMED]
+            tally.reports += torch.tensor(shares).double()
         tally.within += (size <= self.clip) - 0.5
         return Weights(mine.experts * factor, mine.shared * factor)
 
@@ -143,9 +146,11 @@ class PrivateMean:
         m, p = self.mechanism, self.mechanism.privacy
         self.report = {"clip": self.clip, "probability": m.probability}
         if p.reports_share:
-            self.report |= reported(tally.reports, m.num_expected)
+            means = (tally.reports / m.num_expected).tolist()
+            pairs = zip(SUMMED, means, strict=True)
+            self.report |= {f.name: _share(mean) * most_of(f, p) for f, mean in pairs}
         if p.adaptive:
-            share = min(max(float(tally.within) / m.num_expected + 0.5, 0.0), 1.0)
+            share = _share(float(tally.within) / m.num_expected + 0.5)
             self.clip *= math.exp(-p.adaptive.rate * (share - p.adaptive.quantile))
             self.report["within"] = share
 
@@ -159,9 +164,18 @@ class PrivateMean:
         """Return the update: there are no late ones."""
         return update
 
-    def step(self, *arguments: Any) -> tuple[Adapter, Any]:
+    def step(self, rule: Any, old: Any, proposed: Any, memory: Any) -> tuple[Adapter, Any]:
         """Return the strategy's step: what is made of a private mean costs nothing more."""
-        return self.strategy.step(*arguments)
+        return self.strategy.step(rule, old, proposed, memory)
+
+
+def most_of(field: Field, privacy: Privacy) -> float:
+    """Return the largest value of a report that counts: of a loss, or of a size."""
+    return LARGEST_LOSS if field.type is float else float(privacy.most_size)
+
+
+def _share(value: float) -> float:
+    return min(max(value, 0.0), 1.0)
 
 
 def norm(delta: Adapter, weights: Weights) -> float:
@@ -182,22 +196,23 @@ def weights_bound(mechanism: Mechanism) -> float:
 
 
 def even_weights(
-    strategy: Mean, privacy: Privacy, top_ks: Sequence[int], layout: Layout
+    strategy: Mean, privacy: Privacy, top_ks: Sequence[int] | Mapping[int, int], layout: Layout
 ) -> Float[Tensor, " owners"]:
     """Return the mean weights of clients with these k if each used all experts alike.
 
     Args:
         strategy: says how an expert's use becomes a weight.
         privacy: its `most_size` is the size from which on all weigh 1.
-        top_ks: of every client.
+        top_ks: of every client, or how many clients have each.
         layout: of the model's adapter; gives layers and experts.
     """
     total = torch.zeros(layout.num_layers * layout.num_experts + 1).double()
-    for top_k in top_ks:
+    for top_k, number in (clients := Counter(top_ks)).items():
         like = _even_use(layout, top_k, privacy.most_size)
         weights, size = strategy.weigh(like), strategy.size(like)
-        total += torch.cat([weights.experts.flatten(), total.new_tensor([weights.shared])]) / size
-    return total / max(1, len(top_ks))
+        row = torch.cat([weights.experts.flatten(), total.new_tensor([weights.shared])])
+        total += row * (number / size)
+    return total / max(1, clients.total())
 
 
 def _even_use(layout: Layout, top_k: int, examples: int) -> Update:
@@ -206,22 +221,8 @@ def _even_use(layout: Layout, top_k: int, examples: int) -> Update:
     shape = (layout.num_layers, layout.num_experts)
     counts = torch.full(shape, tokens * top_k // layout.num_experts)
     nothing = Adapter(replace(layout, entries=()), torch.zeros(0))
-    least: dict[str, Any] = {f.name: f.type(max(f.least, 0)) for f in CLIENT_FIELDS}
-    report = least | {"examples": examples, "tokens": tokens}
+    report: dict[str, Any] = least_report() | {"examples": examples, "tokens": tokens}
     return Update(0, 0, "", top_k, ones, nothing, counts, **report)
-
-
-def summed(update: Update) -> Float[Tensor, " reports"]:
-    """Return what a client reports in a sum, each as a share from 0 to 1, float64."""
-    values = update.reported() if not update.withheld else {}
-    shares = [min(max(values.get(name, 0.0), 0.0), most) / most for name, most in SUMMED.items()]
-    return torch.tensor(shares, dtype=torch.float64)
-
-
-def reported(total: Float[Tensor, " reports"], num_clients: float) -> dict[str, float]:
-    """Return the means of a sum of such shares by name, each within its range."""
-    means = (total / num_clients).clamp(0.0, 1.0).tolist()
-    return {name: mean * most for mean, (name, most) in zip(means, SUMMED.items(), strict=True)}
 
 
 def _at_most_one(strategy: Mean, update: Update, mechanism: Mechanism) -> Weights:

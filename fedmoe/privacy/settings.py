@@ -35,7 +35,7 @@ class Privacy:
     r"""Differential privacy of whole clients: what a run publishes hardly depends on one of them.
 
     Each client's round becomes one vector: its weighted change of every value, its weights if they
-    are needed, and its losses. Each part is scaled so that its bound takes a share of a
+    are needed, and its losses and sizes. Each part is scaled so that its bound takes a share of a
     norm of 1; Gaussian noise of `z` times that norm is added to the sum over clients. What is made
     of the sum costs nothing more: the adapter, its scores, the page.
 
@@ -71,7 +71,7 @@ class Privacy:
     weights_share: Share = 0.1
     """Part of the vector's squared norm for weights, with `noised` denominators."""
     reports_share: Share = 0.02
-    """Part of the vector's squared norm for losses; 0 reports none."""
+    """Part of the vector's squared norm for losses and sizes; 0 reports none."""
 
     def __post_init__(self) -> None:
         if self.taken >= 1:
@@ -91,7 +91,7 @@ class Privacy:
         e, strategy = experiment, experiment.aggregation
         if not strategy.maskable or strategy.asynchronous:
             said = f"aggregation.name {strategy.name!r} needs single updates, which noise on a sum "
-            yield Fault("privacy", said + "cannot hide; use an average of updates")
+            yield Fault("privacy", said + "cannot hide; use one that is a mean")
             return
         if self.denominators == "public" and strategy.weighting != "uniform":
             said = "'public' needs sizes that are known, and aggregation.weighting is "

@@ -16,18 +16,13 @@ from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.streaming import Sums, Weights
 from fedmoe.messages.records import SUMMED
 from fedmoe.privacy.masks.fixed_point import Part, decode, encode
-from fedmoe.privacy.private_mean import (
-    REPORTS_BOUND,
-    PrivateMean,
-    Tally,
-    reported,
-    summed,
-    weights_bound,
-)
+from fedmoe.privacy.private_mean import PrivateMean, Tally, weights_bound
 
 if TYPE_CHECKING:
     from fedmoe.messages.records import Update
 
+LARGEST_LOSS = 1e4
+"""Nats per token beyond which a loss is reported as this."""
 NOISE_ROOM = 64.0
 """How often a part's noise may exceed its standard deviation before it leaves the range."""
 
@@ -66,7 +61,7 @@ class Vector:
             return [
                 Part("changes", size, weight * self.largest_change, n),
                 Part("weights", owners, weight, n),
-                Part("reports", len(SUMMED), 1.0, n),
+                Part("reports", len(SUMMED), max(LARGEST_LOSS, self.largest_size), n),
                 Part("counts", owners - 1, float(self.most_tokens), n),
             ]
         m, p = self.private.mechanism, self.private.mechanism.privacy
@@ -74,7 +69,7 @@ class Vector:
         clip, bound = self.private.clip, weights_bound(m)
         change = clip + root * m.deviation(clip, m.changes_share)
         weight = bound + root * m.deviation(bound, p.weights_share or 1.0)
-        report = 2.0 + root * m.deviation(REPORTS_BOUND, p.reports_share or 1.0)
+        report = 2.0 + root * m.deviation(math.sqrt(len(SUMMED)), p.reports_share or 1.0)
         within = 0.5 + root * m.deviation(0.5, p.adaptive.share if p.adaptive else 1.0)
         return [
             Part("changes", size, change, n),
@@ -97,8 +92,11 @@ class Vector:
         if self.private is None:
             weights = self.strategy.weigh(update)
             descent = self._descent(update, weights)
-            counts = update.counts.flatten().double()
-            values = [t.numpy() for t in (descent, _row(weights), summed(update), counts)]
+            most = {float: LARGEST_LOSS, int: math.inf}
+            told = ((getattr(update, f.name), most[f.type]) for f in SUMMED)
+            reports = np.array([min(max(float(x), 0.0), largest) for x, largest in told])
+            counts = update.counts.flatten().double().numpy()
+            values = [descent.numpy(), _row(weights).numpy(), reports, counts]
         else:
             tally = Tally(torch.zeros(self.num_owners).double())
             descent = self._descent(update, self.private.weigh(update, tally))
@@ -119,7 +117,8 @@ class Vector:
         if self.private is not None:
             tally = Tally(found["weights"], found["reports"], found["within"])
             return self.private.next_state(adapter, sums, tally), dict(self.private.report)
-        report = reported(found["reports"], num_updates)
+        means = (found["reports"] / num_updates).tolist()
+        report = {f.name: mean for f, mean in zip(SUMMED, means, strict=True)}
         return self.strategy.combine_sums(adapter, sums), report
 
     def counts(self, total: np.ndarray) -> np.ndarray | None:
@@ -149,6 +148,7 @@ def stripped(update: Update) -> Update:
         delta=nothing,
         counts=torch.zeros_like(update.counts),
         withheld=True,
+        masked=None,
         rows=None,
         metrics={},
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fedmoe.report.clients import row_facts, spread_facts, untested
 from fedmoe.report.expert_load import starved_and_captured
 from fedmoe.report.ledger import Record
+from fedmoe.report.privacy import privacy_facts
 from fedmoe.report.run import Run
 from fedmoe.report.run_tables import gap_text, wilson_interval
 from fedmoe.report.text_table import TextTable, pairs_table
@@ -67,6 +68,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Aggregation", head["strategy"]),
         ("Robust rule", head.get("robust", DASH)),
         *spread_facts(run),
+        *privacy_facts(run),
         ("Trained tokens", count_text(sum(c.get("tokens", 0) for c in done) or None)),
         ("Sent to clients", bytes_text(sum(c["bytes_down"] for c in done) or None)),
         ("Sent back", bytes_text(sum(c["bytes_up"] for c in done) or None)),

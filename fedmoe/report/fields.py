@@ -45,14 +45,21 @@ def live_line(values: Mapping[str, Any]) -> str:
     return ", ".join(map(" ".join, zip(live_headings(), live_cells(values), strict=True)))
 
 
-def total_cells(lines: Sequence[Record], known: Mapping[str, float | None]) -> list[str]:
+def total_cells(
+    lines: Sequence[Record], known: Mapping[str, float | None], hidden: str = ""
+) -> list[str]:
     """Return the cells of the fields `IN_REPORT` for one client.
 
     Args:
         lines: the client's lines in the ledger, by round; a field may be missing in old ones.
         known: values by name that are not taken from `lines`.
+        hidden: stands for what nobody is shown, if anything is hidden.
     """
-    return [field_text(f, known.get(f.name, _total(f, lines))) for f in IN_REPORT]
+    cells = [field_text(f, known.get(f.name, _total(f, lines))) for f in IN_REPORT]
+    return [
+        hidden if hidden and f.name not in known else c
+        for f, c in zip(IN_REPORT, cells, strict=True)
+    ]
 
 
 def largest(lines: Sequence[Record], name: str) -> float | None:

@@ -12,6 +12,7 @@ from fedmoe.report import run_tables
 from fedmoe.report.clients import MOST_ROWS, client_rows, client_scores
 from fedmoe.report.facts import details, facts, headline, next_steps, status
 from fedmoe.report.own_metrics import own_metrics
+from fedmoe.report.privacy import private_rounds
 from fedmoe.report.robust import robust_rule
 from fedmoe.report.run import Run
 from fedmoe.report.text_table import TextTable, markdown_sections, pairs_table, plain
@@ -92,6 +93,7 @@ def render_summary(run: Run) -> str:
 def _overview(run: Run) -> list[TextTable]:
     """Return the tables of a screenful that follow the scores."""
     return [
+        private_rounds(run),
         run_tables.tier_costs(run),
         run_tables.memory_options(run),
         own_metrics(run),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedmoe.errors import FedMoEWarning
-from fedmoe.report import plots_clients, plots_costs, plots_experts, plots_scores
+from fedmoe.report import plots_clients, plots_costs, plots_experts, plots_scores, privacy
 from fedmoe.report.figures import on_page, svg
 from fedmoe.system.files import write_text
 
@@ -28,6 +28,7 @@ PLOTS: dict[str, Callable[[Run], Figure | None]] = {
     "virtual-time": plots_costs.virtual_time,
     "loss-per-round": plots_scores.loss_per_round,
     "training-loss": plots_scores.training_loss,
+    "epsilon-per-round": privacy.epsilon_per_round,
     "test-scores": plots_scores.test_scores,
     "client-scores": plots_clients.client_scores,
     "client-losses": plots_scores.client_losses,

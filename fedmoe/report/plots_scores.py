@@ -151,7 +151,7 @@ def training_loss(run: Run) -> Figure | None:
 
 def client_losses(run: Run) -> Figure | None:
     """Each client's loss on its own data, before and after all its local training."""
-    rows = _loss_rows(run)
+    rows = [] if run.private else _loss_rows(run)
     if not rows:
         return None
     title = "Local loss: before the first round (open), after the last (filled)"

@@ -85,6 +85,8 @@ class Run:
     """By round: the clients that were not there, also those that have left for good."""
     judgements: list[Record]
     """What the robust rule did, by round."""
+    private: list[Record]
+    """By round: what is known of all clients together, where each one's numbers are hidden."""
     folder: Path = Path()
 
     def name_of(self, client: int) -> str:
@@ -224,6 +226,7 @@ def read_run(folder: Path, records: Sequence[Record] | None = None) -> Run:
         withheld=_withheld(records),
         away=_away(_last(records, "roster", ("round",))),
         judgements=_last(records, "robust", ("round",)),
+        private=_last(records, "private", ("round",)),
         labels={c["client"]: c["labels"] for c in manifest},
         folder=folder,
         settings=_settings(folder / "config.yaml"),

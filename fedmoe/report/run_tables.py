@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from fedmoe.report.fields import IN_REPORT, largest, total_cells
 from fedmoe.report.ledger import Record
+from fedmoe.report.privacy import WITHHELD
 from fedmoe.report.run import Run, TierCost
 from fedmoe.report.text_table import TextTable
 from fedmoe.report.units import (
@@ -69,6 +70,7 @@ def label_scores(run: Run) -> TextTable:
 def tier_costs(run: Run) -> TextTable:
     """Return, per tier, the costs of one client: planned, and measured where possible."""
     done = {tier.name: run.ok(tier=tier.name) for tier in run.tiers}
+    hidden = WITHHELD if run.private else ""
     return TextTable.of(
         "Cost per tier",
         run.tiers,
@@ -80,8 +82,8 @@ def tier_costs(run: Run) -> TextTable:
         ("down", lambda t: bytes_text(t.bytes_down)),
         ("up", lambda t: bytes_text(t.bytes_up)),
         ("memory, estimated", lambda t: bytes_text(t.memory_bytes)),
-        ("memory, measured", lambda t: bytes_text(largest(done[t.name], "peak_bytes"))),
-        ("time per round", lambda t: seconds_text(_mean_seconds(done[t.name]))),
+        ("memory, measured", lambda t: hidden or bytes_text(largest(done[t.name], "peak_bytes"))),
+        ("time per round", lambda t: hidden or seconds_text(_mean_seconds(done[t.name]))),
         note="One client, one round. Measured memory is the peak of the whole process; on a GPU, "
         "that of the client's own work and of all that the model stores there.",
     )
@@ -130,8 +132,8 @@ def _client_row(run: Run, tier: TierCost, client: int) -> list[str]:
         count_text(tier.top_k),
         count_text(len(done)),
         count_text(failed or None),
-        *total_cells(done, known),
-        count_text(tokens / seconds if seconds else None),
+        *total_cells(done, known, WITHHELD if run.private and done else ""),
+        WITHHELD if run.private and done else count_text(tokens / seconds if seconds else None),
         bytes_text(sum(c["bytes_down"] + c["bytes_up"] for c in done)),
     ]
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from secrets import SystemRandom
 from typing import TYPE_CHECKING, Any
 
 from fedmoe.errors import ConfigError, Fault
-from fedmoe.privacy.accountant import Accountant, calibrated
-from fedmoe.privacy.private_mean import Mechanism, PrivateMean, even_weights
+from fedmoe.privacy.accountant import Accountant
+from fedmoe.privacy.private_mean import PrivateMean
 from fedmoe.rounds import Observer
-from fedmoe.runs.masked import MaskedMean
+from fedmoe.runs.masked import Here, MaskedMean
+from fedmoe.runs.vectors import mean_of, mechanism_of, settings_of
 
 if TYPE_CHECKING:
     from fedmoe.aggregation.strategy import Aggregator
@@ -32,6 +34,7 @@ IN_CLEAR = (
     "the server's own test and validation scores, which are made of the private adapter alone",
 )
 """What a private run still tells, and to whom."""
+HIDDEN_NOT = "; ".join(IN_CLEAR)
 
 
 @dataclass(eq=False)
@@ -96,12 +99,26 @@ class MaskedRun(Sight):
 
     @property
     def notes(self) -> list[str]:
-        return [
-            "secure aggregation: the server sees sums alone, of changes, weights, counts, losses "
-            "and examples. What it can no longer refuse is a single update that is damaged, too "
-            "large or a lie: no robust rule applies, each client's own check of its range remains",
-            f"secure aggregation: not hidden are {'; '.join(IN_CLEAR)}",
-        ]
+        return [*masked_notes(self.server), f"secure aggregation: not hidden are {HIDDEN_NOT}"]
+
+
+def masked_notes(server: ServerSide) -> list[str]:
+    """Return what masks hide from the server of a run, and what it can no longer check."""
+    stay = f"{settings_of(server.setup.experiment).threshold:.0%} of its neighbours"
+    notes = [
+        "secure aggregation: the server sees sums alone, of changes, weights, counts, losses and "
+        "examples. What it can no longer refuse is a single update that is damaged, too large or "
+        "a lie: no robust rule applies, each client's own check of its range remains",
+        f"secure aggregation: a round is lost if a client is left with fewer than {stay}. The "
+        "server is trusted to follow the protocol: a round that it repeats with others gives a "
+        "difference away",
+    ]
+    if server.nodes_code:
+        notes.append(
+            "secure aggregation: a client whose node config names no known_keys could be given "
+            "invented neighbours by this server"
+        )
+    return notes
 
 
 @dataclass(eq=False)
@@ -168,10 +185,11 @@ class PrivateRun(Sight):
             sees = "the server sees sums alone, whose noise the clients add"
         planned = a.epsilon([m.probability] * self.num_rounds)
         return [
+            *(masked_notes(self.server) if self.masked else ()),
             f"privacy: {self.num_rounds} rounds spend epsilon {planned:.2f} of {p.epsilon:g} at "
             f"delta {p.delta:g}: noise {a.noise_multiplier:.3g} times a client's norm, {drawn}; "
             f"{sees}",
-            f"privacy: not hidden are {'; '.join(IN_CLEAR)}",
+            f"privacy: not hidden are {HIDDEN_NOT}",
         ]
 
 
@@ -196,7 +214,9 @@ def sight_of(
         ConfigError: the budget does not suffice for the rounds, or `delta` is no guarantee.
     """
     e = server.setup.experiment
-    masked = MaskedMean(server, workers) if e.secure_aggregation else None
+    masked = None
+    if e.secure_aggregation:
+        masked = MaskedMean(server, workers, getattr(workers, "steps", None) or Here(e))
     if e.privacy is None:
         return MaskedRun(server, workers, masked, write) if masked else Sight(server, workers)
     return _private(server, workers, records, rounds, write, masked)
@@ -217,22 +237,17 @@ def _private(
     if p.delta >= 1 / max(number, 2):
         said = f"{p.delta:g} lets one of {number} clients be given away whole; use less than "
         raise ConfigError("experiment", [Fault("privacy.delta", f"{said}{1 / max(number, 2):g}")])
-    part = min(1.0, server.clients_per_round / max(1, number))
-    probability = part if p.sampling == "secret" else 1.0
-    noise = p.noise_multiplier or calibrated(p.epsilon, p.delta, probability, e.rounds)
-    top_ks = [m.top_k for m in server.members] or [*server.setup.top_ks.values()]
-    even = even_weights(e.aggregation, p, top_ks, server.setup.model.layout)
-    mechanism = Mechanism(p, noise, probability, part * number, even)
+    mechanism = mechanism_of(server.setup, Counter(member.top_k for member in server.members))
     spent = [line for line in records if line["kind"] == KIND]
     for line in spent:
         if line["round"] > rounds:  # its state was made, and nobody knows who has seen it
             write({**line, "again": True})
     clips = [line["next_clip"] for line in spent if line["round"] <= rounds]
-    mean = PrivateMean(e.aggregation, mechanism, clips[-1] if clips else p.clip)
+    mean = PrivateMean(mean_of(e), mechanism, clips[-1] if clips else p.clip)
     past = [line["probability"] for line in spent]
     if masked:
         masked.private = mean
-    accountant = Accountant(noise, p.delta)
+    accountant = Accountant(mechanism.noise_multiplier, p.delta)
     run = PrivateRun(server, workers, mean, accountant, e.rounds, write, past, masked)
     _check(run, e.rounds - rounds)
     return run

@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -71,6 +71,11 @@ class Faulty:
                 yield self._passed(task, next(answers), strikes)
         # They have things to do after its last answer.
         assert next(answers, None) is None, "more answers than tasks"
+
+    @property
+    def steps(self) -> Any:
+        """Return how clients elsewhere are asked for steps of masked sums; None where none are."""
+        return getattr(self.workers, "steps", None)
 
     def map(self, job: Callable[[Scorer, A], R], arguments: Iterable[A]) -> Iterator[R]:
         """Evaluation is the server's own work, which nothing strikes."""

@@ -1,31 +1,101 @@
-"""Masked sums in one process: the protocol as on nodes, played around any transport."""
+"""Masked sums around any transport: in one process, or with clients on machines of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import SystemRandom
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from fedmoe.errors import FedMoEError
+from fedmoe.errors import AggregationError, FedMoEError
 from fedmoe.messages.records import Failure
 from fedmoe.privacy.masks.collector import Collector, neighbours_of
-from fedmoe.privacy.masks.party import Party
+from fedmoe.privacy.masks.steps import Parties
+from fedmoe.privacy.masks.wire import Bounds, Request
 from fedmoe.privacy.vector import Vector, stripped
+from fedmoe.runs.vectors import bounds_of, expected_clients, mean_of, settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     import numpy as np
 
     from fedmoe.adapter import Adapter, Layout
     from fedmoe.aggregation.mean import Mean
+    from fedmoe.config.schema import Experiment
     from fedmoe.messages.records import Task, Update
     from fedmoe.privacy.private_mean import PrivateMean
     from fedmoe.runs.server_side import ServerSide
 
-MOST_TOKENS = 2**40
-"""Tokens of one client's round where its own local step gives no other bound."""
+RESUME = "Round discarded. Resume with `--resume auto` once more clients are back"
+
+
+class Steps(Protocol):
+    """How a round's clients are asked, wherever they are."""
+
+    def ask(
+        self, tasks: Sequence[Task], requests: Mapping[int, Request]
+    ) -> Iterator[Any | Failure]:
+        """Yield what the tasks' clients answer to a step other than `mask`, in order."""
+        ...
+
+    def train(self, requests: Mapping[int, Request]) -> None:
+        """Take what the next tasks' clients need to mask what they send."""
+
+    def masked(self, vector: Vector, update: Update) -> np.ndarray:
+        """Return the masked vector that came with an answer, or make it."""
+        ...
+
+
+class Here:
+    """Clients in this process: what happens to their updates here happens on nodes elsewhere."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.parties = Parties(settings_of(experiment), expected_clients(experiment))
+        self.requests: Mapping[int, Request] = {}
+
+    def ask(
+        self, tasks: Sequence[Task], requests: Mapping[int, Request]
+    ) -> Iterator[Any | Failure]:
+        """Yield each client's answer, or why there is none."""
+        for task in tasks:
+            try:
+                yield self.parties.answer(task.client, requests[task.client])
+            except FedMoEError as error:
+                yield Failure(task.round, task.client, str(error), "masks")
+
+    def train(self, requests: Mapping[int, Request]) -> None:
+        """Keep the shares that clients have got."""
+        self.requests = requests
+
+    def masked(self, vector: Vector, update: Update) -> np.ndarray:
+        """Return a client's vector under its masks."""
+        client = update.client
+        return self.parties.mask(client, self.requests[client], vector.of(update))
+
+
+@dataclass(eq=False)
+class Meeting:
+    """A round under way: who has shared secrets, and what vectors are made of."""
+
+    collector: Collector
+    vector: Vector
+    bounds: Bounds
+    failures: dict[int, Failure]
+    """By client: of those who left before they trained."""
+    tasks: dict[int, Task]
+    """By client."""
+
+    def request(self, step: Any, client: int) -> Request:
+        """Return what a client is asked at a step."""
+        collector, about = self.collector, self.collector.about.decode()
+        if step == "share":
+            return Request(step, about, adverts=collector.adverts_for(client))
+        if step == "mask":
+            return Request(step, about, sealed=collector.sealed_for(client), bounds=self.bounds)
+        near = {client, *collector.neighbours[client]}
+        return Request(step, about, arrived=tuple(sorted(near & {*collector.arrived})))
 
 
 @dataclass
@@ -34,17 +104,18 @@ class MaskedMean:
 
     server: ServerSide
     inner: Callable[[Sequence[Task]], Iterator[Update | Failure]]
-    """Has the clients train; what is done with their updates here happens on nodes elsewhere."""
+    """Has the clients train."""
+    steps: Steps
     private: PrivateMean | None = None
     report: dict[str, Any] = field(default_factory=dict)
     counts: np.ndarray | None = None
     """int64 (layers, experts): the last round's."""
-    _round: tuple[Vector, Collector, dict[int, Party]] | None = None
+    meeting: Meeting | None = None
 
     @property
     def strategy(self) -> Mean:
         """Return the strategy whose sums are masked."""
-        return self.server.setup.experiment.aggregation
+        return mean_of(self.server.setup.experiment)
 
     @property
     def moves_alone(self) -> bool:
@@ -52,41 +123,105 @@ class MaskedMean:
         return False
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
-        """Yield one answer per task, in order, of which masks leave only that it is there."""
+        """Yield one answer per task, in order, of which masks leave only that it is there.
+
+        Raises:
+            FedMoEError: too few clients are there to hide one among them.
+        """
         if not tasks:
             return
-        vector = vector_of(self.server, tasks, self.private)
-        collector, parties = meet(self.server, tasks, vector.length)
-        self._round = vector, collector, parties
-        for task, answer in zip(tasks, self.inner(tasks), strict=True):
+        meeting = self.meeting = self._meet(tasks)
+        staying = [task for task in tasks if task.client not in meeting.failures]
+        self.steps.train({t.client: meeting.request("mask", t.client) for t in staying})
+        answers = iter(self.inner(staying))
+        for task in tasks:
+            answer = meeting.failures.get(task.client) or next(answers)
             if isinstance(answer, Failure):
                 yield answer
                 continue
-            party = parties[task.client]
             try:
-                sealed = collector.sealed_for(task.client)
-                collector.add(task.client, party.mask(vector.of(answer), sealed))
+                masked = self.steps.masked(meeting.vector, answer)
+                meeting.collector.add(task.client, masked)
             except FedMoEError as error:
                 yield Failure(task.round, task.client, str(error), "masks")
                 continue
             yield stripped(answer)
+        assert next(answers, None) is None, "more answers than tasks"
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
         """Return the next state, once every update has been masked.
 
         Raises:
             AggregationError: too few clients stayed.
-            WireError: the same, as the clients say it.
         """
         number = sum(1 for _ in updates)
-        assert self._round is not None
-        vector, collector, parties = self._round
-        there = list(collector.arrived)
-        collector.reveals = {client: parties[client].reveal(there) for client in there}
-        total = collector.unmasked()
-        self.counts = vector.counts(total)
-        state, self.report = vector.next_state(adapter, total, number)
+        assert self.meeting is not None
+        meeting, collector = self.meeting, self.meeting.collector
+        staying = [meeting.tasks[client] for client in sorted(collector.arrived)]
+        requests = {task.client: meeting.request("reveal", task.client) for task in staying}
+        failures = []
+        for task, answer in zip(staying, self.steps.ask(staying, requests), strict=True):
+            if isinstance(answer, Failure):
+                failures.append(answer)
+            else:
+                collector.reveals[task.client] = answer
+        try:
+            total = collector.unmasked()
+        except AggregationError as error:
+            why = f". The first reason: {failures[0].reason}" if failures else ""
+            said = f"round {staying[0].round}: {error}{why}. {RESUME}"
+            raise AggregationError(said) from error
+        self.counts = meeting.vector.counts(total)
+        self.meeting = None
+        state, self.report = meeting.vector.next_state(adapter, total, number)
         return state
+
+    def _meet(self, tasks: Sequence[Task]) -> Meeting:
+        """Have the clients exchange keys and shares."""
+        settings = settings_of(self.server.setup.experiment)
+        # A round that is done again has other keys, so that nothing of the first serves in it.
+        about = f"{self.server.run_id}|{tasks[0].round}|{secrets.token_hex(8)}"
+        failures: dict[int, Failure] = {}
+        first = {task.client: Request("advertise", about) for task in tasks}
+        adverts = self._heard(tasks, first, failures)
+        self._check_number(tasks, [*adverts], failures)
+        number = len(adverts) - 1 if settings.neighbours is None else settings.neighbours
+        order = SystemRandom().sample(range(len(adverts)), len(adverts))
+        neighbours = neighbours_of(sorted(adverts), number, order)
+        bounds, vector = bounds_of(self.server, tasks, len(adverts), self.private)
+        threshold = settings.threshold_of(min(map(len, neighbours.values())))
+        collector = Collector(about.encode(), neighbours, threshold, vector.length, adverts)
+        by_client = {task.client: task for task in tasks}
+        meeting = Meeting(collector, vector, bounds, failures, by_client)
+        there = [task for task in tasks if task.client in adverts]
+        second = {task.client: meeting.request("share", task.client) for task in there}
+        collector.sealed = self._heard(there, second, failures)
+        self._check_number(tasks, [*collector.sealed], failures)
+        return meeting
+
+    def _heard(
+        self, tasks: Sequence[Task], requests: Mapping[int, Request], failures: dict[int, Failure]
+    ) -> dict[int, Any]:
+        """Return the answers to a step by client, and note the failures."""
+        answers = zip(tasks, self.steps.ask(tasks, requests), strict=True)
+        found = {task.client: answer for task, answer in answers}
+        failures |= {c: a for c, a in found.items() if isinstance(a, Failure)}
+        return {c: a for c, a in found.items() if not isinstance(a, Failure)}
+
+    def _check_number(
+        self, tasks: Sequence[Task], there: Sequence[int], failures: Mapping[int, Failure]
+    ) -> None:
+        """Refuse a round of so few that none is hidden, or fewer than clients go on with."""
+        e = self.server.setup.experiment
+        least = max(3, 1 + settings_of(e).least(expected_clients(e)))
+        if len(there) >= least:
+            return
+        gone = f". The first reason: {next(iter(failures.values())).reason}" if failures else ""
+        raise FedMoEError(
+            f"secure_aggregation: {len(there)} of {len(tasks)} clients take part in round "
+            f"{tasks[0].round}; with fewer than {least} a sum tells too much of each. {RESUME}, or "
+            f"raise clients_per_round{gone}"
+        )
 
     def extra_state(self, state: Layout) -> Layout | None:
         """Return the strategy's own."""
@@ -96,53 +231,6 @@ class MaskedMean:
         """Return the update: there are no late ones."""
         return update
 
-    def step(self, *arguments: Any) -> Any:
+    def step(self, rule: Any, old: Any, proposed: Any, memory: Any) -> Any:
         """Return the strategy's step: it sees the sums' mean alone."""
-        return self.strategy.step(*arguments)
-
-
-def meet(
-    server: ServerSide, tasks: Sequence[Task], length: int
-) -> tuple[Collector, dict[int, Party]]:
-    """Return a round's collector and its parties, who have shared their secrets."""
-    settings = server.setup.experiment.secure_aggregation
-    clients = sorted(task.client for task in tasks)
-    if len(clients) < 3:
-        raise FedMoEError(
-            f"secure_aggregation: {len(clients)} clients take part in round {tasks[0].round}; with "
-            "fewer than 3 a sum gives single clients away. Raise clients_per_round"
-        )
-    number = len(clients) - 1 if settings.neighbours is None else settings.neighbours
-    order = SystemRandom().sample(range(len(clients)), len(clients))
-    neighbours = neighbours_of(clients, number, order)
-    about = f"{server.run_id}|{tasks[0].round}".encode()
-    threshold = settings.threshold_of(min(map(len, neighbours.values())))
-    collector = Collector(about, neighbours, threshold, length)
-    parties = {client: Party(about, client, threshold) for client in clients}
-    collector.adverts = {client: party.advertise() for client, party in parties.items()}
-    collector.sealed = {
-        client: party.share(collector.adverts_for(client)) for client, party in parties.items()
-    }
-    return collector, parties
-
-
-def vector_of(
-    server: ServerSide, tasks: Sequence[Task], private: PrivateMean | None = None
-) -> Vector:
-    """Return what the vectors of a round are made of: it follows from the experiment alone."""
-    e, setup = server.setup.experiment, server.setup
-    task = tasks[0]
-    limits = [server.limits(t, e.admission.most_examples) for t in tasks]
-    most_tokens = int(min(max(limit.tokens for limit in limits), MOST_TOKENS))
-    sizes = {"uniform": 1, "examples": e.admission.most_examples, "tokens": most_tokens}
-    survivors = e.secure_aggregation.threshold_of(max(2, len(tasks) - 1))
-    return Vector(
-        e.aggregation,
-        setup.layouts(task.tier, task.round).update,
-        len(tasks),
-        max(limit.delta for limit in limits),
-        float(sizes[e.aggregation.weighting]),
-        most_tokens,
-        private,
-        1 / survivors,
-    )
+        return self.strategy.step(rule, old, proposed, memory)

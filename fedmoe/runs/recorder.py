@@ -129,12 +129,7 @@ class Recorder(Observer, Watch):
         return Checkpoint(state, versions, *sums, about)
 
     def summed(self, line: Mapping[str, Any], counts: np.ndarray | None = None) -> None:
-        """Note what is known of a round whose clients' own numbers are hidden.
-
-        Args:
-            line: its numbers, without a kind.
-            counts: int64 (layers, experts), over all clients; None where they are hidden, too.
-        """
+        """Note what is known of a round that hides its clients' numbers; of `counts` their sum."""
         self.ledger.append({"kind": "private", "round": self.number, **line})
         if counts is not None:
             self.by_round[self.number - 1] += counts

@@ -4,19 +4,21 @@
 - `layer`: a step of one `sparse_layer`, against PEFT's and against no LoRA; its memory
 - `aggregation`: the server's mean against the memory's speed; factored SVD against dense
 - `strategies`: what each strategy's aggregation costs at the shape of OLMoE-1B-7B
+- `masks`: what secure aggregation costs a client and the server; named alone, for its 4 GB
 - `upload`: bytes and seconds of a client's update under every compression
 - `simulation`: overhead per client-round, with `idle` clients
 - `many_clients`: memory and time of 1,000 clients against 50
 - `inference`: answers with experts in full, in 8 or 4 bits, or on disk, by processes of `answering`
 
-What was found: `speed.md`, `gpu.md`, `strategies.md`, `inference.md`. To add one, write a module
-with `rows(options) -> Iterator[Row]` and name it in `BENCHMARKS`.
+What was found: `speed.md`, `gpu.md`, `strategies.md`, `masks.md`, `inference.md`. To add one, write
+a module with `rows(options) -> Iterator[Row]` and name it in `BENCHMARKS`.
 """
 
 BENCHMARKS = (
     "layer",
     "aggregation",
     "strategies",
+    "masks",
     "upload",
     "simulation",
     "many_clients",

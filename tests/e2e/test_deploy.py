@@ -16,6 +16,7 @@ from tls import handshake
 
 from fedmoe.cli.main import main
 from fedmoe.config import load_experiment
+from fedmoe.privacy.masks.identity import owner_of
 from server.settings import read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,20 @@ def test_every_client_has_a_key_of_its_own_that_flower_takes(remote):
         assert public.curve.name == "secp384r1"
         seen.add(public.public_numbers())
     assert len(seen) == len(NAMES)
+
+
+def test_owners_of_a_masked_run_know_each_others_keys(remote, tmp_path):
+    fleet = tmp_path / "fleet"
+    assert init(fleet, "fed.example.org", "secure_aggregation={}") == 0
+    for name in NAMES:
+        part = fleet / "clients" / name
+        owner = owner_of(str(part / "node.key"), str(part / "owners.pub"))
+        assert (owner.name, {*owner.known}) == (name, {*NAMES})
+        script = (part / "supernode.sh").read_text()
+        keys = '"$here/node.key\\" known_keys=\\"$here/owners.pub\\"'
+        assert f"signing_key=\\{keys} state=" in script
+    assert "WHEEL[report,home,privacy]" in (fleet / "README.md").read_text()
+    assert "known_keys" not in (remote / "clients/rome/supernode.sh").read_text()
 
 
 def test_every_client_is_in_its_tier(remote):

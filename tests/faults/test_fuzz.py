@@ -10,6 +10,8 @@ with warnings.catch_warnings():
     from simulations import crossings, fuzz
 
 KINDS = {"task", "update", "scores", "greeting", "node's reply", "worker frame", "page request"}
+KINDS |= {"masks: share", "masks: mask", "masks: reveal", "advert", "sealed shares", "revealed"}
+KINDS |= {"masked vector"}
 
 
 @pytest.fixture(scope="module")

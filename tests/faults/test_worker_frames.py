@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 import tempfile
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,6 +44,13 @@ def test_what_is_sent_arrives(ends):
     header, buffer = receive(theirs)
     assert read_header(header, Order) == ORDER
     assert bytes(buffer) == b"abc"
+
+
+def test_a_frame_without_a_buffer_ends_with_its_header():
+    """Its receiver may answer and close at once; another word to it would look like its death."""
+    sent = []
+    send(SimpleNamespace(sendall=sent.append), header_of(ORDER))
+    assert len(sent) == 1
 
 
 def test_an_oversized_frame_is_refused_before_a_byte_of_it_is_read(ends):

@@ -27,6 +27,7 @@ BELOW = {
     "pyarrow": "datasets",
     "tokenizers": "transformers",
     "packaging": "transformers",
+    "Crypto": "flwr",
 }
 """Packages that are imported, and that one of ours requires by necessity."""
 ASKED_FOR = {"trackio", "mlflow", "wandb", "pandas", "tensorboard"}

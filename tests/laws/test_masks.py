@@ -1,7 +1,11 @@
 """Masked sums: the sum of whoever is there, whoever leaves when, and nothing else."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
@@ -9,9 +13,13 @@ from scipy.stats import chisquare
 from fedmoe.errors import AggregationError, FedMoEError, WireError
 from fedmoe.privacy.masks.collector import Collector, neighbours_of
 from fedmoe.privacy.masks.fixed_point import Part, decode, encode
+from fedmoe.privacy.masks.identity import Owner
 from fedmoe.privacy.masks.keys import KeyPair, add_mask, seal, unseal
-from fedmoe.privacy.masks.party import Advert, Party
+from fedmoe.privacy.masks.party import Party
+from fedmoe.privacy.masks.settings import SecureAggregation
 from fedmoe.privacy.masks.shares import join, split
+from fedmoe.privacy.masks.steps import Parties
+from fedmoe.privacy.masks.wire import Request
 
 ABOUT = b"run|1"
 
@@ -21,7 +29,7 @@ def vectors(number, length=5, seed=0):
     return rng.integers(0, 2**64, (number, length), np.uint64)
 
 
-def played(values, threshold, number=99, gone=(set(), set(), set(), set())):
+def played(values, threshold, number=99, gone=(set(), set(), set(), set()), spoil=lambda _: None):
     """The round's sum if at step i the clients `gone[i]` leave."""
     clients = range(len(values))
     there = set(clients)
@@ -39,6 +47,7 @@ def played(values, threshold, number=99, gone=(set(), set(), set(), set())):
     arrived = set(there)
     there -= gone[3]
     collector.reveals = {c: parties[c].reveal(arrived) for c in there}
+    spoil(collector)
     return collector.unmasked(), arrived
 
 
@@ -109,15 +118,65 @@ def test_a_party_never_gives_both_secrets_or_masks_twice():
 
 
 def test_a_server_that_invents_neighbours_is_refused():
-    known = {1: b"one", 2: b"two"}
-    party = Party(ABOUT, 0, 2, verify=lambda client, text, signature: signature == known[client])
-    real = {c: Advert(KeyPair().public, KeyPair().public, known[c]) for c in known}
-    party.share(real)
-    forged = real | {2: Advert(KeyPair().public, KeyPair().public, b"?")}
-    with pytest.raises(WireError, match="not signed by client 2"):
-        party.share(forged)
+    owners = owners_of("a", "b", "c")
+    of = {client: Party(ABOUT, client, 2, owners[name]) for client, name in enumerate("abc")}
+    real = {client: of[client].advertise() for client in (1, 2)}
+    invented = Party(ABOUT, 2).advertise()
+    for forged, said in (
+        (invented, "client 2's keys are not signed"),
+        (replace(invented, signature=real[2].signature, signer="c"), "not signed"),
+        (replace(real[2], signer="b"), "not signed"),
+        (replace(real[2], signer="z"), "not signed"),
+        (Party(b"run|2", 2, 2, owners["c"]).advertise(), "not signed"),  # of another round
+        (Party(ABOUT, 2, 2, owners["b"]).advertise(), "1 other owners"),
+        (Party(ABOUT, 2, 2, owners["a"]).advertise(), "1 other owners"),
+    ):
+        with pytest.raises(WireError, match=said):
+            Party(ABOUT, 0, 2, owners["a"]).share({1: real[1], 2: forged})
     with pytest.raises(WireError, match="1 neighbours"):
-        party.share({1: real[1]})
+        of[0].share({1: real[1]})
+    of[0].share(real)
+    with pytest.raises(WireError, match="not shared again"):
+        of[0].share(real)
+
+
+def test_a_client_wants_as_many_neighbours_as_its_experiment_says():
+    """A server that shows it two of nineteen would learn a sum of three."""
+    settings = SecureAggregation(threshold=0.6)
+    adverts = {client: Party(ABOUT, client).advertise() for client in range(1, 20)}
+
+    def share(expected, number):
+        parties = Parties(settings, expected)
+        parties.answer(0, Request("advertise", "run|1"))
+        few = dict(list(adverts.items())[:number])
+        return parties.answer(0, Request("share", "run|1", adverts=few))
+
+    for expected, number in ((20, 12), (None, 2), (2, 2)):
+        assert len(share(expected, number)) == number
+    for expected, number in ((20, 11), (20, 2), (None, 1)):
+        with pytest.raises(WireError, match=f"{number} neighbours"):
+            share(expected, number)
+
+
+def owners_of(*names):
+    keys = {name: ec.generate_private_key(ec.SECP384R1()) for name in names}
+    known = {name: key.public_key() for name, key in keys.items()}
+    return {name: Owner(name, key, known) for name, key in keys.items()}
+
+
+def test_a_changed_share_is_noticed():
+    """One who reveals a wrong share, of a mask or of a key of somebody gone, cannot spoil a sum."""
+
+    def spoilt(kind, collector):
+        helper, client = next(
+            (h, c) for h, r in collector.reveals.items() for c in getattr(r, kind)
+        )
+        shares = getattr(collector.reveals[helper], kind)
+        shares[client] = bytes(len(shares[client]))
+
+    for kind, what in (("seeds", "mask"), ("keys", "key")):
+        with pytest.raises(AggregationError, match=f"'s {what} do not give it back"):
+            played(vectors(5), 3, gone=(set(), set(), {4}, set()), spoil=partial(spoilt, kind))
 
 
 def test_shares_cannot_be_changed_or_swapped():

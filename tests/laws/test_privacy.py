@@ -13,12 +13,12 @@ from fedmoe.adapter import Adapter
 from fedmoe.aggregation import FedAvg, Flame
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError
-from fedmoe.messages.records import SUMMED, Update
+from fedmoe.messages.records import Update
 from fedmoe.privacy.accountant import Accountant, calibrated
 from fedmoe.privacy.noise import SystemNormals, add_noise
 from fedmoe.privacy.private_mean import (
+    LARGEST_LOSS,
     LEAST_SHARE,
-    REPORTS_BOUND,
     Mechanism,
     PrivateMean,
     Tally,
@@ -75,7 +75,7 @@ def vector_of(mean: PrivateMean, client: Update) -> np.ndarray:
     if p.denominators == "noised":
         parts.append(tally.weights.numpy() / weights_bound(m) * math.sqrt(p.weights_share))
     if p.reports_share:
-        parts.append(tally.reports.numpy() / REPORTS_BOUND * math.sqrt(p.reports_share))
+        parts.append(tally.reports.numpy() / math.sqrt(3) * math.sqrt(p.reports_share))
     if p.adaptive:
         parts.append(tally.within.numpy() / 0.5 * math.sqrt(p.adaptive.share))
     return np.concatenate(parts)
@@ -204,8 +204,9 @@ def test_noised_denominators_are_never_near_zero():
 def test_reports_are_cut_and_noised():
     mean = private_mean(normals=silent)
     mean.combine(STATE, [update(c, loss_before=1e200, loss_after=2.0) for c in range(4)])
-    assert mean.report["loss_before"] == SUMMED["loss_before"] == 16
+    assert mean.report["loss_before"] == LARGEST_LOSS
     assert mean.report["loss_after"] == pytest.approx(2.0)
+    assert mean.report["examples"] == pytest.approx(50)
     assert "loss_before" not in private_mean(reports_share=0.0).report
 
 

@@ -109,6 +109,22 @@ def test_a_whole_run_writes_a_folder_that_opens_again(federation, tmp_path):
     assert {line["kind"] for line in again.ledger} >= {"run", "client", "round", "end"}
 
 
+def test_single_rounds_of_hidden_updates_are_refused(federation):
+    """Without a word they would be shown: a round returns its updates."""
+    from fedmoe.privacy.masks.settings import SecureAggregation
+    from fedmoe.privacy.settings import Privacy
+
+    for hidden in (
+        {"secure_aggregation": SecureAggregation()},
+        {"privacy": Privacy(epsilon=8, delta=1e-3, clip=0.5, denominators="noised")},
+    ):
+        fed = federation(**hidden)
+        with pytest.raises(FedMoEError, match="hides them: use `run`"):
+            fed.round(None)
+        with pytest.raises(FedMoEError, match=f"leave out {next(iter(hidden))}"):
+            fed.combine(None, [])
+
+
 @pytest.mark.parametrize(
     ("clients", "said"),
     [

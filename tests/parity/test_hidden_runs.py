@@ -9,6 +9,9 @@ from safetensors.torch import load_file
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError, FedMoEError
 from fedmoe.report.ledger import read_ledger
+from fedmoe.report.plots_scores import client_losses
+from fedmoe.report.privacy import epsilon_per_round
+from fedmoe.report.run import read_run
 from fedmoe.runs.session import run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -72,6 +75,9 @@ def test_the_adapter_under_masks_is_the_one_in_clear(experiment_of, overrides):
     assert not {"examples", "loss_before", "tokens", "flops"} & {*hidden[0]}
     mean = sum(line["loss_after"] for line in ok if line["round"] == 2)
     number = sum(line["round"] == 2 for line in ok)
+    page = (masked / "report.html").read_text()
+    assert "masked: the server saw sums alone" in page
+    assert page.count("<td>withheld</td>") + page.count(">withheld<") > 2
     assert lines_of(masked, "private")[-1]["loss_after"] == pytest.approx(mean / number, abs=1e-6)
 
 
@@ -84,6 +90,13 @@ def test_a_private_run_keeps_account_and_shows_nobody(experiment_of):
         assert {*line} <= {
             "kind", "round", "client", "name", "tier", "top_k", "bytes_down", "bytes_up", "status",
         }  # fmt: skip
+    page = (folder / "summary.md").read_text()
+    assert f"epsilon {spent[1]:.3f} of 30" in page
+    assert "## Rounds in sums" in page
+    assert page.count("| withheld | withheld |") == 2  # of two tiers' costs
+    assert "masked" not in page
+    assert epsilon_per_round(read_run(folder)) is not None
+    assert client_losses(read_run(folder)) is None
     again = run(experiment_of("again", UNIFORM, BUDGET, "clients_per_round=3"))
     pairs = zip(adapter_of(folder).values(), adapter_of(again).values(), strict=True)
     assert all(not torch.equal(a, b) for a, b in pairs if a.numel() > 2), "noise from the seed"

@@ -10,4 +10,4 @@ exec flower-supernode --superlink {{ fleet.address }} --host 127.0.0.1 --port {{
 {% else %}
     --root-certificates "$here/ca.crt" --auth-supernode-private-key "$here/node.key" \
 {% endif %}
-    --node-config "name=\"{{ node.name }}\" {% if node.data %}data=\"{{ node.name }}={{ node.data }}\"{% else %}clients=\"{{ node.number }}\"{% endif %} state=\"$state/clients\""
+    --node-config "name=\"{{ node.name }}\" {% if node.data %}data=\"{{ node.name }}={{ node.data }}\"{% else %}clients=\"{{ node.number }}\"{% endif %} {% if masked and not fleet.insecure %}signing_key=\"$here/node.key\" known_keys=\"$here/owners.pub\" {% endif %}state=\"$state/clients\""

@@ -10,8 +10,13 @@ import numpy as np
 
 from fedmoe.errors import AggregationError
 from fedmoe.privacy.masks.keys import KeyPair, add_mask
-from fedmoe.privacy.masks.party import Advert, Reveal, own_mask_key, pair_text, sign_of
+from fedmoe.privacy.masks.party import Advert, Reveal, commitment, own_mask_key, pair_text, sign_of
 from fedmoe.privacy.masks.shares import join
+
+CHANGED = (
+    "shares of client {client}'s {what} do not give it back: somebody revealed a wrong one, or "
+    "shared wrongly. The round is lost"
+)
 
 
 def neighbours_of(
@@ -90,12 +95,16 @@ class Collector:
         there = set(self.arrived)
         for client in self.arrived:
             seed = join(self._shares(client, "seeds"), self.threshold)
+            if commitment(seed, self.about) != self.adverts[client].commitment:
+                raise AggregationError(CHANGED.format(client=client, what="mask"))
             add_mask(self.total, own_mask_key(seed, self.about), -1)
         for gone in self.sealed.keys() - there:
             helped = [n for n in self.neighbours[gone] if n in there and gone in self._used(n)]
             if not helped:
                 continue
             pair = KeyPair.of(join(self._shares(gone, "keys"), self.threshold))
+            if pair.public != self.adverts[gone].masking:
+                raise AggregationError(CHANGED.format(client=gone, what="key"))
             for client in helped:
                 key = pair.agree(self.adverts[client].masking, pair_text(self.about))
                 add_mask(self.total, key, -sign_of(client, gone))

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedmoe.errors import FedMoEError
 
+CHUNK = 2**17
 BITS = 62
 """A sum over all clients stays below 2^62 in size, so that its sign can be told."""
 
@@ -30,23 +31,27 @@ class Part:
         """Return the integer that stands for 1, a power of two: the finest that cannot overflow."""
         return 2.0 ** math.floor(BITS - math.log2(self.num_clients * self.bound))
 
-    def encoded(self, values: np.ndarray) -> np.ndarray:
-        """Return float64 values as uint64, rounded to the nearest.
+    def encode(self, values: np.ndarray, out: np.ndarray) -> None:
+        """Write float64 values as int64, rounded to the nearest; a piece at a time, for memory.
 
         Raises:
             FedMoEError: a value is not finite or beyond the bound.
         """
-        largest = float(np.abs(values).max(initial=0.0))
+        largest = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
         if not largest <= self.bound:
             raise FedMoEError(
                 f"secure_aggregation: a value of {self.name} is {largest:g}, and the range that "
                 f"all agreed on ends at {self.bound:g}; lower the learning rate, or clip"
             )
-        return np.rint(values * self.scale).astype(np.int64).view(np.uint64)
+        for start in range(0, len(values), CHUNK):
+            piece = slice(start, start + CHUNK)
+            out[piece] = np.rint(values[piece] * self.scale)
 
     def decoded(self, total: np.ndarray) -> np.ndarray:
         """Return the float64 values of a sum of encoded ones."""
-        return total.view(np.int64).astype(np.float64) / self.scale
+        values = total.view(np.int64).astype(np.float64)
+        values /= self.scale
+        return values
 
 
 def encode(parts: Sequence[Part], values: Sequence[np.ndarray]) -> np.ndarray:
@@ -58,7 +63,13 @@ def encode(parts: Sequence[Part], values: Sequence[np.ndarray]) -> np.ndarray:
         >>> decode(parts, encoded + encoded)["losses"].tolist()
         [3.0, -4.0]
     """
-    return np.concatenate([p.encoded(v) for p, v in zip(parts, values, strict=True)])
+    found = np.empty(sum(part.length for part in parts), np.int64)
+    start = 0
+    for part, piece in zip(parts, values, strict=True):
+        assert len(piece) == part.length, (part, len(piece))
+        part.encode(piece, found[start : start + part.length])
+        start += part.length
+    return found.view(np.uint64)
 
 
 def decode(parts: Sequence[Part], total: np.ndarray) -> dict[str, np.ndarray]:

@@ -13,9 +13,11 @@ So the server is trusted to follow the protocol, not to look away: it may keep a
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -25,10 +27,16 @@ from fedmoe.privacy.masks.shares import split
 
 SEED_BYTES = 16
 SECRET_BYTES = 32
+COMMITMENT_BYTES = 32
 
-Sign = Callable[[bytes], bytes]
-Verify = Callable[[int, bytes, bytes], bool]
-"""Returns whether a text of this client has this signature."""
+
+class Identity(Protocol):
+    """Signs for one owner, and knows the others' public keys; see `identity`."""
+
+    @property
+    def name(self) -> str: ...
+    def sign(self, text: bytes) -> bytes: ...
+    def verify(self, signer: str, text: bytes, signature: bytes) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -37,11 +45,16 @@ class Advert:
 
     sealing: bytes
     masking: bytes
+    commitment: bytes
+    """To the seed of its own mask: shows the server whether shares of it were changed."""
     signature: bytes = b""
+    signer: str = ""
+    """The owner whose key has signed."""
 
     def signed_text(self, about: bytes, client: int) -> bytes:
         """Return what is signed: the keys, for whom, and for which round of which run."""
-        return b"|".join([b"fedmoe masks", about, str(client).encode(), self.sealing, self.masking])
+        parts = [b"fedmoe masks", about, str(client).encode()]
+        return b"|".join([*parts, self.sealing, self.masking, self.commitment])
 
 
 @dataclass(frozen=True)
@@ -61,10 +74,9 @@ class Party:
     about: bytes
     """Names the run and the round, so that nothing of one serves in another."""
     client: int
-    threshold: int
+    threshold: int = 2
     """Shares that give a secret back, of one client's neighbours."""
-    sign: Sign | None = None
-    verify: Verify | None = None
+    identity: Identity | None = None
     sealing: KeyPair = field(default_factory=KeyPair)
     masking: KeyPair = field(default_factory=KeyPair)
     seed: bytes = field(default_factory=lambda: os.urandom(SEED_BYTES))
@@ -75,27 +87,27 @@ class Party:
 
     def advertise(self) -> Advert:
         """Return this client's public keys."""
-        plain = Advert(self.sealing.public, self.masking.public)
-        if self.sign is None:
+        plain = Advert(self.sealing.public, self.masking.public, commitment(self.seed, self.about))
+        if (me := self.identity) is None:
             return plain
-        signature = self.sign(plain.signed_text(self.about, self.client))
-        return Advert(plain.sealing, plain.masking, signature)
+        signature = me.sign(plain.signed_text(self.about, self.client))
+        return replace(plain, signature=signature, signer=me.name)
 
     def share(self, adverts: Mapping[int, Advert]) -> dict[int, bytes]:
         """Return a sealed share of this client's secrets for each neighbour.
 
         Raises:
-            WireError: too few neighbours, a wrong signature, or this client among them.
+            WireError: too few neighbours or owners, a wrong signature, this client among them, or a
+                second call: one secret's shares must be of one polynomial.
         """
+        if self.adverts:
+            raise WireError("secrets that are shared already are not shared again")
         if self.client in adverts or len(adverts) < self.threshold:
             raise WireError(
                 f"{len(adverts)} neighbours; expected {self.threshold} others at least: with fewer "
                 "the sum would give single clients away"
             )
-        for client, advert in adverts.items():
-            text = advert.signed_text(self.about, client)
-            if self.verify and not self.verify(client, text, advert.signature):
-                raise WireError(f"client {client}'s keys are not signed by client {client}")
+        self._check_signatures(adverts)
         self.adverts = dict(sorted(adverts.items()))
         shares = split(self.seed + self.masking.secret, self.threshold, len(adverts))
         return {
@@ -148,11 +160,34 @@ class Party:
             {c: share[SEED_BYTES:] for c, share in sorted(held.items()) if c not in there},
         )
 
+    def _check_signatures(self, adverts: Mapping[int, Advert]) -> None:
+        """Refuse neighbours whom no owner has signed for, or fewer owners than the threshold."""
+        if (me := self.identity) is None:
+            return
+        for client, advert in adverts.items():
+            text = advert.signed_text(self.about, client)
+            if not me.verify(advert.signer, text, advert.signature):
+                raise WireError(
+                    f"client {client}'s keys are not signed by an owner that this one knows "
+                    f"({advert.signer or 'unsigned'}); has it the same file of keys?"
+                )
+        owners = {advert.signer for advert in adverts.values()} - {me.name}
+        if len(owners) < self.threshold:
+            raise WireError(
+                f"{len(owners)} other owners have signed; expected {self.threshold}: an owner with "
+                "several clients hides nobody"
+            )
+
     def _sealing_key(self, client: int) -> bytes:
         return self.sealing.agree(self.adverts[client].sealing, b"shares|" + self.about)
 
     def _way(self, sender: int, receiver: int) -> bytes:
         return b"|".join([self.about, str(sender).encode(), str(receiver).encode()])
+
+
+def commitment(seed: bytes, about: bytes) -> bytes:
+    """Return what fixes a seed of 16 random bytes in a round, and tells nothing of it."""
+    return hashlib.sha256(b"|".join([b"commitment", about, seed])).digest()
 
 
 def pair_text(about: bytes) -> bytes:

@@ -32,6 +32,15 @@ class SecureAggregation:
         """Return how many of so many neighbours must stay; at least two."""
         return max(2, math.ceil(round(self.threshold * neighbours, 9)))
 
+    def least(self, clients: int | None) -> int:
+        """Return the fewest neighbours with which a client goes on.
+
+        Args:
+            clients: that take part in a round by the experiment; None where that is open.
+        """
+        wanted = [n for n in (self.neighbours, clients and clients - 1) if n is not None]
+        return self.threshold_of(min(wanted)) if wanted else 2
+
     def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
         """Yield what needs to see single updates."""
         e, strategy = experiment, experiment.aggregation
@@ -39,10 +48,18 @@ class SecureAggregation:
             said = (
                 f"aggregation.name {strategy.name!r} needs single updates, which masks hide; use "
             )
-            yield Fault("secure_aggregation", said + "an average of updates")
+            yield Fault("secure_aggregation", said + "one that is a mean")
         if e.rescaling.learned:
             said = f"{e.rescaling.name!r} sends factors that no mask hides; use 'none' or 'static'"
             yield Fault("rescaling.name", said)
+        if e.privacy and self.neighbours:
+            said = "hides from a client how many add noise with it; leave it out with `privacy`"
+            yield Fault("secure_aggregation.neighbours", said)
+        if e.privacy and e.privacy.sampling == "secret" and e.privacy.noise_multiplier is None:
+            said = (
+                "give it: else clients, who add the noise under masks, would have to believe the "
+            )
+            yield Fault("privacy.noise_multiplier", said + "server how many they are")
         if e.upload.name != "none":
             said = f"{e.upload.name!r} has no sums under masks, which take 8 bytes a value; use "
             yield Fault("upload.name", said + "'none'")

@@ -22,7 +22,7 @@ def split(secret: bytes, threshold: int, number: int) -> list[bytes]:
 
     assert len(secret) % PIECE == 0, len(secret)
     pieces = [secret[i : i + PIECE] for i in range(0, len(secret), PIECE)]
-    by_piece = [dict(Shamir.split(threshold, number, piece)) for piece in pieces]
+    by_piece = [dict(Shamir.split(threshold, number, piece, False)) for piece in pieces]
     return [b"".join(shares[i + 1] for shares in by_piece) for i in range(number)]
 
 
@@ -41,6 +41,8 @@ def join(shares: Mapping[int, bytes], threshold: int) -> bytes:
             f"{len(chosen)} of {threshold} shares of a secret are there; the round is lost"
         )
     return b"".join(
-        Shamir.combine([(place + 1, share[i : i + PIECE]) for place, share in chosen.items()])
+        Shamir.combine(
+            [(place + 1, share[i : i + PIECE]) for place, share in chosen.items()], False
+        )
         for i in range(0, lengths.pop(), PIECE)
     )
