@@ -66,7 +66,7 @@ class Shape:
     layout: Layout
     full_top_k: int = TOP_K
     family: Family = FAMILIES["olmoe"]
-    stacks: tuple[str, ...] = ()
+    stacks: tuple[str, ...] = ("decoder",) * LAYERS
 
 
 def idle_run(num_clients: int, width: int = WIDTH) -> Prepared:
