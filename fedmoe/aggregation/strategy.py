@@ -46,6 +46,9 @@ class Layouts:
 class Local:
     """One client's round under a strategy; `finish` may leave something to keep in `own`."""
 
+    mass: Float[Tensor, "layers experts"] | None = None
+    """The sum of tokens' softmax over experts, of modulated routers, since the round began."""
+
     def __init__(self, layouts: Layouts, start: Adapter, own: Adapter | None = None) -> None:
         self.layouts, self.start, self.own = layouts, start, own
         self.before = start

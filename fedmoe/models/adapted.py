@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Annotated
@@ -122,16 +122,16 @@ class AdaptedModel:
             linear.A, linear.B = leaves[f"{path}.A"], leaves[f"{path}.B"]
             linear.scale = layout.scale
         self.gates.bind(leaves)
-        self._modulate({name: leaf.detach() for name, leaf in leaves.items()})
+        self._modulate(leaves)
 
-    def _modulate(self, values: dict[str, Tensor]) -> None:
+    def _modulate(self, leaves: Mapping[str, Tensor]) -> None:
         """Make the routers add the layout's `phi`, where it has any, to their affinities."""
         names = [f"{layer.path}.phi" for layer in self.layers]
-        if names[0] in values and not self.modulations:
-            kind = self.family.model_type
-            self.modulations = [modulate(x.router, kind, self.full_top_k) for x in self.layers]
+        if names[0] in leaves and not self.modulations:
+            kind, both = self.family.model_type, zip(self.layers, self.states, strict=True)
+            self.modulations = [modulate(x.router, kind, self.full_top_k, y) for x, y in both]
         for name, modulation in zip(names, self.modulations, strict=False):
-            modulation.phi = values.get(name)
+            modulation.phi = leaves.get(name)
 
     def set_budget(self, top_k: int, rescaler: Tensor | None = None) -> None:
         """Activate `top_k` experts per token and rescale each layer by `rescaler` (layers,)."""
@@ -213,6 +213,21 @@ class AdaptedModel:
         finally:
             for state in self.states:
                 state.counts = state.merged_count = None
+
+    @contextmanager
+    def weighing(self) -> Iterator[Tensor]:
+        """Collect modulated routers' softmax, summed over tokens, float32 (layers, experts).
+
+        From the forward passes inside; zeros where no router is modulated.
+        """
+        mass = torch.zeros(self.layout.num_layers, self.layout.num_experts, device=self.device)
+        for i, modulation in enumerate(self.modulations):
+            modulation.mass = mass[i]
+        try:
+            yield mass
+        finally:
+            for modulation in self.modulations:
+                modulation.mass = None
 
     def hidden(self, input_ids: Tensor, valid: Tensor) -> Tensor:
         """Return a causal model's last hidden states (batch, length, hidden) of right-padded ids.

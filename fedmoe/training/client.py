@@ -69,7 +69,12 @@ def train_client(
     batches = training_batches(rows, settings.batch_size, pad, numpy_rng(seed, *path))
     chance, masks = (generator(seed, *path, what) for what in ("gating", "dropout"))
     routing = router_training(model.gates, losses, chance)
-    with model.counting() as counts, routing as routers, model.dropping(masks):
+    with (
+        model.counting() as counts,
+        model.weighing() as local.mass,
+        routing as routers,
+        model.dropping(masks),
+    ):
         if own_step := settings.local_step:
             done = _own_step(own_step, LocalClient(model, batches, task, local))
         else:

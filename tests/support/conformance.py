@@ -86,6 +86,7 @@ def counts_of(used):
 def update_of(task, local, after, used=ALL, examples=3):
     """The update of a client whose training ended at `after`, in the layout `trained`."""
     counts = counts_of(used)
+    local.mass = counts.float()
     local.correct(torch.zeros_like(after.flat), after.flat.clone(), counts)
     delta = keep_untouched(local.finish(after, counts), counts)
     return Update(
