@@ -93,6 +93,7 @@ def _overview(run: Run) -> list[TextTable]:
     """Return the tables of a screenful that follow the scores."""
     return [
         run_tables.tier_costs(run),
+        run_tables.tier_shares(run),
         run_tables.memory_options(run),
         own_metrics(run),
         run_tables.faults(run),
