@@ -7,6 +7,7 @@ import conformance as c
 import pytest
 
 from fedmoe.aggregation import STRATEGIES
+from fedmoe.models.adapted import LoRA
 from fedmoe.rounds import ServerState, plan_round
 
 
@@ -49,6 +50,15 @@ def test_where_clients_count_by_size_twice_the_size_is_two_clients(kind):
 @those(lambda kind: kind.mixed_ranks)
 def test_over_mixed_ranks_alpha_over_r_counts(kind):
     c.check_mixed_ranks(c.made(kind))
+
+
+@those(lambda kind: kind.mixed_ranks)
+def test_over_mixed_ranks_of_one_scale_that_scale_counts(kind, monkeypatch):
+    monkeypatch.setattr(c, "LORA", LoRA(rank=c.RANK, alpha=8.0, scale="constant"))
+    assert c.at_rank(2).scale == c.PLAIN.scale != c.PLAIN.with_rank(2).scale
+    c.check_mixed_ranks(c.made(kind))
+    if kind.exact:
+        c.check_exact(c.made(kind))
 
 
 @those(lambda kind: kind.asynchronous)

@@ -27,6 +27,7 @@ from fedmoe.messages.codec import (
 from fedmoe.messages.compression import Int8, NoCompression
 from fedmoe.messages.compression.parts import carried
 from fedmoe.messages.records import Task, Update
+from fedmoe.models.adapted import LoRA
 from fedmoe.rounds import ServerState
 from fedmoe.runs.recorder import adapter_parts
 from fedmoe.runs.saved_adapter import read_adapter
@@ -46,6 +47,7 @@ PLAIN = Layout.of(
     RANK,
     8.0,
 )
+LORA = LoRA(rank=RANK, alpha=8.0)
 INITIAL = initial_adapter(PLAIN, torch.Generator().manual_seed(5))
 ALL = ((0, 1, 2), (0, 1, 2))
 ROOMY = {"merged_rank": 64, "tau": 1.0}
@@ -58,13 +60,18 @@ def made(kind, **settings):
     return kind(**{k: v for k, v in (ROOMY | settings).items() if k in fields})
 
 
+def at_rank(rank):
+    """What LoRA adds at a rank; see `LoRA.at_rank`."""
+    return LORA.at_rank(PLAIN, rank)
+
+
 def layouts_of(strategy, round, rank=RANK):
-    return strategy.layouts(PLAIN if rank == RANK else PLAIN.with_rank(rank), round)
+    return strategy.layouts(at_rank(rank), round)
 
 
 def start_of(strategy, state, round=1, client=0, rank=RANK, top_k=1):
     """A task and the client's side of it."""
-    plain = PLAIN if rank == RANK else PLAIN.with_rank(rank)
+    plain = at_rank(rank)
     sent = strategy.send(state, plain)
     task = Task(round, client, "tier", top_k, torch.ones(LAYERS), sent)
     layouts = layouts_of(strategy, round, rank)
