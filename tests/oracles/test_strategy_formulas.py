@@ -97,6 +97,23 @@ def test_hetlora_pads_with_zeros_and_weighs_by_the_norm_of_the_product():
     check_components(strategy.combine(c.INITIAL, updates, 5), formula)
 
 
+@pytest.mark.parametrize("kills", [False, True])
+def test_hetlora_keeps_the_row_of_a_that_no_client_of_an_expert_holds(kills):
+    """Ranks 2, 3 and 2 of 4, and an expert that a client of rank 2 alone used."""
+    strategy = KIND["hetlora"](kills=kills)
+    state = c.second_state(KIND["hetlora"]())
+    used = (((0, 1), (0, 1)), ((0,), (0,)), ((0,), (0,)))
+    updates = c.clients(strategy, state, 10, used=used, ranks=(2, 3, 2))[0]
+    new, old = strategy.combine(state, updates, 3).views(), state.views()
+    for e, held in ((0, 3), (1, 2), (2, 4)):  # nobody used the last: it keeps all
+        a, b = new["0.experts.up.A"][e], new["0.experts.up.B"][e]
+        assert a[:held].any(-1).all()
+        assert b[:, :held].any(0).all()
+        assert torch.allclose(b[:, held:], torch.zeros(()), atol=1e-12)
+        kept = torch.zeros(()) if kills else old["0.experts.up.A"][e, held:]
+        assert torch.allclose(a[held:], kept, rtol=0, atol=1e-12)
+
+
 def test_hetlora_gives_no_weight_to_a_client_whose_product_is_zero():
     strategy = KIND["hetlora"]()
     state = c.second_state(strategy)
@@ -241,3 +258,18 @@ def test_a_server_optimiser_leaves_what_is_no_average_alone(name):
     for name, view in plain.views().items():
         same = torch.equal(view, stepped.views()[name])
         assert same == (name in {entry.name for entry in beside.entries}), name
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "examples"])
+def test_scaffold_averages_adapters_uniformly_as_controls_unless_told(weighting):
+    settings = {} if weighting == "uniform" else {"weighting": weighting}
+    strategy = KIND["scaffold"](**settings)
+    state = c.second_state(strategy)
+    updates = c.clients(strategy, state, 10)[0]
+    sizes = [1.0] * 3 if weighting == "uniform" else [1.0, 3.0, 6.0]
+    half = c.PLAIN.size
+    moves = [u.delta.flat.double() for u in updates]
+    model = sum(n * m[:half] for n, m in zip(sizes, moves, strict=True)) / sum(sizes)
+    control = sum(m[half:] for m in moves) / 7
+    wanted = state.flat.double() + torch.cat([model, control])
+    torch.testing.assert_close(strategy.combine(state, updates, 7).flat.double(), wanted)
