@@ -122,8 +122,5 @@ class Nudged(Local):
 
 def with_phi(plain: Layout) -> Layout:
     """`plain` with one modulation per expert of each layer, `<experts>.phi`, behind it."""
-    paths: dict[int, str] = {}
-    for entry in plain.entries:
-        if entry.layer is not None:
-            paths.setdefault(entry.layer, entry.name.rpartition(".")[0].rpartition(".")[0])
-    return plain.plus([(f"{path}.{PHI}", (plain.num_experts,), None) for path in paths.values()])
+    shape = (plain.num_experts,)
+    return plain.plus([(f"{path}.{PHI}", shape, None) for path in plain.expert_paths])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Literal
 
 import torch
@@ -24,6 +24,7 @@ from fedmoe.models.memory.frozen import FrozenExperts
 from fedmoe.models.memory.saved_tensors import Saved, saved_outside
 from fedmoe.models.memory.subset import KeptExperts
 from fedmoe.models.modulation import Modulation, modulate
+from fedmoe.models.narrow_backward import NarrowBackward
 from fedmoe.models.rescaling import Rescaling, check_mass, keep_mass
 from fedmoe.models.tasks import TASKS, TaskBatch
 from fedmoe.models.tasks.causal import all_states, body_of
@@ -240,6 +241,19 @@ class AdaptedModel:
         finally:
             for modulation in self.modulations:
                 modulation.mass = None
+
+    @contextmanager
+    def narrowing(self, backward: NarrowBackward | None) -> Iterator[None]:
+        """Compute gradients inside for the experts that `backward` chooses alone; None: for all."""
+        if backward is not None:
+            backward.to(self.device)
+            for i, state in enumerate(self.states):
+                state.without = partial(backward.without, i)
+        try:
+            yield
+        finally:
+            for state in self.states:
+                state.without = None
 
     def hidden(self, input_ids: Tensor, valid: Tensor) -> Tensor:
         """Return a causal model's last hidden states (batch, length, hidden) of right-padded ids.

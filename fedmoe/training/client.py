@@ -72,6 +72,7 @@ def train_client(
     with (
         model.counting() as counts,
         model.weighing() as local.mass,
+        model.narrowing(local.backward),
         routing as routers,
         model.dropping(masks),
     ):

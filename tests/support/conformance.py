@@ -94,6 +94,10 @@ def update_of(task, local, after, used=ALL, examples=3):
     """The update of a client whose training ended at `after`, in the layout `trained`."""
     counts = counts_of(used)
     local.mass = counts.float()
+    if local.backward is not None:  # as if these tokens had been routed
+        for layer, row in enumerate(counts):
+            chosen = torch.arange(EXPERTS).repeat_interleave(row).unsqueeze(1)
+            local.backward.without(layer, chosen, torch.full(chosen.shape, 0.5))
     local.correct(torch.zeros_like(after.flat), after.flat.clone(), counts)
     delta = keep_untouched(local.finish(after, counts), counts)
     return Update(
