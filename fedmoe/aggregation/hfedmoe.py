@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedmoe.adapter import SHIFT, Adapter, Layout, cut, keep_untouched, place
+from fedmoe.aggregation.flux import unknown_tiers
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.aggregation.streaming import Weights, weighted_mean
@@ -64,11 +65,7 @@ class HFedMoE(Mean):
     def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
         """Yield budgets of tiers that there are not, and what traits rule out."""
         yield from super().faults(experiment, model)
-        tiers = getattr(experiment.budget, "tiers", {})
-        for name in self.experts:
-            if tiers and name not in tiers:
-                known = ", ".join(tiers)
-                yield Fault(f"aggregation.experts.{name}", f"no such tier; the tiers are {known}")
+        yield from unknown_tiers(self.experts, experiment)
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         return Layouts(task=plain, model=plain, trained=plain, update=_with_record(plain))
@@ -127,7 +124,7 @@ class Learner(Local):
 
     def finish(self, after: Adapter, counts: Tensor) -> Adapter:
         seen = self.backward
-        assert seen is not None
+        assert isinstance(seen, NarrowBackward)
         seen.to(torch.device("cpu"))
         # Weight decay would move an expert that never learnt.
         moved = keep_untouched(after - self.before, seen.learnt)

@@ -23,7 +23,7 @@ from fedmoe.adapter import Adapter, Layout, cut, place, resized
 from fedmoe.aggregation.server_optimizer import Memory, Rule, step_values
 from fedmoe.errors import Fault
 from fedmoe.messages.records import Task, Update
-from fedmoe.models.narrow_backward import NarrowBackward
+from fedmoe.models.narrow_backward import ChosenBackward, NarrowBackward
 from fedmoe.section import Component
 
 
@@ -47,7 +47,7 @@ class Layouts:
 class Local:
     """One client's round under a strategy; `finish` may leave something to keep in `own`."""
 
-    backward: NarrowBackward | None = None
+    backward: NarrowBackward | ChosenBackward | None = None
     """Chooses the experts that have gradients; None: all that tokens reach."""
     mass: Float[Tensor, "layers experts"] | None = None
     """The sum of tokens' softmax over experts, of modulated routers, since the round began."""

@@ -24,7 +24,7 @@ from fedmoe.models.memory.frozen import FrozenExperts
 from fedmoe.models.memory.saved_tensors import Saved, saved_outside
 from fedmoe.models.memory.subset import KeptExperts
 from fedmoe.models.modulation import Modulation, modulate
-from fedmoe.models.narrow_backward import NarrowBackward
+from fedmoe.models.narrow_backward import ChosenBackward, NarrowBackward
 from fedmoe.models.rescaling import Rescaling, check_mass, keep_mass
 from fedmoe.models.tasks import TASKS, TaskBatch
 from fedmoe.models.tasks.causal import all_states, body_of
@@ -243,7 +243,7 @@ class AdaptedModel:
                 modulation.mass = None
 
     @contextmanager
-    def narrowing(self, backward: NarrowBackward | None) -> Iterator[None]:
+    def narrowing(self, backward: NarrowBackward | ChosenBackward | None) -> Iterator[None]:
         """Compute gradients inside for the experts that `backward` chooses alone; None: for all."""
         if backward is not None:
             backward.to(self.device)

@@ -3,8 +3,31 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+class ChosenBackward:
+    """Lets those experts learn that were chosen before the round; see `NarrowBackward.without`."""
+
+    def __init__(self, chosen: Bool[Tensor, "layers experts"]) -> None:
+        self.chosen = chosen
+        self.learnt = torch.zeros(chosen.shape, dtype=torch.int64)
+        """Tokens so far that an expert learnt from."""
+
+    def to(self, device: torch.device) -> None:
+        """Count on a device."""
+        self.chosen, self.learnt = self.chosen.to(device), self.learnt.to(device)
+
+    def without(
+        self, layer: int, index: Int[Tensor, "tokens k"], weights: Float[Tensor, "tokens k"]
+    ) -> Bool[Tensor, "tokens k"]:
+        """Return a layer's choices that have no gradient, and count; `experts` means no choice."""
+        chosen = self.chosen[layer]
+        used = torch.bincount(index.flatten(), minlength=len(chosen) + 1)[: len(chosen)]
+        self.learnt[layer] += used * chosen
+        return ~F.pad(chosen, (0, 1), value=True)[index]
 
 
 class NarrowBackward:
