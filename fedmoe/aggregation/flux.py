@@ -153,7 +153,7 @@ def roles(
     """
     total = utility.shape[1]
     number = min(number, total)
-    best = utility.masked_fill((measured == 0) | (utility == 0), -1.0)
+    best = utility.masked_fill(measured == 0, 0.0)
     order = best.sort(dim=1, descending=True, stable=True)
     first = torch.arange(total).expand_as(order.indices) < int(exploit * number)
     chosen = torch.zeros_like(utility, dtype=torch.bool)

@@ -91,6 +91,11 @@ def test_gradients_are_changed_where_that_is_said_and_nowhere_else(kind):
     c.check_corrects(c.made(kind))
 
 
+@those(c.narrows)
+def test_where_some_experts_learn_alone_a_client_counts_for_those(kind):
+    c.check_learners(c.made(kind))
+
+
 @those()
 def test_every_client_counts(kind):
     c.check_every_client_counts(c.made(kind))

@@ -272,6 +272,28 @@ def check_corrects(strategy):
     assert (type(local).correct is not Local.correct) == strategy.corrects
 
 
+def narrows(kind):
+    """Whether clients compute gradients of some of the experts that tokens reach alone."""
+    strategy = made(kind)
+    return start_of(strategy, strategy.first_state(INITIAL))[1].backward is not None
+
+
+def check_learners(strategy):
+    """A client that used an expert and did not train it does not count for it."""
+    state, updates, learnt = second_state(strategy), [], torch.zeros(0)
+    for number, each in enumerate((strategy, replace(strategy, per_choice=1))):
+        task, local = start_of(each, state, client=number)
+        updates.append(update_of(task, local, trained_by(local, 33 + number)))
+        learnt = local.backward.learnt > 0
+    assert learnt.any()
+    assert not learnt.all()
+    both, one = (strategy.combine(state, us, 2).views() for us in (updates, updates[:1]))
+    for entry in state.layout.entries:
+        if entry.layer is not None:
+            same = (both[entry.name] == one[entry.name]).flatten(1).all(1)
+            assert torch.equal(same, ~learnt[entry.layer]), entry.name
+
+
 def check_size(strategy):
     """A client of size 2 n counts as two clients of size n, and one of size 0 as none."""
     _check_whole_and_halves(strategy)
