@@ -4,7 +4,8 @@ One strategy a file, its paper's formula in the docstring; in reading order:
 
 - `strategy`: the hooks, with FedAvg's answers
 - `mean`: averaging per expert, on `streaming` sums over cache-sized `blocks`; `fedavg`, `flame`,
-  `a3smoe`, `ub_smoe`, `hfedmoe`, `flux`, `fedprox`, `scaffold`, `fedbuff`
+  `a3smoe`, `ub_smoe`, `hfedmoe`, `flux`, `fedprox`, `scaffold`, `fedbuff`;
+  `narrow_backward`: which experts learn, where not all that tokens reach do
 - means of one factor, or of what lies between two: `ffa_lora`, `rolora`, `fedsa_lora`, `fed_sb`
 - `slices`: means over unlike ranks; `raflora`, `replication`, `hetlora`
 - `products`: means of BA, on the best low-rank factors of a sum (`factored`), never forming it;

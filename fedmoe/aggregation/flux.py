@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, cut, keep_untouched
 from fedmoe.aggregation.mean import Mean
+from fedmoe.aggregation.narrow_backward import ChosenBackward
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.aggregation.streaming import Weights, weighted_mean
 from fedmoe.errors import Fault
 from fedmoe.messages.records import Task, Update
-from fedmoe.models.narrow_backward import ChosenBackward
 from fedmoe.section import section
 
 TUNED = "tuned"
@@ -64,9 +64,11 @@ class FLUX(Mean):
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         kept = [("utilities", (2, plain.num_layers, plain.num_experts), None)]
-        own = Layout.of(kept, plain.num_layers, plain.num_experts, 1, 1.0)
-        said = [(f"{path}.{TUNED}", (plain.num_experts,), None) for path in plain.expert_paths]
-        return Layouts(plain, plain, plain, plain.plus(said), own)
+        own = Layout.of([*kept], plain.num_layers, plain.num_experts, 1, 1.0)
+        said = plain.plus(
+            [(f"{x}.{TUNED}", (plain.num_experts,), None) for x in plain.expert_paths]
+        )
+        return Layouts(plain, plain, plain, said, own)
 
     def local(
         self, task: Task, layouts: Layouts, initial: Adapter, own: Adapter | None = None

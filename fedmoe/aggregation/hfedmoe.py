@@ -14,11 +14,11 @@ from torch import Tensor
 from fedmoe.adapter import SHIFT, Adapter, Layout, cut, keep_untouched, place
 from fedmoe.aggregation.flux import unknown_tiers
 from fedmoe.aggregation.mean import Mean
+from fedmoe.aggregation.narrow_backward import NarrowBackward
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.aggregation.streaming import Weights, weighted_mean
 from fedmoe.errors import Fault
 from fedmoe.messages.records import Task, Update
-from fedmoe.models.narrow_backward import NarrowBackward
 from fedmoe.section import section
 
 RECORD = "record"

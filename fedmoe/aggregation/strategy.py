@@ -20,10 +20,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, cut, place, resized
+from fedmoe.aggregation.narrow_backward import ChosenBackward, NarrowBackward
 from fedmoe.aggregation.server_optimizer import Memory, Rule, step_values
 from fedmoe.errors import Fault
 from fedmoe.messages.records import Task, Update
-from fedmoe.models.narrow_backward import ChosenBackward, NarrowBackward
 from fedmoe.section import Component
 
 

@@ -42,7 +42,7 @@ class UBSMoE(A3SMoE):
     that only LoRA has pseudo-gradients, and that AdamW trains phi at the adapter's rate.
     """
 
-    name: Literal["ub_smoe"] = "ub_smoe"
+    name: Literal["ub_smoe"] = "ub_smoe"  # pyright: ignore
     corrects: ClassVar[bool] = True
     maskable: ClassVar[bool] = False
     changes_routers: ClassVar[bool] = True

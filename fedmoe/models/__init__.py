@@ -3,8 +3,7 @@
 - `families`: where experts and routers sit, one file a family; whether a router honours `top_k`
 - `tasks`: causal and sequence to sequence: in what their forward passes differ
 - `experts`: the expert fast path (one autograd function) and its routed-token counts;
-  `expert_state`: LoRA and settings of each layer; `routed`: rows grouped by expert;
-  `narrow_backward`: the experts that learn from a micro-batch, where not all do
+  `expert_state`: LoRA and settings of each layer; `routed`: rows grouped by expert
 - `adapted`: one resident model, a flat adapter buffer, the current budget
 - `adapter_layout`: what LoRA adds, in which order
 - `memory`: other forms and places of frozen experts, subsets of them, a dry run of memory

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Annotated, Literal
@@ -24,7 +24,6 @@ from fedmoe.models.memory.frozen import FrozenExperts
 from fedmoe.models.memory.saved_tensors import Saved, saved_outside
 from fedmoe.models.memory.subset import KeptExperts
 from fedmoe.models.modulation import Modulation, modulate
-from fedmoe.models.narrow_backward import ChosenBackward, NarrowBackward
 from fedmoe.models.rescaling import Rescaling, check_mass, keep_mass
 from fedmoe.models.tasks import TASKS, TaskBatch
 from fedmoe.models.tasks.causal import all_states, body_of
@@ -243,12 +242,13 @@ class AdaptedModel:
                 modulation.mass = None
 
     @contextmanager
-    def narrowing(self, backward: NarrowBackward | ChosenBackward | None) -> Iterator[None]:
-        """Compute gradients inside for the experts that `backward` chooses alone; None: for all."""
-        if backward is not None:
-            backward.to(self.device)
-            for i, state in enumerate(self.states):
-                state.without = partial(backward.without, i)
+    def narrowing(self, without: Callable[[int, Tensor, Tensor], Tensor] | None) -> Iterator[None]:
+        """Compute no gradient inside for a layer's choices that `without` returns.
+
+        Of its number, its choice and its weights; see `aggregation.narrow_backward`. None: for all.
+        """
+        for i, state in enumerate(self.states):
+            state.without = without and partial(without, i)
         try:
             yield
         finally:

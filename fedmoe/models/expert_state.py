@@ -78,7 +78,7 @@ class ExpertState:
     """Draws the masks on LoRA's inputs; None outside training, and without dropout."""
     without: Callable[[Tensor, Tensor], Tensor] | None = None
     """Returns, of a choice and its weights (tokens, top_k), the slots that have no gradient; see
-    `narrow_backward`. None outside training, and where all have one."""
+    `AdaptedModel.narrowing`. None outside training, and where all have one."""
     recompute: bool = False
     """Compute activations again in backward instead of saving them."""
     stored: tuple[Stored, Stored] | None = None

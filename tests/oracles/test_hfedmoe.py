@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation import FedAvg
 from fedmoe.aggregation.hfedmoe import HFedMoE
+from fedmoe.aggregation.narrow_backward import NarrowBackward
 from fedmoe.data.text import Tokens
 from fedmoe.messages.records import Task
 from fedmoe.models.adapted import LoRA
 from fedmoe.models.experts import experts_forward
-from fedmoe.models.narrow_backward import NarrowBackward
 from fedmoe.training.client import train_client
 from fedmoe.training.settings import Training
 
