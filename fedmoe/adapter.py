@@ -93,6 +93,12 @@ class Layout:
         """The factor in a change of the weights, `scale * B A`."""
         return self.alpha / self.rank
 
+    @property
+    def expert_paths(self) -> list[str]:
+        """The module path of each layer's experts."""
+        names = {e.layer: e.name for e in self.entries if e.layer is not None}
+        return [name.rsplit(".", 2)[0] for name in names.values()]
+
     def with_rank(self, rank: int, scale: float | None = None) -> Layout:
         """Return the layout with `rank` components; without a `scale`, alpha stays the same."""
         tensors = []

@@ -4,7 +4,8 @@ One strategy a file, its paper's formula in the docstring; in reading order:
 
 - `strategy`: the hooks, with FedAvg's answers
 - `mean`: averaging per expert, on `streaming` sums over cache-sized `blocks`; `fedavg`, `flame`,
-  `a3smoe`, `ub_smoe`, `fedprox`, `scaffold`, `fedbuff`
+  `a3smoe`, `ub_smoe`, `hfedmoe`, `flux`, `fedprox`, `scaffold`, `fedbuff`;
+  `narrow_backward`: which experts learn, where not all that tokens reach do
 - means of one factor, or of what lies between two: `ffa_lora`, `rolora`, `fedsa_lora`, `fed_sb`
 - `slices`: means over unlike ranks; `raflora`, `replication`, `hetlora`
 - `products`: means of BA, on the best low-rank factors of a sum (`factored`), never forming it;
@@ -33,7 +34,9 @@ from fedmoe.aggregation.flame import Flame
 from fedmoe.aggregation.flexlora import FlexLoRA
 from fedmoe.aggregation.flora import FLoRA
 from fedmoe.aggregation.florist import FLoRIST
+from fedmoe.aggregation.flux import FLUX
 from fedmoe.aggregation.hetlora import HetLoRA
+from fedmoe.aggregation.hfedmoe import HFedMoE
 from fedmoe.aggregation.lora_fair import LoRAFair
 from fedmoe.aggregation.raflora import RaFLoRA
 from fedmoe.aggregation.replication import Replication
@@ -50,6 +53,8 @@ STRATEGIES: tuple[type[Strategy], ...] = (
     Flame,
     A3SMoE,
     UBSMoE,
+    HFedMoE,
+    FLUX,
     FedProx,
     Scaffold,
     FFALoRA,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
+from jaxtyping import Float64
 from pydantic import Field
+from torch import Tensor
 
 from fedmoe.aggregation.mean import ByUse
+from fedmoe.errors import Fault
+from fedmoe.messages.records import Update
 from fedmoe.section import section
 
 
@@ -20,8 +25,12 @@ class Flame(ByUse):
     temperature. `t = 0` is FedAvg. An expert that nobody used keeps its value. Shared parts
     (attention) are used by every token and weigh `n_c`.
 
+    The f of a client sum to its `k_c` over experts, not to 1: at t = 2 a client with k = 1 counts a
+    sixteenth of one with k = 4 and the same data. With `frequency: per_choice` they sum to 1. A
+    report shows each tier's share of the means.
+
     Source: FLAME (Le et al. 2025, arXiv:2506.16600), from second-hand notes: whether its unit of
-    `a` and `S` is the token or the step is not certain; here it is the token, per layer.
+    `S` is the token or the step is not certain, nor is a value of t known; the default is ours.
 
     Example:
         >>> Flame(temperature=0.0).size_weighted  # FedAvg
@@ -31,3 +40,22 @@ class Flame(ByUse):
     name: Literal["flame"] = "flame"
     temperature: Annotated[float, Field(ge=0)] = 2.0
     """The exponent t: 0 ignores how often an expert was used, larger trusts its users more."""
+    frequency: Literal["per_token", "per_choice"] = "per_token"
+    """The denominator of f: a client's tokens S, or its choices, k S."""
+    unit: Literal["token", "step"] = "token"
+    """What S counts. With `step` f is tokens per optimiser step, so that clients with large batches
+    gain. (Counted in steps, `a` would be S for nearly every expert.)"""
+
+    def use(self, update: Update) -> Float64[Tensor, "layers experts"]:
+        """Return the f of a client."""
+        total = update.steps if self.unit == "step" else update.tokens
+        return update.counts.double() / (
+            total * (update.top_k if self.frequency == "per_choice" else 1)
+        )
+
+    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
+        """Yield sums that hide their terms, where a weight has no bound."""
+        yield from super().faults(experiment, model)
+        if self.unit == "step" and (experiment.privacy or experiment.secure_aggregation):
+            said = "'step' gives weights above a client's size, which hidden sums have no room for"
+            yield Fault("aggregation.unit", f"{said}; use 'token'")

@@ -31,6 +31,10 @@ class HetLoRA(Strategy):
     clients lack counts as zero: the components of high rank are diluted, as in the source. There is
     no choice of a `weighting`: the norm is the weight.
 
+    Padding with zeros kills a component that none of an expert's clients of a round holds: its row
+    of A and its column of B become 0, and so do both gradients for ever. Here the row of A stays
+    then, so that the component can be trained again; `kills` is the source to the letter.
+
     Source: Cho et al. 2024 (arXiv:2401.06432, sec. 3.2). Its constants are not known to us: the
     defaults are our choice.
     """
@@ -42,6 +46,8 @@ class HetLoRA(Strategy):
     """The lambda of the tail."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.99
     """Share of its components that a client keeps when it drops its tail; 1 never drops."""
+    kills: bool = False
+    """Let a component that no client of a round holds die, rather than keep its row of A."""
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         own = Layout.of([("rank", (1,), None)], plain.num_layers, plain.num_experts, 1, 1.0)
@@ -72,7 +78,16 @@ class HetLoRA(Strategy):
             norm = norms.pop(0)
             return Weights((update.counts > 0).double() * norm, norm)
 
-        return weighted_mean(adapter, padded(), weigh)
+        mean = weighted_mean(adapter, padded(), weigh)
+        if not self.kills:
+            for (entry, new), (_, old) in zip(
+                mean.layout.views(mean.flat), adapter.layout.views(adapter.flat), strict=True
+            ):
+                if entry.kind == "A":
+                    left, had = (x.norm(dim=-1, keepdim=True) for x in (new, old))
+                    # A mean of zeros is zero within rounding.
+                    new.copy_(torch.where(left <= 1e-9 * had, old, new))
+        return mean
 
 
 class Tail(Local):

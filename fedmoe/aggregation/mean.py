@@ -7,7 +7,9 @@ from itertools import islice
 from typing import Annotated, ClassVar, Literal
 
 import torch
+from jaxtyping import Float64
 from pydantic import Field
+from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, cut
 from fedmoe.aggregation.strategy import Strategy, over
@@ -77,11 +79,43 @@ class ByUse(Mean):
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """The exponent t: 0 ignores how often an expert was used, larger trusts its users more."""
 
+    def use(self, update: Update) -> Float64[Tensor, "layers experts"]:
+        """Return how often a client used each expert: `a / S`, the share of its tokens."""
+        return update.counts.double() / update.tokens
+
     def weigh(self, update: Update) -> Weights:
-        """Return `(a / S)^t n` for experts, `n` for shared parts; see `Flame`."""
-        frequency, n = update.counts.double() / update.tokens, self.size(update)
+        """Return `f^t n` for experts, `n` for shared parts; see `Flame`."""
+        n = self.size(update)
         # torch gives 0 ** 0 = 1, which is what makes t = 0 FedAvg.
-        return Weights(frequency**self.temperature * n, n)
+        return Weights(self.use(update) ** self.temperature * n, n)
+
+
+class TierShares:
+    """Each tier's share of a round's means, over the experts that anybody trained.
+
+    Example:
+        >>> TierShares().taken()
+        {}
+    """
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Tensor] = {}
+
+    def add(self, strategy: Strategy, update: Update) -> None:
+        """Take in an update; one to a strategy that is no mean has no weight to know."""
+        if isinstance(strategy, Mean):
+            weights = strategy.weigh(update).experts
+            self.weights[update.tier] = self.weights.get(update.tier, 0) + weights
+
+    def taken(self) -> dict[str, float]:
+        """Return the round's shares by tier, whose sum is 1, and begin the next round."""
+        weights, self.weights = self.weights, {}
+        total = sum(weights.values())
+        if not isinstance(total, Tensor) or not total.any():
+            return {}
+        return {
+            tier: float((w[total > 0] / total[total > 0]).mean()) for tier, w in weights.items()
+        }
 
 
 def peek(updates: Iterable[Update], otherwise: Layout) -> tuple[Layout, Iterator[Update]]:

@@ -26,9 +26,10 @@ class Scaffold(Mean):
     $$g \leftarrow g - c_c + c, \qquad c_c^+ = \frac1S \sum_s g_s, \qquad
       c \leftarrow c + \frac1N \sum_c (c_c^+ - c_c)$$
 
-    over the S steps of the round, `g_s` before its correction; N clients in the federation. Both
-    messages are twice as large, and a client keeps `c_c`. Of an expert that it did not use in a
-    round, `c_c` stays.
+    over the S steps of the round, `g_s` before its correction; N clients in the federation. The
+    mean of adapters is uniform, as that of controls, unless `weighting` says otherwise: sizes then
+    weigh adapters alone. Both messages are twice as large, and a client keeps `c_c`. Of an expert
+    that it did not use in a round, `c_c` stays.
 
     Source: Karimireddy et al. 2020 (arXiv:1910.06378, Alg. 1). Its option II, `c_c - c + (x - y) /
     (S lr)`, is the mean gradient above where the local steps are SGD's; with AdamW, which we use,
@@ -38,6 +39,9 @@ class Scaffold(Mean):
     name: Literal["scaffold"] = "scaffold"
     corrects: ClassVar[bool] = True
     maskable: ClassVar[bool] = False
+    size_weighted: ClassVar[bool] = False
+    weighting: Literal["examples", "tokens", "uniform"] = "uniform"
+    """A client's size in the mean of adapters; the source's is uniform."""
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         both = _both(plain)
@@ -60,7 +64,7 @@ class Scaffold(Mean):
         return _controls(_plain(state))
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
-        """The mean of the adapters by size, and the controls' sum over N."""
+        """The mean of the adapters by weight, and the controls' sum over N."""
         size = adapter.layout.size // 2
         plain = Adapter(_plain(adapter.layout), adapter.flat[:size])
         _, stream = peek(updates, adapter.layout)

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, cut, place, resized
+from fedmoe.aggregation.narrow_backward import ChosenBackward, NarrowBackward
 from fedmoe.aggregation.server_optimizer import Memory, Rule, step_values
 from fedmoe.errors import Fault
 from fedmoe.messages.records import Task, Update
@@ -45,6 +46,11 @@ class Layouts:
 
 class Local:
     """One client's round under a strategy; `finish` may leave something to keep in `own`."""
+
+    backward: NarrowBackward | ChosenBackward | None = None
+    """Chooses the experts that have gradients; None: all that tokens reach."""
+    mass: Float[Tensor, "layers experts"] | None = None
+    """The sum of tokens' softmax over experts, of modulated routers, since the round began."""
 
     def __init__(self, layouts: Layouts, start: Adapter, own: Adapter | None = None) -> None:
         self.layouts, self.start, self.own = layouts, start, own

@@ -243,7 +243,11 @@ def _rank_faults(tiers: Mapping[str, Tier], experiment: Any) -> Iterator[Fault]:
         if rank > most:
             said = f"{rank} is over adapter.rank, which is {most}"
             yield Fault(f"budget.tiers.{name}.rank", said)
-    if any(rank < most for rank in ranks.values()) and not strategy.mixed_ranks:
+    lower = any(rank < most for rank in ranks.values())
+    if not lower and experiment.adapter.scale != "alpha_over_rank":
+        said = f"{experiment.adapter.scale!r} has no effect where every tier has adapter.rank"
+        yield Fault("adapter.scale", f"{said}; leave it out, or give a tier a lower rank")
+    if lower and not strategy.mixed_ranks:
         from fedmoe.aggregation import MIXED_RANKS  # for this sentence alone
 
         unlike = ", ".join(f"{name} {rank}" for name, rank in ranks.items())

@@ -5,6 +5,7 @@
 - `experts`: the expert fast path (one autograd function) and its routed-token counts;
   `expert_state`: LoRA and settings of each layer; `routed`: rows grouped by expert
 - `adapted`: one resident model, a flat adapter buffer, the current budget
+- `adapter_layout`: what LoRA adds, in which order
 - `memory`: other forms and places of frozen experts, subsets of them, a dry run of memory
 - `gating`: how tokens and experts choose each other within a budget of k
 - `rescaling`: none, static or learned factors on a sparse layer's output; `modulation`

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
-from typing import Annotated
+from functools import cached_property, partial
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import ModelError
 from fedmoe.models import experts
+from fedmoe.models.adapter_layout import adapter_layout, attention_paths
 from fedmoe.models.dropout import Dropout
 from fedmoe.models.families import MoELayer, check_top_k, install, moe_layers, set_top_k
 from fedmoe.models.gating import Gates, Rule, TopKGating
@@ -46,6 +47,9 @@ class LoRA:
     """Rank of every factor pair."""
     alpha: Annotated[float, Field(gt=0)] = 16.0
     """A delta is `alpha / rank * B A`."""
+    scale: Literal["alpha_over_rank", "constant"] = "alpha_over_rank"
+    """The rank in that of a tier with a lower one: its own, so that it has the larger scale, or
+    with `constant` the adapter's, so that all have one scale (FLoRA's code; arXiv:2409.05976)."""
     attention: bool | Names = True
     """Also adapt the attention projections: all that the family's file names, or a list of them,
     such as [q_proj, v_proj]; an unknown name is answered with those that there are."""
@@ -56,6 +60,12 @@ class LoRA:
     start: str = ""
     """An adapter to start from, on the server: the folder of a run (its best adapter counts), a
     .safetensors file of one, or a PEFT folder. Rank and alpha may differ: the product stays."""
+
+    def at_rank(self, layout: Layout, rank: int | None) -> Layout:
+        """Return the adapter's layout with another rank, at the scale that tiers of it have."""
+        if rank in (None, layout.rank):
+            return layout
+        return layout.with_rank(rank, layout.scale if self.scale == "constant" else None)
 
 
 class AdaptedModel:
@@ -77,8 +87,10 @@ class AdaptedModel:
         self.top_k = self.full_top_k
         self.rescaling, self.dropout = rescaling, settings.dropout
         self.gates = Gates(self.layers, gating, self.family.model_type, self.full_top_k)
-        adapted = _attention_paths(model, self.family.attention, settings.attention)
-        self.layout = _layout(model, self.layers, settings, adapted).plus(self.gates.tensors())
+        adapted = attention_paths(model, self.family.attention, settings.attention)
+        self.layout = adapter_layout(model, self.layers, settings, adapted).plus(
+            self.gates.tensors()
+        )
         self.device = next(model.parameters()).device
         self.rescaler = torch.ones(len(self.layers), device=self.device)
         self.states = [experts.ExpertState() for _ in self.layers]
@@ -122,16 +134,16 @@ class AdaptedModel:
             linear.A, linear.B = leaves[f"{path}.A"], leaves[f"{path}.B"]
             linear.scale = layout.scale
         self.gates.bind(leaves)
-        self._modulate({name: leaf.detach() for name, leaf in leaves.items()})
+        self._modulate(leaves)
 
-    def _modulate(self, values: dict[str, Tensor]) -> None:
+    def _modulate(self, leaves: Mapping[str, Tensor]) -> None:
         """Make the routers add the layout's `phi`, where it has any, to their affinities."""
         names = [f"{layer.path}.phi" for layer in self.layers]
-        if names[0] in values and not self.modulations:
-            kind = self.family.model_type
-            self.modulations = [modulate(x.router, kind, self.full_top_k) for x in self.layers]
+        if names[0] in leaves and not self.modulations:
+            kind, both = self.family.model_type, zip(self.layers, self.states, strict=True)
+            self.modulations = [modulate(x.router, kind, self.full_top_k, y) for x, y in both]
         for name, modulation in zip(names, self.modulations, strict=False):
-            modulation.phi = values.get(name)
+            modulation.phi = leaves.get(name)
 
     def set_budget(self, top_k: int, rescaler: Tensor | None = None) -> None:
         """Activate `top_k` experts per token and rescale each layer by `rescaler` (layers,)."""
@@ -214,6 +226,35 @@ class AdaptedModel:
             for state in self.states:
                 state.counts = state.merged_count = None
 
+    @contextmanager
+    def weighing(self) -> Iterator[Tensor]:
+        """Collect modulated routers' softmax, summed over tokens, float32 (layers, experts).
+
+        From the forward passes inside; zeros where no router is modulated.
+        """
+        mass = torch.zeros(self.layout.num_layers, self.layout.num_experts, device=self.device)
+        for i, modulation in enumerate(self.modulations):
+            modulation.mass = mass[i]
+        try:
+            yield mass
+        finally:
+            for modulation in self.modulations:
+                modulation.mass = None
+
+    @contextmanager
+    def narrowing(self, without: Callable[[int, Tensor, Tensor], Tensor] | None) -> Iterator[None]:
+        """Compute no gradient inside for a layer's choices that `without` returns.
+
+        Of its number, its choice and its weights; see `aggregation.narrow_backward`. None: for all.
+        """
+        for i, state in enumerate(self.states):
+            state.without = without and partial(without, i)
+        try:
+            yield
+        finally:
+            for state in self.states:
+                state.without = None
+
     def hidden(self, input_ids: Tensor, valid: Tensor) -> Tensor:
         """Return a causal model's last hidden states (batch, length, hidden) of right-padded ids.
 
@@ -292,42 +333,3 @@ class AdaptedModel:
 
 def _expert_names(layer: MoELayer) -> list[str]:
     return [f"{layer.path}.{weight}.{factor}" for weight in layer.weight_names for factor in "AB"]
-
-
-def _attention_paths(
-    model: nn.Module, names: tuple[str, ...], wanted: bool | tuple[str, ...]
-) -> list[str]:
-    """Return the paths of linear layers that end in one of `names`, all of them or the `wanted`."""
-    if not wanted:
-        return []
-    linears = [path for path, m in model.named_modules() if isinstance(m, nn.Linear)]
-    found = {name: [path for path in linears if path.endswith(f".{name}")] for name in names}
-    there = [name for name, paths in found.items() if paths]
-    missing = [name for name in (wanted if wanted is not True else ()) if name not in there]
-    if missing or not there:
-        known = f"are {', '.join(there)}" if there else "is none"
-        raise ModelError(
-            f"{type(model).__name__}: no attention projection is called "
-            f"{', '.join(missing or names)}; there {known}"
-            "; set adapter.attention to false to train experts alone, or to some that there are"
-        )
-    chosen = {path for name in (there if wanted is True else wanted) for path in found[name]}
-    return [path for path in linears if path in chosen]
-
-
-def _layout(model: nn.Module, layers: list[MoELayer], settings: LoRA, adapted: list[str]) -> Layout:
-    """Return the layout: expert factors layer by layer, then routers, then attention."""
-    rank, tensors = settings.rank, []
-    for i, layer in enumerate(layers):
-        shapes = zip(layer.weight_names, layer.shapes(), strict=True)
-        for weight, (num_experts, out, into) in shapes:
-            tensors.append((f"{layer.path}.{weight}.A", (num_experts, rank, into), i))
-            tensors.append((f"{layer.path}.{weight}.B", (num_experts, out, rank), i))
-    if settings.router:
-        for layer in layers:
-            tensors.append((f"{layer.router_path}.shift", tuple(layer.scorer.weight.shape), None))  # pyright: ignore
-    for path in adapted:
-        linear = model.get_submodule(path)
-        tensors.append((f"{path}.A", (rank, linear.in_features), None))
-        tensors.append((f"{path}.B", (linear.out_features, rank), None))
-    return Layout.of(tensors, len(layers), layers[0].num_experts, rank, settings.alpha)

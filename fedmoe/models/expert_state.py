@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -76,6 +76,9 @@ class ExpertState:
     """int64 (experts,): routed tokens so far; None switches counting off."""
     drops: Dropout | None = None
     """Draws the masks on LoRA's inputs; None outside training, and without dropout."""
+    without: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Returns, of a choice and its weights (tokens, top_k), the slots that have no gradient; see
+    `AdaptedModel.narrowing`. None outside training, and where all have one."""
     recompute: bool = False
     """Compute activations again in backward instead of saving them."""
     stored: tuple[Stored, Stored] | None = None

@@ -202,19 +202,30 @@ def experts_forward(module: nn.Module, hidden: Tensor, index: Tensor, weights: T
     state: ExpertState = getattr(module, STATE, None) or ExpertState()
     if state.valid is not None:
         index = index.masked_fill(~state.valid.unsqueeze(1), int(module.num_experts))  # pyright: ignore
+    still = state.without(index, weights) if state.without and torch.is_grad_enabled() else None
     if getattr(module, "weighs_input", False):
         rows = (hidden.unsqueeze(1) * weights.unsqueeze(2)).flatten(0, 1)
-        out = _mixed(module, state, rows, torch.ones_like(rows[:, :1]), index.reshape(-1, 1))
+        still = None if still is None else still.reshape(-1, 1)
+        ones = torch.ones_like(rows[:, :1])
+        out = _mixed(module, state, rows, ones, index.reshape(-1, 1), still)
         out = out.view(*index.shape, -1).sum(1)
     else:
-        out = _mixed(module, state, hidden, weights, index)
+        out = _mixed(module, state, hidden, weights, index, still)
     return out if state.rescaler is None else out * state.rescaler.to(out.dtype)
 
 
 def _mixed(
-    module: nn.Module, state: ExpertState, hidden: Tensor, weights: Tensor, index: Tensor
+    module: nn.Module,
+    state: ExpertState,
+    hidden: Tensor,
+    weights: Tensor,
+    index: Tensor,
+    still: Tensor | None,
 ) -> Tensor:
-    """Return the experts' output for `hidden`; choices of experts left out go to the merged one."""
+    """Return the experts' output for `hidden`; choices of experts left out go to the merged one.
+
+    Those that are `still`, bool (tokens, top_k), are computed without a gradient.
+    """
     num_experts = int(module.num_experts)  # pyright: ignore[reportArgumentType]
     others = None
     if state.merged is not None:
@@ -231,7 +242,14 @@ def _mixed(
         state.pages.chosen(chosen, index.shape[1])
     first, second = (getattr(module, name) for name in weight_names(module))
     own = Stacks(first, second, state.stored, biases_of(module))
-    out = _computed(module, state, hidden, weights, routing, own, state.lora)
+    if still is None or not still.any():
+        out = _computed(module, state, hidden, weights, routing, own, state.lora)
+    else:
+        with torch.no_grad():
+            apart = route(index.masked_fill(~still, num_experts), num_experts)
+            out = _computed(module, state, hidden, weights, apart, own, state.lora)
+        routing = route(index.masked_fill(still, num_experts), num_experts)
+        out = out + _computed(module, state, hidden, weights, routing, own, state.lora)
     if others is None or state.merged is None:
         return out
     # The weights of a token's choices add up, and it is computed once.

@@ -1,4 +1,4 @@
-"""Router modulation: a small bonus per expert decides among a token's best experts.
+"""Router modulation: a learned bonus per expert is added to those of a token's best experts.
 
 Source: UB-SMoE (arXiv:2605.16690), see `aggregation.ub_smoe`.
 """
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmoe.errors import ModelError
+from fedmoe.models.expert_state import ExpertState
 from fedmoe.models.families import FAMILIES
 
 SOFTMAX = tuple(kind for kind, family in FAMILIES.items() if family.plain_softmax)
@@ -33,19 +34,28 @@ def softmax_fault(routers: Iterable[nn.Module], model_type: str) -> str | None:
 
 @dataclass(eq=False)
 class Modulation:
-    """The input of a router's hook: `phi` (experts,), or None to leave the router alone."""
+    """The inputs of a router's hook, and what it records."""
 
     phi: Tensor | None = None
+    """(experts,), which can be trained; None leaves the router alone."""
+    mass: Tensor | None = None
+    """(experts,): the sum of tokens' softmax so far; None records nothing."""
 
 
-def modulate(router: nn.Module, model_type: str, full_top_k: int) -> Modulation:
-    r"""Let `router` choose by $s_i + \phi_i$ among its `2 K` best experts by affinity s.
+def modulate(
+    router: nn.Module, model_type: str, full_top_k: int, state: ExpertState | None = None
+) -> Modulation:
+    r"""Let `router` choose by $s_i + \phi_i$ for its `2 K` best experts by affinity s.
 
-    The weights of the chosen are those that the router's own rule gives for the changed
-    affinities; with phi = 0 they and the choice are the router's, to the bit.
+    $$m_i = s_i + \phi_i \text{ if i is among the 2 K best, else } s_i, \qquad
+      p = \mathrm{softmax}(m)$$
 
-    (A router that takes the softmax of the chosen alone: within rounding.) Where k is over 2 K
-    there are k candidates.
+    The k largest of p are chosen, of all experts: one outside of the 2 K wins over one inside that
+    a negative phi pushed below it. The weights of the chosen are those that the router's own rule
+    gives for m; with phi = 0 they and the choice are the router's, to the bit.
+
+    (A router that takes the softmax of the chosen alone: within rounding.) Padding, which `state`
+    tells, is not recorded.
 
     Raises:
         ModelError: the router's rule is another.
@@ -59,17 +69,15 @@ def modulate(router: nn.Module, model_type: str, full_top_k: int) -> Modulation:
         if modulation.phi is None:
             return output
         logits, weights, _ = output
-        top_k = int(module.top_k)  # pyright: ignore[reportArgumentType]
-        number = min(max(2 * full_top_k, top_k), logits.shape[-1])
-        candidates = logits.topk(number, dim=-1).indices
-        changed = logits + torch.zeros_like(logits).scatter(
-            -1, candidates, modulation.phi.to(logits.dtype).expand_as(logits).gather(-1, candidates)
-        )
+        best = logits.topk(min(2 * full_top_k, logits.shape[-1]), dim=-1).indices
+        inside = torch.zeros_like(logits).scatter(-1, best, 1.0)
+        changed = logits + inside * modulation.phi.to(logits.dtype)
         shares = torch.softmax(changed, dim=-1, dtype=torch.float)
-        among = torch.full_like(shares, -1.0).scatter(
-            -1, candidates, shares.detach().gather(-1, candidates)
-        )
-        index = among.topk(top_k, dim=-1).indices
+        if modulation.mass is not None:
+            valid = None if state is None else state.valid
+            seen = shares.detach() if valid is None else shares.detach()[valid]
+            modulation.mass += seen.sum(0)
+        index = shares.topk(int(module.top_k), dim=-1).indices  # pyright: ignore
         chosen = shares.gather(-1, index)
         if renormalise:
             chosen = chosen / chosen.sum(-1, keepdim=True)

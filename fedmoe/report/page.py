@@ -95,6 +95,7 @@ def _overview(run: Run) -> list[TextTable]:
     return [
         private_rounds(run),
         run_tables.tier_costs(run),
+        run_tables.tier_shares(run),
         run_tables.memory_options(run),
         own_metrics(run),
         run_tables.faults(run),

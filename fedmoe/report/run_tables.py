@@ -89,6 +89,26 @@ def tier_costs(run: Run) -> TextTable:
     )
 
 
+def tier_shares(run: Run) -> TextTable:
+    """Return each tier's share of the experts' means; no rows without such means, or one tier."""
+    rounds = [r["tier_shares"] for r in run.rounds if "tier_shares" in r]
+    clients = sum(len(tier.clients) for tier in run.tiers) or 1
+
+    def mean(tier: TierCost) -> float:
+        return sum(shares.get(tier.name, 0.0) for shares in rounds) / len(rounds)
+
+    return TextTable.of(
+        "Tiers in the mean",
+        run.tiers if rounds and len(run.tiers) > 1 else (),
+        ("tier", lambda t: t.name),
+        ("k", lambda t: count_text(t.top_k)),
+        ("share of clients", lambda t: percent_text(len(t.clients) / clients)),
+        ("share of every mean", lambda t: percent_text(mean(t))),
+        note="How much of an expert's next value comes from a tier's clients: their weights in the "
+        "strategy's mean, over the experts that anybody trained, then over rounds.",
+    )
+
+
 def memory_options(run: Run) -> TextTable:
     """Return, per tier, memory options, bytes of frozen experts and test score.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fedmoe.aggregation.mean import TierShares
 from fedmoe.config.faults import parse_faults
 from fedmoe.config.load import to_yaml
 from fedmoe.data.manifest import accounts_manifest
@@ -68,6 +69,7 @@ class Recorder(Observer, Watch):
         self.by_round = np.zeros((e.rounds, *shape), dtype=np.int64)
         self.by_client = np.zeros((len(server.members), *shape), dtype=np.int64)
         self.best: tuple[float, float] | None = None
+        self.shares = TierShares()
         self.scores, self.accounts_changed = list[dict[str, Any]](), False
         self.texts = {"run-id": f"{server.run_id}\n"}
         """Small files of the folder as they must be, by name."""
@@ -161,6 +163,7 @@ class Recorder(Observer, Watch):
             return
         price = self._price(task.tier, answer.top_k)
         self.round["tokens"] += answer.tokens
+        self.shares.add(self.server.setup.experiment.aggregation, answer)
         counts = answer.counts.numpy()
         self.by_round[self.number - 1] += counts
         self._make_room(task.client)
@@ -225,7 +228,8 @@ class Recorder(Observer, Watch):
             self.virtual_clock += self.round["virtual_seconds"]
             self.round["virtual_clock"] = self.virtual_clock
         line = {"kind": "round", "round": state.round, "seconds": seconds}
-        self.ledger.append(line | self.round)
+        shares = {"tier_shares": taken} if (taken := self.shares.taken()) else {}
+        self.ledger.append(line | self.round | shares)
         self.save_adapter("adapter-last", state)
         file = io.BytesIO()
         np.savez_compressed(file, by_round=self.by_round[: state.round], by_client=self.by_client)

@@ -54,7 +54,7 @@ def deployed(
     Raises:
         FedMoEError: clients keep a part to themselves: there is no common model.
     """
-    strategy, plain = experiment.aggregation, initial.layout
+    strategy = experiment.aggregation
     if strategy.personal:
         raise FedMoEError(
             f"a run of {strategy.name!r} has no common model: its clients keep a part of it to "
@@ -62,7 +62,7 @@ def deployed(
         )
     tiers = experiment.budget.resolved(full_top_k)
     rank = tiers[tier].rank if tier in tiers else None
-    plain = plain.with_rank(rank) if rank and rank != plain.rank else plain
+    plain = experiment.adapter.at_rank(initial.layout, rank)
     top_k = tiers[tier].top_k if tier in tiers else full_top_k
     sent = strategy.send(state, plain)
     task = Task(round + 1, 0, tier or "", top_k, torch.ones(plain.num_layers), sent)

@@ -65,8 +65,7 @@ class Setup:
 
     def plain(self, tier: str) -> Layout:
         """Return the layout of every tensor that LoRA adds, at the rank of a tier's clients."""
-        layout, rank = self.model.layout, self.tier(tier).rank
-        return layout if rank in (None, layout.rank) else layout.with_rank(rank)
+        return self.experiment.adapter.at_rank(self.model.layout, self.tier(tier).rank)
 
     def layouts(self, tier: str, round: int) -> Layouts:
         """Return what a tier's client receives, trains and sends in a round, and what it stores."""

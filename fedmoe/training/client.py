@@ -10,6 +10,7 @@ import math
 import resource
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -69,7 +70,7 @@ def train_client(
     batches = training_batches(rows, settings.batch_size, pad, numpy_rng(seed, *path))
     chance, masks = (generator(seed, *path, what) for what in ("gating", "dropout"))
     routing = router_training(model.gates, losses, chance)
-    with model.counting() as counts, routing as routers, model.dropping(masks):
+    with _watching(model, local) as counts, routing as routers, model.dropping(masks):
         if own_step := settings.local_step:
             done = _own_step(own_step, LocalClient(model, batches, task, local))
         else:
@@ -95,6 +96,17 @@ def train_client(
         metrics=done.metrics,
         name=task.name,
     )
+
+
+@contextmanager
+def _watching(model: AdaptedModel, local: Local) -> Iterator[Tensor]:
+    """Let the strategy see what is routed, and choose what learns; yield counts."""
+    without = None
+    if local.backward is not None:
+        local.backward.to(model.device)
+        without = local.backward.without
+    with model.counting() as counts, model.weighing() as local.mass, model.narrowing(without):
+        yield counts
 
 
 def _begin(model: AdaptedModel, task: Task, settings: Training, local: Local) -> None:

@@ -7,6 +7,7 @@ import conformance as c
 import pytest
 
 from fedmoe.aggregation import STRATEGIES
+from fedmoe.models.adapted import LoRA
 from fedmoe.rounds import ServerState, plan_round
 
 
@@ -51,6 +52,15 @@ def test_over_mixed_ranks_alpha_over_r_counts(kind):
     c.check_mixed_ranks(c.made(kind))
 
 
+@those(lambda kind: kind.mixed_ranks)
+def test_over_mixed_ranks_of_one_scale_that_scale_counts(kind, monkeypatch):
+    monkeypatch.setattr(c, "LORA", LoRA(rank=c.RANK, alpha=8.0, scale="constant"))
+    assert c.at_rank(2).scale == c.PLAIN.scale != c.PLAIN.with_rank(2).scale
+    c.check_mixed_ranks(c.made(kind))
+    if kind.exact:
+        c.check_exact(c.made(kind))
+
+
 @those(lambda kind: kind.asynchronous)
 def test_a_late_update_counts_no_more_than_an_early_one(kind):
     c.check_discount(c.made(kind))
@@ -79,6 +89,11 @@ def test_routers_are_changed_where_that_is_said_and_nowhere_else(kind):
 @those()
 def test_gradients_are_changed_where_that_is_said_and_nowhere_else(kind):
     c.check_corrects(c.made(kind))
+
+
+@those(c.narrows)
+def test_where_some_experts_learn_alone_a_client_counts_for_those(kind):
+    c.check_learners(c.made(kind))
 
 
 @those()

@@ -17,6 +17,8 @@ from fedmoe.aggregation.ffa_lora import FFALoRA
 from fedmoe.aggregation.flame import Flame
 from fedmoe.aggregation.flexlora import FlexLoRA
 from fedmoe.aggregation.flora import FLoRA
+from fedmoe.aggregation.flux import FLUX
+from fedmoe.aggregation.hfedmoe import HFedMoE
 from fedmoe.aggregation.products import pairs
 from fedmoe.aggregation.raflora import RaFLoRA
 from fedmoe.aggregation.strategy import Layouts, Local
@@ -167,6 +169,24 @@ class Quiet(UBSMoE):
     changes_routers: ClassVar[bool] = False
 
 
+def by_usage(update: Update) -> Weights:
+    return Weights((update.counts > 0).double() * update.examples, update.examples)
+
+
+class UsersLearn(HFedMoE):
+    """Takes usage for an update."""
+
+    def weigh(self, update: Update) -> Weights:
+        return by_usage(update)
+
+
+class UsersTune(FLUX):
+    """The same."""
+
+    def weigh(self, update: Update) -> Weights:
+        return by_usage(update)
+
+
 TRAPS = [
     (OnlyTheFirst(), c.check_every_client_counts),
     (OnlyTheFirst(), c.check_order),
@@ -184,6 +204,8 @@ TRAPS = [
     (Forgetful(), c.check_personal),
     (Quiet(), c.check_routers),
     (Hidden(), c.check_corrects),
+    (UsersLearn(), c.check_learners),
+    (UsersTune(), c.check_learners),
 ]
 
 

@@ -1,12 +1,16 @@
 """Laws of the report's small numbers: labels that do not touch, intervals, units."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_folder import make_run
 
 from fedmoe.report.figures import shades, spread
-from fedmoe.report.run_tables import wilson_interval
+from fedmoe.report.run import read_run
+from fedmoe.report.run_tables import tier_shares, wilson_interval
 from fedmoe.report.units import bytes_text, flops_text, percent_text, seconds_text
 
 heights = st.lists(st.floats(-100, 100), max_size=8)
@@ -75,3 +79,14 @@ def test_a_larger_tier_is_darker(number):
 )
 def test_units(text, expected):
     assert text == expected
+
+
+def test_a_tiers_share_of_the_means_is_the_mean_over_rounds(tmp_path):
+    run = read_run(make_run(tmp_path / "run", num_rounds=2))
+    assert not tier_shares(run).rows  # a strategy without weights
+    shares = [{"large": 0.9, "tiny": 0.1}, {"large": 0.5, "small": 0.5}]
+    rounds = [{**line, "tier_shares": s} for line, s in zip(run.rounds, shares, strict=True)]
+    found = {row[0]: row[1:] for row in tier_shares(replace(run, rounds=rounds)).rows}
+    assert found["large"][-1] == "70.0%"
+    assert [found[name][-1] for name in ("tiny", "small", "medium")] == ["5.0%", "25.0%", "0.0%"]
+    assert next(iter(found)) == "tiny"  # by k

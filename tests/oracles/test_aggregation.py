@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import FedAvg, Flame, streaming
 from fedmoe.aggregation.blocks import Blocks
+from fedmoe.aggregation.mean import TierShares
 from fedmoe.aggregation.streaming import TOGETHER, Weights, weighted_mean
 from fedmoe.errors import AggregationError
 from fedmoe.messages.records import Update
@@ -32,7 +33,14 @@ LAYOUT = Layout.of(
     rank=2,
     alpha=4.0,
 )
-STRATEGIES = [FedAvg(), Flame(), Flame(temperature=0.5), Flame(temperature=0.0)]
+STRATEGIES = [
+    FedAvg(),
+    Flame(),
+    Flame(temperature=0.5),
+    Flame(temperature=0.0),
+    Flame(frequency="per_choice"),
+    Flame(unit="step", temperature=1.0),
+]
 
 
 def update_of(client, examples, tokens, counts, delta, **changes):
@@ -69,7 +77,9 @@ def rounds(draw):
         for entry, view in LAYOUT.views(delta):
             if entry.layer is not None:
                 view[counts[entry.layer] == 0] = 0
-        updates.append(update_of(client, draw(st.integers(1, 10**6)), tokens, counts, delta))
+        more = {"top_k": draw(st.integers(1, 4)), "steps": draw(st.integers(1, 9))}
+        size = draw(st.integers(1, 10**6))
+        updates.append(update_of(client, size, tokens, counts, delta, **more))
     return Adapter(LAYOUT, torch.randn(LAYOUT.size, generator=generator)), updates
 
 
@@ -77,7 +87,9 @@ def slow_weight(strategy, update, layer, expert):
     """gamma as the papers write it, for one number of one client."""
     if isinstance(strategy, FedAvg) or layer is None:
         return float(update.examples)
-    used = int(update.counts[layer, expert]) / update.tokens
+    total = update.steps if strategy.unit == "step" else update.tokens
+    choices = update.top_k if strategy.frequency == "per_choice" else 1
+    used = int(update.counts[layer, expert]) / (total * choices)
     return math.pow(used, strategy.temperature) * update.examples
 
 
@@ -283,3 +295,21 @@ def test_weights_that_are_none_are_refused(weights):
     update = update_of(3, 1, 3, counts, torch.zeros(LAYOUT.size))
     with pytest.raises(AggregationError, match="client 3 has "):
         weighted_mean(update.delta, [update], lambda _: weights)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "ratio"),
+    [({}, 1 / 16), ({"frequency": "per_choice"}, 1), ({"temperature": 0}, 1)],
+)
+def test_at_t_2_a_k_of_1_counts_a_sixteenth_unless_choices_are_counted(settings_, ratio):
+    """Clients of the same data that use all experts alike, at k = 4 and at k = 1."""
+    strategy, shares = Flame(**settings_), TierShares()
+    zeros, tokens = torch.zeros(LAYOUT.size), 12
+    for tier, top_k in (("high", 4), ("low", 1)):
+        counts = torch.full((LAYERS, EXPERTS), tokens * top_k // EXPERTS)
+        counts[1, 2] = 0  # trained by nobody: in no share
+        shares.add(strategy, update_of(0, 5, tokens, counts, zeros, tier=tier, top_k=top_k))
+    found = shares.taken()
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["low"] / found["high"] == pytest.approx(ratio)
+    assert shares.taken() == {}

@@ -10,8 +10,6 @@ from fedmoe.adapter import Adapter, resized
 from fedmoe.aggregation import STRATEGIES
 from fedmoe.aggregation.hetlora import product_norm
 from fedmoe.aggregation.server_optimizer import Adam
-from fedmoe.errors import ModelError
-from fedmoe.models.modulation import modulate
 from fedmoe.rounds import ServerState, finish_round
 
 KIND = {kind().name: kind for kind in STRATEGIES}
@@ -97,6 +95,23 @@ def test_hetlora_pads_with_zeros_and_weighs_by_the_norm_of_the_product():
         return total / sum(norms)
 
     check_components(strategy.combine(c.INITIAL, updates, 5), formula)
+
+
+@pytest.mark.parametrize("kills", [False, True])
+def test_hetlora_keeps_the_row_of_a_that_no_client_of_an_expert_holds(kills):
+    """Ranks 2, 3 and 2 of 4, and an expert that a client of rank 2 alone used."""
+    strategy = KIND["hetlora"](kills=kills)
+    state = c.second_state(KIND["hetlora"]())
+    used = (((0, 1), (0, 1)), ((0,), (0,)), ((0,), (0,)))
+    updates = c.clients(strategy, state, 10, used=used, ranks=(2, 3, 2))[0]
+    new, old = strategy.combine(state, updates, 3).views(), state.views()
+    for e, held in ((0, 3), (1, 2), (2, 4)):  # nobody used the last: it keeps all
+        a, b = new["0.experts.up.A"][e], new["0.experts.up.B"][e]
+        assert a[:held].any(-1).all()
+        assert b[:, :held].any(0).all()
+        assert torch.allclose(b[:, held:], torch.zeros(()), atol=1e-12)
+        kept = torch.zeros(()) if kills else old["0.experts.up.A"][e, held:]
+        assert torch.allclose(a[held:], kept, rtol=0, atol=1e-12)
 
 
 def test_hetlora_gives_no_weight_to_a_client_whose_product_is_zero():
@@ -227,81 +242,6 @@ def test_fed_sb_computes_with_orthogonal_bases_that_follow_from_the_seed():
     assert torch.equal(again.flat, local.start.flat)
 
 
-def test_ub_smoe_moves_phi_towards_idle_experts_and_without_it_is_a3smoe():
-    nudged, plain = KIND["ub_smoe"](momentum=0.5), KIND["a3smoe"]()
-    state = nudged.first_state(c.INITIAL)
-    used = (((0, 0, 1), (0, 1, 2)),) * 3
-    updates = c.clients(nudged, state, 10, used=used)[0]
-    new = nudged.combine(state, updates, 3)
-    phi = new.views()["0.experts.phi"]
-    use = torch.tensor([4.0, 2.0, 0.0]) / 6
-    wanted = 0.5 * torch.tanh((1 / 3) / (use.double() + 1e-6) - 1)
-    torch.testing.assert_close(phi, wanted.float())
-    assert phi[2] == 0.5
-    flat = plain.combine(c.INITIAL, updates, 3).flat
-    assert torch.equal(new.flat[: c.PLAIN.size], flat)
-    bounded = KIND["ub_smoe"](least=-0.1, most=0.1).combine(state, updates * 9, 3)
-    assert bounded.views()["0.experts.phi"].abs().max() <= 0.1
-
-
-def test_ub_smoe_gives_idle_experts_a_share_of_the_busy_ones_gradient():
-    strategy = KIND["ub_smoe"](pseudo_gradient=0.4)
-    _, local = c.start_of(strategy, strategy.first_state(c.INITIAL), top_k=2)
-    grad = Adapter(c.PLAIN, torch.randn(c.PLAIN.size, generator=torch.Generator().manual_seed(1)))
-    before = grad.copy().views()
-    local.correct(grad.flat, local.before.flat, c.counts_of(((0, 0, 1), (0, 1, 2))))
-    for name, view in grad.views().items():
-        wanted = before[name].clone()
-        if name.startswith("0.experts"):
-            wanted[2] = 0.2 * (4 * before[name][0] + 2 * before[name][1]) / 6
-        torch.testing.assert_close(view, wanted)
-
-
-@pytest.mark.parametrize("family", ["olmoe", "mixtral", "qwen3_moe"])
-def test_modulation_at_zero_is_the_router_and_a_bonus_draws_tokens(tiny_base, family):
-    model = tiny_base(family)
-    router = model.model.layers[0].mlp.gate
-    router.top_k = 2
-    hidden = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
-    plain = router(hidden)
-    modulation = modulate(router, family, 4)
-    assert all(torch.equal(a, b) for a, b in zip(router(hidden), plain, strict=True))
-    modulation.phi = torch.zeros(8)
-    for ours, theirs in zip(router(hidden), plain, strict=True):
-        assert torch.equal(ours, theirs)
-    share = [(router(hidden)[2] == 5).sum()]
-    for bonus in (1.0, 50.0):
-        modulation.phi = torch.zeros(8).index_fill(0, torch.tensor([5]), bonus)
-        _, weights, index = router(hidden)
-        share.append((index == 5).sum())
-        if family == "mixtral":
-            torch.testing.assert_close(weights.sum(-1), torch.ones(50))
-    assert share[0] <= share[1] <= share[2]
-    assert share[0] < share[2] <= 50
-
-
-def test_modulation_stays_among_a_tokens_best(tiny_base):
-    router = tiny_base().model.layers[0].mlp.gate
-    router.top_k = 1
-    hidden = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
-    order = router(hidden)[0].argsort(-1, descending=True)
-    modulate(router, "olmoe", 1).phi = torch.tensor([0.0] * 7 + [100.0])
-    chosen = router(hidden)[2].squeeze(1)
-    among_two = (order[:, :2] == 7).any(-1)
-    assert torch.equal(chosen == 7, among_two)
-    assert torch.equal(chosen[~among_two], order[~among_two, 0])
-    for k in (3, 5, 8):  # over 2 K, as an answer may be asked for
-        router.top_k = k
-        index = router(hidden)[2]
-        assert ((index == 7).any(-1) == (order[:, :k] == 7).any(-1)).all()
-        assert torch.equal(index.sort(-1).values, order[:, :k].sort(-1).values)
-
-
-def test_a_router_whose_rule_is_not_known_is_refused(tiny_base):
-    with pytest.raises(ModelError, match=r"those of 'deepseek_v3' models do not .*expected one"):
-        modulate(tiny_base().model.layers[0].mlp.gate, "deepseek_v3", 4)
-
-
 @pytest.mark.parametrize("name", ["scaffold", "ub_smoe"])
 def test_a_server_optimiser_leaves_what_is_no_average_alone(name):
     strategy = KIND[name]()
@@ -318,3 +258,18 @@ def test_a_server_optimiser_leaves_what_is_no_average_alone(name):
     for name, view in plain.views().items():
         same = torch.equal(view, stepped.views()[name])
         assert same == (name in {entry.name for entry in beside.entries}), name
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "examples"])
+def test_scaffold_averages_adapters_uniformly_as_controls_unless_told(weighting):
+    settings = {} if weighting == "uniform" else {"weighting": weighting}
+    strategy = KIND["scaffold"](**settings)
+    state = c.second_state(strategy)
+    updates = c.clients(strategy, state, 10)[0]
+    sizes = [1.0] * 3 if weighting == "uniform" else [1.0, 3.0, 6.0]
+    half = c.PLAIN.size
+    moves = [u.delta.flat.double() for u in updates]
+    model = sum(n * m[:half] for n, m in zip(sizes, moves, strict=True)) / sum(sizes)
+    control = sum(m[half:] for m in moves) / 7
+    wanted = state.flat.double() + torch.cat([model, control])
+    torch.testing.assert_close(strategy.combine(state, updates, 7).flat.double(), wanted)

@@ -19,6 +19,7 @@ from fedmoe.messages.records import Failure, Task
 from fedmoe.rounds import plan_round, run_rounds
 from fedmoe.runs.local.in_process import InProcess, make_transport
 from fedmoe.runs.prepare import prepare
+from fedmoe.runs.saved_adapter import deployed
 from fedmoe.runs.session import Evaluator, Phases
 from server.settings import Settings
 from server.transport import GridTransport
@@ -182,6 +183,21 @@ def test_a_strategy_that_cannot_combine_unlike_ranks_says_which_can(experiment_f
         prepare(load_experiment(experiment_file, overrides))
 
 
+def test_with_a_constant_scale_a_tier_of_a_lower_rank_trains_and_is_scored_at_the_adapters(
+    experiment_file,
+):
+    overrides = ["aggregation={name: flexlora}", "budget.tiers.low.rank=2"]
+    for scale, ratio in (("constant", 1.0), ("alpha_over_rank", 2.0)):
+        run = prepare(load_experiment(experiment_file, [*overrides, f"adapter.scale={scale}"]))
+        member = next(m for m in run.server.members if m.tier == "low")
+        sent = run.server.send_to(run.server.first_state().adapter, member)
+        low = [run.setup.plain("low"), sent.layout]
+        initial = run.server.first_state().adapter
+        low.append(deployed(run.setup.experiment, initial, initial, 1, 4, "low").layout)
+        assert [x.rank for x in low] == [2, 2, 2]
+        assert [x.scale for x in low] == [ratio * run.setup.plain("high").scale] * 3
+
+
 @pytest.mark.parametrize(
     ("name", "setting", "said"),
     [
@@ -195,6 +211,9 @@ def test_a_strategy_that_cannot_combine_unlike_ranks_says_which_can(experiment_f
         ("ub_smoe", "gating.name=top_p", "both change what routers choose; use 'top_k'"),
         ("fedprox", "training.local_step=math:sqrt", "does to gradients; use another strategy"),
         ("fed_sb", "training.local_step=math:sqrt", "'fed_sb' trains a part of it"),
+        ("flexlora", "adapter.scale=constant", "no effect where every tier has adapter.rank"),
+        ("hfedmoe', experts: {middle: 2}, weighting: 'tokens", "seed=1", "experts.middle: no such"),
+        ("flame', unit: 'step", "secure_aggregation={}", "no room for; use 'token'"),
     ],
 )
 def test_settings_that_a_strategy_gives_no_meaning_to_are_refused(

@@ -27,6 +27,7 @@ from fedmoe.messages.codec import (
 from fedmoe.messages.compression import Int8, NoCompression
 from fedmoe.messages.compression.parts import carried
 from fedmoe.messages.records import Task, Update
+from fedmoe.models.adapted import LoRA
 from fedmoe.rounds import ServerState
 from fedmoe.runs.recorder import adapter_parts
 from fedmoe.runs.saved_adapter import read_adapter
@@ -46,6 +47,7 @@ PLAIN = Layout.of(
     RANK,
     8.0,
 )
+LORA = LoRA(rank=RANK, alpha=8.0)
 INITIAL = initial_adapter(PLAIN, torch.Generator().manual_seed(5))
 ALL = ((0, 1, 2), (0, 1, 2))
 ROOMY = {"merged_rank": 64, "tau": 1.0}
@@ -58,13 +60,18 @@ def made(kind, **settings):
     return kind(**{k: v for k, v in (ROOMY | settings).items() if k in fields})
 
 
+def at_rank(rank):
+    """What LoRA adds at a rank; see `LoRA.at_rank`."""
+    return LORA.at_rank(PLAIN, rank)
+
+
 def layouts_of(strategy, round, rank=RANK):
-    return strategy.layouts(PLAIN if rank == RANK else PLAIN.with_rank(rank), round)
+    return strategy.layouts(at_rank(rank), round)
 
 
 def start_of(strategy, state, round=1, client=0, rank=RANK, top_k=1):
     """A task and the client's side of it."""
-    plain = PLAIN if rank == RANK else PLAIN.with_rank(rank)
+    plain = at_rank(rank)
     sent = strategy.send(state, plain)
     task = Task(round, client, "tier", top_k, torch.ones(LAYERS), sent)
     layouts = layouts_of(strategy, round, rank)
@@ -86,6 +93,11 @@ def counts_of(used):
 def update_of(task, local, after, used=ALL, examples=3):
     """The update of a client whose training ended at `after`, in the layout `trained`."""
     counts = counts_of(used)
+    local.mass = counts.float()
+    if local.backward is not None:  # as if these tokens had been routed
+        for layer, row in enumerate(counts):
+            chosen = torch.arange(EXPERTS).repeat_interleave(row).unsqueeze(1)
+            local.backward.without(layer, chosen, torch.full(chosen.shape, 0.5))
     local.correct(torch.zeros_like(after.flat), after.flat.clone(), counts)
     delta = keep_untouched(local.finish(after, counts), counts)
     return Update(
@@ -258,6 +270,28 @@ def check_corrects(strategy):
     """Clients change gradients if and only if that is said."""
     _, local = start_of(strategy, strategy.first_state(INITIAL))
     assert (type(local).correct is not Local.correct) == strategy.corrects
+
+
+def narrows(kind):
+    """Whether clients compute gradients of some of the experts that tokens reach alone."""
+    strategy = made(kind)
+    return start_of(strategy, strategy.first_state(INITIAL))[1].backward is not None
+
+
+def check_learners(strategy):
+    """A client that used an expert and did not train it does not count for it."""
+    state, updates, learnt = second_state(strategy), [], torch.zeros(0)
+    for number, each in enumerate((strategy, replace(strategy, per_choice=1))):
+        task, local = start_of(each, state, client=number)
+        updates.append(update_of(task, local, trained_by(local, 33 + number)))
+        learnt = local.backward.learnt > 0
+    assert learnt.any()
+    assert not learnt.all()
+    both, one = (strategy.combine(state, us, 2).views() for us in (updates, updates[:1]))
+    for entry in state.layout.entries:
+        if entry.layer is not None:
+            same = (both[entry.name] == one[entry.name]).flatten(1).all(1)
+            assert torch.equal(same, ~learnt[entry.layer]), entry.name
 
 
 def check_size(strategy):

@@ -8,7 +8,7 @@ chosen follow the router's own rule, with which the frozen experts were trained.
 - `noisy_top_k`, `hierarchical`, `expert_choice`, `competition`
 - `outputs`: what single experts answer, for competition and for similarity losses
 
-UB-SMoE's modulation is no gating: its bonus per expert comes from the server, so that it is part of
+UB-SMoE's modulation is no gating: the server changes its bonus per expert, which is part of
 `aggregation.name: ub_smoe` (see `models.modulation`).
 
 To add one, write a section that derives from `Rule`, with `choose`, in a separate file, and name it
