@@ -100,9 +100,9 @@ class Bench:
         lab, told = self.lab(case), Told()
         strategy, rule = MEANS[case.strategy], rule_of(case.rule)
         attack, tiers = ATTACKS[case.attack], [*lab.setup.top_ks]
+        tiers = [tiers[0], tiers[-1]]
         if case.when == "last":
             state = self.last(lab, case).after(strategy, rule, attack, told)
-            tiers = [tiers[0], tiers[-1]]
         else:
             state = self.after_all(lab, case, strategy, rule, told)
         return asdict(case) | {"told": asdict(told)} | lab.scores(state, tiers)
