@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from fedmoe.aggregation import ROBUST_RULES, FedAvg, Flame, RobustRule
+from fedmoe.aggregation.mean import Mean
 from fedmoe.rounds import ServerState
 from simulations.attacks.catalogue import ATTACKS
 from simulations.attacks.lab import Lab
 from simulations.attacks.rounds import Round, Told
 
-MEANS = {"flame": Flame(), "fedavg": FedAvg()}
+MEANS: dict[str, Mean] = {"flame": Flame(), "fedavg": FedAvg()}
 DEFAULT = "clip"
 WHOLE = ("flip", "bound", "ipm", "backdoor", "backdoor_bound", "focus_bound", "labels_bound")
 """Attacks over all rounds of a run."""
@@ -58,7 +59,7 @@ def grids() -> dict[str, list[Case]]:
     short = Case(when="all", rounds=4, steps=10)
     price = [replace(short, strategy=s, rule=r, seed=seed) for seed in range(3) for s in both
              for r in ("none", DEFAULT)]  # fmt: skip
-    whole = [replace(short, attack=a, rounds=6) for a in ("honest", *WHOLE)]
+    whole = [Case(when="all", attack=a) for a in ("honest", *WHOLE)]
     wide = replace(short, per_round=8, rounds=3)
     pairs = [replace(wide, attack=a, rule=r, liars=2) for a in PAIRED for r in RULES]
     twenty = [replace(c, clients=20, per_round=10) for c in pairs]
@@ -108,7 +109,7 @@ class Bench:
         return asdict(case) | {"told": asdict(told)} | lab.scores(state, tiers)
 
     def after_all(
-        self, lab: Lab, case: Case, strategy: Flame | FedAvg, rule: RobustRule, told: Told
+        self, lab: Lab, case: Case, strategy: Mean, rule: RobustRule, told: Told
     ) -> ServerState:
         """Return the state after all rounds, with the case's attack in each."""
         state = lab.server.first_state()

@@ -96,12 +96,12 @@ def price(lines: Sequence[Line]) -> str:
         seeds = sorted(base.keys() & ours.keys())
         if not seeds:
             continue
-        pairs = [[mean(side[s]["loss"].values()) for s in seeds] for side in (ours, base)]
+        with_, without = ([mean(side[s]["loss"].values()) for s in seeds] for side in (ours, base))
         told = [ours[s]["told"] for s in seeds]
         touched, parts = (sum(t[key] for t in told) for key in ("touched", "trained"))
-        loss = ", ".join(f"{x:.4f}" for x in pairs[1])
+        loss = ", ".join(f"{x:.4f}" for x in without)
         of = f"{touched} of {parts}"
-        gap = difference_text(difference(*pairs)) if len(seeds) > 1 else "-"
+        gap = difference_text(difference(with_, without), "loss")
         rows.append([strategy, str(len(seeds)), loss, gap, of])
     columns = ["strategy", "seeds", "loss without a rule", "more with the default (interval)",
                "experts of updates clipped or capped"]  # fmt: skip
@@ -138,7 +138,7 @@ def page(lines: Sequence[Line], words: str) -> str:
         "## One lie, in the last of six rounds",
         single(lines),
         "## Lies in every round",
-        rounds(lines, cases["whole"], "FLAME, 6 rounds of 10 steps"),
+        rounds(lines, cases["whole"], "FLAME, 6 rounds"),
         "## No liar",
         price(lines),
         "## Two liars of eight, all in each of 3 rounds, FLAME",

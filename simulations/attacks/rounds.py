@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from fedmoe.aggregation import RobustRule
+from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.robust.geometry import moves_of
 from fedmoe.aggregation.robust.guarded import Guarded
 from fedmoe.aggregation.robust.terms import Judgement, Terms
-from fedmoe.aggregation.strategy import Aggregator
 from fedmoe.errors import WireError
 from fedmoe.messages.codec import pack_update
 from fedmoe.messages.records import Task, Update
@@ -71,9 +71,7 @@ class Round:
                     told.refused.append(str(error)[:200])
         return taken
 
-    def after(
-        self, strategy: Aggregator, rule: RobustRule, attack: Attack, told: Told
-    ) -> ServerState:
+    def after(self, strategy: Mean, rule: RobustRule, attack: Attack, told: Told) -> ServerState:
         """Return the next state by a strategy and a rule."""
         e, number = self.lab.setup.experiment, len(self.lab.server.members)
         sent, state = self.answers(attack, told), self.state

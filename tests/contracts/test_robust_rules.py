@@ -144,7 +144,8 @@ def test_a_rule_that_clips_nothing_does_not_withstand():
 
 
 @pytest.mark.parametrize(
-    ("rule", "most"), [(Clip(most_share=0.3), 0.3), (Clip(), 2 / 8), (Clip(most_size=1.5), 0.2)]
+    ("rule", "most"),
+    [(Clip(most_size=None, most_share=0.3), 0.3), (Clip(), 2 / 8), (Clip(most_size=1.5), 0.2)],
 )
 def test_a_claim_of_a_million_examples_is_no_more_than_the_largest_share(rule, most):
     state, updates, root = a_round(FedAvg())

@@ -23,16 +23,16 @@ class Clip(Guarded):
     The size n_c is the weight for shared parts; a client's other weights are lowered like it. With
     a `most_share` nobody then has more than that share of any expert's weight.
 
-    Where nobody is over a limit, the next state is the strategy's, to the bit. In five honest rounds
-    of the quickstart the largest norm was 1.87 times its median, so twice the median touches none of
-    1,300 updates of experts; the median itself would clip 69 % of them, and a `most_share` of 0.3
-    would lower 36 % of FLAME's weights. One liar of eight, whose number of examples the server
-    knows, then costs at most a point in a round, by any of 15 lies, and no backdoor is obeyed. A
-    liar whose first claim is a million examples still costs 9 points: where clients alone know
-    their rows, set `admission.most_examples`, or weigh by `uniform` (`simulations/attacks.md`).
+    Where nobody is over a limit, the next state is the strategy's, to the bit. In five honest
+    rounds of the quickstart no norm was over 1.87 times its median: twice the median touches none
+    of 1,300 updates of experts, where the median itself would clip 69 %, and a `most_share` of 0.3
+    lower 36 % of FLAME's weights. Of a liar whose number of examples the server knows, the smallest
+    of eight, one round then costs 1.5 points at most of 15 lies, and no backdoor is obeyed. If its
+    first claim is a million examples, it costs 10: where clients alone know their rows, set
+    `admission.most_examples` or weigh by `uniform`. The table is `simulations/attacks.md`.
 
     It keeps a round's updates until the last has arrived, beyond a gigabyte of them in files
-    (`TMPDIR`), and four copies at a time of those that it clips: ten updates of 463 MB take 3.6 GB
+    (`TMPDIR`), and four copies at a time of those that it clips: ten updates of 592 MB take 4.9 GB
     there.
 
     Source: norm clipping against backdoors is Sun et al. 2019 (arXiv:1911.07963, section 3.3),

@@ -116,7 +116,8 @@ def fair(sizes: Float[Tensor, " clients"], most: float) -> Float[Tensor, " clien
 
 def clipped(moves: Moves, limits: Float[Tensor, "measures owners"]) -> Float[Tensor, " owners"]:
     """Return the largest factors up to 1 with which no norm is over its limit, by halving."""
-    fits = (moves.norms() <= limits).all(0)
+    if (fits := (moves.norms() <= limits).all(0)).all():
+        return torch.ones_like(limits[0])
     low, high = torch.zeros_like(limits[0]), torch.ones_like(limits[0])
     for _ in range(HALVINGS):
         middle = (low + high) / 2
