@@ -27,8 +27,8 @@ class Clip(Guarded):
     of the quickstart twice the median norm clips 2 of 1,560 updates of experts, where the median
     itself clips 68 %; a `most_share` of 0.3 lowers 38 % of FLAME's weights there. If the smallest
     of eight clients lies in one round, and the server knows how many examples it has, that costs
-    1.5 points at most of 12 lies, and no backdoor is obeyed. A backdoor in four rounds of six is
-    obeyed every time. A first claim of a million examples still costs 10 points: where clients
+    1.5 points at most of 12 lies, and no backdoor is obeyed. In four rounds of six turned
+    updates cost 4 points, and a backdoor is obeyed every time. A first claim of a million examples still costs 10 points: where clients
     alone know their rows, set `admission.most_examples` or weigh by `uniform`. The table is
     `simulations/attacks.md`.
 
