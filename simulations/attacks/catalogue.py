@@ -42,7 +42,9 @@ ATTACKS: dict[str, Attack] = {
         "backdoor in rare experts, to the bound", both(half(rare=True), strongest), "trigger"
     ),
     "focus": Attack("turned, counts on k rare experts", both(lies.flip, lies.focus)),
-    "focus_bound": Attack("the same, to the bound", both(lies.flip, lies.focus, strongest)),
+    "focus_bound": Attack(
+        "turned, counts on k rare experts, to the bound", both(lies.flip, lies.focus, strongest)
+    ),
     "backdoor_focus": Attack(
         "backdoor, counts on k rare experts, to the bound", both(lies.focus, strongest), "trigger"
     ),
@@ -50,12 +52,10 @@ ATTACKS: dict[str, Attack] = {
     "zeros": Attack("free rider: zeros", lies.zeros),
     "noise": Attack("free rider: noise", lies.noise),
     "own_million": Attack(
-        "turned, a million as first claim on rows of its own",
-        both(lies.flip, lies.million),
-        own=True,
+        "turned, a million as first claim", both(lies.flip, lies.million), own=True
     ),
-    "own_bound": Attack("the same, to the bound", both(TURNED, lies.million), own=True),
-    "own_backdoor": Attack(
-        "backdoor, a million as first claim on rows of its own", lies.million, "trigger", own=True
+    "own_bound": Attack(
+        "turned, to the bound, a million as first claim", both(TURNED, lies.million), own=True
     ),
+    "own_backdoor": Attack("backdoor, a million as first claim", lies.million, "trigger", own=True),
 }

@@ -24,7 +24,7 @@ def picture(lines: Sequence[Line]) -> bytes:
         scores = [mean(known[a][place][0]["score"].values()) for a in names]
         axes.plot(scores, range(len(names)), figures.MARKERS[place], color=colour, label=label,
                   markersize=8 - 2 * place)  # fmt: skip
-    axes.set_xlabel("mean score at k = 4 and k = 1, percent")
+    axes.set_xlabel("mean score, percent")
     axes.set_xlim(left=0)
     figures.dress_rows(axes, [ATTACKS[a].says for a in names])
     figures.legend(figure, 2)

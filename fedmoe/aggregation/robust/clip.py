@@ -27,10 +27,10 @@ class Clip(Guarded):
     of the quickstart twice the median norm clips 2 of 1,560 updates of experts, where the median
     itself clips 68 %; a `most_share` of 0.3 lowers 38 % of FLAME's weights there. If the smallest
     of eight clients lies in one round, and the server knows how many examples it has, that costs
-    1.5 points at most of 12 lies, and no backdoor is obeyed. In four rounds of six turned
-    updates cost 4 points, and a backdoor is obeyed every time. A first claim of a million examples still costs 10 points: where clients
-    alone know their rows, set `admission.most_examples` or weigh by `uniform`. The table is
-    `simulations/attacks.md`.
+    1.5 points at most of 12 lies, and no backdoor is obeyed. In four rounds of six turned updates
+    cost 4 points, and a backdoor is obeyed every time. A first claim of a million examples costs 10
+    in one round: where clients alone know their rows, set `admission.most_examples` or weigh by
+    `uniform`. The table is `simulations/attacks.md`.
 
     It keeps a round's updates until the last has arrived, beyond a gigabyte of them in files
     (`TMPDIR`), and four copies at a time of those that it clips: ten updates of 592 MB take 4.9 GB
