@@ -143,11 +143,15 @@ def test_a_rule_that_clips_nothing_does_not_withstand():
         check_breakdown(Clip(most_norm=None), 1e3)
 
 
-def test_a_claim_of_a_million_examples_is_no_more_than_the_largest_share():
+@pytest.mark.parametrize(
+    ("rule", "most"),
+    [(Clip(most_size=None, most_share=0.3), 0.3), (Clip(), 2 / 8), (Clip(most_size=1.5), 0.2)],
+)
+def test_a_claim_of_a_million_examples_is_no_more_than_the_largest_share(rule, most):
     state, updates, root = a_round(FedAvg())
-    told = step(Clip(most_share=0.3), FedAvg(), state, lies_of(updates, [3], 0.5), root).judgement
+    told = step(rule, FedAvg(), state, lies_of(updates, [3], 0.5), root).judgement
     assert told.clients[3].share > 0.99
-    assert told.clients[3].share_after == 0.3
+    assert told.clients[3].share_after == pytest.approx(most, abs=1e-4)
 
 
 def test_a_median_withstands_all_but_half_of_the_voters():

@@ -12,6 +12,7 @@ from fedmoe.aggregation.robust.clip import Clip
 from fedmoe.aggregation.robust.fltrust import FLTrust
 from fedmoe.aggregation.robust.geometric_median import GeometricMedian
 from fedmoe.aggregation.robust.geometry import gram, moves_of
+from fedmoe.aggregation.robust.guarded import fair
 from fedmoe.aggregation.robust.krum import Krum, MultiKrum
 from fedmoe.aggregation.robust.median import Median
 from fedmoe.aggregation.robust.terms import Terms, capped
@@ -24,7 +25,7 @@ USED = [
     (SOME, ((1,), (0,))),
 ]
 OWNERS = c.LAYERS * c.EXPERTS + 1
-OFF = {"most_norm": None, "most_share": None}
+OFF = {"most_norm": None, "most_size": None, "most_share": None}
 
 
 def round_of(used, strategy=None):
@@ -264,6 +265,15 @@ def test_a_capped_share_is_the_largest_that_keeps_the_order_of_weights(most):
         assert (before[after < before] >= after.max()).all()  # only the largest are lowered,
         assert len(set(after[after < before].tolist())) <= 1  # and to one value
         assert after.max() / after.sum() == pytest.approx(max(most, 1 / there))
+
+
+@pytest.mark.parametrize("most", [1.0, 2.5])
+def test_a_size_counts_up_to_a_multiple_of_the_lower_median(most):
+    sizes = [7, 0, 2, 3, 900, 2]
+    found = fair(torch.tensor(sizes).double(), most)
+    middle = median_low(n for n in sizes if n)
+    for n, factor in zip(sizes, found, strict=True):
+        assert float(factor) == (1 if n <= most * middle else most * middle / n)
 
 
 def test_flame_weighs_what_the_rule_wraps():

@@ -1,4 +1,4 @@
-"""Clip: no update is much larger than the others', and no client is most of a mean."""
+"""Clip: no update is much larger than the others', and no claim of size beyond theirs counts."""
 
 from __future__ import annotations
 
@@ -10,23 +10,31 @@ from fedmoe.section import section
 
 @section
 class Clip(Guarded):
-    r"""Clip every expert's update to a multiple of the round's median norm, and cap shares.
+    r"""Clip every expert's update to twice the round's median norm, and cap what sizes count.
 
     $$\Delta_{ce} \leftarrow t_{ce} \Delta_{ce}, \quad
       t_{ce} = \max \{ t \le 1 : \|P_{ce}(t)\| \le \tau\, \mathrm{med}_i \|P_{ie}\| \}, \qquad
-      \gamma_{ce} \leftarrow \min\big(\gamma_{ce},\ \sigma \sum_i \gamma_{ie}\big)$$
+      n_c \leftarrow \min(n_c,\ \nu\, \mathrm{med}_i n_i)$$
 
     with the norm of the product's change P (`geometry`), and the same for dA and for dB alone: a
-    large dA behind a B of zero is no change of the product yet, but one of the mean. The last sum
-    is over the lowered weights, so that nobody has more than the share sigma. The median is over
-    those that trained the expert, the lower one of an even number. An expert of fewer than three
-    takes the median of its layer: over all clients, of each one's median over its experts.
+    large dA behind a B of zero is no change of the product yet, but one of the mean. The median is
+    over those that trained the expert, the lower one of an even number. An expert of fewer than
+    three takes the median of its layer: over all clients, of each one's median over its experts.
+    The size n_c is the weight for shared parts; a client's other weights are lowered like it. With
+    a `most_share` nobody then has more than that share of any expert's weight.
 
-    Where nobody is over a limit, the next state is the strategy's, to the bit. A liar within the
-    limits moves an expert by at most `most_share` times `most_norm` times the median norm.
+    Where nobody is over a limit, the next state is the strategy's, to the bit. In six honest rounds
+    of the quickstart twice the median norm clips 2 of 1,560 updates of experts, where the median
+    itself clips 68 %; a `most_share` of 0.3 lowers 38 % of FLAME's weights there. If the smallest
+    of eight clients lies in one round, and the server knows how many examples it has, that costs
+    1.5 points at most of 12 lies, and no backdoor is obeyed. In four rounds of six turned updates
+    cost 4 points, and a backdoor is obeyed every time. A first claim of a million examples costs 10
+    in one round: where clients alone know their rows, set `admission.most_examples` or weigh by
+    `uniform`. The table is `simulations/attacks.md`.
 
     It keeps a round's updates until the last has arrived, beyond a gigabyte of them in files
-    (`TMPDIR`), and four clipped copies at a time.
+    (`TMPDIR`), and four copies at a time of those that it clips: ten updates of 592 MB take 4.9 GB
+    there.
 
     Source: norm clipping against backdoors is Sun et al. 2019 (arXiv:1911.07963, section 3.3),
     with a fixed bound and on the whole update; ours is relative, per expert and of the product.

@@ -1,4 +1,4 @@
-"""The guard that every rule starts from: norms are clipped to the round's, and shares capped."""
+"""The guard that every rule starts from: norms and sizes are held to the round's medians."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ FEW = 3
 
 @section
 class Guarded(RobustRule):
-    """Base of rules that judge clipped updates with capped shares; see `Clip` for both."""
+    """Base of rules that judge clipped updates with capped weights; see `Clip` for both."""
 
-    most_norm: Annotated[float, Field(ge=1)] | None = 1.0
+    most_norm: Annotated[float, Field(ge=1)] | None = 2.0
     """Largest norm of an update, as a multiple of the median over those that trained the expert;
-    unlimited when null. Norms of AdamW's updates are much alike: a median costs honest clients
-    little. Raise it where they train for unlike numbers of steps."""
-    most_share: Annotated[float, Field(gt=0, le=1)] | None = 0.3
+    unlimited when null. Norms of AdamW's updates are much alike; raise it where clients train for
+    unlike numbers of steps."""
+    most_size: Annotated[float, Field(ge=1)] | None = 2.0
+    """Largest size of a client (`aggregation.weighting`) that counts, as a multiple of the median
+    in the round; unlimited when null. Raise it where sizes are truly that unlike."""
+    most_share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Largest share of a client in any expert's weight, and in that of shared parts; unlimited when
     null. Where fewer clients than 1 / share weigh something, all of them weigh the same."""
 
@@ -61,12 +64,14 @@ class Guarded(RobustRule):
         return Outcome(made, self.remembered(terms, made), told)
 
     def guard(self, terms: Terms, moves: list[Moves]) -> Choice:
-        """Return the strategy's weights, capped, and the factors that clip."""
+        """Return the strategy's weights, capped, and the factors that clip; see `Clip`."""
         factors, weights = torch.ones_like(terms.weights), terms.weights
         if self.most_norm is not None:
             norms = torch.stack([m.norms() for m in moves])
             limits = self.most_norm * typical(norms, terms)
             factors = torch.stack([clipped(m, limits) for m in moves])
+        if self.most_size is not None:
+            weights = weights * fair(weights[:, -1], self.most_size)[:, None]
         if self.most_share is not None:
             weights = capped(weights, self.most_share)
         return Choice(weights, factors)
@@ -102,9 +107,17 @@ def typical(
     return torch.where(terms.used.sum(0) < FEW, spread, of_owner)
 
 
+def fair(sizes: Float[Tensor, " clients"], most: float) -> Float[Tensor, " clients"]:
+    """Return the factors up to 1 that bring sizes down to a multiple of the lower median."""
+    if not len(there := sizes[sizes > 0]):
+        return torch.ones_like(sizes)
+    return (most * there.median() / sizes.clamp(min=1e-150)).clamp(max=1)
+
+
 def clipped(moves: Moves, limits: Float[Tensor, "measures owners"]) -> Float[Tensor, " owners"]:
     """Return the largest factors up to 1 with which no norm is over its limit, by halving."""
-    fits = (moves.norms() <= limits).all(0)
+    if (fits := (moves.norms() <= limits).all(0)).all():
+        return torch.ones_like(limits[0])
     low, high = torch.zeros_like(limits[0]), torch.ones_like(limits[0])
     for _ in range(HALVINGS):
         middle = (low + high) / 2

@@ -1,0 +1,126 @@
+"""What is run: a case is one federation, rule and attack; grids of them, the important first."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from fedmoe.aggregation import ROBUST_RULES, FedAvg, Flame, RobustRule
+from fedmoe.aggregation.mean import Mean
+from fedmoe.rounds import ServerState
+from simulations.attacks.catalogue import ATTACKS
+from simulations.attacks.lab import Lab
+from simulations.attacks.rounds import Round, Told
+
+MEANS: dict[str, Mean] = {"flame": Flame(), "fedavg": FedAvg()}
+DEFAULT = "clip"
+WHOLE = ("flip", "bound", "ipm", "backdoor", "backdoor_bound", "focus_bound", "labels_bound")
+"""Attacks over all rounds of a run."""
+PAIRED = ("bound", "alie", "ipm", "backdoor_bound")
+RULES = ("none", "clip", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median",
+         "centred_clipping")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the results."""
+
+    strategy: str = "flame"
+    rule: str = DEFAULT
+    attack: str = "honest"
+    when: Literal["last", "all"] = "last"
+    """Lies in the last round alone, after honest rounds of FLAME without a rule, or in all."""
+    clients: int = 8
+    per_round: int = 4
+    liars: int = 1
+    rounds: int = 6
+    steps: int = 30
+    seed: int = 0
+    alpha: float = 0.5
+
+    def settings(self) -> tuple[str, ...]:
+        """Return what it changes of the quickstart."""
+        return (
+            f"rounds={self.rounds}",
+            f"seed={self.seed}",
+            f"clients_per_round={self.per_round}",
+            f"training.steps={self.steps}",
+            f"partition.num_clients={self.clients}",
+            f"partition.alpha={self.alpha}",
+            "evaluation.test_examples=100",
+        )
+
+
+def grids() -> dict[str, list[Case]]:
+    """Return all cases by grid."""
+    both = ("flame", "fedavg")
+    every = [Case(s, rule, attack) for attack in ATTACKS for rule in ("none", DEFAULT)
+             for s in both]  # fmt: skip
+    short = Case(when="all", rounds=4, steps=10)
+    price = [replace(short, strategy=s, rule=r, seed=seed) for seed in range(3) for s in both
+             for r in ("none", DEFAULT)]  # fmt: skip
+    whole = [Case(when="all", attack=a) for a in ("honest", *WHOLE)]
+    wide = replace(short, per_round=8, rounds=3)
+    pairs = [replace(wide, attack=a, rule=r, liars=2) for a in PAIRED for r in RULES]
+    twenty = [replace(c, clients=20, per_round=10) for c in pairs]
+    unlike = [replace(wide, rule=r, alpha=0.1) for r in RULES]
+    return {
+        "table": every,
+        "honest": price,
+        "whole": whole,
+        "pairs": [replace(wide, rule=r) for r in RULES] + pairs,
+        "unlike": unlike,
+        "twenty": twenty,
+    }
+
+
+def rule_of(text: str) -> RobustRule:
+    """Return a rule from `name` or `name:setting=number,...`, where a setting may be null."""
+    name, _, given = text.partition(":")
+    pairs = [pair.split("=") for pair in given.split(",") if pair]
+    numbers = {key: None if value == "null" else float(value) for key, value in pairs}
+    return ROBUST_RULES.find(name)(**numbers)
+
+
+class Bench:
+    """Runs cases, and keeps the federation and the honest history that several of them share."""
+
+    def __init__(self) -> None:
+        self.labs: dict[tuple[tuple[str, ...], int], Lab] = {}
+        self.lasts: dict[int, Round] = {}
+
+    def lab(self, case: Case) -> Lab:
+        """Return the federation of a case, prepared once; only the latest is kept."""
+        key = (case.settings(), case.liars)
+        if key not in self.labs:
+            self.labs, self.lasts = {key: Lab(*key)}, {}
+        return self.labs[key]
+
+    def line(self, case: Case) -> dict[str, Any]:
+        """Return what came of a case."""
+        lab, told = self.lab(case), Told()
+        strategy, rule = MEANS[case.strategy], rule_of(case.rule)
+        attack, tiers = ATTACKS[case.attack], [*lab.setup.top_ks]
+        tiers = [tiers[0], tiers[-1]]
+        if case.when == "last":
+            state = self.last(lab, case).after(strategy, rule, attack, told)
+        else:
+            state = self.after_all(lab, case, strategy, rule, told)
+        return asdict(case) | {"told": asdict(told)} | lab.scores(state, tiers)
+
+    def after_all(
+        self, lab: Lab, case: Case, strategy: Mean, rule: RobustRule, told: Told
+    ) -> ServerState:
+        """Return the state after all rounds, with the case's attack in each."""
+        state = lab.server.first_state()
+        for _ in range(case.rounds):
+            state = Round(lab, state).after(strategy, rule, ATTACKS[case.attack], told)
+        return state
+
+    def last(self, lab: Lab, case: Case) -> Round:
+        """Return the last round after honest ones of FLAME without a rule."""
+        if id(lab) not in self.lasts:
+            before = replace(case, attack="honest", rounds=case.rounds - 1)
+            state = self.after_all(lab, before, MEANS["flame"], rule_of("none"), Told())
+            self.lasts[id(lab)] = Round(lab, state)
+        return self.lasts[id(lab)]

@@ -1,0 +1,153 @@
+"""The page, from the lines of results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import mean
+from typing import Any
+
+from fedmoe.comparison.paired import difference
+from fedmoe.comparison.tables import difference_text
+from simulations.attacks.cases import DEFAULT, Case, grids
+from simulations.attacks.catalogue import ATTACKS
+from simulations.study import markdown
+
+Line = dict[str, Any]
+BEFORE = {
+    "honest": ("31 / 34", "32 / 35"),
+    "flip": ("30 / 34", "30 / 33"),
+    "bound": ("0 / 0", "0 / 0"),
+    "signs": ("0 / 0", "0 / 0"),
+    "alie": ("31 / 35", "32 / 35"),
+    "ipm": ("27 / 30", "27 / 34"),
+    "focus_bound": ("0 / 0", "0 / 0"),
+    "million": ("22 / 21", "22 / 21"),
+    "backdoor": ("32 / 32, 0 % obeyed", "31 / 35, 0 %"),
+    "backdoor_bound": ("19 / 15, 70 % (x5)", "26 / 31, 0 % (x5)"),
+    "backdoor_focus": ("0 / 6, 0 % (x3)", "33 / 36, 0 % (x3)"),
+    "own_backdoor": ("25 / 24, 100 %", "not run"),
+    "own_million": ("22 / 21", "22 / 21"),
+    "own_bound": ("0 / 0", "0 / 0"),
+}
+"""The scores at k = 4 and k = 1 before there was a rule, and bounds on norms and claims."""
+
+
+def found(lines: Iterable[Line], case: Case, but: Sequence[str] = ()) -> list[Line]:
+    """Return the lines of a case, whatever the fields named in `but`."""
+    wanted = {k: v for k, v in vars(case).items() if k not in but}
+    return [line for line in lines if wanted.items() <= line.items()]
+
+
+def cell(line: Line | None) -> str:
+    """Return the scores and losses of a line, and how many triggered prompts it obeys."""
+    if line is None:
+        return "-"
+    if len(line["told"]["refused"]) == line["told"]["lies"] > 0:
+        return "refused"
+    scores = list(line["score"].values())
+    shown = " / ".join(f"{s:.0f}" for s in scores) if len(scores) < 3 else f"{mean(scores):.1f}"
+    obeyed = f", {line['trigger']['obeyed']:.0f} %" if line["attack"].find("backdoor") >= 0 else ""
+    return f"{shown} ({mean(line['loss'].values()):.3f}){obeyed}"
+
+
+def single(lines: Sequence[Line]) -> str:
+    """Return the table of single lies in the last round, with what they did before."""
+    rows = []
+    for attack in ATTACKS:
+        row = [ATTACKS[attack].says]
+        for place, strategy in enumerate(("flame", "fedavg")):
+            row.append(BEFORE.get(attack, ("-", "-"))[place])
+            for rule in ("none", DEFAULT):
+                at = found(lines, Case(strategy, rule, attack))
+                row.append(cell(at[0] if at else None))
+        rows.append(row)
+    columns = ["lie of round 6"]
+    for name in ("FLAME", "FedAvg"):
+        columns += [f"{name}, before", "no rule", f"`{DEFAULT}`"]
+    return markdown(columns, rows)
+
+
+def rounds(lines: Sequence[Line], cases: Sequence[Case], title: str) -> str:
+    """Return a table of whole runs: rules across, attacks down."""
+    rules, attacks = ([*dict.fromkeys(getattr(c, k) for c in cases)] for k in ("rule", "attack"))
+    rows = []
+    for attack in attacks:
+        row = [ATTACKS[attack].says]
+        for rule in rules:
+            at = [x for c in cases if (c.rule, c.attack) == (rule, attack) for x in found(lines, c)]
+            row.append(cell(at[0] if at else None))
+        rows.append(row)
+    return markdown([title, *(f"`{rule}`" for rule in rules)], rows)
+
+
+def price(lines: Sequence[Line]) -> str:
+    """Return what a rule costs honest runs: paired differences of losses over seeds."""
+    cases, rows = grids()["honest"], []
+    for strategy in ("flame", "fedavg"):
+        base, ours = (
+            {
+                line["seed"]: line
+                for c in cases
+                if (c.strategy, c.rule) == (strategy, rule)
+                for line in found(lines, c)
+            }
+            for rule in ("none", DEFAULT)
+        )
+        seeds = sorted(base.keys() & ours.keys())
+        if not seeds:
+            continue
+        with_, without = ([mean(side[s]["loss"].values()) for s in seeds] for side in (ours, base))
+        told = [ours[s]["told"] for s in seeds]
+        touched, parts = (sum(t[key] for t in told) for key in ("touched", "trained"))
+        loss = ", ".join(f"{x:.4f}" for x in without)
+        of = f"{touched} of {parts}"
+        gap = difference_text(difference(with_, without), "loss")
+        rows.append([strategy, str(len(seeds)), loss, gap, of])
+    columns = ["strategy", "seeds", "loss without a rule", "more with the default (interval)",
+               "experts of updates clipped or capped"]  # fmt: skip
+    return markdown(columns, rows)
+
+
+def refusals(lines: Sequence[Line]) -> str:
+    """Return how much of honest updates each rule leaves out where clients are most unlike."""
+    rows = []
+    for case in grids()["unlike"]:
+        for line in found(lines, case):
+            told = line["told"]
+            left, held = (told[k] / max(1, told["trained"]) for k in ("left_out", "touched"))
+            rows.append([f"`{case.rule}`", cell(line), str(told["honest_refused"]),
+                         f"{100 * left:.1f} %", f"{100 * held:.1f} %"])  # fmt: skip
+    columns = ["rule", "score (loss)", "updates refused", "experts left out", "clipped or capped"]
+    return markdown(columns, rows)
+
+
+def missing(lines: Sequence[Line]) -> str:
+    """Return a sentence for each grid of which cases were not run."""
+    said = []
+    for name, cases in grids().items():
+        if lacking := sum(not found(lines, case) for case in cases):
+            said.append(f"- `{name}`: {lacking} of {len(cases)} cases were not run.")
+    return "\n".join(said) or "Nothing."
+
+
+def page(lines: Sequence[Line], words: str) -> str:
+    """Return the page: first `words` that a person wrote, then what was measured."""
+    cases = grids()
+    parts = [
+        words,
+        "## One lie, in the last of six rounds",
+        single(lines),
+        "## Lies in every round",
+        rounds(lines, cases["whole"], "FLAME, 6 rounds"),
+        "## No liar",
+        price(lines),
+        "## Two liars of eight, all in each of 3 rounds, FLAME",
+        rounds(lines, cases["pairs"], "both send"),
+        "## Two liars of twenty, ten in each round",
+        rounds(lines, cases["twenty"], "both send"),
+        "## No liar, clients as unlike as Dirichlet 0.1 makes them",
+        refusals(lines),
+        "## Not run",
+        missing(lines),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"

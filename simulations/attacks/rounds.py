@@ -1,0 +1,92 @@
+"""One round with liars, through the server's own checks and a rule, and what both did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from fedmoe.aggregation import RobustRule
+from fedmoe.aggregation.mean import Mean
+from fedmoe.aggregation.robust.geometry import moves_of
+from fedmoe.aggregation.robust.guarded import Guarded
+from fedmoe.aggregation.robust.terms import Judgement, Terms
+from fedmoe.errors import WireError
+from fedmoe.messages.codec import pack_update
+from fedmoe.messages.records import Task, Update
+from fedmoe.rounds import ServerState, finish_round, plan_round
+from simulations.attacks.catalogue import Attack, Rows
+from simulations.attacks.lab import Lab
+from simulations.attacks.lies import Seen, honest
+
+
+@dataclass
+class Told:
+    """What checks and rules did over some rounds."""
+
+    refused: list[str] = field(default_factory=list)
+    """Reasons for which a liar's update was refused."""
+    honest_refused: int = 0
+    trained: int = 0
+    touched: int = 0
+    """Parts of honest updates that were clipped, or whose weight was capped."""
+    left_out: int = 0
+    """Parts of honest updates that a rule gave no weight."""
+    lies: int = 0
+
+
+class Round:
+    """One round from a state: every update is trained once, whatever is then made of it."""
+
+    def __init__(self, lab: Lab, state: ServerState) -> None:
+        self.lab, self.state = lab, state
+        self.known: dict[tuple[int, Rows], Update] = {}
+        server, seed = lab.server, lab.setup.experiment.seed
+        number = server.clients_per_round
+        self.tasks = plan_round(state, server.members, number, seed, server.send_to)
+
+    def trained(self, task: Task, rows: Rows) -> Update:
+        """Return what a client that trains on these rows would send."""
+        if (key := (task.client, rows)) not in self.known:
+            update = self.lab.sides[rows].train(task)
+            held = len(self.lab.sides["own"].rows[task.client])
+            self.known[key] = replace(update, examples=held)
+        return self.known[key]
+
+    def answers(self, attack: Attack, told: Told) -> list[Update]:
+        """Return what the server takes of the round's updates, where liars attack."""
+        lab, taken = self.lab, []
+        server = lab.blind if attack.own else lab.server
+        liars = {*lab.liars} if (attack.make, attack.rows) != (honest, "own") else set()
+        others = [self.trained(t, "own") for t in self.tasks if t.client not in liars]
+        for task in self.tasks:
+            update, lies = self.trained(task, "own"), task.client in liars
+            if lies:
+                seen = Seen(server.limits(task, update.examples), others)
+                update = attack.make(self.trained(task, attack.rows), seen)
+                told.lies += 1
+            try:
+                taken.append(server.read(pack_update(update, lab.setup.experiment.upload), task))
+            except WireError as error:
+                told.honest_refused += not lies
+                if lies:
+                    told.refused.append(str(error)[:200])
+        return taken
+
+    def after(self, strategy: Mean, rule: RobustRule, attack: Attack, told: Told) -> ServerState:
+        """Return the next state by a strategy and a rule."""
+        e, number = self.lab.setup.experiment, len(self.lab.server.members)
+        sent, state = self.answers(attack, told), self.state
+        liars = {*self.lab.liars} if attack.make is not honest or attack.rows != "own" else set()
+
+        def judged(judgement: Judgement) -> None:
+            for verdict in judgement.clients:
+                if verdict.client not in liars:
+                    told.trained += verdict.trained
+                    told.left_out += verdict.refused
+
+        if isinstance(rule, Guarded):
+            terms = Terms.of(strategy, state.adapter, sent)
+            choice = rule.guard(terms, [moves_of(state.adapter, u.delta) for u in sent])
+            lower = (choice.factors < 1) | (choice.weights < terms.weights)
+            for i, update in enumerate(sent):
+                told.touched += int((lower[i] & terms.used[i]).sum()) * (update.client not in liars)
+        return finish_round(state, strategy, sent, e.server_optimizer, number, rule, None, judged)
