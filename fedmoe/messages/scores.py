@@ -146,7 +146,8 @@ def unpack_scores(
     if type(withheld := values.pop("withheld", None)) is not bool or (withheld and examples):
         raise WireError(f"withheld is {withheld!r:.60} with {examples} examples", "scalars")
     labels = _labels(values.pop("labels", None), examples)
-    counts = RowCounts.checked(values.pop("rows", None))
+    given = values.pop("rows", None)
+    counts = None if given is None else RowCounts.checked(given)
     # A conversation is one row with several answers, each of which is scored.
     if examples and not getattr(counts, split, 1):
         raise WireError(f"{examples} {split} examples; its account has no row", "scalars")

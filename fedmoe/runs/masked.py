@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,7 @@ class MaskedMean:
             except FedMoEError as error:
                 yield Failure(task.round, task.client, str(error), "masks")
                 continue
-            yield stripped(answer)
+            yield replace(stripped(answer), num_bytes=8 * vector.length)
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
         """Return the next state, once every update has been masked.
