@@ -58,9 +58,14 @@ def read_scores(server: ServerSide, message: Message, task: Task, split: str) ->
     e = server.setup.experiment
     most = getattr(e.evaluation, f"{split}_examples")
     length = e.text.max_length
-    metrics = server.facts.metrics
     return unpack_scores(
-        message, task, split, metrics=metrics, most_examples=most, most_tokens=length
+        message,
+        task,
+        split,
+        metrics=server.facts.metrics,
+        most_examples=most,
+        most_tokens=length,
+        accounts=not e.hides_clients,
     )
 
 
