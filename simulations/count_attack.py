@@ -1,11 +1,11 @@
 """What counts of routed tokens tell of a client: in clear, in sums under masks, and under noise.
 
 A server that knows the model and has rows of the same kind guesses the main domain, or language, of
-a client from its counts alone. It sees them in clear; in sums over the clients of a round; in the
-sums of many rounds, of which it knows who took part; or in the noised sums of FLAME's weights that
-a private run has in place of counts. What came of it: `privacy.md`.
+a client from its counts. It sees them in clear; in the sum of a round; in the sums of many rounds,
+of which it knows who took part; or in the noised sums of FLAME's weights, which a private run has
+in place of counts. Half of the rows are the attacker's. What came of it: `privacy.md`.
 
-    python -m simulations.count_attack        # takes about four minutes on one core
+    python -m simulations.count_attack        # takes about two minutes on one core
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,53 +29,40 @@ from fedmoe.runs.prepare import prepare
 from fedmoe.training.loss import mean_loss
 
 CONFIG = Path(__file__).parents[1] / "configs/home_assistant.yaml"
+LANGUAGES = "data={name: home_assistant, languages: [en, de, fr, es, it, nl], label: language}"
 DATA = {
-    "domain": "data={name: home_assistant, per_domain: 200}",
-    "language": "data={name: home_assistant, per_domain: 60, languages: [en, de, fr, es, it, nl], "
-    "label: language}",
+    "domain": ["data.per_domain=200", "partition={name: natural, num_clients: 9}"],
+    "language": [LANGUAGES, "data.per_domain=60", "partition={name: natural, num_clients: 6}"],
 }
 ROWS, K, CLIENTS, PER_ROUND, ROUNDS, DELTA = 24, 2, 20, 5, 40, 1e-2
 LABEL_ROWS, TRAIN, TEST = 100, 1500, 300
 Pool = list[np.ndarray]
 """By label: the counts of single rows, (rows, layers, experts)."""
-Draw = Callable[[np.ndarray], np.ndarray]
-"""Returns a client's counts (layers, experts) in a round, given its mix of labels."""
 Sum = Callable[..., np.ndarray]
 """Makes of the counts of a round's clients what the server sees, with noise or without."""
 
 
 def row_counts(label: str) -> Pool:
     """Return the counts of single rows of each label, by the base model with K experts a token."""
-    overrides = ["partition={name: natural}", "simulation.workers=1", DATA[label]]
-    prepared = prepare(load_experiment(CONFIG, overrides))
+    prepared = prepare(load_experiment(CONFIG, [*DATA[label], "simulation.workers=1"]))
     model, pad = prepared.setup.model, prepared.setup.tokenizer.pad_token_id
     model.load(prepared.setup.initial)
     model.set_budget(K, torch.ones(model.layout.num_layers))
     pools = []
-    for of_label in prepared.scorer.client.rows.values():
+    for rows in prepared.scorer.client.rows.values():  # of one label each
         found = []
-        for place in np.random.default_rng(0).permutation(len(of_label))[:LABEL_ROWS]:
+        for place in np.random.default_rng(0).permutation(len(rows))[:LABEL_ROWS]:
             with model.counting() as counts:
-                mean_loss(model, [of_label[place]], 1, pad)
+                mean_loss(model, [rows[place]], 1, pad)
             found.append(counts.numpy().copy())
         pools.append(np.stack(found))
     return pools
 
 
-def drawing(pool: Pool, rng: np.random.Generator) -> Draw:
-    """Return a function that draws the rows of a client's round."""
-
-    def draw(mix: np.ndarray) -> np.ndarray:
-        labels = rng.choice(len(mix), size=ROWS, p=mix)
-        return sum(pool[label][rng.integers(len(pool[label]))] for label in labels)
-
-    return draw
-
-
 def shares(counts: np.ndarray) -> np.ndarray:
-    """Return each expert's part of its layer's tokens, in one row."""
-    counts = np.asarray(counts, dtype=float)
-    return (counts / np.maximum(np.abs(counts.sum(-1, keepdims=True)), 1e-9)).ravel()
+    """Return the root of each expert's part of its layer's tokens, in one row."""
+    counts = np.maximum(counts, 0.0)
+    return np.sqrt(counts / np.maximum(counts.sum(-1, keepdims=True), 1e-9)).ravel()
 
 
 def attacker(features: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -111,39 +97,33 @@ def weights_of(epsilon: float, layers: int, experts: int) -> Sum:
     return added
 
 
-def plain(each: list[np.ndarray], noise: bool = True) -> np.ndarray:
-    """Return the sum of counts as they are."""
-    return np.sum(each, axis=0)
-
-
 def guessed(pool: Pool, added: Sum) -> list[float]:
-    """Return the share of right guesses from one client's, one round's and all rounds' sums.
-
-    Half of each label's rows are the attacker's, the other half the clients'.
-    """
+    """Return the share of right guesses from one client's, one round's and all rounds' sums."""
     rng = np.random.default_rng(1)
-    train = drawing([p[: len(p) // 2] for p in pool], rng)
-    test = drawing([p[len(p) // 2 :] for p in pool], rng)
+
+    def draw(mix: np.ndarray, half: int) -> np.ndarray:
+        labels = rng.choice(len(mix), size=ROWS, p=mix)
+        return np.sum([pool[n][2 * rng.integers(len(pool[n]) // 2) + half] for n in labels], axis=0)
 
     def mixes(number: int) -> np.ndarray:
         return rng.dirichlet(np.full(len(pool), 0.5), size=number)
 
-    def seen(draw: Draw, number: int, others: int, noise: bool = True) -> tuple[Any, Any]:
-        mine = mixes(number)
-        sums = [added([draw(m), *map(draw, mixes(others))], noise) for m in mine]
-        return np.stack([*map(shares, sums)]), mine.argmax(1)
+    def seen(half: int, others: int, noise: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        mine = mixes(TEST if half else TRAIN)
+        rounds = ([draw(m, half) for m in (first, *mixes(others))] for first in mine)
+        return np.stack([shares(added(each, noise)) for each in rounds]), mine.argmax(1)
 
     right = []
     for others in (0, PER_ROUND - 1):
-        guess, (x, y) = attacker(*seen(train, TRAIN, others)), seen(test, TEST, others)
+        guess, (x, y) = attacker(*seen(0, others)), seen(1, others)
         right.append(float((guess(x) == y).mean()))
-    guess, hits = attacker(*seen(train, TRAIN, 0, noise=False)), []
+    guess, hits = attacker(*seen(0, 0, noise=False)), []
     for _ in range(TEST // CLIENTS):
         owners = mixes(CLIENTS)
         took = np.stack([rng.permutation(CLIENTS) < PER_ROUND for _ in range(ROUNDS)])
-        sums = np.stack([added([test(owners[c]) for c in np.flatnonzero(t)]) for t in took])
+        sums = np.stack([added([draw(owners[c], 1) for c in np.flatnonzero(t)]) for t in took])
         each = np.linalg.lstsq(took * 1.0, sums.reshape(ROUNDS, -1), rcond=None)[0]
-        found = np.stack([shares(e) for e in each.reshape(CLIENTS, *sums.shape[1:])])
+        found = np.stack([*map(shares, each.reshape(CLIENTS, *sums.shape[1:]))])
         hits.append((guess(found) == owners.argmax(1)).mean())
     return [*right, float(np.mean(hits))]
 
@@ -153,13 +133,12 @@ def main() -> None:
     rows = []
     for label in sys.argv[1:] or DATA:
         pool = row_counts(label)
-        views = {"counts": plain}
+        views: dict[str, Sum] = {"counts": lambda each, noise=True: np.sum(each, axis=0)}
         for epsilon in (32, 8):
             views[f"noised weights, epsilon {epsilon}"] = weights_of(epsilon, *pool[0].shape[1:])
         for view, added in views.items():
             found = [*guessed(pool, added), 1 / len(pool)]
             rows.append([label, view, *(f"{100 * x:.0f} %" for x in found)])
-            print(rows[-1], file=sys.stderr)
     columns = ["of", "the server sees", "one client", "a round's sum", "all rounds' sums", "chance"]
     print("\n".join(TextTable("", columns, rows).markdown()))
 
