@@ -149,8 +149,12 @@ class Experiment:
     @property
     def robust_rule(self) -> RobustRule:
         """The rule of `robust`, or the one that stands in for none."""
-        hidden = self.privacy is not None or self.secure_aggregation is not None
-        return rule_for(self.robust, self.aggregation, hidden)
+        return rule_for(self.robust, self.aggregation, self.hides_clients)
+
+    @property
+    def hides_clients(self) -> bool:
+        """Whether no client's own numbers are to be seen in what a run writes."""
+        return self.privacy is not None or self.secure_aggregation is not None
 
     def availability(self, tier: str) -> float:
         """The probability that a client of a tier is reachable in a round."""

@@ -113,6 +113,7 @@ def unpack_scores(
     metrics: Sequence[str],
     most_examples: int,
     most_tokens: int,
+    accounts: bool = True,
 ) -> Scores:
     """Return the scores in a message, checked against the task that they answer.
 
@@ -123,6 +124,7 @@ def unpack_scores(
         metrics: the names of the run's metrics, the score's first.
         most_examples: rows that a client scores at most.
         most_tokens: tokens of one row at most.
+        accounts: whether rows are to be known; else an account that is there is dropped.
 
     Raises:
         WireError: scores that no honest client could send; says which number, and its bounds.
@@ -146,7 +148,8 @@ def unpack_scores(
     if type(withheld := values.pop("withheld", None)) is not bool or (withheld and examples):
         raise WireError(f"withheld is {withheld!r:.60} with {examples} examples", "scalars")
     labels = _labels(values.pop("labels", None), examples)
-    counts = RowCounts.checked(values.pop("rows", None))
+    given = values.pop("rows", None)
+    counts = RowCounts.checked(given) if accounts else None
     # A conversation is one row with several answers, each of which is scored.
     if examples and not getattr(counts, split, 1):
         raise WireError(f"{examples} {split} examples; its account has no row", "scalars")

@@ -76,6 +76,8 @@ class PrivateMean:
     report: dict[str, Any] = field(default_factory=dict)
     """What the last round published beside its adapter."""
     normals: Normals | None = None
+    layout: Layout | None = None
+    """Of the round's updates: a round without any must add noise to what others would send."""
 
     moves_alone = True
     """A round without updates moves the state, too: else it would say that nobody took part."""
@@ -83,7 +85,7 @@ class PrivateMean:
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
         """Return the next state: noised sums over clipped terms; see `Privacy`."""
         tally = Tally(torch.zeros_like(self.mechanism.even))
-        layout, stream = peek(updates, adapter.layout)
+        layout, stream = peek(updates, self.layout or adapter.layout)
         sums = partial_sums(layout, stream, lambda update: self.weigh(update, tally))
         self.add_noise(sums.descent, tally)
         return self.next_state(adapter, sums, tally)
@@ -130,7 +132,8 @@ class PrivateMean:
         if p.reports_share:
             shares = [_share(getattr(update, f.name) / most_of(f, p)) for f in SUMMED]
             tally.reports += torch.tensor(shares).double()
-        tally.within += (size <= self.clip) - 0.5
+        if p.adaptive:  # what no noise is added to may not be summed: masks give sums away
+            tally.within += (size <= self.clip) - 0.5
         return Weights(mine.experts * factor, mine.shared * factor)
 
     def _denominators(self, tally: Tally) -> Float[Tensor, " owners"]:

@@ -97,8 +97,20 @@ class Privacy:
             said = "'public' needs sizes that are known, and aggregation.weighting is "
             said += f"{strategy.weighting!r}; use 'uniform' there, or 'noised' here"
             yield Fault("privacy.denominators", said)
+        if e.data.name == "federated":
+            yield from _owned(e)
         if e.rescaling.learned:
             yield Fault("rescaling.name", f"{e.rescaling.name!r} sends factors that no noise hides")
         if e.upload.error_feedback:
             said = "carries one round's change into another, so that a client counts more than once"
             yield Fault("upload.error_feedback", said)
+
+
+def _owned(experiment: Any) -> Iterator[Fault]:
+    """Yield what is not private where clients hold rows of their own."""
+    if not experiment.data.clients:
+        said = "missing: the probability of taking part needs their number; list who may ever join"
+        yield Fault("data.clients", said)
+    if experiment.early_stopping and experiment.evaluation.best != "server":
+        said = "goes by scores on clients' rows, which privacy withholds; set evaluation.best to "
+        yield Fault("early_stopping", said + "'server', with rows in data.server_test")

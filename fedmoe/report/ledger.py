@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
 
 from fedmoe.errors import FedMoEError
+from fedmoe.system.files import write_bytes
 from fedmoe.system.json_text import json_text
 
 Kind = Literal[
@@ -93,6 +94,12 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def shorten(path: Path, size: int, records: Sequence[Record]) -> None:
+    """Cut a ledger to its first bytes and add records behind them, both or neither."""
+    lines = "".join(json_text(record) + "\n" for record in records)
+    write_bytes(path, path.read_bytes()[:size], lines.encode())
 
 
 def read_ledger(path: Path) -> list[Record]:

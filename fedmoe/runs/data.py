@@ -150,7 +150,7 @@ def pooled_data(experiment: Experiment, tokenizer: Any, form: str) -> RunData:
             for client, part in enumerate(parts)
         },
         sets,
-        manifest(splits.train, parts),
+        {"clients": []} if experiment.hides_clients else manifest(splits.train, parts),
         splits.rows,
         splits.form,
         score,

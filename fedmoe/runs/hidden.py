@@ -9,7 +9,7 @@ from secrets import SystemRandom
 from typing import TYPE_CHECKING, Any
 
 from fedmoe.errors import ConfigError, Fault
-from fedmoe.privacy.accountant import Accountant
+from fedmoe.privacy.accountant import Accountant, Spent
 from fedmoe.privacy.private_mean import PrivateMean
 from fedmoe.rounds import Observer
 from fedmoe.runs.masked import Here, MaskedMean
@@ -17,7 +17,7 @@ from fedmoe.runs.vectors import mean_of, mechanism_of, settings_of
 
 if TYPE_CHECKING:
     from fedmoe.aggregation.strategy import Aggregator
-    from fedmoe.messages.records import Update
+    from fedmoe.messages.records import Task, Update
     from fedmoe.rounds import Choose, Member, ServerState, Transport
     from fedmoe.runs.server_side import ServerSide
     from fedmoe.runs.workers import Workers
@@ -28,13 +28,16 @@ Write = Callable[..., None]
 KIND = "private"
 """The kind of the ledger's lines that say what rounds have spent."""
 IN_CLEAR = (
-    "who took part in a round, with its tier, the size of its messages and whether it failed "
-    "(ledger.jsonl, never published)",
-    "scores on clients' own test rows, where clients report them",
-    "the server's own test and validation scores, which are made of the private adapter alone",
+    "who took part in a round and when, with its tier and k, whether it failed and why, and how "
+    "many took part and how long it took (ledger.jsonl, the page's tables of clients, trackers: "
+    "keep them at the server, or set privacy.sampling to 'known', which counts on no secrecy)",
+    "how many clients there are, and in which tiers",
+    "the server's own test and validation rows, its scores on them, and which adapter is best by "
+    "them (evaluation.every=0 makes none but the last)",
 )
-"""What a private run still tells, and to whom."""
+"""What a run that hides its clients still tells; the files it is in stay at the server."""
 HIDDEN_NOT = "; ".join(IN_CLEAR)
+SCORES = "scores on clients' own rows, where their node configs report them"
 
 
 @dataclass(eq=False)
@@ -99,7 +102,8 @@ class MaskedRun(Sight):
 
     @property
     def notes(self) -> list[str]:
-        return [*masked_notes(self.server), f"secure aggregation: not hidden are {HIDDEN_NOT}"]
+        clear = f"secure aggregation: not hidden are {HIDDEN_NOT}; {SCORES}"
+        return [*masked_notes(self.server), clear]
 
 
 def masked_notes(server: ServerSide) -> list[str]:
@@ -129,8 +133,10 @@ class PrivateRun(Sight):
     accountant: Accountant
     num_rounds: int
     write: Write
-    probabilities: list[float]
-    """Of every round so far, those included that were done again after a crash."""
+    spent: list[Spent]
+    """Every round so far, those included that were done again after a crash."""
+    round: int
+    """The one that comes next."""
     masked: MaskedMean | None = None
     """Has the clients mask what they send, if the server may not see that either."""
 
@@ -141,6 +147,16 @@ class PrivateRun(Sight):
     @property
     def transport(self) -> Transport:
         return self.masked or self.workers
+
+    @property
+    def now(self) -> Spent:
+        """Return what one more round spends."""
+        m = self.mean.mechanism
+        return Spent(m.noise_multiplier, m.probability)
+
+    def planned(self, tasks: Sequence[Task]) -> None:
+        setup = self.server.setup
+        self.mean.layout = setup.layouts(next(iter(setup.top_ks)), self.round).update
 
     @property
     def choose(self) -> Choose | None:
@@ -155,23 +171,24 @@ class PrivateRun(Sight):
         return chosen
 
     def shown(self, update: Update) -> Update:
-        return update if update.withheld else replace(update, withheld=True)
+        return update if update.withheld else replace(update, withheld=True, num_bytes=0)
 
     def why_stop(self) -> str:
-        p, m = self.mean.mechanism.privacy, self.mean.mechanism
-        next_one = self.accountant.epsilon([*self.probabilities, m.probability])
+        p = self.mean.mechanism.privacy
+        next_one = self.accountant.epsilon([*self.spent, self.now])
         if next_one <= p.epsilon * (1 + 1e-6):
             return ""
         return (
             f"one more round would spend epsilon {next_one:.3f} of privacy.epsilon {p.epsilon:g} "
-            f"at delta {p.delta:g}, after {len(self.probabilities)} rounds"
+            f"at delta {p.delta:g}, after {len(self.spent)} rounds"
         )
 
     def finished(self, state: ServerState) -> None:
-        self.probabilities.append(self.mean.mechanism.probability)
-        spent = self.accountant.epsilon(self.probabilities)
-        line = {"epsilon": spent, "delta": self.accountant.delta, "next_clip": self.mean.clip}
-        self.write(line | {"noise_multiplier": self.accountant.noise_multiplier} | self.mean.report)
+        self.spent.append(self.now)
+        self.round = state.round + 1
+        epsilon, delta = self.accountant.epsilon(self.spent), self.accountant.delta
+        line = {"epsilon": epsilon, "delta": delta, "next_clip": self.mean.clip}
+        self.write(self.mean.report | line | self.now._asdict())
 
     @property
     def notes(self) -> list[str]:
@@ -180,15 +197,18 @@ class PrivateRun(Sight):
         drawn = "as many as the seed draws, counted as all"
         if p.sampling == "secret":
             drawn = f"each client with probability {m.probability:.3g}, in secret"
-        sees = "the server is trusted with single updates"
+        sees = "the server is trusted with single updates, and with who takes part"
         if self.masked:
-            sees = "the server sees sums alone, whose noise the clients add"
-        planned = a.epsilon([m.probability] * self.num_rounds)
+            known = a.epsilon([self.now._replace(probability=1.0)] * self.num_rounds)
+            sees = "the server sees sums alone, whose noise the clients add; as it knows who takes "
+            sees += f"part, epsilon is {known:.2f} against it, and against clients of its making"
+        planned = a.epsilon([self.now] * self.num_rounds)
         return [
             *(masked_notes(self.server) if self.masked else ()),
             f"privacy: {self.num_rounds} rounds spend epsilon {planned:.2f} of {p.epsilon:g} at "
-            f"delta {p.delta:g}: noise {a.noise_multiplier:.3g} times a client's norm, {drawn}; "
+            f"delta {p.delta:g}: noise {m.noise_multiplier:.3g} times a client's norm, {drawn}; "
             f"{sees}",
+            "privacy: runs that use the same clients add up, also those that were thrown away",
             f"privacy: not hidden are {HIDDEN_NOT}",
         ]
 
@@ -233,38 +253,37 @@ def _private(
     e = server.setup.experiment
     p = e.privacy
     assert p is not None
-    number = len(server.members)
+    members = server.known
+    number = len(members)
     if p.delta >= 1 / max(number, 2):
         said = f"{p.delta:g} lets one of {number} clients be given away whole; use less than "
         raise ConfigError("experiment", [Fault("privacy.delta", f"{said}{1 / max(number, 2):g}")])
-    mechanism = mechanism_of(server.setup, Counter(member.top_k for member in server.members))
-    spent = [line for line in records if line["kind"] == KIND]
-    for line in spent:
-        if line["round"] > rounds:  # its state was made, and nobody knows who has seen it
-            write({**line, "again": True})
-    clips = [line["next_clip"] for line in spent if line["round"] <= rounds]
+    mechanism = mechanism_of(server.setup, Counter(member.top_k for member in members))
+    lines = [line for line in records if line["kind"] == KIND]
+    clips = [line["next_clip"] for line in lines if line["round"] <= rounds]
     mean = PrivateMean(mean_of(e), mechanism, clips[-1] if clips else p.clip)
-    past = [line["probability"] for line in spent]
+    spent = [Spent(line["noise_multiplier"], line["probability"]) for line in lines]
     if masked:
         masked.private = mean
-    accountant = Accountant(mechanism.noise_multiplier, p.delta)
-    run = PrivateRun(server, workers, mean, accountant, e.rounds, write, past, masked)
-    _check(run, e.rounds - rounds)
+    args = Accountant(p.delta), e.rounds, write, spent, rounds + 1, masked
+    run = PrivateRun(server, workers, mean, *args)
+    if not spent:  # else it ends in time, with what it has; see `why_stop`
+        _check(run, e.rounds)
     return run
 
 
 def _check(run: PrivateRun, rounds: int) -> None:
     """Refuse a number of rounds that would spend more than there is."""
     m, p = run.mean.mechanism, run.mean.mechanism.privacy
-    planned = run.accountant.epsilon([*run.probabilities, *[m.probability] * rounds])
+    planned = run.accountant.epsilon([run.now] * rounds)
     if planned > p.epsilon * (1 + 1e-6):
         raise ConfigError(
             "experiment",
             [
                 Fault(
                     "privacy.epsilon",
-                    f"{p.epsilon:g} is less than the {planned:.3g} that {rounds} more rounds spend "
-                    f"at noise {m.privacy.noise_multiplier or m.noise_multiplier:.3g}; lower "
+                    f"{p.epsilon:g} is less than the {planned:.3g} that {rounds} rounds spend at "
+                    f"noise {m.noise_multiplier:.3g}; lower "
                     "`rounds` or clients_per_round, or raise privacy.noise_multiplier",
                 )
             ],

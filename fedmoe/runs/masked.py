@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -145,7 +145,7 @@ class MaskedMean:
             except FedMoEError as error:
                 yield Failure(task.round, task.client, str(error), "masks")
                 continue
-            yield stripped(answer)
+            yield replace(stripped(answer), num_bytes=8 * meeting.vector.length)
         assert next(answers, None) is None, "more answers than tasks"
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:

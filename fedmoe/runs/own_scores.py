@@ -32,21 +32,21 @@ def score_own(client: ClientSide, message: Message, split: str) -> Message:
     """
     started, task = time.monotonic(), client.read_task(message)
     setup, own = client.setup, cast("OwnData", client.rows).of(cast(str, task.key))
-    found = own.sets.get(split)
-    if "score" not in client.reports or found is None:
-        metric = of_owners(setup.experiment.evaluation.metric, setup.experiment.data).names[0]
-        withheld = "score" not in client.reports
-        none = Scores(split=split, metric=metric, withheld=withheld, rows=own.counts)
-        return pack_scores(none, task)
+    found, e = own.sets.get(split), setup.experiment
+    # No noise is on them, and the best adapter would be chosen by them.
+    withheld = "score" not in client.reports or e.privacy is not None
+    rows = None if e.hides_clients else own.counts
+    if withheld or found is None:
+        metric = of_owners(e.evaluation.metric, e.data).names[0]
+        return pack_scores(Scores(split=split, metric=metric, withheld=withheld, rows=rows), task)
     adapter = client.deployed_adapter(task)
     client.configure(task, adapter)
     setup.model.load(adapter)
     setup.model.set_budget(task.top_k, task.rescaler)
-    batch_size = setup.experiment.evaluation.batch_size
-    sums = Measured(setup.model, setup.tokenizer, found, batch_size).sums()
+    sums = Measured(setup.model, setup.tokenizer, found, e.evaluation.batch_size).sums()
     labels = sums.labels if "labels" in client.reports else {}
     seconds = time.monotonic() - started
-    return pack_scores(replace(sums, labels=labels, rows=own.counts, seconds=seconds), task)
+    return pack_scores(replace(sums, labels=labels, rows=rows, seconds=seconds), task)
 
 
 def read_scores(server: ServerSide, message: Message, task: Task, split: str) -> Scores:
@@ -58,9 +58,14 @@ def read_scores(server: ServerSide, message: Message, task: Task, split: str) ->
     e = server.setup.experiment
     most = getattr(e.evaluation, f"{split}_examples")
     length = e.text.max_length
-    metrics = server.facts.metrics
     return unpack_scores(
-        message, task, split, metrics=metrics, most_examples=most, most_tokens=length
+        message,
+        task,
+        split,
+        metrics=server.facts.metrics,
+        most_examples=most,
+        most_tokens=length,
+        accounts=not e.hides_clients,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from fedmoe.messages.codec import task_num_bytes
 from fedmoe.messages.records import Failure
 from fedmoe.messages.rows import RowCounts
 from fedmoe.report.example_scores import write_example_scores
-from fedmoe.report.ledger import Ledger, read_ledger
+from fedmoe.report.ledger import Ledger, read_ledger, shorten
 from fedmoe.rounds import Observer
 from fedmoe.runs.asynchronous import goes_live
 from fedmoe.runs.checkpoint import Checkpoint
@@ -102,7 +101,10 @@ class Recorder(Observer, Watch):
     def _continue(self, resumed: Checkpoint) -> None:
         """Restore the ledger and the sums as they were when the checkpoint was written."""
         path, about = self.folder / "ledger.jsonl", resumed.about
-        os.truncate(path, about["seal"]["ledger_bytes"])
+        # What lost rounds have spent stays spent: nobody knows who has seen their states.
+        lost = [r for r in read_ledger(path) if r["kind"] == "private"]
+        lost = [r | {"again": True} for r in lost if r["round"] > resumed.state.round]
+        shorten(path, about["seal"]["ledger_bytes"], lost)
         records = read_ledger(path)
         self.ledger = Ledger(path)
         rounds = min(len(self.by_round), len(resumed.by_round))
@@ -156,12 +158,14 @@ class Recorder(Observer, Watch):
             return
         if answer.top_k < task.top_k:
             line |= {"top_k": answer.top_k, "requested_top_k": task.top_k}
-        sent = {"bytes_down": task_num_bytes(task), "bytes_up": answer.num_bytes, "status": "ok"}
+        price = self._price(task.tier, answer.top_k)
+        # A message's true size tells which experts it leaves out.
+        up = answer.num_bytes or price.bytes_up
+        sent = {"bytes_down": task_num_bytes(task), "bytes_up": up, "status": "ok"}
         self.trained = True
         if answer.withheld:
             self.ledger.append(line | sent)
             return
-        price = self._price(task.tier, answer.top_k)
         self.round["tokens"] += answer.tokens
         self.shares.add(self.server.setup.experiment.aggregation, answer)
         counts = answer.counts.numpy()

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedmoe.messages.codec import examples_of, unpack_update
 from fedmoe.messages.validation import LARGEST_DELTA, LIMITS, Limits
 from fedmoe.rounds import ServerState
+from fedmoe.runs.members import named_member
 from fedmoe.runs.roster import Roster
 
 if TYPE_CHECKING:
@@ -49,6 +50,14 @@ class ServerSide:
     """Names the run on every machine: a node never mixes up the client states of two runs."""
     nodes_code: Path | None = None
     """The code that clients run beside this package, where they have their own machines."""
+
+    @property
+    def known(self) -> Sequence[Member]:
+        """Return the members, those included that are listed and have not been seen yet."""
+        listed = getattr(self.setup.experiment.data, "clients", ())
+        if not isinstance(self.members, Roster) or not listed:
+            return self.members
+        return [named_member(self.setup, number, name) for number, name in enumerate(listed)]
 
     @property
     def clients_per_round(self) -> int:

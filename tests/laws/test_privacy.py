@@ -14,7 +14,7 @@ from fedmoe.aggregation import FedAvg, Flame
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError
 from fedmoe.messages.records import Update
-from fedmoe.privacy.accountant import Accountant, calibrated
+from fedmoe.privacy.accountant import Accountant, Spent, calibrated
 from fedmoe.privacy.noise import SystemNormals, add_noise
 from fedmoe.privacy.private_mean import (
     LARGEST_LOSS,
@@ -137,6 +137,26 @@ def test_noise_has_the_stated_deviation_everywhere():
     assert float(idle.abs().min()) > 0
 
 
+def test_a_round_without_updates_has_noise_where_others_have_it():
+    """Of a strategy that sends a part of the adapter: noise on the rest would tell."""
+    part = replace(PLAIN, entries=PLAIN.entries[:2])
+    mean = replace(private_mean(FedAvg(weighting="uniform"), normals=None), layout=part)
+    moved = mean.combine(STATE, [])
+    still = [name for name, values in moved.views().items() if not values.any()]
+    assert still == [entry.name for entry in PLAIN.entries[2:]]
+
+
+def test_what_has_no_noise_is_in_no_sum():
+    """Masks give sums away: of the bound's indicator, too, where no noise is meant for it."""
+    for settings in ({"reports_share": 0.0}, {"reports_share": 0.0, "adaptive": AdaptiveClip()}):
+        mean = private_mean(clip=0.1, **settings)
+        sums = []
+        for size in (1e-6, 1e3):
+            mean.weigh(update(size=size), tally := Tally(torch.zeros_like(mean.mechanism.even)))
+            sums.append(torch.cat([tally.weights, tally.reports, tally.within]))
+        assert torch.equal(*sums) == ("adaptive" not in settings)
+
+
 def test_noise_comes_from_the_system_and_never_twice():
     torch.manual_seed(0)
     np.random.seed(0)
@@ -166,20 +186,23 @@ def test_epsilon_of_one_round_is_the_gaussian_mechanisms(noise):
     for _ in range(80):
         middle = (low + high) / 2
         low, high = (middle, high) if delta(middle) > 1e-5 else (low, middle)
-    assert Accountant(noise, 1e-5).epsilon([1.0]) == pytest.approx(high, rel=2e-3)
+    assert Accountant(1e-5).epsilon([Spent(noise, 1.0)]) == pytest.approx(high, rel=2e-3)
 
 
 def test_rounds_add_up_and_a_secret_sample_costs_less():
-    accountant = Accountant(1.0, 1e-5)
+    accountant, kinds = Accountant(1e-5), ((0.1, 5), (0.1, 10), (0.5, 10), (1.0, 10))
     assert accountant.epsilon([]) == 0
-    costs = [accountant.epsilon([q] * n) for q, n in ((0.1, 5), (0.1, 10), (0.5, 10), (1.0, 10))]
+    costs = [accountant.epsilon([Spent(1.0, q)] * n) for q, n in kinds]
     assert costs == sorted(costs)
-    assert accountant.epsilon([0.1, 1.0]) > accountant.epsilon([1.0])
+    whole = Spent(1.0, 1.0)
+    assert accountant.epsilon([Spent(1.0, 0.1), whole]) > accountant.epsilon([whole])
+    # Less noise in an earlier round is not forgotten.
+    assert accountant.epsilon([Spent(0.5, 1.0), whole]) > 1.5 * accountant.epsilon([whole, whole])
 
 
 def test_the_chosen_noise_spends_the_budget_and_no_more():
     noise = calibrated(2.0, 1e-5, 0.1, 20)
-    assert 1.98 < Accountant(noise, 1e-5).epsilon([0.1] * 20) <= 2.0 + 1e-6
+    assert 1.98 < Accountant(1e-5).epsilon([Spent(noise, 0.1)] * 20) <= 2.0 + 1e-6
 
 
 def test_the_bound_follows_the_quantile():
@@ -216,6 +239,8 @@ def test_reports_are_cut_and_noised():
         (["aggregation.name=flexlora"], "privacy"),
         (["aggregation.name=fedavg"], "privacy.denominators"),
         (["aggregation.weighting=uniform", "rescaling.name=learned"], "rescaling.name"),
+        (["data={name: federated, path: rows}", "partition={name: natural}"], "data.clients"),
+        (["data={name: federated, path: rows}", "early_stopping={}"], "early_stopping"),
     ],
 )
 def test_what_noise_cannot_hide_is_refused(overrides, place):

@@ -12,6 +12,7 @@ from fedmoe.report.ledger import read_ledger
 from fedmoe.report.plots_scores import client_losses
 from fedmoe.report.privacy import epsilon_per_round
 from fedmoe.report.run import read_run
+from fedmoe.runs.recorder import Recorder
 from fedmoe.runs.session import run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -97,6 +98,9 @@ def test_a_private_run_keeps_account_and_shows_nobody(experiment_of):
     assert "masked" not in page
     assert epsilon_per_round(read_run(folder)) is not None
     assert client_losses(read_run(folder)) is None
+    sizes = {(line["tier"], line["bytes_up"]) for line in lines_of(folder, "client")}
+    assert len(sizes) == len({tier for tier, _ in sizes}), "a size tells which experts were used"
+    assert not json.loads((folder / "manifest.json").read_text())["clients"]
     again = run(experiment_of("again", UNIFORM, BUDGET, "clients_per_round=3"))
     pairs = zip(adapter_of(folder).values(), adapter_of(again).values(), strict=True)
     assert all(not torch.equal(a, b) for a, b in pairs if a.numel() > 2), "noise from the seed"
@@ -129,11 +133,60 @@ def test_a_resumed_run_counts_what_it_has_spent_and_stops_in_time(experiment_of,
     with pytest.raises(FedMoEError, match="power"):
         run(experiment)
     monkeypatch.undo()
+    monkeypatch.setattr("fedmoe.runs.session.sight_of", killed)  # the ledger is cut by then
+    with pytest.raises(FedMoEError, match="killed"):
+        run(experiment, resume="auto")
+    monkeypatch.undo()
     folder = run(experiment, resume="auto")
     spent = lines_of(folder, "private")
+    assert [line["round"] for line in spent if line.get("again")] == [1]
     assert [line["round"] for line in spent if not line.get("again")] == [1, 2]
     alone = run(experiment_of("alone", *named[1:], "clients_per_round=3"))
     assert spent[-1]["epsilon"] > lines_of(alone, "private")[-1]["epsilon"]
+
+
+def killed(*_):
+    raise FedMoEError("killed")
+
+
+def test_a_lost_round_costs_one_of_those_that_were_planned(experiment_of, monkeypatch):
+    """The noise is chosen for two rounds: the run ends after one that counts, and says why."""
+    experiment = experiment_of("planned", UNIFORM, "privacy={epsilon: 9, delta: 1e-2, clip: .1}")
+    finish = Recorder.finished
+
+    def dying(recorder, state):
+        monkeypatch.undo()
+        raise FedMoEError("the power is gone")
+
+    monkeypatch.setattr(Recorder, "finished", dying)
+    with pytest.raises(FedMoEError, match="power"):
+        run(experiment)
+    assert Recorder.finished is finish
+    folder = run(experiment, resume="auto")
+    assert [line["round"] for line in lines_of(folder, "private")] == [1, 1]
+    assert lines_of(folder, "private")[-1]["epsilon"] <= 9
+    assert "epsilon" in lines_of(folder, "stopped")[0]["reason"]
+
+
+def test_owners_scores_and_rows_stay_with_them(experiment_of, tmp_path):
+    """No noise is on either; the server's own rows have scores, and choose the best adapter."""
+    rows = [json.dumps({"prompt": f"is {n} odd", "response": str(n % 2)}) for n in range(9)]
+    for name in ("ash", "elm", "oak", "server"):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    owned = [
+        f"data={{name: federated, path: {tmp_path}, clients: [ash, elm, oak], "
+        f"server_test: {tmp_path}/server.jsonl}}",
+        "partition={name: natural}",
+        "evaluation={best: server, every: 1, test_examples: 2, max_new_tokens: 1}",
+    ]
+    folder = run(experiment_of("owned", UNIFORM, BUDGET, "rounds=1", *owned))
+    assert lines_of(folder, "withheld")
+    assert not lines_of(folder, "rows")
+    scores = lines_of(folder, "evaluation")
+    assert scores
+    assert not any(line["clients"] for line in scores)
+    assert lines_of(folder, "private")[0]["probability"] == 1
+    assert all(v.isfinite().all() for v in adapter_of(folder).values())
 
 
 def test_a_budget_that_does_not_suffice_is_refused_before_training(experiment_of):
