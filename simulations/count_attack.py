@@ -35,7 +35,7 @@ DATA = {
     "language": [LANGUAGES, "data.per_domain=60", "partition={name: natural, num_clients: 6}"],
 }
 ROWS, K, CLIENTS, PER_ROUND, ROUNDS, DELTA = 24, 2, 20, 5, 40, 1e-2
-LABEL_ROWS, TRAIN, TEST = 100, 1500, 300
+LABEL_ROWS, TRAIN, TEST = 60, 800, 200
 Pool = list[np.ndarray]
 """By label: the counts of single rows, (rows, layers, experts)."""
 Sum = Callable[..., np.ndarray]

@@ -101,6 +101,9 @@ def test_a_clients_vector_has_a_norm_of_at_most_one(strategy, settings):
     ):
         assert np.linalg.norm(vector_of(mean, client)) <= 1 + 1e-6
     assert np.linalg.norm(vector_of(mean, update(size=1e4, **liar))) > 0.9
+    # Weights beyond their bound, such as those of one expert that takes all of many layers' tokens.
+    mean.mechanism = replace(mean.mechanism, even=mean.mechanism.even / 10)
+    assert np.linalg.norm(vector_of(mean, update(size=1.0))) <= 1 + 1e-6
 
 
 def test_nothing_else_of_an_update_moves_the_state():
@@ -127,9 +130,9 @@ def test_one_client_moves_the_state_by_its_share_of_the_bound():
 
 def test_noise_has_the_stated_deviation_everywhere():
     """Also where no client had a token, and in a round without any: the support tells nothing."""
-    mean = private_mean(noise=1.5, clip=0.2, normals=None)
+    mean = private_mean(noise=1.5, clip=0.2, normals=None, reports_share=0.5)
     used = update(used=((0,), (1,)), size=0.0)
-    deviation = 1.5 * 0.2 / math.sqrt(1 - 0.02) / 4
+    deviation = 1.5 * 0.2 / math.sqrt(1 - 0.5) / 4
     for updates in ([used], []):
         draws = torch.cat([mean.combine(STATE, updates).flat for _ in range(40)]).double()
         assert kstest((draws / deviation).numpy(), "norm").pvalue > 1e-4
