@@ -47,7 +47,8 @@ def card(facts: Mapping[str, Any], licence: str, run: Path | None) -> str:
     if not merged:
         kind = f"A LoRA adapter of every expert for {base}"
     head = {"tags": ["moe", "lora", "federated-learning", "fedmoe"]}
-    head |= {"base_model": facts["base"]}
+    # The Hub looks for a base by its name, and the built-in one is not there.
+    head |= {"base_model": facts["base"]} if facts["base"] != MINI else {}
     head |= {"license": licence} if licence else {}
     head |= LIBRARY.get(facts["writes"], {"library_name": "peft"})
     known = read_run(run) if run is not None and (run / "ledger.jsonl").is_file() else None
@@ -58,7 +59,7 @@ def card(facts: Mapping[str, Any], licence: str, run: Path | None) -> str:
         *(_run_parts(known, facts) if known else []),
         "## Prompts\n\n" + _prompts(facts),
         "## Use\n\n" + _use(facts),
-        *(_devices(facts) if facts["devices"] else []),
+        *(_devices(facts) if facts["devices"] and not merged else []),
         "## Proof\n\n" + _proof(facts),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(facts, licence)),
     ]
