@@ -90,7 +90,12 @@ def evaluate(
     from fedmoe.export.evaluated import evaluate
 
     named = [f"evaluation.metric=[{','.join(metrics)}]"] if metrics else []
-    found = evaluate(source, data, [*overrides, *named], answers=answers is not None, **how)
+
+    def say(line: str) -> None:
+        print(f"fedmoe: {line}", file=sys.stderr, flush=True)
+
+    asked = [*overrides, *named]
+    found = evaluate(source, data, asked, answers=answers is not None, say=say, **how)
     if answers:
         write_text(answers, "".join(f"{json_text(record)}\n" for record in found.answers))
     if json:

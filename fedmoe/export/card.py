@@ -47,7 +47,8 @@ def card(facts: Mapping[str, Any], licence: str, run: Path | None) -> str:
     if not merged:
         kind = f"A LoRA adapter of every expert for {base}"
     head = {"tags": ["moe", "lora", "federated-learning", "fedmoe"]}
-    head |= {"base_model": facts["base"]}
+    # The Hub looks for a base by its name, and the built-in one is not there.
+    head |= {"base_model": facts["base"]} if facts["base"] != MINI else {}
     head |= {"license": licence} if licence else {}
     head |= LIBRARY.get(facts["writes"], {"library_name": "peft"})
     known = read_run(run) if run is not None and (run / "ledger.jsonl").is_file() else None
@@ -58,7 +59,7 @@ def card(facts: Mapping[str, Any], licence: str, run: Path | None) -> str:
         *(_run_parts(known, facts) if known else []),
         "## Prompts\n\n" + _prompts(facts),
         "## Use\n\n" + _use(facts),
-        *(_devices(facts) if facts["devices"] else []),
+        *(_devices(facts) if facts["devices"] and not merged else []),
         "## Proof\n\n" + _proof(facts),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(facts, licence)),
     ]
@@ -156,14 +157,26 @@ def _devices(facts: Mapping[str, Any]) -> list[str]:
     return [f"## Tiers on a device\n\n{text}\n\n{_table(COLUMNS, table_rows(facts['devices']))}"]
 
 
+def agreement(proof: Mapping[str, Any]) -> str:
+    """Return in words how far the consumer's logits are from those of training."""
+    largest = proof["largest_difference"]
+    same = f"the likeliest token is the same at {proof['same_tokens']} of {proof['tokens']} places"
+    if not proof["rounded_to"]:
+        return f"computes the same in a fresh process: logits within {largest:.1e}; {same}"
+    lost = f"{100 * proof['share_of_training_rounded_away']:.1f} %"
+    return (
+        f"read it in a fresh process, weights rounded to {proof['rounded_to']}: {lost} of what was "
+        f"learnt is rounded away (`share_of_training_rounded_away` in `fedmoe-export.json`); "
+        f"{same}; the largest logit differs by {largest:.2g} (`--dtype float32` keeps them)"
+    )
+
+
 def _proof(facts: Mapping[str, Any]) -> str:
     proof = facts["proof"]
     own = f", {proof['of_the_run']} of them test rows of the run" if proof["of_the_run"] else ""
     said = (
-        f"Before this folder was put in place, {proof['by']} read it in a fresh process: on "
-        f"{proof['rows']} rows ({proof['tokens']} tokens{own}) its logits differ from those of "
-        f"training by {proof['largest_difference']:.1e} at most, and the likeliest token is the "
-        f"same at {proof['same_tokens']} of {proof['tokens']} places."
+        f"Before this folder was put in place, it was tried on {proof['rows']} rows{own}; "
+        f"{proof['tokens']} tokens. {proof['by']} {agreement(proof)}."
     )
     for name, found in facts.get("engines", {}).items():
         said += (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -74,6 +74,7 @@ def evaluate(
     which: Literal["last", "best"] = "last",
     base: str = "",
     answers: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Evaluated:
     """Score a run's adapter, an exported adapter or a base model on any data.
 
@@ -89,6 +90,7 @@ def evaluate(
         which: the adapter after a run's last or best round.
         base: the base model of an exported adapter, if it is no longer where the adapter says.
         answers: also return every prompt with its answer, generated even if no metric reads it.
+        say: is told how many rows are scored, before they are, and of each tier.
 
     Raises:
         FedMoEError: whatever of it cannot be done as requested.
@@ -104,13 +106,25 @@ def evaluate(
     experiment, found = rows_to_score(opened, data, overrides, split)
     sets, notes = _sets(experiment, opened, found)
     rows = {name: splits.rows for name, splits in found.items()}
+    own = data is None and split in (None, "test")
+    say(_to_score(opened, experiment, sets, own))
     evaluations, records = [], []
-    for tier in opened.tiers:
+    for number, tier in enumerate(opened.tiers, 1):
+        say(f"scoring at tier {tier!r} ({number} of {len(opened.tiers)})")
         result, measured = _at_tier(opened, tier, sets, experiment.evaluation.batch_size)
         evaluations.append(result)
         if answers:
             records += [r for name, one in measured.items() for r in _records(tier, name, one)]
     return Evaluated(tuple(evaluations), rows, notes, tuple(records), sets)
+
+
+def _to_score(opened: Source, e: Experiment, sets: Mapping[str, EvaluationSet], own: bool) -> str:
+    """Return how many rows are scored; also how many the run took, where that is fewer."""
+    count = sum(len(one.examples) for one in sets.values())
+    took = opened.experiment.evaluation.test_examples
+    if own and len(sets) == 1 and e.evaluation.test_examples == EVERY and took < count:
+        return f"all {count:,} test rows; the run scored {took:,}"
+    return f"{count:,} rows to score"
 
 
 def rows_to_score(

@@ -287,6 +287,7 @@ class Export:
             "of_the_run": sum(len(batch.prompt_lengths) for batch in self.rows),
             "tokens": len(ours),
             "largest_difference": largest,
+            "rounded_to": self.stored if self.rounds else "",
             "share_of_training_rounded_away": lost,
             "same_tokens": int((ours.argmax(-1) == theirs.argmax(-1)).sum()),
         }

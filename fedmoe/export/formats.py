@@ -58,6 +58,14 @@ class Format:
         return self.writes in WHOLE
 
 
+def _in_shell(base: str) -> str:
+    """Return a base as other programs find it; the built-in one has no name that they know."""
+    if base != MINI:
+        return base
+    found = f'from fedmoe.models.folder import model_folder as f; print(f("{MINI}"))'
+    return f"\"$(python -c '{found}')\""
+
+
 def _peft(served: Served) -> list[str]:
     mini = served.base == MINI
     place = f'model_folder("{MINI}")' if mini else f'"{served.base}"'
@@ -106,7 +114,7 @@ def _vllm(served: Served) -> list[str]:
     rank = f" --max-lora-rank {_vllm_rank(served.rank)}" if served.rank > VLLM_RANK else ""
     top_k = f" --hf-overrides '{json.dumps(served.override)}'" if served.override else ""
     lora = "--enable-lora --lora-modules adapter=ADAPTER"
-    return [f"vllm serve {served.base} {lora}{rank}{top_k}"]
+    return [f"vllm serve {_in_shell(served.base)} {lora}{rank}{top_k}"]
 
 
 def _vllm_rank(rank: int) -> int:
@@ -115,7 +123,7 @@ def _vllm_rank(rank: int) -> int:
 
 
 def _sglang(served: Served) -> list[str]:
-    launch = f"python -m sglang.launch_server --model-path {served.base}"
+    launch = f"python -m sglang.launch_server --model-path {_in_shell(served.base)}"
     return [f"{launch} --enable-lora --lora-paths adapter=ADAPTER --max-lora-rank {served.rank}"]
 
 
@@ -124,7 +132,7 @@ def _llama_lora(served: Served) -> list[str]:
     if served.override:
         top_k = f" --override-kv {served.architecture}.expert_used_count=int:{served.top_k}"
     return [
-        f"python llama.cpp/convert_hf_to_gguf.py {served.base} --outfile base.gguf",
+        f"python llama.cpp/convert_hf_to_gguf.py {_in_shell(served.base)} --outfile base.gguf",
         f"llama-server -m base.gguf --lora ADAPTER/adapter.gguf{top_k} --jinja",
     ]
 

@@ -195,7 +195,8 @@ def test_the_command_prints_a_table_or_json_and_writes_answers(folder, monkeypat
     monkeypatch.chdir(folder)
     command = ["evaluate", "runs/tiny", "--data", "owners", "data.unusable=drop", "--tier", "low"]
     assert main([*command, "--metric", "token_f1", "--answers", "answers.jsonl"]) == 0
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr()
+    assert "24 rows to score\nfedmoe: scoring at tier 'low' (1 of 1)" in told
     assert "barn: 14 rows, 1 of 15 rows were dropped (1 empty)" in printed
     assert "scored by token_f1" in printed
     assert all(word in printed for word in ("attic", "token f1", "loss"))

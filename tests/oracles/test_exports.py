@@ -170,6 +170,15 @@ def test_rounding_that_costs_what_was_learnt_is_refused(trained, tmp_path):
     assert done.largest_difference < 1e-4
 
 
+def test_a_card_says_what_rounding_costs_and_not_that_nothing_changed(trained, tmp_path):
+    settings, model, adapter = trained("olmoe")
+    done = exported(adapter, model, settings, tmp_path / "out", "merged", dtype="bfloat16")
+    card = (tmp_path / "out/README.md").read_text()
+    lost = 100 * done.facts["proof"]["share_of_training_rounded_away"]
+    assert f"rounded to bfloat16: {lost:.1f} % of what was learnt is rounded away" in card
+    assert "computes the same" not in card
+
+
 def test_no_file_names_this_machine_and_every_user_may_read(trained, tmp_path):
     settings, model, adapter = trained("mixtral")
     for format in ("peft", "vllm", "merged"):
