@@ -76,7 +76,7 @@ class FLUX(Mean):
         return Tuner(layouts, task, own, self)
 
     def reach(self, task: Task, moved: float) -> tuple[float, int]:
-        """What a client says it tuned is no change; it counts as yes or no."""
+        """Return a mask of what a client says it tuned: no change, it counts as yes or no."""
         layout = task.adapter.layout
         return moved, len(layout.expert_paths) * layout.num_experts
 

@@ -1,4 +1,4 @@
-"""What a device of each tier of a run must download, keep in memory and compute."""
+"""Costs of a device of each tier of a run: downloads, memory, work."""
 
 from __future__ import annotations
 

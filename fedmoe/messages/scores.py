@@ -130,11 +130,7 @@ def unpack_scores(
         WireError: scores that no honest client could send; says which number, and its bounds.
     """
     values = _values(message)
-    asked = {"round": task.round, "client": task.client, "name": task.name, "tier": task.tier}
-    asked |= {"top_k": task.top_k, "split": split, "metric": metrics[0]}
-    for name, expected in asked.items():
-        if values.pop(name, None) != expected:
-            raise WireError(f"scores for another {name}; expected {expected!r}", "task")
+    _check_asked(values, task, split, metrics[0])
     if len(message.buffer):
         raise WireError(f"scores with a buffer of {len(message.buffer)} bytes; expected 0", "size")
     examples = _number(values, "examples", int, most_examples)
@@ -168,6 +164,15 @@ def unpack_scores(
         rows=counts,
         seconds=seconds,
     )
+
+
+def _check_asked(values: dict[str, Any], task: Task, split: str, metric: str) -> None:
+    """Take out what scores say that they are of, and refuse those of anything but the request."""
+    asked = {"round": task.round, "client": task.client, "name": task.name, "tier": task.tier}
+    asked |= {"top_k": task.top_k, "split": split, "metric": metric}
+    for name, expected in asked.items():
+        if values.pop(name, None) != expected:
+            raise WireError(f"scores for another {name}; expected {expected!r}", "task")
 
 
 def _values(message: Message) -> dict[str, Any]:

@@ -29,7 +29,7 @@ NOISE_ROOM = 64.0
 
 @dataclass(frozen=True, eq=False)
 class Vector:
-    """What the vectors of a round are made of; the same for all that take part in it."""
+    """The parts of the vectors of a round; the same for all that take part in it."""
 
     strategy: Mean
     layout: Layout

@@ -1,4 +1,4 @@
-"""What a run whose clients' numbers are hidden tells of its rounds: sums, and what it has spent."""
+"""Tables and a plot of a run whose clients' numbers are hidden: sums, and what was spent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the robust rule did to whom."""
+"""A table of the robust rule: its effect on each client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the server of a run may see: all, sums under masks, or what a privacy budget leaves."""
+"""The sight of a run's server: all, sums under masks, or what a privacy budget leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the vectors of a round of masked sums are made of, the same at the server and its clients.
+"""The parts of the vectors of a round of masked sums, the same at the server and its clients.
 
 A client computes it from the experiment: the server cannot ask it for less noise. It is told sizes
 alone (`Bounds`), which change what its sum can express, and neither its noise nor its clipping.

@@ -1,4 +1,4 @@
-"""What is refused before a request is read: strangers, other pages' requests, what is too long.
+"""Refusals before a request is read: strangers, other pages' requests, what is too long.
 
 On a loopback address only requests for localhost are answered: otherwise a web page from elsewhere
 could use the model under a name that it points at this machine (DNS rebinding). A page may send no

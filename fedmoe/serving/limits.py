@@ -1,4 +1,4 @@
-"""What a request may cost, and how many may wait."""
+"""Limits on the cost of a request, and on how many wait."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fedmoe.system.files import write_bytes, write_text
-from simulations.attacks.cases import Bench, Case, grids
-from simulations.attacks.page import Line, found, page
+from simulations.attacks.cases import Bench, Case, Line, found, grids
+from simulations.attacks.page import page
 from simulations.attacks.picture import picture
 
 RESULTS = Path("runs/attacks/results.jsonl")
 PAGE = Path(__file__).parents[1] / "attacks.md"
-WORDS = Path(__file__).with_name("words.md")
+WORDS = Path(__file__).with_name("words.txt")
 """The first part of the page, which a person wrote."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -19,6 +20,10 @@ WHOLE = ("flip", "bound", "ipm", "backdoor", "backdoor_bound", "focus_bound", "l
 PAIRED = ("bound", "alie", "ipm", "backdoor_bound")
 RULES = ("none", "clip", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median",
          "centred_clipping")  # fmt: skip
+
+
+Line = dict[str, Any]
+"""A case and what came of it."""
 
 
 @dataclass(frozen=True)
@@ -124,3 +129,9 @@ class Bench:
             state = self.after_all(lab, before, MEANS["flame"], rule_of("none"), Told())
             self.lasts[id(lab)] = Round(lab, state)
         return self.lasts[id(lab)]
+
+
+def found(lines: Iterable[Line], case: Case, but: Sequence[str] = ()) -> list[Line]:
+    """Return the lines of a case, whatever the fields named in `but`."""
+    wanted = {k: v for k, v in vars(case).items() if k not in but}
+    return [line for line in lines if wanted.items() <= line.items()]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import mean
-from typing import Any
 
 from fedmoe.comparison.paired import difference
 from fedmoe.comparison.tables import difference_text
-from simulations.attacks.cases import DEFAULT, Case, grids
+from simulations.attacks.cases import DEFAULT, Case, Line, found, grids
 from simulations.attacks.catalogue import ATTACKS
 from simulations.study import markdown
 
-Line = dict[str, Any]
 BEFORE = {
     "honest": ("31 / 34", "32 / 35"),
     "flip": ("30 / 34", "30 / 33"),
@@ -30,12 +28,6 @@ BEFORE = {
     "own_bound": ("0 / 0", "0 / 0"),
 }
 """The scores at k = 4 and k = 1 before there was a rule, and bounds on norms and claims."""
-
-
-def found(lines: Iterable[Line], case: Case, but: Sequence[str] = ()) -> list[Line]:
-    """Return the lines of a case, whatever the fields named in `but`."""
-    wanted = {k: v for k, v in vars(case).items() if k not in but}
-    return [line for line in lines if wanted.items() <= line.items()]
 
 
 def cell(line: Line | None) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from statistics import mean
 
 from fedmoe.report import figures
-from simulations.attacks.cases import DEFAULT, Case
+from simulations.attacks.cases import DEFAULT, Case, Line, found
 from simulations.attacks.catalogue import ATTACKS
-from simulations.attacks.page import Line, found
 
 
 def picture(lines: Sequence[Line]) -> bytes:

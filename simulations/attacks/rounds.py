@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from fedmoe.aggregation import RobustRule
 from fedmoe.aggregation.mean import Mean
@@ -14,8 +15,10 @@ from fedmoe.messages.codec import pack_update
 from fedmoe.messages.records import Task, Update
 from fedmoe.rounds import ServerState, finish_round, plan_round
 from simulations.attacks.catalogue import Attack, Rows
-from simulations.attacks.lab import Lab
 from simulations.attacks.lies import Seen, honest
+
+if TYPE_CHECKING:
+    from simulations.attacks.lab import Lab
 
 
 @dataclass

@@ -92,7 +92,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule did to one client's update."""
+    """A rule's effect on one client's update."""
 
     client: int
     clipped: float
