@@ -55,6 +55,8 @@ def generate(
             "folder, --model with a whole model"
         )
     _check(run, adapter, base, tier)
+    if run is None and adapter is None:
+        arguments.check_source(model)
     arguments.one_thread()
     from fedmoe.export.generate import Generator
 

@@ -68,6 +68,7 @@ def serve(
       fedmoe serve my-adapter --port 9000 --seconds 30
     """
     key = _key(api_key)
+    arguments.check_source(source)
     from fedmoe.serving.limits import Limits
     from fedmoe.serving.server import listening
 
