@@ -76,7 +76,7 @@ class FLUX(Mean):
         return Tuner(layouts, task, own, self)
 
     def reach(self, task: Task, moved: float) -> tuple[float, int]:
-        """Return a mask of what a client says it tuned: no change, it counts as yes or no."""
+        """Return the bound on changes, and how many values say what was tuned: yes or no each."""
         layout = task.adapter.layout
         return moved, len(layout.expert_paths) * layout.num_experts
 

@@ -90,18 +90,18 @@ def evaluate(
     from fedmoe.export.evaluated import evaluate
 
     named = [f"evaluation.metric=[{','.join(metrics)}]"] if metrics else []
-
-    def say(line: str) -> None:
-        print(f"fedmoe: {line}", file=sys.stderr, flush=True)
-
     asked = [*overrides, *named]
-    found = evaluate(source, data, asked, answers=answers is not None, say=say, **how)
+    found = evaluate(source, data, asked, answers=answers is not None, say=_say, **how)
     if answers:
         write_text(answers, "".join(f"{json_text(record)}\n" for record in found.answers))
     if json:
         print(json_text([each.as_json() for each in found.evaluations], indent=1))
     else:
         _print(found, answers)
+
+
+def _say(line: str) -> None:
+    print(f"fedmoe: {line}", file=sys.stderr, flush=True)
 
 
 def _print(found: Evaluated, answers: Path | None) -> None:
