@@ -22,7 +22,7 @@ from simulations.attacks.picture import picture
 
 RESULTS = Path("runs/attacks/results.jsonl")
 PAGE = Path(__file__).parents[1] / "attacks.md"
-WORDS = Path(__file__).with_name("words.md")
+WORDS = Path(__file__).with_name("words.txt")
 """The first part of the page, which a person wrote."""
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fedmoe.aggregation import RobustRule
-from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.robust.geometry import moves_of
 from fedmoe.aggregation.robust.guarded import Guarded
 from fedmoe.aggregation.robust.terms import Judgement, Terms
@@ -71,7 +71,7 @@ class Round:
                     told.refused.append(str(error)[:200])
         return taken
 
-    def after(self, strategy: Mean, rule: RobustRule, attack: Attack, told: Told) -> ServerState:
+    def after(self, strategy: Any, rule: RobustRule, attack: Attack, told: Told) -> ServerState:
         """Return the next state by a strategy and a rule."""
         e, number = self.lab.setup.experiment, len(self.lab.server.members)
         sent, state = self.answers(attack, told), self.state
