@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmoe import Experiment, load_experiment, run
+from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.streaming import partial_sums
 from fedmoe.messages.records import Update
 from fedmoe.privacy.private_mean import norm
@@ -75,8 +76,10 @@ def norms(strategy: str) -> Line:
 
     tasks = plan_round(server.first_state(), server.members, EXPECTED, e.seed, server.send_to)
     updates = [u for u in InProcess(server, prepared.scorer)(tasks) if isinstance(u, Update)]
-    each = sorted(norm(u.delta, e.aggregation.weigh(u)) for u in updates)
-    sums = partial_sums(updates[0].delta.layout, iter(updates), e.aggregation.weigh)
+    mean = e.aggregation
+    assert isinstance(mean, Mean)
+    each = sorted(norm(u.delta, mean.weigh(u)) for u in updates)
+    sums = partial_sums(updates[0].delta.layout, iter(updates), mean.weigh)
     return {
         "cell": f"norms-{strategy}",
         "values": sums.layout.size,

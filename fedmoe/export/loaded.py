@@ -7,7 +7,7 @@ of a buffer and a few numbers, so that every question may be at another tier.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,8 @@ def load(
 
 def load_model(path: str, experts: Frozen | None = None, offload: bool | None = None) -> Loaded:
     """Load a base model, or one with an adapter merged in."""
-    settings, forms = ModelSettings(path=path), {experts or "full": bool(offload)}
+    settings = ModelSettings(path=path)
+    forms: dict[Frozen, bool] = {experts or "full": bool(offload)}
     gating, none = gating_of(Path(model_folder(path))), LoRA(rank=1)
     model, tokenizer = build_model(settings, none, NoRescaling(), gating, **_loading(forms))
     model.frozen.hold(forms, paged=True)
@@ -205,7 +206,9 @@ def load_run(
         advice = "give --top-k, which uses all experts"
         raise FedMoEError(f"--tier {only[0]!r}: {SUBSET}; {advice}")
     used = {name: tiers[name] for name in names if name in tiers and name not in subset}
-    asked = ((experts or f, a if offload is None else offload) for f, a in places(used.values()))
+    asked: Iterable[tuple[Frozen, bool]] = (
+        (experts or f, a if offload is None else offload) for f, a in places(used.values())
+    )
     forms = forms_of(asked) or {experts or "full": bool(offload)}
     saved = SavedRun.open(folder, which, **_loading(forms))
     model, tiers = saved.model, saved.experiment.budget.resolved(saved.model.full_top_k)

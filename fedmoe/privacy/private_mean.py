@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -79,7 +79,7 @@ class PrivateMean:
     layout: Layout | None = None
     """Of the round's updates: a round without any must add noise to what others would send."""
 
-    moves_alone = True
+    moves_alone: ClassVar[bool] = True
     """A round without updates moves the state, too: else it would say that nobody took part."""
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import SystemRandom
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from fedmoe.errors import AggregationError, FedMoEError
 from fedmoe.messages.records import Failure
@@ -117,10 +117,8 @@ class MaskedMean:
         """Return the strategy whose sums are masked."""
         return mean_of(self.server.setup.experiment)
 
-    @property
-    def moves_alone(self) -> bool:
-        """Return whether a round without updates moves the state."""
-        return False
+    moves_alone: ClassVar[bool] = False
+    """A round without updates has no sum."""
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
         """Yield one answer per task, in order, of which masks leave only that it is there.

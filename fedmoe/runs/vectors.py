@@ -81,7 +81,7 @@ def bounds_of(
     e = server.setup.experiment
     limits = [server.limits(t, e.admission.most_examples) for t in tasks]
     most_tokens = int(min(max(limit.tokens for limit in limits), MOST_TOKENS))
-    top_ks = Counter(member.top_k for member in server.members) if private else {}
+    top_ks = Counter(member.top_k for member in server.known) if private else {}
     bounds = Bounds(
         number,
         float(max(limit.delta for limit in limits)),
