@@ -1,7 +1,7 @@
 """What client-level differential privacy costs: loss and score on commands against epsilon.
 
 Two hundred households train a small adapter (rank 2) with plain averaging and with FLAME, without
-privacy and with budgets of 32, 8 and 2. Each cell is one line in `runs/privacy/cells.jsonl`, so
+privacy and with budgets of 32, 8 and 2. What came of it: `privacy.md`. Each cell is one line in `runs/privacy/cells.jsonl`, so
 that a run that was stopped continues where it was; the table is made of what is there.
 
     python -m simulations.privacy                        # takes about 4 minutes a cell on one core
@@ -22,6 +22,7 @@ from fedmoe.aggregation.streaming import partial_sums
 from fedmoe.messages.records import Update
 from fedmoe.privacy.private_mean import norm
 from fedmoe.report.text_table import TextTable
+from fedmoe.rounds import plan_round
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import prepare
 
@@ -34,8 +35,9 @@ STRATEGIES = {
     "flame": "aggregation={name: flame, weighting: uniform, temperature: 2}",
 }
 CLIP = {"fedavg": 0.5, "ffa": 0.5, "flame": 0.1}
-"""Near half of the median norm of a client's weighted change; see `norms`."""
+"""A fifth to a tenth of the median norm of a client's weighted change (`norms`), and no search."""
 CELLS = [f"{s}-{e}" for s in ("fedavg", "flame") for e in ("none", "8", "32", "2")]
+CELLS += ["fedavg-8-0.1", "ffa-8"]
 Line = dict[str, Any]
 
 
@@ -71,8 +73,6 @@ def norms(strategy: str) -> Line:
     e = experiment(f"{strategy}-none")
     prepared = prepare(e)
     server = prepared.server
-    from fedmoe.rounds import plan_round
-
     tasks = plan_round(server.first_state(), server.members, EXPECTED, e.seed, server.send_to)
     updates = [u for u in InProcess(server, prepared.scorer)(tasks) if isinstance(u, Update)]
     each = sorted(norm(u.delta, e.aggregation.weigh(u)) for u in updates)
