@@ -1,8 +1,8 @@
 """What client-level differential privacy costs: loss and score on commands against epsilon.
 
 Two hundred households train a small adapter (rank 2) with plain averaging and with FLAME, without
-privacy and with budgets of 32, 8 and 2. What came of it: `privacy.md`. Each cell is one line in `runs/privacy/cells.jsonl`, so
-that a run that was stopped continues where it was; the table is made of what is there.
+privacy and with budgets of 32, 8 and 2. Each cell is one line in `runs/privacy/cells.jsonl`, so
+that a run that was stopped continues where it was. What came of it: `privacy.md`.
 
     python -m simulations.privacy                        # takes about 4 minutes a cell on one core
     python -m simulations.privacy --cells norms fedavg-8
