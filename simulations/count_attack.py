@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,8 @@ def weights_of(epsilon: float, layers: int, experts: int) -> Sum:
     even = even_weights(strategy, privacy, [K], layout)
     mean = PrivateMean(strategy, Mechanism(privacy, noise, probability, PER_ROUND, even), 1.0)
     nothing, ones, zero = Adapter(layout, torch.zeros(0)), torch.ones(layers), torch.zeros(0)
-    fixed = dict.fromkeys(("steps", "seconds", "loss_before", "loss_after", "peak_bytes"), 1)
+    names = ("steps", "seconds", "loss_before", "loss_after", "peak_bytes")
+    fixed: dict[str, Any] = dict.fromkeys(names, 1)
 
     def added(each: list[np.ndarray], noise: bool = True) -> np.ndarray:
         tally = Tally(torch.zeros_like(even))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmoe import Experiment, load_experiment, run
+from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.streaming import partial_sums
 from fedmoe.messages.records import Update
 from fedmoe.privacy.private_mean import norm
@@ -71,6 +72,7 @@ def experiment(cell: str) -> Experiment:
 def norms(strategy: str) -> Line:
     """Return norms of clients' weighted changes in round 1, and of their mean."""
     e = experiment(f"{strategy}-none")
+    assert isinstance(e.aggregation, Mean)
     prepared = prepare(e)
     server = prepared.server
     tasks = plan_round(server.first_state(), server.members, EXPECTED, e.seed, server.send_to)
