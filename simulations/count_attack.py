@@ -83,14 +83,13 @@ def weights_of(epsilon: float, layers: int, experts: int) -> Sum:
     even = even_weights(strategy, privacy, [K], layout)
     mean = PrivateMean(strategy, Mechanism(privacy, noise, probability, PER_ROUND, even), 1.0)
     nothing, ones, zero = Adapter(layout, torch.zeros(0)), torch.ones(layers), torch.zeros(0)
-    fixed: dict[str, Any] = dict.fromkeys(
-        ("steps", "seconds", "loss_before", "loss_after", "peak_bytes"), 1
-    )
+    names = ("steps", "seconds", "loss_before", "loss_after", "peak_bytes")
+    fixed = dict.fromkeys(names, 1)
 
     def added(each: list[np.ndarray], noise: bool = True) -> np.ndarray:
         tally = Tally(torch.zeros_like(even))
         for found in each:
-            report = fixed | {"examples": ROWS, "tokens": int(found[0].sum()) // K}
+            report: dict[str, Any] = {**fixed, "examples": ROWS, "tokens": int(found[0].sum()) // K}
             counts = torch.from_numpy(found)
             mean.weigh(Update(1, 0, "", K, ones, nothing, counts, **report), tally)
         if noise:

@@ -2,7 +2,7 @@
 
 Two hundred households train a small adapter (rank 2) with plain averaging and with FLAME, without
 privacy and with budgets of 32, 8 and 2. Each cell is one line in `runs/privacy/cells.jsonl`, so
-that a run that was stopped continues where it was; the table is made of what is there.
+that a run that was stopped continues where it was. What came of it: `privacy.md`.
 
     python -m simulations.privacy                        # takes about 4 minutes a cell on one core
     python -m simulations.privacy --cells norms fedavg-8
@@ -23,6 +23,7 @@ from fedmoe.aggregation.streaming import partial_sums
 from fedmoe.messages.records import Update
 from fedmoe.privacy.private_mean import norm
 from fedmoe.report.text_table import TextTable
+from fedmoe.rounds import plan_round
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import prepare
 
@@ -35,8 +36,9 @@ STRATEGIES = {
     "flame": "aggregation={name: flame, weighting: uniform, temperature: 2}",
 }
 CLIP = {"fedavg": 0.5, "ffa": 0.5, "flame": 0.1}
-"""Near half of the median norm of a client's weighted change; see `norms`."""
+"""A fifth to a tenth of the median norm of a client's weighted change (`norms`), and no search."""
 CELLS = [f"{s}-{e}" for s in ("fedavg", "flame") for e in ("none", "8", "32", "2")]
+CELLS += ["fedavg-8-0.1", "ffa-8"]
 Line = dict[str, Any]
 
 
@@ -70,10 +72,9 @@ def experiment(cell: str) -> Experiment:
 def norms(strategy: str) -> Line:
     """Return norms of clients' weighted changes in round 1, and of their mean."""
     e = experiment(f"{strategy}-none")
+    assert isinstance(e.aggregation, Mean)
     prepared = prepare(e)
     server = prepared.server
-    from fedmoe.rounds import plan_round
-
     tasks = plan_round(server.first_state(), server.members, EXPECTED, e.seed, server.send_to)
     updates = [u for u in InProcess(server, prepared.scorer)(tasks) if isinstance(u, Update)]
     mean = e.aggregation
