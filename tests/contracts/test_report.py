@@ -22,7 +22,7 @@ from fedmoe.system.package_data import package_text
 
 test_scores.__test__ = False  # a table, not a test
 ZERO = {"score": 0.0, "exact_match": 0.0}
-POOLED = {*PLOTS} - {"client-scores"}
+POOLED = {*PLOTS} - {"client-scores", "epsilon-per-round"}
 """Plots of a run whose clients do not score on rows of their own."""
 
 

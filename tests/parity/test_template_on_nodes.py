@@ -60,7 +60,7 @@ def test_a_node_with_another_file_gets_no_task(prepared, known, files):
     tasks = plan_round(server.first_state(), server.members, 4, server.setup.experiment.seed)
     grid = FakeGrid({"overrides": f"text.template={copy}"}, known=known)
     transport = GridTransport(grid, server, prepared.scorer, Settings(), grid.clock)
-    assert json.loads(transport._content(tasks[0])["config"]["data"])["template"] == mine
+    assert json.loads(transport.content(tasks[0])["config"]["data"])["template"] == mine
     assert all(isinstance(answer, Update) for answer in transport(tasks))
     grid = FakeGrid({"overrides": f"text.template={other}"}, known=known)
     transport = GridTransport(grid, server, prepared.scorer, Settings(), grid.clock)
