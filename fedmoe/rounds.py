@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fedmoe.adapter import Adapter, cut, place
 from fedmoe.aggregation.mean import again
-from fedmoe.aggregation.robust.rule import PLAIN, Judgement, RobustRule
+from fedmoe.aggregation.robust.judgement import Judgement
+from fedmoe.aggregation.robust.rule import PLAIN, RobustRule
 from fedmoe.aggregation.server_optimizer import NoOptimizer, ServerOptimizer
 from fedmoe.aggregation.strategy import Aggregator
 from fedmoe.errors import FedMoEError

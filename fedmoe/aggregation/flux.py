@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool
@@ -12,11 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, cut, keep_untouched
-from fedmoe.aggregation.mean import Mean
+from fedmoe.aggregation.learners import MeanOfLearners
 from fedmoe.aggregation.narrow_backward import ChosenBackward
 from fedmoe.aggregation.strategy import Layouts, Local
-from fedmoe.aggregation.streaming import Weights, weighted_mean
-from fedmoe.errors import Fault
+from fedmoe.aggregation.streaming import Weights
 from fedmoe.messages.records import Task, Update
 from fedmoe.section import section
 
@@ -24,7 +21,7 @@ TUNED = "tuned"
 
 
 @section
-class FLUX(Mean):
+class FLUX(MeanOfLearners):
     r"""Choose the experts that a client tunes by what they promised it; average over tuners.
 
     $$u_e = |D_e| \sqrt{\frac1S \sum_s \| \nabla_e^{(s)} \|^2}$$
@@ -46,21 +43,9 @@ class FLUX(Mean):
     """
 
     name: Literal["flux"] = "flux"
-    linear: ClassVar[bool] = False
-    maskable: ClassVar[bool] = False
-    continues: ClassVar[bool] = False
     corrects: ClassVar[bool] = True
-    per_choice: Annotated[int, Field(ge=1)] = 4
-    """Experts of each layer that a client tunes, for each of its tier's `top_k`."""
-    experts: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
-    """The same as a number by tier, such as {low: 8}, in place of `per_choice`."""
     exploit: Annotated[float, Field(ge=0, le=1)] = 0.75
     """The epsilon: share of the roles that go to the largest utilities; the rest explores."""
-
-    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
-        """Yield budgets of tiers that there are not, and what traits rule out."""
-        yield from super().faults(experiment, model)
-        yield from unknown_tiers(self.experts, experiment)
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         kept = [("utilities", (2, plain.num_layers, plain.num_experts), None)]
@@ -86,16 +71,6 @@ class FLUX(Mean):
         tuned = cut(update.delta, layout.only(TUNED)).flat.view(-1, layout.num_experts) > 0.5
         return Weights(n * (tuned & (update.counts > 0)).double(), n)
 
-    def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
-        weights: list[Weights] = []
-
-        def plain() -> Iterator[Update]:
-            for update in updates:
-                weights.append(self.weigh(update))
-                yield replace(update, delta=cut(update.delta, adapter.layout))
-
-        return weighted_mean(adapter, plain(), lambda update: weights.pop(0))
-
 
 class Tuner(Local):
     """A client that tunes the experts with a role, and measures what they gain."""
@@ -107,7 +82,7 @@ class Tuner(Local):
         known = torch.zeros(shape) if own is None else own.flat.view(shape).clone()
         self.utility, self.measured = known
         self.round = task.round
-        number = settings.experts.get(task.tier, settings.per_choice * task.top_k)
+        number = settings.learners(task)
         turn = (task.round - 1) * number + task.client
         chosen = roles(self.utility, self.measured, number, settings.exploit, turn)
         self.backward = ChosenBackward(chosen)
@@ -165,12 +140,3 @@ def roles(
     for layer, ranks in enumerate(oldest):
         chosen[layer, ranks[: number - int(chosen[layer].sum())]] = True
     return chosen
-
-
-def unknown_tiers(budgets: dict[str, int], experiment: Any) -> Iterator[Fault]:
-    """Yield budgets of tiers that there are not."""
-    tiers = getattr(experiment.budget, "tiers", {})
-    for name in budgets:
-        if tiers and name not in tiers:
-            known = ", ".join(tiers)
-            yield Fault(f"aggregation.experts.{name}", f"no such tier; the tiers are {known}")

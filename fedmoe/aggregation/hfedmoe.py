@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,12 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from fedmoe.adapter import SHIFT, Adapter, Layout, cut, keep_untouched, place
-from fedmoe.aggregation.flux import unknown_tiers
-from fedmoe.aggregation.mean import Mean
+from fedmoe.aggregation.learners import MeanOfLearners
 from fedmoe.aggregation.narrow_backward import NarrowBackward
 from fedmoe.aggregation.strategy import Layouts, Local
-from fedmoe.aggregation.streaming import Weights, weighted_mean
-from fedmoe.errors import Fault
+from fedmoe.aggregation.streaming import Weights
 from fedmoe.messages.records import Task, Update
 from fedmoe.section import section
 
@@ -25,7 +22,7 @@ RECORD = "record"
 
 
 @section
-class HFedMoE(Mean):
+class HFedMoE(MeanOfLearners):
     r"""Forward through all chosen experts, backward through the C most important of a micro-batch.
 
     `NarrowBackward` has the importance s. A client says which experts it trained in the round, in
@@ -47,25 +44,13 @@ class HFedMoE(Mean):
     """
 
     name: Literal["hfedmoe"] = "hfedmoe"
-    linear: ClassVar[bool] = False
     size_weighted: ClassVar[bool] = False
-    maskable: ClassVar[bool] = False
-    continues: ClassVar[bool] = False
-    per_choice: Annotated[int, Field(ge=1)] = 4
-    """Experts of each layer that learn from a micro-batch, for each of a tier's `top_k`."""
-    experts: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
-    """The same as a number by tier, such as {low: 8}, in place of `per_choice`."""
     mean_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """The lambda of s: 1 looks at an expert's mean weight alone, 0 at its largest."""
     surprise: Annotated[float, Field(ge=0)] = 0.0
     """The beta of s: how much an expert loses whose weights are far from even ones."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The tau: the least mean weight of an expert on a client that counts for it."""
-
-    def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
-        """Yield budgets of tiers that there are not, and what traits rule out."""
-        yield from super().faults(experiment, model)
-        yield from unknown_tiers(self.experts, experiment)
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         return Layouts(task=plain, model=plain, trained=plain, update=_with_record(plain))
@@ -92,20 +77,18 @@ class HFedMoE(Mean):
         return float((u * s)[counts].sum() / counts.sum().clamp(min=1))
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
-        weights: list[Weights] = []
         routers = adapter.layout.only(SHIFT)
         moved, total = torch.zeros(routers.size, dtype=torch.float64), 0.0
 
-        def plain() -> Iterator[Update]:
+        def watched() -> Iterator[Update]:
             nonlocal total
             for update in updates:
-                weights.append(self.weigh(update))
                 alpha = self.router_weight(update)
                 moved.add_(cut(update.delta, routers).flat, alpha=alpha)
                 total += alpha
-                yield replace(update, delta=cut(update.delta, adapter.layout))
+                yield update
 
-        mean = weighted_mean(adapter, plain(), lambda update: weights.pop(0))
+        mean = super().combine(adapter, watched(), num_clients)
         before = cut(adapter, routers).flat
         after = (before + moved / total).float() if total else before
         place(Adapter(routers, after), mean)
@@ -118,7 +101,7 @@ class Learner(Local):
     def __init__(self, layouts: Layouts, task: Task, settings: HFedMoE) -> None:
         super().__init__(layouts, task.adapter)
         model = layouts.model
-        most = settings.experts.get(task.tier, settings.per_choice * task.top_k)
+        most = settings.learners(task)
         shape = model.num_layers, model.num_experts
         self.backward = NarrowBackward(*shape, most, settings.mean_share, settings.surprise)
 

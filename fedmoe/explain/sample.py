@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmoe.config import Experiment
 from fedmoe.config.paths import saved_experiment
@@ -14,12 +14,14 @@ from fedmoe.data.examples import Example
 from fedmoe.data.federated import Federated
 from fedmoe.data.text import Tokens
 from fedmoe.errors import DataError
-from fedmoe.export.evaluated import rows_to_score
-from fedmoe.export.scored import Source
+from fedmoe.export.rows import rows_to_score
 from fedmoe.report.run import Run
 from fedmoe.report.units import listed
 from fedmoe.runs.evaluation_sets import Drawing
 from fedmoe.seeds import numpy_rng
+
+if TYPE_CHECKING:
+    from fedmoe.export.scored import Source
 
 
 @dataclass(frozen=True, eq=False)

@@ -158,7 +158,7 @@ def load_model(path: str, experts: Frozen | None = None, offload: bool | None = 
     model.frozen.hold(forms, paged=True)
     # The built-in base was pretrained on plain prompts, and never saw its template.
     text = TextSettings(template="plain" if path == MINI else "auto")
-    facts = _facts(Path(path).expanduser())
+    facts = facts_of(Path(path).expanduser())
     name = facts.get("tier") or (ALONE if facts else BASE)
     return Loaded(
         model, tokenizer, text, {name: Level(model.full_top_k, model.frozen.used)}, _name(path)
@@ -171,7 +171,7 @@ def load_adapter(
     """Load the base model of an exported adapter, with the adapter merged in; see `load_export`."""
     model, tokenizer, _ = load_export(folder, base)
     model.frozen.hold({experts or "full": bool(offload)}, paged=True)
-    facts = _facts(folder)
+    facts = facts_of(folder)
     level = Level(facts.get("top_k", model.full_top_k), model.frozen.used)
     levels = {facts.get("tier") or ALONE: level}
     return Loaded(model, tokenizer, TextSettings(), levels, facts.get("name") or _name(str(folder)))
@@ -259,7 +259,7 @@ def _shared(levels: Mapping[str, Level]) -> dict[str, Level]:
     return made
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def facts_of(folder: Path) -> dict[str, Any]:
     """Return what an export says of itself, such as the tier that it is for; else nothing."""
     path = folder / CERTIFICATE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

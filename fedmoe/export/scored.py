@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from fedmoe.config import Experiment
 from fedmoe.data.text import TextSettings
 from fedmoe.errors import FedMoEError
-from fedmoe.export.exported import CERTIFICATE
+from fedmoe.export.loaded import facts_of, load_run
 from fedmoe.export.peft import CONFIG, load_export
 from fedmoe.export.saved import SavedRun
 from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.build import ModelSettings, build_model, model_folder
-from fedmoe.models.memory.frozen import forms_of
 from fedmoe.models.pretrained_gating import gating_of
 from fedmoe.models.rescaling import NoRescaling
-from fedmoe.runs.subsets import places
 
 FULL = "full"
 """The name of a model's own k, where there are no tiers."""
@@ -55,13 +51,13 @@ def open_source(source: Path | str, which: str, base: str, tiers: Sequence[str])
     """
     folder = Path(source).expanduser()
     if (folder / "ledger.jsonl").is_file():
-        return _of_run(SavedRun.open(folder, which), tiers)
+        return _of_run(folder, which, tiers)
     if tiers:
         raise FedMoEError(f"{source} is no run, and so has no tiers; leave --tier out")
     facts: Mapping[str, Any] = {}
     if (folder / CONFIG).is_file():
         model, tokenizer, path = load_export(folder, base)
-        facts = _facts(folder)
+        facts = facts_of(folder)
     else:
         path = str(source)
         gating = gating_of(Path(model_folder(path)))
@@ -78,37 +74,19 @@ def open_source(source: Path | str, which: str, base: str, tiers: Sequence[str])
     return Source(model, tokenizer, experiment, {facts.get("tier") or FULL: use})
 
 
-def _facts(folder: Path) -> Mapping[str, Any]:
-    """Return what an exported adapter says of itself, such as the tier that it is for."""
-    path = folder / CERTIFICATE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _of_run(saved: SavedRun, wanted: Sequence[str]) -> Source:
-    model, known = saved.model, saved.experiment.budget.resolved(saved.model.full_top_k)
-    if unknown := [name for name in wanted if name not in known]:
-        there = ", ".join(map(repr, known))
-        raise FedMoEError(f"--tier {unknown[0]!r} is not one of {there}")
-    chosen = {name: known[name] for name in wanted or known}
-    if subset := [name for name, tier in chosen.items() if tier.subset]:
+def _of_run(folder: Path, which: str, wanted: Sequence[str]) -> Source:
+    known = SavedRun.experiment_of(folder, which).budget.resolved(1)
+    chosen = [*(wanted or known)]
+    if subset := [name for name in chosen if name in known and known[name].subset]:
         others = [name for name in known if not known[name].subset]
         raise FedMoEError(
             f"tier {subset[0]!r}: each of its clients keeps the experts that its own data choose, "
             f"so it has no common model; give --tier one of {', '.join(others) or 'another run'}"
         )
-    model.frozen.hold(forms_of(places(chosen.values())))
-
-    def as_tier(name: str) -> Callable[[], int]:
-        def use() -> int:
-            model.frozen.use(chosen[name].frozen)
-            model.load(saved.adapter(name))
-            plain = torch.ones(model.layout.num_layers)
-            model.set_budget(chosen[name].top_k, saved.rescalers.get(name, plain))
-            return chosen[name].top_k
-
-        return use
-
-    use_of = {name: as_tier(name) for name in chosen}
-    text = saved.experiment.data.wording(saved.experiment.text)
-    experiment = replace(saved.experiment, text=text)
-    return Source(model, saved.tokenizer, experiment, use_of, True, saved.round)
+    loaded = load_run(folder, which, chosen)
+    assert loaded.saved is not None
+    experiment = replace(loaded.saved.experiment, text=loaded.text)
+    use_of = {name: partial(loaded.use, name) for name in chosen}
+    return Source(
+        loaded.model, loaded.tokenizer, experiment, use_of, is_run=True, round=loaded.saved.round
+    )

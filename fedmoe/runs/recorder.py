@@ -35,7 +35,7 @@ from fedmoe.system.files import json_file, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
     from fedmoe.adapter import Adapter
-    from fedmoe.aggregation.robust.terms import Judgement
+    from fedmoe.aggregation.robust.judgement import Judgement
     from fedmoe.budget.cost import Cost
     from fedmoe.evaluation.evaluate import Evaluation
     from fedmoe.messages.records import Task, Update

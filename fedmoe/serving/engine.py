@@ -136,7 +136,7 @@ class Engine:
         except (MemoryError, torch.OutOfMemoryError):
             said = "there is not enough memory for this request"
             put(Refused(said, status=503, code="server_error"))
-        except Exception:
+        except Exception:  # a fault of ours ends one request, and not the endpoint
             traceback.print_exc(file=sys.stderr)
             said = "the server failed; its terminal says how"
             put(Refused(said, status=500, code="server_error"))

@@ -9,7 +9,8 @@ from fedmoe.aggregation import RobustRule
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.robust.geometry import moves_of
 from fedmoe.aggregation.robust.guarded import Guarded
-from fedmoe.aggregation.robust.terms import Judgement, Terms
+from fedmoe.aggregation.robust.judgement import Judgement
+from fedmoe.aggregation.robust.terms import Terms
 from fedmoe.errors import WireError
 from fedmoe.messages.codec import pack_update
 from fedmoe.messages.records import Task, Update

@@ -13,8 +13,9 @@ from torch import Tensor
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.robust.geometry import MEASURES, Moves, moves_of, scaled
-from fedmoe.aggregation.robust.rule import Centre, Outcome, RobustRule, judged, steady
-from fedmoe.aggregation.robust.terms import Choice, Terms, capped
+from fedmoe.aggregation.robust.judgement import Judgement, Verdict
+from fedmoe.aggregation.robust.rule import Centre, Outcome, RobustRule, steady
+from fedmoe.aggregation.robust.terms import Choice, Terms, capped, shares
 from fedmoe.aggregation.strategy import Aggregator
 from fedmoe.messages.records import Update
 from fedmoe.section import section
@@ -145,3 +146,29 @@ def _middle(values: Tensor, mask: Tensor, dim: int) -> Tensor:
     place = ((mask.sum(dim, keepdim=True) - 1) // 2).clamp(min=0)
     found = ordered.gather(dim, place).squeeze(dim)
     return torch.where(found.isinf(), 0.0, found)
+
+
+def judged(
+    rule: str, terms: Terms, choice: Choice, squares: Float[Tensor, "clients owners"], needed: int
+) -> Judgement:
+    """Return what a rule that needs so many reporters did; `squares` are the deltas' norms'."""
+    before, after = shares(terms.weights), shares(choice.weights)
+    trained = terms.used.any(0)
+    few = trained & (terms.used.sum(0) < needed)
+    verdicts = []
+    for i, update in enumerate(terms.updates):
+        mine = terms.used[i]
+        number = max(1, int(mine.sum()))
+        kept = choice.factors[i].square() * squares[i]
+        sent, left = float(squares[i].sum()), float(kept.sum())
+        verdicts.append(
+            Verdict(
+                client=update.client,
+                clipped=round(1 - (left / sent) ** 0.5, 4) if sent > left else 0.0,
+                share=round(float(before[i][mine].sum()) / number, 4),
+                share_after=round(float(after[i][mine].sum()) / number, 4),
+                refused=int((mine & (choice.weights[i] == 0)).sum()),
+                trained=int(mine.sum()),
+            )
+        )
+    return Judgement(rule, tuple(verdicts), int(trained.sum()), int(few.sum()), needed)

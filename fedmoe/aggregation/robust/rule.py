@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.mean import Mean
-from fedmoe.aggregation.robust.terms import Choice, Judgement, Terms, Verdict, shares
+from fedmoe.aggregation.robust.judgement import Judgement
 from fedmoe.aggregation.strategy import Aggregator
 from fedmoe.errors import Fault
 from fedmoe.messages.records import Update
@@ -98,32 +98,6 @@ def unfit(strategy: Any) -> str:
     if not isinstance(strategy, Mean) or type(strategy).combine is not Mean.combine:
         return f"changes weights and updates alone, and {named} takes more from clients than both"
     return ""
-
-
-def judged(
-    rule: str, terms: Terms, choice: Choice, squares: Float[Tensor, "clients owners"], needed: int
-) -> Judgement:
-    """Return what a rule that needs so many reporters did; `squares` are the deltas' norms'."""
-    before, after = shares(terms.weights), shares(choice.weights)
-    trained = terms.used.any(0)
-    few = trained & (terms.used.sum(0) < needed)
-    verdicts = []
-    for i, update in enumerate(terms.updates):
-        mine = terms.used[i]
-        number = max(1, int(mine.sum()))
-        kept = choice.factors[i].square() * squares[i]
-        sent, left = float(squares[i].sum()), float(kept.sum())
-        verdicts.append(
-            Verdict(
-                client=update.client,
-                clipped=round(1 - (left / sent) ** 0.5, 4) if sent > left else 0.0,
-                share=round(float(before[i][mine].sum()) / number, 4),
-                share_after=round(float(after[i][mine].sum()) / number, 4),
-                refused=int((mine & (choice.weights[i] == 0)).sum()),
-                trained=int(mine.sum()),
-            )
-        )
-    return Judgement(rule, tuple(verdicts), int(trained.sum()), int(few.sum()), needed)
 
 
 def steady(values: Float[Tensor, ...]) -> Float[Tensor, ...]:
