@@ -1,6 +1,5 @@
 """A run's folder that was edited or damaged while nobody worked in it: what it says, and does."""
 
-import json
 import multiprocessing
 import os
 import re
@@ -11,6 +10,7 @@ import warnings
 from dataclasses import replace
 
 import pytest
+from sums import sums_config
 
 from fedmoe.config import load_experiment
 from fedmoe.errors import CheckpointError, FedMoEError, FedMoEWarning
@@ -34,22 +34,15 @@ SMALL = ("config.yaml", "manifest.json", "environment.json", "run-id")
 def config(tmp_path_factory, tiny_folder):
     """Three rounds of two clients."""
     home = tmp_path_factory.mktemp("edited")
-    rows = [{"prompt": f"what is {a} plus 1", "response": f"{a + 1}"} for a in range(24)]
-    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (home / "edited.yaml").write_text(
-        f"""\
+    rest = """\
 name: run
 rounds: 3
-model: {{path: {tiny_folder}}}
-adapter: {{rank: 2, alpha: 4.0}}
-data: {{name: files, path: {home / "rows.jsonl"}}}
-partition: {{name: iid, num_clients: 2}}
-budget: {{tiers: {{high: {{top_k: 4}}, low: {{top_k: 1}}}}}}
-training: {{steps: 1, batch_size: 2, probe_examples: 2, learning_rate: 0.005}}
-evaluation: {{validation_examples: 2, test_examples: 2, max_new_tokens: 1}}
+partition: {name: iid, num_clients: 2}
+budget: {tiers: {high: {top_k: 4}, low: {top_k: 1}}}
+training: {steps: 1, batch_size: 2, probe_examples: 2, learning_rate: 0.005}
+evaluation: {validation_examples: 2, test_examples: 2, max_new_tokens: 1}
 """
-    )
-    return home / "edited.yaml"
+    return sums_config(home, tiny_folder, rest)
 
 
 def killed_after(config, folder, name):

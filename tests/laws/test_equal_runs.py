@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from sums import sums_config
 
 from fedmoe.config import load_experiment
 from fedmoe.runs import session
@@ -24,27 +25,21 @@ NAMED = {"run-id", "config.yaml", "seal.json"}
 def runs(tmp_path_factory, tiny_folder):
     """The files of two runs, by name; their clients keep something between rounds."""
     home = tmp_path_factory.mktemp("equal")
-    rows = [{"prompt": f"what is {a} plus 1", "response": f"{a + 1}"} for a in range(24)]
-    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (home / "equal.yaml").write_text(
-        f"""\
+    rest = """\
 name: run
 rounds: 2
-model: {{path: {tiny_folder}}}
-adapter: {{rank: 2, alpha: 4.0}}
-data: {{name: files, path: {home / "rows.jsonl"}}}
-partition: {{name: iid, num_clients: 2}}
-budget: {{tiers: {{high: {{top_k: 4}}, low: {{top_k: 1}}}}}}
-aggregation: {{name: scaffold}}
-rescaling: {{name: learned}}
-training: {{steps: 1, batch_size: 2, probe_examples: 2}}
-evaluation: {{validation_examples: 2, test_examples: 2, max_new_tokens: 1}}
+partition: {name: iid, num_clients: 2}
+budget: {tiers: {high: {top_k: 4}, low: {top_k: 1}}}
+aggregation: {name: scaffold}
+rescaling: {name: learned}
+training: {steps: 1, batch_size: 2, probe_examples: 2}
+evaluation: {validation_examples: 2, test_examples: 2, max_new_tokens: 1}
 """
-    )
+    config = sums_config(home, tiny_folder, rest)
     folders = [home / name / "run" for name in ("one", "two")]
     for folder in folders:
         changes = [f"simulation.folder={folder.parent}"]
-        session.run(load_experiment(home / "equal.yaml", changes))
+        session.run(load_experiment(config, changes))
     return [
         {str(p.relative_to(f)): p.read_bytes() for p in f.rglob("*") if p.is_file()}
         for f in folders

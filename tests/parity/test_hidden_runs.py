@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from sums import sums_config
 
 from fedmoe.config import load_experiment
 from fedmoe.errors import ConfigError, FedMoEError
@@ -24,27 +25,16 @@ UNIFORM = "aggregation={name: fedavg, weighting: uniform}"
 def experiment_of(tmp_path_factory, tiny_folder):
     """A function from a name and overrides to an experiment of five clients."""
     home = tmp_path_factory.mktemp("hidden")
-    rows = [
-        {"prompt": f"what is {n} plus {n}", "response": f"{2 * n}", "site": f"site {n % 5}"}
-        for n in range(40)
-    ]
-    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (home / "hidden.yaml").write_text(
-        f"""\
+    rest = f"""\
 rounds: 2
-model: {{path: {tiny_folder}}}
-adapter: {{rank: 2, alpha: 4.0}}
-data: {{name: files, path: {home / "rows.jsonl"}, label: site}}
 partition: {{name: natural, num_clients: 5}}
 budget: {{tiers: {{high: {{top_k: 2}}, low: {{top_k: 1}}}}}}
 training: {{steps: 2, batch_size: 2, probe_examples: 2}}
 evaluation: {{every: 0, validation_examples: 2, test_examples: 2, max_new_tokens: 1}}
 simulation: {{folder: {home / "runs"}}}
 """
-    )
-    return lambda name, *overrides: load_experiment(
-        home / "hidden.yaml", [f"name={name}", *overrides]
-    )
+    config = sums_config(home, tiny_folder, rest, rows=40, sites=5)
+    return lambda name, *overrides: load_experiment(config, [f"name={name}", *overrides])
 
 
 def adapter_of(folder):

@@ -1,0 +1,176 @@
+"""Lies in the steps of masked sums, refused at the server and at the clients."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from masked_rounds import BAD, on_bad, played, tasks_of
+
+from clients.resident import carry_out
+from clients.worker_frames import Order
+from fedmoe.config.components import for_nodes
+from fedmoe.deploy.keys import node_keys
+from fedmoe.errors import FedMoEError
+from fedmoe.messages.codec import pack_task
+from fedmoe.messages.records import Failure
+from fedmoe.privacy.masks.identity import owner_of
+from fedmoe.privacy.masks.party import Party
+from fedmoe.privacy.masks.wire import Request
+from fedmoe.runs.vectors import bounds_of
+from server.messages import read_update
+
+pytestmark = pytest.mark.usefixtures("quick_digest", "undrawn")
+
+
+def words(change):
+    """Change the values of a reply's scalars."""
+
+    def changed(reply):
+        values = json.loads(reply["config"]["scalars"])
+        change(values)
+        return content(json.dumps(values), b"")
+
+    return changed
+
+
+def content(scalars, data):
+    array = Array("uint8", (len(data),), "bytes", data)
+    return RecordDict(
+        {"config": ConfigRecord({"scalars": scalars}), "arrays": ArrayRecord({"buffer": array})}
+    )
+
+
+def vector_with(change):
+    return lambda reply: change(bytes(read_update(reply).buffer))
+
+
+LIES = [
+    ("advertise", words(lambda v: v.update(sealing="00")), "expected 32 in hexadecimal"),
+    ("advertise", words(lambda v: v.update(signer="a\n")), "a signer is"),
+    ("share", words(lambda v: v.pop("0")), "3 shares; expected one for each of 4"),
+    ("share", words(lambda v: v.update({"0": "00" * 75})), "expected 76 in hexadecimal"),
+    ("share", words(lambda v: v.update({"٣": v.pop("3")})), "expected its number"),
+    ("mask", vector_with(lambda data: content("{}", data[:-8])), "has no place in this round"),
+    ("mask", vector_with(lambda data: content("{}", data[:-1])), "integers of 8 bytes"),
+    ("mask", vector_with(lambda data: content('{"loss": 1}', data)), "nothing beside them"),
+    ("reveal", words(lambda v: v["keys"].update(v["seeds"])), ""),
+    ("reveal", words(lambda v: v["seeds"].pop("0")), ""),
+]
+
+
+@pytest.mark.parametrize(("step", "lie", "reason"), LIES)
+def test_a_lie_at_a_step_is_refused_and_its_client_gone(prepared, clear, step, lie, reason):
+    answers, state = played(prepared, on_bad(step, lie))
+    gone = [answer for answer in answers if isinstance(answer, Failure)]
+    assert [answer.client for answer in gone] == ([] if step == "reveal" else [BAD])
+    assert all(reason in answer.reason for answer in gone), gone
+    stayed = {0, 1, 3, 4, *([BAD] if step == "reveal" else [])}
+    torch.testing.assert_close(state, clear(stayed), atol=1e-7, rtol=1e-6)
+
+
+def order_of(prepared, task, **changes):
+    packed = pack_task(task)
+    experiment = for_nodes(prepared.setup.for_clients)
+    order = Order(experiment, "", packed.scalars, None, [], "")
+    return replace(order, **changes), memoryview(packed.buffer)
+
+
+def mask_request(prepared, task, about="run|1|a", **changes):
+    """What an honest server asks client 0 after the steps before; and client 0 made them."""
+    bounds, _ = bounds_of(prepared.server, [task], 5, None)
+    others = {c: Party(about.encode(), c, 3) for c in range(1, 5)}
+    step = dict.fromkeys(("advertise", "share"))
+    for name in step:
+        adverts = {c: p.advertise() for c, p in others.items()}
+        request = Request(name, about, adverts=adverts if name == "share" else {})
+        order, nothing = order_of(prepared, task, masks=request.text())
+        step[name] = json.loads(carry_out(order, nothing).scalars)
+    from fedmoe.privacy.masks.wire import advert_of
+
+    mine = {0: advert_of(step["advertise"])}
+    sealed = {
+        c: p.share(mine | {o: a for o, a in adverts.items() if o != c})[0]
+        for c, p in others.items()
+    }
+    return Request("mask", about, sealed=sealed, bounds=replace(bounds, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_clients": 50}, "50 clients take part, it is said; with 4 neighbours expected 5"),
+        ({"num_clients": 4}, "expected 5"),
+        ({"ranges": "other"}, "both need the same experiment"),
+        ({"largest_change": 1e-9}, "both need the same experiment"),
+    ],
+)
+def test_a_client_refuses_a_vector_that_its_experiment_does_not_ask_for(prepared, changes, reason):
+    task = tasks_of(prepared)[0]
+    request = mask_request(prepared, task, **changes)
+    order, buffer = order_of(prepared, task, masks=request.text())
+    with pytest.raises(FedMoEError, match=reason):
+        carry_out(order, buffer)
+
+
+def test_a_client_masks_once_and_never_in_clear(prepared):
+    task = tasks_of(prepared)[0]
+    request = mask_request(prepared, task)
+    order, buffer = order_of(prepared, task, masks=request.text())
+    assert carry_out(order, buffer).scalars == "{}"
+    with pytest.raises(FedMoEError, match="second vector under the same masks"):
+        carry_out(order, buffer)
+    with pytest.raises(FedMoEError, match="asks for an update in clear"):
+        carry_out(replace(order, masks=""), buffer)
+    other = mask_request(prepared, task, about="run|2|b")
+    with pytest.raises(FedMoEError, match=r"no keys for this step of run\|1\|a"):
+        carry_out(order, buffer)
+    assert other.about == "run|2|b"
+
+
+def test_an_owner_who_knows_the_others_sends_nothing_in_clear(prepared_of):
+    prepared = prepared_of("secure_aggregation=null")
+    order, buffer = order_of(prepared, tasks_of(prepared)[0], known="/keys")
+    with pytest.raises(FedMoEError, match="known_keys say that its updates are masked"):
+        carry_out(order, buffer)
+
+
+@pytest.fixture
+def signed(tmp_path):
+    """Node configs of five owners, who know each other's keys."""
+    known, configs = tmp_path / "owners.pub", []
+    public_keys = []
+    for client in range(5):
+        private, public = node_keys(f"owner-{client}")
+        path = tmp_path / f"{client}.key"
+        path.write_bytes(private)
+        public_keys.append(public)
+        keys = {"signing_key": str(path), "known_keys": str(known)}
+        configs.append({"name": f"owner-{client}", "clients": str(client), **keys})
+    known.write_bytes(b"".join(public_keys))
+    return configs
+
+
+def test_owners_sign_and_a_neighbour_without_is_refused(prepared, clear, signed, caplog):
+    _, state = played(prepared, nodes=signed)
+    torch.testing.assert_close(state, clear(range(5)), atol=1e-7, rtol=1e-6)
+    assert "do not sign" not in caplog.text
+    bare = [*signed[:4], {"name": "owner-4", "clients": "4"}]
+    with pytest.raises(FedMoEError, match=r"1 of 5 clients.*client 4's keys are not signed"):
+        played(prepared, nodes=bare)
+    assert "1 of 5 clients do not sign their keys" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda c: c.pop("known_keys"), "signing_key is of no use without known_keys"),
+        (lambda c: c.update(known_keys="/nowhere"), "No such file"),
+        (lambda c: c.update(signing_key=c["known_keys"]), "signing_key"),
+    ],
+)
+def test_faults_of_the_key_files(signed, spoil, said):
+    spoil(config := dict(signed[0]))
+    with pytest.raises(FedMoEError, match=said):
+        owner_of(config.get("signing_key", ""), config.get("known_keys", ""))
