@@ -64,7 +64,7 @@ class ServerState:
     memory: dict[str, Tensor] = field(default_factory=dict)
     """The server optimiser's memory, float64 (parameters,) by name."""
     centre: dict[str, Tensor] = field(default_factory=dict)
-    """What a robust rule remembers, by name."""
+    """A robust rule's memory, by name."""
 
 
 Root = Callable[[ServerState], Update]

@@ -43,7 +43,7 @@ class Flame(ByUse):
     frequency: Literal["per_token", "per_choice"] = "per_token"
     """The denominator of f: a client's tokens S, or its choices, k S."""
     unit: Literal["token", "step"] = "token"
-    """What S counts. With `step` f is tokens per optimiser step, so that clients with large batches
+    """The unit of S. With `step` f is tokens per optimiser step, so that clients with large batches
     gain. (Counted in steps, `a` would be S for nearly every expert.)"""
 
     def use(self, update: Update) -> Float64[Tensor, "layers experts"]:

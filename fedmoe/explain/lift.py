@@ -22,7 +22,7 @@ class Lifts:
     """Groups of rows by the experts that carry them; arrays are (groups, layers, experts)."""
 
     kind: str
-    """What a group is: `label`, `owner` or `role`."""
+    """The kind of group: `label`, `owner` or `role`."""
     names: tuple[str, ...]
     rows: tuple[int, ...]
     lift: np.ndarray

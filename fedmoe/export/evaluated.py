@@ -42,7 +42,7 @@ class Evaluated:
     answers: tuple[Mapping[str, Any], ...] = ()
     """Every prompt with its response, answer and scores, if they were asked for."""
     sets: Mapping[str, EvaluationSet] = field(default_factory=dict)
-    """What was scored, by file or client."""
+    """The rows that were scored, by file or client."""
 
     @property
     def scores(self) -> dict[str, float]:

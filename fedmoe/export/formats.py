@@ -30,7 +30,7 @@ class Served:
     top_k: int
     """Experts that a token activates."""
     override: Mapping[str, Any]
-    """What to set in the base's config for this k; empty where the base has it."""
+    """The setting in the base's config for this k; empty where the base has it."""
     architecture: str = ""
     """Its name in GGUF files."""
 

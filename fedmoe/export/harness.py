@@ -47,7 +47,7 @@ class Subject:
 
     tier: str
     source: Path | str
-    """What `evaluate` scores in its place."""
+    """The folder or name that `evaluate` scores in its place."""
     arguments: Mapping[str, Any]
     """The harness's `--model_args`."""
     tiers: Sequence[str] = ()

@@ -17,7 +17,7 @@ is the same to the fourth digit (51.6919 of 2 rounds at noise .2, 7.0466 of 100 
 
 
 class Spent(NamedTuple):
-    """What a round's cost follows from; a run that is resumed with other noise has two kinds."""
+    """The numbers behind a round's cost; a run that is resumed with other noise has two kinds."""
 
     noise_multiplier: float
     probability: float

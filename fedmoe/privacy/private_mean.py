@@ -27,7 +27,7 @@ LEAST_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Mechanism:
-    """What is fixed before a run's first round, and known to everybody."""
+    """The fixed part of a private mean, known to everybody before round 1."""
 
     privacy: Privacy
     noise_multiplier: float
@@ -51,7 +51,7 @@ class Mechanism:
 
 @dataclass(eq=False)
 class Tally:
-    """What the vectors of a round hold beside the changes, summed over clients."""
+    """The sum over clients of all that their vectors hold beside the changes."""
 
     weights: Float[Tensor, " owners"]
     reports: Float[Tensor, " reports"] = field(
@@ -74,7 +74,7 @@ class PrivateMean:
     clip: float
     """The bound on a client's change in the next round."""
     report: dict[str, Any] = field(default_factory=dict)
-    """What the last round published beside its adapter."""
+    """The numbers that the last round published beside its adapter."""
     normals: Normals | None = None
     layout: Layout | None = None
     """Of the round's updates: a round without any must add noise to what others would send."""

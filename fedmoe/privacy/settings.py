@@ -63,7 +63,7 @@ class Privacy:
     adaptive: AdaptiveClip | None = None
     """Let the bound follow the updates; fixed when omitted."""
     denominators: Literal["public", "noised"] = "public"
-    """What a sum of weighted changes is divided by. `public`: the weights that clients would have
+    """The divisor of a sum of weighted changes. `public`: the weights that clients would have
     if they used all experts alike. `noised`: the sum of their weights, with noise of its own."""
     most_size: Annotated[int, Field(ge=1)] = 100
     """Size (`aggregation.weighting`) from which on clients weigh alike; with `uniform` without

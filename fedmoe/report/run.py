@@ -84,7 +84,7 @@ class Run:
     away: dict[int, frozenset[int]]
     """By round: the clients that were not there, also those that have left for good."""
     judgements: list[Record]
-    """What the robust rule did, by round."""
+    """The robust rule's work, by round."""
     private: list[Record]
     """By round: what is known of all clients together, where each one's numbers are hidden."""
     folder: Path = Path()

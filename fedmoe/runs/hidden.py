@@ -35,7 +35,7 @@ IN_CLEAR = (
     "the server's own test and validation rows, its scores on them, and which adapter is best by "
     "them (evaluation.every=0 makes none but the last)",
 )
-"""What a run that hides its clients still tells; the files it is in stay at the server."""
+"""Facts that a run that hides its clients still tells; the files it is in stay at the server."""
 HIDDEN_NOT = "; ".join(IN_CLEAR)
 SCORES = "scores on clients' own rows, where their node configs report them"
 

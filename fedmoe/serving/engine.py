@@ -27,7 +27,7 @@ from fedmoe.serving.request import Refused, Request, Started
 from fedmoe.system.json_text import unwritable
 
 Event = Started | str | Answer
-"""What comes of a request: that it is started, pieces of text, and the whole."""
+"""An event of a request: its start, a piece of text, or the whole."""
 
 
 class Engine:

@@ -28,7 +28,7 @@ PATIENCE = 1.0
 
 @dataclass(eq=False)
 class Known:
-    """What was read of a run so far; one request at a time reads on."""
+    """The part of a run that was read so far; one request at a time reads on."""
 
     ledger: GrowingLedger
     stamp: Any = None

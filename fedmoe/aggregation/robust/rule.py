@@ -19,7 +19,7 @@ from fedmoe.messages.records import Update
 from fedmoe.section import Component, section
 
 Centre = dict[str, Tensor]
-"""What a rule remembers of earlier rounds; empty before the first."""
+"""A rule's memory of earlier rounds; empty before the first."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -81,7 +81,7 @@ class Terms:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What a rule makes of a round: other weights, and deltas multiplied by factors up to 1."""
+    """A rule's choice in a round: other weights, and deltas multiplied by factors up to 1."""
 
     weights: Float[Tensor, "clients owners"]
     factors: Float[Tensor, "clients owners"]
