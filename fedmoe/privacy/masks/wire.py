@@ -34,7 +34,7 @@ NUMBER = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 
 @dataclass(frozen=True)
 class Bounds:
-    """Sizes of the vectors of a round that do not follow from the experiment; see `runs.vectors`."""
+    """Sizes of a round's vectors that the experiment leaves open; see `runs.vectors`."""
 
     num_clients: int
     """That may take part."""
