@@ -208,10 +208,15 @@ def quantised(weights: Tensor, frozen: Frozen) -> Quantised:
     Raises:
         ModelError: rows are of a length that 4 bits cannot group.
     """
-    bits, experts = BITS[frozen], weights.shape[0]
-    group = group_of(weights.shape[-1], frozen)
-    codes, scales = zip(*(_coded(weights[e], bits, group) for e in range(experts)), strict=True)
-    return Quantised(weights.device, torch.stack(codes), torch.stack(scales))
+    bits, group = BITS[frozen], group_of(weights.shape[-1], frozen)
+    experts, out, row = weights.shape
+    codes = weights.new_empty(
+        (experts, out, row * bits // 8), dtype=torch.int8 if bits == 8 else torch.uint8
+    )
+    scales = weights.new_empty((experts, out, row // group))
+    for e in range(experts):  # into one block: pieces would leave holes in the process's memory
+        codes[e], scales[e] = _coded(weights[e], bits, group)
+    return Quantised(weights.device, codes, scales)
 
 
 def can_quantise(rows: tuple[int, ...], frozen: Frozen) -> bool:
