@@ -59,12 +59,19 @@ class Columns:
     label: str
     kind: Kind = "pair"
     """The format of a row; of `messages` and `conversations` it is the column, too."""
-    options: str = ""
-    """Column of the options of a multiple-choice row, one of which is the response."""
+    options: str | tuple[str, ...] = ""
+    """Column of the options of a multiple-choice row, one of which is the response; or the options
+    of all rows."""
 
     @property
     def of_prompt(self) -> list[str]:
         return re.findall(r"\{([^{}]+)\}", self.prompt)
+
+    def extra(self, row: Mapping[str, Any], right: Any) -> tuple[str, int]:
+        """Return a row's options, of which `right` is one; see `read_options`."""
+        if isinstance(self.options, str):
+            return read_options(row.get(self.options), self.options, right)
+        return read_options([*self.options], "data.options", right)
 
     def __str__(self) -> str:
         if self.kind == "messages":
@@ -82,7 +89,7 @@ def find_columns(
     prompt: str,
     response: str,
     label: str,
-    options: str = "",
+    options: str | tuple[str, ...] = "",
 ) -> Columns:
     """Return the columns that were named, and for those left empty the usual ones.
 
@@ -91,8 +98,9 @@ def find_columns(
     """
     named = prompt or response
     prompt = prompt if not prompt or "{" in prompt else f"{{{prompt}}}"
+    of_options = options if isinstance(options, str) else ""
     if not prompt and not response and (chat := _chat_column(present)):
-        _check_columns(source, [label, options], present)
+        _check_columns(source, [label, of_options], present)
         return Columns("", "", label, chat, options)
     usual = (p for p in _PROMPTS if set(Columns(p, "", "").of_prompt) <= set(present))
     prompt = prompt or next(usual, "")
@@ -105,7 +113,7 @@ def find_columns(
     ]
     faults += [
         _no_column(name, present)
-        for name in [*columns.of_prompt, response, label, options]
+        for name in [*columns.of_prompt, response, label, of_options]
         if name and name not in present
     ]
     if faults:
@@ -170,8 +178,8 @@ def _example(
     try:
         label = _label(columns.label, row.get(columns.label)) if columns.label else ""
         if columns.options and columns.kind == "pair":
-            value, name = row.get(columns.options), columns.response
-            extra, right = read_options(value, columns.options, row.get(name))
+            name = columns.response
+            extra, right = columns.extra(row, row.get(name))
             row = {**row, name: json.loads(extra)["options"][right]}
         found = _conversation(row, columns)
         own = _tools(row, isinstance(found, tuple)) or tools
@@ -181,8 +189,7 @@ def _example(
             found = conversations.of_lists(*found)
         conversation = conversations.checked(found)
         if columns.options and not extra:
-            right = conversations.exchange(conversation)[1]
-            extra, _ = read_options(row.get(columns.options), columns.options, right)
+            extra, _ = columns.extra(row, conversations.exchange(conversation)[1])
     except RowFault as fault:
         return Unusable(where, str(fault), fault.empty)
     packed = conversations.packed(conversation, own)

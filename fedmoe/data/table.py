@@ -47,9 +47,10 @@ class Table(Dataset):
     """The treatment of rows that cannot be read, have no prompt or no response, or no text where
     text belongs, or messages in an order that cannot be: `refuse` lists the first ten; `drop`
     leaves them out and counts them."""
-    options: str = ""
+    options: str | tuple[str, ...] = ""
     """Column of the options of multiple-choice rows: a list of texts, one of which is the response,
-    or which the response names by its letter or number; see the metric `choice`."""
+    or which the response names by its letter or number; see the metric `choice`. A list stands for
+    the options of all rows, as in `[neutral, positive, negative]`."""
     test_share: Share = 0.15
     """Share of the prompts that are held out for testing."""
     validation_share: Share = 0.1

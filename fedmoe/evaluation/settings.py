@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -40,6 +41,9 @@ class EvaluationSettings:
     are measured on the same answers. When omitted: the data set's verifier if it has one; else
     exact_match for short or repeated responses, and likelihood for others, or for rows that are at
     their owners."""
+
+    published: dict[str, float] = field(default_factory=dict)
+    """Scores to compare with, by whose they are: the report lists them beside the run's own."""
 
     def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
         """Yield metrics that cannot be measured, and those that are there twice."""

@@ -62,6 +62,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Start", "; ".join(head.get("start", [])) or DASH),
         *row_facts(run),
         *(("Scores", note) for note in head.get("notes", ())),
+        *(("Published", f"{whose}: {number_text(x)}") for whose, x in published(run).items()),
         ("Clients", f"{head['num_clients']}, {head['clients_per_round']} per round"),
         ("Rounds", f"{run.num_finished} of {head.get('planned_rounds', head['num_rounds'])}"),
         ("Ended", head.get("reason", DASH)),
@@ -83,6 +84,13 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Interrupted", resumed.get(run.num_resumed, f"{run.num_resumed} times, and resumed")),
     ]
     return [(name, value) for name, value in known if value != DASH]
+
+
+def published(run: Run) -> dict[str, float]:
+    """Return scores to compare with, by whose they are; see `evaluation.published`."""
+    start = "evaluation.published."
+    found = {k.removeprefix(start): v for k, v in run.settings.items() if k.startswith(start)}
+    return {whose: float(value) for whose, value in found.items()}
 
 
 def details(run: Run) -> TextTable:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from fedmoe.report import figures
+from fedmoe.report.facts import published
 from fedmoe.report.units import time_unit
 
 if TYPE_CHECKING:
@@ -76,6 +77,13 @@ def _per_round(run: Run, value: str, title: str, virtual: bool = False) -> Figur
     return figure
 
 
+def _published(axes: Axes, scores: dict[str, float]) -> None:
+    """Draw what others published as lines, named above their left ends."""
+    for whose, height in scores.items():
+        axes.axhline(height, color=figures.MUTED, linewidth=1, linestyle="--", zorder=0)
+        figures.write(axes, whose, (0, height), (3, 5), xycoords=("axes fraction", "data"))
+
+
 def _label_ends(axes: Axes, run: Run, value: str, colours: dict[str, figures.Colour]) -> None:
     """Write each tier's name at the end of its line, apart from each other."""
     ends = {}
@@ -111,6 +119,7 @@ def test_scores(run: Run) -> Figure | None:
     axes.set_xlim(-0.6, len(pairs) - 0.4)
     if value == "score":
         figures.percent_scale(axes)
+        _published(axes, published(run))
     axes.margins(y=0.1)
     axes.set_ylim(bottom=0)
     figures.dress(axes)

@@ -5,9 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from family_models import tiny_family
 
 from fedmoe.cli.main import main
+from fedmoe.models.families import FAMILIES
+from fedmoe.report.facts import facts, published
 from fedmoe.report.ledger import read_ledger
+from fedmoe.report.run import read_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -109,6 +113,49 @@ def test_the_config_of_the_real_base_is_valid_and_runs_dry(small_dense_split, ro
     lines = read_ledger(tmp_path / "smollm2_dolly" / "ledger.jsonl")
     scores = [line["score"] for line in lines if line["kind"] == "evaluation"]
     assert all(0 < score < 1 for score in scores)
+
+
+def test_the_published_setting_on_commonsense_rows_runs_dry(small_olmoe, tmp_path):
+    rows = [
+        {
+            "instruction": f"Is {n} even? Please answer with true or false.",
+            "input": "",
+            "output": f"the correct answer is {str(n % 2 == 0).lower()}",
+            "answer": str(n % 2 == 0).lower(),
+        }
+        for n in range(64)
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    config = str(PROJECT / "configs/commonsense_ub_smoe.yaml")
+    own = [f"model.path={small_olmoe}", f"data.path={tmp_path}/rows.json"]
+    overrides = [*TINY, *own, f"simulation.folder={tmp_path}"]
+    assert main(["run", config, *overrides, "--quiet"]) == 0
+    run = read_run(tmp_path / "commonsense_ub_smoe")
+    assert {line["status"] for line in run.clients} == {"ok"}
+    assert ("Published", "UB-SMoE, lowest: 0.394") in facts(run)
+
+
+def test_the_published_example_on_nemotron_runs_dry(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = tiny_family(FAMILIES["nemotron_h"], vocab_size=4096, num_experts_per_tok=6)
+    small.save_pretrained("base")
+    for source in (PROJECT / "fedmoe/models/mini").glob("tokenizer*"):
+        shutil.copy(source, "base")
+    data = Path("data")
+    labels = ("neutral", "positive", "negative")
+    for name in ("site-1", "site-2", "site-3", "test"):
+        made = [{"sentence": f"{name}: {n} sold .", "label": labels[n % 3]} for n in range(20)]
+        place = data / ("bank_test.jsonl" if name == "test" else f"split/alpha10.0_{name}.jsonl")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("".join(json.dumps(row) + "\n" for row in made))
+    config = str(PROJECT / "configs/financial_nemotron.yaml")
+    paths = ["data.path=data/split", "data.server_test=data/bank_test.jsonl", "model.path=base"]
+    own = ["model.dtype=float32", "model.device=cpu", "rounds=1", "training.steps=1"]
+    assert main(["run", config, *paths, *own, "evaluation.test_examples=4", "--quiet"]) == 0
+    run = read_run(Path("runs/financial_nemotron"))
+    assert {line["status"] for line in run.clients} == {"ok"}
+    assert run.score_name == "choice"
+    assert published(run) == {"NVFlare, after 3 rounds": 0.8454, "NVFlare, base": 0.4031}
 
 
 def test_without_the_file_of_rows_it_says_which_is_missing(small_olmoe, capsys):
