@@ -46,12 +46,18 @@ class Flame(ByUse):
     """The unit of S. With `step` f is tokens per optimiser step, so that clients with large batches
     gain. (Counted in steps, `a` would be S for nearly every expert.)"""
 
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The least f of an expert that a client used at all, as a share of its mean f over a layer's
+    experts, so that rarely used experts are not left to few clients. 0: no floor. An option beside
+    the paper, after the floors of sparse federated training (SparseFedMoE), which is known to us
+    by this idea alone."""
+
     def use(self, update: Update) -> Float64[Tensor, "layers experts"]:
         """Return the f of a client."""
         total = update.steps if self.unit == "step" else update.tokens
-        return update.counts.double() / (
-            total * (update.top_k if self.frequency == "per_choice" else 1)
-        )
+        choices = update.top_k if self.frequency == "per_choice" else 1
+        f = update.counts.double() / (total * choices)
+        return f.maximum(self.floor * f.mean(-1, keepdim=True)) * (f > 0)
 
     def faults(self, experiment: Any, model: Any = None) -> Iterator[Fault]:
         """Yield sums that hide their terms, where a weight has no bound."""

@@ -40,6 +40,7 @@ STRATEGIES = [
     Flame(temperature=0.0),
     Flame(frequency="per_choice"),
     Flame(unit="step", temperature=1.0),
+    Flame(floor=0.5, temperature=1.0),
 ]
 
 
@@ -89,7 +90,8 @@ def slow_weight(strategy, update, layer, expert):
         return float(update.examples)
     total = update.steps if strategy.unit == "step" else update.tokens
     choices = update.top_k if strategy.frequency == "per_choice" else 1
-    used = int(update.counts[layer, expert]) / (total * choices)
+    row = [int(a) / (total * choices) for a in update.counts[layer]]
+    used = row[expert] and max(row[expert], strategy.floor * sum(row) / len(row))
     return math.pow(used, strategy.temperature) * update.examples
 
 
