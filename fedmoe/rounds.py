@@ -150,7 +150,7 @@ def finish_round(
     keeps all updates until it has judged, and says what it did; `root` trains the server's own
     update, if it wants one.
     """
-    rescalers = RescalerMean(state.rescalers)
+    rescalers = RescalerMean(state.rescalers, strategy, robust)
     stream = rescalers.watch(updates)
     if not (first := list(islice(stream, 1))) and not strategy.moves_alone:
         return replace(state, round=state.round + 1)
@@ -266,27 +266,33 @@ def _heard(
 
 
 class RescalerMean:
-    """The mean of learned rescalers within each tier, by data size, over a stream of updates."""
+    """The mean of learned rescalers within each tier, by size, over a stream of updates.
 
-    def __init__(self, old: dict[str, Tensor]) -> None:
-        self.old = old
-        self.sums = {tier: torch.zeros_like(r, dtype=torch.float64) for tier, r in old.items()}
-        self.weights = dict.fromkeys(old, 0.0)
+    Sizes are the strategy's, and the robust rule lowers them as for the adapter.
+    """
+
+    def __init__(self, old: dict[str, Tensor], strategy: Aggregator, robust: RobustRule) -> None:
+        self.old, self.robust = old, robust
+        self.size: Callable[[Update], float] = getattr(strategy, "size", lambda u: u.examples)
+        self.moves: dict[str, list[Tensor]] = {tier: [] for tier in old}
+        self.sizes: dict[str, list[float]] = {tier: [] for tier in old}
 
     def watch(self, updates: Iterable[Update]) -> Iterator[Update]:
-        """Pass updates on, and add up their rescalers."""
+        """Pass updates on, and keep their rescalers, a number for each layer."""
         for update in updates:
-            self.sums[update.tier] += (
-                update.rescaler - self.old[update.tier]
-            ).double() * update.examples
-            self.weights[update.tier] += update.examples
+            moved = (update.rescaler - self.old[update.tier]).double()
+            self.moves[update.tier].append(moved)
+            self.sizes[update.tier].append(self.size(update))
             yield update
 
     def mean(self) -> dict[str, Tensor]:
         """Return the tiers' new factors; a tier without clients in the round keeps its factors."""
-        return {
-            tier: (old.double() + self.sums[tier] / self.weights[tier]).float()
-            if self.weights[tier]
-            else old
-            for tier, old in self.old.items()
-        }
+        return {tier: self._mean(tier) for tier in self.old}
+
+    def _mean(self, tier: str) -> Tensor:
+        sizes = torch.tensor(self.sizes[tier], dtype=torch.float64)
+        if not sizes.any():
+            return self.old[tier]
+        sizes = sizes * self.robust.fair(sizes)
+        total = sum(m * n for m, n in zip(self.moves[tier], sizes.tolist(), strict=True))
+        return (self.old[tier].double() + total / sizes.sum()).float()

@@ -40,7 +40,7 @@ from fedmoe.aggregation.hfedmoe import HFedMoE
 from fedmoe.aggregation.lora_fair import LoRAFair
 from fedmoe.aggregation.raflora import RaFLoRA
 from fedmoe.aggregation.replication import Replication
-from fedmoe.aggregation.robust import ROBUST_RULES, RobustRule, rule_for
+from fedmoe.aggregation.robust import ROBUST_RULES, RobustRule, rule_for, unfit
 from fedmoe.aggregation.rolora import RoLoRA
 from fedmoe.aggregation.scaffold import Scaffold
 from fedmoe.aggregation.server_optimizer import SERVER_OPTIMIZERS, NoOptimizer, ServerOptimizer
@@ -90,4 +90,5 @@ __all__ = [
     "ServerOptimizer",
     "Strategy",
     "rule_for",
+    "unfit",
 ]

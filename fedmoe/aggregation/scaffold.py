@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout, cut, keep_untouched
@@ -42,6 +43,10 @@ class Scaffold(Mean):
     size_weighted: ClassVar[bool] = False
     weighting: Literal["examples", "tokens", "uniform"] = "uniform"
     """A client's size in the mean of adapters; the source's is uniform."""
+    most_gradient: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of a control, which is a client's mean gradient: each step's is clipped to it
+    before it counts, and the server takes no change of more than twice that, whoever claims it. In
+    the source nothing is clipped; `training.clip_norm` clips what AdamW sees."""
 
     def layouts(self, plain: Layout, round: int) -> Layouts:
         both = _both(plain)
@@ -54,10 +59,10 @@ class Scaffold(Mean):
     def local(
         self, task: Task, layouts: Layouts, initial: Adapter, own: Adapter | None = None
     ) -> Local:
-        return Controlled(layouts, task.adapter, own)
+        return Controlled(layouts, task.adapter, own, self.most_gradient)
 
     def reach(self, task: Task, moved: float) -> tuple[float, int]:
-        """A control is a gradient, which nothing bounds."""
+        """A control is a gradient, which `combine` bounds."""
         return moved, task.adapter.layout.size // 2
 
     def extra_state(self, state: Layout) -> Layout | None:
@@ -72,7 +77,7 @@ class Scaffold(Mean):
 
         def adapters() -> Iterator[Update]:
             for update in stream:
-                moved.add_(update.delta.flat[size:])
+                moved.add_(_clipped(update.delta.flat[size:], 2 * self.most_gradient))
                 yield replace(update, delta=Adapter(plain.layout, update.delta.flat[:size]))
 
         mean = weighted_mean(plain, adapters(), self.weigh)
@@ -85,10 +90,10 @@ class Scaffold(Mean):
 class Controlled(Local):
     """A client that corrects its gradients; values and controls lie in the same order."""
 
-    def __init__(self, layouts: Layouts, sent: Adapter, own: Adapter | None) -> None:
+    def __init__(self, layouts: Layouts, sent: Adapter, own: Adapter | None, most: float) -> None:
         super().__init__(layouts, cut(sent, layouts.model))
         assert layouts.own is not None
-        server = sent.flat[layouts.model.size :]
+        server, self.most = sent.flat[layouts.model.size :], most
         self.control = torch.zeros_like(server) if own is None else own.flat
         self.correction = server - self.control
         self.total = torch.zeros_like(server)
@@ -97,7 +102,7 @@ class Controlled(Local):
     def correct(self, grad: Tensor, theta: Tensor, counts: Tensor) -> None:
         if not self.steps:  # to the model's device, once
             self.total, self.correction = (x.to(grad.device) for x in (self.total, self.correction))
-        self.total += grad
+        self.total += _clipped(grad, self.most)
         self.steps += 1
         grad.add_(self.correction)
 
@@ -108,6 +113,11 @@ class Controlled(Local):
         self.own = Adapter(self.layouts.own, self.control + change.flat)
         moved = after.flat - self.before.flat
         return Adapter(self.layouts.update, torch.cat([moved, change.flat]))
+
+
+def _clipped(values: Tensor, most: float) -> Tensor:
+    norm = torch.linalg.vector_norm(values, dtype=torch.float64).item()
+    return values * (most / norm) if norm > most else values
 
 
 def _controls(plain: Layout) -> Layout:

@@ -15,6 +15,7 @@ from fedmoe.aggregation import (
     RobustRule,
     ServerOptimizer,
     rule_for,
+    unfit,
 )
 from fedmoe.budget import BUDGETS, Budget, Levels
 from fedmoe.config.constraints import faults_of
@@ -150,6 +151,13 @@ class Experiment:
     def robust_rule(self) -> RobustRule:
         """The rule of `robust`, or the one that stands in for none."""
         return rule_for(self.robust, self.aggregation, self.hides_clients)
+
+    @property
+    def unguarded(self) -> tuple[str, ...]:
+        """What is to be said where nobody asked for a rule, and none can judge the strategy."""
+        if self.robust or self.hides_clients or not (why := unfit(self.aggregation)):
+            return ()
+        return (f"robust: none, since a rule {why}. One client that lies may go to its bounds.",)
 
     @property
     def hides_clients(self) -> bool:

@@ -147,7 +147,8 @@ class Session:
         evaluator = Evaluator(self.server, workers, recorder, self.display, self.phases)
         try:
             with self.display:
-                self.display.noted(self.server.facts.notes)
+                e = self.server.setup.experiment
+                self.display.noted((*self.server.facts.notes, *e.unguarded))
                 state = self._loop(workers, recorder, evaluator, keeper)
             seconds, phases = keeper.seconds(), keeper.spent()
             recorder.ended(state, seconds, phases, phases["training"] / seconds)

@@ -11,6 +11,7 @@ import torch
 from fedmoe.adapter import Adapter, keep_untouched
 from fedmoe.aggregation import STRATEGIES, FedAvg, Flame
 from fedmoe.aggregation.robust import PLAIN, RULES, Clip, NoRule, rule_for, terms, unfit
+from fedmoe.aggregation.robust.centred_clipping import CentredClipping
 from fedmoe.aggregation.robust.median import Median
 from fedmoe.config import Experiment
 from fedmoe.errors import AggregationError
@@ -83,6 +84,29 @@ def test_an_expert_that_nobody_used_keeps_every_bit(kind):
 def test_without_updates_it_says_so(kind):
     with pytest.raises(AggregationError, match="no client updates"):
         step(made(kind), FedAvg(), c.second_state(FedAvg()), [], None)
+
+
+@each
+def test_factors_that_undo_each_other_do_no_harm(kind):
+    """dA = kA, dB = B / (1 + k) - B: the product stays, and rounding decides its sign."""
+    state, updates, root = a_round(FedAvg())
+    delta = Adapter(state.layout, torch.zeros(state.layout.size))
+    for entry, view in delta.layout.views(delta.flat):
+        grown = {"A": 1e-3, "B": 1 / (1 + 1e-3) - 1}.get(entry.kind, 0)
+        view.copy_(state.views()[entry.name] * grown)
+    sent = [*updates[:-1], replace(updates[-1], delta=delta)]
+    assert step(made(kind), FedAvg(), state, sent, root).state.flat.isfinite().all()
+
+
+def test_who_sends_zeros_cannot_hold_the_others_to_nothing():
+    state, updates, _ = a_round(FedAvg())
+    none = Adapter(state.layout, torch.zeros(state.layout.size))
+    for idle in (1, 2, 3):
+        sent = [replace(u, delta=none) if n < idle else u for n, u in enumerate(updates[:4])]
+        moved = [
+            r.combine(FedAvg(), state, sent, 4).state.flat - state.flat for r in (Clip(), PLAIN)
+        ]
+        assert moved[0].norm() > 0.5 * moved[1].norm()
 
 
 def lies_of(updates, liars, size):
@@ -176,6 +200,24 @@ def test_a_turned_update_loses_weight(kind):
     assert told[2].share_after < 0.8 * told[2].share
     if kind.name in ("krum", "multi_krum", "fltrust"):
         assert told[2].refused == told[2].trained
+
+
+def test_a_centre_of_other_tensors_is_none():
+    state, updates, _ = a_round(FedAvg())
+    rule, seen = CentredClipping(), terms.Terms.of(FedAvg(), state, updates)
+    known = rule.remembered(seen, Adapter(state.layout, state.flat + 1))
+    assert rule.last(seen, known).flat.any()
+    other = state.layout.with_rank(c.RANK, scale=7.0)  # as many values
+    moved = [replace(u, delta=Adapter(other, u.delta.flat)) for u in updates]
+    elsewhere = terms.Terms.of(FedAvg(), Adapter(other, state.flat), moved)
+    assert not rule.last(elsewhere, known).flat.any()
+
+
+def test_a_strategy_that_no_rule_can_judge_is_said_to_have_none():
+    assert Experiment().unguarded == ()
+    assert "rule" in Experiment(aggregation={"name": "ub_smoe"}).unguarded[0]
+    asked = {"aggregation": {"name": "ub_smoe"}, "robust": {"name": "none"}}
+    assert Experiment(**asked).unguarded == ()
 
 
 PLAIN_MEANS = [kind for kind in STRATEGIES if not unfit(kind())]

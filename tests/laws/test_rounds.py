@@ -12,6 +12,7 @@ from sides import run_over
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.aggregation import Flame
+from fedmoe.aggregation.robust import Clip
 from fedmoe.budget import Levels, Tier
 from fedmoe.config import Experiment
 from fedmoe.data.examples import Example
@@ -180,6 +181,18 @@ def test_rescalers_are_averaged_within_a_tier_by_examples():
     assert mean["low"].item() == pytest.approx(1 + (1 * 2 + 3 * 4) / (2 + 4))
     only_low = finish_round(first_state(), Flame(), answers[1::2]).rescalers
     assert torch.equal(only_low["high"], first_state().rescalers["high"])
+
+
+def test_a_claim_of_size_moves_rescalers_no_further_than_the_adapter():
+    answers = [update_for(task) for task in plan_round(first_state(), MEMBERS, len(MEMBERS), 0)]
+    answers = [replace(a, tier="high", examples=2) for a in answers]
+    lie = [replace(answers[0], rescaler=torch.tensor([0.0]), examples=10**6), *answers[1:]]
+    honest = sum(a.rescaler.item() for a in answers[1:])
+    n = len(answers)
+    capped = finish_round(first_state(), Flame(), lie, robust=Clip()).rescalers["high"]
+    assert capped.item() == pytest.approx(honest / (n + 1))  # the liar counts twice
+    uniform = finish_round(first_state(), Flame(weighting="uniform"), lie).rescalers["high"]
+    assert uniform.item() == pytest.approx(honest / n)
 
 
 @pytest.fixture(scope="module")

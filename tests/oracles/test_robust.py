@@ -173,8 +173,9 @@ def slow_weights(rule, rows, sizes, last):
 def test_a_rule_weighs_as_the_loop_over_dense_products(rule):
     rule = rule(**OFF)
     strategy, state, updates, terms = round_of(USED[1])
-    centre = {"delta": c.trained_by(c.start_of(strategy, state)[1], 9).flat * 0.1}
-    last = c.Adapter(state.layout, centre["delta"] * getattr(rule, "momentum", 0))
+    move = c.trained_by(c.start_of(strategy, state)[1], 9).flat * 0.1
+    centre = rule.remembered(terms, c.Adapter(state.layout, state.flat + move))
+    last = c.Adapter(state.layout, move * getattr(rule, "momentum", 0))
     dense = [products(state, update.delta) for update in updates]
     choice = rule.choose(terms, rule.guard(terms, []), centre)
     judged = 0

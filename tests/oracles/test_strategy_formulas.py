@@ -158,7 +158,7 @@ def test_fedprox_pulls_towards_the_start_and_at_mu_0_is_fedavg():
 
 
 def test_scaffold_keeps_the_mean_gradient_and_corrects_by_the_difference():
-    strategy = KIND["scaffold"]()
+    strategy = KIND["scaffold"](most_gradient=1e6)
     state = strategy.first_state(c.INITIAL)
     noise = torch.Generator().manual_seed(0)
     grads = [torch.randn(c.PLAIN.size, generator=noise) for _ in range(3)]
@@ -273,3 +273,17 @@ def test_scaffold_averages_adapters_uniformly_as_controls_unless_told(weighting)
     control = sum(m[half:] for m in moves) / 7
     wanted = state.flat.double() + torch.cat([model, control])
     torch.testing.assert_close(strategy.combine(state, updates, 7).flat.double(), wanted)
+
+
+def test_scaffold_holds_every_control_to_the_norm_of_a_clipped_gradient():
+    strategy = KIND["scaffold"](most_gradient=0.5)
+    state, size = strategy.first_state(c.INITIAL), c.PLAIN.size
+    task, local = c.start_of(strategy, state)
+    local.correct(torch.full((size,), 3.0), c.INITIAL.flat, c.counts_of(c.ALL))
+    assert local.total.norm().item() == pytest.approx(0.5, rel=1e-5)
+    local.finish(local.before, c.counts_of(c.ALL))
+    update = c.update_of(task, local, local.before, c.ALL)
+    lie = torch.cat([torch.zeros(size), torch.full((size,), 1e4)])
+    lying = replace(update, delta=Adapter(update.delta.layout, lie))
+    made = strategy.combine(state, [lying], num_clients=8)
+    assert made.flat[size:].norm().item() == pytest.approx(2 * 0.5 / 8, rel=1e-5)

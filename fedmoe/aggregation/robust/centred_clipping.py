@@ -8,14 +8,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedmoe.adapter import Adapter, cut
+from fedmoe.adapter import Adapter, Layout, cut
 from fedmoe.aggregation.robust.geometry import gram
 from fedmoe.aggregation.robust.guarded import Guarded, shrunk, typical_of
 from fedmoe.aggregation.robust.rule import Centre, steady
 from fedmoe.aggregation.robust.terms import Choice, Terms, shares
 from fedmoe.section import section
 
-DELTA = "delta"
+DELTA, LAYOUT = "delta", "layout"
 
 
 @section
@@ -76,13 +76,17 @@ class CentredClipping(Guarded):
     def last(self, terms: Terms, centre: Centre) -> Adapter:
         """Return the first centre; zero where the round before sent other tensors."""
         layout = terms.updates[0].delta.layout
-        flat: Tensor | None = centre.get(DELTA)
-        if flat is None or len(flat) != layout.size:
+        known = centre.get(LAYOUT)
+        if known is None or not known.equal(_digest(layout)):
             return Adapter(layout, torch.zeros(layout.size))
-        return Adapter(layout, flat * self.momentum)
+        return Adapter(layout, centre[DELTA] * self.momentum)
 
     def remembered(self, terms: Terms, made: Adapter) -> Centre:
         layout = terms.updates[0].delta.layout
         ends = (made, terms.state)
         new, old = (a if a.layout == layout else cut(a, layout) for a in ends)
-        return {DELTA: new.flat - old.flat}
+        return {DELTA: new.flat - old.flat, LAYOUT: _digest(layout)}
+
+
+def _digest(layout: Layout) -> Tensor:
+    return torch.tensor([*layout.digest.encode()], dtype=torch.uint8)

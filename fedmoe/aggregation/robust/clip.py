@@ -18,7 +18,7 @@ class Clip(Guarded):
 
     with the norm of the product's change P (`geometry`), and the same for dA and for dB alone: a
     large dA behind a B of zero is no change of the product yet, but one of the mean. The median is
-    over those that trained the expert, the lower one of an even number. An expert of fewer than
+    over those that moved the expert, the lower one of an even number. An expert of fewer than
     three takes the median of its layer: over all clients, of each one's median over its experts.
     The size n_c is the weight for shared parts; a client's other weights are lowered like it. With
     a `most_share` nobody then has more than that share of any expert's weight.

@@ -61,7 +61,9 @@ class FLTrust(Guarded):
         factors = torch.where(known_here, smaller, guarded.factors)
         choice = Choice(guarded.weights, factors)
         inner = gram(terms.state, [*shrunk(terms, choice), terms.root.delta])
-        norms = inner.diagonal(dim1=1, dim2=2).sqrt()
-        cosines = inner[:, :-1, -1] / (norms[:, :-1] * norms[:, -1:]).clamp(min=1e-150)
+        # Rounding may leave a square below 0 where two changes of factors undo each other.
+        norms = inner.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+        both = norms[:, :-1] * norms[:, -1:]
+        cosines = torch.where(both > 0, inner[:, :-1, -1] / both.clamp(min=1e-150), 0.0)
         trust = steady(cosines.clamp(0, 1)).T * guarded.weights
         return redistributed(terms, choice, trust, known_here)

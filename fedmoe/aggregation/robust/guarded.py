@@ -71,11 +71,13 @@ class Guarded(RobustRule):
             norms = torch.stack([m.norms() for m in moves])
             limits = self.most_norm * typical(norms, terms)
             factors = torch.stack([clipped(m, limits) for m in moves])
-        if self.most_size is not None:
-            weights = weights * fair(weights[:, -1], self.most_size)[:, None]
+        weights = weights * self.fair(weights[:, -1])[:, None]
         if self.most_share is not None:
             weights = capped(weights, self.most_share)
         return Choice(weights, factors)
+
+    def fair(self, sizes: Tensor) -> Tensor:
+        return super().fair(sizes) if self.most_size is None else fair(sizes, self.most_size)
 
     def choose(self, terms: Terms, guarded: Choice, centre: Centre) -> Choice:
         """Return the rule's choice, which starts from clipped updates and capped weights."""
@@ -93,9 +95,13 @@ class Guarded(RobustRule):
 def typical(
     norms: Float[Tensor, "clients measures owners"], terms: Terms
 ) -> Float[Tensor, "measures owners"]:
-    """Return the median norms over each owner's reporters; of few, the median of its layer."""
+    """Return the median norms over each owner's reporters; of few, the median of its layer.
+
+    Who sends zeros has no vote, else half of the clients could hold all others' updates to nothing.
+    """
     layout = terms.updates[0].delta.layout
-    reported = terms.used[:, None].expand_as(norms)
+    moved = terms.used & (norms > 0).any(1)
+    reported = moved[:, None].expand_as(norms)
     of_owner = _middle(norms, reported, 0)
     num_layers, experts = layout.num_layers, layout.num_experts
     if not num_layers:
@@ -105,7 +111,7 @@ def typical(
     of_client = _middle(by_layer, there, -1)
     of_layer = _middle(of_client, there.any(-1), 0)
     spread = torch.cat([of_layer.repeat_interleave(experts, -1), of_owner[:, -1:]], -1)
-    return torch.where(terms.used.sum(0) < FEW, spread, of_owner)
+    return torch.where(moved.sum(0) < FEW, spread, of_owner)
 
 
 def fair(sizes: Float[Tensor, " clients"], most: float) -> Float[Tensor, " clients"]:

@@ -57,6 +57,10 @@ class RobustRule(Component):
                 said = f"judges single updates, which {name} hides or clips itself; leave one out"
                 yield Fault("robust.name", f"{self.name!r} {said}")
 
+    def fair(self, sizes: Float[Tensor, " clients"]) -> Float[Tensor, " clients"]:
+        """Return the factors up to 1 by which the rule lowers a round's sizes."""
+        return torch.ones_like(sizes)
+
     def combine(
         self,
         strategy: Aggregator,
