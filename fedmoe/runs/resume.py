@@ -106,6 +106,7 @@ def find(server: ServerSide, resume: Resume) -> Iterator[Found]:
         if ended:
             remove_checkpoints(folder)  # it may have been killed before it did so itself
         elif checkpoint is None:
+            _check_begun(folder, records)
             _clear(folder)
         yield Found(folder, mine, _run_id(folder), checkpoint, ended, records if checkpoint else ())
 
@@ -129,6 +130,15 @@ def _records(folder: Path, *, sealed: bool) -> list[Record]:
             "folder"
         )
     return []
+
+
+def _check_begun(folder: Path, records: Sequence[Record]) -> None:
+    """Refuse to start again where rounds were finished, or privacy was spent."""
+    if any(r["kind"] == "private" or (r["kind"] == "round" and r["round"] > 1) for r in records):
+        raise CheckpointError(
+            f"{folder} has rounds in its {LEDGER} and none of its checkpoints: they are gone, and "
+            "with them the adapter. Restore them from a backup, or use --resume no for a new folder"
+        )
 
 
 def _first_seal(folder: Path, ledger: bytes) -> Seal:

@@ -228,3 +228,14 @@ def test_updates_that_a_killed_run_left_waiting_are_removed(copied, config):
     experiment = load_experiment(config, [f"simulation.folder={run.parent}"])
     session.run(experiment, resume="auto")
     assert (left.exists(), ours.exists()) == (False, True)
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(copied, config):
+    run = copied("killed")
+    for path in run.glob("checkpoint-*"):
+        path.unlink()
+    ledger = (run / "ledger.jsonl").read_bytes()
+    experiment = load_experiment(config, [f"simulation.folder={run.parent}"])
+    with pytest.raises(CheckpointError, match=r"none of its checkpoints: they are gone"):
+        session.run(experiment, resume="auto")
+    assert (run / "ledger.jsonl").read_bytes() == ledger
