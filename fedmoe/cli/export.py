@@ -67,7 +67,7 @@ def export(
     )
     proof = done.facts["proof"]
     print(f"{out}: {proof['by']} {agreement(proof)}")
-    print("\n".join(["serve it so:", *(f"  {line}" for line in done.facts["serve"])]))
+    print("\n".join(["serve it so:", *(f"  {line}" for line in done.source.commands(str(out)))]))
     if engine:
         from fedmoe.export.engine import check_in_engine, environment
 

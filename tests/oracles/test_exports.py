@@ -108,6 +108,27 @@ def test_a_lower_k_and_factors_go_into_a_merged_model(trained, kind, tmp_path):
     assert done.facts["top_k"] == 1
 
 
+@pytest.mark.parametrize("format", ["peft", "merged"])
+def test_a_cards_lines_compute_at_another_k(trained, format, tmp_path, monkeypatch):
+    settings, model, adapter = trained("olmoe")
+    done = exported(adapter, model, settings, tmp_path / "an export", format)
+    _, _, card = (tmp_path / "an export/README.md").read_text().partition("At another k, such as 1")
+    block = card.split("```")[1].splitlines()
+    assert {*block[1:]} <= {*done.facts["other_k"]["serve"]}
+    assert "num_experts_per_tok=1" in block[1]
+    monkeypatch.chdir(tmp_path)  # the base is named without its folders
+    found = {}
+    for k in (1, 4):
+        names = {}
+        exec("\n".join(done.source.commands("an export", k)), names)
+        with torch.no_grad():
+            found[k] = names["model"](**names["prompt"]).logits
+            model.load(adapter)
+            model.set_budget(k, torch.ones(2))
+            torch.testing.assert_close(found[k], model.model(**names["prompt"]).logits)
+    assert not torch.allclose(found[1], found[4])
+
+
 def test_a_trained_router_is_merged_and_has_no_adapter_per_expert(trained, tmp_path):
     settings, model, adapter = trained("olmoe", replace(SETTINGS, router=True))
     assert exported(adapter, model, settings, tmp_path / "m", "merged").largest_difference < 1e-4
