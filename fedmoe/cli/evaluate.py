@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from shutil import which as which_program
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedmoe.cli import arguments
+from fedmoe.cli import arguments, sources
 
 if TYPE_CHECKING:
     from fedmoe.evaluation.evaluate import Evaluation
@@ -76,6 +77,11 @@ def evaluate(
         raise click.UsageError("--harness-python, -options and -folder need --harness")
     if task and (metrics or answers):
         raise click.UsageError("--metric and --answers are not for --harness")
+    sources.check_data(data)
+    sources.check_written(answers)
+    if python and which_program(python) is None:
+        raise click.UsageError(f"--harness-python {python}: no such program")
+    sources.check_source(source, which, tiers)
     from fedmoe.system.files import write_text
     from fedmoe.system.json_text import json_text
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from fedmoe.cli import arguments
+from fedmoe.cli import arguments, sources
+from fedmoe.errors import FedMoEError
 
 
 @click.command()
@@ -57,14 +59,26 @@ def export(
     reads = {"vllm": ("merged",), "llama.cpp": ("llama.cpp", "llama.cpp-lora")}
     if engine and reader not in reads[engine]:
         raise click.UsageError(f"--check {engine} needs --for {' or '.join(reads[engine])}")
+    from fedmoe.export.formats import FORMATS, check_dtype
+
+    check_dtype(reader, dtype)
+    sources.check_run(run, which, [tier] if tier else [])
+    if out.exists():
+        raise FedMoEError(f"{out} exists already; name a folder that does not")
     from fedmoe.export.card import agreement
     from fedmoe.export.saved import SavedRun
+    from fedmoe.report.facts import adapter_note
+    from fedmoe.report.run import read_run
+    from fedmoe.system.waiting import waiting
 
     arguments.one_thread()
-    saved = SavedRun.open(run, which)
-    done = saved.export(
-        out, format=reader, tier=tier, dtype=dtype, without_rescaling=without_rescaling
-    )
+    saved, known = SavedRun.open(run, which), read_run(run)
+    if not known.complete:
+        print(f"fedmoe: {adapter_note(known, which, saved.round)}", file=sys.stderr)
+    with waiting(f"exporting, and loading it again by {FORMATS[reader].reader}"):
+        done = saved.export(
+            out, format=reader, tier=tier, dtype=dtype, without_rescaling=without_rescaling
+        )
     proof = done.facts["proof"]
     print(f"{out}: {proof['by']} {agreement(proof)}")
     print("\n".join(["serve it so:", *(f"  {line}" for line in done.source.commands(str(out)))]))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fedmoe.errors import FedMoEError
 from fedmoe.models.folder import MINI
 
 FUSED_IN_VLLM = ("gpt_oss", "qwen3_5_moe", "qwen3_5_moe_text", "nemotron_h")
@@ -121,7 +122,7 @@ def _answer(folder: str, served: Served) -> list[str]:
         ]
     new = 'answer[0, prompt["input_ids"].shape[1] :]' if served.auto == CAUSAL else "answer[0]"
     return [
-        f'tokenizer = AutoTokenizer.from_pretrained({folder})',
+        f"tokenizer = AutoTokenizer.from_pretrained({folder})",
         *asked,
         "answer = model.generate(**prompt, max_new_tokens=64, do_sample=False)",
         f"print(tokenizer.decode({new}, skip_special_tokens=True))",
@@ -191,3 +192,17 @@ FORMATS: dict[str, Format] = {
     "mlx": Format("MLX", "merged", _mlx),
 }
 """By the name that `fedmoe export --for` takes."""
+
+
+def check_dtype(name: str, dtype: str | None) -> None:
+    """Refuse a type of weights that a format cannot have.
+
+    Raises:
+        FedMoEError: there is no such format, or it is an adapter, or another program's.
+    """
+    if name not in FORMATS:
+        raise FedMoEError(f"--for {name!r} is not one of {', '.join(FORMATS)}")
+    if dtype and not FORMATS[name].whole:
+        raise FedMoEError("--dtype is for merged models; an adapter is written in float32")
+    if dtype == "q8_0" and name != "llama.cpp":
+        raise FedMoEError("--dtype q8_0 is a form of GGUF files: --for llama.cpp")

@@ -1,0 +1,109 @@
+"""Refusals of what a command is to read and write, before torch and a model are loaded."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from glob import has_magic
+from pathlib import Path
+
+from fedmoe.errors import FedMoEError
+from fedmoe.models.folder import MINI
+from fedmoe.system.files import expanded
+
+LEDGER, CERTIFICATE = "ledger.jsonl", "fedmoe-export.json"
+KNOWN = (LEDGER, "adapter_config.json", "config.json", CERTIFICATE)
+"""Files by which the folder of a run, an adapter or a model is known."""
+
+
+def check_run(folder: Path, which: str = "", tiers: Sequence[str] = ()) -> None:
+    """Refuse a folder that is no run's, or lacks an adapter or a tier.
+
+    Args:
+        folder: the run's.
+        which: `last` or `best`, if an adapter is needed.
+        tiers: names that the run must know; `lowest` counts as one.
+
+    Raises:
+        FedMoEError: it is none, or lacks one.
+    """
+    if not folder.is_dir():
+        raise FedMoEError(f"{folder}: no such folder; expected that of a run")
+    for name in (LEDGER, *([f"adapter-{which}.safetensors"] if which else [])):
+        if not (folder / name).is_file():
+            runs = sorted(place.parent.name for place in folder.glob(f"*/{LEDGER}"))
+            inside = f"; there are runs in it, such as {runs[0]}" if runs else ""
+            kind = "a run with an adapter" if which else "a run"
+            raise FedMoEError(f"{folder} is not the folder of {kind}: {name} is missing{inside}")
+    if tiers:
+        from fedmoe.report.run import read_run
+
+        names = [known.name for known in read_run(folder).tiers]
+        if odd := [tier for tier in tiers if tier not in (*names, "lowest")]:
+            raise FedMoEError(f"--tier {odd[0]!r} is not one of {', '.join(map(repr, names))}")
+
+
+def check_source(source: str, which: str = "last", tiers: Sequence[str] = ()) -> None:
+    """Refuse what is no run, adapter or model; say that the Hub is asked for what is no folder.
+
+    Raises:
+        FedMoEError: a folder that is none of them or for another program, or is not there.
+    """
+    folder = expanded(source)
+    if (folder / LEDGER).is_file():
+        check_run(folder, which, tiers)
+        return
+    if tiers:
+        raise FedMoEError(f"{source} is no run, and so has no tiers; leave --tier out")
+    if folder.is_dir():
+        check_folder(folder)
+    elif source != MINI:
+        first, slash, _ = source.partition("/")
+        if source.startswith((".", "/", "~")) or (slash and Path(first).is_dir()):
+            raise FedMoEError(f"{source}: no such folder")
+        print(f"fedmoe: {source} is not a folder here; looking for it on the Hub", file=sys.stderr)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is no adapter's and no model's, or for another program.
+
+    Raises:
+        FedMoEError: it is none.
+    """
+    if not folder.is_dir():
+        raise FedMoEError(f"{folder}: no such folder")
+    if not any((folder / name).is_file() for name in KNOWN):
+        raise FedMoEError(
+            f"{folder} is not the folder of a run, an exported adapter or a model: it has none of "
+            f"{', '.join(KNOWN[:-1])}"
+        )
+    if (folder / CERTIFICATE).is_file():
+        facts = json.loads((folder / CERTIFICATE).read_text(encoding="utf-8"))
+        if facts.get("writes") not in ("fused", "merged"):
+            raise FedMoEError(
+                f"{folder} is for {facts['reader']}, which has the commands in its README.md; here "
+                "exports for peft and merged ones are loaded (fedmoe export --for)"
+            )
+
+
+def check_data(data: Path | None) -> None:
+    """Refuse rows that are not there.
+
+    Raises:
+        FedMoEError: neither a file nor a folder.
+    """
+    if data is not None and not data.exists() and not has_magic(str(data)):
+        raise FedMoEError(f"--data {data}: no such file or folder")
+
+
+def check_written(path: Path | None) -> None:
+    """Refuse a file to write that is a folder, or in none.
+
+    Raises:
+        FedMoEError: it cannot be written.
+    """
+    if path is not None and path.is_dir():
+        raise FedMoEError(f"{path} is a folder; name a file")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise FedMoEError(f"{path}: there is no folder {path.parent}")
