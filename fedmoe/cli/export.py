@@ -62,7 +62,7 @@ def export(
     from fedmoe.export.formats import FORMATS, check_dtype
 
     check_dtype(reader, dtype)
-    sources.check_run(run, which, [tier] if tier else [])
+    sources.check_run(run, which, [tier] if tier not in ("", "lowest") else [])
     if out.exists():
         raise FedMoEError(f"{out} exists already; name a folder that does not")
     from fedmoe.export.card import agreement

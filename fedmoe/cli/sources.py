@@ -23,7 +23,7 @@ def check_run(folder: Path, which: str = "", tiers: Sequence[str] = ()) -> None:
     Args:
         folder: the run's.
         which: `last` or `best`, if an adapter is needed.
-        tiers: names that the run must know; `lowest` counts as one.
+        tiers: names that the run must know.
 
     Raises:
         FedMoEError: it is none, or lacks one.
@@ -40,7 +40,7 @@ def check_run(folder: Path, which: str = "", tiers: Sequence[str] = ()) -> None:
         from fedmoe.report.run import read_run
 
         names = [known.name for known in read_run(folder).tiers]
-        if odd := [tier for tier in tiers if tier not in (*names, "lowest")]:
+        if odd := [tier for tier in tiers if tier not in names]:
             raise FedMoEError(f"--tier {odd[0]!r} is not one of {', '.join(map(repr, names))}")
 
 
