@@ -59,7 +59,7 @@ def export(
     reads = {"vllm": ("merged",), "llama.cpp": ("llama.cpp", "llama.cpp-lora")}
     if engine and reader not in reads[engine]:
         raise click.UsageError(f"--check {engine} needs --for {' or '.join(reads[engine])}")
-    from fedmoe.export.formats import FORMATS, check_dtype
+    from fedmoe.export.formats import check_dtype
 
     check_dtype(reader, dtype)
     sources.check_run(run, which, [tier] if tier not in ("", "lowest") else [])
@@ -75,13 +75,17 @@ def export(
     saved, known = SavedRun.open(run, which), read_run(run)
     if not known.complete:
         print(f"fedmoe: {adapter_note(known, which, saved.round)}", file=sys.stderr)
-    with waiting(f"exporting, and loading it again by {FORMATS[reader].reader}"):
+    with waiting("exporting, and loading it again in a fresh process"):
         done = saved.export(
             out, format=reader, tier=tier, dtype=dtype, without_rescaling=without_rescaling
         )
     proof = done.facts["proof"]
     print(f"{out}: {proof['by']} {agreement(proof)}")
-    print("\n".join(["serve it so:", *(f"  {line}" for line in done.source.commands(str(out)))]))
+    print(
+        "\n".join(
+            ["serve it so:", *(f"  {line}".rstrip() for line in done.source.commands(str(out)))]
+        )
+    )
     if engine:
         from fedmoe.export.engine import check_in_engine, environment
 

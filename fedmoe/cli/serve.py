@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from contextlib import suppress
@@ -106,6 +107,8 @@ def _serve(loaded: Loaded, limits: Limits, listener: socket, key: str, *form: An
     finally:
         engine.close()
     print("no longer serving")
+    # Python would look through all of torch's objects once more as it ends, for a second.
+    gc.freeze()
 
 
 def _key(file: Path | None) -> str:

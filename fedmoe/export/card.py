@@ -182,7 +182,7 @@ def agreement(proof: Mapping[str, Any]) -> str:
     return (
         f"read it in a fresh process, weights rounded to {proof['rounded_to']}: {lost} of what was "
         f"learnt is rounded away (`share_of_training_rounded_away` in `fedmoe-export.json`); "
-        f"{same}; the largest logit differs by {largest:.2g} (`--dtype float32` keeps them)"
+        f"{same}; the largest logit differs by {largest:.2g} (`--dtype float32` rounds nothing)"
     )
 
 

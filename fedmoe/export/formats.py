@@ -125,7 +125,7 @@ def _answer(folder: str, served: Served) -> list[str]:
         f"tokenizer = AutoTokenizer.from_pretrained({folder})",
         *asked,
         "answer = model.generate(**prompt, max_new_tokens=64, do_sample=False)",
-        f"print(tokenizer.decode({new}, skip_special_tokens=True))",
+        f"print(tokenizer.decode({new}, skip_special_tokens=True).strip())",
     ]
 
 
