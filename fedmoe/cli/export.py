@@ -81,11 +81,9 @@ def export(
         )
     proof = done.facts["proof"]
     print(f"{out}: {proof['by']} {agreement(proof)}")
-    print(
-        "\n".join(
-            ["serve it so:", *(f"  {line}".rstrip() for line in done.source.commands(str(out)))]
-        )
-    )
+    print("serve it so:")
+    for line in done.source.commands(str(out)):
+        print(f"  {line}".rstrip())
     if engine:
         from fedmoe.export.engine import check_in_engine, environment
 

@@ -45,7 +45,7 @@ IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 """Errors of a disk or a folder, which the user can mend; others are faults of the program."""
 INTERRUPTED = "; what was finished is kept; a run resumes with --resume auto"
 RESUMED = ("run", "compare")
-"""Commands that go on where they were interrupted."""
+"""Commands that resume."""
 
 
 class Commands(click.Group):

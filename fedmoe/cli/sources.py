@@ -82,8 +82,8 @@ def check_folder(folder: Path) -> None:
         facts = json.loads((folder / CERTIFICATE).read_text(encoding="utf-8"))
         if facts.get("writes") not in ("fused", "merged"):
             raise FedMoEError(
-                f"{folder} is for {facts['reader']}, which has the commands in its README.md; here "
-                "exports for peft and merged ones are loaded (fedmoe export --for)"
+                f"{folder} is an export for {facts['reader']}: its README.md has the commands that "
+                "serve it; fedmoe loads those that were made with --for peft or --for merged"
             )
 
 
