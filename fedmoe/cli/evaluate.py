@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from shutil import which as which_program
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,10 +76,7 @@ def evaluate(
         raise click.UsageError("--harness-python, -options and -folder need --harness")
     if task and (metrics or answers):
         raise click.UsageError("--metric and --answers are not for --harness")
-    sources.check_data(data)
-    sources.check_written(answers)
-    if python and which_program(python) is None:
-        raise click.UsageError(f"--harness-python {python}: no such program")
+    sources.check_files(data, answers, python)
     sources.check_source(source, which, tiers)
     from fedmoe.system.files import write_text
     from fedmoe.system.json_text import json_text

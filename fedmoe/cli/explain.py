@@ -47,7 +47,7 @@ def explain(
         raise FedMoEError(f"{overrides[0]}: settings are for the rows of --data; name some")
     require("fedmoe explain", "report", "matplotlib", "scipy", "jinja2")
     sources.check_run(run, tiers=[tier] if tier else [])
-    sources.check_data(data)
+    sources.check_files(data)
     from fedmoe.cli.terminal import print_table, say, terminal
     from fedmoe.explain.explained import explain
     from fedmoe.explain.page import calibrations, groups, headline, write_explained

@@ -60,8 +60,11 @@ def export(
     if engine and reader not in reads[engine]:
         raise click.UsageError(f"--check {engine} needs --for {' or '.join(reads[engine])}")
     from fedmoe.export.formats import check_dtype
+    from fedmoe.system.extras import require
 
     check_dtype(reader, dtype)
+    if reader.startswith("llama.cpp"):
+        require(f"fedmoe export --for {reader}", "base-models", "gguf")
     sources.check_run(run, which, [tier] if tier not in ("", "lowest") else [])
     if out.exists():
         raise FedMoEError(f"{out} exists already; name a folder that does not")

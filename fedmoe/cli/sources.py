@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from glob import has_magic
 from pathlib import Path
+from shutil import which as which_program
 
 from fedmoe.errors import FedMoEError
 from fedmoe.models.folder import MINI
@@ -87,23 +88,19 @@ def check_folder(folder: Path) -> None:
             )
 
 
-def check_data(data: Path | None) -> None:
-    """Refuse rows that are not there.
+def check_files(
+    data: Path | None = None, written: Path | None = None, python: Path | None = None
+) -> None:
+    """Refuse rows and a program that are not there, and a file that cannot be written.
 
     Raises:
-        FedMoEError: neither a file nor a folder.
+        FedMoEError: the first of them.
     """
     if data is not None and not data.exists() and not has_magic(str(data)):
         raise FedMoEError(f"--data {data}: no such file or folder")
-
-
-def check_written(path: Path | None) -> None:
-    """Refuse a file to write that is a folder, or in none.
-
-    Raises:
-        FedMoEError: it cannot be written.
-    """
-    if path is not None and path.is_dir():
-        raise FedMoEError(f"{path} is a folder; name a file")
-    if path is not None and not path.absolute().parent.is_dir():
-        raise FedMoEError(f"{path}: there is no folder {path.parent}")
+    if written is not None and written.is_dir():
+        raise FedMoEError(f"{written} is a folder; name a file")
+    if written is not None and not written.absolute().parent.is_dir():
+        raise FedMoEError(f"{written}: there is no folder {written.parent}")
+    if python is not None and which_program(python) is None:
+        raise FedMoEError(f"--harness-python {python}: no such program")
