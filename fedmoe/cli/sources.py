@@ -10,7 +10,7 @@ from pathlib import Path
 from shutil import which as which_program
 
 from fedmoe.errors import FedMoEError
-from fedmoe.models.folder import MINI
+from fedmoe.models.folder import MINI, model_folder
 from fedmoe.system.files import expanded
 
 LEDGER, CERTIFICATE = "ledger.jsonl", "fedmoe-export.json"
@@ -43,6 +43,14 @@ def check_run(folder: Path, which: str = "", tiers: Sequence[str] = ()) -> None:
         names = [known.name for known in read_run(folder).tiers]
         if odd := [tier for tier in tiers if tier not in names]:
             raise FedMoEError(f"--tier {odd[0]!r} is not one of {', '.join(map(repr, names))}")
+
+
+def model_type_of(run: Path) -> str:
+    """Return the family of a run's base model, by transformers' name; empty if it is not here."""
+    from fedmoe.report.run import read_run
+
+    config = Path(model_folder(read_run(run).header["model"]), "config.json")
+    return json.loads(config.read_bytes())["model_type"] if config.is_file() else ""
 
 
 def check_source(source: str, which: str = "last", tiers: Sequence[str] = ()) -> None:

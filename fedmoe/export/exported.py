@@ -17,18 +17,12 @@ from torch import Tensor
 from fedmoe.adapter import Adapter
 from fedmoe.data.text import TextSettings
 from fedmoe.errors import ModelError
+from fedmoe.export.architectures import ARCHITECTURES
 from fedmoe.export.card import card, licence_of
 from fedmoe.export.changes import changes_of
 from fedmoe.export.devices import Device, as_facts
 from fedmoe.export.formats import FORMATS, FUSED_IN_VLLM, WHOLE, Format, Served
-from fedmoe.export.gguf_file import (
-    ARCHITECTURES,
-    LORA,
-    MODEL,
-    TYPES,
-    write_gguf,
-    write_gguf_adapter,
-)
+from fedmoe.export.gguf_file import LORA, MODEL, TYPES, write_gguf, write_gguf_adapter
 from fedmoe.export.merged import Merge, merged_config, top_k_override
 from fedmoe.export.peft import check_export, without_noise, write_peft
 from fedmoe.export.per_expert import write_per_expert

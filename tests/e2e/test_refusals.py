@@ -8,7 +8,14 @@ import pytest
 
 from fedmoe.cli.main import COMMANDS, RESUMED, fedmoe, main
 
-HEADER = {"kind": "run", "name": "one", "num_rounds": 1, "num_clients": 1, "clients_per_round": 1}
+HEADER = {
+    "kind": "run",
+    "name": "one",
+    "model": "base",
+    "num_rounds": 1,
+    "num_clients": 1,
+    "clients_per_round": 1,
+}
 TIER = {"top_k": 1, "clients": [0], "parameters": 1, "bytes_down": 1, "bytes_up": 1}
 TIER |= {"train_flops_per_token": 1.0, "memory_bytes": 1}
 MISTAKES = {
@@ -24,6 +31,7 @@ MISTAKES = {
     "export runs/one out --dtype float16": "--dtype is for merged models",
     "export runs/one out --for merged --dtype q8_0": "q8_0 is a form of GGUF files",
     "export runs/one out --check vllm": "--check vllm needs --for merged",
+    "export runs/one out --for llama.cpp": "GGUF is written of olmoe",
     "serve ./nothing": "./nothing: no such folder",
     "serve runs/bare": "adapter-last.safetensors is missing",
     "serve empty": "empty is not the folder of a run, an exported adapter or a model",
@@ -44,12 +52,13 @@ MISTAKES = {
 
 
 def test_a_mistake_is_said_before_torch_is_loaded(tmp_path):
-    for name in ("empty", "runs/one", "runs/bare", "gguf"):
+    for name in ("empty", "runs/one", "runs/bare", "gguf", "base"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("one", "bare"):
         header = json.dumps(HEADER | {"tiers": {"high": TIER}})
         (tmp_path / f"runs/{name}/ledger.jsonl").write_text(f"{header}\n")
     (tmp_path / "runs/one/adapter-last.safetensors").touch()
+    (tmp_path / "base/config.json").write_text('{"model_type": "gpt_oss"}')
     facts = json.dumps({"writes": "gguf", "reader": "llama.cpp"})
     (tmp_path / "gguf/fedmoe-export.json").write_text(facts)
     code = "import sys, json; from fedmoe.cli.main import main\n"

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from fedmoe.data.text import TextSettings
 from fedmoe.data.wording import prompt_ids
 from fedmoe.errors import ModelError
+from fedmoe.export.architectures import ARCHITECTURES
 from fedmoe.export.exported import Export
-from fedmoe.export.gguf_file import ARCHITECTURES
 from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.families import FAMILIES
