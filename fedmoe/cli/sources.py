@@ -50,7 +50,7 @@ def model_type_of(run: Path) -> str:
     from fedmoe.report.run import read_run
 
     config = Path(model_folder(read_run(run).header["model"]), "config.json")
-    return json.loads(config.read_bytes())["model_type"] if config.is_file() else ""
+    return json.loads(config.read_bytes()).get("model_type", "") if config.is_file() else ""
 
 
 def check_source(source: str, which: str = "last", tiers: Sequence[str] = ()) -> None:
