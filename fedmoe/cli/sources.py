@@ -31,18 +31,20 @@ def check_run(folder: Path, which: str = "", tiers: Sequence[str] = ()) -> None:
     """
     if not folder.is_dir():
         raise FedMoEError(f"{folder}: no such folder; expected that of a run")
-    for name in (LEDGER, *([f"adapter-{which}.safetensors"] if which else [])):
-        if not (folder / name).is_file():
-            runs = sorted(place.parent.name for place in folder.glob(f"*/{LEDGER}"))
-            inside = f"; there are runs in it, such as {runs[0]}" if runs else ""
-            kind = "a run with an adapter" if which else "a run"
-            raise FedMoEError(f"{folder} is not the folder of {kind}: {name} is missing{inside}")
+    if not (folder / LEDGER).is_file():
+        runs = sorted(place.parent.name for place in folder.glob(f"*/{LEDGER}"))
+        inside = f"; there are runs in it, such as {runs[0]}" if runs else ""
+        said = f"{folder} is not the folder of a run: {LEDGER} is missing"
+        raise FedMoEError(f"{said}{inside}")
     if tiers:
         from fedmoe.report.run import read_run
 
         names = [known.name for known in read_run(folder).tiers]
         if odd := [tier for tier in tiers if tier not in names]:
             raise FedMoEError(f"--tier {odd[0]!r} is not one of {', '.join(map(repr, names))}")
+    if which and not (folder / (name := f"adapter-{which}.safetensors")).is_file():
+        said = f"{folder} is not the folder of a run with an adapter"
+        raise FedMoEError(f"{said}: {name} is missing")
 
 
 def model_type_of(run: Path) -> str:
