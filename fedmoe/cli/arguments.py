@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from fedmoe.errors import FedMoEError
-from fedmoe.models.folder import MINI
 from fedmoe.system.files import expanded
 from fedmoe.system.shipped import shipped_configs
 
@@ -33,20 +30,6 @@ class ConfigFile(HomePath):
         names = [name for name in shipped_configs() if incomplete and name.startswith(incomplete)]
         # The file comes first: a shell that is told to look for files forgets what came before.
         return [CompletionItem(incomplete, type="file"), *map(CompletionItem, names)]
-
-
-def check_source(source: str) -> None:
-    """Refuse a folder that is not there, and say that the Hub is asked for anything else.
-
-    Raises:
-        FedMoEError: it can only mean a folder, or begins with one that is here.
-    """
-    if source == MINI or expanded(source).is_dir():
-        return
-    first, slash, _ = source.partition("/")
-    if source.startswith((".", "/", "~")) or (slash and Path(first).is_dir()):
-        raise FedMoEError(f"{source}: no such folder")
-    print(f"fedmoe: {source} is not a folder here; looking for it on the Hub", file=sys.stderr)
 
 
 FILE = HomePath(path_type=Path)

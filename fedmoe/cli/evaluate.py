@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedmoe.cli import arguments
+from fedmoe.cli import arguments, sources
 
 if TYPE_CHECKING:
     from fedmoe.evaluation.evaluate import Evaluation
@@ -76,6 +76,8 @@ def evaluate(
         raise click.UsageError("--harness-python, -options and -folder need --harness")
     if task and (metrics or answers):
         raise click.UsageError("--metric and --answers are not for --harness")
+    sources.check_files(data, answers, python)
+    sources.check_source(source, which, tiers)
     from fedmoe.system.files import write_text
     from fedmoe.system.json_text import json_text
 

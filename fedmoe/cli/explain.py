@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fedmoe.cli import arguments
+from fedmoe.cli import arguments, sources
 
 
 @click.command()
@@ -46,12 +46,16 @@ def explain(
     if overrides and data is None:
         raise FedMoEError(f"{overrides[0]}: settings are for the rows of --data; name some")
     require("fedmoe explain", "report", "matplotlib", "scipy", "jinja2")
+    sources.check_run(run, tiers=[tier] if tier else [])
+    sources.check_files(data)
     from fedmoe.cli.terminal import print_table, say, terminal
     from fedmoe.explain.explained import explain
     from fedmoe.explain.page import calibrations, groups, headline, write_explained
+    from fedmoe.system.waiting import waiting
 
     arguments.one_thread()
-    found = explain(run, data=data, overrides=overrides, tier=tier, which=which, rows=rows)
+    with waiting(f"looking at up to {rows:,} rows"):
+        found = explain(run, data=data, overrides=overrides, tier=tier, which=which, rows=rows)
     console = terminal()
     for note in found.notes:
         say(console, note)

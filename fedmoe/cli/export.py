@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from fedmoe.cli import arguments
+from fedmoe.cli import arguments, sources
+from fedmoe.errors import FedMoEError
 
 
 @click.command()
@@ -57,17 +59,37 @@ def export(
     reads = {"vllm": ("merged",), "llama.cpp": ("llama.cpp", "llama.cpp-lora")}
     if engine and reader not in reads[engine]:
         raise click.UsageError(f"--check {engine} needs --for {' or '.join(reads[engine])}")
+    from fedmoe.export.architectures import architecture_of
+    from fedmoe.export.formats import check_dtype
+    from fedmoe.system.extras import require
+
+    check_dtype(reader, dtype)
+    sources.check_run(run, which, [tier] if tier not in ("", "lowest") else [])
+    if out.exists():
+        raise FedMoEError(f"{out} exists already; name a folder that does not")
+    if reader.startswith("llama.cpp"):
+        require(f"fedmoe export --for {reader}", "base-models", "gguf")
+        if model_type := sources.model_type_of(run):
+            architecture_of(model_type)
     from fedmoe.export.card import agreement
     from fedmoe.export.saved import SavedRun
+    from fedmoe.report.facts import adapter_note
+    from fedmoe.report.run import read_run
+    from fedmoe.system.waiting import waiting
 
     arguments.one_thread()
-    saved = SavedRun.open(run, which)
-    done = saved.export(
-        out, format=reader, tier=tier, dtype=dtype, without_rescaling=without_rescaling
-    )
+    saved, known = SavedRun.open(run, which), read_run(run)
+    if not known.complete:
+        print(f"fedmoe: {adapter_note(known, which, saved.round)}", file=sys.stderr)
+    with waiting("exporting, and loading it again in a fresh process"):
+        done = saved.export(
+            out, format=reader, tier=tier, dtype=dtype, without_rescaling=without_rescaling
+        )
     proof = done.facts["proof"]
     print(f"{out}: {proof['by']} {agreement(proof)}")
-    print("\n".join(["serve it so:", *(f"  {line}" for line in done.facts["serve"])]))
+    print("serve it so:")
+    for line in done.source.commands(str(out)):
+        print(f"  {line}".rstrip())
     if engine:
         from fedmoe.export.engine import check_in_engine, environment
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from fedmoe.cli import arguments
+from fedmoe.cli import arguments, sources
 from fedmoe.errors import FedMoEError
 
 
@@ -55,8 +55,12 @@ def generate(
             "folder, --model with a whole model"
         )
     _check(run, adapter, base, tier)
-    if run is None and adapter is None:
-        arguments.check_source(model)
+    if run is not None:
+        sources.check_run(run, which, [tier] if tier else [])
+    elif adapter is None:
+        sources.check_source(model)
+    else:
+        sources.check_folder(adapter)
     arguments.one_thread()
     from fedmoe.export.generate import Generator
 
@@ -76,8 +80,6 @@ def _check(run: Path | None, adapter: Path | None, base: str, tier: str | None) 
         raise FedMoEError("--base needs --adapter; --model names a base model alone")
     if tier and run is None:
         raise FedMoEError("--tier needs --run; an exported adapter is for one tier, or for none")
-    if run is not None and tier:
-        _check_tier(run, tier)
 
 
 def _loaded(
@@ -93,7 +95,10 @@ def _loaded(
     from fedmoe.export import loaded as models
 
     if run is not None:
-        return models.load_run(run, which, [tier or models.FULL], *held)
+        loaded = models.load_run(run, which, [tier or models.FULL], *held)
+        if which == "best" or not loaded.complete:
+            print(f"fedmoe: {loaded.note}", file=sys.stderr)
+        return loaded
     if adapter is not None:
         # A merged one is a model of its own; what is neither is refused by what misses in it.
         if (adapter / "config.json").is_file():
@@ -112,14 +117,3 @@ def _lines() -> Iterator[str]:
         yield from (line.removesuffix("\n") for line in sys.stdin)
     except UnicodeDecodeError as error:
         raise FedMoEError(f"the prompts are not UTF-8 text: {error.reason}") from error
-
-
-def _check_tier(run: Path, tier: str) -> None:
-    """Refuse a tier that the run does not have, before the seconds that torch and a model take."""
-    from fedmoe.report.run import read_run
-
-    if not (run / "ledger.jsonl").exists():
-        return  # it is no run, which is said with what else is missing
-    names = [known.name for known in read_run(run).tiers]
-    if tier not in names:
-        raise FedMoEError(f"--tier {tier!r} is not one of {', '.join(map(repr, names))}")

@@ -43,7 +43,9 @@ COMMANDS = (
 FULL_OR_FORBIDDEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 """Errors of a disk or a folder, which the user can mend; others are faults of the program."""
-INTERRUPTED = "fedmoe: interrupted; what was finished is kept; a run resumes with --resume auto"
+INTERRUPTED = "; what was finished is kept; a run resumes with --resume auto"
+RESUMED = ("run", "compare")
+"""Commands that resume."""
 
 
 class Commands(click.Group):
@@ -99,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fedmoe: error: {where}{error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
+        more = INTERRUPTED if words[:1] and words[0] in RESUMED else ""
+        print(f"fedmoe: interrupted{more}", file=sys.stderr)
         return 130
 
 

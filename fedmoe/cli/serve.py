@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedmoe.cli import arguments
+from fedmoe.cli import arguments, sources
 from fedmoe.errors import FedMoEError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def serve(
       fedmoe serve my-adapter --port 9000 --seconds 30
     """
     key = _key(api_key)
-    arguments.check_source(source)
+    sources.check_source(source, which)
     from fedmoe.serving.limits import Limits
     from fedmoe.serving.server import listening
 
@@ -78,11 +79,12 @@ def serve(
         arguments.one_thread()
         from fedmoe.export.loaded import load
 
-        _serve(load(source, which, base, experts, offload), limits, listener, key)
+        loaded = load(source, which, base, experts, offload)
+        _serve(loaded, limits, listener, key, experts, offload)
 
 
-def _serve(loaded: Loaded, limits: Limits, listener: socket, key: str) -> None:
-    """Answer requests until Ctrl-C."""
+def _serve(loaded: Loaded, limits: Limits, listener: socket, key: str, *form: Any) -> None:
+    """Answer requests until Ctrl-C; `form` is that of experts, and whether they are in a file."""
     from fedmoe.serving.app import Endpoint
     from fedmoe.serving.engine import Engine
     from fedmoe.serving.guard import LOOPBACK
@@ -92,7 +94,7 @@ def _serve(loaded: Loaded, limits: Limits, listener: socket, key: str) -> None:
     endpoint = Endpoint(engine, lambda line: print(line, flush=True))
     host = str(listener.getsockname()[0])
     hosts = LOOPBACK if is_loopback(host) else ()
-    _first_screen(endpoint, url_of(listener), bool(key))
+    _first_screen(endpoint, url_of(listener), bool(key), *form)
     if not hosts:
         print(
             f"WARNING: {host} is no address of this machine alone: whoever reaches it can use the "
@@ -101,10 +103,12 @@ def _serve(loaded: Loaded, limits: Limits, listener: socket, key: str) -> None:
         )
     try:
         with suppress(KeyboardInterrupt):
-            server_of(endpoint.app(hosts, key), limits).run(sockets=[listener])
+            server_of(endpoint.app(hosts, key), limits, engine.end).run(sockets=[listener])
     finally:
         engine.close()
     print("no longer serving")
+    # Python would look through all of torch's objects once more as it ends, for a second.
+    gc.freeze()
 
 
 def _key(file: Path | None) -> str:
@@ -125,7 +129,7 @@ def _key(file: Path | None) -> str:
     return key
 
 
-def _first_screen(endpoint: Endpoint, url: str, key: bool) -> None:
+def _first_screen(endpoint: Endpoint, url: str, key: bool, *form: Any) -> None:
     """Print what is served and within which bounds, and what the answers follow."""
     from fedmoe.cli.terminal import print_table, say, table, terminal
     from fedmoe.data.shown import template_line
@@ -136,19 +140,19 @@ def _first_screen(endpoint: Endpoint, url: str, key: bool) -> None:
     console, loaded, limits = terminal(), endpoint.engine.loaded, endpoint.engine.limits
     say(console, f"{loaded.name} at {url} (Ctrl-C ends this)")
     say(console, "To try an adapter on one machine; this is no production server.")
+    if loaded.note:
+        say(console, loaded.note)
     say(console, f"models: {', '.join(loaded.levels)}" + (", with an API key" if key else ""))
     for tier, why in loaded.left_out.items():
         say(console, f"not served: {tier}: {why}")
     if loaded.saved is not None:
-        rows = table_rows(as_facts(devices_of(loaded.saved)))
+        rows = table_rows(as_facts(devices_of(loaded.saved, *form)))
         note = "fedmoe export RUN ADAPTER --tier TIER makes the adapter of a tier"
-        print_table(console, table("a device of each tier", COLUMNS, rows, note=note))
+        title = "a device of each tier" + (", as served here" if any(form) else "")
+        print_table(console, table(title, COLUMNS, rows, note=note))
     if loaded.model.form.name == "causal":
         say(console, template_line(loaded.tokenizer, loaded.text))
-    calls = "read into tool_calls" if endpoint.form else "text: the template writes no JSON of them"
-    say(console, f"function calls in answers are {calls}")
-    if not loaded.text.describe_tools:
-        say(console, "descriptions of functions (tools) are left out of prompts, as in training")
+    say(console, _of_functions(endpoint))
     longest = min(limits.prompt_tokens, endpoint.engine.positions or limits.prompt_tokens)
     say(
         console,
@@ -166,3 +170,14 @@ def _first_screen(endpoint: Endpoint, url: str, key: bool) -> None:
     head = f"curl {url}/chat/completions -H 'Content-Type: application/json'"
     head += f' -H "Authorization: Bearer ${KEY}"' if key else ""
     print(f"{head} -d '{json.dumps(asked)}'", flush=True)
+
+
+def _of_functions(endpoint: Endpoint) -> str:
+    """Return what becomes of functions in requests, and of their calls in answers."""
+    if endpoint.no_tools:
+        return f"requests with tools are refused: {endpoint.no_tools}"
+    calls = "read into tool_calls" if endpoint.form else "text: the template writes no JSON of them"
+    said = f"function calls in answers are {calls}"
+    if endpoint.engine.loaded.text.describe_tools:
+        return said
+    return f"{said}; descriptions of functions (tools) are left out of prompts, as in training"

@@ -111,6 +111,9 @@ def explain(
         if chosen not in opened.tiers:
             raise FedMoEError(f"--tier {tier!r}: its clients keep unlike experts; name another one")
         facts |= _looked_at(opened, run, chosen, data, overrides, rows)
+        subset = [name for name in known if name not in common]
+        said = "measured without {}: each of its clients keeps experts of its own"
+        facts["notes"] += tuple(said.format(f"tier {name!r}") for name in subset)
     except FedMoEError as error:
         if data is not None or (tier and tier not in common):
             raise
@@ -136,6 +139,9 @@ def _looked_at(
     except DataError as error:
         tested = sample
         notes.append(f"calibration is on the same rows, which were trained on: {error}")
+    found = _groups(sample, seen.counts, e.seed)
+    if not found:
+        notes.append("there are no groups to compare: rows of one owner have no labels here")
     errors = []
     for name, use in opened.tiers.items():
         k = use()
@@ -149,7 +155,7 @@ def _looked_at(
         "num_experts": by_row.shape[2],
         "num_rows": len(by_row),
         "split": "given" if data else "training",
-        "groups": _groups(sample, seen.counts, e.seed),
+        "groups": found,
         "moved": Moved(seen.changed, total_variation(load, seen.base)),
         "redundancy": redundancy(seen.similarity, load, seen.tokens),
         "calibration": tuple(errors),

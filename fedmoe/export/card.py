@@ -145,14 +145,29 @@ def _use(facts: Mapping[str, Any]) -> str:
     lines = "\n".join(facts["serve"])
     name = "MODEL" if facts["writes"] in WHOLE else "ADAPTER"
     kind = "python" if lines.startswith("from ") else "sh"
-    return f"{said}:\n\n{FENCE}{kind}\n{lines}\n{FENCE}\n\n`{name}` stands for this folder."
+    block = f"{FENCE}{kind}\n{lines}\n{FENCE}"
+    return f"{said}:\n\n{block}\n\n`{name}` stands for this folder.{_other_k(facts, kind)}"
+
+
+def _other_k(facts: Mapping[str, Any], kind: str) -> str:
+    """Return how the engine is told another k: its lines that then differ."""
+    if not (other := facts["other_k"]):
+        return ""
+    if not other["serve"]:
+        return f"\n\nAt another k it cannot be served: {other['why']}."
+    lines = "\n".join(line for line in other["serve"] if line not in facts["serve"])
+    fitted = " The factors in its weights were learnt for its own k." if facts["factors"] else ""
+    return (
+        f"\n\nAt another k, such as {other['top_k']}, for all requests alike:{fitted}\n\n"
+        f"{FENCE}{kind}\n{lines}\n{FENCE}"
+    )
 
 
 def _devices(facts: Mapping[str, Any]) -> list[str]:
     text = (
         "A device downloads the base once, and this folder or that of its own tier (`fedmoe export "
-        "--tier`). `fedmoe serve ADAPTER` and `fedmoe generate --adapter ADAPTER --top-k 1` answer "
-        "at any k; in transformers it is the base's `num_experts_per_tok`."
+        "--tier`), and runs it at its k: in the program above, or by `fedmoe serve ADAPTER` and "
+        "`fedmoe generate --adapter ADAPTER --top-k 1`, which answer at any k."
     )
     return [f"## Tiers on a device\n\n{text}\n\n{_table(COLUMNS, table_rows(facts['devices']))}"]
 
@@ -167,7 +182,7 @@ def agreement(proof: Mapping[str, Any]) -> str:
     return (
         f"read it in a fresh process, weights rounded to {proof['rounded_to']}: {lost} of what was "
         f"learnt is rounded away (`share_of_training_rounded_away` in `fedmoe-export.json`); "
-        f"{same}; the largest logit differs by {largest:.2g} (`--dtype float32` keeps them)"
+        f"{same}; the largest logit differs by {largest:.2g} (`--dtype float32` rounds nothing)"
     )
 
 
@@ -193,7 +208,7 @@ def _limits(facts: Mapping[str, Any], licence: str) -> list[str]:
         "factual or fair elsewhere.",
     ]
     if facts["writes"] in WHOLE:
-        limits.append(f"It runs at k = {facts['top_k']} for all requests alike.")
+        limits.append(f"It runs at k = {facts['top_k']} unless the engine is told another one.")
     elif facts["top_k"] != facts["full_top_k"]:
         limits.append("An adapter is served at the base's k, unless the engine is told another.")
     if licence:

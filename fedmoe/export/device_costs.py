@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedmoe.budget.cost import FLOAT_BYTES
@@ -13,14 +14,25 @@ from fedmoe.models.build import checkpoint_folder
 if TYPE_CHECKING:
     from fedmoe.budget import Tier
     from fedmoe.export.saved import SavedRun
+    from fedmoe.models.memory.stored import Frozen
 
 
-def devices_of(saved: SavedRun) -> tuple[Device, ...]:
-    """Return what a device of each tier of a run needs."""
+def devices_of(
+    saved: SavedRun, experts: Frozen | None = None, offload: bool | None = None
+) -> tuple[Device, ...]:
+    """Return what a device of each tier of a run needs.
+
+    Args:
+        saved: the run.
+        experts: the form of frozen experts at every tier; each tier's own when omitted.
+        offload: whether they are in a mapped file; as the tiers have it when omitted.
+    """
     folder = checkpoint_folder(saved.experiment.model.path)
     base = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     tiers = saved.experiment.budget.resolved(saved.model.full_top_k)
-    return tuple(_device(saved, name, tier, base) for name, tier in tiers.items())
+    form = {} if experts is None else {"frozen": experts}
+    form |= {} if offload is None else {"offload": offload}
+    return tuple(_device(saved, n, replace(tier, **form), base) for n, tier in tiers.items())
 
 
 def _device(saved: SavedRun, name: str, tier: Tier, base: int) -> Device:

@@ -23,6 +23,7 @@ from fedmoe.export.formats import WHOLE
 from fedmoe.export.gguf_file import LORA, MODEL
 from fedmoe.export.saved import SavedRun
 from fedmoe.models.decode import greedy
+from fedmoe.system.waiting import waiting
 
 CHECKED = 50
 """Prompts that an engine is asked."""
@@ -92,7 +93,8 @@ def environment(engine: str, folder: Path | None = None) -> Path:
         [*pip, "install", named],
         *([[*pip, "uninstall", "-y", *wanted.unfit]] if wanted.unfit else []),
     ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        with waiting(f"making an environment with {named} in {folder}"):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             said = (done.stderr.strip() or "nothing").splitlines()[-1]
             raise FedMoEError(f"{named} cannot be installed in {folder}: {said:.300}")
@@ -127,7 +129,8 @@ def check_in_engine(engine: str, done: Exported, saved: SavedRun, python: Path) 
     else:  # an adapter has neither
         model.set_budget(model.full_top_k, torch.ones_like(source.factors))
     prompts = [row.prompt for row in rows]
-    ours = [_until(ids, ends) for ids in greedy(model.model, prompts, most, pad, ends)]
+    with waiting(f"answering {len(rows)} test prompts here"):
+        ours = [_until(ids, ends) for ids in greedy(model.model, prompts, most, pad, ends)]
     with tempfile.TemporaryDirectory() as folder:
         place, adapter = done.folder, None
         if source.writes == "gguf":
@@ -193,7 +196,8 @@ def ask(
         asked, answered = Path(folder, "request.json"), Path(folder, "answer.json")
         asked.write_text(json.dumps(request))
         command = [str(python), "-I", str(script), str(asked), str(answered)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        with waiting(f"{ENGINES[engine].name} loads the model and answers {len(prompts)} prompts"):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
         if answered.is_file():
             return Answers(json.loads(answered.read_text()))
     said = (done.stdout + done.stderr).splitlines()

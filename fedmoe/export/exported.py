@@ -17,18 +17,12 @@ from torch import Tensor
 from fedmoe.adapter import Adapter
 from fedmoe.data.text import TextSettings
 from fedmoe.errors import ModelError
+from fedmoe.export.architectures import ARCHITECTURES
 from fedmoe.export.card import card, licence_of
 from fedmoe.export.changes import changes_of
 from fedmoe.export.devices import Device, as_facts
 from fedmoe.export.formats import FORMATS, FUSED_IN_VLLM, WHOLE, Format, Served
-from fedmoe.export.gguf_file import (
-    ARCHITECTURES,
-    LORA,
-    MODEL,
-    TYPES,
-    write_gguf,
-    write_gguf_adapter,
-)
+from fedmoe.export.gguf_file import LORA, MODEL, TYPES, write_gguf, write_gguf_adapter
 from fedmoe.export.merged import Merge, merged_config, top_k_override
 from fedmoe.export.peft import check_export, without_noise, write_peft
 from fedmoe.export.per_expert import write_per_expert
@@ -212,18 +206,42 @@ class Export:
         if self.model.form.name == "causal":
             write_text(out / "chat_template.jinja", chat_wording(self.tokenizer, self.text))
 
-    def _facts(self) -> dict[str, Any]:
-        form: Format = FORMATS[self.format]
-        layout, full = self.adapter.layout, self.model.full_top_k
-        known = ARCHITECTURES.get(self.model.family.model_type)
+    def commands(self, folder: str, top_k: int | None = None) -> list[str]:
+        """Return the commands that serve the export in a folder, at its k or at another one.
+
+        Raises:
+            ModelError: the base's config has no name for k that is known here.
+        """
+        full, known = self.model.full_top_k, ARCHITECTURES.get(self.model.family.model_type)
+        there = self.top_k if self.writes in WHOLE else full
+        top_k = self.top_k if top_k is None else top_k
         served = Served(
             base=self.base,
             auto=self.model.form.auto.__name__,
-            rank=layout.rank,
-            top_k=self.top_k,
-            override=top_k_override(self._config, full, self.top_k),
+            rank=self.adapter.layout.rank,
+            top_k=top_k,
+            override=top_k_override(self._config, full, top_k) if top_k != there else {},
             architecture=known.name.lower() if known else "",
+            folder=folder,
         )
+        return [*FORMATS[self.format].commands(served)]
+
+    def _other_k(self, folder: str) -> dict[str, Any]:
+        """Return another k, a tier's where one has it, and what serves the export at it."""
+        some = (*sorted(device.top_k for device in self.devices), 1, self.model.full_top_k)
+        other = next((k for k in some if k != self.top_k), None)
+        if other is None:
+            return {}
+        try:
+            lines = self.commands(folder, other)
+        except ModelError as error:
+            return {"top_k": other, "serve": [], "why": str(error)}
+        return {"top_k": other, "serve": lines}
+
+    def _facts(self) -> dict[str, Any]:
+        form: Format = FORMATS[self.format]
+        layout, full = self.adapter.layout, self.model.full_top_k
+        word = "MODEL" if self.writes in WHOLE else "ADAPTER"
         names = ("fedmoe", "torch", "transformers", "peft")
         return {
             "name": self.name,
@@ -236,11 +254,13 @@ class Export:
             "tier": self.tier,
             "top_k": self.top_k,
             "full_top_k": full,
+            "factors": self.writes in WHOLE and bool((self.factors != 1).any()),
             "rank": layout.rank,
             "alpha": layout.alpha,
             "adapter_sha256": self.adapter.digest(),
             "prompts": prompt_facts(self.tokenizer, self.text, self.model.form.name),
-            "serve": [*form.commands(served)],
+            "serve": self.commands(word),
+            "other_k": self._other_k(word),
             "devices": as_facts(self.devices),
             "versions": {name: importlib.metadata.version(name) for name in names},
         }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fedmoe.errors import FedMoEError
 from fedmoe.models.folder import MINI
 
 FUSED_IN_VLLM = ("gpt_oss", "qwen3_5_moe", "qwen3_5_moe_text", "nemotron_h")
@@ -30,9 +32,26 @@ class Served:
     top_k: int
     """Experts that a token activates."""
     override: Mapping[str, Any]
-    """The setting in the base's config for this k; empty where the base has it."""
+    """The setting in the served model's config for this k; empty where its config has it."""
     architecture: str = ""
     """Its name in GGUF files."""
+    folder: str = "MODEL"
+    """The export's own, or a word that stands for it."""
+
+    @property
+    def place(self) -> str:
+        """Return the export's folder as a shell reads it."""
+        return shlex.quote(self.folder)
+
+    @property
+    def options(self) -> str:
+        """Return the setting of k as further arguments of `from_pretrained`."""
+        return "".join(f", {name}={value!r}" for name, value in self.override.items())
+
+    @property
+    def as_json(self) -> str:
+        """Return the setting of k as one word of a shell; empty where the config has it."""
+        return shlex.quote(json.dumps(self.override)) if self.override else ""
 
 
 @dataclass(frozen=True)
@@ -61,32 +80,32 @@ class Format:
 def _in_shell(base: str) -> str:
     """Return a base as other programs find it; the built-in one has no name that they know."""
     if base != MINI:
-        return base
+        return shlex.quote(base)
     found = f'from fedmoe.models.folder import model_folder as f; print(f("{MINI}"))'
     return f"\"$(python -c '{found}')\""
 
 
 def _peft(served: Served) -> list[str]:
-    mini = served.base == MINI
-    place = f'model_folder("{MINI}")' if mini else f'"{served.base}"'
-    top_k = "".join(f", {name}={value!r}" for name, value in served.override.items())
+    mini, folder = served.base == MINI, json.dumps(served.folder)
+    place = f'model_folder("{MINI}")' if mini else json.dumps(served.base)
     return [
         "from peft import PeftModel",
         f"from transformers import {served.auto}, AutoTokenizer",
         *(["from fedmoe.models.folder import model_folder"] if mini else []),
-        f"base = {served.auto}.from_pretrained({place}{top_k})",
-        'model = PeftModel.from_pretrained(base, "ADAPTER")',
-        *_answer("ADAPTER", served),
+        f"base = {served.auto}.from_pretrained({place}{served.options})",
+        f"model = PeftModel.from_pretrained(base, {folder})",
+        *_answer(folder, served),
     ]
 
 
 def _merged(served: Served) -> list[str]:
-    engines = ["", "# or as a server:", "# vllm serve MODEL"]
-    engines += ["# python -m sglang.launch_server --model-path MODEL"]
+    folder = json.dumps(served.folder)
+    engines = ["", "# or as a server:", f"# vllm serve {served.place}{_vllm_top_k(served)}"]
+    engines += [f"# {_sglang_launch(served.place, served)}"]
     return [
         f"from transformers import {served.auto}, AutoTokenizer",
-        f'model = {served.auto}.from_pretrained("MODEL")',
-        *_answer("MODEL", served),
+        f"model = {served.auto}.from_pretrained({folder}{served.options})",
+        *_answer(folder, served),
         *(engines if served.auto == CAUSAL else []),
     ]
 
@@ -103,18 +122,21 @@ def _answer(folder: str, served: Served) -> list[str]:
         ]
     new = 'answer[0, prompt["input_ids"].shape[1] :]' if served.auto == CAUSAL else "answer[0]"
     return [
-        f'tokenizer = AutoTokenizer.from_pretrained("{folder}")',
+        f"tokenizer = AutoTokenizer.from_pretrained({folder})",
         *asked,
         "answer = model.generate(**prompt, max_new_tokens=64, do_sample=False)",
-        f"print(tokenizer.decode({new}, skip_special_tokens=True))",
+        f"print(tokenizer.decode({new}, skip_special_tokens=True).strip())",
     ]
 
 
 def _vllm(served: Served) -> list[str]:
     rank = f" --max-lora-rank {_vllm_rank(served.rank)}" if served.rank > VLLM_RANK else ""
-    top_k = f" --hf-overrides '{json.dumps(served.override)}'" if served.override else ""
-    lora = "--enable-lora --lora-modules adapter=ADAPTER"
-    return [f"vllm serve {_in_shell(served.base)} {lora}{rank}{top_k}"]
+    lora = f"--enable-lora --lora-modules adapter={served.place}"
+    return [f"vllm serve {_in_shell(served.base)} {lora}{rank}{_vllm_top_k(served)}"]
+
+
+def _vllm_top_k(served: Served) -> str:
+    return f" --hf-overrides {served.as_json}" if served.override else ""
 
 
 def _vllm_rank(rank: int) -> int:
@@ -123,17 +145,40 @@ def _vllm_rank(rank: int) -> int:
 
 
 def _sglang(served: Served) -> list[str]:
-    launch = f"python -m sglang.launch_server --model-path {_in_shell(served.base)}"
-    return [f"{launch} --enable-lora --lora-paths adapter=ADAPTER --max-lora-rank {served.rank}"]
+    lora = f"--enable-lora --lora-paths adapter={served.place} --max-lora-rank {served.rank}"
+    return [f"{_sglang_launch(_in_shell(served.base), served)} {lora}"]
+
+
+def _sglang_launch(model: str, served: Served) -> str:
+    top_k = f" --json-model-override-args {served.as_json}" if served.override else ""
+    return f"python -m sglang.launch_server --model-path {model}{top_k}"
+
+
+def _llama(served: Served) -> list[str]:
+    return [f"llama-server -m {served.place}/model.gguf{_llama_top_k(served)} --jinja"]
 
 
 def _llama_lora(served: Served) -> list[str]:
-    top_k = ""
-    if served.override:
-        top_k = f" --override-kv {served.architecture}.expert_used_count=int:{served.top_k}"
+    adapter = f"--lora {served.place}/adapter.gguf{_llama_top_k(served)}"
     return [
         f"python llama.cpp/convert_hf_to_gguf.py {_in_shell(served.base)} --outfile base.gguf",
-        f"llama-server -m base.gguf --lora ADAPTER/adapter.gguf{top_k} --jinja",
+        f"llama-server -m base.gguf {adapter} --jinja",
+    ]
+
+
+def _llama_top_k(served: Served) -> str:
+    if not served.override:
+        return ""
+    return f" --override-kv {served.architecture}.expert_used_count=int:{served.top_k}"
+
+
+def _mlx(served: Served) -> list[str]:
+    # It has no option for k, and reads the config.
+    first = f"# first write {served.as_json} into {served.place}/config.json"
+    return [
+        *([first] if served.override else []),
+        f"mlx_lm.convert --hf-path {served.place} --mlx-path mlx",
+        "mlx_lm.server --model mlx",
     ]
 
 
@@ -142,14 +187,22 @@ FORMATS: dict[str, Format] = {
     "vllm": Format("vLLM", "experts", _vllm),
     "sglang": Format("SGLang", "experts", _sglang),
     "merged": Format("transformers, vLLM or SGLang", "merged", _merged),
-    "llama.cpp": Format(
-        "llama.cpp", "gguf", lambda _: ["llama-server -m MODEL/model.gguf --jinja"]
-    ),
+    "llama.cpp": Format("llama.cpp", "gguf", _llama),
     "llama.cpp-lora": Format("llama.cpp", "gguf-lora", _llama_lora),
-    "mlx": Format(
-        "MLX",
-        "merged",
-        lambda _: ["mlx_lm.convert --hf-path MODEL --mlx-path mlx", "mlx_lm.server --model mlx"],
-    ),
+    "mlx": Format("MLX", "merged", _mlx),
 }
 """By the name that `fedmoe export --for` takes."""
+
+
+def check_dtype(name: str, dtype: str | None) -> None:
+    """Refuse a type of weights that a format cannot have.
+
+    Raises:
+        FedMoEError: there is no such format, or it is an adapter, or another program's.
+    """
+    if name not in FORMATS:
+        raise FedMoEError(f"--for {name!r} is not one of {', '.join(FORMATS)}")
+    if dtype and not FORMATS[name].whole:
+        raise FedMoEError("--dtype is for merged models; an adapter is written in float32")
+    if dtype == "q8_0" and name != "llama.cpp":
+        raise FedMoEError("--dtype q8_0 is a form of GGUF files: --for llama.cpp")

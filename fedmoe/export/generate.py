@@ -49,6 +49,7 @@ class Generator:
         *,
         sampling: Sampling | None = None,
         stops: Sequence[str] = (),
+        bare: bool | None = None,
         each: Callable[[str], object] = lambda text: None,
         ended: Callable[[], bool] = lambda: False,
     ) -> Answer:
@@ -59,6 +60,8 @@ class Generator:
             max_new_tokens: at most so many tokens.
             sampling: greedy when omitted.
             stops: texts before the first of which the answer ends.
+            bare: leave out spaces around the answer, as scores do; when omitted, of a question
+                but not of ids.
             each: called with each piece of the text as it comes.
             ended: asked after every token; the answer ends where it is true.
 
@@ -68,7 +71,8 @@ class Generator:
         """
         ids = self.prompt(prompt) if isinstance(prompt, str) else prompt
         self._check_length(len(ids), max_new_tokens)
-        pieces, new = Pieces(self._decode, stops), list[int]()
+        bare = isinstance(prompt, str) if bare is None else bare
+        pieces, new = Pieces(self._decode, stops, bare), list[int]()
         broken = False
 
         def add(token: int) -> bool:
@@ -126,8 +130,12 @@ class Pieces:
         ('an ', True)
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = (), bare: bool = False
+    ) -> None:
         self.decode, self.stops = decode, stops
+        self.bare = bare
+        """Whether spaces around the whole are left out."""
         self.ids: list[int] = []
         self.text = ""
         """All that was returned."""
@@ -138,19 +146,24 @@ class Pieces:
         if self.stopped:
             return ""
         self.ids.append(token)
-        text = self.decode(self.ids).rstrip(UNFINISHED)
+        text = self._decoded().rstrip(UNFINISHED)
         found = [place for stop in self.stops if (place := text.find(stop)) >= 0]
         if found:
             text = text[: min(found)]
             self.stopped = True
-            return self._until(text)
+            return self._until(text.rstrip() if self.bare else text)
         # A tokenizer may yet take a space out, before a full stop.
         text = text.rstrip()
         return self._until(text[: len(text) - self._begun(text)])
 
     def rest(self) -> str:
         """Return what is left at the end."""
-        return "" if self.stopped else self._until(self.decode(self.ids))
+        text = self._decoded()
+        return "" if self.stopped else self._until(text.rstrip() if self.bare else text)
+
+    def _decoded(self) -> str:
+        text = self.decode(self.ids)
+        return text.lstrip() if self.bare else text
 
     def _begun(self, text: str) -> int:
         """Return how much of the text's end may be the beginning of a stop text."""

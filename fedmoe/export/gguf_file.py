@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fedmoe.adapter import Adapter
 from fedmoe.errors import ModelError
+from fedmoe.export.architectures import LAST, PLAIN, Architecture, architecture_of
 from fedmoe.export.changes import changes_of, factors_in_checkpoint
 from fedmoe.export.gguf_vocab import split_name, write_vocab
 from fedmoe.export.merged import Merge
@@ -27,29 +28,6 @@ MODEL, LORA = "model.gguf", "adapter.gguf"
 TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "q8_0": "Q8_0"}
 """Of matrices, by the names of `--dtype`; vectors and routers are in float32."""
 EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(\w+)\.weight")
-LAST = "export with --for merged, and convert that by llama.cpp's convert_hf_to_gguf.py"
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A family as llama.cpp computes it."""
-
-    name: str
-    """In gguf's `MODEL_ARCH`."""
-    fixed: Mapping[str, Any]
-    """Settings that llama.cpp has written into its code, by their names in the config."""
-    permuted: bool = False
-    """Rows of queries and keys are in Meta's order, pairs of a rotation side by side."""
-
-
-_PLAIN = {"hidden_act": "silu", "mlp_only_layers": [], "decoder_sparse_step": 1}
-ARCHITECTURES = {
-    "olmoe": Architecture("OLMOE", {"norm_topk_prob": False, "clip_qkv": None}),
-    "qwen2_moe": Architecture("QWEN2MOE", {"norm_topk_prob": False, "use_sliding_window": False}),
-    "qwen3_moe": Architecture("QWEN3MOE", {"norm_topk_prob": True, "use_sliding_window": False}),
-    "mixtral": Architecture("LLAMA", {"sliding_window": None}, permuted=True),
-}
-"""By `model_type`."""
 
 
 def gguf_package() -> Any:
@@ -82,11 +60,8 @@ class Names:
             ModelError: it does so otherwise than the model's config says, or is not known to.
         """
         config: Any = self.base.config
-        if config.model_type not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
-            raise ModelError(f"GGUF is written of {known}; {config.model_type}: {LAST}")
-        found = ARCHITECTURES[config.model_type]
-        for name, value in ({**_PLAIN, **found.fixed}).items():
+        found = architecture_of(config.model_type)
+        for name, value in ({**PLAIN, **found.fixed}).items():
             if getattr(config, name, value) != value:
                 raise ModelError(
                     f"llama.cpp computes {config.model_type} with {name} {value!r} alone, and the "

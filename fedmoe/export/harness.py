@@ -27,6 +27,7 @@ from fedmoe.export.peft import CONFIG
 from fedmoe.export.saved import SavedRun
 from fedmoe.models.folder import model_folder
 from fedmoe.system.files import write_text
+from fedmoe.system.waiting import waiting
 
 ROWS = "rows"
 """The task that is made of the rows that `evaluate` scores."""
@@ -122,12 +123,9 @@ class Harness:
             FedMoEError: it failed, with the last line that it said.
         """
         with tempfile.TemporaryDirectory() as folder:
-            done = subprocess.run(
-                [*command, "--output_path", folder, "--log_samples"],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            command = [*command, "--output_path", folder, "--log_samples"]
+            with waiting(f"lm-evaluation-harness scores {command[command.index('--tasks') + 1]}"):
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
             results = [*Path(folder).rglob("results_*.json")]
             if done.returncode or not results:
                 said = ([*filter(None, done.stderr.splitlines())] or ["nothing"])[-1]
@@ -178,7 +176,8 @@ def in_harness(
             if task == ROWS:
                 options = {"split": split, "tiers": subject.tiers, "which": which, "base": base}
                 named = [*overrides, "evaluation.metric=exact_match"]
-                ours = evaluate(subject.source, data, named, answers=True, **options)
+                with waiting(f"scoring the rows here at tier {subject.tier!r}"):
+                    ours = evaluate(subject.source, data, named, answers=True, **options)
                 found += _rows(harness, subject, ours, folder or Path(place))
             else:
                 found += _task(harness, subject, task)
@@ -290,7 +289,8 @@ def _subjects(
 def _of_run(saved: SavedRun, run: Path, tiers: Sequence[str], place: Path) -> Iterator[Subject]:
     for tier in tiers or saved.experiment.budget.resolved(saved.model.full_top_k):
         out = place / tier
-        saved.export(out, format="merged", tier=tier, dtype="float32")
+        with waiting(f"merging tier {tier!r} into a model for the harness"):
+            saved.export(out, format="merged", tier=tier, dtype="float32")
         yield Subject(tier, run, _loaded(out, out), (tier,))
 
 

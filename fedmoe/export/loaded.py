@@ -28,6 +28,8 @@ from fedmoe.models.memory.frozen import forms_of
 from fedmoe.models.memory.stored import Frozen
 from fedmoe.models.pretrained_gating import gating_of
 from fedmoe.models.rescaling import NoRescaling
+from fedmoe.report.facts import adapter_note
+from fedmoe.report.run import read_run
 from fedmoe.runs.subsets import places
 
 FULL = ""
@@ -74,11 +76,15 @@ class Loaded:
         name: str,
         saved: SavedRun | None = None,
         left_out: Mapping[str, str] | None = None,
+        note: str = "",
+        complete: bool = True,
     ) -> None:
         self.model, self.tokenizer, self.text = model, tokenizer, text
         self.levels, self.name, self.saved = levels, name, saved
         self.left_out = left_out or {}
         """Tiers without a level, with the reason."""
+        self.note, self.complete = note, complete
+        """Which of a run's adapters this is; and whether the run is finished."""
         self._now: tuple[str, int] | None = None
         self._adapter: Adapter | None = None
         self._checked: set[int] = set()
@@ -222,8 +228,9 @@ def load_run(
         ones = torch.ones(model.layout.num_layers)
         levels[base] = Level(model.full_top_k, form, None, lambda top_k: ones)
     text = saved.experiment.data.wording(saved.experiment.text)
-    levels = _shared(levels)
-    return Loaded(model, saved.tokenizer, text, levels, saved.experiment.name, saved, subset)
+    levels, name, run = _shared(levels), saved.experiment.name, read_run(folder)
+    note = adapter_note(run, which, saved.round)
+    return Loaded(model, saved.tokenizer, text, levels, name, saved, subset, note, run.complete)
 
 
 def _loading(forms: Mapping[Frozen, bool]) -> dict[str, bool]:

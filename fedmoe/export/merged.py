@@ -195,7 +195,7 @@ def _write(
 
 
 def top_k_override(config: Mapping[str, Any], full_top_k: int, top_k: int) -> dict[str, Any]:
-    """Return what to set in a model's config for another k; empty for its own.
+    """Return what to set in a model's config for a k.
 
     Raises:
         ModelError: the config has no name for k that is known here.
@@ -204,8 +204,6 @@ def top_k_override(config: Mapping[str, Any], full_top_k: int, top_k: int) -> di
         >>> top_k_override({"text_config": {"moe_topk": 2}}, 2, 1)
         {'text_config': {'moe_topk': 1}}
     """
-    if top_k == full_top_k:
-        return {}
     found: dict[str, Any] = {name: top_k for name in TOP_K if config.get(name) == full_top_k}
     for place, part in config.items():
         named = [n for n in TOP_K if isinstance(part, dict) and part.get(n) == full_top_k]
@@ -228,6 +226,7 @@ def merged_config(
     for part in parts if untied else ():
         if part is changed or "tie_word_embeddings" in part:
             part["tie_word_embeddings"] = False
-    for name, value in top_k_override(config, full_top_k, top_k).items():
+    other = top_k_override(config, full_top_k, top_k) if top_k != full_top_k else {}
+    for name, value in other.items():
         changed[name] = changed[name] | value if isinstance(value, dict) else value
     return changed

@@ -17,7 +17,7 @@ from fedmoe.data.text import Tokenizer, Tokens, collate
 from fedmoe.errors import CheckpointError, FedMoEError, FedMoEWarning
 from fedmoe.export.device_costs import devices_of
 from fedmoe.export.exported import Export, Exported, Prove
-from fedmoe.export.formats import FORMATS
+from fedmoe.export.formats import FORMATS, check_dtype
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.models.build import ModelSettings, build_model
 from fedmoe.models.memory.frozen import frozen_digest
@@ -105,12 +105,7 @@ class SavedRun:
             FedMoEError: `out` exists; there is no such tier or format; or the format cannot have
                 what the run learnt.
         """
-        if format not in FORMATS:
-            raise FedMoEError(f"--for {format!r} is not one of {', '.join(FORMATS)}")
-        if dtype and not FORMATS[format].whole:
-            raise FedMoEError("--dtype is for merged models; an adapter is written in float32")
-        if dtype == "q8_0" and format != "llama.cpp":
-            raise FedMoEError("--dtype q8_0 is a form of GGUF files: --for llama.cpp")
+        check_dtype(format, dtype)
         tiers = self.experiment.budget.resolved(self.model.full_top_k)
         if tier == "lowest":
             tier = min(tiers, key=lambda name: tiers[name].top_k)

@@ -30,6 +30,18 @@ def status(run: Run) -> str:
     return f"interrupted after round {done} of {planned}"
 
 
+def adapter_note(run: Run, which: str, round: int) -> str:
+    """Return which adapter of a run is taken, and that the run is not finished if it is not.
+
+    Args:
+        run: the run.
+        which: `last` or `best`.
+        round: after which the adapter is.
+    """
+    said = f"the adapter is the {which} one, after round {round} of {run.header['num_rounds']}"
+    return said if run.complete else f"{said}; WARNING: the run is not finished: {status(run)}"
+
+
 def headline(run: Run) -> str:
     """Return how fine-tuning changed the score, averaged over tiers; test before validation.
 
@@ -123,7 +135,9 @@ def next_steps(run: Run) -> list[tuple[str, str]]:
     return [
         *steps,
         ("Ask the adapter", f"fedmoe generate --run {folder} 'your prompt'"),
+        ("Try it from other programs, at every tier", f"fedmoe serve {folder}"),
         ("Score it on other rows", f"fedmoe evaluate {folder} --data FILE"),
+        ("See which experts carry which rows", f"fedmoe explain {folder}"),
         ("Make a PEFT adapter of it", f"fedmoe export {folder} my-adapter"),
         ("Compare it with another run", f"fedmoe compare {folder} OTHER_RUN"),
     ]

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fedmoe.data.conversations import RowFault, json_fault, loads
 from fedmoe.data.templates import template_of
+from fedmoe.errors import DataError
 from fedmoe.export.generate import Answer
 from fedmoe.serving.answer import Wording, calls_in, sse
 from fedmoe.serving.engine import Engine, Event
@@ -26,6 +27,8 @@ from fedmoe.serving.guard import Guard, error_response, gone, json_response
 from fedmoe.serving.request import Refused, Request, Started, read_request
 
 Log = Callable[[str], None]
+PROBED = {"type": "function", "function": {"name": "probe_name", "parameters": {}}}
+"""A function with which a template is tried."""
 T = TypeVar("T")
 
 
@@ -37,6 +40,8 @@ class Endpoint:
         self.created = int(time.time())
         self.form = _form(engine)
         """How calls of functions are read; None if they stay text."""
+        self.no_tools = _no_tools(engine)
+        """Why requests may have no functions; empty if they may."""
 
     def app(self, hosts: Sequence[str] = (), key: str = "") -> ASGIApp:
         """Return the application.
@@ -92,6 +97,8 @@ class Endpoint:
     async def _answer(self, http: HTTP, chat: bool) -> Response:
         request = read_request(await _json(http), chat, self.engine.limits)
         self._check_model(request.model)
+        if request.tools and self.no_tools:
+            raise Refused(f"{self.no_tools}; send no tools", "tools", code="unsupported_value")
         if request.tools and not self.engine.loaded.text.describe_tools:
             # As in training; the model may call them nevertheless.
             request = replace(request, without_effect=(*request.without_effect, "tools"))
@@ -128,6 +135,15 @@ class Endpoint:
         finally:
             seconds = time.monotonic() - begun
             self.log(f"{request.model}, k = {started.top_k}: {said}, {seconds:.1f} s")
+
+
+def _no_tools(engine: Engine) -> str:
+    """Return why a request may describe no functions; empty if the template words them."""
+    try:
+        engine.generator.prompt([{"role": "user", "content": "?"}], [PROBED])
+    except DataError:
+        return f"{engine.loaded.name} was trained without function calls: no prompt words them"
+    return ""
 
 
 def _form(engine: Engine) -> Calls | None:

@@ -40,11 +40,18 @@ class Engine:
         self._lock = threading.Lock()
         self._present = 0
         self._last_seconds = 1.0
-        self._closed = threading.Event()
+        self._ending = False
+
+    def end(self) -> None:
+        """End the answer that is being generated at its next token, and take no more.
+
+        It takes no lock: signals call it.
+        """
+        self._ending = True
 
     def close(self) -> None:
-        """End the answer that is being generated, and take no more."""
-        self._closed.set()
+        """End, and wait until nothing is generated."""
+        self.end()
         self._worker.shutdown(wait=True, cancel_futures=True)
 
     @property
@@ -70,7 +77,7 @@ class Engine:
         late = begun + self.limits.seconds
 
         def ended() -> bool:
-            return gone.is_set() or self._closed.is_set() or time.monotonic() > late
+            return gone.is_set() or self._ending or time.monotonic() > late
 
         future = self._worker.submit(self._work, request, put, ended)
         future.add_done_callback(lambda _: self._leave())
@@ -82,21 +89,21 @@ class Engine:
                 if isinstance(event, Refused):
                     raise event
                 if isinstance(event, Answer) and event.finish == "ended":
-                    raise self._late(started)
+                    raise self._cut(started)
                 started = True
                 yield event
                 if isinstance(event, Answer):
                     return
         except TimeoutError:
-            raise self._late(started) from None
+            raise self._cut(started) from None
         finally:
             gone.set()
             future.cancel()
 
     def _enter(self) -> None:
         with self._lock:
-            if self._closed.is_set():
-                raise Refused("the server is ending", status=503, code="server_error")
+            if self._ending:
+                raise self._cut(False)
             if self._present > self.limits.queue:
                 said = f"{self._present} requests are answered or wait, as many as may"
                 raise Refused(
@@ -111,8 +118,12 @@ class Engine:
         with self._lock:
             self._present -= 1
 
-    def _late(self, started: bool) -> Refused:
+    def _cut(self, started: bool) -> Refused:
+        """Return why an answer is not finished, or was not begun."""
         did = "was not finished" if started else "did not begin"
+        if self._ending:
+            said = f"the server is ending; the answer {did}"
+            return Refused(said, status=503, code="server_error")
         said = f"the answer {did} within {self.limits.seconds:g} seconds (--seconds)"
         return Refused(said, status=503, code="timeout", retry_after=max(1, self._present))
 
@@ -121,7 +132,7 @@ class Engine:
     ) -> None:
         """Answer one request; runs in the worker's thread, and nothing else does."""
         if ended():
-            put(self._late(started=False))
+            put(self._cut(started=False))
             return
         begun = time.monotonic()
         try:
@@ -160,7 +171,13 @@ class Engine:
             sampling = Sampling(request.temperature, request.top_p, drawn)
         put(Started(top_k, seed if sampling else None))
         return self.generator.answer(
-            ids, new, sampling=sampling, stops=request.stops, each=put, ended=ended
+            ids,
+            new,
+            sampling=sampling,
+            stops=request.stops,
+            bare=request.chat,
+            each=put,
+            ended=ended,
         )
 
     def _ids(self, request: Request) -> Sequence[int]:

@@ -6,6 +6,8 @@ import asyncio
 import errno
 import ipaddress
 import socket
+from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -13,6 +15,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fedmoe.errors import FedMoEError
 from fedmoe.serving.limits import Limits
+
+LAST_TOKEN = 5
+"""Seconds that answers have at the end to come to their next token, and to be told so."""
 
 
 def is_loopback(host: str) -> bool:
@@ -49,10 +54,22 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
-def server_of(app: ASGIApp, limits: Limits) -> uvicorn.Server:
+class _Server(uvicorn.Server):
+    """Says at a signal that it ends, before it waits for answers that are under way."""
+
+    def __init__(self, config: uvicorn.Config, end: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.end = end
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.end()
+        super().handle_exit(sig, frame)
+
+
+def server_of(app: ASGIApp, limits: Limits, end: Callable[[], None]) -> uvicorn.Server:
     """Return the server of an application; `run` takes the listening sockets.
 
-    SIGINT and SIGTERM end it, and are then raised again.
+    SIGINT and SIGTERM call `end`, end the server, and are then raised again.
     """
     config = uvicorn.Config(
         app,
@@ -66,9 +83,9 @@ def server_of(app: ASGIApp, limits: Limits) -> uvicorn.Server:
         server_header=False,
         limit_concurrency=limits.connections,
         timeout_keep_alive=round(limits.idle_seconds),
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=LAST_TOKEN,
     )
-    return uvicorn.Server(config)
+    return _Server(config, end)
 
 
 def _punctual(seconds: float) -> type[H11Protocol]:

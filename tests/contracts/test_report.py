@@ -90,8 +90,10 @@ def test_the_commands_that_come_next_name_the_runs_folder(tmp_path):
     assert next_steps(read_run(folder)) == []  # without an adapter
     (folder / "adapter-last.safetensors").touch()
     commands = [command for _, command in next_steps(read_run(folder))]
-    assert commands[1:3] == [
+    assert commands[1:5] == [
+        f"fedmoe serve '{folder}'",
         f"fedmoe evaluate '{folder}' --data FILE",
+        f"fedmoe explain '{folder}'",
         f"fedmoe export '{folder}' my-adapter",
     ]
     write_report(folder)

@@ -7,6 +7,7 @@ import openai
 import pytest
 from endpoint import ASK, CHAT, JSON, MOST, asked, tiny_loaded
 
+from fedmoe.data.text import TextSettings
 from fedmoe.export.generate import Generator
 from fedmoe.serving.request import ONLY, WITHOUT_EFFECT
 
@@ -154,6 +155,31 @@ def test_calls_of_functions_are_read_and_text_stays_text(loaded, says, calls):
             assert choice.message.content == text
             assert "".join(chunk.delta.content or "" for chunk in chunks) == text
             assert not listed
+
+    asked(loaded, ask)
+
+
+def test_functions_are_refused_where_no_prompt_has_any(loaded, monkeypatch):
+    monkeypatch.setattr(loaded, "text", TextSettings(template="plain"))
+
+    async def ask(client, _):
+        with pytest.raises(openai.BadRequestError, match=r"without function calls.*send no tools"):
+            await client.chat.completions.create(model="high", messages=ASK, tools=[TOOL])
+        await client.chat.completions.create(model="high", messages=ASK, max_tokens=1)
+
+    asked(loaded, ask)
+
+
+def test_an_answer_begins_without_the_space_before_its_first_word(loaded, says):
+    says("  turned on ")
+
+    async def ask(client, _):
+        fields = {"model": "high", "messages": ASK}
+        whole = await client.chat.completions.create(**fields)
+        text, *_ = await streamed(await client.chat.completions.create(**fields, stream=True))
+        assert whole.choices[0].message.content == text == "turned on"
+        bare = await client.completions.create(model="high", prompt="It is")
+        assert bare.choices[0].text == "  turned on "  # it continues the text
 
     asked(loaded, ask)
 

@@ -76,7 +76,10 @@ def test_the_same_run_gives_the_same_bits_with_any_number_of_workers(small_run, 
 def test_export_proves_itself_and_refuses_to_overwrite(small_run, tmp_path, capsys):
     out = tmp_path / "adapter"
     assert main(["export", str(small_run), str(out)]) == 0
-    assert "computes the same in a fresh process" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "computes the same in a fresh process" in said.out
+    assert f'PeftModel.from_pretrained(base, "{out}")' in said.out
+    assert "fedmoe: exporting, and loading it again in a fresh process, 0 s" in said.err
     proof = json.loads((out / "fedmoe-export.json").read_text())["proof"]
     assert proof["of_the_run"] > 0
     assert proof["largest_difference"] < 1e-4

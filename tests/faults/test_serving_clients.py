@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import socket
 import threading
 import time
@@ -167,13 +168,42 @@ def port(loaded):
     limits = Limits(new_tokens=MOST, idle_seconds=0.5, body_bytes=1000)
     with endpoint(loaded) as made, listening("127.0.0.1", 0) as listener:
         made.engine.limits = limits
-        server = server_of(made.app(LOOPBACK), limits)
+        server = server_of(made.app(LOOPBACK), limits, made.engine.end)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield int(url_of(listener).rsplit(":")[-1].removesuffix("/v1"))
         server.should_exit = True
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_a_server_that_is_ended_says_so_to_whom_it_answers_and_to_whom_waits(loaded, gate):
+    limits, texts = Limits(new_tokens=MOST), {}
+    with endpoint(loaded) as made, listening("127.0.0.1", 0) as listener:
+        server = server_of(made.app(LOOPBACK), limits, made.engine.end)
+        serving = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        serving.start()
+
+        def ask(name, stream):
+            url = url_of(listener).removesuffix("/v1") + CHAT
+            texts[name] = httpx.post(url, json=FINE | {"stream": stream}, timeout=20)
+
+        asking = [
+            threading.Thread(target=ask, args=x) for x in (("first", True), ("second", False))
+        ]
+        for number, one in enumerate(asking, 1):
+            one.start()
+            asyncio.run(until(lambda number=number: made.engine.present == number and gate.begun))
+        begun = time.monotonic()
+        server.handle_exit(signal.SIGINT, None)
+        for one in (*asking, serving):
+            one.join(10)
+            assert not one.is_alive()
+        assert time.monotonic() - begun < 3
+    last = json.loads(texts["first"].text.strip().rpartition("data: ")[2])
+    assert "the server is ending; the answer was not finished" in last["error"]["message"]
+    assert texts["second"].status_code == 503
+    assert "did not begin" in texts["second"].json()["error"]["message"]
 
 
 HEAD = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -30,6 +30,12 @@ def test_the_pieces_of_an_answer_make_up_its_text(text):
     assert not any("\ufffd" in part for part in parts)
 
 
+@given(texts)
+def test_a_bare_answer_has_no_space_around_it_in_any_piece(text):
+    pieces = Pieces(decode, bare=True)
+    assert "".join(all_of(pieces, text)) == pieces.text == text.strip()
+
+
 @given(texts, st.lists(st.text("ab .\n", min_size=1, max_size=3), min_size=1, max_size=3))
 def test_an_answer_ends_before_the_first_stop_text(text, stops):
     pieces = Pieces(decode, stops)

@@ -11,6 +11,7 @@ import yaml
 import fedmoe
 from fedmoe.budget import Levels
 from fedmoe.cli.main import main
+from fedmoe.cli.serve import _first_screen
 from fedmoe.config import Experiment
 from fedmoe.data import Memory
 from fedmoe.data.files import LocalFiles
@@ -20,6 +21,9 @@ from fedmoe.export.harness import Harness, in_harness
 from fedmoe.export.loaded import load
 from fedmoe.export.reload import logits_of
 from fedmoe.export.scored import open_source
+from fedmoe.serving.app import Endpoint
+from fedmoe.serving.engine import Engine
+from fedmoe.serving.limits import Limits
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -105,6 +109,45 @@ def test_a_card_says_what_a_device_of_each_tier_downloads(folder, tiny_folder):
     card = (folder / "low/README.md").read_text()
     assert "## Tiers on a device" in card
     assert "| low | 1 | 2 |" in card
+
+
+def test_the_first_screen_shows_the_adapter_and_the_memory_of_what_is_served(folder, capsys):
+    def screen(*form):
+        loaded = load(folder / "runs/tiny", experts=form[0], offload=form[1])
+        engine = Engine(loaded, Limits())
+        try:
+            _first_screen(Endpoint(engine), "http://here/v1", False, *form)
+        finally:
+            engine.close()
+        return capsys.readouterr().out
+
+    plain, small = screen(None, None), screen("int4", True)
+    assert "the adapter is the last one, after round 1 of 1\n" in plain
+    assert "a device of each tier, as served here" not in plain
+    assert "a device of each tier, as served here" in small
+    assert small.count("int4, offload") == 2
+    sizes = [
+        {line.split()[0]: line.split()[-4:-2] for line in text.splitlines() if " MB " in line}
+        for text in (plain, small)
+    ]
+    assert {*sizes[0]} == {*sizes[1]} >= {"high", "low"}
+    assert sizes[0] != sizes[1]
+    assert "requests with tools are refused" in plain
+
+
+def test_an_unfinished_run_is_answered_from_and_that_is_said(folder, tmp_path, capsys):
+    run = shutil.copytree(folder / "runs/tiny", tmp_path / "cut")
+    lines = (run / "ledger.jsonl").read_text().splitlines()
+    header = json.loads(lines[0]) | {"num_rounds": 5}
+    kept = [line for line in lines[1:] if '"kind": "end"' not in line]
+    (run / "ledger.jsonl").write_text("\n".join([json.dumps(header), *kept]))
+    said = "last one, after round 1 of 5; WARNING: the run is not finished: interrupted after round"
+    ask = ["--max-new-tokens", "1", "lamp"]
+    assert main(["generate", "--run", str(run), *ask]) == 0
+    assert said in capsys.readouterr().err
+    assert said in load(run).note
+    assert main(["generate", "--run", str(folder / "runs/tiny"), *ask]) == 0
+    assert "fedmoe: " not in capsys.readouterr().err
 
 
 def test_an_exported_adapter_answers_as_the_run_at_its_tier(folder, tiny_folder, capsys):
@@ -256,6 +299,8 @@ def test_rows_become_a_task_of_the_harness(folder, tiny_folder, monkeypatch, tmp
 
 
 def test_without_the_harness_its_command_line_is_said(folder, tmp_path, capsys):
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
     command = ["evaluate", str(folder / "adapter"), "--harness", "arc_easy"]
     assert main([*command, "--harness-python", str(tmp_path / "python")]) == 2
     said = capsys.readouterr().err

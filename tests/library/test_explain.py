@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from family_models import save, tiny_family
 
 import fedmoe
 from fedmoe.budget import Levels
@@ -17,6 +18,8 @@ from fedmoe.errors import FedMoEError
 from fedmoe.evaluation.settings import EvaluationSettings
 from fedmoe.explain.explained import explain
 from fedmoe.explain.page import groups, write_explained
+from fedmoe.models.families import FAMILIES
+from fedmoe.models.memory.subset import Subset
 from fedmoe.report.ledger import read_ledger
 from fedmoe.system.json_text import json_text
 
@@ -34,18 +37,16 @@ def write(path, rows):
 
 
 def run_of(place, tiny_folder, name, **settings):
-    experiment = Experiment(
-        name=name,
-        rounds=2,
-        model=replace(Experiment().model, path=str(tiny_folder)),
-        adapter=fedmoe.LoRA(rank=2),
-        budget=Levels(tiers={"high": fedmoe.Tier(top_k=4), "low": fedmoe.Tier(top_k=1)}),
-        training=fedmoe.Training(steps=2, batch_size=4, learning_rate=1e-2),
-        evaluation=EvaluationSettings(every=0, metric="loss", validation_examples=2),
-        simulation=replace(Experiment().simulation, folder=str(place / "runs")),
-        **settings,
-    )
-    return fedmoe.run(experiment).folder
+    usual = {
+        "rounds": 2,
+        "model": replace(Experiment().model, path=str(tiny_folder)),
+        "adapter": fedmoe.LoRA(rank=2),
+        "budget": Levels(tiers={"high": fedmoe.Tier(top_k=4), "low": fedmoe.Tier(top_k=1)}),
+        "training": fedmoe.Training(steps=2, batch_size=4, learning_rate=1e-2),
+        "evaluation": EvaluationSettings(every=0, metric="loss", validation_examples=2),
+        "simulation": replace(Experiment().simulation, folder=str(place / "runs")),
+    }
+    return fedmoe.run(Experiment(name=name, **usual | settings)).folder
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +183,54 @@ def test_a_mistake_is_said_in_a_sentence(pooled, words, said, capsys):
 def test_what_is_no_run_is_refused(tmp_path, capsys):
     assert main(["explain", str(tmp_path)]) == 2
     assert "ledger.jsonl" in capsys.readouterr().err
+
+
+def shared_out(place):
+    data = LocalFiles(path=str(place / "rows.jsonl"), label="kind")
+    training = fedmoe.Training(steps=1, batch_size=2)
+    shared = {"partition": {"name": "iid", "num_clients": 2}, "training": training}
+    return {"data": data, "rounds": 1} | shared
+
+
+def test_a_run_without_a_common_model_shows_its_record_and_says_why(place, tiny_folder, capsys):
+    personal = {"aggregation": {"name": "fedsa_lora"}, **shared_out(place)}
+    folder = run_of(place, tiny_folder, "personal", **personal)
+    found = explain(folder)
+    assert found.recorded.tokens.sum() > 0
+    assert (found.groups, found.calibration) == ((), ())
+    assert "'fedsa_lora' has no common model" in found.notes[0]
+    assert "Owners" in write_explained(found, folder).read_text()
+    assert main(["explain", str(folder), "--data", str(place / "rows.jsonl")]) == 2
+    assert "no common model" in capsys.readouterr().err
+
+
+def test_a_tier_of_subsets_is_not_explained_and_the_others_are(place, tiny_folder, capsys):
+    few = fedmoe.Tier(top_k=1, subset=Subset(keep=3))
+    tiers = {"high": fedmoe.Tier(top_k=4), "low": few}
+    settings = shared_out(place)
+    folder = run_of(place, tiny_folder, "subset", budget=Levels(tiers=tiers), **settings)
+    found = explain(folder, rows=12)
+    assert (found.tier, found.num_rows) == ("high", 12)
+    assert [of.tier for of in found.calibration] == ["high"]
+    (note,) = found.notes
+    assert note == "measured without tier 'low': each of its clients keeps experts of its own"
+    assert main(["explain", str(folder), "--tier", "low"]) == 2
+    assert "'low'" in capsys.readouterr().err
+    alone = run_of(place, tiny_folder, "alone", budget=Levels(tiers={"low": few}), **settings)
+    (note,) = explain(alone).notes
+    assert "nothing could be measured here" in note
+
+
+def test_an_encoder_decoder_is_explained_by_its_stacks(place, tmp_path):
+    base = save(tiny_family(FAMILIES["nllb-moe"], vocab_size=4096), tmp_path / "base")
+    budget = Levels(tiers={"high": fedmoe.Tier(top_k=2)})
+    folder = run_of(place, base, "stacks", budget=budget, **shared_out(place))
+    found = explain(folder, rows=16)
+    assert [of.kind for of in found.groups] == ["label", "owner"]
+    assert found.num_layers == len(found.moved.changed) == found.recorded.tokens.shape[1]
+    assert [of.top_k for of in found.calibration] == [2]
+    bare = write(place / "bare.jsonl", [{k: row[k] for k in row if k != "kind"} for row in ROWS])
+    roles = explain(folder, data=bare, overrides=["data.label=''"], rows=4)
+    assert roles.groups == ()  # prompt and response are not told apart in its stacks
+    assert "there are no groups to compare" in roles.notes[0]
+    assert write_explained(roles, folder).is_file()

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from fedmoe.data.text import TextSettings
 from fedmoe.data.wording import prompt_ids
 from fedmoe.errors import ModelError
+from fedmoe.export.architectures import ARCHITECTURES
 from fedmoe.export.exported import Export
-from fedmoe.export.gguf_file import ARCHITECTURES
 from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.families import FAMILIES
@@ -106,6 +106,27 @@ def test_a_lower_k_and_factors_go_into_a_merged_model(trained, kind, tmp_path):
     assert done.largest_difference < 1e-4
     assert json.loads((tmp_path / "out/config.json").read_text())["num_experts_per_tok"] == 1
     assert done.facts["top_k"] == 1
+
+
+@pytest.mark.parametrize("format", ["peft", "merged"])
+def test_a_cards_lines_compute_at_another_k(trained, format, tmp_path, monkeypatch):
+    settings, model, adapter = trained("olmoe")
+    done = exported(adapter, model, settings, tmp_path / "an export", format)
+    _, _, card = (tmp_path / "an export/README.md").read_text().partition("At another k, such as 1")
+    block = card.split("```")[1].splitlines()
+    assert {*block[1:]} <= {*done.facts["other_k"]["serve"]}
+    assert "num_experts_per_tok=1" in block[1]
+    monkeypatch.chdir(tmp_path)  # the base is named without its folders
+    found = {}
+    for k in (1, 4):
+        names = {}
+        exec("\n".join(done.source.commands("an export", k)), names)
+        with torch.no_grad():
+            found[k] = names["model"](**names["prompt"]).logits
+            model.load(adapter)
+            model.set_budget(k, torch.ones(2))
+            torch.testing.assert_close(found[k], model.model(**names["prompt"]).logits)
+    assert not torch.allclose(found[1], found[4])
 
 
 def test_a_trained_router_is_merged_and_has_no_adapter_per_expert(trained, tmp_path):

@@ -7,8 +7,8 @@ from family_models import save, tiny_family
 from transformers import AutoTokenizer
 
 from fedmoe.export import engine
+from fedmoe.export.architectures import ARCHITECTURES
 from fedmoe.export.exported import Export
-from fedmoe.export.gguf_file import ARCHITECTURES
 from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.decode import greedy
