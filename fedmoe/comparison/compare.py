@@ -17,10 +17,11 @@ from fedmoe.comparison.plan import PlannedRun, first_plan, folder_of, results_of
 from fedmoe.comparison.result import MEAN, Result, read_result
 from fedmoe.comparison.runs import check_same_inputs, has_ended, run_to_end
 from fedmoe.comparison.runs import folder_of as run_folder
-from fedmoe.comparison.search import choose, chosen_settings, describe, read_trial
+from fedmoe.comparison.search import choose, chosen_settings, describe, read_trial, widened
 from fedmoe.comparison.study import Case, Study, Trial, VariantInfo
 from fedmoe.config.load import load
 from fedmoe.config.schema import Experiment
+from fedmoe.errors import ConfigError
 from fedmoe.system.locks import alone_in
 
 
@@ -57,28 +58,44 @@ def run_comparison(
     console = console or Console(quiet=True)
     # All runs of both, before the first one starts: a fault must not wait for hours.
     first_plan(comparison, source)
-    searches = search_of(comparison, source)
+    search_of(comparison, source)
     parent = folder_of(comparison)
     parent.mkdir(parents=True, exist_ok=True)
     with alone_in(parent, "comparison"):
-        trials = _search(searches, quiet, console)
+        comparison, trials = _search(comparison, source, quiet, console)
         runs = results_of(comparison, source, chosen_settings(trials))
         study = _results(comparison, runs, trials, quiet, console)
     show_scores(study, console)
     return parent
 
 
-def _search(runs: Sequence[PlannedRun], quiet: bool, console: Console) -> list[Trial]:
-    """Return the outcome of every run of the search, with the best of each variant marked."""
-    if not runs:
-        return []
-    trials = []
-    with Board(runs, quiet=quiet, console=console) as board:
-        for run in runs:
-            folder, seconds, before = _done(run, board)
-            trials.append(read_trial(run, folder))
-            board.ended(run, trials[-1].score, seconds, before=before)
-    return choose(trials)
+def _search(
+    comparison: Comparison, source: Path, quiet: bool, console: Console
+) -> tuple[Comparison, list[Trial]]:
+    """Return the outcome of every run of the search, with the best of each variant marked.
+
+    Where a best value is at the edge of its grid, the comparison that is returned has more values.
+    """
+    trials: list[Trial] = []
+    for _ in range(1 + comparison.search.widened if comparison.search else 0):
+        done = {(t.variant, t.settings) for t in trials}
+        more = widened(comparison, trials)
+        try:
+            runs = [r for r in search_of(more, source) if (r.variant, r.settings) not in done]
+        except ConfigError:
+            if not trials:
+                raise
+            break  # no run can have such a value: the report says that the best is at an edge
+        if not runs:
+            break
+        comparison = more
+        with Board(runs, quiet=quiet, console=console) as board:
+            for run in runs:
+                folder, seconds, before = _done(run, board)
+                trials.append(read_trial(run, folder))
+                board.ended(run, trials[-1].loss, seconds, before=before)
+        trials = choose(trials)
+    return comparison, trials
 
 
 def _results(
@@ -99,7 +116,7 @@ def _results(
                 assert result, folder
                 check_same_inputs(result, results)
                 results.append(result)
-                board.ended(run, result.scores[MEAN], seconds, before=before)
+                board.ended(run, result.losses[MEAN], seconds, before=before)
                 write_numbers(study_of(comparison, runs, results, trials), parent)
     except BaseException:
         if results:
@@ -136,6 +153,7 @@ def study_of(
             results=tuple(r for r in results if r.case == name),
             overrides=overrides,
             target=comparison.target,
+            target_loss=comparison.target_loss,
             baselines=tuple(comparison.baselines),
         )
         for name, overrides in comparison.in_cases.items()
