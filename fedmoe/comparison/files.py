@@ -97,10 +97,17 @@ def _more_tables(case: Case) -> list[TextTable]:
     """Return the tables below the primary outcome of a case."""
     costs = tables.costs(case)
     costs = replace(costs, note=f"{costs.note} {targets.missing(case)}".strip())
-    first, *others = case.measures
-    more = [table(case, m) for m in others for table in (outcomes.results, outcomes.differences)]
-    more = [outcomes.differences(case, first), *more, tables.clients(case), costs]
-    return [*more, targets.reach(case), tables.experts(case)]
+    shown = [outcomes.results, outcomes.differences]
+    if len(case.columns) == 1:  # the difference beside its result is the only one
+        shown = shown[:1]
+    of_outcomes = [table(case, measure) for measure in case.measures for table in shown]
+    return [
+        *of_outcomes[1:],
+        tables.clients(case),
+        costs,
+        targets.reach(case),
+        tables.experts(case),
+    ]
 
 
 def as_csv(study: Study) -> str:
@@ -110,14 +117,15 @@ def as_csv(study: Study) -> str:
     even = ["mean_client", "worst_client", "worst_tenth", "jain_index"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    head = ["case", "variant", "seed", *tiers, "loss", *even, *costs, "seconds", "adapter_sha256"]
+    losses = ["loss" if tier == MEAN else f"loss, {tier}" for tier in tiers]
+    head = ["case", "variant", "seed", *tiers, *losses, *even, *costs, "seconds", "adapter_sha256"]
     writer.writerow(head)
     for r in study.results:
         found = fairness(r)
         fair = [*asdict(found).values()] if found else [None] * len(even)
         scores = [r.scores.get(tier) for tier in tiers]
         spent = [*asdict(r.spent).values()]
-        row = [r.case, r.variant, r.seed, *scores, r.losses[MEAN], *fair, *spent]
+        row = [r.case, r.variant, r.seed, *scores, *map(r.losses.get, tiers), *fair, *spent]
         writer.writerow([*row, r.seconds, r.adapter_sha256])
     return text.getvalue()
 

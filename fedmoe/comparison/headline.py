@@ -43,13 +43,12 @@ def concluded(case: Case, against: dict[str, Verdict]) -> str:
         if case.pairs == "seeds":
             why = "there is one seed, which shows no spread"
         return f"Nothing can be concluded on differences: {why}."
-    ways = {name: _ways(verdict) for name, verdict in against.items()}
-    sure = ", ".join(f"{way} with {name}" for name, way in ways.items() if way)
-    unsure = listed([name for name, way in ways.items() if not way], 4)
-    said = f"It can be concluded that {what} is, against {case.reference}, {sure}" if sure else ""
-    if unsure and sure:
+    sure = [way for s in (-1, 1) if (way := _surely(against, s, case.reference))]
+    unsure = listed([name for name, verdict in against.items() if not verdict.sure], 4)
+    said = f"It can be concluded that {what} is {', '.join(sure)}"
+    if unsure:
         said += f"; it cannot that it differs with {unsure}"
-    elif unsure:
+    if not sure:
         said = f"It cannot be concluded that {what} differs from {case.reference} with {unsure}"
     if case.pairs != "seeds":
         over = "the same" if case.pairs == "examples" else "other"
@@ -66,7 +65,8 @@ def best(case: Case, competing: list[str], against: dict[str, Verdict]) -> str:
     }
     first = min(means, key=lambda name: means[name] if by_loss else -means[name])
     value = number_text(means[first]) if by_loss else f"{points(means[first])} %"
-    text = f"{'Lowest' if by_loss else 'Highest'} {column}: "
+    what = column if len(case.tiers) > 1 else f"test {case.measure}"
+    text = f"{'Lowest' if by_loss else 'Highest'} {what}: "
     if len(means) > 1 and len({*means.values()}) == 1:
         return f"{text}{value}, the same for all variants."
     text += f"{first}, {value}"
@@ -79,10 +79,11 @@ def best(case: Case, competing: list[str], against: dict[str, Verdict]) -> str:
     return f"{text}."
 
 
-def _ways(verdict: Verdict) -> str:
-    """Return the tiers at which a variant is surely lower, and those at which it is higher."""
+def _surely(against: dict[str, Verdict], sign: int, reference: str) -> str:
+    """Return with which variants, and at which tiers, an outcome is surely lower or higher."""
     found = []
-    for way, sign in (("lower", -1), ("higher", 1)):
+    for name, verdict in against.items():
         if tiers := [t for t in verdict.sure if sign * verdict.by_tier[t].mean > 0]:
-            found.append(f"{way} ({', '.join(tiers)})")
-    return " and ".join(found)
+            found.append(f"{name} ({', '.join(tiers)})")
+    way = "lower" if sign < 0 else "higher"
+    return f"{way} than {reference}'s with {' and '.join(found)}" if found else ""

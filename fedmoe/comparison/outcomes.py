@@ -67,7 +67,7 @@ def differences(case: Case, measure: Measure | None = None) -> TextTable:
         for variant, verdict in against.items()
     ]
     unit = "Points" if measure == "score" else "Loss per token"
-    parts = [f"{unit}, {PAIRED[case.pairs]}.", _together(against), power(case, measure)]
+    parts = [f"{unit}{_paired(case, against)}.", _together(against), power(case, measure)]
     title = f"Differences to {case.reference}: {measure}"
     note = " ".join(part for part in (*parts, base(case)) if part)
     return TextTable(title, ["", *case.columns], rows, note=note)
@@ -136,19 +136,26 @@ def points(value: float) -> str:
 
 
 def _results_note(case: Case, measure: Measure) -> str:
-    over = ": mean ± standard deviation over seeds" if case.pairs == "seeds" else ""
+    several = len({r.seed for r in case.results}) > 1 and case.pairs == "seeds"
+    over = ": mean ± standard deviation over seeds" if several else ""
     parts = [f"After the last round{over}."]
     if measure == "loss":
         parts.append("Lower is better.")
     if against := verdicts(case, measure):
         what = "of the tiers' mean" if len(case.tiers) > 1 else "of the only tier"
-        parts.append(f"Difference: {what} to that of {case.reference}, {PAIRED[case.pairs]}.")
+        parts.append(f"Difference: {what} to that of {case.reference}{_paired(case, against)}.")
         parts += [_together(against), power(case, measure)]
     if measure == "loss" and not case.scored and not case.unscored:
         score = points(case.results[0].scores[MEAN])
         parts.append(f"Every score is {score} %, so losses alone are compared.")
     parts += [examples(case), base(case)]
     return " ".join(part for part in parts if part)
+
+
+def _paired(case: Case, against: dict[str, Verdict]) -> str:
+    """Return what intervals are over; empty without any."""
+    any_there = any(d.low is not None for v in against.values() for d in v.by_tier.values())
+    return f", {PAIRED[case.pairs]}" if any_there or case.pairs != "seeds" else ""
 
 
 def _together(against: dict[str, Verdict]) -> str:

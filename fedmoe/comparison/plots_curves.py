@@ -13,6 +13,7 @@ from fedmoe.comparison.study import Case
 from fedmoe.comparison.tables import Cost, mean_if_known
 from fedmoe.report import figures
 from fedmoe.report.expert_load import CAPTURED, STARVED
+from fedmoe.report.units import time_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,8 +74,8 @@ def pareto(case: Case, cost: Cost) -> Figure | None:
         _scale(case, axes, cost, learned)
         if len(case.tiers) > 1:
             axes.set_title(tier, fontsize=9, color=figures.INK, loc="left")
-        if place // 2 == rows - 1 or len(case.tiers) - place == 2:
-            axes.set_xlabel(f"{name}, all clients")
+        if place // 2 < rows - 1 and len(case.tiers) - place > 2:
+            axes.set_xlabel("")
     for axes in [*panels][len(case.tiers) :]:
         axes.set_axis_off()
     figures.legend(figure, 2)
@@ -82,19 +83,24 @@ def pareto(case: Case, cost: Cost) -> Figure | None:
 
 
 def _scale(case: Case, axes: Axes, cost: Cost, learned: bool) -> None:
-    """Give a panel its scales."""
+    """Give a panel its scales, and the cost its name and unit."""
     from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
-    name, _, text = cost
+    name = cost[0]
     used = [float(x) for line in axes.lines for x in line.get_xdata() if x > 0]  # pyright: ignore
     if learned:
         axes.set_xlim(left=0)
     if not learned and used and max(used) / min(used) > LOGARITHMIC:
         axes.set_xscale("log")
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
-    plain = FuncFormatter(lambda x, _: text(x))
-    axes.xaxis.set_major_formatter(EngFormatter(UNITS[name]) if name in UNITS else plain)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 3, 6, 10]))
+    if name in UNITS:
+        axes.xaxis.set_major_formatter(EngFormatter(UNITS[name]))
+        axes.set_xlabel(f"{name}, all clients")
+    else:
+        seconds, unit = time_unit(max(used, default=0.0))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / seconds:g}"))
+        axes.set_xlabel(f"{name}, {unit}")
     if case.measure == "score":
         axes.set_ylim(bottom=0)
         figures.percent_scale(axes)

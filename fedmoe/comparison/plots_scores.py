@@ -51,6 +51,8 @@ def paired_differences(case: Case) -> Figure | None:
 
     None where there is no difference at all.
     """
+    from matplotlib.ticker import MaxNLocator
+
     against, (factor, what) = verdicts(case), UNITS[case.measure]
     if not any(abs(d.mean) > TINY for v in against.values() for d in v.by_tier.values()):
         return None
@@ -69,6 +71,7 @@ def paired_differences(case: Case) -> Figure | None:
             marker, size = ("D", 5) if name == MEAN else ("o", 3.5)
             axes.plot([factor * found.mean], [y], marker, color=colour, markersize=size)
     axes.set_xlabel(unit)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     return figure
 
 

@@ -86,7 +86,7 @@ def search(study: Study) -> TextTable:
         ("best", lambda b: str(b.best)),
         ("bracketed", lambda b: INSIDE[b.inside]),
         ("points", lambda b: str(b.points)),
-        num_words=3,
+        num_words=5,
         note=f"{study.search} Bracketed: the best value lies between others that were tried.",
     )
 

@@ -247,13 +247,16 @@ def test_the_first_sentence_says_what_can_and_cannot_be_concluded(tmp_path):
     made = study(tmp_path, ("base", "ours", "third"), spread=0.00001).cases[0]
     said = headline(made)
     assert said.startswith(
-        "It can be concluded that test loss is, against base, lower (mean of tiers, low, high) with "
-        "ours, lower (mean of tiers, low, high) with third. With 2 seeds"
+        "It can be concluded that test loss is lower than base's with ours (mean of tiers, low, "
+        "high) and third (mean of tiers, low, high). With 2 seeds"
     )
     assert "Lowest mean of tiers: third, 1.380; -0.020 [" in said
     unlike = replace(made.results[-1], losses=dict.fromkeys(made.results[-1].losses, 1.0))
     said = headline(replace(made, results=(*made.results[:-1], unlike)))
-    assert "with ours; it cannot that it differs with third. With 2 seeds" in said
+    assert (
+        "ours (mean of tiers, low, high); it cannot that it differs with third. With 2 seeds"
+        in said
+    )
 
 
 def test_one_seed_or_one_variant_concludes_nothing(tmp_path):

@@ -331,6 +331,7 @@ def test_the_files_hold_every_run_and_every_case():
         ("a", "noisy", 0.4),
         ("b", "base", 0.2),
     ]
+    assert [float(rows[0][name]) for name in ("loss, high", "loss")] == [1.6, 2.1]
     assert float(rows[0]["jain_index"]) == pytest.approx(0.9)
     tree = json.loads(json.dumps(as_json(made)))
     assert [(c["name"], len(c["runs"])) for c in tree["cases"]] == [("a", 3), ("b", 3)]
