@@ -54,6 +54,8 @@ class Shape:
     """Frozen weights of one expert of every layer."""
     dense_lora: int
     expert_lora: int
+    first: int = 0
+    """Weights of the first layer that no gradient passes, as nothing before them learns."""
     on_gpu: bool = False
     saved: Saved | None = None
     """Memory of backward outside experts and LoRA, if a dry run measured it; else it is counted."""
@@ -161,6 +163,7 @@ def shape_of(model: AdaptedModel, layout: Layout | None = None, *, on_gpu: bool 
         expert=expert,
         dense_lora=dense_lora,
         expert_lora=expert_lora,
+        first=_first(model, layout) if formula else 0,
         on_gpu=on_gpu or model.device.type == "cuda",
         saved=saved,
         num_linears=len(model.linears),
@@ -180,6 +183,24 @@ def frozen_bytes(model: AdaptedModel) -> int:
 def _out(linear: nn.Module | None, hidden: int) -> int:
     """Return the output width of a projection; the model's width if there is none."""
     return int(getattr(linear, "base", linear).out_features) if linear is not None else hidden  # pyright: ignore
+
+
+def _first(model: AdaptedModel, layout: Layout) -> int:
+    """Return the weights of the first layer that backward leaves out.
+
+    Those that read its input; without LoRA on its attention, all of that and the router.
+    """
+    named = [(name, m) for name, m in model.model.named_modules() if hasattr(m, "weight")]
+    start = next(name for name, _ in named if "q_proj" in name).partition("q_proj")[0]
+    own = {n[len(start) :].partition(".")[0]: m.weight for n, m in named if n.startswith(start)}
+    there = {name: weight for name, weight in own.items() if name.endswith("_proj")}
+    adapted = [n[len(start) :] for n in model.linears if n.startswith(start)]
+    if not adapted:
+        scorer: Any = model.layers[0].scorer
+        return sum(w.numel() for w in there.values()) + scorer.weight.numel()
+    there.pop("o_proj", None)
+    frozen = sum(weight.numel() for weight in there.values())
+    return frozen + sum(layout.rank * there[name].shape[1] for name in adapted if name in there)
 
 
 def frozen_per_token(model: AdaptedModel) -> tuple[int, int]:

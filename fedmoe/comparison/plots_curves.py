@@ -58,7 +58,7 @@ def pareto(case: Case, cost: Cost) -> Figure | None:
     rows, columns = -(-len(case.tiers) // 2), min(2, len(case.tiers))
     height = _height((2.0 if rows > 1 else 2.6) * rows + 0.6, len(shown))
     figure = figures.new_figure(f"{what}; further left and {better} is better", height)
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = [*figure.subplots(rows, columns, squeeze=False).flat]
     styles = _styles(case, shown)
     for place, (tier, axes) in enumerate(zip(case.tiers, panels, strict=False)):
         axes.step(*_front(case, [*curves[tier].values()], learned), where="post",
@@ -76,7 +76,7 @@ def pareto(case: Case, cost: Cost) -> Figure | None:
             axes.set_title(tier, fontsize=9, color=figures.INK, loc="left")
         if place // 2 < rows - 1 and len(case.tiers) - place > 2:
             axes.set_xlabel("")
-    for axes in [*panels][len(case.tiers) :]:
+    for axes in panels[len(case.tiers) :]:
         axes.set_axis_off()
     figures.legend(figure, 2)
     return figure
