@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedmoe.comparison.baselines import BASELINES
+from fedmoe.comparison.baselines import ARMS, BASELINES
 from fedmoe.comparison.board import Board, show_scores
 from fedmoe.comparison.config import Comparison
 from fedmoe.comparison.files import write_numbers, write_pages
@@ -154,7 +154,7 @@ def study_of(
             overrides=overrides,
             target=comparison.target,
             target_loss=comparison.target_loss,
-            baselines=tuple(comparison.baselines),
+            baselines=tuple(n for n, kind in comparison.baselines.items() if kind not in ARMS),
         )
         for name, overrides in comparison.in_cases.items()
     ]
@@ -179,5 +179,6 @@ def _result(run: PlannedRun, folder: Path) -> Result | None:
 def _about(comparison: Comparison, variant: str, experiment: Experiment) -> str:
     """Return the first line of the docstring of a baseline, or of an aggregation."""
     kind = comparison.baselines.get(variant)
-    described = BASELINES[kind] if kind else type(experiment.aggregation)
-    return (inspect.getdoc(described) or "").partition("\n")[0]
+    parts = [BASELINES[kind]] if kind else []
+    parts += [] if kind and kind not in ARMS else [type(experiment.aggregation)]
+    return " ".join((inspect.getdoc(part) or "").partition("\n")[0] for part in parts)

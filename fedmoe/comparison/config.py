@@ -41,12 +41,19 @@ class Search:
 
 @section
 class BaselineVariant:
-    """A variant that is no method: what methods are read against. It does not compete."""
+    """A variant that is made from the experiment: what methods are read against, or an arm.
+
+    The first four do not compete.
+    """
 
     baseline: Baseline
     """`zero_rounds`: no training. `alone`: every client trains by itself. `all_data`: one client
     holds all data and trains at full budget, as many steps as a round's clients. `full_budget`: all
-    clients train at full budget. The last two are scored at the tiers' own budgets."""
+    clients train at full budget. The last two are scored at the tiers' own budgets.
+    Arms, for a strategy of mixed ranks in `overrides`, where a tier's rank is in proportion to its
+    k: `lower_rank`: with all K experts. `equal_inference`: with the tier's k, so that an answer
+    costs what it costs a variant of fewer experts. `equal_flops`: with all K experts, and so many
+    fewer steps that training costs the same."""
     overrides: Overrides = ()
     """Its settings, as of any variant."""
 
@@ -104,7 +111,7 @@ class Comparison:
 
     @property
     def baselines(self) -> dict[str, Baseline]:
-        """The variants that are baselines."""
+        """The variants that are baselines or arms."""
         variants = self.variants.items()
         return {name: v.baseline for name, v in variants if isinstance(v, BaselineVariant)}
 
