@@ -1,6 +1,6 @@
 """Fewer experts or a lower rank? The papers' claim about clients that can afford less.
 
-    python -m simulations.claim                                (45 runs; 45 minutes on 2 CPU cores)
+    python -m simulations.claim                                (50 runs; two hours on 2 CPU cores)
     python -m simulations.claim configs/compare_quick.yaml     (15 runs; 10 minutes)
 
 Runs `fedmoe compare` on a config whose variants either activate fewer experts or lower the rank,

@@ -10,6 +10,8 @@ from itertools import pairwise
 from fedmoe.comparison.study import Trial
 
 Value = float | int | bool | str
+MOST_FACTOR = 10.0
+"""Between a value at the edge and the next one."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,19 @@ class Bracket:
     def lacks(self) -> list[Value]:
         """Return the value next to a best one at an edge: a step further, or a factor.
 
-        Numbers that are all above 0 go by factors. Nothing is below 0.
+        Numbers that are all above 0 go by factors, up to `MOST_FACTOR`. Nothing goes below 0.
         """
         values: Sequence[float] = self.tried  # pyright: ignore
         if self.inside is not False:
             return []
-        steps = [*pairwise(values)]
-        by_factor = values[0] > 0
+        by_factor, pairs = values[0] > 0, [*pairwise(values)] or [(values[0], 2 * values[0])]
         found = []
-        if self.best == values[-1]:
-            a, b = steps[-1] if steps else (values[0] / 2, values[0])
-            found.append(b * b / a if by_factor else b + (b - a))
-        if self.best == values[0]:
-            a, b = steps[0] if steps else (values[0], values[0] * 2)
-            found.append(a * a / b if by_factor else a - (b - a))
+        for edge, (a, b), way in ((values[-1], pairs[-1], 1), (values[0], pairs[0], -1)):
+            if self.best == edge:
+                further = (
+                    edge * min(b / a, MOST_FACTOR) ** way if by_factor else edge + way * (b - a)
+                )
+                found.append(further)
         whole = all(isinstance(v, int) for v in values)
         rounded = [round(v) if whole else float(f"{v:.4g}") for v in found]
         return [v for v in rounded if (v >= 0 or values[0] < 0) and v not in values]

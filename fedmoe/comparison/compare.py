@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ from fedmoe.comparison.search import choose, chosen_settings, describe, read_tri
 from fedmoe.comparison.study import Case, Study, Trial, VariantInfo
 from fedmoe.config.load import load
 from fedmoe.config.schema import Experiment
-from fedmoe.errors import ConfigError
+from fedmoe.errors import ConfigError, FedMoEError
 from fedmoe.system.locks import alone_in
 
 
@@ -77,13 +78,14 @@ def _search(
     Where a best value is at the edge of its grid, the comparison that is returned has more values.
     """
     trials: list[Trial] = []
+    grown = False
     for _ in range(1 + comparison.search.widened if comparison.search else 0):
         done = {(t.variant, t.settings) for t in trials}
         more = widened(comparison, trials)
         try:
             runs = [r for r in search_of(more, source) if (r.variant, r.settings) not in done]
         except ConfigError:
-            if not trials:
+            if not grown:
                 raise
             break  # no run can have such a value: the report says that the best is at an edge
         if not runs:
@@ -91,10 +93,18 @@ def _search(
         comparison = more
         with Board(runs, quiet=quiet, console=console) as board:
             for run in runs:
-                folder, seconds, before = _done(run, board)
-                trials.append(read_trial(run, folder))
+                try:
+                    folder, seconds, before = _done(run, board)
+                    trials.append(read_trial(run, folder))
+                except FedMoEError as error:
+                    if not grown:
+                        raise
+                    # Nobody asked for this value: what cannot be trained with it is its edge.
+                    board.console.print(f"{' '.join(run.settings)}: {error}", markup=False)
+                    trials.append(Trial(run.variant, run.settings, 0.0, math.inf))
+                    continue
                 board.ended(run, trials[-1].loss, seconds, before=before)
-        trials = choose(trials)
+        trials, grown = choose(trials), True
     return comparison, trials
 
 

@@ -1,5 +1,6 @@
 """A search brackets its best values, or its grid grows, or the report says so."""
 
+import math
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,7 @@ from fedmoe.comparison.config import Comparison, Search
 from fedmoe.comparison.plan import grid, search_of
 from fedmoe.comparison.search import describe, widened
 from fedmoe.comparison.study import Trial
+from fedmoe.errors import FedMoEError
 
 whole = import_module("fedmoe.comparison.compare")  # the package's function has its name
 RATE, MU = "training.learning_rate", "aggregation.mu"
@@ -38,6 +40,7 @@ def comparison(**search):
         ((0.0, 0.5), 0.5, False, [1.0]),
         ((1, 2), 2, False, [4]),
         ((0.1,), 0.1, False, [0.2, 0.05]),
+        ((1e-9, 0.01), 0.01, False, [0.1]),
         ((False, True), True, None, []),
         (("a", "b"), "b", None, []),
         ((-1, 0, 1), -1, False, [-2]),
@@ -102,6 +105,12 @@ def search_by(monkeypatch, loss, **search):
     return whole._search(comparison(**search), CONFIG, True, console)
 
 
+def _diverges(experiment):
+    if experiment.training.learning_rate > 0.01:
+        raise FedMoEError("all clients diverged")
+    return -experiment.training.learning_rate
+
+
 def test_a_grid_grows_until_the_best_is_inside_or_twice(monkeypatch):
     grown, trials = search_by(monkeypatch, lambda e: abs(e.training.learning_rate - 0.021))
     assert grown.search.grid[RATE] == (0.005, 0.01, 0.02, 0.04)
@@ -111,6 +120,9 @@ def test_a_grid_grows_until_the_best_is_inside_or_twice(monkeypatch):
     grown, trials = search_by(monkeypatch, lambda e: -e.training.learning_rate)
     assert grown.search.grid[RATE] == (0.005, 0.01, 0.02, 0.04)
     assert "at the edge of its grid for plain (training.learning_rate=0.04)" in unbracketed(trials)
+    grown, trials = search_by(monkeypatch, _diverges)
+    assert [t.loss for t in trials] == [-0.005, -0.01] * 2 + [math.inf] * 2
+    assert unbracketed(trials) == "", "the value beyond cannot be trained with"
     grown, trials = search_by(monkeypatch, lambda e: -e.training.learning_rate, widened=0)
     assert grown.search.grid[RATE] == (0.005, 0.01)
 
