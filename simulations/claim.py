@@ -34,8 +34,8 @@ HEAD = """\
 # Fewer experts or a lower rank: `{config}`
 
 Directly against each other, lowest tier, test loss per token over paired seeds (fewer experts minus
-lower rank; below 0, fewer experts are better). The intervals of all {tests} cells hold together with 95 %
-(Bonferroni); bold where one leaves 0 out.
+lower rank; below 0, fewer experts are better). The intervals of all {tests} cells hold together
+with 95 % (Bonferroni); bold where one leaves 0 out.
 
 {table}
 ![validation loss against bytes both ways](plots/loss-against-bytes-both-ways.svg)

@@ -190,17 +190,20 @@ def _first(model: AdaptedModel, layout: Layout) -> int:
 
     Those that read its input; without LoRA on its attention, all of that and the router.
     """
-    named = [(name, m) for name, m in model.model.named_modules() if hasattr(m, "weight")]
-    start = next(name for name, _ in named if "q_proj" in name).partition("q_proj")[0]
-    own = {n[len(start) :].partition(".")[0]: m.weight for n, m in named if n.startswith(start)}
-    there = {name: weight for name, weight in own.items() if name.endswith("_proj")}
-    adapted = [n[len(start) :] for n in model.linears if n.startswith(start)]
+    named: dict[str, Any] = dict(model.model.named_modules())
+    start = next(name for name in named if "q_proj" in name).partition("q_proj")[0]
+    sizes = {
+        name[len(start) :].partition(".")[0]: module.weight.shape
+        for name, module in named.items()
+        if name.startswith(start) and "_proj" in name and hasattr(module, "weight")
+    }
+    adapted = [name[len(start) :] for name in model.linears if name.startswith(start)]
+    router: Any = model.layers[0].scorer
     if not adapted:
-        scorer: Any = model.layers[0].scorer
-        return sum(w.numel() for w in there.values()) + scorer.weight.numel()
-    there.pop("o_proj", None)
-    frozen = sum(weight.numel() for weight in there.values())
-    return frozen + sum(layout.rank * there[name].shape[1] for name in adapted if name in there)
+        return sum(out * into for out, into in sizes.values()) + router.weight.numel()
+    sizes.pop("o_proj", None)
+    frozen = sum(out * into for out, into in sizes.values())
+    return frozen + sum(layout.rank * sizes[name][1] for name in adapted if name in sizes)
 
 
 def frozen_per_token(model: AdaptedModel) -> tuple[int, int]:

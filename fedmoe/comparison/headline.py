@@ -47,7 +47,7 @@ def concluded(case: Case, against: dict[str, Verdict]) -> str:
     unsure = listed([name for name, verdict in against.items() if not verdict.sure], 4)
     said = f"It can be concluded that {what} is {', '.join(sure)}"
     if unsure:
-        said += f"; it cannot that it differs with {unsure}"
+        said += f"; it cannot be concluded that it differs with {unsure}"
     if not sure:
         said = f"It cannot be concluded that {what} differs from {case.reference} with {unsure}"
     if case.pairs != "seeds":
