@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -150,4 +151,5 @@ def spread(values: Sequence[float], text: Callable[[float], str]) -> str:
     if not values:
         return DASH
     mean = text(statistics.mean(values))
-    return f"{mean} ± {text(statistics.stdev(values))}" if len(values) > 1 else mean
+    told = len(values) > 1 and all(map(math.isfinite, values))
+    return f"{mean} ± {text(statistics.stdev(values))}" if told else mean

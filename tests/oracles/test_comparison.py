@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,22 @@ def test_several_intervals_are_as_wide_as_bonferronis():
     found = difference(SCORES["noisy"], SCORES["base"], tests=8)
     test = stats.ttest_rel(SCORES["noisy"], SCORES["base"]).confidence_interval(1 - 0.05 / 8)
     assert (found.low, found.high) == pytest.approx((test.low, test.high))
+
+
+def test_a_run_that_diverged_has_no_interval_and_no_spread():
+    lost = [
+        result(
+            n,
+            s,
+            0.4,
+            losses=dict.fromkeys(("high", "low", MEAN), math.inf if n == "noisy" else 1.0),
+        )
+        for n in SCORES
+        for s in range(2)
+    ]
+    rows = {row[0]: row for row in outcomes.results(case(lost)).rows}
+    assert rows["noisy"][1:3] == ["+inf", "inf"]
+    assert "No variant" not in render_markdown(study(case(lost)))
 
 
 def test_pairs_without_a_spread_or_a_number_conclude_nothing():
@@ -259,12 +276,18 @@ def test_the_scores_have_a_row_a_variant():
     assert [row[0] for row in outcomes.differences(case()).rows] == ["better", "noisy"]
 
 
+LUCKY = result("base", 0, 0.4)
+
+
 def test_the_cost_of_a_target_is_that_of_two_checks_in_succession():
     # base: 0.3, 0.5 and 0.4, of which a quarter more after each of rounds 0 to 4.
     rows = {row[0]: row for row in reach(case(target=0.22)).rows}
     assert rows["base"][1:3] == ["3 of 3", f"{(300 + 200 + 300) / 3:.0f} B"]
     assert rows["noisy"][1:3] == ["2 of 3", "–"]
     assert reach(case(target=0.26)).rows[0][1] == "2 of 3", "its last check alone reaches it"
+    up_and_down = [replace(p, score=s) for p, s in zip(LUCKY.points, (0, 1, 0, 1, 1), strict=True)]
+    lucky = reach(case([replace(LUCKY, points=tuple(up_and_down))], target=0.5))
+    assert lucky.rows[0][1:3] == ["1 of 1", "300 B"]
     by_loss = reach(case(target_loss=1.66))
     assert {row[0]: row[1] for row in by_loss.rows}["base"] == "2 of 3"
     assert "a validation loss of 1.660" in by_loss.note
