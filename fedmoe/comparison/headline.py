@@ -44,12 +44,13 @@ def concluded(case: Case, against: dict[str, Verdict]) -> str:
             why = "there is one seed, which shows no spread"
         return f"Nothing can be concluded on differences: {why}."
     sure = [way for s in (-1, 1) if (way := _surely(against, s, case.reference))]
-    unsure = listed([name for name, verdict in against.items() if not verdict.sure], 4)
+    others = [name for name, verdict in against.items() if not verdict.sure]
+    unsure = f"{'any of ' * (len(others) > 1)}{listed(others, 4)} differs"
     said = f"It can be concluded that {what} is {', '.join(sure)}"
-    if unsure:
-        said += f"; it cannot be concluded that it differs with {unsure}"
+    if others:
+        said += f"; it cannot be concluded that {unsure}"
     if not sure:
-        said = f"It cannot be concluded that {what} differs from {case.reference} with {unsure}"
+        said = f"It cannot be concluded that {unsure} from {case.reference} in {what}"
     if case.pairs != "seeds":
         over = "the same" if case.pairs == "examples" else "other"
         said += f", on {over} test examples; another seed may differ by more"
