@@ -1,6 +1,6 @@
 """Fewer experts or a lower rank? The papers' claim about clients that can afford less.
 
-    python -m simulations.claim                                (45 runs; 45 minutes on 2 CPU cores)
+    python -m simulations.claim                                (50 runs; two hours on 2 CPU cores)
     python -m simulations.claim configs/compare_quick.yaml     (15 runs; 10 minutes)
 
 Runs `fedmoe compare` on a config whose variants either activate fewer experts or lower the rank,
@@ -21,8 +21,9 @@ from rich.console import Console
 
 from fedmoe import FedMoEError
 from fedmoe.comparison.compare import compare
+from fedmoe.comparison.outcomes import cell
 from fedmoe.comparison.paired import difference
-from fedmoe.comparison.tables import difference_text
+from fedmoe.report.text_table import TextTable
 from fedmoe.system.files import write_text
 
 CONFIG = Path(__file__).parents[1] / "configs/compare_claim.yaml"
@@ -32,11 +33,12 @@ FEWER_EXPERTS, LOWER_RANK = ("FedAvg", "FLAME", "UB-SMoE"), ("HetLoRA", "FlexLoR
 HEAD = """\
 # Fewer experts or a lower rank: `{config}`
 
-Directly against each other, lowest tier, points with 95 % t-intervals over paired seeds (fewer
-experts minus lower rank):
+Directly against each other, lowest tier, test loss per token over paired seeds (fewer experts minus
+lower rank; below 0, fewer experts are better). The intervals of all {tests} cells hold together
+with 95 % (Bonferroni); bold where one leaves 0 out.
 
 {table}
-![validation score against bytes both ways](plots/score-against-bytes-both-ways.svg)
+![validation loss against bytes both ways](plots/loss-against-bytes-both-ways.svg)
 
 """
 
@@ -54,35 +56,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"claim: error: {error}", file=sys.stderr)
         return error.exit_code
     (case,) = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))["cases"]
-    scores: dict[str, dict[int, float]] = {}
+    losses: dict[str, dict[int, float]] = {}
     for run in case["runs"]:
-        scores.setdefault(run["variant"], {})[run["seed"]] = run["scores"][TIER]
-    head = HEAD.format(config=arguments.config.name, table=directly(scores))
+        losses.setdefault(run["variant"], {})[run["seed"]] = run["losses"][TIER]
+    fewer, lower = (named(losses, names) for names in (FEWER_EXPERTS, LOWER_RANK))
+    table, tests = directly(losses), len(fewer) * len(lower)
+    head = HEAD.format(config=arguments.config.name, table=table, tests=tests)
     tables = (folder / "comparison.md").read_text(encoding="utf-8")
     write_text(folder / "claim.md", head + tables)
     print(folder / "claim.md")
     return 0
 
 
-def directly(scores: Mapping[str, Mapping[int, float]]) -> str:
+def named(losses: Mapping[str, Mapping[int, float]], beginnings: tuple[str, ...]) -> list[str]:
+    """Return the variants whose names begin so."""
+    return [name for name in losses if name.startswith(beginnings)]
+
+
+def directly(losses: Mapping[str, Mapping[int, float]]) -> str:
     """Return the table of every variant of fewer experts against every one of lower rank.
 
-    `scores` are shares of 1 by variant and seed; an interval without 0 is set in bold.
+    `losses` are by variant and seed; a difference is over the seeds that both have.
     """
-    ranks = [name for name in scores if name.startswith(LOWER_RANK)]
-    lines = [["", *ranks], ["---", *["--:"] * len(ranks)]]
-    for name in scores:
-        if name.startswith(FEWER_EXPERTS):
-            lines.append([name, *(cell(scores[name], scores[other]) for other in ranks)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def cell(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
-    """Return the difference over the seeds that both have."""
-    seeds = sorted(ours.keys() & theirs.keys())
-    found = difference([ours[s] for s in seeds], [theirs[s] for s in seeds])
-    sure = found.low is not None and found.high is not None and found.low * found.high > 0
-    return f"**{difference_text(found)}**" if sure else difference_text(found)
+    fewer, lower = named(losses, FEWER_EXPERTS), named(losses, LOWER_RANK)
+    rows = []
+    for name in fewer:
+        rows.append([name])
+        for other in lower:
+            seeds = sorted(losses[name].keys() & losses[other].keys())
+            ours, theirs = ([losses[v][s] for s in seeds] for v in (name, other))
+            found = difference(ours, theirs, len(fewer) * len(lower))
+            rows[-1].append(cell(found, "loss"))
+    return "\n".join([*TextTable("", ["", *lower], rows).markdown(), ""])
 
 
 if __name__ == "__main__":

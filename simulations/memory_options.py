@@ -73,7 +73,9 @@ def show(known: Known, folder: Path) -> str:
     write_bytes(folder / "memory_options.png", curve(known))
     rows = []
     for name, lines in known.items():
-        size, points = lines[0]["bytes"], "" if name == FULL else against(lines, known[FULL])
+        size, points = lines[0]["bytes"], ""
+        if name != FULL:
+            points = against(lines, known[FULL], len(known) - 1)
         saved = f"{1 - size / lines[0]['full_bytes']:.0%}"
         scores = [amount(lines, "score"), points, amount(lines, "whole_score")]
         rows.append([name, str(len(lines)), f"{size / 1e6:.2f}", saved, *scores])
@@ -86,7 +88,7 @@ def curve(known: Known) -> bytes:
     figure = new_figure("Memory options: bytes of frozen experts against score", 4.4)
     axes, colours = figure.subplots(), shades([*known])
     for (name, lines), marker in zip(known.items(), MARKERS, strict=False):
-        if (found := gained(lines, known[FULL])) is None:
+        if (found := gained(lines, known[FULL], max(1, len(known) - 1))) is None:
             continue
         x, y = lines[0]["bytes"] / 1e6, 100 * found.mean
         reach = None if name == FULL or found.high is None else [100 * found.high - y]

@@ -135,10 +135,10 @@ def show(known: Known, folder: Path) -> str:
     rows = []
     for name, lines in known.items():
         score, *others = (amount(lines, key) for key in COLUMNS)
-        points = "" if name == USUAL else against(lines, usual)
+        points = "" if name == USUAL else against(lines, usual, len(known) - 1)
         rows.append([name, str(len(lines)), score, points, *others, pace(lines, usual)])
     score, *others = COLUMNS.values()
-    head = ["variant", "seeds", score, f"points against {USUAL} [95 %]", *others]
+    head = ["variant", "seeds", score, f"points against {USUAL} [95 % for all]", *others]
     return markdown([*head, f"seconds against {USUAL}"], rows)
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from fedmoe import Experiment, FedMoEError, load_experiment, run
 from fedmoe.comparison.config import slug
+from fedmoe.comparison.outcomes import difference_text
 from fedmoe.comparison.paired import Difference, difference
 from fedmoe.comparison.study import spread
-from fedmoe.comparison.tables import difference_text
 from fedmoe.report.text_table import TextTable
 from fedmoe.runs.identity import settings_digest
 from fedmoe.system.files import write_json, write_text
@@ -94,17 +94,21 @@ def amount(lines: Sequence[Line], key: str) -> str:
     return spread([x[key] for x in lines if x[key] is not None], "{:.3f}".format)
 
 
-def gained(lines: Sequence[Line], base: Sequence[Line]) -> Difference | None:
-    """Return the score minus the base's, paired by seed; None without a common seed."""
+def gained(lines: Sequence[Line], base: Sequence[Line], tests: int = 1) -> Difference | None:
+    """Return the score minus the base's, paired by seed; None without a common seed.
+
+    The intervals of `tests` variants hold together.
+    """
     known = {line["seed"]: line["score"] for line in base}
     paired = [line for line in lines if line["seed"] in known]
     scores = [line["score"] for line in paired]
-    return difference(scores, [known[line["seed"]] for line in paired]) if paired else None
+    others = [known[line["seed"]] for line in paired]
+    return difference(scores, others, tests) if paired else None
 
 
-def against(lines: Sequence[Line], base: Sequence[Line]) -> str:
+def against(lines: Sequence[Line], base: Sequence[Line], tests: int = 1) -> str:
     """Return `gained` in points, with its interval."""
-    found = gained(lines, base)
+    found = gained(lines, base, tests)
     return difference_text(found) if found else "-"
 
 

@@ -194,11 +194,13 @@ def forward_flops(shape: Shape, setting: Setting) -> float:
 def step_flops(shape: Shape, setting: Setting) -> float:
     """FLOPs of a micro-batch, forward and backward.
 
-    Frozen weights have no gradient: two passes through them, three through LoRA; attention's
+    Frozen weights have no gradient: two passes through them, three through LoRA, and one less
+    through what reads the first layer's input; attention's
     scores take two products forward and five back, half of them under a causal mask. Recomputing
     repeats the first of the experts' two products, two thirds of their work where they are gated.
     """
     flops = _flops(shape, setting, frozen=2, lora=3, attention=7)
+    flops -= 2 * setting.tokens * shape.first
     if setting.recompute:
         once = 2 * setting.tokens * setting.top_k * (shape.expert + shape.expert_lora)
         flops += once * shape.first_share

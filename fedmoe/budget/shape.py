@@ -54,6 +54,8 @@ class Shape:
     """Frozen weights of one expert of every layer."""
     dense_lora: int
     expert_lora: int
+    first: int = 0
+    """Weights of the first layer that no gradient passes, as nothing before them learns."""
     on_gpu: bool = False
     saved: Saved | None = None
     """Memory of backward outside experts and LoRA, if a dry run measured it; else it is counted."""
@@ -161,6 +163,7 @@ def shape_of(model: AdaptedModel, layout: Layout | None = None, *, on_gpu: bool 
         expert=expert,
         dense_lora=dense_lora,
         expert_lora=expert_lora,
+        first=_first(model, layout) if formula else 0,
         on_gpu=on_gpu or model.device.type == "cuda",
         saved=saved,
         num_linears=len(model.linears),
@@ -180,6 +183,27 @@ def frozen_bytes(model: AdaptedModel) -> int:
 def _out(linear: nn.Module | None, hidden: int) -> int:
     """Return the output width of a projection; the model's width if there is none."""
     return int(getattr(linear, "base", linear).out_features) if linear is not None else hidden  # pyright: ignore
+
+
+def _first(model: AdaptedModel, layout: Layout) -> int:
+    """Return the weights of the first layer that backward leaves out.
+
+    Those that read its input; without LoRA on its attention, all of that and the router.
+    """
+    named: dict[str, Any] = dict(model.model.named_modules())
+    start = next(name for name in named if "q_proj" in name).partition("q_proj")[0]
+    sizes = {
+        name[len(start) :].partition(".")[0]: module.weight.shape
+        for name, module in named.items()
+        if name.startswith(start) and "_proj" in name and hasattr(module, "weight")
+    }
+    adapted = [name[len(start) :] for name in model.linears if name.startswith(start)]
+    router: Any = model.layers[0].scorer
+    if not adapted:
+        return sum(out * into for out, into in sizes.values()) + router.weight.numel()
+    sizes.pop("o_proj", None)
+    frozen = sum(out * into for out, into in sizes.values())
+    return frozen + sum(layout.rank * sizes[name][1] for name in adapted if name in sizes)
 
 
 def frozen_per_token(model: AdaptedModel) -> tuple[int, int]:

@@ -8,18 +8,23 @@ them side by side, each on one worker, could save at most 5 %, for twice the mem
 
 In reading order:
     config.py    the YAML file: variants, cases, seeds, and the search for settings
+    baselines.py variants made from the experiment; arms.py: those of a rank method at equal cost
     plan.py      every run, checked before the first one starts
     search.py    the same few settings tried for every variant, and the best of them
+    bracket.py   whether the best lies inside its grid, and the values to add where it does not
     runs.py      one run, or its result if it has ended already
     board.py     the live table of the whole comparison
     compare.py   all of it in turn; `fedmoe.cli.compare` calls it
     finished.py  the same report of finished runs that no comparison has planned
-and its report:
+and its report, whose unit is the seed and whose primary outcome is the loss per token:
     result.py    one finished run as numbers; fairness.py: how evenly its clients are served
-    paired.py    paired t-interval, Wilcoxon's test, Holm's correction
-    study.py     the whole comparison as one value: cases, verdicts, the search
-    headline.py  the result of a case in one sentence
-    tables.py    the tables of a case; study_tables.py those of the whole comparison
+    study.py     the whole comparison as one value: cases, their results, the search
+    paired.py    simultaneous paired intervals, and the least difference that they show
+    verdicts.py  those of every variant and tier against the reference
+    outcomes.py  the tables of losses and of scores, and what they cannot show
+    headline.py  the first sentences: what can and what cannot be concluded
+    targets.py   the cost of a target; tables.py: other tables of a case
+    study_tables.py those of the whole comparison
     plots.py     the plots of a case, drawn by plots_*.py
     files.py     Markdown, CSV, JSON, and comparison.html from templates/
 

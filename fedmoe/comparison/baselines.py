@@ -12,6 +12,7 @@ from torch import Tensor
 from fedmoe.adapter import Adapter, Layout, keep_untouched, resized
 from fedmoe.aggregation.strategy import Layouts, Local, Strategy
 from fedmoe.budget import Levels, Tier
+from fedmoe.comparison import arms
 from fedmoe.config.schema import Experiment
 from fedmoe.data.federated import Federated, LocalData
 from fedmoe.data.partition import Iid
@@ -19,7 +20,17 @@ from fedmoe.errors import ConfigError, Fault
 from fedmoe.messages.records import Task, Update
 from fedmoe.section import section
 
-Baseline = Literal["zero_rounds", "alone", "all_data", "full_budget"]
+Baseline = Literal[
+    "zero_rounds",
+    "alone",
+    "all_data",
+    "full_budget",
+    "lower_rank",
+    "equal_inference",
+    "equal_flops",
+]
+ARMS: tuple[Baseline, ...] = ("lower_rank", "equal_inference", "equal_flops")
+"""Those that are methods at another cost, and compete."""
 Clients = Mapping[str, tuple[int | str, ...]]
 """By tier, the clients whose scores are those of the tier: by number, or by name if they have one.
 """
@@ -110,6 +121,9 @@ BASELINES: Mapping[Baseline, Callable[[Experiment, int | None], Experiment]] = {
     "alone": alone,
     "all_data": all_data,
     "full_budget": full_budget,
+    "lower_rank": arms.lower_rank,
+    "equal_inference": arms.equal_inference,
+    "equal_flops": arms.equal_flops,
 }
 
 

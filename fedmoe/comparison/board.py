@@ -11,14 +11,15 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from fedmoe.comparison.files import render_markdown
+from fedmoe.comparison.headline import headlines
+from fedmoe.comparison.outcomes import results
 from fedmoe.comparison.plan import PlannedRun
 from fedmoe.comparison.study import Study, spread
-from fedmoe.comparison.tables import points, scores
 from fedmoe.messages.records import Task
 from fedmoe.progress.table import LiveTable, replaced_line
 from fedmoe.progress.view import LiveView, fitted, titled
 from fedmoe.report.text_table import TextTable
-from fedmoe.report.units import percent_text, seconds_text
+from fedmoe.report.units import number_text, seconds_text
 from fedmoe.rounds import ServerState
 from fedmoe.runs.display import Display
 from fedmoe.system.workforce import Replaced
@@ -32,8 +33,8 @@ class ComparisonProgress:
 
     runs: Sequence[PlannedRun]
     clock: Callable[[], float]
-    scores: Mapping[int, float] = field(default_factory=dict)
-    """Scores of finished runs, by their place in `runs`."""
+    losses: Mapping[int, float] = field(default_factory=dict)
+    """Losses of finished runs, by their place in `runs`."""
     current: int | None = None
     """The place of the current run."""
     round: int = 0
@@ -47,10 +48,10 @@ class ComparisonProgress:
     @property
     def seconds_left(self) -> float | None:
         """Seconds to the end at the pace of the finished runs' rounds; None before the first."""
-        if not (timed := self._rounds(self.scores)):
+        if not (timed := self._rounds(self.losses)):
             return None
         pace = self.seconds / timed
-        waiting = {*range(len(self.runs))} - {*self.scores, self.current}
+        waiting = {*range(len(self.runs))} - {*self.losses, self.current}
         left = pace * self._rounds(waiting)
         if self.current is not None:
             left += max(0.0, pace * self._rounds([self.current]) - self.elapsed)
@@ -84,7 +85,7 @@ class Board(LiveView):
         p = self.progress
         place = p.runs.index(run)
         p = self._now(current=place, round=0, phase="loading", started=p.clock())
-        self._unless_drawn(f"{len(p.scores) + 1} of {len(p.runs)}: {_name(run)}{_left(p)}")
+        self._unless_drawn(f"{len(p.losses) + 1} of {len(p.runs)}: {_name(run)}{_left(p)}")
         if self.live:
             return RunOnBoard(self)
         return LiveTable(
@@ -94,14 +95,14 @@ class Board(LiveView):
             console=self.console,
         )
 
-    def ended(self, run: PlannedRun, score: float, seconds: float, *, before: bool) -> None:
+    def ended(self, run: PlannedRun, loss: float, seconds: float, *, before: bool) -> None:
         """Record a finished run; `before` if it had ended before this comparison."""
         p = self.progress
-        scores = {**p.scores, p.runs.index(run): score}
-        p = self._now(current=None, phase="reporting", scores=scores, seconds=p.seconds + seconds)
+        losses = {**p.losses, p.runs.index(run): loss}
+        p = self._now(current=None, phase="reporting", losses=losses, seconds=p.seconds + seconds)
         event = "had ended before" if before else f"took {seconds_text(seconds)}"
-        number = f"{len(p.scores)} of {len(p.runs)}: " if before else ""
-        self._unless_drawn(f"{number}{_name(run)} {event}, mean of tiers {percent_text(score)}")
+        number = f"{len(p.losses)} of {len(p.runs)}: " if before else ""
+        self._unless_drawn(f"{number}{_name(run)} {event}, loss {number_text(loss)}")
 
     def _now(self, **changes: Any) -> ComparisonProgress:
         self.progress = replace(self.progress, **changes)
@@ -113,7 +114,7 @@ class Board(LiveView):
 
     def _render(self) -> Group:
         p = self.progress
-        head = Text.assemble((f"{len(p.scores)} of {len(p.runs)} runs", "bold"), f"  {p.phase}")
+        head = Text.assemble((f"{len(p.losses)} of {len(p.runs)} runs", "bold"), f"  {p.phase}")
         if p.current is not None:
             run = p.runs[p.current]
             rounds = f"round {p.round}/{run.experiment.rounds}"
@@ -148,15 +149,15 @@ def _table(p: ComparisonProgress, most: int) -> TextTable:
     for place, run in enumerate(p.runs):
         places.setdefault((run.case, run.variant), []).append(place)
     cases = len({case for case, _ in places}) > 1
-    columns, rows = ["case"] * cases + ["variant", "state", "runs", "mean of tiers, %"], []
+    columns, rows = ["case"] * cases + ["variant", "state", "runs", "loss"], []
     running = next((i for i, own in enumerate(places.values()) if p.current in own), 0)
     first = max(0, min(running - most // 2, len(places) - most))
     for key in [*places][first : first + most]:
         own = places[key]
-        scores = [p.scores[place] for place in own if place in p.scores]
-        done = len(scores) == len(own)
+        losses = [p.losses[place] for place in own if place in p.losses]
+        done = len(losses) == len(own)
         state = "running" if p.current in own else "done" if done else "waiting"
-        number, mean = f"{len(scores)}/{len(own)}", spread(scores, points)
+        number, mean = f"{len(losses)}/{len(own)}", spread(losses, number_text)
         rows.append([*(key if cases else key[1:]), state, number, mean])
     return TextTable("", columns, rows, num_words=len(columns) - 2)
 
@@ -175,8 +176,10 @@ def show_scores(study: Study, console: Console) -> None:
     if not console.is_terminal:
         console.print(render_markdown(study, short=True), markup=False, soft_wrap=True)
         return
+    for said in headlines(study):
+        console.print(said, markup=False, highlight=False)
     for case in study.cases:
-        table = scores(case)
+        table = results(case)
         for part in titled(replace(table, title=case.name or table.title), console.width):
             console.print(part)
     console.print()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 
-from fedmoe.comparison.baselines import BASELINES
+from fedmoe.comparison.baselines import ARMS, BASELINES
 from fedmoe.comparison.board import Board, show_scores
 from fedmoe.comparison.config import Comparison
 from fedmoe.comparison.files import write_numbers, write_pages
@@ -17,10 +18,11 @@ from fedmoe.comparison.plan import PlannedRun, first_plan, folder_of, results_of
 from fedmoe.comparison.result import MEAN, Result, read_result
 from fedmoe.comparison.runs import check_same_inputs, has_ended, run_to_end
 from fedmoe.comparison.runs import folder_of as run_folder
-from fedmoe.comparison.search import choose, chosen_settings, describe, read_trial
+from fedmoe.comparison.search import choose, chosen_settings, describe, read_trial, widened
 from fedmoe.comparison.study import Case, Study, Trial, VariantInfo
 from fedmoe.config.load import load
 from fedmoe.config.schema import Experiment
+from fedmoe.errors import ConfigError, FedMoEError
 from fedmoe.system.locks import alone_in
 
 
@@ -57,28 +59,53 @@ def run_comparison(
     console = console or Console(quiet=True)
     # All runs of both, before the first one starts: a fault must not wait for hours.
     first_plan(comparison, source)
-    searches = search_of(comparison, source)
+    search_of(comparison, source)
     parent = folder_of(comparison)
     parent.mkdir(parents=True, exist_ok=True)
     with alone_in(parent, "comparison"):
-        trials = _search(searches, quiet, console)
+        comparison, trials = _search(comparison, source, quiet, console)
         runs = results_of(comparison, source, chosen_settings(trials))
         study = _results(comparison, runs, trials, quiet, console)
     show_scores(study, console)
     return parent
 
 
-def _search(runs: Sequence[PlannedRun], quiet: bool, console: Console) -> list[Trial]:
-    """Return the outcome of every run of the search, with the best of each variant marked."""
-    if not runs:
-        return []
-    trials = []
-    with Board(runs, quiet=quiet, console=console) as board:
-        for run in runs:
-            folder, seconds, before = _done(run, board)
-            trials.append(read_trial(run, folder))
-            board.ended(run, trials[-1].score, seconds, before=before)
-    return choose(trials)
+def _search(
+    comparison: Comparison, source: Path, quiet: bool, console: Console
+) -> tuple[Comparison, list[Trial]]:
+    """Return the outcome of every run of the search, with the best of each variant marked.
+
+    Where a best value is at the edge of its grid, the comparison that is returned has more values.
+    """
+    trials: list[Trial] = []
+    grown = False
+    for _ in range(1 + comparison.search.widened if comparison.search else 0):
+        done = {(t.variant, t.settings) for t in trials}
+        more = widened(comparison, trials)
+        try:
+            runs = [r for r in search_of(more, source) if (r.variant, r.settings) not in done]
+        except ConfigError:
+            if not grown:
+                raise
+            break  # no run can have such a value: the report says that the best is at an edge
+        if not runs:
+            break
+        comparison = more
+        with Board(runs, quiet=quiet, console=console) as board:
+            for run in runs:
+                try:
+                    folder, seconds, before = _done(run, board)
+                    trials.append(read_trial(run, folder))
+                except FedMoEError as error:
+                    if not grown:
+                        raise
+                    # Nobody asked for this value: what cannot be trained with it is its edge.
+                    board.console.print(f"{' '.join(run.settings)}: {error}", markup=False)
+                    trials.append(Trial(run.variant, run.settings, 0.0, math.inf))
+                    continue
+                board.ended(run, trials[-1].loss, seconds, before=before)
+        trials, grown = choose(trials), True
+    return comparison, trials
 
 
 def _results(
@@ -99,7 +126,7 @@ def _results(
                 assert result, folder
                 check_same_inputs(result, results)
                 results.append(result)
-                board.ended(run, result.scores[MEAN], seconds, before=before)
+                board.ended(run, result.losses[MEAN], seconds, before=before)
                 write_numbers(study_of(comparison, runs, results, trials), parent)
     except BaseException:
         if results:
@@ -136,7 +163,8 @@ def study_of(
             results=tuple(r for r in results if r.case == name),
             overrides=overrides,
             target=comparison.target,
-            baselines=tuple(comparison.baselines),
+            target_loss=comparison.target_loss,
+            baselines=tuple(n for n, kind in comparison.baselines.items() if kind not in ARMS),
         )
         for name, overrides in comparison.in_cases.items()
     ]
@@ -161,5 +189,6 @@ def _result(run: PlannedRun, folder: Path) -> Result | None:
 def _about(comparison: Comparison, variant: str, experiment: Experiment) -> str:
     """Return the first line of the docstring of a baseline, or of an aggregation."""
     kind = comparison.baselines.get(variant)
-    described = BASELINES[kind] if kind else type(experiment.aggregation)
-    return (inspect.getdoc(described) or "").partition("\n")[0]
+    parts = [BASELINES[kind]] if kind else []
+    parts += [] if kind and kind not in ARMS else [type(experiment.aggregation)]
+    return " ".join((inspect.getdoc(part) or "").partition("\n")[0] for part in parts)

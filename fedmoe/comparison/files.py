@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from fedmoe.comparison import study_tables, tables
+from fedmoe.comparison import outcomes, study_tables, tables, targets
+from fedmoe.comparison.bracket import brackets
 from fedmoe.comparison.config import slug
 from fedmoe.comparison.fairness import fairness
-from fedmoe.comparison.headline import headline
+from fedmoe.comparison.headline import headline, headlines
 from fedmoe.comparison.plots import draw_case
 from fedmoe.comparison.result import MEAN, Result
-from fedmoe.comparison.study import Case, Study, verdicts
+from fedmoe.comparison.study import Case, Measure, Study
+from fedmoe.comparison.verdicts import verdicts
 from fedmoe.report.page import render
 from fedmoe.report.plots import Picture, write_pictures
 from fedmoe.report.text_table import TextTable, markdown_sections, plain
@@ -47,13 +49,10 @@ def render_page(study: Study, pictures: dict[str, list[Picture]]) -> str:
         title=study.name,
         status="Finished" if complete else f"{done} of {study.num_planned} runs are finished",
         complete=complete,
-        headlines=[
-            f"{case.name}: {headline(case)}" if case.name else headline(case)
-            for case in study.cases
-        ],
+        headlines=headlines(study),
         facts=study_tables.facts(study),
         cases=[
-            (case, tables.scores(case), pictures[case.name], _more_tables(case))
+            (case, outcomes.results(case), pictures[case.name], _more_tables(case))
             for case in study.cases
         ],
         shown=[
@@ -61,6 +60,7 @@ def render_page(study: Study, pictures: dict[str, list[Picture]]) -> str:
             study_tables.search(study),
         ],
         folded=[
+            study_tables.trials(study),
             study_tables.settings(study),
             study_tables.runs(study),
             study_tables.versions(study),
@@ -69,15 +69,18 @@ def render_page(study: Study, pictures: dict[str, list[Picture]]) -> str:
 
 
 def render_markdown(study: Study, *, short: bool = False) -> str:
-    """Return the tables as Markdown for a terminal, an issue or a README; `short`: scores alone."""
-    lines: list[str] = []
+    """Return what is said and the tables as Markdown for a terminal, an issue or a README.
+
+    `short`: the primary outcome alone.
+    """
+    lines = [line for said in headlines(study) for line in (plain(said), "")]
     for case in study.cases:
         if case.name:
             lines += [f"# {plain(case.name)}", ""]
         if short:
-            lines += [*tables.scores(case).markdown(), ""]
+            lines += [*outcomes.results(case).markdown(), ""]
         else:
-            lines += markdown_sections([tables.scores(case), *_more_tables(case)])
+            lines += markdown_sections([outcomes.results(case), *_more_tables(case)])
     if not short:
         first = study_tables.differing if _of_runs(study) else study_tables.variants
         all_runs = (first, study_tables.search, study_tables.versions)
@@ -91,9 +94,20 @@ def _of_runs(study: Study) -> bool:
 
 
 def _more_tables(case: Case) -> list[TextTable]:
-    """Return the tables below the scores of a case."""
-    shown = (tables.differences, tables.clients, tables.costs, tables.reach, tables.experts)
-    return [table(case) for table in shown]
+    """Return the tables below the primary outcome of a case."""
+    costs = tables.costs(case)
+    costs = replace(costs, note=f"{costs.note} {targets.missing(case)}".strip())
+    shown = [outcomes.results, outcomes.differences]
+    if len(case.columns) == 1:  # the difference beside its result is the only one
+        shown = shown[:1]
+    of_outcomes = [table(case, measure) for measure in case.measures for table in shown]
+    return [
+        *of_outcomes[1:],
+        tables.clients(case),
+        costs,
+        targets.reach(case),
+        tables.experts(case),
+    ]
 
 
 def as_csv(study: Study) -> str:
@@ -103,14 +117,15 @@ def as_csv(study: Study) -> str:
     even = ["mean_client", "worst_client", "worst_tenth", "jain_index"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    head = ["case", "variant", "seed", *tiers, "loss", *even, *costs, "seconds", "adapter_sha256"]
+    losses = ["loss" if tier == MEAN else f"loss, {tier}" for tier in tiers]
+    head = ["case", "variant", "seed", *tiers, *losses, *even, *costs, "seconds", "adapter_sha256"]
     writer.writerow(head)
     for r in study.results:
         found = fairness(r)
         fair = [*asdict(found).values()] if found else [None] * len(even)
         scores = [r.scores.get(tier) for tier in tiers]
         spent = [*asdict(r.spent).values()]
-        row = [r.case, r.variant, r.seed, *scores, r.losses[MEAN], *fair, *spent]
+        row = [r.case, r.variant, r.seed, *scores, *map(r.losses.get, tiers), *fair, *spent]
         writer.writerow([*row, r.seconds, r.adapter_sha256])
     return text.getvalue()
 
@@ -122,19 +137,31 @@ def as_json(study: Study) -> dict[str, Any]:
         "reference": study.reference,
         "num_planned": study.num_planned,
         "variants": {name: asdict(variant) for name, variant in study.variants.items()},
-        "search": {"about": study.search, "trials": [asdict(t) for t in study.trials]},
+        "search": {
+            "about": study.search,
+            "trials": [asdict(t) for t in study.trials],
+            "brackets": [asdict(b) | {"inside": b.inside} for b in brackets(study.trials)],
+        },
         "cases": [
             {
                 "name": case.name,
                 "overrides": case.overrides,
                 "measure": case.measure,
-                "target": case.score_to_reach,
-                "differences": {v: asdict(found) for v, found in verdicts(case).items()},
+                "target": case.target,
+                "target_loss": case.target_loss,
+                "concluded": headline(case),
+                "base_losses": case.base_losses,
+                "differences": _differences(case, case.measure),
+                "score_differences": _differences(case, "score") if case.scored else {},
                 "runs": [_run(result) for result in case.results],
             }
             for case in study.cases
         ],
     }
+
+
+def _differences(case: Case, measure: Measure) -> dict[str, Any]:
+    return {variant: asdict(found) for variant, found in verdicts(case, measure).items()}
 
 
 def _run(r: Result) -> dict[str, Any]:

@@ -1,76 +1,90 @@
-"""The result of a case in one sentence."""
+"""The first sentences on a comparison: what can and what cannot be concluded, and what is best."""
 
 from __future__ import annotations
 
 import statistics
 
-from fedmoe.comparison.paired import Difference, difference
-from fedmoe.comparison.result import MEAN
-from fedmoe.comparison.study import Case, verdicts
-from fedmoe.comparison.tables import difference_text, points
-from fedmoe.report.units import number_text
+from fedmoe.comparison.bracket import unbracketed
+from fedmoe.comparison.outcomes import difference_text, points, power
+from fedmoe.comparison.study import Case, Study
+from fedmoe.comparison.verdicts import Verdict, verdicts
+from fedmoe.report.units import listed, number_text
+
+
+def headlines(study: Study) -> list[str]:
+    """Return what is said first: of every case, and of settings whose search has no bracket."""
+    each = [f"{c.name}: {headline(c)}" if c.name else headline(c) for c in study.cases]
+    return [*each, *filter(None, [unbracketed(study.trials)])]
 
 
 def headline(case: Case) -> str:
-    """Return the best variant of a case in one sentence, and whether chance may explain it.
+    """Return what can and cannot be concluded of a case, and its best variant.
 
-    Where all scores are the same, the best one has the lowest loss.
-    Baselines do not compete. As the best was picked among all, the sentence on chance takes the
-    interval that holds for all of them.
+    Baselines do not compete.
     """
-    against = {name: found for name, found in verdicts(case).items() if name not in case.baselines}
-    by_loss = case.measure == "loss"
-    sign = -1 if by_loss else 1
-    ahead = {name: sign * found.by_tier[MEAN].mean for name, found in against.items()}
-    means = {
-        name: statistics.mean(case.values(r)[MEAN] for r in runs)
-        for name, runs in case.variants.items()
-        if name not in case.baselines
-    }
-    if not means:
+    competing = [name for name in case.variants if name not in case.baselines]
+    if not competing:
         return "There are only baselines, so nothing is compared."
+    against = {name: found for name, found in verdicts(case).items() if name in competing}
+    if not against:
+        one = len(competing) == 1
+        why = "there is one variant" if one else f"{case.reference} has no run on a common seed"
+        return f"Nothing can be concluded: {why}. {best(case, competing, against)}"
+    return f"{concluded(case, against)} {best(case, competing, against)}"
 
-    def value(name: str) -> str:
-        return number_text(means[name]) if by_loss else f"{points(means[name])} %"
 
-    begin, unit = "Best mean of tiers", "points"
-    if by_loss:
-        score = points(case.results[0].scores[MEAN])
-        begin = f"Every score is {score} %, so losses tell more. Lowest mean of tiers"
-        begin = "Lowest mean of tiers" if case.unscored else begin
-        unit = "per token"
-    best = max(ahead, key=lambda name: ahead[name], default=case.reference)
+def concluded(case: Case, against: dict[str, Verdict]) -> str:
+    """Return which differences chance does not explain, and which it may."""
+    what, cells = f"test {case.measure}", [d for v in against.values() for d in v.by_tier.values()]
+    if not any(found.mean for found in cells):
+        return f"No variant differs from {case.reference} in {what} at all."
+    if all(found.low is None for found in cells):
+        why = "single examples' losses are not kept"
+        if case.pairs == "seeds":
+            why = "there is one seed, which shows no spread"
+        return f"Nothing can be concluded on differences: {why}."
+    sure = [way for s in (-1, 1) if (way := _surely(against, s, case.reference))]
+    others = [name for name, verdict in against.items() if not verdict.sure]
+    unsure = f"{'any of ' * (len(others) > 1)}{listed(others, 4)} differs"
+    said = f"It can be concluded that {what} is {', '.join(sure)}"
+    if others:
+        said += f"; it cannot be concluded that {unsure}"
+    if not sure:
+        said = f"It cannot be concluded that {unsure} from {case.reference} in {what}"
     if case.pairs != "seeds":
-        begin = begin.replace("Best mean", "Mean").replace("Lowest mean", "Mean")
-    elif best not in against or (ahead[best] < 0 and case.reference in means):
-        best = case.reference
-        if best not in means:
-            best = max(means, key=lambda n: sign * means[n])
-        itself = ", the reference itself." if best == case.reference else "."
-        return f"{begin}: {best}, {value(best)}{itself}"
-    found, pairs = against[best].by_tier[MEAN], case.paired(best)
-    text = f"{begin}: {best}, {value(best)}; "
-    if not any(ahead.values()):
-        return f"{begin}: {value(best)}, the same for all variants."
-    text += f"{difference_text(found, case.measure)} {unit} to {case.reference}"
-    if case.pairs != "seeds":
-        return text + between(case, found)
-    if found.low is None:
-        return text + " on one seed, which shows no spread."
-    ours, theirs = ([case.values(r)[MEAN] for r in runs] for runs in zip(*pairs, strict=True))
-    wide = difference(ours, theirs, len(against))
-    nearest = wide.low if sign > 0 else wide.high
-    sure = nearest is not None and sign * nearest > 0
-    many = f"as the best of {len(against)}" if len(against) > 1 else "by its interval"
-    return text + (
-        f", which chance does not explain, {many}." if sure else f", which may be chance {many}."
-    )
+        over = "the same" if case.pairs == "examples" else "other"
+        said += f", on {over} test examples; another seed may differ by more"
+    return f"{said}. {power(case)}"
 
 
-def between(case: Case, found: Difference) -> str:
-    """Return the end of the sentence for two runs: what their interval covers, and what not."""
-    if found.low is None or found.high is None:
-        return ", without an interval, as single examples' losses are not kept."
-    over = "on the same test examples" if case.pairs == "examples" else "on unpaired examples"
-    sure = "is more than their chance" if found.low * found.high > 0 else "may be their chance"
-    return f" {over}, which {sure}; another seed may differ by more."
+def best(case: Case, competing: list[str], against: dict[str, Verdict]) -> str:
+    """Return the best variant, its value, and its difference to the reference."""
+    column, by_loss = case.columns[0], case.measure == "loss"
+    means = {
+        name: statistics.mean(case.values(r)[column] for r in case.variants[name])
+        for name in competing
+    }
+    first = min(means, key=lambda name: means[name] if by_loss else -means[name])
+    value = number_text(means[first]) if by_loss else f"{points(means[first])} %"
+    what = column if len(case.tiers) > 1 else f"test {case.measure}"
+    text = f"{'Lowest' if by_loss else 'Highest'} {what}: "
+    if len(means) > 1 and len({*means.values()}) == 1:
+        return f"{text}{value}, the same for all variants."
+    text += f"{first}, {value}"
+    if first == case.reference:
+        return f"{text}, the reference itself."
+    if first in against:
+        unit = "per token" if by_loss else "points"
+        found = difference_text(against[first].by_tier[column], case.measure)
+        text += f"; {found} {unit} to {case.reference}"
+    return f"{text}."
+
+
+def _surely(against: dict[str, Verdict], sign: int, reference: str) -> str:
+    """Return with which variants, and at which tiers, an outcome is surely lower or higher."""
+    found = []
+    for name, verdict in against.items():
+        if tiers := [t for t in verdict.sure if sign * verdict.by_tier[t].mean > 0]:
+            found.append(f"{name} ({', '.join(tiers)})")
+    way = "lower" if sign < 0 else "higher"
+    return f"{way} than {reference}'s with {' and '.join(found)}" if found else ""

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fedmoe.comparison.baselines import BASELINES, Clients, scored
-from fedmoe.comparison.config import Comparison, Overrides, slug
+from fedmoe.comparison.config import TEST_EXAMPLES, Comparison, Overrides, slug
 from fedmoe.config import Experiment, load_experiment
 from fedmoe.config.constraints import check
 from fedmoe.config.explain import explain
@@ -59,8 +59,7 @@ def first_plan(comparison: Comparison, config: Path) -> list[PlannedRun]:
     Raises:
         ConfigError: with the faults of the first faulty run.
     """
-    first = grid(comparison)[:1]
-    chosen = {variant: first[0] for variant in comparison.variants} if first else {}
+    chosen = {name: points[0] for name in comparison.variants if (points := grid(comparison, name))}
     return results_of(comparison, config, chosen)
 
 
@@ -90,21 +89,27 @@ def search_of(comparison: Comparison, config: Path) -> list[PlannedRun]:
     if comparison.search is None:
         return []
     search, shared = comparison.search, next(iter(comparison.in_cases.values()))
-    fixed = [(f"cases.{name}", own) for name, own in comparison.in_cases.items()]
-    fixed += [(f"variants.{name}", own) for name, own in comparison.settings.items()]
+    everywhere = {*search.grid, *(path for own in search.variants.values() for path in own)}
+    fixed = [(f"cases.{name}", own, everywhere) for name, own in comparison.in_cases.items()]
+    fixed += [
+        (f"variants.{name}", own, {*search.grid, *search.variants.get(name, ())})
+        for name, own in comparison.settings.items()
+    ]
     faults = [
         Fault(f"{where}: {path}", "is what the search chooses")
-        for where, own in fixed
-        for path in search.grid
+        for where, own, searched in fixed
+        for path in sorted(searched)
         if any(_touches(text, path) for text in own)
     ]
     runs = []
     for number, (variant, own) in enumerate(comparison.settings.items()):
         if comparison.baselines.get(variant) == "zero_rounds":
             continue
-        for place, settings in enumerate(grid(comparison)):
+        for settings in grid(comparison, variant):
             layers = [*comparison.overrides, *shared, *own, *search.overrides, *settings]
-            name, where = f"{number}-{slug(variant)}-{place}", f"search, variants.{variant}"
+            where = f"search, variants.{variant}"
+            # By its values: a grid that is widened keeps the runs that it has.
+            name = "-".join([str(number), slug(variant), *map(slug, settings)])
             folder = folder_of(comparison) / SEARCH
             made = _experiment(comparison, config, where, layers, search.seed, name, folder)
             if made.evaluation.every == 0:
@@ -123,13 +128,13 @@ def _touches(override: str, path: str) -> bool:
     return f"{ours}.".startswith(f"{path}.") or f"{path}.".startswith(f"{ours}.")
 
 
-def grid(comparison: Comparison) -> list[Overrides]:
-    """Return every combination of the values to search; none without a search."""
-    if comparison.search is None:
+def grid(comparison: Comparison, variant: str) -> list[Overrides]:
+    """Return every combination of the values to search for a variant; none without a search."""
+    if (search := comparison.search) is None:
         return []
     axes = [
         [f"{path}={json.dumps(value)}" for value in values]  # JSON is YAML
-        for path, values in comparison.search.grid.items()
+        for path, values in (search.grid | search.variants.get(variant, {})).items()
     ]
     return list(itertools.product(*axes))
 
@@ -149,9 +154,10 @@ def _experiment(
     folder: Path,
 ) -> Experiment:
     path = find_beside(comparison.experiment, config.parent)
+    usual = f"evaluation.test_examples={TEST_EXAMPLES}"
     fixed = [f"seed={seed}", f"name={name}", f"simulation.folder={json.dumps(str(folder))}"]
     with _placed(where, str(path)):
-        return load_experiment(path, [*layers, *fixed])
+        return load_experiment(path, [usual, *layers, *fixed])
 
 
 def _changed(comparison: Comparison, where: str, run: PlannedRun) -> PlannedRun:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fedmoe.comparison.plots_curves import score_against, starved_over_rounds
+from fedmoe.comparison.plots_curves import pareto, starved_over_rounds
 from fedmoe.comparison.plots_scores import paired_differences, tier_scores
 from fedmoe.comparison.result import mean_load
 from fedmoe.comparison.study import Case
@@ -30,14 +30,16 @@ def draw_case(case: Case) -> list[Picture]:
         ),
         (
             "differences",
-            f"Differences to {case.reference}; the thick line is the mean of tiers.",
+            f"Differences to {case.reference}, with intervals that hold together; the thick line "
+            "is the mean of tiers.",
             partial(paired_differences, case),
         ),
     ]
     for cost in COSTS:
         name = cost[0].replace(" ", "-")
-        caption = f"{case.measure.capitalize()} against {cost[0]}{case.over_seeds}."
-        plots.append((f"score-against-{name}", caption, partial(score_against, case, cost)))
+        caption = f"{case.measure.capitalize()} against {cost[0]} at every tier{case.over_seeds}; "
+        caption += "the grey line is the best at that cost."
+        plots.append((f"{case.measure}-against-{name}", caption, partial(pareto, case, cost)))
     plots += [
         (
             "expert-load",

@@ -7,7 +7,8 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from fedmoe.comparison.result import MEAN
-from fedmoe.comparison.study import Case, verdicts
+from fedmoe.comparison.study import Case
+from fedmoe.comparison.verdicts import verdicts
 from fedmoe.report.figures import GRID, INK, MUTED, Colour, dress_rows, legend, new_figure, shades
 
 if TYPE_CHECKING:
@@ -44,15 +45,21 @@ def tier_scores(case: Case) -> Figure:
 
 
 def paired_differences(case: Case) -> Figure | None:
-    """Draw each variant's difference to the reference with its 95 % interval (a forest plot).
+    """Draw each variant's difference to the reference with its interval (a forest plot).
+
+    All intervals hold together, as those of the table.
 
     None where there is no difference at all.
     """
+    from matplotlib.ticker import MaxNLocator
+
     against, (factor, what) = verdicts(case), UNITS[case.measure]
     if not any(abs(d.mean) > TINY for v in against.values() for d in v.by_tier.values()):
         return None
     unit = "points" if case.measure == "score" else what
-    title = f"Difference to {case.reference}, in {unit}, with 95 % intervals"
+    title = f"Difference to {case.reference}, in {unit}"
+    if any(d.low is not None for v in against.values() for d in v.by_tier.values()):
+        title += ": 95 % for all together"
     figure, axes = _rows(title, case, [*against])
     axes.axvline(0, color=MUTED, linewidth=1)
     for place, verdict in enumerate(against.values()):
@@ -64,6 +71,7 @@ def paired_differences(case: Case) -> Figure | None:
             marker, size = ("D", 5) if name == MEAN else ("o", 3.5)
             axes.plot([factor * found.mean], [y], marker, color=colour, markersize=size)
     axes.set_xlabel(unit)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     return figure
 
 
@@ -83,8 +91,8 @@ def _rows(title: str, case: Case, variants: list[str]) -> tuple[Figure, Axes]:
 
 
 def _lanes(case: Case) -> list[tuple[float, str, Colour | str]]:
-    """Return each tier's offset in a variant's band, name and colour; the mean is black, last."""
-    colours = shades(case.tiers) | {MEAN: INK}
+    """Return each tier's offset in a variant's band, name and colour; a mean is black, last."""
+    colours = shades(case.tiers) | ({MEAN: INK} if len(case.tiers) > 1 else {})
     step = 0.8 / len(colours)
     middle = (len(colours) - 1) / 2
     return [((i - middle) * step, name, c) for i, (name, c) in enumerate(colours.items())]

@@ -52,6 +52,11 @@ class Point:
     loss: float
     """Both the mean of the tiers."""
     spent: Spent
+    scores: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+    """Both by tier."""
+    examples: int = 0
+    """The fewest that a tier was scored on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,6 +268,9 @@ def _points(run: Run, spent: dict[int, Spent]) -> tuple[Point, ...]:
             statistics.mean(float(e["score"] or 0) for e in found),
             statistics.mean(map(_loss, found)),
             spent[round],
+            {e["tier"]: float(e["score"] or 0) for e in found},
+            {e["tier"]: _loss(e) for e in found},
+            min(e["examples"] for e in found),
         )
         for round, found in sorted(by_round.items())
         if len(found) == len(run.curves("validation")) and round in spent

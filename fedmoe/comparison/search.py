@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fedmoe.comparison.bracket import brackets
 from fedmoe.comparison.config import Comparison, Overrides
 from fedmoe.comparison.plan import PlannedRun, grid
 from fedmoe.comparison.result import as_scored, last_validation
@@ -39,6 +40,21 @@ def chosen_settings(trials: Sequence[Trial]) -> dict[str, Overrides]:
     return {trial.variant: trial.settings for trial in trials if trial.chosen}
 
 
+def widened(comparison: Comparison, trials: Sequence[Trial]) -> Comparison:
+    """Return the comparison with values beyond every best one that is at the edge of its grid.
+
+    All variants that share a setting share its values, so that their budgets remain the same.
+    """
+    if (search := comparison.search) is None:
+        return comparison
+    shared, own = dict(search.grid), {name: dict(grid) for name, grid in search.variants.items()}
+    for found in brackets(trials):
+        part = shared if found.setting in shared else own[found.variant]
+        new = [value for value in found.lacks if value not in part[found.setting]]
+        part[found.setting] = (*part[found.setting], *new)
+    return replace(comparison, search=replace(search, grid=shared, variants=own))
+
+
 def describe(comparison: Comparison) -> str:
     """Return a sentence on the search for the report; empty without a search."""
     if comparison.search is None:
@@ -46,8 +62,13 @@ def describe(comparison: Comparison) -> str:
     search = comparison.search
     own = f", with {' '.join(search.overrides)}" if search.overrides else ""
     case = next(iter(comparison.in_cases))
+    numbers = [len(grid(comparison, variant)) for variant in comparison.variants]
+    least, most = min(numbers), max(numbers)
+    budget = (
+        f"the same {least}" if least == most else f"{least} to {most} (settings that are its own)"
+    )
     return (
-        f"Every variant had the same {len(grid(comparison))} points, each run once on seed "
+        f"Every variant had {budget} points, each run once on seed "
         f"{search.seed}, which the results do not use{own}{f', in case {case}' if case else ''}. "
         "Chosen by the last validation loss, mean of the tiers."
     )

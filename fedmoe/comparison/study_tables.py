@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedmoe.comparison.bracket import brackets
 from fedmoe.comparison.result import MEAN, Result
 from fedmoe.comparison.study import Study
 from fedmoe.report.text_table import TextTable, pairs_table
@@ -71,10 +72,29 @@ def variants(study: Study) -> TextTable:
     return table if chosen else table.without("searched")
 
 
+INSIDE = {True: "yes", False: "no: at the edge", None: "a choice"}
+
+
 def search(study: Study) -> TextTable:
-    """Return a row per point of the search; all variants have the same points."""
+    """Return a row per variant and searched setting: its grid, the best value, its bracket."""
     return TextTable.of(
         "Search for hyper-parameters",
+        brackets(study.trials),
+        ("", lambda b: b.variant),
+        ("setting", lambda b: b.setting),
+        ("values tried", lambda b: ", ".join(map(str, b.tried))),
+        ("best", lambda b: str(b.best)),
+        ("bracketed", lambda b: INSIDE[b.inside]),
+        ("points", lambda b: str(b.points)),
+        num_words=5,
+        note=f"{study.search} Bracketed: the best value lies between others that were tried.",
+    )
+
+
+def trials(study: Study) -> TextTable:
+    """Return a row per point of the search."""
+    return TextTable.of(
+        "Points of the search",
         study.trials,
         ("", lambda t: t.variant),
         ("settings", lambda t: " ".join(t.settings)),
@@ -82,7 +102,6 @@ def search(study: Study) -> TextTable:
         ("loss", lambda t: number_text(t.loss)),
         ("", lambda t: "chosen" if t.chosen else ""),
         num_words=2,
-        note=study.search,
     )
 
 
@@ -129,7 +148,8 @@ def runs(study: Study) -> TextTable:
         ("", lambda r: r.variant),
         ("case", lambda r: r.case or DASH),
         ("seed", lambda r: str(r.seed)),
-        (MEAN, lambda r: percent_text(r.scores[MEAN])),
+        ("loss", lambda r: number_text(r.losses[MEAN])),
+        ("score", lambda r: DASH if r.metric == "loss" else percent_text(r.scores[MEAN])),
         ("time", lambda r: seconds_text(r.seconds)),
         ("data", lambda r: r.data_sha256[:8] or DASH),
         ("adapter SHA-256", lambda r: r.adapter_sha256[:16] or DASH),

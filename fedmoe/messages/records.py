@@ -76,6 +76,8 @@ class ClientReport:
     tokens: Annotated[int, Field("tokens", 1, 2**50, live="per second", over_rounds="sum")]
     """Tokens that passed through the model in training, padding excluded; `Limits.tokens` bounds
     them by the task."""
+    targets: Annotated[int, Field("response tokens", 0, 2**50, live=None)] = 0
+    """Those of them that the output head is computed for, as the loss is over them alone."""
     seconds: Annotated[float, Field("time", 0, MOST_SECONDS, "seconds", over_rounds="sum")]
     """Wall time of the local round."""
     peak_bytes: Annotated[

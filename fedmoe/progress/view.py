@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fedmoe.report.text_table import TextTable
+from fedmoe.report.text_table import Strong, TextTable
 
 
 class LiveView(ABC):
@@ -84,7 +84,9 @@ def fitted(table: TextTable, width: int, styles: Mapping[str, str] | None = None
             else:
                 one.add_column(name, justify="right", no_wrap=True)
         for row in part.rows:
-            one.add_row(*(Text(cell, (styles or {}).get(cell.strip(), "")) for cell in row))
+            bold = ("bold" if isinstance(cell, Strong) else "" for cell in row)
+            looks = ((styles or {}).get(c.strip(), b) for c, b in zip(row, bold, strict=True))
+            one.add_row(*map(Text, row, looks))
         drawn.append(one)
     return drawn
 

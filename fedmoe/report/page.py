@@ -15,7 +15,7 @@ from fedmoe.report.own_metrics import own_metrics
 from fedmoe.report.privacy import private_rounds
 from fedmoe.report.robust import robust_rule
 from fedmoe.report.run import Run
-from fedmoe.report.text_table import TextTable, markdown_sections, pairs_table, plain
+from fedmoe.report.text_table import Strong, TextTable, markdown_sections, pairs_table, plain
 
 if TYPE_CHECKING:
     from fedmoe.report.plots import Picture
@@ -40,13 +40,15 @@ def render(package: str, template: str, **values: Any) -> str:
 def _templates(package: str) -> Environment:
     shared = "fedmoe.report"
     loader = ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, shared))])
-    return Environment(
+    made = Environment(
         loader=loader,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.tests["strong"] = lambda cell: isinstance(cell, Strong)
+    return made
 
 
 def render_page(run: Run, pictures: Sequence[Picture]) -> str:

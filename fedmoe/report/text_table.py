@@ -16,6 +16,12 @@ FOLDED = 24
 """Characters of a column of words, below which it is not folded."""
 
 
+class Strong(str):
+    """A cell that is set in bold."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class TextTable:
     """A titled table; its first `num_words` columns hold words, the others numbers."""
@@ -110,7 +116,7 @@ class TextTable:
     def markdown(self) -> list[str]:
         """Return the lines of the table in Markdown."""
         rules = [":--" if i < self.num_words else "--:" for i in range(len(self.columns))]
-        rows = [self.columns, rules, *([plain(cell) for cell in row] for row in self.rows)]
+        rows = [self.columns, rules, *([_marked(cell) for cell in row] for row in self.rows)]
         return ["| " + " | ".join(row) + " |" for row in rows]
 
     def _keep(self, indices: list[int]) -> TextTable:
@@ -139,6 +145,11 @@ def markdown_sections(tables: Iterable[TextTable], *, notes: bool = True) -> lis
 def _length(*texts: str) -> int:
     """Return the length of the longest line."""
     return max((len(line) for text in texts for line in text.split("\n")), default=0)
+
+
+def _marked(cell: str) -> str:
+    """Return a cell as Markdown has it."""
+    return f"**{plain(cell)}**" if isinstance(cell, Strong) else plain(cell)
 
 
 def plain(text: str) -> str:

@@ -34,6 +34,7 @@ def tier_cost(server: ServerSide, tier: str, top_k: int) -> Cost:
         frozen=settings.frozen,
         offload=settings.offload,
         subset=setup.subset(tier),
+        target_share=server.facts.target_share,
     )
 
 

@@ -51,6 +51,9 @@ class DataFacts:
     notes: tuple[str, ...] = ()
     """The metrics in words, why they were chosen, and what of the answers they cannot reach."""
 
+    target_share: float = 1.0
+    """The part of all tokens that belongs to responses; 1 where nobody has said."""
+
     @property
     def mean_length(self) -> float:
         """Return the mean number of tokens of an example, over all clients; else the most."""
@@ -104,6 +107,7 @@ class RunData:
     def facts(self) -> DataFacts:
         """Return the numbers and digests that the server side works with."""
         lengths = tuple(tuple(len(row.ids) for row in rows) for rows in self.rows.values())
+        every = [row for rows in self.rows.values() for row in rows]
         scored = {split: len(data.rows) for split, data in self.sets.items()}
         answers = {split: data.held_out for split, data in self.sets.items()}
         return DataFacts(
@@ -116,6 +120,7 @@ class RunData:
             form=self.form,
             metrics=tuple(self.sets["test"].metrics),
             notes=(self.score, *(note for data in self.sets.values() for note in data.notes)),
+            target_share=sum(r.num_targets for r in every) / sum(len(r.ids) - 1 for r in every),
         )
 
     def _digest(self) -> str:

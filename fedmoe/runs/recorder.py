@@ -176,7 +176,7 @@ class Recorder(Observer, Watch):
         reported.pop("rows", None)
         if answer.rows:
             self.accounted({task.client: (task.name, answer.rows)})
-        line |= reported | sent | {"flops": price.train_flops_per_token * answer.tokens}
+        line |= reported | sent | {"flops": price.train_flops(answer.tokens, answer.targets)}
         self.ledger.append(line | self._virtual(answer, line, price))
 
     def _make_room(self, client: int) -> None:

@@ -87,6 +87,7 @@ def train_client(
         counts=counts,
         examples=len(rows),
         tokens=done.tokens,
+        targets=done.targets,
         steps=done.steps,
         loss_before=loss_before,
         loss_after=mean_loss(model, probe, settings.batch_size, pad),
@@ -126,6 +127,7 @@ class Trained(NamedTuple):
     """The trained values, in the layout `trained`."""
     rescaler: Tensor
     tokens: int
+    targets: int
     steps: int
     metrics: dict[str, float]
 
@@ -133,7 +135,8 @@ class Trained(NamedTuple):
 def _own_step(step: LocalStep, client: LocalClient) -> Trained:
     """Train with a local step from outside."""
     metrics = run_step(step, client)
-    return Trained(client.after(), client.task.rescaler, client.tokens, client.steps, metrics)
+    done = client.tokens, client.num_targets, client.steps
+    return Trained(client.after(), client.task.rescaler, *done, metrics)
 
 
 def _optimise(
@@ -160,13 +163,15 @@ def _optimise(
     optimizer = torch.optim.AdamW(
         groups, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
     )
-    tokens, counted = 0, counts.clone()
+    tokens, targets, counted = 0, 0, counts.clone()
     for step in range(settings.steps):
         rate = settings.rate(step, task.round, num_rounds)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         routers.begin((task.round - 1 + step / settings.steps) / max(1, num_rounds))
-        tokens += _accumulate(model, _of_step(model, batches, settings), routers)
+        micro_batches = _of_step(model, batches, settings)
+        targets += sum(len(batch.targets) for batch in micro_batches)
+        tokens += _accumulate(model, micro_batches, routers)
         flat.grad = model.grad if local.whole else local.pull(whole[1]).flat
         local.correct(flat.grad, theta, counts - counted)
         counted.copy_(counts)
@@ -179,7 +184,7 @@ def _optimise(
             rescaler.grad = None
     trained = Adapter(layout, theta.to("cpu", copy=True))
     kept = task.rescaler if rescaler is None else rescaler.detach().to("cpu", copy=True)
-    return Trained(trained, kept, tokens, settings.steps, {})
+    return Trained(trained, kept, tokens, targets, settings.steps, {})
 
 
 def _of_step(model: AdaptedModel, batches: Iterator[Batch], settings: Training) -> list[Batch]:

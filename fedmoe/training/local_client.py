@@ -43,7 +43,7 @@ class LocalClient:
         self.model, self.task, self._batches = model, task, batches
         self.flat = nn.Parameter(model.flat)
         """The values of the adapter, float32 (values,)."""
-        self.tokens = self.steps = 0
+        self.tokens = self.num_targets = self.steps = 0
 
     @property
     def views(self) -> dict[str, Tensor]:
@@ -62,6 +62,7 @@ class LocalClient:
             self.model.grad.zero_()
             self.flat.grad = self.model.grad
         self.tokens += self.model.num_tokens(batch)
+        self.num_targets += len(batch.targets)
         return response_loss(self.model, batch) / len(batch.targets)
 
     def after(self) -> Adapter:

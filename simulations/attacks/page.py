@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean
 
+from fedmoe.comparison.outcomes import difference_text
 from fedmoe.comparison.paired import difference
-from fedmoe.comparison.tables import difference_text
 from simulations.attacks.cases import DEFAULT, Case, Line, found, grids
 from simulations.attacks.catalogue import ATTACKS
 from simulations.study import markdown

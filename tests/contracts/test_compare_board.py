@@ -38,16 +38,16 @@ def test_without_a_terminal_every_run_has_its_lines_and_the_time_left():
     shown, out = board(terminal=False, clock=clock)
     planned = runs()
     with shown:
-        shown.ended(planned[0], 0.25, 40.0, before=True)
+        shown.ended(planned[0], 1.25, 40.0, before=True)
         assert isinstance(shown.begins(planned[1]), LiveTable)
         clock.now += 20.0
-        shown.ended(planned[1], 0.5, 20.0, before=False)
+        shown.ended(planned[1], 1.5, 20.0, before=False)
         shown.begins(planned[2])
     lines = out.getvalue().splitlines()
-    assert lines[0] == "1 of 8: few, base, seed 0 had ended before, mean of tiers 25.0%"
+    assert lines[0] == "1 of 8: few, base, seed 0 had ended before, loss 1.250"
     # 40 s for a run of 4 rounds, and 7 to do, of which one begins now.
     assert lines[1] == "2 of 8: few, ours [red], seed 0, about 4 min 40 s left"
-    assert lines[2] == "few, ours [red], seed 0 took 20.0 s, mean of tiers 50.0%"
+    assert lines[2] == "few, ours [red], seed 0 took 20.0 s, loss 1.500"
     assert lines[3].startswith("3 of 8: many, base, seed 0, about 3 min 00 s left")
 
 
@@ -69,7 +69,7 @@ def test_a_terminal_has_one_table_of_all():
     rows = {tuple(line.split()[:2]): line for line in text.splitlines() if "/2" in line}
     assert "2/2" in rows["few", "base"]
     assert "done" in rows["few", "base"]
-    assert "30.0 ± 7.1" in rows["few", "base"]
+    assert "0.300 ± 0.071" in rows["few", "base"]
     assert "running" in rows["few", "ours"]
     assert "[red]" in rows["few", "ours"]
     assert "waiting" in rows["many", "base"]
@@ -92,12 +92,12 @@ def test_a_run_that_ends_while_the_table_is_drawn_is_in_the_next_one():
     assert "0 of 8 runs" in first
     assert "round 0/4" in first
     assert "running" in first
-    assert "25.0" not in first
+    assert "0.250" not in first
     shown.console.print(shown._render())
     later = out.getvalue().removeprefix(first)
     assert "1 of 8 runs" in later
     assert "running" not in later
-    assert "25.0" in later
+    assert "0.250" in later
 
 
 def test_many_variants_show_the_rows_around_the_one_that_runs():

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from fedmoe.comparison.files import render_page, write_numbers, write_pages
-from fedmoe.comparison.headline import headline
+from fedmoe.comparison.headline import headline, headlines
+from fedmoe.comparison.outcomes import results
+from fedmoe.comparison.plots_curves import pareto
 from fedmoe.comparison.plots_scores import paired_differences, tier_scores
 from fedmoe.comparison.result import MEAN, last_validation, read_result
 from fedmoe.comparison.study import Case, Study, Trial, VariantInfo
-from fedmoe.comparison.tables import clients, scores
+from fedmoe.comparison.tables import COSTS, clients
 from fedmoe.errors import FedMoEError
 from fedmoe.report import Ledger
 from fedmoe.report.run import read_run
@@ -178,11 +180,13 @@ def test_the_page_needs_nothing_else_and_escapes_names(tmp_path):
     assert "<b>" not in page
     assert "&lt;b&gt;ours" in page
     for title in (
-        "Scores",
-        "Differences to base",
+        "Test loss per token",
+        "Differences to base: loss",
+        "Test score in percent",
+        "Differences to base: score",
         "Clients",
         "Costs",
-        "Cost of a target score",
+        "No target is set",
         "Starved and captured experts",
         "What is compared",
         "Settings of all runs",
@@ -209,14 +213,19 @@ def test_every_case_has_a_section_and_the_search_a_table(tmp_path):
     trials = [
         Trial("base", (f"training.steps={n}",), score, 1.0, chosen=n == 2)
         for n, score in ((1, 0.25), (2, 0.75))
-    ]
+    ] + [Trial("ours", (f"a.b={n}",), 0.5, 1.0, chosen=n == 2) for n in (1, 2, 3)]
     made = replace(study(tmp_path), cases=cases, trials=tuple(trials), search="The same points.")
     page = render_page(made, {"0.1": [], "10": []})
-    assert page.count('<h2 class="case">') == page.count("<h2>Scores</h2>") == 2
+    assert page.count('<h2 class="case">') == page.count("<h2>Test loss per token</h2>") == 2
     assert page.index("partition.alpha=0.1") < page.index("partition.alpha=10")
     assert "75.0%</td><td>1.000</td><td>chosen" in page
     assert "25.0%</td><td>1.000</td><td></td>" in page
     assert "The same points." in page
+    assert re.search(r">1, 2</td><td.*>2</td><td.*>no: at the edge</td><td>2</td>", page)
+    assert re.search(r">1, 2, 3</td><td.*>2</td><td.*>yes</td><td>3</td>", page)
+    said = headlines(made)
+    assert len(said) == 3
+    assert said[2].endswith("at the edge of its grid for base (training.steps=2).")
 
 
 def test_baselines_do_not_compete_in_the_headline(tmp_path):
@@ -229,33 +238,79 @@ def test_baselines_do_not_compete_in_the_headline(tmp_path):
     assert said.startswith("There are only baselines")
 
 
-def test_the_headline_does_not_claim_what_the_interval_does_not_show(tmp_path):
-    assert "which may be chance" in headline(study(tmp_path).cases[0])
-    sure = headline(study(tmp_path, spread=0.0002).cases[0])
-    assert "which chance does not explain, by its interval" in sure
-    assert "on one seed" in headline(study(tmp_path, seeds=(0,)).cases[0])
-    assert "the reference itself" in headline(study(tmp_path, names=("base",)).cases[0])
+def test_the_first_sentence_says_what_can_and_cannot_be_concluded(tmp_path):
+    made = study(tmp_path).cases[0]
+    assert headline(made).startswith(
+        "It cannot be concluded that <b>ours</b> differs from base in test loss. "
+        "With 2 seeds a difference under "
+    )
+    made = study(tmp_path, ("base", "ours", "third"), spread=0.00001).cases[0]
+    said = headline(made)
+    assert said.startswith(
+        "It can be concluded that test loss is lower than base's with ours (mean of tiers, low, "
+        "high) and third (mean of tiers, low, high). With 2 seeds"
+    )
+    assert "Lowest mean of tiers: third, 1.380; -0.020 [" in said
+    unlike = replace(made.results[-1], losses=dict.fromkeys(made.results[-1].losses, 1.0))
+    said = headline(replace(made, results=(*made.results[:-1], unlike)))
+    assert (
+        "ours (mean of tiers, low, high); it cannot be concluded that third differs. With 2" in said
+    )
 
 
-def test_where_nobody_scores_the_loss_is_compared(tmp_path):
-    """Else the best of equal variants would be named, and empty axes be drawn."""
+def test_one_seed_or_one_variant_concludes_nothing(tmp_path):
+    made = study(tmp_path, seeds=(0,)).cases[0]
+    assert headline(made).startswith(
+        "Nothing can be concluded on differences: there is one seed, which shows no spread."
+    )
+    assert "nothing can be concluded on differences" in results(made).note
+    assert "together" not in paired_differences(made).get_suptitle()
+    alone = study(tmp_path, names=("base",)).cases[0]
+    assert headline(alone).startswith("Nothing can be concluded: there is one variant.")
+    assert headline(alone).endswith("base, 1.400, the reference itself.")
+    assert paired_differences(alone) is None
+
+
+def test_what_survives_the_correction_is_bold_on_the_page_and_in_markdown(tmp_path):
+    made = study(tmp_path, spread=0.00001)
+    write_numbers(made, tmp_path)
+    assert re.search(
+        r"\| \*\*-0\.010 \[-0\.0\d+, -0\.0\d+\]\*\* \|", (tmp_path / "comparison.md").read_text()
+    )
+    assert re.search(r"<td><b>-0\.010 \[", render_page(made, {"": []}))
+    assert "<b>" not in render_page(study(tmp_path), {"": []})
+
+
+def test_where_nobody_scores_losses_alone_are_shown(tmp_path):
     made = study(tmp_path, ("base", "ours"), factor=0.0)
     (case,) = made.cases
-    said = headline(case)
-    assert said.startswith("Every score is 0.0 %, so losses tell more. Lowest mean of tiers: ours")
-    assert "-0.011 [-0.024, +0.002] per token to base, which may be chance" in said
-    table = scores(case)
-    assert table.rows[1][:3] == ["ours", "-0.011 [-0.024, +0.002]", "1.389 ± 0.001"]
+    assert case.measures == ["loss"]
+    table = results(case)
+    assert "Every score is 0.0 %, so losses alone are compared." in table.note
+    assert table.rows[1][:3] == ["ours", "-0.011 [-0.049, +0.027]", "1.389 ± 0.001"]
     assert table.rows[1][table.columns.index("score, %")] == "0.0 ± 0.0"
     assert clients(case).rows == []
-    assert case.score_to_reach is None
     titles = [figure.get_suptitle() for figure in (tier_scores(case), paired_differences(case))]
     assert all("loss" in title for title in titles)
     same = headline(study(tmp_path, ("base", "ours"), spread=0.0, factor=0.0, step=0.0).cases[0])
+    assert same.startswith("No variant differs from base in test loss at all.")
     assert same.endswith("Lowest mean of tiers: 1.400, the same for all variants.")
 
 
-def test_scores_have_the_loss_and_the_difference_comes_first(tmp_path):
-    table = scores(study(tmp_path).cases[0])
+def test_every_tier_has_a_panel_against_a_cost_and_the_best_at_that_cost(tmp_path):
+    made = study(tmp_path, ("base", "ours")).cases[0]
+    cost = next(c for c in COSTS if c[0] == "virtual time")
+    panels = pareto(made, cost).axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["low", "high"]
+    front, base, ours = panels[0].lines
+    # Rounds of 30 s; validation scores of 0.1 and 0.2, and losses of 2 less the score.
+    assert [*base.get_xdata()] == [30.0, 60.0]
+    assert [*base.get_ydata()] == pytest.approx([1.9, 1.8])
+    assert [*front.get_ydata()] == pytest.approx([*ours.get_ydata(), ours.get_ydata()[-1]])
+
+
+def test_outcomes_stand_beside_each_other_and_the_difference_comes_first(tmp_path):
+    table = results(study(tmp_path).cases[0])
     assert table.columns[1] == "difference [95 %]"
-    assert table.rows[0][table.columns.index("loss")] == "1.400 ± 0.000"
+    assert table.rows[0][table.columns.index("mean of tiers")] == "1.400 ± 0.000"
+    assert table.rows[0][table.columns.index("score, %")] == "60.0 ± 0.0"

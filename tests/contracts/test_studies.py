@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from report_folder import make_run
 
+from fedmoe.comparison.paired import difference
 from fedmoe.report.run import read_run
 from fedmoe.report.run_tables import memory_options as memory_options_table
 from simulations import claim, memory_options, routers, study
@@ -29,11 +30,16 @@ def line(seed, score, size):
     return {"seed": seed, "bytes": size, "full_bytes": 100, **scores}
 
 
+SPREAD = [{"seed": s, "score": s**2 / 9} for s in range(3)]
+
+
 def test_a_memory_option_is_compared_with_full_seed_by_seed(tmp_path):
     known = {"full": [line(s, 0.5 + s / 10, 100) for s in range(3)]}
     known["int8"] = [line(s, 0.4 + s / 10, 25) for s in range(3)]
     assert study.against(known["int8"], known["full"]).startswith("-10.0 [-10.0")
     assert study.against(known["int8"], []) == "-"
+    once, of_six = (study.gained(SPREAD, known["full"], tests) for tests in (1, 6))
+    assert of_six.high > once.high
     text = memory_options.show(known, tmp_path)
     assert "| int8 | 3 | 0.00 | 75% | 0.500 ± 0.100 | -10.0" in text
     assert (tmp_path / "memory_options.png").read_bytes().startswith(b"\x89PNG")
@@ -100,23 +106,24 @@ def test_every_gating_is_a_run_that_can_be(variant):
 
 
 def test_the_claim_sets_in_bold_what_is_beyond_doubt():
-    scores = {
+    losses = {
         "FedAvg": {0: 0.5, 1: 0.6, 2: 0.7, 9: 0.0},
         "FLAME": {0: 0.3, 1: 0.9, 2: 0.6},
         "HetLoRA": {0: 0.4, 1: 0.5, 2: 0.61},
         "no training": {0: 0.0},
     }
-    head, _, fedavg, flame = claim.directly(scores).splitlines()
+    head, _, fedavg, flame = claim.directly(losses).splitlines()
     assert head == "|  | HetLoRA |"
-    assert fedavg == "| FedAvg | **+9.7 [+8.2, +11.1]** |"
-    assert flame.startswith("| FLAME | +9.7 [-5")
+    wanted = difference([0.5, 0.6, 0.7], [0.4, 0.5, 0.61], tests=2)  # two cells
+    assert fedavg == f"| FedAvg | **+0.097 [{wanted.low:+.3f}, {wanted.high:+.3f}]** |"
+    assert flame.startswith("| FLAME | +0.097 [-0.8")
 
 
 def test_the_claim_writes_a_page_of_a_comparison(tmp_path, monkeypatch, capsys):
     def compare(config, overrides, quiet, console):
         runs = [
-            {"variant": name, "seed": seed, "scores": {"lowest": score + seed / 100}}
-            for name, score in (("FedAvg", 0.3), ("FLoRA", 0.2))
+            {"variant": name, "seed": seed, "losses": {"lowest": loss * (100 + seed) / 100}}
+            for name, loss in (("FedAvg", 1.2), ("FLoRA", 0.2))
             for seed in range(2)
         ]
         (tmp_path / "comparison.json").write_text(json.dumps({"cases": [{"runs": runs}]}))
@@ -127,6 +134,7 @@ def test_the_claim_writes_a_page_of_a_comparison(tmp_path, monkeypatch, capsys):
     assert claim.main([]) == 0
     text = (tmp_path / "claim.md").read_text()
     assert text.startswith("# Fewer experts or a lower rank: `compare_claim.yaml`")
-    assert "| FedAvg | **+10.0 [+10.0, +10.0]** |" in text
+    assert "| FedAvg | **+1.005 [+0.941, +1.069]** |" in text
+    assert "The intervals of all 1 cells hold together" in text
     assert text.endswith("## Scores\n")
     assert str(tmp_path / "claim.md") in capsys.readouterr().out

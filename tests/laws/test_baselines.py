@@ -7,11 +7,15 @@ from pathlib import Path
 import conformance as c
 import pytest
 
+from fedmoe.aggregation import FedAvg, FlexLoRA
+from fedmoe.budget import Levels, Tier
+from fedmoe.budget.cost import cost
 from fedmoe.cli.main import main
-from fedmoe.comparison.baselines import BASELINES, LocalOnly, scored
+from fedmoe.comparison.baselines import ARMS, BASELINES, LocalOnly, scored
 from fedmoe.config import load_experiment
 from fedmoe.config.load import to_yaml
 from fedmoe.errors import ConfigError
+from fedmoe.models.memory.meta import meta_model
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -23,6 +27,12 @@ FLEET = ROOT / "configs/fleet_virtual.yaml"
 def fleet():
     """Eight clients in four tiers of 4, 3, 2 and 1 experts, four of them in a round."""
     return load_experiment(FLEET, ["clients_per_round=4", "devices.high.availability=0.5"])
+
+
+@pytest.fixture(scope="module")
+def mixed(fleet):
+    """The same with a strategy that combines unlike ranks."""
+    return replace(fleet, aggregation=FlexLoRA())
 
 
 def test_without_rounds_only_the_number_of_rounds_changes(fleet):
@@ -75,9 +85,9 @@ def test_clients_that_train_alone_send_nothing_and_go_on_from_what_they_had(tmp_
     assert all(update.delta.layout.size == 0 for update in updates)
 
 
-def test_a_baseline_is_written_down_and_read_again(fleet, tmp_path):
-    for number, make in enumerate(BASELINES.values()):
-        made = make(fleet, 4)
+def test_a_baseline_is_written_down_and_read_again(fleet, mixed, tmp_path):
+    for number, (name, make) in enumerate(BASELINES.items()):
+        made = make(mixed if name in ARMS else fleet, 4)
         path = tmp_path / f"{number}.yaml"
         path.write_text(to_yaml(made))
         assert load_experiment(path) == made
@@ -131,3 +141,37 @@ def test_a_comparison_reads_methods_against_all_baselines(tmp_path, tiny_folder,
             assert (folder / "report.html").exists()
     capsys.readouterr()
     assert main(["compare", str(tmp_path / "compare.yaml"), "--quiet"]) == 0  # nothing is repeated
+
+
+def test_an_arm_lowers_the_rank_in_proportion_to_k(mixed):
+    lower, same_k, same_work = (
+        BASELINES[name](mixed, 4).budget.tiers
+        for name in ("lower_rank", "equal_inference", "equal_flops")
+    )
+    assert [t.rank for t in lower.values()] == [t.rank for t in same_k.values()] == [8, 6, 4, 2]
+    assert [t.top_k for t in lower.values()] == [t.top_k for t in same_work.values()] == [4] * 4
+    assert [t.top_k for t in same_k.values()] == [4, 3, 2, 1]
+    own = replace(mixed, devices={}, budget=Levels(tiers={"a": Tier(top_k=1, rank=5)}))
+    assert BASELINES["equal_inference"](own, 4).budget.tiers["a"].rank == 5
+
+
+def test_equal_flops_are_equal_but_for_a_step(mixed):
+    """The steps of a tier times a step's work are those of a client that activates k experts."""
+    long = replace(mixed, training=replace(mixed.training, steps=1000))
+    made, model = BASELINES["equal_flops"](long, 4), meta_model(mixed.model, mixed.adapter)
+    for name, tier in made.budget.tiers.items():
+        layouts = [FedAvg().layouts(model.layout, 1)]
+        layouts.append(FedAvg().layouts(model.layout.with_rank(tier.rank), 1))
+        own, full = (
+            cost(model, layout, k, 64, mixed.upload, target_share=0.5).train_flops_per_token
+            for layout, k in zip(layouts, (mixed.budget.tiers[name].top_k, 4), strict=True)
+        )
+        assert tier.steps * full == pytest.approx(1000 * own, rel=5e-3)
+
+
+def test_an_arm_needs_fixed_tiers_and_steps(mixed):
+    with pytest.raises(ConfigError, match="K is not known"):
+        BASELINES["lower_rank"](mixed, None)
+    epochs = replace(mixed, training=replace(mixed.training, epochs=1.0))
+    with pytest.raises(ConfigError, match="leave out training"):
+        BASELINES["equal_flops"](epochs, 4)
