@@ -119,7 +119,7 @@ def partial_sums(
 
 
 def mean_of(adapter: Adapter, sums: Sums) -> Adapter:
-    """Return the global adapter after the mean delta of the sums, which it uses up.
+    """Return the global adapter after the mean delta of the sums.
 
     Raises:
         AggregationError: they are over no update.

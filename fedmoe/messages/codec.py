@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from collections.abc import Set
 from dataclasses import replace
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedmoe.adapter import Adapter, Layout
+from fedmoe.adapter import Adapter, Layout, largest
 from fedmoe.errors import WireError
 from fedmoe.messages.compression import Compression, NoCompression
 from fedmoe.messages.compression.parts import all_parts, carried, gather, num_values, scatter
@@ -38,6 +37,7 @@ from fedmoe.messages.validation import (
     check_scalars,
     check_values,
 )
+from fedmoe.system.checksums import checksum
 
 MOST_SCALAR_BYTES = 512
 """Bound on the scalars of a message without own metrics, unless a tier has a very long name."""
@@ -134,7 +134,7 @@ def update_scalars(update: Update) -> dict[str, Any]:
 
 def sealed(message: Message) -> Message:
     """Return the message with a checksum, which shows damage in transit."""
-    return replace(message, crc32=_crc32(message))
+    return replace(message, checksum=_checksum(message))
 
 
 def tier_of(message: Message) -> str:
@@ -163,11 +163,11 @@ def unpack_task(message: Message, layout: Layout) -> Task:
     check_seal(message)
     scalars = _scalars(message, TASK_SCALARS, layout)
     _check_size(message, 4 * (layout.size + layout.num_layers))
-    flat = _tensor(message, "<f4", layout.size, 0)
+    flat = _tensor(message, "<f4", layout.size, 0, in_place=True)
     rescaler = _tensor(message, "<f4", layout.num_layers, 4 * layout.size)
     if not 1 <= scalars["top_k"] <= layout.num_experts:
         raise WireError(f"top_k is {scalars['top_k']}; expected 1 to {layout.num_experts}")
-    if not (flat.isfinite().all() and rescaler.isfinite().all()):
+    if not all(math.isfinite(largest(values)) for values in (flat, rescaler)):
         raise WireError("adapter or rescaler is not finite")
     return Task(**scalars, rescaler=rescaler, adapter=Adapter(layout, flat))
 
@@ -274,13 +274,14 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _crc32(message: Message) -> int:
-    return zlib.crc32(message.buffer, zlib.crc32(message.scalars.encode()))
+def _checksum(message: Message) -> int:
+    whole = checksum([message.scalars.encode(), message.buffer])
+    return int(whole, 16) >> 65  # a positive number of 63 bits, as Flower's records hold
 
 
 def check_seal(message: Message) -> None:
     """Refuse a message that its checksum shows to be damaged."""
-    if message.crc32 is not None and _crc32(message) != message.crc32:
+    if message.checksum is not None and _checksum(message) != message.checksum:
         # Without the sums: they cover wall times, too, and a ledger must be repeatable.
         raise WireError("its checksum is not the sender's: damaged on its way", "damaged")
 
@@ -290,7 +291,11 @@ def _check_size(message: Message, expected: int) -> None:
         raise WireError(f"buffer of {len(message.buffer)} bytes; expected {expected}", "size")
 
 
-def _tensor(message: Message, dtype: str, size: int, start: int) -> Tensor:
-    """Return a copy of `size` numbers of the buffer, from byte `start`."""
+def _tensor(message: Message, dtype: str, size: int, start: int, in_place: bool = False) -> Tensor:
+    """Return a copy of `size` numbers of the buffer, from byte `start`; themselves, `in_place`.
+
+    Those of a buffer that cannot be written are always copied: torch has no tensors of such.
+    """
     part = np.frombuffer(message.buffer, dtype, size, start)
-    return torch.from_numpy(part.astype(part.dtype.newbyteorder("=")))
+    copy = not (in_place and part.flags.writeable)
+    return torch.from_numpy(part.astype(part.dtype.newbyteorder("="), copy=copy))

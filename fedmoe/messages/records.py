@@ -217,7 +217,7 @@ class Message:
     """JSON."""
     buffer: bytes | memoryview
     """Values of an update are read in place if it is writable, else from a copy."""
-    crc32: int | None = None
+    checksum: int | None = None
     """Checksum of both, for a message that crosses a network; see `codec.sealed`."""
 
     @property

@@ -20,6 +20,7 @@ BENCHMARKS = (
     "strategies",
     "masks",
     "upload",
+    "round_size",
     "simulation",
     "many_clients",
     "inference",

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import CheckpointError
 from fedmoe.rounds import ServerState
 from fedmoe.runs.checkpoint import Checkpoint, newest, write_checkpoint
+from fedmoe.runs.round_files import tensor_parts
 
 PLENTY = b""
 """A ledger, on which these checkpoints do not count."""
@@ -48,6 +50,15 @@ def test_every_bit_of_a_checkpoint_counts(tmp_path):
             newest(tmp_path, LAYOUT, PLENTY)
     path.write_bytes(data)
     assert newest(tmp_path, LAYOUT, PLENTY)[0]
+
+
+def test_a_file_is_the_one_that_safetensors_writes_but_for_the_order_of_its_metadata(tmp_path):
+    named = {"a": torch.arange(3.0), "b.1": torch.arange(4).view(2, 2), "ä": torch.zeros(0)}
+    tensors = named | {"c": torch.ones(2, 3).double().T, "z": torch.tensor(2.5)}
+    path, metadata = tmp_path / "ours", {"x": "y"}
+    path.write_bytes(b"".join(tensor_parts(tensors, metadata)))
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    assert path.read_bytes() == save(whole, metadata)
 
 
 def test_of_another_adapter_it_is_refused_not_passed_over(tmp_path):
