@@ -161,7 +161,7 @@ class Adapter:
         return next(view for entry, view in self.layout.views(self.flat) if entry.name == name)
 
     def __sub__(self, other: Adapter) -> Adapter:
-        return replace(self, flat=self.flat - other.flat)
+        return replace(self, flat=torch.sub(self.flat, other.flat, out=new_flat(self.flat)))
 
     def __add__(self, other: Adapter) -> Adapter:
         return replace(self, flat=self.flat + other.flat)
@@ -172,7 +172,7 @@ class Adapter:
 
     def copy(self) -> Adapter:
         """Return a copy of the values."""
-        return replace(self, flat=self.flat.clone())
+        return replace(self, flat=new_flat(self.flat).copy_(self.flat))
 
     def largest(self) -> float:
         """Return the size of its largest value; see `largest`."""
@@ -181,6 +181,14 @@ class Adapter:
     def digest(self) -> str:
         """Return the sha256 of the values: equal for adapters that are bitwise identical."""
         return hashlib.sha256(self.flat.contiguous().numpy().tobytes()).hexdigest()
+
+
+def new_flat(like: Float[Tensor, " values"]) -> Float[Tensor, " values"]:
+    """Return float32 memory for as many values, where they are, not written yet."""
+    if like.device.type != "cpu":
+        return torch.empty_like(like, dtype=torch.float32)
+    # numpy 2 asks Linux for huge pages and torch 2.13 does not: a first touch takes a third.
+    return torch.from_numpy(np.empty(like.shape, np.float32))
 
 
 def largest(values: Float[Tensor, " values"]) -> float:
@@ -208,11 +216,13 @@ def keep_untouched(delta: Adapter, counts: Int[Tensor, "layers experts"]) -> Ada
 
     Weight decay and stale optimiser moments would otherwise move an expert without evidence.
     """
-    flat = delta.flat.clone()
-    for entry, view in delta.layout.views(flat):
+    if not (silent := counts == 0).any():
+        return delta
+    kept = delta.copy()
+    for entry, view in delta.layout.views(kept.flat):
         if entry.layer is not None:
-            view[counts[entry.layer] == 0] = 0
-    return replace(delta, flat=flat)
+            view[silent[entry.layer]] = 0
+    return kept
 
 
 def components(entry: Entry, view: Tensor, start: int, count: int) -> Tensor:

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedmoe.adapter import BLOCK_VALUES, Layout
+from fedmoe.adapter import BLOCK_VALUES, Layout, new_flat
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Blocks:
 
     def descended(self, flat: Tensor, total: Tensor, weight: Tensor) -> Tensor:
         """Return `flat - total / weight`, rounded once; `flat` itself where the weight is zero."""
-        made = torch.from_numpy(np.empty(flat.numel(), np.float32))  # see `partial_sums`
+        made = new_flat(flat)
         buffer = total.new_empty(max(self.sizes, default=0))
         cuts = map(self.cut, (made, flat, total))
         for new, old, summed, rows in zip(*cuts, self.weights(weight), strict=True):

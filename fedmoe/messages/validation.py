@@ -245,10 +245,11 @@ def _check_norm(values: Float[Tensor, " values"], size: float, limits: Limits) -
     """Refuse values that are each within bounds and together more than training moves."""
     if size <= limits.mean:
         return  # no mean of squares is above the largest
-    # In float64 over the blocks alone: the bound leaves a tenth for rounding.
-    blocks = values.split(BLOCK_VALUES)
-    norm = math.sqrt(math.fsum(torch.dot(block, block).item() for block in blocks))
-    moved = sum(np.count_nonzero(block.numpy() != 0) for block in blocks)
+    squares, moved = 0.0, 0
+    for block in values.split(BLOCK_VALUES):
+        squares += torch.dot(block, block).item()  # in float32: the bound leaves a tenth for it
+        moved += np.count_nonzero(block.numpy() != 0)
+    norm = math.sqrt(squares)
     if norm > (most := limits.mean * math.sqrt(moved)):
         raise WireError(
             f"delta has a norm of {norm:g} over {moved} values; expected at most {most:g}, "

@@ -46,6 +46,7 @@ def rows_of(layout: Layout, options: Options) -> Iterator[Row]:
     state, update = state_of(layout), update_like(layout, 0)
     task = Task(1, 0, "t", 1, torch.ones(layout.num_layers), state.adapter)
     sent, answer = sealed(pack_task(task)), pack_update(update)
+    from_flower = replace(sent, buffer=bytes(sent.buffer))
     into = torch.zeros(layout.size)
     # A node's worker receives into memory of its own; without one Flower's bytes are read.
     arrived = replace(sent, buffer=memoryview(bytearray(sent.buffer)))
@@ -56,7 +57,7 @@ def rows_of(layout: Layout, options: Options) -> Iterator[Row]:
             "copy": lambda: into.copy_(update.delta.flat),
             "pack a task": lambda: pack_task(task),
             "unpack a task": lambda: unpack_task(arrived, layout),
-            "unpack a task from Flower's bytes": lambda: unpack_task(sent, layout),
+            "unpack a task from Flower's bytes": lambda: unpack_task(from_flower, layout),
             "pack an update": lambda: pack_update(update),
             "seal and unpack an update": lambda: received(answer, task, bound),
             "the same, its largest value above the mean": lambda: received(answer, task, wide),
@@ -111,6 +112,5 @@ def client_side(arrived: Message, task: Task, update: Update, model: torch.Tenso
     """Do all that a client does beside training: read, load, take the difference, pack, seal."""
     found = unpack_task(arrived, task.adapter.layout)
     model.copy_(found.adapter.flat)
-    moved = Adapter(found.adapter.layout, model - found.adapter.flat)
-    delta = keep_untouched(moved, update.counts)
+    delta = keep_untouched(Adapter(found.adapter.layout, model) - found.adapter, update.counts)
     return sealed(pack_update(replace(update, delta=delta)))
