@@ -220,6 +220,9 @@ class Message:
     checksum: int | None = None
     """Checksum of both, for a message that crosses a network; see `codec.sealed`."""
 
+    def __reduce__(self) -> tuple[type[Message], tuple[Any, ...]]:
+        return Message, (self.scalars, bytes(self.buffer), self.checksum)  # no view can be pickled
+
     @property
     def num_bytes(self) -> int:
         """Size of both parts."""
