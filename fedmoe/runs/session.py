@@ -20,6 +20,7 @@ from fedmoe.models.pretrained_gating import unlike_gating
 from fedmoe.report import write_report
 from fedmoe.rounds import Observer, run_rounds
 from fedmoe.runs.asynchronous import buffered_of, goes_live
+from fedmoe.runs.base_scores import scores_file
 from fedmoe.runs.checkpoint import remove_checkpoints, write_checkpoint
 from fedmoe.runs.display import Display
 from fedmoe.runs.evaluator import Evaluator
@@ -183,7 +184,9 @@ class Session:
         else:
             state = server.first_state()
             evaluator.meet(state)
-            evaluator.measure(state, "test")
+            test = self.scorer.sets.get("test")
+            shared = scores_file(server, found.identity, test, state) if test else None
+            evaluator.measure(state, "test", shared)
             keeper.finished(state)
         killer = ServerKiller(parse_faults(e.faults), recorder.large.wait)
         state = run_rounds(

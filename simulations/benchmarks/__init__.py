@@ -10,7 +10,7 @@
 - `simulation`: overhead per client-round, with `idle` clients
 - `many_clients`: memory and time of 1,000 clients against 50
 - `inference`: answers with experts in full, in 8 or 4 bits, or on disk, by processes of `answering`
-- `whole_run`: the quickstart's rounds against PEFT in Flower's simulation and in a plain loop (`peers`)
+- `whole_run`: the quickstart's rounds, and the same in Flower's simulation and a loop by `peers`
 
 What was found: `speed.md`, `gpu.md`, `strategies.md`, `masks.md`, `inference.md`. To add one, write
 a module with `rows(options) -> Iterator[Row]` and name it in `BENCHMARKS`.
