@@ -27,7 +27,7 @@ from simulations.benchmarks.idle import update_of
 from simulations.benchmarks.measure import Options, Row, at_most, ratio
 
 LAYERS, EXPERTS, HIDDEN, RANK = 16, 64, 2048, 20
-CLIENTS = 4
+CLIENTS = 10
 QUARTER = 4
 """Layers of the smaller size, for machines that share their memory."""
 
