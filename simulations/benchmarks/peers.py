@@ -87,7 +87,8 @@ def plain(job: dict[str, Any]) -> dict[str, float]:
     for number, clients in enumerate(job["rounds"]):
         answers = [trainer.train(state, client, number) for client in clients]
         total = sum(examples for _, examples in answers)
-        state = {name: sum(s[name] * (n / total) for s, n in answers) for name in state}
+        shares = [(answer, examples / total) for answer, examples in answers]
+        state = {n: torch.stack([s[n] * share for s, share in shares]).sum(0) for n in state}
     return {"seconds": time.monotonic() - started, "down": size, "up": size}
 
 

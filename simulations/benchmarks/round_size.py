@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from fedmoe.adapter import Adapter, Layout, keep_untouched
 from fedmoe.aggregation import FedAvg
 from fedmoe.messages.codec import pack_task, pack_update, sealed, unpack_task, unpack_update
 from fedmoe.messages.records import Message, Task, Update
-from fedmoe.messages.validation import LIMITS
+from fedmoe.messages.validation import LIMITS, Limits
 from fedmoe.rounds import ServerState
 from fedmoe.runs.checkpoint import Checkpoint, write_checkpoint
 from simulations.benchmarks.aggregation import layout_of
@@ -73,7 +74,9 @@ def rows_of(layout: Layout, options: Options) -> Iterator[Row]:
         if name.startswith("combine"):
             times = [seconds / CLIENTS for seconds in times]
         figure = ratio(times, taken["copy"])
-        bar = at_most(figure, bars[name]) if name in bars else {"figure": f"{figure:.2f}x"}
+        bar: dict[str, Any] = {"figure": f"{figure:.2f}x"}
+        if name in bars:
+            bar = at_most(figure, bars[name])
         yield Row(name, setting, note=f"{min(times) * 1e3:.0f} ms at best", **bar)
 
 
@@ -92,7 +95,7 @@ def update_like(layout: Layout, client: int) -> Update:
     return update_of(Task(1, 0, "t", 1, torch.ones(layout.num_layers), delta), delta)
 
 
-def received(answer: Message, task: Task, limits) -> Update:
+def received(answer: Message, task: Task, limits: Limits) -> Update:
     """Return an update that its client seals and the server checks."""
     return unpack_update(sealed(answer), task.adapter.layout, task, limits=limits)
 

@@ -9,6 +9,7 @@ from fedmoe.errors import CheckpointError
 from fedmoe.rounds import ServerState
 from fedmoe.runs.checkpoint import Checkpoint, newest, write_checkpoint
 from fedmoe.runs.round_files import tensor_parts
+from fedmoe.system.background import Background
 
 PLENTY = b""
 """A ledger, on which these checkpoints do not count."""
@@ -73,3 +74,13 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     blocked.write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
         write_checkpoint(blocked, checkpoint(1))
+
+
+def test_after_a_write_that_failed_nothing_more_is_written_and_the_reason_is_raised():
+    jobs, done = Background(), []
+    for job in (lambda: done.append(1), lambda: [][0], lambda: done.append(2)):
+        jobs.add(job)
+    with pytest.raises(IndexError):
+        jobs.wait()
+    jobs.close()
+    assert done == [1]
