@@ -10,7 +10,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.about import about, allowed_modules, check_components, own_clients
-from clients.messages import buffer, crc32, parsed, text, update_content, words
+from clients.messages import buffer, checksum, parsed, text, update_content, words
 from clients.own_rows import reported
 from clients.worker_calls import answer, idle_seconds_of
 from clients.worker_frames import Order
@@ -86,7 +86,7 @@ def carry_out(content: RecordDict, context: Context, ttl: float) -> RecordDict:
         experiment=text(content, "experiment"),
         overrides=str(context.node_config.get("overrides", "")),
         scalars=text(content, "scalars"),
-        crc32=crc32(content),
+        checksum=checksum(content),
         own=own_clients(context.node_config),
         state=str(folder.absolute()) if folder else "",
         deadline_seconds=ttl,

@@ -1,10 +1,10 @@
 """Flower's records on the client's side; those of the server are in `server/messages.py`.
 
 - request: a config of `code` and `nonce`, with `components` to ask who a node is; to train, with
-  `experiment`, `run`, `scalars` and `crc32`, and a `buffer`;
+  `experiment`, `run`, `scalars` and `checksum`, and a `buffer`;
   for a step of masked sums with `masks`, its request (`privacy/masks/wire.py`)
 - reply: a config of the request's `nonce` and the node's description, `scalars` or a `reason`;
-  `scalars` come with their `crc32` and an update's `buffer`
+  `scalars` come with their `checksum` and an update's `buffer`
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def words(**values: str | int) -> RecordDict:
     return RecordDict({"config": ConfigRecord(dict(values))})
 
 
-def crc32(content: RecordDict) -> int:
+def checksum(content: RecordDict) -> int:
     """Read the request's checksum."""
-    found = content.config_records["config"]["crc32"]
+    found = content.config_records["config"]["checksum"]
     if not isinstance(found, int):
-        raise FedMoEError(f"the request's crc32 is {found!r:.60}; expected a number")
+        raise FedMoEError(f"the request's checksum is {found!r:.60}; expected a number")
     return found
 
 
@@ -61,7 +61,7 @@ def update_content(message: Message) -> RecordDict:
     array = Array("uint8", (len(message.buffer),), "bytes", bytes(message.buffer))
     return RecordDict(
         {
-            "config": ConfigRecord({"scalars": message.scalars, "crc32": message.crc32 or 0}),
+            "config": ConfigRecord({"scalars": message.scalars, "checksum": message.checksum or 0}),
             "arrays": ArrayRecord({"buffer": array}),
         }
     )

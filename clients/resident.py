@@ -50,13 +50,13 @@ def carry_out(order: Order, buffer: memoryview) -> Message:
     if order.digest and order.digest != run.digest:
         raise FedMoEError(OTHER_ROWS.format(here=run.digest, there=order.digest))
     client, own_budget = run.client, run.own_budget
-    task = client.read_task(Message(order.scalars, buffer, order.crc32))
+    task = client.read_task(Message(order.scalars, buffer, order.checksum))
     if order.own and task.client not in order.own:
         raise FedMoEError(f"client {task.client} is not one of this node's, {order.own}")
     folder = Path(order.state) if order.state else None
     here = replace(client, state_folder=folder, reports=frozenset(order.report))
     if order.split:
-        return sealed(score_own(here, Message(order.scalars, buffer, order.crc32), order.split))
+        return sealed(score_own(here, Message(order.scalars, buffer, order.checksum), order.split))
     here = masked_side(order, here)
     if own_budget:
         message = own_budget.answer(here, task, order.deadline_seconds, order.fewer)

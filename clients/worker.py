@@ -104,7 +104,8 @@ class Worker:
             update = carry_out(order, buffer)
         finally:
             self.loads += resident.cache_info().misses - before
-        return {"kind": "done", "scalars": update.scalars, "crc32": update.crc32}, update.buffer
+        header = {"kind": "done", "scalars": update.scalars, "checksum": update.checksum}
+        return header, update.buffer
 
     def _accept(self) -> None:
         while True:

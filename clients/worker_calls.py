@@ -67,7 +67,7 @@ class Packed:
 
     scalars: str
     buffer: memoryview
-    crc32: int | None
+    checksum: int | None
 
 
 def answer(order: Order, buffer: bytes, idle_seconds: float, task_seconds: float) -> Message:
@@ -216,8 +216,8 @@ def _ask(found: Found, order: Order, buffer: bytes, task_seconds: float) -> Pack
             os.kill(found.hello.pid, signal.SIGKILL)
         raise FedMoEError(f"no update within {task_seconds:g} s; its worker was killed") from None
     match header:
-        case {"kind": "done", "scalars": str(scalars), "crc32": int() | None as crc32}:
-            return Packed(scalars, update, crc32)
+        case {"kind": "done", "scalars": str(scalars), "checksum": int() | None as checksum}:
+            return Packed(scalars, update, checksum)
         case {"kind": "reason", "reason": str(reason), "code": str(code)}:
             raise WireError(reason, code)
         case {"kind": "reason", "reason": str(reason)}:

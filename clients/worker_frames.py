@@ -32,7 +32,7 @@ CHUNK_BYTES = 2**20
 RANGES = {
     "pid": (2, 2**31),
     "loads": (0, 2**31),
-    "crc32": (0, 2**32 - 1),
+    "checksum": (0, 2**63 - 1),
     "deadline_seconds": (0, 1e9),
     "fewer": (0, 2**16),
 }
@@ -68,7 +68,7 @@ class Order:
     """This machine's, dotted."""
     scalars: str
     """The task's."""
-    crc32: int | None
+    checksum: int | None
     """The task's checksum, if it has one."""
     own: list[int]
     """The clients whose data this node holds; empty if it takes any client's task."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,6 +20,8 @@ RANK_AXES = {"A": -2, "B": -1}
 """Rank axes: `A` is (rank, in) and `B` (out, rank), of each expert or of a linear layer."""
 SHIFT = "shift"
 """The kind of a trained router's whole difference, which has no rank."""
+BLOCK_VALUES = 2**16
+"""Values that stay in a core's cache for several looks: 256 KiB of usually 1 or 2 MiB."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ class Adapter:
         return next(view for entry, view in self.layout.views(self.flat) if entry.name == name)
 
     def __sub__(self, other: Adapter) -> Adapter:
-        return replace(self, flat=self.flat - other.flat)
+        return replace(self, flat=torch.sub(self.flat, other.flat, out=new_flat(self.flat)))
 
     def __add__(self, other: Adapter) -> Adapter:
         return replace(self, flat=self.flat + other.flat)
@@ -169,7 +172,7 @@ class Adapter:
 
     def copy(self) -> Adapter:
         """Return a copy of the values."""
-        return replace(self, flat=self.flat.clone())
+        return replace(self, flat=new_flat(self.flat).copy_(self.flat))
 
     def largest(self) -> float:
         """Return the size of its largest value; see `largest`."""
@@ -180,10 +183,19 @@ class Adapter:
         return hashlib.sha256(self.flat.contiguous().numpy().tobytes()).hexdigest()
 
 
+def new_flat(like: Float[Tensor, " values"]) -> Float[Tensor, " values"]:
+    """Return float32 memory for as many values, where they are, not written yet."""
+    if like.device.type != "cpu":
+        return torch.empty_like(like, dtype=torch.float32)
+    # numpy 2 asks Linux for huge pages and torch 2.13 does not: a first touch takes a third.
+    return torch.from_numpy(np.empty(like.shape, np.float32))
+
+
 def largest(values: Float[Tensor, " values"]) -> float:
     """Return the size of the largest value: NaN if one is NaN, 0 if there is none."""
-    # One pass and no copy, where abs().max() takes two passes and a copy.
-    return torch.stack(values.aminmax()).abs().max().item() if values.numel() else 0.0
+    # In blocks, which a core's cache holds for the second look: half the time of torch's aminmax.
+    parts = [part.numpy() for part in values.split(BLOCK_VALUES) if len(part)]
+    return abs(np.array([(part.max(), part.min()) for part in parts])).max(initial=0.0).item()
 
 
 def initial_adapter(layout: Layout, generator: torch.Generator) -> Adapter:
@@ -204,11 +216,13 @@ def keep_untouched(delta: Adapter, counts: Int[Tensor, "layers experts"]) -> Ada
 
     Weight decay and stale optimiser moments would otherwise move an expert without evidence.
     """
-    flat = delta.flat.clone()
-    for entry, view in delta.layout.views(flat):
+    if not (silent := counts == 0).any():
+        return delta
+    kept = delta.copy()
+    for entry, view in delta.layout.views(kept.flat):
         if entry.layer is not None:
-            view[counts[entry.layer] == 0] = 0
-    return replace(delta, flat=flat)
+            view[silent[entry.layer]] = 0
+    return kept
 
 
 def components(entry: Entry, view: Tensor, start: int, count: int) -> Tensor:

@@ -1,11 +1,10 @@
 """Flower's records on the server's side; `clients/messages.py` is the other end.
 
 - request: a config of `code` and `nonce`, with `components` to ask who a node is; to train, with
-  `experiment`, `run`, `scalars` and `crc32`, and a `buffer`; to score, with a `split`, too; for a
-  step of masked sums with `masks`; always
-  with what nodes are told of the experiment's `data`
+  `experiment`, `run`, `scalars` and `checksum`, and a `buffer`; to score, with a `split`, too; for
+  a step of masked sums with `masks`; always with what nodes are told of the experiment's `data`
 - reply: a config of the request's `nonce` and the node's description, `scalars` or a `reason`;
-  with `scalars` go their `crc32` and an update's `buffer`
+  with `scalars` go their `checksum` and an update's `buffer`
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def task_content(
             "experiment": experiment,
             "run": run,
             "scalars": message.scalars,
-            "crc32": message.crc32 or 0,
+            "checksum": message.checksum or 0,
             "data": data,
             "split": split,
         }
@@ -103,10 +102,10 @@ def read_update(content: RecordDict) -> Message:
     array = arrays.get("buffer") if isinstance(arrays, ArrayRecord) else None
     if not isinstance(array, Array):
         raise WireError("the reply holds no buffer")
-    crc32 = config.get("crc32")
-    if not isinstance(crc32, int):
-        raise WireError("the reply's crc32 is missing or no number")
-    return Message(scalars, array.data, crc32)
+    checksum = config.get("checksum")
+    if not isinstance(checksum, int):
+        raise WireError("the reply's checksum is missing or no number")
+    return Message(scalars, array.data, checksum)
 
 
 def _config(content: RecordDict) -> ConfigRecord:

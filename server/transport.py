@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +15,7 @@ from flwr.serverapp import Grid
 
 from fedmoe.config.components import for_nodes, told_to_nodes
 from fedmoe.data import Dataset
-from fedmoe.messages.codec import pack_task
+from fedmoe.messages.codec import pack_task, task_text
 from fedmoe.messages.records import Failure, Message, Task, Update
 from fedmoe.messages.scores import Scores
 from fedmoe.runs.own_scores import read_scores
@@ -80,6 +81,8 @@ class GridTransport:
             template_digest(server.setup.experiment.text.template),
         )
         self.nodes = Nodes(grid, Post(grid, clock), expected, settings)
+        self.packed: dict[str, tuple[Task, Message]] = {}
+        """By tier: the last task that was packed, and its message."""
         self.steps = GridSteps(self)
         """Asks clients for the steps of masked sums, where the experiment has them."""
 
@@ -144,8 +147,18 @@ class GridTransport:
     ) -> RecordDict:
         """Return a task as a request: to train, to score a split, or for a step of masked sums."""
         run, data = self.server.run_id, json.dumps(self.data)
-        message = packed or pack_task(task)
+        message = packed or self._packed(task)
         return task_content(message, self.experiment, self.code, run, data, split, masks)
+
+    def _packed(self, task: Task) -> Message:
+        """Return a task's message; those of a tier share the bytes of what they are sent."""
+        before, message = self.packed.get(task.tier, (task, None))
+        same = before.adapter is task.adapter and before.rescaler is task.rescaler
+        if message is None or not same:
+            message = pack_task(task)
+            message = replace(message, buffer=bytes(message.buffer))  # as Flower's records hold it
+            self.packed[task.tier] = task, message
+        return replace(message, scalars=task_text(task))
 
 
 def data_told(server: ServerSide) -> dict[str, str]:

@@ -59,7 +59,7 @@ def kinds(folder: Path) -> Iterator[tuple[str, Kind]]:
     yield "scores", Kind(of(pack_scores(scores, task).scalars), b"", partial(take_scores, task))
     expected, me = Expected("abc", 4), about({"name": "lab", "clients": "0,3"}) | {"code": "abc"}
     yield "greeting", Kind(me, b"", partial(take_greeting, expected), lambda: str(expected))
-    yield "node's reply", Kind({"nonce": "n", "scalars": "{}", "crc32": 7}, bytes(8), take_reply)
+    yield "node's reply", Kind({"nonce": "n", "scalars": "{}", "checksum": 7}, bytes(8), take_reply)
     order = Order("rounds: 1", "data.path=é", "{}", 7, [3], "/state", 12.5, 1)
     yield "worker frame", Kind({"kind": "order", **asdict(order)}, bytes(8), take_frame)
     server = Server(WatchedFolder(folder), 0)

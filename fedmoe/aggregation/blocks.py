@@ -12,10 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedmoe.adapter import Layout
-
-BLOCK_VALUES = 2**16
-"""A block's float64 sum and one float64 update are 1 MiB together, half of a usual L2 cache."""
+from fedmoe.adapter import BLOCK_VALUES, Layout, new_flat
 
 
 @dataclass(frozen=True)
@@ -80,17 +77,19 @@ class Blocks:
                     into.addcmul_(wide.copy_(part), gamma, value=-1)
 
     def descended(self, flat: Tensor, total: Tensor, weight: Tensor) -> Tensor:
-        """Return `flat - total / weight`, rounded once; `flat` itself where the weight is zero.
-
-        May use `total` up.
-        """
-        made = torch.from_numpy(flat.numpy().copy())  # huge pages; see `weighted_mean`
-        for old, summed, rows in zip(
-            self.cut(made), self.cut(total), self.weights(weight), strict=True
-        ):
-            if rows is not None:
-                # Where one row's weight is zero its sum is zero too: no move.
-                old.copy_(old - summed.div_(rows.where(rows > 0, 1)))
+        """Return `flat - total / weight`, rounded once; `flat` itself where the weight is zero."""
+        made = new_flat(flat)
+        buffer = total.new_empty(max(self.sizes, default=0))
+        cuts = map(self.cut, (made, flat, total))
+        for new, old, summed, rows in zip(*cuts, self.weights(weight), strict=True):
+            if rows is None:
+                new.copy_(old)
+                continue
+            # Where one row's weight is zero its sum is zero too: no move.
+            mean = torch.div(
+                summed, rows.where(rows > 0, 1), out=buffer[: old.numel()].view_as(old)
+            )
+            new.copy_(torch.sub(old, mean, out=mean))
         return made
 
 

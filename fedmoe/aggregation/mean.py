@@ -57,7 +57,7 @@ class Mean(BySize):
         return partial_sums(layout, stream, self.weigh)
 
     def combine_sums(self, adapter: Adapter, sums: Sums) -> Adapter:
-        """Return the next global state from the sums over all clients, which it uses up.
+        """Return the next global state from the sums over all clients.
 
         Raises:
             AggregationError: they are over no update.

@@ -12,7 +12,7 @@ One round, in the order of the calls:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -82,7 +82,7 @@ class Local:
 
         `counts` are of the whole round; of experts without tokens nothing is kept or sent.
         """
-        moved = replace(after, flat=after.flat - self.before.flat)
+        moved = after - self.before
         return moved if self.layouts.update == moved.layout else cut(moved, self.layouts.update)
 
 

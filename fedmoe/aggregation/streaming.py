@@ -103,9 +103,7 @@ def partial_sums(
 ) -> Sums:
     """Return the sums over some clients' updates; zeros without any. See `weighted_mean`."""
     blocks = Blocks.of(layout)
-    # numpy 2 asks Linux for huge pages and torch 2.13 does not: 128 MB are first touched in
-    # 22 ms in place of 66.
-    descent = torch.from_numpy(np.zeros(layout.size))
+    descent = torch.from_numpy(np.zeros(layout.size))  # in huge pages; see `adapter.new_flat`
     weight_sum = torch.zeros(layout.num_layers * layout.num_experts + 1).double()
     stream, num_updates = iter(updates), 0
     while group := list(islice(stream, TOGETHER)):
@@ -119,7 +117,7 @@ def partial_sums(
 
 
 def mean_of(adapter: Adapter, sums: Sums) -> Adapter:
-    """Return the global adapter after the mean delta of the sums, which it uses up.
+    """Return the global adapter after the mean delta of the sums.
 
     Raises:
         AggregationError: they are over no update.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json as json_text
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fedmoe.cli import arguments
+from fedmoe.cli.terminal import waiting
 
 
 @click.command()
@@ -45,9 +47,10 @@ def run(
       fedmoe run my.yaml aggregation.name=fedavg seed=1 --quiet
       fedmoe run my.yaml --resume auto
     """
-    from fedmoe.config import load_experiment
-    from fedmoe.federation import run
-    from fedmoe.progress.table import LiveTable
+    with nullcontext() if quiet or json else waiting("loading the libraries"):
+        from fedmoe.config import load_experiment
+        from fedmoe.federation import run
+        from fedmoe.progress.table import LiveTable
 
     arguments.end_like_ctrl_c()
     experiment = load_experiment(config, [*overrides, *([f"faults={faults}"] if faults else [])])

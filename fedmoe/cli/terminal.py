@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +22,22 @@ def terminal() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDTH)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say what takes seconds, and on a terminal how many so far, for as long as it lasts."""
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    console = terminal()
+    if not console.is_terminal:
+        print(what, flush=True)
+        yield
+        return
+    columns = TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        bar.add_task(what, total=None)
+        yield
 
 
 def say(console: Console, text: str) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from collections.abc import Set
 from dataclasses import replace
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedmoe.adapter import Adapter, Layout
+from fedmoe.adapter import Adapter, Layout, largest
 from fedmoe.errors import WireError
 from fedmoe.messages.compression import Compression, NoCompression
 from fedmoe.messages.compression.parts import all_parts, carried, gather, num_values, scatter
@@ -38,6 +37,7 @@ from fedmoe.messages.validation import (
     check_scalars,
     check_values,
 )
+from fedmoe.system.checksums import checksum
 
 MOST_SCALAR_BYTES = 512
 """Bound on the scalars of a message without own metrics, unless a tier has a very long name."""
@@ -70,16 +70,19 @@ def pack_task(task: Task) -> Message:
     >>> len(message.buffer), unpack_task(message, layout).tier
     (100, 'low')
     """
-    values = task.adapter.flat.detach().contiguous().numpy()
-    pieces = [values.astype("<f4", copy=False), _floats(task.rescaler)]
-    buffer = b"".join([piece.data for piece in pieces])
-    return Message(_json(_task_scalars(task), task.adapter.layout), buffer)
+    buffer = np.concatenate([_floats(task.adapter.flat), _floats(task.rescaler)])
+    return Message(task_text(task), buffer.view(np.uint8).data)
+
+
+def task_text(task: Task) -> str:
+    """Return the scalars of a task's message, which alone differ between clients of one tier."""
+    return _json(_task_scalars(task), task.adapter.layout)
 
 
 def task_num_bytes(task: Task) -> int:
     """Return the size of a task's message, without making it."""
     layout = task.adapter.layout
-    return len(_json(_task_scalars(task), layout).encode()) + 4 * (layout.size + layout.num_layers)
+    return len(task_text(task).encode()) + 4 * (layout.size + layout.num_layers)
 
 
 def most_bytes(
@@ -116,7 +119,6 @@ def pack_update(update: Update, compression: Compression = LOSSLESS) -> Message:
     pieces += [] if update.merged is None else [update.merged.numpy().astype("<i8", copy=False)]
     pieces.append(_floats(update.rescaler))
     pieces += compression.encode(values, parts) if values.size else []
-    # numpy asks Linux for huge pages: 6 MB are first touched in a third of a bytearray's time.
     buffer = np.concatenate([piece.view(np.uint8) for piece in pieces])
     text = _json(update_scalars(update), layout)
     return Message(text.ljust(len(text) - measured_length(update) + MEASURED), buffer.data)
@@ -134,7 +136,7 @@ def update_scalars(update: Update) -> dict[str, Any]:
 
 def sealed(message: Message) -> Message:
     """Return the message with a checksum, which shows damage in transit."""
-    return replace(message, crc32=_crc32(message))
+    return replace(message, checksum=_checksum(message))
 
 
 def tier_of(message: Message) -> str:
@@ -163,11 +165,11 @@ def unpack_task(message: Message, layout: Layout) -> Task:
     check_seal(message)
     scalars = _scalars(message, TASK_SCALARS, layout)
     _check_size(message, 4 * (layout.size + layout.num_layers))
-    flat = _tensor(message, "<f4", layout.size, 0)
+    flat = _tensor(message, "<f4", layout.size, 0, in_place=True)
     rescaler = _tensor(message, "<f4", layout.num_layers, 4 * layout.size)
     if not 1 <= scalars["top_k"] <= layout.num_experts:
         raise WireError(f"top_k is {scalars['top_k']}; expected 1 to {layout.num_experts}")
-    if not (flat.isfinite().all() and rescaler.isfinite().all()):
+    if not all(math.isfinite(largest(values)) for values in (flat, rescaler)):
         raise WireError("adapter or rescaler is not finite")
     return Task(**scalars, rescaler=rescaler, adapter=Adapter(layout, flat))
 
@@ -274,13 +276,14 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _crc32(message: Message) -> int:
-    return zlib.crc32(message.buffer, zlib.crc32(message.scalars.encode()))
+def _checksum(message: Message) -> int:
+    whole = checksum([message.scalars.encode(), message.buffer])
+    return int(whole, 16) >> 65  # a positive number of 63 bits, as Flower's records hold
 
 
 def check_seal(message: Message) -> None:
     """Refuse a message that its checksum shows to be damaged."""
-    if message.crc32 is not None and _crc32(message) != message.crc32:
+    if message.checksum is not None and _checksum(message) != message.checksum:
         # Without the sums: they cover wall times, too, and a ledger must be repeatable.
         raise WireError("its checksum is not the sender's: damaged on its way", "damaged")
 
@@ -290,7 +293,11 @@ def _check_size(message: Message, expected: int) -> None:
         raise WireError(f"buffer of {len(message.buffer)} bytes; expected {expected}", "size")
 
 
-def _tensor(message: Message, dtype: str, size: int, start: int) -> Tensor:
-    """Return a copy of `size` numbers of the buffer, from byte `start`."""
+def _tensor(message: Message, dtype: str, size: int, start: int, in_place: bool = False) -> Tensor:
+    """Return a copy of `size` numbers of the buffer, from byte `start`; themselves, `in_place`.
+
+    Those of a buffer that cannot be written are always copied: torch has no tensors of such.
+    """
     part = np.frombuffer(message.buffer, dtype, size, start)
-    return torch.from_numpy(part.astype(part.dtype.newbyteorder("=")))
+    copy = not (in_place and part.flags.writeable)
+    return torch.from_numpy(part.astype(part.dtype.newbyteorder("="), copy=copy))

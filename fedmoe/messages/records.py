@@ -219,8 +219,11 @@ class Message:
     """JSON."""
     buffer: bytes | memoryview
     """Values of an update are read in place if it is writable, else from a copy."""
-    crc32: int | None = None
+    checksum: int | None = None
     """Checksum of both, for a message that crosses a network; see `codec.sealed`."""
+
+    def __reduce__(self) -> tuple[type[Message], tuple[Any, ...]]:
+        return Message, (self.scalars, bytes(self.buffer), self.checksum)  # no view can be pickled
 
     @property
     def num_bytes(self) -> int:

@@ -29,6 +29,7 @@ from fedmoe.system.workforce import Replaced
 
 MOST_ROWS = 20
 """Clients shown at once."""
+COMBINING = "combining"
 MOST_LETTERS = 24
 """Of a client's name."""
 STYLES = {"waiting": "dim", "training": "cyan", "done": "green", "failed": "bold red"}
@@ -65,7 +66,7 @@ class Progress:
         """Seconds to the last round's end at the pace so far; None before the first answer."""
         if not self.answers:
             return None
-        under_way = self.phase == "training"
+        under_way = self.phase in ("training", COMBINING)
         part = len(self.answers) / len(self.tasks) if under_way else 0.0
         left = self.num_rounds - self.tasks[0].round + under_way - part
         return self.elapsed / (self.finished + part) * left
@@ -124,7 +125,9 @@ class LiveTable(LiveView, Display):
 
     def answered(self, task: Task, answer: Update | Failure) -> None:
         shown = answer if isinstance(answer, Failure) else answer.reported()
-        self._now(answers={**self.progress.answers, task.client: shown})
+        answers = {**self.progress.answers, task.client: shown}
+        done = len(answers) == len(self.progress.tasks)
+        self._now(answers=answers, phase=COMBINING if done else self.progress.phase)
         who: dict[str, Any] = {"round": task.round, "client": task.client}
         who |= {"name": task.name} if task.name else {}
         who |= {"tier": task.tier, "top_k": task.top_k}

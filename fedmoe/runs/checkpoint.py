@@ -59,7 +59,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     _files(folder).write(
         checkpoint.state.round,
         checkpoint.state.adapter.layout,
-        {name: tensor.clone() for name, tensor in tensors.items()},  # some share memory
+        tensors,
         versions=sorted(checkpoint.versions),
         about=checkpoint.about,
     )

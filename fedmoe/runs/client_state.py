@@ -20,9 +20,9 @@ from fedmoe.runs.round_files import CHECKPOINTS, DamagedError, RoundFiles
 if TYPE_CHECKING:
     from fedmoe.adapter import Layout
 
-KEPT = CHECKPOINTS + 1
-"""Files per client: a repeated round needs the one before its own, also where the newest checkpoint
-is damaged and the run resumes from the one before."""
+KEPT = CHECKPOINTS + 2
+"""Files per client: a repeated round needs the one before its own, also where a kill meets the
+newest checkpoint half written, the one before is damaged, and the run resumes two rounds back."""
 NO_FOLDER = (
     "this run's clients keep something between rounds (the strategy's own part, or what "
     "upload.error_feedback has not sent yet), and there is no folder for it here. On a Flower node "

@@ -10,12 +10,14 @@ from fedmoe.evaluation.evaluate import by_tier
 from fedmoe.messages.codec import pack_task
 from fedmoe.messages.records import Task, Update
 from fedmoe.rounds import Observer, check_quorum, plan_round
+from fedmoe.runs.base_scores import read_scores, write_scores
 from fedmoe.runs.own_data import SERVER
 from fedmoe.runs.own_scores import chosen, evaluations, gather
 from fedmoe.runs.roster import Roster
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from fedmoe.adapter import Adapter
     from fedmoe.evaluation.evaluate import Evaluation
@@ -84,12 +86,20 @@ class Evaluator(Observer):
         if every and (state.round % every == 0 or state.round == e.rounds):
             self.measure(state, "validation")
 
-    def measure(self, state: ServerState, split: str) -> None:
-        """Score `state` on one split at every tier, and tell the recorder and the display."""
+    def measure(self, state: ServerState, split: str, shared: Path | None = None) -> None:
+        """Score `state` on one split at every tier, and tell the recorder and the display.
+
+        Scores in the file `shared` are taken as they are; else it gets them.
+        """
         sent = {t: self.server.send(state.adapter, t) for t in self.server.setup.top_ks}
         with self.phases("evaluation"):
-            if self.roster is None:
+            if shared and (results := read_scores(shared)):
+                said = f"the base model was tested by an earlier run: its scores are in {shared}"
+                self.display.noted([said])
+            elif self.roster is None:
                 results = self._here(state, split, sent)
+                if shared:
+                    write_scores(shared, results)
             else:
                 results = [*self._at_clients(state, split, sent)]
                 if getattr(self.server.setup.experiment.data, "server_test", ""):

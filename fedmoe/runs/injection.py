@@ -143,12 +143,14 @@ class Faulty:
 class ServerKiller(Observer):
     """An observer that kills this process once a round is finished, as a power cut would."""
 
-    def __init__(self, faults: Faults) -> None:
-        self.round = faults.kill_server
+    def __init__(self, faults: Faults, written: Callable[[], None] = lambda: None) -> None:
+        """`written` returns when the round's checkpoint is."""
+        self.round, self.written = faults.kill_server, written
 
     def finished(self, state: ServerState) -> None:
         """Kill it; nothing is flushed, closed or said."""
         if state.round == self.round:
+            self.written()
             os.kill(os.getpid(), signal.SIGKILL)
 
 

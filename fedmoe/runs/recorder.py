@@ -31,6 +31,7 @@ from fedmoe.runs.opening import opening
 from fedmoe.runs.round_files import tensor_parts
 from fedmoe.runs.seal import Seal, write_seal
 from fedmoe.runs.workers import Watch
+from fedmoe.system.background import Background
 from fedmoe.system.files import json_file, write_bytes, write_json, write_text
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Recorder(Observer, Watch):
                 off.
         """
         self.folder, self.server = folder, server
+        self.large = Background()
+        """Writes the adapters and checkpoints of a round, while the next one trains."""
         self.clock: Callable[[], float] | None = None
         """Returns the virtual seconds since the run began, if rounds are not as long as their
         slowest client."""
@@ -222,6 +225,7 @@ class Recorder(Observer, Watch):
         self.ledger.append({"kind": "robust", "round": number, **judgement.as_json()})
 
     def finished(self, state: ServerState) -> None:
+        self.large.wait()  # at most one round's large files are behind, two rounds' never
         self._write_accounts()
         now = time.monotonic()
         seconds, self.round_started = now - self.round_started, now
@@ -298,14 +302,15 @@ class Recorder(Observer, Watch):
         self.ledger.append({"kind": "stopped", "round": state.round, "reason": reason})
 
     def save_adapter(self, name: str, state: ServerState) -> None:
-        """Write the adapter and the tiers' rescalers as safetensors, atomically."""
-        parts = adapter_parts(state.adapter, state)
-        write_bytes(self.folder / f"{name}.safetensors", *parts)
+        """Have the adapter and the tiers' rescalers written as safetensors, atomically."""
+        path = self.folder / f"{name}.safetensors"
+        self.large.add(lambda: write_bytes(path, *adapter_parts(state.adapter, state)))
 
     def ended(
         self, state: ServerState, seconds: float, phases: dict[str, float], share: float
     ) -> None:
         """Write the last line of a run that was not interrupted."""
+        self.large.wait()
         line = {"kind": "end", "seconds": seconds, "phases": phases, "training_share": share}
         self.ledger.append(line | {"adapter_sha256": state.adapter.digest()})
         write_seal(self.folder, self._seal())
@@ -314,7 +319,8 @@ class Recorder(Observer, Watch):
         return Seal(self.texts, self.ledger.sync(), self.ledger.sha256)
 
     def close(self) -> None:
-        """Close the ledger."""
+        """Finish what is being written, and close the ledger."""
+        self.large.close()
         self.ledger.close()
 
 

@@ -1,8 +1,7 @@
-"""One file per round, of tensors and facts about them; hashed, written whole, the newest kept."""
+"""One file per round, of tensors and facts about them; checked, written whole, the newest kept."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -10,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from fedmoe.errors import CheckpointError
+from fedmoe.system.checksums import checksum
 from fedmoe.system.files import write_bytes
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = 2
 """Checkpoints of a run: the one before the newest is there if that one is damaged."""
+
+
+NAMES = {torch.int64: "I64", torch.float64: "F64", torch.float32: "F32"}
+"""What safetensors calls the types in such files, in the order in which it writes them."""
 
 
 class DamagedError(CheckpointError):
@@ -55,10 +59,10 @@ class RoundFiles:
             CheckpointError: it cannot be written; the files before it stay.
         """
         path, about = self.path(round), json.dumps({"layout": layout.digest, **facts})
-        sha256 = _digest(path.name, about, tensors)
+        metadata = {"about": about, "checksum": _checksum(path.name, about, tensors)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, *tensor_parts(tensors, {"about": about, "sha256": sha256}))
+            write_bytes(path, *tensor_parts(tensors, metadata))
             self.remove(but=self.keep)
         except OSError as error:
             why = error.strerror or error
@@ -74,8 +78,8 @@ class RoundFiles:
         path = self.path(round)
         tensors, metadata = read_tensors(path)
         about = metadata.get("about", "")
-        if metadata.get("sha256") != _digest(path.name, about, tensors):
-            raise DamagedError(f"{path} is damaged: its sha256 is not that of its values")
+        if metadata.get("checksum") != _checksum(path.name, about, tensors):
+            raise DamagedError(f"{path} is damaged: its checksum is not that of its values")
         facts = json.loads(about)
         if facts["layout"] != layout.digest:
             raise CheckpointError(
@@ -92,15 +96,20 @@ class RoundFiles:
 def tensor_parts(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> tuple[bytes | memoryview, ...]:
-    """Return the parts of a safetensors file: the same bytes for the same values."""
-    whole = save(dict(tensors), dict(metadata))
-    stop = 8 + int.from_bytes(whole[:8], "little")
-    # safetensors 0.8 writes the metadata in another order each time.
-    header = json.loads(whole[8:stop])
-    header["__metadata__"] = dict(metadata)
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(stop - 8)
-    assert len(text) == stop - 8, header["__metadata__"]
-    return whole[:8], text, memoryview(whole)[stop:]
+    """Return the parts of a safetensors file, without a copy of any value.
+
+    The same bytes for the same values: safetensors' `save`, which copies them all, writes the
+    tensors in this order, and its metadata in another order each time.
+    """
+    order = sorted(tensors.items(), key=lambda item: ([*NAMES].index(item[1].dtype), item[0]))
+    header, stop = dict[str, Any](__metadata__=dict(metadata)), 0
+    for name, tensor in order:
+        start, stop = stop, stop + tensor.nbytes
+        where = {"shape": [*tensor.shape], "data_offsets": [start, stop]}
+        header[name] = {"dtype": NAMES[tensor.dtype], **where}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text = text.ljust(-len(text) % 8 + len(text))
+    return len(text).to_bytes(8, "little"), text, *(_bytes(tensor) for _, tensor in order)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -125,9 +134,13 @@ def written_identity(folder: Path) -> dict[str, str]:
         return {}  # of an older version, or gone
 
 
-def _digest(name: str, about: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(f"{name}\0{about}".encode())
+def _checksum(name: str, about: str, tensors: Mapping[str, Tensor]) -> str:
+    parts: list[bytes | memoryview] = [f"{name}\0{about}".encode()]
     for key, tensor in sorted(tensors.items()):
-        digest.update(f"\0{key} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
+        parts += f"\0{key} {tuple(tensor.shape)} {tensor.dtype}\0".encode(), _bytes(tensor)
+    return checksum(parts)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor's values in order, in place if they are in order already."""
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data

@@ -20,6 +20,7 @@ from fedmoe.models.pretrained_gating import unlike_gating
 from fedmoe.report import write_report
 from fedmoe.rounds import Observer, run_rounds
 from fedmoe.runs.asynchronous import buffered_of, goes_live
+from fedmoe.runs.base_scores import scores_file
 from fedmoe.runs.checkpoint import remove_checkpoints, write_checkpoint
 from fedmoe.runs.display import Display
 from fedmoe.runs.evaluator import Evaluator
@@ -155,6 +156,7 @@ class Session:
             remove_checkpoints(found.folder)
         except BaseException:
             with suppress(Exception):  # what stopped the run must be seen, not a report's fault
+                recorder.large.close()
                 write_report(found.folder)
             raise
         finally:
@@ -183,9 +185,11 @@ class Session:
         else:
             state = server.first_state()
             evaluator.meet(state)
-            evaluator.measure(state, "test")
+            test = self.scorer.sets.get("test")
+            shared = scores_file(server, found.identity, test, state) if test else None
+            evaluator.measure(state, "test", shared)
             keeper.finished(state)
-        killer = ServerKiller(parse_faults(e.faults))
+        killer = ServerKiller(parse_faults(e.faults), recorder.large.wait)
         state = run_rounds(
             state,
             server.members,
@@ -221,7 +225,11 @@ class Session:
 
 
 class Keeper(Observer):
-    """An observer that writes a checkpoint after every round, when all others have been told."""
+    """An observer that has a checkpoint written after every round, when all others were told.
+
+    It is written while the next round trains. A kill before it is whole costs one round more, which
+    is done again to the same bits.
+    """
 
     def __init__(
         self,
@@ -245,7 +253,9 @@ class Keeper(Observer):
         checkpoint.about["identity"] = self.found.identity
         if self.buffered:
             checkpoint.about["timeline"] = self.buffered.timeline.position()
-        write_checkpoint(self.found.folder, checkpoint)
+        self.recorder.large.add(lambda: write_checkpoint(self.found.folder, checkpoint))
+        if self.recorder.server.setup.experiment.privacy:
+            self.recorder.large.wait()  # a round that is done again spends epsilon again
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Start again who was at work when the checkpoint was written."""

@@ -289,6 +289,16 @@ def test_what_happens_before_the_first_round_is_said():
     assert out.getvalue().splitlines() == said
 
 
+def test_when_all_have_answered_their_updates_are_combined():
+    live = on_a_terminal(2)
+    first, second = tasks_of(1, 2)
+    live.answered(first, update_for(first))
+    assert "round 1/3  training" in screen(live)
+    live.progress.clock.now += 10
+    live.answered(second, update_for(second))
+    assert "round 1/3  combining  10.0 s elapsed, about 20.0 s left" in screen(live)
+
+
 def test_a_run_that_continues_still_shows_its_scores():
     live = on_a_terminal(2)
     lines = [{"kind": "evaluation", **e.as_json()} for e in (*scores_at(0), *scores_at(1, 0.25))]

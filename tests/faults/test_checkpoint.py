@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import CheckpointError
 from fedmoe.rounds import ServerState
 from fedmoe.runs.checkpoint import Checkpoint, newest, write_checkpoint
+from fedmoe.runs.round_files import tensor_parts
+from fedmoe.system.background import Background
 
 PLENTY = b""
 """A ledger, on which these checkpoints do not count."""
@@ -50,6 +53,15 @@ def test_every_bit_of_a_checkpoint_counts(tmp_path):
     assert newest(tmp_path, LAYOUT, PLENTY)[0]
 
 
+def test_a_file_is_the_one_that_safetensors_writes_but_for_the_order_of_its_metadata(tmp_path):
+    named = {"a": torch.arange(3.0), "b.1": torch.arange(4).view(2, 2), "ä": torch.zeros(0)}
+    tensors = named | {"c": torch.ones(2, 3).double().T, "z": torch.tensor(2.5)}
+    path, metadata = tmp_path / "ours", {"x": "y"}
+    path.write_bytes(b"".join(tensor_parts(tensors, metadata)))
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    assert path.read_bytes() == save(whole, metadata)
+
+
 def test_of_another_adapter_it_is_refused_not_passed_over(tmp_path):
     write_checkpoint(tmp_path, checkpoint(1))
     other = Layout.of([("q.A", (1, 3), None), ("q.B", (2, 1), None)], 1, 2, 1, 2.0)
@@ -62,3 +74,13 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     blocked.write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
         write_checkpoint(blocked, checkpoint(1))
+
+
+def test_after_a_write_that_failed_nothing_more_is_written_and_the_reason_is_raised():
+    jobs, done = Background(), []
+    for job in (lambda: done.append(1), lambda: [][0], lambda: done.append(2)):
+        jobs.add(job)
+    with pytest.raises(IndexError):
+        jobs.wait()
+    jobs.close()
+    assert done == [1]

@@ -85,3 +85,10 @@ def test_a_full_disk_names_the_file_and_what_was_kept_stays(home, monkeypatch):
         write_client_state(home, 3, 2, deltas_of(3))
     assert kept(home, 4) == before
     assert {path.name for path in home.iterdir()} == {"round-1.safetensors", "round-2.safetensors"}
+
+
+def test_a_run_that_resumes_two_rounds_back_still_finds_what_was_kept_before(tmp_path):
+    for number in range(1, 6):
+        write_client_state(tmp_path, number, number - 1, deltas_of(number))
+    # Killed in round 5, with the checkpoint of round 4 unwritten and that of round 3 damaged.
+    assert kept(tmp_path, 3) == (2, deltas_of(2).flat.numpy().tobytes())

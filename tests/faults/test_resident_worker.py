@@ -67,7 +67,7 @@ def carry_out(order, buffer):
                 os.kill(os.getpid(), 9)
             model = f"k={k}"
     scalars, answer = f"{os.getpid()} {model}", bytes(buffer)[::-1]
-    return SimpleNamespace(scalars=scalars, buffer=answer, crc32=order.crc32)
+    return SimpleNamespace(scalars=scalars, buffer=answer, checksum=order.checksum)
 '''
 CLIENT_APP = """
 import sys
@@ -128,7 +128,7 @@ def ask(worker, scalars="", experiment="tiny", state="", seconds=60.0):
     """The pid that answered, and the model it has."""
     order = Order(experiment, "", scalars, 7, [], str(state))
     packed = worker.ask(order, b"abc", seconds)
-    assert (bytes(packed.buffer), packed.crc32) == (b"cba", 7)
+    assert (bytes(packed.buffer), packed.checksum) == (b"cba", 7)
     pid, model = packed.scalars.split()
     return int(pid), model
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 import warnings
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from fedmoe.runs.local.in_process import make_transport
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.resume import find, latest
 from fedmoe.system import files as atomic
+from fedmoe.system.background import Background
 from fedmoe.system.locks import alone_in
 
 pytestmark = [
@@ -100,9 +102,14 @@ def in_child(job, *arguments):
     return process.exitcode
 
 
-def play(config, folder, overrides, resume, die_at=None, count=None):
-    """A whole run; with `die_at` the process is killed when that many things have happened."""
+def play(config, folder, overrides, resume, die_at=None, count=None, in_turn=False):
+    """A whole run; with `die_at` the process is killed when that many things have happened.
+
+    With `in_turn` the next round waits until a checkpoint is written: things happen in one order.
+    """
     happened = 0
+    if in_turn:
+        Background.add = lambda self, job: job()
     warnings.simplefilter("always", FedMoEWarning)
     warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
 
@@ -208,7 +215,7 @@ def test_a_rehearsal_with_every_fault_loses_only_what_was_struck(config, tmp_pat
 def killed(config, tmp_path_factory):
     """The folder of a run that was killed in its second round; tests change copies of it."""
     folder = tmp_path_factory.mktemp("killed")
-    assert in_child(play, config, folder, [], "auto", 30) == -signal.SIGKILL
+    assert in_child(play, config, folder, [], "auto", 30, None, True) == -signal.SIGKILL
     return folder / "run"
 
 
@@ -222,7 +229,7 @@ def interrupted(killed, tmp_path):
     ("damage", "said"),
     [
         (lambda data: data[: len(data) // 2], "damaged"),
-        (lambda data: data[:-9] + bytes([data[-9] ^ 16]) + data[-8:], "sha256"),
+        (lambda data: data[:-9] + bytes([data[-9] ^ 16]) + data[-8:], "checksum"),
         (lambda data: b"", "damaged"),
     ],
     ids=["cut short", "a bit flipped", "empty"],
@@ -239,11 +246,42 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(
 
 def test_past_a_damaged_checkpoint_clients_still_have_what_they_kept(config, whole, tmp_path):
     kept = KINDS["scaffold"]
-    assert in_child(play, config, tmp_path / "hurt", kept, "auto", 60) == -signal.SIGKILL
+    died = in_child(play, config, tmp_path / "hurt", kept, "auto", 60, None, True)
+    assert died == -signal.SIGKILL
     newer = newest_file(tmp_path / "hurt" / "run")
     newer.write_bytes(newer.read_bytes()[:-100])
     assert in_child(play, config, tmp_path / "hurt", kept, "auto") == 0
     assert result(tmp_path / "hurt") == whole("scaffold")
+
+
+def unwritten(config, folder, overrides):
+    """A run that is killed in its third round, with the second's checkpoint only begun."""
+    write, train = session.write_checkpoint, ClientSide.train
+
+    def stuck(folder, checkpoint):
+        if checkpoint.state.round == 2:
+            time.sleep(60)
+        write(folder, checkpoint)
+
+    def dying(self, task):
+        if task.round == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return train(self, task)
+
+    session.write_checkpoint, ClientSide.train = stuck, dying
+    play(config, folder, overrides, "auto")
+
+
+def test_killed_with_a_checkpoint_still_to_be_written_it_ends_with_the_same_bits(
+    config, whole, tmp_path
+):
+    kept, run = KINDS["scaffold"], tmp_path / "run"
+    assert in_child(unwritten, config, tmp_path, kept) == -signal.SIGKILL
+    assert newest_file(run).name == "checkpoint-1.safetensors"
+    # Even if the one that is whole is hurt: two rounds back, and clients still have what they kept.
+    newest_file(run).write_bytes(b"")
+    assert in_child(play, config, tmp_path, kept, "auto") == 0
+    assert result(tmp_path) == whole("scaffold")
 
 
 def newest_file(run):

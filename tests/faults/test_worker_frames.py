@@ -79,7 +79,13 @@ def test_a_frame_cut_short_is_the_end_of_the_other_side(ends, length):
 
 @pytest.mark.parametrize(
     "change",
-    [{"own": "3"}, {"crc32": 1.5}, {"state": None}, {"fewer": None}, {"deadline_seconds": "soon"}],
+    [
+        {"own": "3"},
+        {"checksum": 1.5},
+        {"state": None},
+        {"fewer": None},
+        {"deadline_seconds": "soon"},
+    ],
 )
 def test_a_field_of_a_wrong_type_is_refused(change):
     with pytest.raises(FrameError, match=next(iter(change))):

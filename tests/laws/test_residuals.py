@@ -83,11 +83,11 @@ def test_of_an_expert_that_was_not_used_nothing_is_sent_and_its_residual_waits(t
     assert torch.equal(later[unused], wanted[unused])
 
 
-def test_the_three_newest_files_are_kept_and_an_older_round_is_refused(tmp_path):
-    for number in (2, 3, 5, 8, 9):
+def test_the_four_newest_files_are_kept_and_an_older_round_is_refused(tmp_path):
+    for number in (2, 3, 4, 5, 8, 9):
         send(tmp_path, Int4(), number, deltas_of(number), ALL)
     names = sorted(path.name for path in (tmp_path / "client-5" / "residual").iterdir())
-    assert names == ["round-5.safetensors", "round-8.safetensors", "round-9.safetensors"]
+    assert names == [f"round-{number}.safetensors" for number in (4, 5, 8, 9)]
     with pytest.raises(CheckpointError, match="round 4 needs what was kept in round 3; the oldest"):
         send(tmp_path, Int4(), 4, deltas_of(4), ALL)
     send(tmp_path, Int4(), 8, deltas_of(8), ALL)

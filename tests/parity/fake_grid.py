@@ -137,8 +137,8 @@ class FakeGrid:
 def sealed_reply(reply):
     """The reply with the checksum of what it carries, where it carries an update and names none."""
     config, arrays = reply["config"], reply.get("arrays")
-    if "scalars" in config and arrays and "crc32" not in config:
-        config["crc32"] = sealed(Packed(config["scalars"], arrays["buffer"].data)).crc32
+    if "scalars" in config and arrays and "checksum" not in config:
+        config["checksum"] = sealed(Packed(config["scalars"], arrays["buffer"].data)).checksum
     return reply
 
 

@@ -88,7 +88,7 @@ def flipped(reply):
     data = bytearray(read_update(reply).buffer)
     data[-1] ^= 1
     damaged = content(reply["config"]["scalars"], bytes(data))
-    damaged["config"]["crc32"] = reply["config"]["crc32"]
+    damaged["config"]["checksum"] = reply["config"]["checksum"]
     return damaged
 
 
@@ -190,7 +190,7 @@ def test_a_request_carries_no_more_than_its_task(prepared):
     list(over(grid, prepared)([task]))
     config, packed = grid.sent[-1].content["config"], pack_task(task)
     assert config["split"] == ""
-    named = {"code", "crc32", "data", "experiment", "nonce", "run", "scalars", "split"}
+    named = {"code", "checksum", "data", "experiment", "nonce", "run", "scalars", "split"}
     assert set(config) == named
     assert json.loads(config["scalars"]) == json.loads(packed.scalars)
     assert grid.sent[-1].content["arrays"]["buffer"].data == packed.buffer

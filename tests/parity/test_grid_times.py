@@ -269,7 +269,7 @@ def test_an_update_of_another_round_is_refused(prepared, known, tasks):
     def old(request, reply):
         if client_of(request) == 2:
             reply["config"]["scalars"] = known[2]["config"]["scalars"]
-            del reply["config"]["crc32"]  # as if the node had sealed it so
+            del reply["config"]["checksum"]  # as if the node had sealed it so
         return reply
 
     grid = FakeGrid({}, known=known, spoil=old)

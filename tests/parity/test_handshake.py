@@ -12,7 +12,7 @@ from fake_grid import FakeGrid, client_of
 from flwr.app import ConfigRecord, RecordDict
 
 from clients.about import about
-from clients.messages import crc32, parsed
+from clients.messages import checksum, parsed
 from fedmoe.errors import ConfigError, FedMoEError, WireError
 from fedmoe.messages.records import Failure, Update
 from fedmoe.rounds import Member, plan_round
@@ -148,8 +148,8 @@ def test_a_hostile_greeting_ends_its_nodes_part_and_not_the_run(
 def test_a_request_that_cannot_be_read_is_refused(said):
     with pytest.raises(FedMoEError, match="the request cannot be read"):
         parsed(said)
-    with pytest.raises(FedMoEError, match=r"crc32 is .*; expected a number"):
-        crc32(RecordDict({"config": ConfigRecord({"crc32": said})}))
+    with pytest.raises(FedMoEError, match=r"checksum is .*; expected a number"):
+        checksum(RecordDict({"config": ConfigRecord({"checksum": said})}))
 
 
 def test_even_a_fault_in_reading_a_greeting_is_a_refusal(prepared, known, tasks, monkeypatch):

@@ -18,7 +18,7 @@ def test_how_long_the_server_waits_goes_into_the_order(monkeypatch):
     monkeypatch.setattr(clientapp, "answer", answer)
     monkeypatch.setattr(clientapp, "check_code", lambda _: None)
     monkeypatch.setattr(clientapp, "replied", lambda message, reply: reply)
-    words = {"experiment": "rounds: 1", "run": "r", "scalars": "{}", "crc32": 1, "nonce": "n"}
+    words = {"experiment": "rounds: 1", "run": "r", "scalars": "{}", "checksum": 1, "nonce": "n"}
     arrays = ArrayRecord({"buffer": Array("uint8", (1,), "bytes", b"x")})
     content = RecordDict({"config": ConfigRecord(words), "arrays": arrays})
     message = SimpleNamespace(content=content, metadata=SimpleNamespace(ttl=12.5))

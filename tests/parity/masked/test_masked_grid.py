@@ -33,7 +33,7 @@ def test_the_masked_adapter_is_the_clear_one_and_nothing_else_is_sent(prepared, 
 
     answers, state = played(prepared, look)
     torch.testing.assert_close(state, clear(range(5)), atol=1e-7, rtol=1e-6)
-    assert seen == [("{}", ["scalars", "crc32", "nonce"], 1)] * 5
+    assert seen == [("{}", ["scalars", "checksum", "nonce"], 1)] * 5
     assert all(not answer.counts.any() and answer.withheld for answer in answers)
 
 
