@@ -71,6 +71,7 @@ class Recorder(Observer, Watch):
         self.by_round = np.zeros((e.rounds, *shape), dtype=np.int64)
         self.by_client = np.zeros((len(server.members), *shape), dtype=np.int64)
         self.best: tuple[float, float] | None = None
+        self.best_round = 0
         self.shares = TierShares()
         self.scores, self.accounts_changed = list[dict[str, Any]](), False
         self.texts = {"run-id": f"{server.run_id}\n"}
@@ -117,6 +118,7 @@ class Recorder(Observer, Watch):
         done = [record.get("status") for record in records if record["kind"] == "client"]
         self.trained = "ok" in done
         self.virtual_clock, self.best = about["virtual_clock"], about["best"] and (*about["best"],)
+        self.best_round = about["best_round"]
         evaluated = [record for record in records if record["kind"] == "evaluation"]
         self.scores = [{k: v for k, v in r.items() if k != "kind"} for r in evaluated]
         self.rows = {r["client"]: RowCounts(**r["rows"]) for r in records if r["kind"] == "rows"}
@@ -131,6 +133,7 @@ class Recorder(Observer, Watch):
             "seal": asdict(self._seal()),
             "virtual_clock": self.virtual_clock,
             "best": self.best,
+            "best_round": self.best_round,
         }
         sums = torch.from_numpy(self.by_round.copy()), torch.from_numpy(self.by_client.copy())
         return Checkpoint(state, versions, *sums, about)
@@ -278,7 +281,7 @@ class Recorder(Observer, Watch):
         self.ledger.append(line | {"clients": [task.client for task in tasks]})
 
     def evaluated(self, state: ServerState, results: Sequence[Evaluation]) -> None:
-        """Write scores down, and keep the best adapter: by score, or loss without one (NaN)."""
+        """Write scores down, and note which is the best: by score, or loss without one (NaN)."""
         self._write_accounts()
         for result in results:
             self.scores.append(result.as_json())
@@ -289,8 +292,15 @@ class Recorder(Observer, Watch):
         if state.round and (chosen := [r for r in results if r.split == best]):
             mean = sum(r.score for r in chosen if r.score >= 0), -sum(r.loss for r in chosen)
             if self.best is None or mean > self.best:
-                self.best = mean
-                self.save_adapter("adapter-best", state)
+                self.best, self.best_round = mean, state.round
+
+    def keep_best(self, state: ServerState) -> None:
+        """Have the adapter written as the best, if it is: after the checkpoint of its round.
+
+        So a round that is lost, and may end another way when it is done again, leaves no trace.
+        """
+        if self.best_round == state.round > 0:
+            self.save_adapter("adapter-best", state)
 
     def why_stop(self) -> str:
         """Return why the run ends early, by all scores so far; empty if it does not."""

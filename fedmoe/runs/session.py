@@ -254,11 +254,13 @@ class Keeper(Observer):
         if self.buffered:
             checkpoint.about["timeline"] = self.buffered.timeline.position()
         self.recorder.large.add(lambda: write_checkpoint(self.found.folder, checkpoint))
+        self.recorder.keep_best(state)
         if self.recorder.server.setup.experiment.privacy:
             self.recorder.large.wait()  # a round that is done again spends epsilon again
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Start again who was at work when the checkpoint was written."""
+        self.recorder.keep_best(checkpoint.state)
         if self.buffered:
             # A run that is resumed `anyway` may have gone by rounds until then.
             rounds = {"number": 0, "now": checkpoint.about["virtual_clock"], "at_work": ()}

@@ -10,6 +10,7 @@ import warnings
 from dataclasses import replace
 
 import pytest
+from safetensors import safe_open
 from sums import sums_config
 
 from fedmoe.config import load_experiment
@@ -239,3 +240,12 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(copied, config):
     with pytest.raises(CheckpointError, match=r"none of its checkpoints: they are gone"):
         session.run(experiment, resume="auto")
     assert (run / "ledger.jsonl").read_bytes() == ledger
+
+
+def test_the_best_adapter_is_that_of_a_round_whose_checkpoint_is_there(copied, folders, config):
+    """Killed as its second checkpoint was written, the run keeps the first round's until then."""
+    best = copied("killed") / "adapter-best.safetensors"
+    with safe_open(best, "pt") as file:
+        assert file.metadata()["round"] == "1"
+    session.run(load_experiment(config, [f"simulation.folder={best.parents[1]}"]), resume="auto")
+    assert best.read_bytes() == (folders / "ended/run" / best.name).read_bytes()
