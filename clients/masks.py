@@ -13,12 +13,19 @@ from fedmoe.errors import FedMoEError, WireError
 from fedmoe.messages.codec import sealed
 from fedmoe.messages.records import Message
 from fedmoe.privacy.masks.identity import owner_of
-from fedmoe.privacy.masks.party import Advert, Reveal
-from fedmoe.privacy.masks.settings import SecureAggregation
+from fedmoe.privacy.masks.party import Advert, Refused, Reveal
+from fedmoe.privacy.masks.settings import SecureAggregation, expected_clients
 from fedmoe.privacy.masks.steps import Parties
-from fedmoe.privacy.masks.wire import Request, advert_values, read_request, reveal_text, shares_text
+from fedmoe.privacy.masks.wire import (
+    Request,
+    advert_values,
+    read_request,
+    refused_text,
+    reveal_text,
+    shares_text,
+)
 from fedmoe.runs.client_side import ClientSide
-from fedmoe.runs.vectors import expected_clients, vector_at_client
+from fedmoe.runs.vectors import vector_at_client
 
 if TYPE_CHECKING:
     from fedmoe.messages.records import Task
@@ -53,6 +60,8 @@ def answer_step(order: Order, experiment: Experiment) -> Message:
     answer = parties_for(order, experiment).answer(client, request, owner)
     if isinstance(answer, Advert):
         text = json.dumps(advert_values(answer))
+    elif isinstance(answer, Refused):
+        text = refused_text(answer)
     else:
         text = reveal_text(answer) if isinstance(answer, Reveal) else shares_text(answer)
     return sealed(Message(text, b""))
@@ -91,8 +100,9 @@ class MaskedSide(ClientSide):
         assert request is not None
         assert parties is not None
         assert request.bounds is not None
-        neighbours = len(parties.party(task.client, request).adverts)
-        vector = vector_at_client(self.setup, task, request.bounds, neighbours)
+        party = parties.party(task.client, request)
+        known = len(party.adverts), party.threshold
+        vector = vector_at_client(self.setup, task, request.bounds, *known)
         update = self.train(task)
         masked = parties.mask(task.client, request, vector.of(update))
         # A plan of the node's own needs the k; it goes no further.

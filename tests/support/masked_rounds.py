@@ -12,7 +12,7 @@ from server.transport import GridTransport
 
 BAD = 2
 """The client that is killed, or lies."""
-STEPS = ("advertise", "share", "mask", "reveal")
+STEPS = ("advertise", "share", "open", "mask", "reveal")
 PRIVATE = "privacy={epsilon: 30, delta: 1e-2, clip: 0.05, noise_multiplier: 1, sampling: known}"
 
 
