@@ -29,6 +29,7 @@ from fedmoe.runs.vectors import vector_at_client
 
 if TYPE_CHECKING:
     from fedmoe.messages.records import Task
+    from fedmoe.privacy.vector import Vector
 
 FEW = 8
 """Experiments whose rounds may be under way in one process."""
@@ -88,13 +89,14 @@ class MaskedSide(ClientSide):
 
     request: Request | None = None
     parties: Parties | None = None
+    least_noise: float = 0.0
 
     def answer(self, task: Task) -> Message:
         """Carry out a task and return its vector under the masks of this round.
 
         Raises:
-            WireError: the client has no keys for it, or the server asks for another vector than
-                the experiment does.
+            FedMoEError: the client has no keys for it, or the server asks for another vector than
+                the experiment does, or for less noise than the node's config does.
         """
         request, parties = self.request, self.parties
         assert request is not None
@@ -103,10 +105,21 @@ class MaskedSide(ClientSide):
         party = parties.party(task.client, request)
         known = len(party.adverts), party.threshold
         vector = vector_at_client(self.setup, task, request.bounds, *known)
+        check_noise(vector, self.least_noise)
         update = self.train(task)
         masked = parties.mask(task.client, request, vector.of(update))
         # A plan of the node's own needs the k; it goes no further.
         return Message(json.dumps({"top_k": update.top_k}), masked.view("u1").data)
+
+
+def check_noise(vector: Vector, least: float) -> None:
+    """Refuse a vector with less noise than this node insists on."""
+    noise = vector.private.mechanism.noise_multiplier if vector.private else 0.0
+    if noise < least:
+        raise FedMoEError(
+            f"the experiment adds noise {noise:g} to a sum (privacy.noise_multiplier), and this "
+            f"node's least_noise is {least:g}; lower it in its node config, or ask for more"
+        )
 
 
 def masked_side(order: Order, client: ClientSide) -> ClientSide:
@@ -119,7 +132,9 @@ def masked_side(order: Order, client: ClientSide) -> ClientSide:
     masks = client.setup.experiment.secure_aggregation is not None
     if masks and order.masks:
         parties = parties_for(order, client.setup.experiment)
-        return MaskedSide(**vars(client), request=read_request(order.masks), parties=parties)
+        request = read_request(order.masks)
+        own = {"parties": parties, "least_noise": order.least_noise}
+        return MaskedSide(**vars(client), request=request, **own)
     if masks or order.masks:
         raise FedMoEError(
             "the experiment says secure_aggregation, and the server asks for an update in clear"
@@ -130,5 +145,10 @@ def masked_side(order: Order, client: ClientSide) -> ClientSide:
         raise FedMoEError(
             "this node's known_keys say that its updates are masked, and the experiment has no "
             "secure_aggregation; remove known_keys from its node config to send them in clear"
+        )
+    if order.least_noise:
+        raise FedMoEError(
+            f"this node's least_noise, {order.least_noise:g}, says that it adds noise itself, and "
+            "the experiment has no secure_aggregation; remove it from its node config"
         )
     return client

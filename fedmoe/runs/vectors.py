@@ -1,7 +1,8 @@
 """The parts of the vectors of a round of masked sums, the same at the server and its clients.
 
-A client computes it from the experiment: the server cannot ask it for less noise. It is told sizes
-alone (`Bounds`), which change what its sum can express, and neither its noise nor its clipping.
+A client computes it from the experiment, which comes with every request: the node's own
+`least_noise` is what no server can lower. Of a round it is told sizes alone (`Bounds`), which change
+what its sum can express, and not its noise.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import binom, chisquare
 
 from fedmoe.errors import AggregationError, FedMoEError, WireError
 from fedmoe.privacy.masks.collector import Collector, left_alone, neighbours_of, pair_of
@@ -16,7 +17,7 @@ from fedmoe.privacy.masks.fixed_point import Part, decode, encode
 from fedmoe.privacy.masks.identity import Owner
 from fedmoe.privacy.masks.keys import KeyPair, add_mask, seal, unseal
 from fedmoe.privacy.masks.party import Party, Refused, usable
-from fedmoe.privacy.masks.settings import SecureAggregation
+from fedmoe.privacy.masks.settings import SecureAggregation, expected_clients
 from fedmoe.privacy.masks.shares import join, split
 from fedmoe.privacy.masks.steps import Parties
 from fedmoe.privacy.masks.wire import Request
@@ -173,6 +174,26 @@ def test_a_client_wants_as_many_neighbours_as_its_experiment_says():
         share(20, 12, threshold=7)
     with pytest.raises(WireError, match="12 neighbours; expected 13"):
         share(20, 12, threshold=13)
+
+
+def test_how_many_clients_a_round_has_by_the_experiment():
+    def expected(number=20, part=None, rounds=10, clients=None, **privacy):
+        data = SimpleNamespace(name="federated" if clients else "files", clients=clients)
+        partition = SimpleNamespace(num_clients=number)
+        privacy = SimpleNamespace(**privacy) if privacy else None
+        names = {"clients_per_round": part, "rounds": rounds, "privacy": privacy}
+        return expected_clients(SimpleNamespace(data=data, partition=partition, **names))
+
+    assert expected() == expected(part=30) == 20
+    assert expected(part=5) == expected(part=5, sampling="known") == 5
+    assert expected(clients=("a",) * 7) == 7
+    assert expected(number=None) is None
+    assert expected(number=None, part=4, sampling="secret") == 4
+    assert expected(sampling="secret") == 20
+    for number, part, rounds in ((20, 5, 10), (200, 40, 20), (1000, 100, 100)):
+        fewest = expected(number, part, rounds, sampling="secret")
+        chances = binom.cdf([fewest - 1, fewest], number, part / number) * rounds
+        assert chances[0] <= 1e-3 < chances[1]
 
 
 def owners_of(*names):

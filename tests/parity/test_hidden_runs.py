@@ -187,6 +187,19 @@ def test_a_budget_that_does_not_suffice_is_refused_before_training(experiment_of
         run(experiment_of("wide", UNIFORM, "privacy={epsilon: 1, delta: .5, clip: .1}"))
 
 
+def test_clients_must_know_how_many_others_to_insist_on(experiment_of):
+    masked, part = "secure_aggregation={}", "clients_per_round=4"
+    few = ["partition.num_clients=20", masked, part, UNIFORM, BUDGET]
+    with pytest.raises(ConfigError, match=r"privacy.sampling: 'secret' leaves some round with fewe"):
+        experiment_of("secret", *few)
+    experiment_of("known", *few, "privacy.sampling=known")
+    owned = [masked, "data={name: federated, path: /srv}", "partition={name: natural}"]
+    with pytest.raises(ConfigError, match=r"clients_per_round: missing: with it clients know"):
+        experiment_of("owned", *owned)
+    for more in (part, "data.clients=[a, b, c]", "secure_aggregation.neighbours=4"):
+        experiment_of("owned", *owned, more)
+
+
 def test_two_clients_hide_nobody(experiment_of):
     with pytest.raises(FedMoEError, match="fewer than 3"):
         run(experiment_of("two", "secure_aggregation={}", "clients_per_round=2"))

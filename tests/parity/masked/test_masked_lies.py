@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from masked_rounds import BAD, on_bad, played, tasks_of
+from masked_rounds import BAD, PRIVATE, UNIFORM, on_bad, played, tasks_of
 
 from clients.resident import carry_out
 from clients.worker_frames import Order
@@ -18,6 +18,7 @@ from fedmoe.messages.records import Failure
 from fedmoe.privacy.masks.identity import owner_of
 from fedmoe.privacy.masks.party import Party
 from fedmoe.privacy.masks.wire import Request, read_advert
+from fedmoe.runs.hidden import sight_of
 from fedmoe.runs.vectors import bounds_of
 from server.messages import read_update
 
@@ -158,6 +159,25 @@ def test_a_client_masks_once_and_never_in_clear(prepared):
     with pytest.raises(FedMoEError, match=r"no keys for this step of run\|1\|a"):
         carry_out(order, buffer)
     assert other.about == "run|2|b"
+
+
+def test_a_node_insists_on_noise(prepared_of):
+    """The experiment comes from the server; what the node's config says does not."""
+    for more, noise in (((PRIVATE, UNIFORM), "1"), ((), "0")):
+        prepared = prepared_of(*more)
+        task = tasks_of(prepared)[0]
+        server = prepared.server
+        mean = sight_of(server, None, [], 0, lambda *_: None).masked.private if more else None
+        bounds, _ = bounds_of(server, [task], 5, mean)
+        request = mask_request(prepared, task, **vars(bounds))
+        order, buffer = order_of(prepared, task, masks=request.text(), least_noise=1.5)
+        with pytest.raises(FedMoEError, match=rf"adds noise {noise} to a sum.*least_noise is 1\.5"):
+            carry_out(order, buffer)
+        if more:
+            assert carry_out(replace(order, least_noise=1.0), buffer).scalars == "{}"
+    order, buffer = order_of(prepared_of("secure_aggregation=null"), task, least_noise=1.5)
+    with pytest.raises(FedMoEError, match="least_noise, 1.5, says that it adds noise itself"):
+        carry_out(order, buffer)
 
 
 def test_an_owner_who_knows_the_others_sends_nothing_in_clear(prepared_of):
