@@ -9,13 +9,7 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.about import (
-    about,
-    allowed_modules,
-    check_components,
-    least_noise_of,
-    own_clients,
-)
+from clients.about import about, allowed_modules, check_components, least_noise_of, own_clients
 from clients.messages import buffer, crc32, parsed, text, update_content, words
 from clients.own_rows import reported
 from clients.worker_calls import answer, idle_seconds_of

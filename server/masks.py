@@ -17,13 +17,7 @@ from fedmoe.adapter import Adapter
 from fedmoe.errors import WireError
 from fedmoe.messages.codec import check_seal
 from fedmoe.messages.records import Failure, Message, Task, Update, least_report
-from fedmoe.privacy.masks.wire import (
-    Request,
-    read_advert,
-    read_refused,
-    read_reveal,
-    read_shares,
-)
+from fedmoe.privacy.masks.wire import Request, read_advert, read_refused, read_reveal, read_shares
 from server.private import log
 from server.round import Exchange, Round
 

@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from fedmoe.errors import AggregationError, FedMoEError, FedMoEWarning
 from fedmoe.messages.records import Failure
-from fedmoe.privacy.masks.collector import (
-    Collector,
-    left_alone,
-    neighbours_of,
-    pair_of,
-)
+from fedmoe.privacy.masks.collector import Collector, left_alone, neighbours_of, pair_of
 from fedmoe.privacy.masks.party import Refused, usable
 from fedmoe.privacy.masks.settings import expected_clients
 from fedmoe.privacy.masks.steps import Parties
@@ -234,10 +229,7 @@ class MaskedMean:
             failures[client] = Failure(tasks[0].round, client, f"{said}theirs", "masks")
 
     def _attempt(
-        self,
-        tasks: Sequence[Task],
-        failures: dict[int, Failure],
-        pairs: set[frozenset[int]],
+        self, tasks: Sequence[Task], failures: dict[int, Failure], pairs: set[frozenset[int]]
     ) -> tuple[Meeting, Mapping[int, Refused]]:
         """Return the clients that have exchanged keys and shares, and who of them refuses whom.
 

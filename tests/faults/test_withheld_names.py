@@ -36,6 +36,9 @@ def test_the_salt_is_its_owners_and_stays(tmp_path):
     with pytest.raises(FedMoEError, match="5 bytes; expected 32"):
         salt_of(str(state))
     (tmp_path / "file").touch()
-    for place, said in (("", "set `state` to a folder"), (str(tmp_path / "file"), "Not a dir|File")):
+    for place, said in (
+        ("", "set `state` to a folder"),
+        (str(tmp_path / "file"), "Not a dir|exists"),
+    ):
         with pytest.raises(FedMoEError, match=said):
             salt_of(place)

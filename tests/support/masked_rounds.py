@@ -29,7 +29,14 @@ def step_of(request):
     return read_request(masks).step if masks else ""
 
 
-def played(prepared, spoil=lambda request, reply: reply, nodes=({},) * 5, grid=None, write=lambda *_: None, **settings):
+def played(
+    prepared,
+    spoil=lambda request, reply: reply,
+    nodes=({},) * 5,
+    grid=None,
+    write=lambda *_: None,
+    **settings,
+):
     """The answers of a round of masked sums on nodes, and the next state."""
     grid = grid or FakeGrid(*nodes, spoil=spoil)
     transport = GridTransport(

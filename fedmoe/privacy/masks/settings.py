@@ -11,7 +11,6 @@ from pydantic import Field
 from fedmoe.errors import Fault
 from fedmoe.section import section
 
-
 NEGLIGIBLE = 1e-3
 """Probability that a run has a round of fewer clients than are expected at least."""
 
@@ -65,11 +64,11 @@ class SecureAggregation:
             )
             yield Fault("privacy.noise_multiplier", said + "server how many they are")
         if (expected := expected_clients(e)) is None and self.neighbours is None:
-            said = "missing: with it clients know how many others to insist on; or list data.clients"
+            said = "missing: by it clients know how many others to insist on; or list data.clients"
             yield Fault("clients_per_round", said)
         if e.privacy and e.privacy.sampling == "secret" and expected is not None and expected < 3:
-            said = "'secret' leaves some round with fewer than 3 of the clients, which ends the run "
-            said += "and tells that they took part; use 'known', or raise clients_per_round"
+            said = "'secret' leaves some round with fewer than 3 clients, which ends the run and "
+            said += "tells that they took part; use 'known', or raise clients_per_round"
             yield Fault("privacy.sampling", said)
         if e.upload.name != "none":
             said = f"{e.upload.name!r} has no sums under masks, which take 8 bytes a value; use "

@@ -168,14 +168,14 @@ def test_noised_sums_are_paid_for_before_they_are_known(prepared_of, monkeypatch
         played(prepared_of(PRIVATE, UNIFORM), write=lambda line, *_: spent.append(line))
 
 
-def test_a_round_without_clients_repeats_no_sums(prepared_of):
-    for more in ((), (PRIVATE, UNIFORM)):
-        told, server = [], prepared_of(*more).server
-        sight = sight_of(server, Here(server.setup.experiment), [], 0, lambda *a: told.append(a))
-        sight.masked.report, sight.masked.counts = {"loss_after": 1.0}, torch.ones(2).numpy()
-        sight.planned([])
-        sight.finished(replace(server.first_state(), round=1))
-        assert told == [], more
+@pytest.mark.parametrize("more", [(), (PRIVATE, UNIFORM)])
+def test_a_round_without_clients_repeats_no_sums(prepared_of, more):
+    told, server = [], prepared_of(*more).server
+    sight = sight_of(server, Here(server.setup.experiment), [], 0, lambda *a: told.append(a))
+    sight.masked.report, sight.masked.counts = {"loss_after": 1.0}, torch.ones(2).numpy()
+    sight.planned([])
+    sight.finished(replace(server.first_state(), round=1))
+    assert told == []
 
 
 def test_a_node_without_a_worker_has_nowhere_to_keep_keys(prepared):
@@ -186,10 +186,7 @@ def test_a_node_without_a_worker_has_nowhere_to_keep_keys(prepared):
 def test_clients_add_the_noise_that_their_experiment_asks_for(prepared_of):
     """One round of clients that hardly learn: the noise on the mean is as large as it should be."""
     prepared = prepared_of(
-        PRIVATE,
-        UNIFORM,
-        "training.learning_rate=1e-9",
-        "secure_aggregation={threshold: 1}",
+        PRIVATE, UNIFORM, "training.learning_rate=1e-9", "secure_aggregation={threshold: 1}"
     )
     _, state = played(prepared)
     start = prepared.server.first_state().adapter.flat

@@ -176,7 +176,7 @@ def test_a_node_insists_on_noise(prepared_of):
         if more:
             assert carry_out(replace(order, least_noise=1.0), buffer).scalars == "{}"
     order, buffer = order_of(prepared_of("secure_aggregation=null"), task, least_noise=1.5)
-    with pytest.raises(FedMoEError, match="least_noise, 1.5, says that it adds noise itself"):
+    with pytest.raises(FedMoEError, match=r"least_noise, 1\.5, says that it adds noise itself"):
         carry_out(order, buffer)
 
 
