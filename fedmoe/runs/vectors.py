@@ -1,8 +1,8 @@
 """The parts of the vectors of a round of masked sums, the same at the server and its clients.
 
-A client computes it from the experiment, which comes with every request: no server can lower the
-node's own `least_noise` alone. Of a round it is told sizes (`Bounds`), which change what its sum can
-express, and not its noise.
+A client computes it from the experiment, which comes with every request: the node's
+own `least_noise` alone is what no server can lower. Of a round it is told sizes (`Bounds`), which
+change what its sum can express, and not its noise.
 """
 
 from __future__ import annotations
