@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from fedmoe.errors import AggregationError, FedMoEError, FedMoEWarning
 from fedmoe.messages.records import Failure
-from fedmoe.privacy.masks.collector import Collector, left_alone, neighbours_of, pair_of
+from fedmoe.privacy.masks.collector import Collector, both_of, left_alone, neighbours_of, pair_of
 from fedmoe.privacy.masks.party import Refused, usable
 from fedmoe.privacy.masks.settings import expected_clients
 from fedmoe.privacy.masks.steps import Parties
@@ -213,9 +213,8 @@ class MaskedMean:
             if not new:
                 return meeting
             pairs, patience = pairs | new, patience - 1
-            if patience < 0:  # each time somebody dishonest leaves, and with it at most one other
-                both = {client: pair - {client} for pair in new for client in pair}
-                self._refuse(tasks, both, failures)
+            if patience < 0:
+                self._refuse(tasks, both_of(new), failures)
 
     def _refuse(
         self,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chisquare
 
 from fedmoe.errors import AggregationError, FedMoEError, WireError
-from fedmoe.privacy.masks.collector import Collector, left_alone, neighbours_of, pair_of
+from fedmoe.privacy.masks.collector import Collector, both_of, left_alone, neighbours_of, pair_of
 from fedmoe.privacy.masks.fixed_point import Part, decode, encode
 from fedmoe.privacy.masks.identity import Owner
 from fedmoe.privacy.masks.keys import KeyPair, add_mask, seal, unseal
@@ -251,6 +251,12 @@ def test_disputes_cost_whoever_is_in_most_of_them():
     # Two who refuse everybody leave, and nobody else.
     everybody = [pair_of(c, other) for c in (0, 1) for other in range(2, 8)]
     assert [*left_alone(clients, everybody, most)] == [0, 1]
+    # Whoever they are, liars who go on and on cost no more honest clients than there are of them.
+    for liars in ({0}, {0, 1}, {3, 7}):
+        new = [pair_of(c, other) for c in liars for other in clients if other not in liars]
+        gone = {*both_of(new)}
+        assert len(gone - liars) <= len(gone & liars)
+        assert all(gone & pair for pair in new)
 
 
 def test_shares_cannot_be_changed_or_swapped():

@@ -75,6 +75,21 @@ def left_alone(
     return found
 
 
+def both_of(pairs: Collection[frozenset[int]]) -> dict[int, list[int]]:
+    """Return clients without whom no pair is left, with the other of the pair that each leaves by.
+
+    Of each such pair one at least is dishonest, and so no more honest clients leave than others.
+
+    >>> both_of([pair_of(4, c) for c in range(3)])
+    {0: [4], 4: [0]}
+    """
+    found = dict[int, list[int]]()
+    for first, second in sorted(map(sorted, pairs)):
+        if first not in found and second not in found:
+            found |= {first: [second], second: [first]}
+    return found
+
+
 @dataclass(eq=False)
 class Collector:
     """One round at the server; what it holds is one sum and the clients' public messages."""

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fake_grid import client_of
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from masked_rounds import BAD, PRIVATE, UNIFORM, on_bad, played, tasks_of
+from masked_rounds import BAD, PRIVATE, UNIFORM, on_bad, played, step_of, tasks_of
 
 from clients.resident import carry_out
 from clients.worker_frames import Order
@@ -17,7 +18,7 @@ from fedmoe.messages.codec import pack_task
 from fedmoe.messages.records import Failure
 from fedmoe.privacy.masks.identity import owner_of
 from fedmoe.privacy.masks.party import Party
-from fedmoe.privacy.masks.wire import Request, read_advert
+from fedmoe.privacy.masks.wire import Request, read_advert, read_request
 from fedmoe.runs.hidden import sight_of
 from fedmoe.runs.vectors import bounds_of
 from server.messages import read_update
@@ -95,6 +96,18 @@ def test_junk_for_two_neighbours_costs_those_two_nothing(prepared, clear):
         failed = {a.client: a.reason[:48] for a in answers if isinstance(a, Failure)}
         assert failed == gone, step
         torch.testing.assert_close(state, clear({*range(5)} - {*gone}), atol=1e-7, rtol=1e-6)
+
+
+def test_who_complains_of_one_after_another_leaves_alone(prepared, clear):
+    def complain(request, reply):
+        if client_of(request) == BAD and step_of(request) == "open":
+            near = min(read_request(request.content["config"]["masks"]).sealed)
+            return words(lambda v: v.update(refused=[near]))(reply)
+        return reply
+
+    answers, state = played(prepared, complain)
+    assert [a.client for a in answers if isinstance(a, Failure)] == [BAD]
+    torch.testing.assert_close(state, clear({0, 1, 3, 4}), atol=1e-7, rtol=1e-6)
 
 
 def test_one_wrong_share_of_a_secret_is_left_out_and_said(prepared, clear):
