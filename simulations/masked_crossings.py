@@ -46,7 +46,8 @@ def masked_kinds(kind: type[Kind], task: Task) -> Iterator[tuple[str, Kind]]:
     share = Request("share", ABOUT, adverts=collector.adverts_for(0), threshold=2)
     fresh = replace(parties[0])
     yield "masks: share", kind(of(share.text()), b"", lambda text, _: asked(fresh, text))
-    collector.sealed = {c: p.share(collector.adverts_for(c)) for c, p in parties.items()}
+    shared: Any = {c: p.share(collector.adverts_for(c)) for c, p in parties.items()}
+    collector.sealed = shared
     bounds = Bounds(4, 1.0, 100, 1.0, {2: 4}, "changes")
     opening = Request("open", ABOUT, sealed=collector.sealed_for(0))
     shared = replace(parties[0], held={}, pairs={})

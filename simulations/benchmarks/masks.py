@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,8 @@ def met(number: int) -> tuple[Collector, dict[int, Party]]:
     neighbours = {c: [other for other in clients if other != c] for c in clients}
     collector = Collector(about, neighbours, number // 2, 1)
     collector.adverts = {c: party.advertise() for c, party in parties.items()}
-    collector.sealed = {c: p.share(collector.adverts_for(c)) for c, p in parties.items()}
+    shared: Any = {c: p.share(collector.adverts_for(c)) for c, p in parties.items()}
+    collector.sealed = shared
     for client, party in parties.items():
         party.open(collector.sealed_for(client))
     return collector, parties
