@@ -177,9 +177,9 @@ def test_a_client_wants_as_many_neighbours_as_its_experiment_says():
 
 
 def test_how_many_clients_a_round_has_by_the_experiment():
-    def expected(number=20, part=None, rounds=10, clients=None, **privacy):
+    def expected(number=20, part=None, rounds=10, clients=None, given=(), **privacy):
         data = SimpleNamespace(name="federated" if clients else "files", clients=clients)
-        partition = SimpleNamespace(num_clients=number)
+        partition = SimpleNamespace(num_clients=number, clients=given)
         privacy = SimpleNamespace(**privacy) if privacy else None
         names = {"clients_per_round": part, "rounds": rounds, "privacy": privacy}
         return expected_clients(SimpleNamespace(data=data, partition=partition, **names))
@@ -188,6 +188,7 @@ def test_how_many_clients_a_round_has_by_the_experiment():
     assert expected(part=5) == expected(part=5, sampling="known") == 5
     assert expected(clients=("a",) * 7) == 7
     assert expected(number=None) is None
+    assert expected(number=None, given=("a", "b", "c")) == 3
     assert expected(number=None, part=4, sampling="secret") == 4
     assert expected(sampling="secret") == 20
     for number, part, rounds in ((20, 5, 10), (200, 40, 20), (1000, 100, 100)):

@@ -81,7 +81,10 @@ def expected_clients(experiment: Any) -> int | None:
     Where they are drawn in secret, with negligible probability a round of the run has fewer.
     """
     e = experiment
-    known = len(e.data.clients) or None if e.data.name == "federated" else e.partition.num_clients
+    known, listed = e.partition.num_clients, getattr(e.partition, "clients", ())
+    if e.data.name == "federated":
+        known, listed = None, e.data.clients
+    known = known or len(listed) or None
     wanted = e.clients_per_round or known
     if wanted is None or known is None or wanted >= known:
         return known if known is not None else wanted
