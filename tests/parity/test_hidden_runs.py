@@ -164,6 +164,18 @@ def test_a_lost_round_costs_one_of_those_that_were_planned(experiment_of, monkey
     assert "epsilon" in lines_of(folder, "stopped")[0]["reason"]
 
 
+def test_a_masked_sum_that_was_known_when_the_power_went_is_paid_for(experiment_of, monkeypatch):
+    settings = [UNIFORM, BUDGET, "rounds=1", "secure_aggregation={}"]
+    experiment = experiment_of("unmasked", *settings)
+    monkeypatch.setattr("fedmoe.privacy.vector.Vector.next_state", killed)
+    with pytest.raises(FedMoEError, match="killed"):
+        run(experiment)
+    monkeypatch.undo()
+    lines = lines_of(run(experiment, resume="auto"), "private")
+    assert [line.get("charged", True) for line in lines] == [True, True, False]
+    assert 0 < lines[0]["epsilon"] < lines[1]["epsilon"] == lines[2]["epsilon"]
+
+
 def test_owners_scores_and_rows_stay_with_them(experiment_of, tmp_path):
     """No noise is on either; the server's own rows have scores, and choose the best adapter."""
     rows = [json.dumps({"prompt": f"is {n} odd", "response": str(n % 2)}) for n in range(9)]
