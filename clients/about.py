@@ -20,6 +20,7 @@ from fedmoe.system.digests import code_digest, template_digest
 from fedmoe.system.machine import main_memory, num_threads, processor
 
 LIBRARIES = ("fedmoe", "flwr", "torch", "transformers")
+MOST_NOISE = 1e9
 GPU_SECONDS = 10
 """Time for `nvidia-smi`."""
 
@@ -79,6 +80,19 @@ def allowed_modules(node_config: Mapping[str, object]) -> list[str]:
             f"node config: allow has {bad[0]!r}; expected names of modules, such as my_rules"
         )
     return named
+
+
+def least_noise_of(node_config: Mapping[str, object]) -> float:
+    """Return the noise multiplier that this node insists on: `least_noise` of its config, or 0."""
+    named = node_config.get("least_noise", 0.0)
+    try:
+        if 0 <= (noise := float(str(named))) <= MOST_NOISE:
+            return noise
+    except ValueError:
+        pass
+    raise FedMoEError(
+        f"node config: least_noise is {named!r}; expected privacy's noise multiplier, such as 1.0"
+    )
 
 
 def check_components(request: Mapping[str, object], node_config: Mapping[str, object]) -> None:

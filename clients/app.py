@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.about import about, allowed_modules, check_components, own_clients
+from clients.about import about, allowed_modules, check_components, least_noise_of, own_clients
 from clients.messages import buffer, checksum, parsed, text, update_content, words
 from clients.own_rows import reported
 from clients.worker_calls import answer, idle_seconds_of
@@ -29,6 +29,7 @@ def hello(message: Message, context: Context) -> Message:
     try:
         check_components(message.content.config_records["config"], context.node_config)
         owner_of(*key_files(context))
+        least_noise_of(context.node_config)
         reply = words(**about(context.node_config, data_of(message.content)))
     except FedMoEError as error:
         reply = words(reason=str(error))
@@ -98,6 +99,8 @@ def carry_out(content: RecordDict, context: Context, ttl: float) -> RecordDict:
         masks=masks,
         key=key,
         known=known,
+        home=str(context.node_config.get("state", "")),
+        least_noise=least_noise_of(context.node_config),
     )
     task_seconds = float(context.run_config.get("task_seconds", 3600))
     return update_content(answer(order, buffer(content), idle_seconds, task_seconds))

@@ -13,15 +13,23 @@ from fedmoe.errors import FedMoEError, WireError
 from fedmoe.messages.codec import sealed
 from fedmoe.messages.records import Message
 from fedmoe.privacy.masks.identity import owner_of
-from fedmoe.privacy.masks.party import Advert, Reveal
-from fedmoe.privacy.masks.settings import SecureAggregation
+from fedmoe.privacy.masks.party import Advert, Refused, Reveal
+from fedmoe.privacy.masks.settings import SecureAggregation, expected_clients
 from fedmoe.privacy.masks.steps import Parties
-from fedmoe.privacy.masks.wire import Request, advert_values, read_request, reveal_text, shares_text
+from fedmoe.privacy.masks.wire import (
+    Request,
+    advert_values,
+    read_request,
+    refused_text,
+    reveal_text,
+    shares_text,
+)
 from fedmoe.runs.client_side import ClientSide
-from fedmoe.runs.vectors import expected_clients, vector_at_client
+from fedmoe.runs.vectors import vector_at_client
 
 if TYPE_CHECKING:
     from fedmoe.messages.records import Task
+    from fedmoe.privacy.vector import Vector
 
 FEW = 8
 """Experiments whose rounds may be under way in one process."""
@@ -53,6 +61,8 @@ def answer_step(order: Order, experiment: Experiment) -> Message:
     answer = parties_for(order, experiment).answer(client, request, owner)
     if isinstance(answer, Advert):
         text = json.dumps(advert_values(answer))
+    elif isinstance(answer, Refused):
+        text = refused_text(answer)
     else:
         text = reveal_text(answer) if isinstance(answer, Reveal) else shares_text(answer)
     return sealed(Message(text, b""))
@@ -79,24 +89,37 @@ class MaskedSide(ClientSide):
 
     request: Request | None = None
     parties: Parties | None = None
+    least_noise: float = 0.0
 
     def answer(self, task: Task) -> Message:
         """Carry out a task and return its vector under the masks of this round.
 
         Raises:
-            WireError: the client has no keys for it, or the server asks for another vector than
-                the experiment does.
+            FedMoEError: the client has no keys for it, or the server asks for another vector than
+                the experiment does, or for less noise than the node's config does.
         """
         request, parties = self.request, self.parties
         assert request is not None
         assert parties is not None
         assert request.bounds is not None
-        neighbours = len(parties.party(task.client, request).adverts)
-        vector = vector_at_client(self.setup, task, request.bounds, neighbours)
+        party = parties.party(task.client, request)
+        known = len(party.adverts), party.threshold
+        vector = vector_at_client(self.setup, task, request.bounds, *known)
+        check_noise(vector, self.least_noise)
         update = self.train(task)
         masked = parties.mask(task.client, request, vector.of(update))
         # A plan of the node's own needs the k; it goes no further.
         return Message(json.dumps({"top_k": update.top_k}), masked.view("u1").data)
+
+
+def check_noise(vector: Vector, least: float) -> None:
+    """Refuse a vector with less noise than this node insists on."""
+    noise = vector.private.mechanism.noise_multiplier if vector.private else 0.0
+    if noise < least:
+        raise FedMoEError(
+            f"the experiment adds noise {noise:g} to a sum (privacy.noise_multiplier), and this "
+            f"node's least_noise is {least:g}; lower it in its node config, or ask for more"
+        )
 
 
 def masked_side(order: Order, client: ClientSide) -> ClientSide:
@@ -109,7 +132,9 @@ def masked_side(order: Order, client: ClientSide) -> ClientSide:
     masks = client.setup.experiment.secure_aggregation is not None
     if masks and order.masks:
         parties = parties_for(order, client.setup.experiment)
-        return MaskedSide(**vars(client), request=read_request(order.masks), parties=parties)
+        request = read_request(order.masks)
+        own = {"parties": parties, "least_noise": order.least_noise}
+        return MaskedSide(**vars(client), request=request, **own)
     if masks or order.masks:
         raise FedMoEError(
             "the experiment says secure_aggregation, and the server asks for an update in clear"
@@ -120,5 +145,10 @@ def masked_side(order: Order, client: ClientSide) -> ClientSide:
         raise FedMoEError(
             "this node's known_keys say that its updates are masked, and the experiment has no "
             "secure_aggregation; remove known_keys from its node config to send them in clear"
+        )
+    if order.least_noise:
+        raise FedMoEError(
+            f"this node's least_noise, {order.least_noise:g}, says that it adds noise itself, and "
+            "the experiment has no secure_aggregation; remove it from its node config"
         )
     return client

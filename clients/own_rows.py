@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import json
+import os
+import secrets
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmoe.errors import FedMoEError
+from fedmoe.messages.rows import WITHHELD
 from fedmoe.system.digests import files_digest
 from fedmoe.system.files import expanded
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 REPORTED = ("labels", "score", "name")
 """What a node reports of its clients unless its config's `report` leaves it out."""
+SALT_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ def own_rows(node_config: Mapping[str, object], data: Mapping[str, Any]) -> OwnR
         data: the experiment's section `data`, as the server tells it.
 
     Raises:
-        FedMoEError: there is no such path, or no client's rows are there.
+        FedMoEError: there is no such path, or no client's rows are there; or names are withheld,
+            and there is no `state`.
     """
     # Here, because it takes seconds, and most nodes of pooled data never need it.
     from fedmoe.data.federated import Federated, LocalData
@@ -64,17 +69,17 @@ def own_rows(node_config: Mapping[str, object], data: Mapping[str, Any]) -> OwnR
             )
         digest = files_digest(expanded(str(path)))
         return OwnRows(dict.fromkeys(local.names, digest), json.dumps(path))
-    places = {}
+    places, salt = {}, salt_of(str(node_config.get("state", ""))) if withhold else b""
     for name in local.names:
         files = [f for f in vars(local.sources[name]).values() if f is not None]
-        told = alias(name, files[0]) if withhold else name
+        told = alias(name, salt) if withhold else name
         place = files[0].parent if len(files) > 1 else files[0]
         places[told] = str(place.absolute()), files_digest(*files)
     paths = json.dumps({name: place for name, (place, _) in places.items()})
     return OwnRows({n: digest for n, (_, digest) in places.items()}, paths)
 
 
-def rows_here(data: Federated, named: str, report: Sequence[str]) -> Federated:
+def rows_here(data: Federated, named: str, report: Sequence[str], state: str = "") -> Federated:
     """Return the experiment's data with the rows of this node's clients, whoever else there is.
 
     The server's test set stays at the server.
@@ -83,11 +88,12 @@ def rows_here(data: Federated, named: str, report: Sequence[str]) -> Federated:
         data: the experiment's.
         named: `data` of the node's config.
         report: what the node reports of its clients.
+        state: `state` of the node's config.
 
     Raises:
         FedMoEError: see `own_rows`.
     """
-    config = {"data": named, "report": " ".join(report)}
+    config = {"data": named, "report": " ".join(report), "state": state}
     path = own_rows(config, {"path": data.path, "column": data.column}).path
     own = json.loads(path) if path else data.path
     return replace(data, path=own, clients=(), server_test="")
@@ -126,10 +132,40 @@ def reported(node_config: Mapping[str, object]) -> list[str]:
     return words
 
 
-def alias(name: str, path: Path) -> str:
-    """Return what a client that withholds its name is called."""
-    secret = f"{name}\0{path.absolute()}".encode()
-    return f"withheld-{hashlib.sha256(secret).hexdigest()[:8]}"
+def alias(name: str, salt: bytes) -> str:
+    """Return what a client that withholds its name is called; nobody can guess it from the name."""
+    return WITHHELD + hmac.digest(salt, name.encode(), "sha256").hex()[:8]
+
+
+def salt_of(state: str) -> bytes:
+    """Return this node's random salt, which is made once and kept in its `state`.
+
+    Raises:
+        FedMoEError: the node has no such folder, or the file cannot be read or written.
+    """
+    if not state:
+        raise FedMoEError(
+            "node config: report leaves out `name`; set `state` to a folder that stays: there this "
+            "node keeps the random number by which it calls its clients the same in every round"
+        )
+    folder = expanded(state)
+    path, new = folder / "withheld.salt", folder / f".withheld.{secrets.token_hex(8)}"
+    try:
+        if not path.exists():
+            folder.mkdir(0o700, parents=True, exist_ok=True)
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(SALT_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):  # whole, or not at all; the first of two counts
+                os.link(new, path)
+            new.unlink()
+        salt = path.read_bytes()
+    except OSError as error:
+        raise FedMoEError(f"{path}: {error.strerror or error}") from error
+    if len(salt) != SALT_BYTES:
+        raise FedMoEError(f"{path} has {len(salt)} bytes; expected {SALT_BYTES}. Remove it for new")
+    return salt
 
 
 def pooled_digest(node_config: Mapping[str, object], path: str) -> str:

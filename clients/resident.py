@@ -44,9 +44,9 @@ def carry_out(order: Order, buffer: memoryview) -> Message:
     if order.masks and read_request(order.masks).step != "mask":
         asked = experiment_of(order.experiment, order.overrides, tuple(order.allow))
         return answer_step(order, asked)
-    run = resident(
-        order.experiment, order.overrides, tuple(order.allow), order.data, tuple(order.report)
-    )
+    report = tuple(order.report)
+    own = order.data, report, "" if "name" in report else order.home
+    run = resident(order.experiment, order.overrides, tuple(order.allow), *own)
     if order.digest and order.digest != run.digest:
         raise FedMoEError(OTHER_ROWS.format(here=run.digest, there=order.digest))
     client, own_budget = run.client, run.own_budget
@@ -87,6 +87,7 @@ def resident(
     allow: tuple[str, ...] = (),
     data: str = "",
     report: tuple[str, ...] = REPORTED,
+    state: str = "",
 ) -> Resident:
     """Prepare the client side of a resolved experiment (YAML), with this machine's overrides.
 
@@ -99,7 +100,7 @@ def resident(
     """
     asked = experiment_of(experiment, overrides, allow)
     if isinstance(asked.data, Federated):
-        asked = replace(asked, data=rows_here(asked.data, data, report))
+        asked = replace(asked, data=rows_here(asked.data, data, report, state))
     here = planned_here(asked)
     budget = asked.budget
     own_budget = OwnBudget(budget) if here is not asked and isinstance(budget, Auto) else None

@@ -35,6 +35,7 @@ RANGES = {
     "checksum": (0, 2**63 - 1),
     "deadline_seconds": (0, 1e9),
     "fewer": (0, 2**16),
+    "least_noise": (0, 1e9),
 }
 """Least and most of each number in a record: a caller may kill the process of a `pid`."""
 
@@ -95,6 +96,10 @@ class Order:
     """The file of the key by which this node signs its clients' keys; empty if it signs nothing."""
     known: str = ""
     """The file with all owners' public keys, where it signs."""
+    home: str = ""
+    """The node's `state`, where it keeps what hides its clients' names."""
+    least_noise: float = 0.0
+    """The noise multiplier without which it sends nothing, as its config says."""
 
 
 T = TypeVar("T", Hello, Order)

@@ -7,7 +7,7 @@ In reading order:
     nodes.py      nodes: present, fit, busy, and which may serve a client
     about.py      a node's description of itself, checked
     round.py      one round: where each task is, which answers came, which are late
-    masks.py      the steps of secure aggregation: a round of four messages, each client on one node
+    masks.py      the steps of secure aggregation: a round of five messages, each client on one node
     stream.py     the same without rounds, for asynchronous strategies
     post.py       messages in flight: each ends as a reply or a reason
     pulls.py      fetching of replies, so that a slow upload delays only itself

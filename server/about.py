@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from fedmoe.errors import WireError, quoted
+from fedmoe.messages.rows import WITHHELD
 from fedmoe.section import section
 
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+!-]{1,40}$")]
@@ -78,6 +79,8 @@ class Expected:
     allow_versions: bool = False
     assigned: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """By node name: the clients that this node alone serves."""
+    owners: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The same where clients are known by name."""
     components: str = "[]"
     """Foreign components that it must have; see `config.components.told_to_nodes`."""
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -97,7 +100,7 @@ class Expected:
         Raises:
             WireError: a value is missing, too long or of a wrong type; another node's name; other
                 code, or other versions of libraries that change an update bitwise; clients that
-                do not exist. The message names both sides.
+                do not exist, or are not its. The message names both sides.
         """
         try:
             about = About(**values)
@@ -118,7 +121,8 @@ class Expected:
             )
         self._check_versions(about)
         self._check_data(about)
-        self._check_clients(about)
+        self._check_clients(about, registered)
+        self._check_owners(about, registered)
         return about
 
     def _check_versions(self, about: About) -> None:
@@ -150,7 +154,7 @@ class Expected:
                 "the server's file to the node"
             )
 
-    def _check_clients(self, about: About) -> None:
+    def _check_clients(self, about: About, registered: str) -> None:
         if over := sorted(client for client in about.held if client >= self.num_clients):
             raise WireError(
                 f"it holds client {over[0]}; this run's clients are 0..{self.num_clients - 1}"
@@ -160,6 +164,31 @@ class Expected:
             raise WireError(
                 f"the run config's `nodes` gives it client {missing[0]}; its own config names "
                 f"{about.clients}"
+            )
+        given = self.assigned.get(registered, frozenset())
+        if registered and (strange := sorted(about.held - given)):
+            raise WireError(
+                f"it holds client {strange[0]}, which the run config's `nodes` does not give to "
+                f"{registered!r}; give it there, or leave `clients` out of its node config"
+            )
+
+    def _check_owners(self, about: About, registered: str) -> None:
+        """Refuse owners whom the run config gives to another node, or a key's name does not cover.
+
+        Without `nodes` a key covers the owner of its own name. One who withholds its name takes the
+        place of one that the key covers.
+        """
+        whose = {owner: node for node, owners in self.owners.items() for owner in owners}
+        mine = self.owners.get(about.name, {registered} - {*whose, ""})
+        strange = sorted(about.own.keys() - mine)
+        taken = [owner for owner in strange if owner in whose]
+        withheld = all(owner.startswith(WITHHELD) for owner in strange)
+        if taken or (registered and not (withheld and len(about.own) <= len(mine))):
+            owner = (taken or strange or [*about.own])[0]
+            raise WireError(
+                f"it has rows of client {owner!r}, and {about.name!r} may have those of "
+                f"{', '.join(sorted(mine))[:200] or 'nobody'}: name its owners in the run config, "
+                f'nodes="{about.name}={owner}"'
             )
 
 

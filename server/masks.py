@@ -1,4 +1,4 @@
-"""Masked sums over Flower's grid: four messages a round to each client, on one node each."""
+"""Masked sums over Flower's grid: five messages a round to each client, on one node each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedmoe.adapter import Adapter
 from fedmoe.errors import WireError
 from fedmoe.messages.codec import check_seal
 from fedmoe.messages.records import Failure, Message, Task, Update, least_report
-from fedmoe.privacy.masks.wire import Request, read_advert, read_reveal, read_shares
+from fedmoe.privacy.masks.wire import Request, read_advert, read_refused, read_reveal, read_shares
 from server.private import log
 from server.round import Exchange, Round
 
@@ -42,6 +42,8 @@ class GridSteps:
         self.transport = transport
         self.requests: Mapping[int, Request] = {}
         """By client: what the round's tasks bring with them."""
+        self.near: dict[int, set[int]] = {}
+        """By client: the neighbours whose shares it was given."""
         self.at: dict[int, int] = {}
         """By client: the node that has its keys."""
         self.warned = False
@@ -56,6 +58,8 @@ class GridSteps:
         if step == "advertise":
             t.nodes.wait()
             self.at = {}
+        elif step == "open":
+            self.near = {client: {*r.sealed} for client, r in requests.items()}
         exchange = Exchange(MessageType.TRAIN, partial(self._read, requests), step == "advertise")
         seconds = min(t.settings.task_seconds, t.settings.node_seconds)
         round_ = Round(
@@ -124,7 +128,9 @@ class GridSteps:
             return read_advert(message.scalars)
         if request.step == "share":
             return read_shares(message.scalars, request.adverts)
-        near = self.requests[task.client].sealed.keys()
+        near = self.near[task.client]
+        if request.step == "open":
+            return read_refused(message.scalars, near)
         there = near & {*request.arrived}
         return read_reveal(message.scalars, there, near - there)
 

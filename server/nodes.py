@@ -9,6 +9,7 @@ from flwr.app import MessageType
 from flwr.serverapp import Grid
 
 from fedmoe.errors import FedMoEError, WireError, quoted
+from fedmoe.messages.rows import WITHHELD
 from server.about import About, Expected
 from server.messages import hello_content, read_about
 from server.post import Arrived, Lost, Post
@@ -39,6 +40,8 @@ class Nodes:
         """Nodes that have not answered yet."""
         self.registered: dict[int, str] = {}
         """By node: the name that its key was registered with, if it was."""
+        self.withheld: dict[str, str] = {}
+        """By the word for an owner who withholds its name: the key's name that first used it."""
         self.present: list[int] = []
         self.activated: dict[int, str] = {}
         """By node: when the SuperLink last activated it."""
@@ -189,6 +192,7 @@ class Nodes:
             registered = self.registered.get(node, "")
             about = self.expected.check(read_about(answer), registered)
             self._check_rows(node, about)
+            self._check_withheld(about, registered)
             self.known[node] = about
         except (WireError, ValueError) as error:  # whatever a node says ends its part, not the run
             self.known.pop(node, None)
@@ -215,6 +219,13 @@ class Nodes:
                         f"{self.label(other)}; give each client's rows to one node, or the same "
                         "rows to both"
                     )
+
+    def _check_withheld(self, about: About, registered: str) -> None:
+        """Refuse a node that calls its owner as another one does who withholds its name."""
+        for name in about.own if registered else ():
+            first = self.withheld.setdefault(name, registered)
+            if name.startswith(WITHHELD) and first != registered:
+                raise WireError(f"it has rows of {name!r}, which {first!r} has told of first")
 
     def _tell_mixed(self, node: int, processor: str) -> None:
         """Warn of a fleet of several kinds of processor: its run cannot be repeated bit for bit."""

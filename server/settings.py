@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from fedmoe.config.explain import explain
 from fedmoe.config.place import Place, fields
+from fedmoe.config.words import not_one_of
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.rounds import Member
 from fedmoe.section import section
@@ -35,7 +36,8 @@ class Settings:
     """Take nodes whose torch or transformers differ: their updates, and so the run, are not bitwise
     identical to those of one version."""
     nodes: str = ""
-    """The clients or tiers that a named node serves, as `lab-3090=0,3; pi=low`."""
+    """The clients or tiers that a named node serves, as `lab-3090=0,3; pi=low`; where clients bring
+    rows of their own, the owners that it may speak for, as `lab-3090=berlin,paris`."""
 
 
 def read_settings(run_config: Mapping[str, Any]) -> Settings:
@@ -66,23 +68,14 @@ def read_nodes(text: str, members: Sequence[Member]) -> dict[str, frozenset[int]
         ConfigError: an entry is not `name=clients`, or names a client or tier that does not exist.
     """
     clients = {member.client for member in members}
-    names = {member.name: member.client for member in members if member.name}
     tiers = {m.tier: {n.client for n in members if n.tier == m.tier} for m in members}
     found: dict[str, frozenset[int]] = {}
-    faults = []
-    for entry in filter(None, map(str.strip, text.split(";"))):
-        name, sign, listed = (part.strip() for part in entry.partition("="))
-        words = [word.strip() for word in listed.split(",")]
-        if not (name and sign and all(words)) or name in found:
-            fault = f"{name} is there twice" if name in found else f"{entry!r} is not an entry"
-            faults.append(f"{fault}; expected for example `lab-3090=0,3; pi=low`")
-            continue
+    (entries, bad), faults = _entries(text), []
+    for name, words in entries.items():
         served: set[int] = set()
         for word in words:
             number = int(word) if word.isdecimal() and len(word) < 10 else None
-            if word in names:
-                served.add(names[word])
-            elif number in clients:
+            if number in clients:
                 served.add(number)
             elif word in tiers:
                 served |= tiers[word]
@@ -92,6 +85,45 @@ def read_nodes(text: str, members: Sequence[Member]) -> dict[str, frozenset[int]
                     f"tier ({', '.join(tiers)})"
                 )
         found[name] = frozenset(served)
+    _refuse(faults + bad)
+    return found
+
+
+def read_owners(text: str, listed: Collection[str] = ()) -> dict[str, frozenset[str]]:
+    """Return, by node name, the owners that this node may speak for.
+
+    >>> {name: sorted(owners) for name, owners in read_owners("lab=berlin, paris").items()}
+    {'lab': ['berlin', 'paris']}
+
+    Args:
+        text: as in the run config.
+        listed: all owners, if that is known.
+
+    Raises:
+        ConfigError: an entry is not `name=owners`, or names an owner that is not listed.
+    """
+    entries, faults = _entries(text)
+    for name, words in entries.items() if listed else ():
+        faults += [f"{name}: {not_one_of(w, [*listed])}" for w in words if w not in listed]
+    _refuse(faults)
+    return {name: frozenset(words) for name, words in entries.items()}
+
+
+def _entries(text: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the words by node name, and faults."""
+    found: dict[str, list[str]] = {}
+    faults = []
+    for entry in filter(None, map(str.strip, text.split(";"))):
+        name, sign, listed = (part.strip() for part in entry.partition("="))
+        words = [word.strip() for word in listed.split(",")]
+        if not (name and sign and all(words)) or name in found:
+            fault = f"{name} is there twice" if name in found else f"{entry!r} is not an entry"
+            faults.append(f"{fault}; expected for example `lab-3090=0,3; pi=low`")
+        else:
+            found[name] = words
+    return found, faults
+
+
+def _refuse(faults: Sequence[str]) -> None:
     if faults:
         raise ConfigError("run config", [Fault("nodes", fault) for fault in faults])
-    return found

@@ -30,7 +30,7 @@ from server.messages import task_content
 from server.nodes import Nodes
 from server.post import Clock, Post
 from server.round import Exchange, Round
-from server.settings import Settings, read_nodes
+from server.settings import Settings, read_nodes, read_owners
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -66,7 +66,9 @@ class GridTransport:
         self.places = {} if places is None else places
         self.code = code_digest(Path(__file__).parent.parent / "clients")
         self.experiment = for_nodes(server.setup.for_clients)
-        assigned = read_nodes(settings.nodes, server.members)
+        data, named = server.setup.experiment.data, is_federated(server.setup.experiment)
+        assigned = {} if named else read_nodes(settings.nodes, server.members)
+        owners = read_owners(settings.nodes, getattr(data, "clients", ())) if named else {}
         components = told_to_nodes(server.setup.experiment)
         self.data = data_told(server)
         clients = len(server.facts.lengths)
@@ -75,9 +77,10 @@ class GridTransport:
             clients,
             settings.allow_versions,
             assigned,
+            owners,
             components,
             self.data,
-            file_digest(server.setup.experiment.data),
+            file_digest(data),
             template_digest(server.setup.experiment.text.template),
         )
         self.nodes = Nodes(grid, Post(grid, clock), expected, settings)

@@ -20,9 +20,11 @@ from fedmoe.privacy.masks.wire import (
     Request,
     advert_values,
     read_advert,
+    read_refused,
     read_request,
     read_reveal,
     read_shares,
+    refused_text,
     reveal_text,
     shares_text,
 )
@@ -41,15 +43,21 @@ def masked_kinds(kind: type[Kind], task: Task) -> Iterator[tuple[str, Kind]]:
     neighbours = {c: [other for other in CLIENTS if other != c] for c in CLIENTS}
     collector = Collector(about, neighbours, 2, LENGTH)
     collector.adverts = adverts = {c: party.advertise() for c, party in parties.items()}
-    share = Request("share", ABOUT, adverts=collector.adverts_for(0))
+    share = Request("share", ABOUT, adverts=collector.adverts_for(0), threshold=2)
     fresh = replace(parties[0])
     yield "masks: share", kind(of(share.text()), b"", lambda text, _: asked(fresh, text))
-    collector.sealed = {c: p.share(collector.adverts_for(c)) for c, p in parties.items()}
+    shared: Any = {c: p.share(collector.adverts_for(c)) for c, p in parties.items()}
+    collector.sealed = shared
     bounds = Bounds(4, 1.0, 100, 1.0, {2: 4}, "changes")
-    mask = Request("mask", ABOUT, sealed=collector.sealed_for(0), bounds=bounds)
-    shared = replace(parties[0])
-    yield "masks: mask", kind(of(mask.text()), b"", lambda text, _: masked(shared, text))
-    vector = parties[0].mask(np.zeros(LENGTH, np.uint64), collector.sealed_for(0)).tobytes()
+    opening = Request("open", ABOUT, sealed=collector.sealed_for(0))
+    shared = replace(parties[0], held={}, pairs={})
+    yield "masks: open", kind(of(opening.text()), b"", lambda text, _: asked(shared, text))
+    refused = of(refused_text(parties[0].open(collector.sealed_for(0))))
+    yield "refused", kind(refused, b"", lambda text, _: read_refused(text, neighbours[0]))
+    mask = Request("mask", ABOUT, bounds=bounds)
+    opened = replace(parties[0])
+    yield "masks: mask", kind(of(mask.text()), b"", lambda text, _: masked(opened, text))
+    vector = parties[0].mask(np.zeros(LENGTH, np.uint64)).tobytes()
     met = replace(parties[0])
     reveal = Request("reveal", ABOUT, arrived=(0, 1, 2))
     yield "masks: reveal", kind(of(reveal.text()), b"", lambda text, _: asked(met, text))
@@ -72,14 +80,16 @@ def masked_kinds(kind: type[Kind], task: Task) -> Iterator[tuple[str, Kind]]:
 def asked(party: Party, text: str) -> None:
     """Make a step, as a client that has just made the one before."""
     parties = Parties(SecureAggregation(threshold=0.6), None)
-    parties.parties[0] = replace(party, held=dict(party.held), adverts=dict(party.adverts))
+    parties.parties[0] = replace(
+        party, held=dict(party.held), pairs={}, adverts=dict(party.adverts)
+    )
     parties.answer(0, read_request(text))
 
 
 def masked(party: Party, text: str) -> None:
-    """Mask a vector, as a client that has shared its secrets."""
+    """Mask a vector, as a client that has opened what was shared with it."""
     parties = Parties(SecureAggregation(), None)
-    parties.parties[0] = replace(party, held={})
+    parties.parties[0] = replace(party)
     parties.mask(0, read_request(text), np.zeros(LENGTH, np.uint64))
 
 

@@ -111,9 +111,10 @@ def app_files(experiment: Experiment, fleet: Fleet) -> dict[str, bytes]:
 def _run_config(experiment: Experiment, fleet: Fleet) -> dict[str, str | int | float]:
     """Return what this fleet and the experiment's budget say of the run config."""
     found: dict[str, str | int | float] = {"num_nodes": len(fleet.nodes)}
-    if not is_federated(experiment):
-        # A node says itself whose data it has: without this, any could take another's tasks.
-        found["nodes"] = "; ".join(f"{node.name}={node.number}" for node in fleet.nodes)
+    # A node says itself whose data it has: without this, any could take another's tasks.
+    named = is_federated(experiment)
+    pairs = (f"{node.name}={node.name if named else node.number}" for node in fleet.nodes)
+    found["nodes"] = "; ".join(pairs)
     if isinstance(experiment.budget, Auto) and (seconds := experiment.budget.deadline_seconds):
         # The plan's deadline is one client's, from its task's sending to its update's arrival. All
         # are sent at once, each to its own machine, and one whose process dies starts again.

@@ -9,6 +9,8 @@ from typing import Any, Self
 from fedmoe.errors import WireError
 
 MOST_ROWS = 2**40
+WITHHELD = "withheld-"
+"""How the name of a client begins that withholds its own."""
 LOST_WARNING = 0.05
 """Share of dropped rows above which a warning is due."""
 MOST_WARNINGS = 10

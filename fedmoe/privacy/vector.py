@@ -42,6 +42,8 @@ class Vector:
     """Of a client (`aggregation.weighting`)."""
     most_tokens: int
     """Of a client in one local round."""
+    most_examples: int
+    """Of a client; more are told as so many."""
     private: PrivateMean | None = None
     """Clips and noises each vector; without it a sum is exact."""
     noise_part: float = 1.0
@@ -61,7 +63,7 @@ class Vector:
             return [
                 Part("changes", size, weight * self.largest_change, n),
                 Part("weights", owners, weight, n),
-                Part("reports", len(SUMMED), max(LARGEST_LOSS, self.largest_size), n),
+                Part("reports", len(SUMMED), max(LARGEST_LOSS, self.most_examples), n),
                 Part("counts", owners - 1, float(self.most_tokens), n),
             ]
         m, p = self.private.mechanism, self.private.mechanism.privacy
@@ -92,7 +94,7 @@ class Vector:
         if self.private is None:
             weights = self.strategy.weigh(update)
             descent = self._descent(update, weights)
-            most = {float: LARGEST_LOSS, int: math.inf}
+            most = {float: LARGEST_LOSS, int: self.most_examples}
             told = ((getattr(update, f.name), most[f.type]) for f in SUMMED)
             reports = np.array([min(max(float(x), 0.0), largest) for x, largest in told])
             counts = update.counts.flatten().double().numpy()

@@ -86,6 +86,9 @@ class MaskedRun(Sight):
     masked: MaskedMean
     write: Write
 
+    def planned(self, tasks: Sequence[Task]) -> None:
+        self.masked.reset()
+
     @property
     def aggregator(self) -> Aggregator:
         return self.masked
@@ -98,7 +101,8 @@ class MaskedRun(Sight):
         return update if update.withheld else replace(update, withheld=True)
 
     def finished(self, state: ServerState) -> None:
-        self.write(self.masked.report, self.masked.counts)
+        if self.masked.report:
+            self.write(self.masked.report, self.masked.counts)
 
     @property
     def notes(self) -> list[str]:
@@ -155,6 +159,8 @@ class PrivateRun(Sight):
         return Spent(m.noise_multiplier, m.probability)
 
     def planned(self, tasks: Sequence[Task]) -> None:
+        if self.masked:
+            self.masked.reset()
         setup = self.server.setup
         self.mean.layout = setup.layouts(next(iter(setup.top_ks)), self.round).update
 
@@ -183,12 +189,26 @@ class PrivateRun(Sight):
             f"at delta {p.delta:g}, after {len(self.spent)} rounds"
         )
 
-    def finished(self, state: ServerState) -> None:
+    def charge(self) -> None:
+        """Write down what a round spends before it is known: a crash then costs too much at most.
+
+        What it tells is in a second line, which is charged to nobody.
+        """
         self.spent.append(self.now)
+        self.write(self._line())
+
+    def finished(self, state: ServerState) -> None:
         self.round = state.round + 1
+        if self.masked is None:
+            self.spent.append(self.now)
+            self.write(self.mean.report | self._line())
+        elif self.masked.report:
+            self.write(self.mean.report | self._line() | {"charged": False})
+
+    def _line(self) -> dict[str, Any]:
         epsilon, delta = self.accountant.epsilon(self.spent), self.accountant.delta
         line = {"epsilon": epsilon, "delta": delta, "next_clip": self.mean.clip}
-        self.write(self.mean.report | line | self.now._asdict())
+        return line | self.now._asdict()
 
     @property
     def notes(self) -> list[str]:
@@ -262,11 +282,12 @@ def _private(
     lines = [line for line in records if line["kind"] == KIND]
     clips = [line["next_clip"] for line in lines if line["round"] <= rounds]
     mean = PrivateMean(mean_of(e), mechanism, clips[-1] if clips else p.clip)
-    spent = [Spent(line["noise_multiplier"], line["probability"]) for line in lines]
-    if masked:
-        masked.private = mean
+    charged = [line for line in lines if line.get("charged", True)]
+    spent = [Spent(line["noise_multiplier"], line["probability"]) for line in charged]
     args = Accountant(p.delta), e.rounds, write, spent, rounds + 1, masked
     run = PrivateRun(server, workers, mean, *args)
+    if masked:
+        masked.private, masked.charge = mean, run.charge
     if not spent:  # else it ends in time, with what it has; see `why_stop`
         _check(run, e.rounds)
     return run

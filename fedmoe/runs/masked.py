@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import secrets
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from fedmoe.errors import AggregationError, FedMoEError
+from fedmoe.errors import AggregationError, FedMoEError, FedMoEWarning
 from fedmoe.messages.records import Failure
-from fedmoe.privacy.masks.collector import Collector, neighbours_of
+from fedmoe.privacy.masks.collector import Collector, both_of, left_alone, neighbours_of, pair_of
+from fedmoe.privacy.masks.party import Refused, usable
+from fedmoe.privacy.masks.settings import expected_clients
 from fedmoe.privacy.masks.steps import Parties
 from fedmoe.privacy.masks.wire import Bounds, Request
 from fedmoe.privacy.vector import Vector, stripped
-from fedmoe.runs.vectors import bounds_of, expected_clients, mean_of, settings_of
+from fedmoe.rounds import check_quorum
+from fedmoe.runs.vectors import bounds_of, mean_of, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
     from fedmoe.privacy.private_mean import PrivateMean
     from fedmoe.runs.server_side import ServerSide
 
+MOST_PATIENT = 3
+"""Times that a round begins anew for clients who refuse each other, before both must leave it."""
+NO_KEY = "it sent a key that nobody can have"
 RESUME = "Round discarded. Resume with `--resume auto` once more clients are back"
 
 
@@ -41,7 +48,7 @@ class Steps(Protocol):
         ...
 
     def train(self, requests: Mapping[int, Request]) -> None:
-        """Take what the next tasks' clients need to mask what they send."""
+        """Take what the next tasks' clients need to know of what they send."""
 
     def masked(self, vector: Vector, update: Update) -> np.ndarray:
         """Return the masked vector that came with an answer, or make it."""
@@ -66,7 +73,7 @@ class Here:
                 yield Failure(task.round, task.client, str(error), "masks")
 
     def train(self, requests: Mapping[int, Request]) -> None:
-        """Keep the shares that clients have got."""
+        """Keep what clients are told."""
         self.requests = requests
 
     def masked(self, vector: Vector, update: Update) -> np.ndarray:
@@ -83,7 +90,7 @@ class Meeting:
     vector: Vector
     bounds: Bounds
     failures: dict[int, Failure]
-    """By client: of those who left before they trained."""
+    """By client."""
     tasks: dict[int, Task]
     """By client."""
 
@@ -91,9 +98,12 @@ class Meeting:
         """Return what a client is asked at a step."""
         collector, about = self.collector, self.collector.about.decode()
         if step == "share":
-            return Request(step, about, adverts=collector.adverts_for(client))
+            adverts = collector.adverts_for(client)
+            return Request(step, about, adverts=adverts, threshold=collector.threshold)
+        if step == "open":
+            return Request(step, about, sealed=collector.sealed_for(client))
         if step == "mask":
-            return Request(step, about, sealed=collector.sealed_for(client), bounds=self.bounds)
+            return Request(step, about, bounds=self.bounds)
         near = {client, *collector.neighbours[client]}
         return Request(step, about, arrived=tuple(sorted(near & {*collector.arrived})))
 
@@ -111,6 +121,12 @@ class MaskedMean:
     counts: np.ndarray | None = None
     """int64 (layers, experts): the last round's."""
     meeting: Meeting | None = None
+    charge: Callable[[], None] = lambda: None
+    """Called before a sum is unmasked."""
+
+    def reset(self) -> None:
+        """Forget what the last round told, as a round begins that may tell nothing."""
+        self.report, self.counts, self.meeting = {}, None, None
 
     @property
     def strategy(self) -> Mean:
@@ -129,19 +145,23 @@ class MaskedMean:
         if not tasks:
             return
         meeting = self.meeting = self._meet(tasks)
-        staying = [task for task in tasks if task.client not in meeting.failures]
+        gone = dict(meeting.failures)
+        staying = [task for task in tasks if task.client not in gone]
         self.steps.train({t.client: meeting.request("mask", t.client) for t in staying})
         answers = iter(self.inner(staying))
         for task in tasks:
-            answer = meeting.failures.get(task.client) or next(answers)
+            answer = gone.get(task.client) or next(answers)
             if isinstance(answer, Failure):
+                meeting.failures[task.client] = answer
                 yield answer
                 continue
             try:
                 masked = self.steps.masked(meeting.vector, answer)
                 meeting.collector.add(task.client, masked)
             except FedMoEError as error:
-                yield Failure(task.round, task.client, str(error), "masks")
+                failure = Failure(task.round, task.client, str(error), "masks")
+                meeting.failures[task.client] = failure
+                yield failure
                 continue
             yield replace(stripped(answer), num_bytes=8 * meeting.vector.length)
         assert next(answers, None) is None, "more answers than tasks"
@@ -150,11 +170,15 @@ class MaskedMean:
         """Return the next state, once every update has been masked.
 
         Raises:
-            AggregationError: too few clients stayed.
+            FedMoEError: fewer clients stayed than the quorum, or than can unmask their sum.
         """
         number = sum(1 for _ in updates)
         assert self.meeting is not None
         meeting, collector = self.meeting, self.meeting.collector
+        quorum, missing = self.server.setup.experiment.quorum, [*meeting.failures.values()]
+        round = next(iter(meeting.tasks.values())).round
+        # Before it is revealed: a sum that is known is not taken back.
+        check_quorum(round, len(meeting.tasks), missing, quorum)
         staying = [meeting.tasks[client] for client in sorted(collector.arrived)]
         requests = {task.client: meeting.request("reveal", task.client) for task in staying}
         failures = []
@@ -163,39 +187,86 @@ class MaskedMean:
                 failures.append(answer)
             else:
                 collector.reveals[task.client] = answer
+        self.charge()
         try:
             total = collector.unmasked()
         except AggregationError as error:
             why = f". The first reason: {failures[0].reason}" if failures else ""
-            said = f"round {staying[0].round}: {error}{why}. {RESUME}"
-            raise AggregationError(said) from error
+            raise AggregationError(f"round {round}: {error}{why}. {RESUME}") from error
+        for helper, clients in sorted(collector.wrong.items()):
+            said = f"round {round}: client {helper} revealed shares that do not fit, of the "
+            said += f"secrets of clients {sorted(clients)}, or these had given it wrong ones"
+            warnings.warn(said, FedMoEWarning, stacklevel=2)
         self.counts = meeting.vector.counts(total)
         self.meeting = None
         state, self.report = meeting.vector.next_state(adapter, total, number)
         return state
 
     def _meet(self, tasks: Sequence[Task]) -> Meeting:
-        """Have the clients exchange keys and shares."""
+        """Have the clients exchange keys and shares, anew as long as some refuse others."""
+        failures: dict[int, Failure] = {}
+        pairs: set[frozenset[int]] = set()
+        patience = MOST_PATIENT
+        while True:
+            meeting, refused = self._attempt(tasks, failures, pairs)
+            new = {pair_of(c, other) for c, r in refused.items() for other in r.clients}
+            if not new:
+                return meeting
+            pairs, patience = pairs | new, patience - 1
+            if patience < 0:
+                self._refuse(tasks, both_of(new), failures)
+
+    def _refuse(
+        self,
+        tasks: Sequence[Task],
+        against: Mapping[int, Iterable[int]],
+        failures: dict[int, Failure],
+    ) -> None:
+        """Note that clients leave the round, because of others with whom they share nothing."""
+        for client, others in against.items():
+            said = f"its keys or shares are refused by clients {sorted(others)}, or it refuses "
+            failures[client] = Failure(tasks[0].round, client, f"{said}theirs", "masks")
+
+    def _attempt(
+        self, tasks: Sequence[Task], failures: dict[int, Failure], pairs: set[frozenset[int]]
+    ) -> tuple[Meeting, Mapping[int, Refused]]:
+        """Return the clients that have exchanged keys and shares, and who of them refuses whom.
+
+        Args:
+            tasks: the round's.
+            failures: of those who have left; others are added.
+            pairs: clients of whom one has refused the other, and who are no neighbours.
+        """
         settings = settings_of(self.server.setup.experiment)
         # A round that is done again has other keys, so that nothing of the first serves in it.
         about = f"{self.server.run_id}|{tasks[0].round}|{secrets.token_hex(8)}"
-        failures: dict[int, Failure] = {}
-        first = {task.client: Request("advertise", about) for task in tasks}
-        adverts = self._heard(tasks, first, failures)
+        there = [task for task in tasks if task.client not in failures]
+        first = {task.client: Request("advertise", about) for task in there}
+        adverts = self._heard(there, first, failures)
+        for client in [client for client, advert in adverts.items() if not usable(advert)]:
+            failures[client] = Failure(tasks[0].round, client, NO_KEY, "masks")
+        alone = left_alone([c for c in adverts if c not in failures], pairs, settings.threshold_of)
+        self._refuse(tasks, alone, failures)
+        adverts = {client: a for client, a in adverts.items() if client not in failures}
         self._check_number(tasks, [*adverts], failures)
         number = len(adverts) - 1 if settings.neighbours is None else settings.neighbours
         order = SystemRandom().sample(range(len(adverts)), len(adverts))
         neighbours = neighbours_of(sorted(adverts), number, order)
         bounds, vector = bounds_of(self.server, tasks, len(adverts), self.private)
         threshold = settings.threshold_of(min(map(len, neighbours.values())))
-        collector = Collector(about.encode(), neighbours, threshold, vector.length, adverts)
-        by_client = {task.client: task for task in tasks}
-        meeting = Meeting(collector, vector, bounds, failures, by_client)
-        there = [task for task in tasks if task.client in adverts]
-        second = {task.client: meeting.request("share", task.client) for task in there}
-        collector.sealed = self._heard(there, second, failures)
-        self._check_number(tasks, [*collector.sealed], failures)
-        return meeting
+        near = {c: [o for o in n if pair_of(c, o) not in pairs] for c, n in neighbours.items()}
+        collector = Collector(about.encode(), near, threshold, vector.length, adverts)
+        meeting = Meeting(collector, vector, bounds, failures, {t.client: t for t in tasks})
+        for step in ("share", "open"):
+            there = [task for task in tasks if task.client not in failures]
+            requests = {task.client: meeting.request(step, task.client) for task in there}
+            heard = self._heard(there, requests, failures)
+            self._check_number(tasks, [*heard], failures)
+            refused = {c: a for c, a in heard.items() if isinstance(a, Refused) and a.clients}
+            if refused or step == "open":
+                break
+            collector.sealed = heard
+        return meeting, refused
 
     def _heard(
         self, tasks: Sequence[Task], requests: Mapping[int, Request], failures: dict[int, Failure]

@@ -1,11 +1,13 @@
 """The parts of the vectors of a round of masked sums, the same at the server and its clients.
 
-A client computes it from the experiment: the server cannot ask it for less noise. It is told sizes
-alone (`Bounds`), which change what its sum can express, and neither its noise nor its clipping.
+A client computes it from the experiment, which comes with every request: the node's
+own `least_noise` alone is what no server can lower. Of a round it is told sizes (`Bounds`), which
+change what its sum can express, and not its noise.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from fedmoe.errors import WireError
 from fedmoe.privacy.accountant import calibrated
+from fedmoe.privacy.masks.settings import expected_clients
 from fedmoe.privacy.masks.wire import Bounds
 from fedmoe.privacy.private_mean import Mechanism, PrivateMean, even_weights
 from fedmoe.privacy.vector import Vector, ranges_text
@@ -61,12 +64,6 @@ def mechanism_of(setup: Setup, top_ks: Mapping[int, int]) -> Mechanism:
     return Mechanism(p, noise, probability, part * number, even)
 
 
-def expected_clients(e: Experiment) -> int | None:
-    """Return how many clients a round has by the experiment; None where it leaves that open."""
-    secret = e.privacy is not None and e.privacy.sampling == "secret"
-    return None if secret else e.clients_per_round
-
-
 def bounds_of(
     server: ServerSide, tasks: Sequence[Task], number: int, private: PrivateMean | None
 ) -> tuple[Bounds, Vector]:
@@ -93,7 +90,9 @@ def bounds_of(
     return replace(bounds, ranges=ranges_text(vector.parts)), vector
 
 
-def vector_at_client(setup: Setup, task: Task, bounds: Bounds, neighbours: int) -> Vector:
+def vector_at_client(
+    setup: Setup, task: Task, bounds: Bounds, neighbours: int, threshold: int
+) -> Vector:
     """Return what a client makes of its round.
 
     Args:
@@ -101,15 +100,18 @@ def vector_at_client(setup: Setup, task: Task, bounds: Bounds, neighbours: int) 
         task: its own.
         bounds: what it is told.
         neighbours: clients that share masks with it.
+        threshold: how many of them must stay.
 
     Raises:
         WireError: it is told of more clients than it sees or the experiment allows, or comes to
             other ranges.
     """
     e, private = setup.experiment, None
-    most = neighbours + 1
-    if settings_of(e).neighbours is not None:
-        most = max(most, expected_clients(e) or bounds.num_clients)
+    settings = settings_of(e)
+    # Of so many at most the threshold is large enough.
+    most = math.floor(round(threshold / settings.threshold, 9)) + 1
+    if settings.neighbours is not None:
+        most = max(neighbours + 1, expected_clients(e) or bounds.num_clients)
     if not neighbours < bounds.num_clients <= most:
         raise WireError(
             f"{bounds.num_clients} clients take part, it is said; with {neighbours} neighbours "
@@ -138,6 +140,7 @@ def _vector(setup: Setup, task: Task, bounds: Bounds, private: PrivateMean | Non
         bounds.largest_change,
         float(sizes[mean_of(e).weighting]),
         bounds.most_tokens,
+        e.admission.most_examples,
         private,
         1 / survivors,
     )

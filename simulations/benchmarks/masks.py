@@ -1,6 +1,6 @@
 """What secure aggregation costs a client and the server, by the adapter's size and neighbours.
 
-Result: `masks.md`. A round's four messages are real ones; the server's sum is not of real vectors,
+Result: `masks.md`. A round's messages are real ones; the server's sum is not of real vectors,
 whose values do not change its time.
 """
 
@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -71,22 +72,24 @@ def coding(values: int) -> Callable[[], object]:
 
 
 def met(number: int) -> tuple[Collector, dict[int, Party]]:
-    """Return a round of `number` neighbours each, all of whom have shared their secrets."""
+    """Return a round of `number` neighbours each, all of whom have opened the others' shares."""
     about, clients = ABOUT.encode(), range(number + 1)
     # Half of the neighbours: of two, too, one may leave here, to see what that costs.
     parties = {client: Party(about, client, number // 2) for client in clients}
     neighbours = {c: [other for other in clients if other != c] for c in clients}
     collector = Collector(about, neighbours, number // 2, 1)
     collector.adverts = {c: party.advertise() for c, party in parties.items()}
-    collector.sealed = {c: p.share(collector.adverts_for(c)) for c, p in parties.items()}
+    shared: Any = {c: p.share(collector.adverts_for(c)) for c, p in parties.items()}
+    collector.sealed = shared
+    for client, party in parties.items():
+        party.open(collector.sealed_for(client))
     return collector, parties
 
 
 def masking_of(values: int, number: int) -> Callable[[], object]:
     """Return the masking of one client's vector."""
-    collector, parties = met(number)
-    vector = np.zeros(values, np.uint64)
-    return lambda: parties[0].mask(vector, collector.sealed_for(0))
+    vector, (_, parties) = np.zeros(values, np.uint64), met(number)
+    return lambda: parties[0].mask(vector)
 
 
 def unmasking_of(values: int, number: int, gone: int) -> Callable[[], object]:
@@ -94,9 +97,7 @@ def unmasking_of(values: int, number: int, gone: int) -> Callable[[], object]:
     collector, parties = met(number)
     staying = [*parties][gone:]
     for client in staying:
-        collector.add(
-            client, parties[client].mask(np.zeros(1, np.uint64), collector.sealed_for(client))
-        )
+        collector.add(client, parties[client].mask(np.zeros(1, np.uint64)))
     collector.reveals = {client: parties[client].reveal(staying) for client in staying}
     collector.total = np.zeros(values, np.uint64)
     return collector.unmasked
@@ -108,6 +109,6 @@ def small_bytes(number: int) -> int:
     advert = json.dumps(advert_values(collector.adverts[0]))
     shares = shares_text(collector.sealed[0])
     for client in parties:
-        parties[client].mask(np.zeros(1, np.uint64), collector.sealed_for(client))
+        parties[client].mask(np.zeros(1, np.uint64))
     reveal = reveal_text(parties[0].reveal([*parties]))
     return len(advert) + len(shares) + len(reveal)

@@ -156,6 +156,8 @@ def test_rows_of_their_own_stay_with_their_owners(tmp_path):
         assert f'data=\\"{name}=/srv/{name}.jsonl\\"' in text
         assert not any(other in text for other in rows if not other.startswith(name))
     assert "stay on its machine" in (fleet / "README.md").read_text()
+    app = tomllib.loads((fleet / "server/app/pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    assert app["config"]["nodes"] == "berlin=berlin; paris=paris; rome=rome"
 
 
 def test_the_app_has_this_projects_run_config_and_goes_on_after_a_crash(remote):

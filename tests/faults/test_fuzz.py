@@ -10,7 +10,8 @@ with warnings.catch_warnings():
     from simulations import crossings, fuzz
 
 KINDS = {"task", "update", "scores", "greeting", "node's reply", "worker frame", "page request"}
-KINDS |= {"masks: share", "masks: mask", "masks: reveal", "advert", "sealed shares", "revealed"}
+KINDS |= {"masks: share", "masks: open", "masks: mask", "masks: reveal"}
+KINDS |= {"advert", "sealed shares", "refused", "revealed"}
 KINDS |= {"masked vector"}
 
 

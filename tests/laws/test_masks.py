@@ -2,21 +2,22 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import binom, chisquare
 
 from fedmoe.errors import AggregationError, FedMoEError, WireError
-from fedmoe.privacy.masks.collector import Collector, neighbours_of
+from fedmoe.privacy.masks.collector import Collector, both_of, left_alone, neighbours_of, pair_of
 from fedmoe.privacy.masks.fixed_point import Part, decode, encode
 from fedmoe.privacy.masks.identity import Owner
 from fedmoe.privacy.masks.keys import KeyPair, add_mask, seal, unseal
-from fedmoe.privacy.masks.party import Party
-from fedmoe.privacy.masks.settings import SecureAggregation
+from fedmoe.privacy.masks.party import Party, Refused, usable
+from fedmoe.privacy.masks.settings import SecureAggregation, expected_clients
 from fedmoe.privacy.masks.shares import join, split
 from fedmoe.privacy.masks.steps import Parties
 from fedmoe.privacy.masks.wire import Request
@@ -41,9 +42,10 @@ def played(values, threshold, number=99, gone=(set(), set(), set(), set()), spoi
     collector.adverts = {c: parties[c].advertise() for c in there}
     there -= gone[1]
     collector.sealed = {c: parties[c].share(collector.adverts_for(c)) for c in sorted(there)}
+    assert all(parties[c].open(collector.sealed_for(c)) == Refused() for c in sorted(there))
     there -= gone[2]
     for c in sorted(there):
-        collector.add(c, parties[c].mask(values[c].copy(), collector.sealed_for(c)))
+        collector.add(c, parties[c].mask(values[c].copy()))
     arrived = set(there)
     there -= gone[3]
     collector.reveals = {c: parties[c].reveal(arrived) for c in there}
@@ -88,7 +90,8 @@ def test_what_the_server_holds_of_one_client_is_uniform():
     adverts = {0: party.advertise(), 1: others[0].advertise()}
     sealed = others[0].share({0: adverts[0]})
     party.share({1: adverts[1]})
-    masked = party.mask(np.zeros(20_000, np.uint64), {1: sealed[0]})
+    party.open({1: sealed[0]})
+    masked = party.mask(np.zeros(20_000, np.uint64))
     counts = np.bincount(masked.view(np.uint8), minlength=256)
     assert chisquare(counts).pvalue > 1e-4
 
@@ -107,9 +110,14 @@ def test_a_party_never_gives_both_secrets_or_masks_twice():
         p.client: p.share({c: a for c, a in adverts.items() if c != p.client}) for p in parties
     }
     for_first = {c: sealed[c][0] for c in (1, 2)}
-    parties[0].mask(np.zeros(3, np.uint64), for_first)
+    with pytest.raises(WireError, match="0 neighbours"):
+        parties[0].mask(np.zeros(3, np.uint64))
+    assert parties[0].open(for_first) == Refused()
+    with pytest.raises(WireError, match="not opened again"):
+        parties[0].open(for_first)
+    parties[0].mask(np.zeros(3, np.uint64))
     with pytest.raises(WireError, match="second vector"):
-        parties[0].mask(np.zeros(3, np.uint64), for_first)
+        parties[0].mask(np.zeros(3, np.uint64))
     revealed = parties[0].reveal([0, 1])
     assert revealed.seeds.keys() == {1}
     assert revealed.keys.keys() == {2}
@@ -123,16 +131,20 @@ def test_a_server_that_invents_neighbours_is_refused():
     real = {client: of[client].advertise() for client in (1, 2)}
     invented = Party(ABOUT, 2).advertise()
     for forged, said in (
-        (invented, "client 2's keys are not signed"),
-        (replace(invented, signature=real[2].signature, signer="c"), "not signed"),
-        (replace(real[2], signer="b"), "not signed"),
-        (replace(real[2], signer="z"), "not signed"),
-        (Party(b"run|2", 2, 2, owners["c"]).advertise(), "not signed"),  # of another round
+        (invented, None),
+        (replace(invented, signature=real[2].signature, signer="c"), None),
+        (replace(real[2], signer="b"), None),
+        (replace(real[2], signer="z"), None),
+        (Party(b"run|2", 2, 2, owners["c"]).advertise(), None),  # of another round
         (Party(ABOUT, 2, 2, owners["b"]).advertise(), "1 other owners"),
         (Party(ABOUT, 2, 2, owners["a"]).advertise(), "1 other owners"),
     ):
+        party = Party(ABOUT, 0, 2, owners["a"])
+        if said is None:
+            assert party.share({1: real[1], 2: forged}) == Refused((2,))
+            continue
         with pytest.raises(WireError, match=said):
-            Party(ABOUT, 0, 2, owners["a"]).share({1: real[1], 2: forged})
+            party.share({1: real[1], 2: forged})
     with pytest.raises(WireError, match="1 neighbours"):
         of[0].share({1: real[1]})
     of[0].share(real)
@@ -145,17 +157,44 @@ def test_a_client_wants_as_many_neighbours_as_its_experiment_says():
     settings = SecureAggregation(threshold=0.6)
     adverts = {client: Party(ABOUT, client).advertise() for client in range(1, 20)}
 
-    def share(expected, number):
+    def share(expected, number, threshold=None):
         parties = Parties(settings, expected)
         parties.answer(0, Request("advertise", "run|1"))
         few = dict(list(adverts.items())[:number])
-        return parties.answer(0, Request("share", "run|1", adverts=few))
+        threshold = threshold or settings.threshold_of(number)
+        return parties.answer(0, Request("share", "run|1", adverts=few, threshold=threshold))
 
     for expected, number in ((20, 12), (None, 2), (2, 2)):
         assert len(share(expected, number)) == number
     for expected, number in ((20, 11), (20, 2), (None, 1)):
         with pytest.raises(WireError, match=f"{number} neighbours"):
             share(expected, number)
+    assert len(share(20, 12, threshold=12)) == 12
+    with pytest.raises(WireError, match="7 of 12 neighbours shall open"):
+        share(20, 12, threshold=7)
+    with pytest.raises(WireError, match="12 neighbours; expected 13"):
+        share(20, 12, threshold=13)
+
+
+def test_how_many_clients_a_round_has_by_the_experiment():
+    def expected(number=20, part=None, rounds=10, clients=None, given=(), **privacy):
+        data = SimpleNamespace(name="federated" if clients else "files", clients=clients)
+        partition = SimpleNamespace(num_clients=number, clients=given)
+        privacy = SimpleNamespace(**privacy) if privacy else None
+        names = {"clients_per_round": part, "rounds": rounds, "privacy": privacy}
+        return expected_clients(SimpleNamespace(data=data, partition=partition, **names))
+
+    assert expected() == expected(part=30) == 20
+    assert expected(part=5) == expected(part=5, sampling="known") == 5
+    assert expected(clients=("a",) * 7) == 7
+    assert expected(number=None) is None
+    assert expected(number=None, given=("a", "b", "c")) == 3
+    assert expected(number=None, part=4, sampling="secret") == 4
+    assert expected(sampling="secret") == 20
+    for number, part, rounds in ((20, 5, 10), (200, 40, 20), (1000, 100, 100)):
+        fewest = expected(number, part, rounds, sampling="secret")
+        chances = binom.cdf([fewest - 1, fewest], number, part / number) * rounds
+        assert chances[0] <= 1e-3 < chances[1]
 
 
 def owners_of(*names):
@@ -164,19 +203,61 @@ def owners_of(*names):
     return {name: Owner(name, key, known) for name, key in keys.items()}
 
 
-def test_a_changed_share_is_noticed():
+def test_a_changed_share_is_left_out_and_its_helper_named():
     """One who reveals a wrong share, of a mask or of a key of somebody gone, cannot spoil a sum."""
+    values, seen = vectors(7), []
 
-    def spoilt(kind, collector):
-        helper, client = next(
-            (h, c) for h, r in collector.reveals.items() for c in getattr(r, kind)
-        )
-        shares = getattr(collector.reveals[helper], kind)
-        shares[client] = bytes(len(shares[client]))
+    def spoilt(kind, number, collector):
+        for helper, reveal in list(collector.reveals.items())[:number]:
+            shares = getattr(reveal, kind)
+            shares |= {client: bytes(len(share)) for client, share in shares.items()}
+            seen.append((collector, helper))
 
     for kind, what in (("seeds", "mask"), ("keys", "key")):
-        with pytest.raises(AggregationError, match=f"'s {what} do not give it back"):
-            played(vectors(5), 3, gone=(set(), set(), {4}, set()), spoil=partial(spoilt, kind))
+        gone = (set(), set(), {6}, set())
+        for number in (1, 2) if kind == "keys" else (1,):
+            seen.clear()
+            total, _ = played(values, 4, gone=gone, spoil=partial(spoilt, kind, number))
+            assert total.tolist() == values[:6].sum(0, dtype=np.uint64).tolist()
+            assert seen[0][0].wrong.keys() == {helper for _, helper in seen}
+        with pytest.raises(AggregationError, match=f"no 4 of the . shares .* {what} give it back"):
+            played(values, 4, gone=gone, spoil=partial(spoilt, kind, 3))
+
+
+def test_a_key_that_nobody_can_have_is_noticed_at_once():
+    good = Party(ABOUT, 0).advertise()
+    assert usable(good)
+    for bad in (replace(good, sealing=bytes(32)), replace(good, masking=bytes(32))):
+        assert not usable(bad)
+        party, other = Party(ABOUT, 1), Party(ABOUT, 2).advertise()
+        party.advertise()
+        assert party.share({0: bad, 2: other}) == Refused((0,))
+
+
+def test_junk_in_place_of_a_share_is_named_before_anybody_trains():
+    parties = [Party(ABOUT, c, 1) for c in range(3)]
+    adverts = {p.client: p.advertise() for p in parties}
+    sealed = {
+        p.client: p.share({c: a for c, a in adverts.items() if c != p.client}) for p in parties
+    }
+    assert parties[0].open({1: bytes(76), 2: sealed[2][0]}) == Refused((1,))
+
+
+def test_disputes_cost_whoever_is_in_most_of_them():
+    most = SecureAggregation().threshold_of
+    clients = [*range(8)]
+    assert left_alone(clients, [], most) == {}
+    assert left_alone(clients, [pair_of(0, 1), pair_of(0, 2)], most) == {}
+    assert left_alone(clients, [pair_of(0, c) for c in range(1, 8)], most) == {0: [*range(1, 8)]}
+    # Two who refuse everybody leave, and nobody else.
+    everybody = [pair_of(c, other) for c in (0, 1) for other in range(2, 8)]
+    assert [*left_alone(clients, everybody, most)] == [0, 1]
+    # Whoever they are, liars who go on and on cost no more honest clients than there are of them.
+    for liars in ({0}, {0, 1}, {3, 7}):
+        new = [pair_of(c, other) for c in liars for other in clients if other not in liars]
+        gone = {*both_of(new)}
+        assert len(gone - liars) <= len(gone & liars)
+        assert all(gone & pair for pair in new)
 
 
 def test_shares_cannot_be_changed_or_swapped():

@@ -12,7 +12,7 @@ from scipy.stats import kstest, norm
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation import FedAvg, Flame
 from fedmoe.config import load_experiment
-from fedmoe.errors import ConfigError
+from fedmoe.errors import ConfigError, FedMoEError
 from fedmoe.messages.records import Update
 from fedmoe.privacy.accountant import Accountant, Spent, calibrated
 from fedmoe.privacy.noise import SystemNormals, add_noise
@@ -26,6 +26,7 @@ from fedmoe.privacy.private_mean import (
     weights_bound,
 )
 from fedmoe.privacy.settings import AdaptiveClip, Privacy
+from fedmoe.privacy.vector import Vector
 
 STATE = Adapter(PLAIN, torch.zeros(PLAIN.size))
 EVEN = FedAvg(weighting="uniform")
@@ -249,3 +250,15 @@ def test_reports_are_cut_and_noised():
 def test_what_noise_cannot_hide_is_refused(overrides, place):
     with pytest.raises(ConfigError, match=place):
         load_experiment("quickstart", ["privacy={epsilon: 8, delta: 1e-3, clip: 1}", *overrides])
+
+
+@pytest.mark.parametrize("examples", [15_000, 10**7])
+def test_a_client_of_many_examples_is_in_the_sum_whatever_its_weight(examples):
+    """Its number is cut to what the server admits, and is in no message."""
+    vector = Vector(EVEN, PLAIN, 4, 1.0, 1.0, 2**20, most_examples=10**6)
+    total = vector.of(update(examples=examples))
+    _, report = vector.next_state(STATE, total, 1)
+    assert report["examples"] == pytest.approx(min(examples, 10**6), rel=1e-6)
+    with pytest.raises(FedMoEError, match="changes is beyond the range") as caught:
+        vector.of(update(examples=examples, size=777.0))
+    assert not {"777", str(examples)} & {*str(caught.value).replace(";", " ").split()}

@@ -236,7 +236,7 @@ def test_too_few_owners_end_the_run_with_their_names(experiment, owners, tmp_pat
 def test_what_an_owner_withholds_never_leaves_its_node(experiment, owners, tmp_path):
     configs = nodes_of(owners, ["den", "attic"], ["barn"], ["foyer", "cellar"])
     configs[0]["report"] = "labels,name"
-    configs[2]["report"] = "score"
+    configs[2] |= {"report": "score", "state": str(tmp_path / "state")}
     folder, grid = on_nodes(replace(experiment, rounds=1), tmp_path, *configs)
     said = json.dumps([{**m.content["config"]} for m in grid.sent], default=str)
     ledger = (folder / "ledger.jsonl").read_text()

@@ -19,7 +19,7 @@ from fedmoe.rounds import Member, plan_round
 from server.about import Expected
 from server.log import LogLines
 from server.messages import read_about
-from server.settings import Settings, read_nodes, read_settings
+from server.settings import Settings, read_nodes, read_owners, read_settings
 from server.transport import GridTransport
 
 pytestmark = pytest.mark.usefixtures("quick_digest")
@@ -106,6 +106,50 @@ def test_a_node_under_another_name_than_its_keys_is_refused():
             expected.check(said, registered)
     with pytest.raises(WireError, match="calls itself '', and its key was registered for 'lab'"):
         expected.check(about({}), "lab")
+
+
+def rows(*names, **about_):
+    return about(about_) | {"rows": ",".join(f"{name}=0123456789abcdef" for name in names)}
+
+
+def test_a_node_speaks_for_the_owners_that_its_key_covers_alone():
+    bare, listed = Expected("abc123", 0), read_owners("lab=berlin,paris; pi=rome")
+    given = Expected("abc123", 0, owners=listed)
+    for expected, names, registered in (
+        (bare, ["lab"], "lab"),
+        (bare, ["withheld-01234567"], "lab"),
+        (bare, ["berlin", "paris", "lab"], ""),  # a SuperLink that asks for no keys
+        (given, ["berlin", "paris"], "lab"),
+        (given, ["berlin", "withheld-01234567"], "lab"),
+        (given, ["berlin"], ""),
+        (given, ["lab2"], "lab2"),
+    ):
+        name = registered or "lab"
+        assert [*expected.check(rows(*names, name=name), registered).own] == names
+    for expected, names, registered in (
+        (bare, ["berlin"], "lab"),
+        (bare, ["lab", "x1"], "lab"),
+        (bare, ["withheld-01234567", "withheld-01234568"], "lab"),
+        (given, ["rome"], "lab"),
+        (given, ["rome"], ""),
+        (given, ["lab"], "lab"),
+        (given, ["berlin"], "berlin"),
+        (given, ["berlin", "paris", "withheld-01234567"], "lab"),
+    ):
+        name = registered or "lab"
+        with pytest.raises(WireError, match=f"it has rows of client '.*, and '{name}' may have"):
+            expected.check(rows(*names, name=name), registered)
+    with pytest.raises(ConfigError, match="'oslo' is not one of 'berlin'"):
+        read_owners("lab=oslo", ["berlin"])
+
+
+def test_a_registered_node_holds_the_pooled_clients_that_it_is_given():
+    said = about({"name": "lab", "clients": "0,3"})
+    assigned = {"lab": frozenset({0, 3})}
+    assert Expected("abc123", 4, assigned=assigned).check(said, "lab").held == {0, 3}
+    for given in ({}, {"lab": frozenset({0})}, {"pi": frozenset({0, 3})}):
+        with pytest.raises(WireError, match=r"holds client \d, which .*does not give to 'lab'"):
+            Expected("abc123", 4, assigned=given).check(said, "lab")
 
 
 def test_a_nodes_name_and_clients_cannot_be_taken_over(prepared, known, tasks, caplog):

@@ -12,8 +12,10 @@ from server.transport import GridTransport
 
 BAD = 2
 """The client that is killed, or lies."""
-STEPS = ("advertise", "share", "mask", "reveal")
+STEPS = ("advertise", "share", "open", "mask", "reveal")
 PRIVATE = "privacy={epsilon: 30, delta: 1e-2, clip: 0.05, noise_multiplier: 1, sampling: known}"
+
+UNIFORM = "aggregation={name: fedavg, weighting: uniform}"
 
 
 def tasks_of(prepared):
@@ -27,13 +29,20 @@ def step_of(request):
     return read_request(masks).step if masks else ""
 
 
-def played(prepared, spoil=lambda request, reply: reply, nodes=({},) * 5, grid=None, **settings):
+def played(
+    prepared,
+    spoil=lambda request, reply: reply,
+    nodes=({},) * 5,
+    grid=None,
+    write=lambda *_: None,
+    **settings,
+):
     """The answers of a round of masked sums on nodes, and the next state."""
     grid = grid or FakeGrid(*nodes, spoil=spoil)
     transport = GridTransport(
         grid, prepared.server, prepared.scorer, Settings(**settings), grid.clock
     )
-    sight = sight_of(prepared.server, transport, [], 0, lambda *_: None)
+    sight = sight_of(prepared.server, transport, [], 0, write)
     mean = sight.transport
     assert isinstance(mean, MaskedMean)
     answers = list(mean(tasks_of(prepared)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, islice
 
 import numpy as np
 
@@ -14,9 +15,11 @@ from fedmoe.privacy.masks.party import Advert, Reveal, commitment, own_mask_key,
 from fedmoe.privacy.masks.shares import join
 
 CHANGED = (
-    "shares of client {client}'s {what} do not give it back: somebody revealed a wrong one, or "
-    "shared wrongly. The round is lost"
+    "no {threshold} of the {number} shares of client {client}'s {what} give it back: it shared "
+    "wrongly, or too many revealed wrong ones. The round is lost"
 )
+MOST_TRIES = 1000
+"""Sets of shares of one secret that are tried: three wrong ones of twenty take 1160."""
 
 
 def neighbours_of(
@@ -44,6 +47,49 @@ def neighbours_of(
     return dict(sorted(found.items()))
 
 
+def pair_of(client: int, other: int) -> frozenset[int]:
+    """Return two clients as a pair, of which one refuses the other."""
+    return frozenset((client, other))
+
+
+def left_alone(
+    clients: Sequence[int], pairs: Collection[frozenset[int]], threshold_of: Callable[[int], int]
+) -> dict[int, list[int]]:
+    """Return whom too few others are left for, by the pairs of which one refuses the other.
+
+    Nobody can tell which of a pair is wrong. They are no neighbours any more, which costs an honest
+    client nothing but the dishonest; who is in the most pairs leaves first.
+
+    >>> left_alone(range(5), [pair_of(4, c) for c in range(3)], lambda others: 3)
+    {4: [0, 1, 2]}
+    """
+    there, found = {*clients}, dict[int, list[int]]()
+    while there:
+        against = {c: [o for o in sorted(there) if pair_of(c, o) in pairs] for c in sorted(there)}
+        worst = max(against, key=lambda client: len(against[client]))
+        others = len(there) - 1 - len(against[worst])
+        if not against[worst] or others >= threshold_of(len(there) - 1):
+            break
+        found[worst] = against[worst]
+        there.remove(worst)
+    return found
+
+
+def both_of(pairs: Collection[frozenset[int]]) -> dict[int, list[int]]:
+    """Return clients without whom no pair is left, with the other of the pair that each leaves by.
+
+    Of each such pair one at least is dishonest, and so no more honest clients leave than others.
+
+    >>> both_of([pair_of(4, c) for c in range(3)])
+    {0: [4], 4: [0]}
+    """
+    found = dict[int, list[int]]()
+    for first, second in sorted(map(sorted, pairs)):
+        if first not in found and second not in found:
+            found |= {first: [second], second: [first]}
+    return found
+
+
 @dataclass(eq=False)
 class Collector:
     """One round at the server; what it holds is one sum and the clients' public messages."""
@@ -57,6 +103,8 @@ class Collector:
     """By sender, then receiver."""
     reveals: dict[int, Reveal] = field(default_factory=dict)
     arrived: list[int] = field(default_factory=list)
+    wrong: dict[int, set[int]] = field(default_factory=dict)
+    """By helper: the clients of whose secrets it revealed shares that fit no others."""
     total: np.ndarray | None = None
 
     def adverts_for(self, client: int) -> dict[int, Advert]:
@@ -94,17 +142,13 @@ class Collector:
             raise AggregationError("no masked vector arrived in this round")
         there = set(self.arrived)
         for client in self.arrived:
-            seed = join(self._shares(client, "seeds"), self.threshold)
-            if commitment(seed, self.about) != self.adverts[client].commitment:
-                raise AggregationError(CHANGED.format(client=client, what="mask"))
+            seed = self._secret(client, "seeds", self._is_seed)
             add_mask(self.total, own_mask_key(seed, self.about), -1)
         for gone in self.sealed.keys() - there:
             helped = [n for n in self.neighbours[gone] if n in there and gone in self._used(n)]
             if not helped:
                 continue
-            pair = KeyPair.of(join(self._shares(gone, "keys"), self.threshold))
-            if pair.public != self.adverts[gone].masking:
-                raise AggregationError(CHANGED.format(client=gone, what="key"))
+            pair = KeyPair.of(self._secret(gone, "keys", self._is_key))
             for client in helped:
                 key = pair.agree(self.adverts[client].masking, pair_text(self.about))
                 add_mask(self.total, key, -sign_of(client, gone))
@@ -114,12 +158,39 @@ class Collector:
         """Return the neighbours with which a client shares a mask."""
         return set(self.sealed_for(client))
 
-    def _shares(self, client: int, kind: str) -> dict[int, bytes]:
-        """Return the revealed shares of a client's seed or key, by their place among the shares."""
+    def _is_seed(self, client: int, secret: bytes) -> bool:
+        return commitment(secret, self.about) == self.adverts[client].commitment
+
+    def _is_key(self, client: int, secret: bytes) -> bool:
+        return KeyPair.of(secret).public == self.adverts[client].masking
+
+    def _secret(self, client: int, kind: str, fits: Callable[[int, bytes], bool]) -> bytes:
+        """Return a client's seed or key from revealed shares, and note which of them do not fit.
+
+        Raises:
+            AggregationError: no set of them gives it back.
+        """
         places = {n: i for i, n in enumerate(sorted(self.adverts_for(client)))}
-        found: dict[int, bytes] = {}
+        told: dict[int, bytes] = {}
         for helper, reveal in self.reveals.items():
             held: Mapping[int, bytes] = getattr(reveal, kind)
             if client in held and helper in places:
-                found[places[helper]] = held[client]
-        return found
+                told[helper] = held[client]
+        # Those who were wrong before come last.
+        helpers = sorted(told, key=lambda helper: (helper in self.wrong, helper))
+
+        def joined(some: Collection[int]) -> bytes:
+            return join({places[h]: told[h] for h in some}, self.threshold)
+
+        spare = max(0, len(helpers) - self.threshold)
+        sets = (out for number in range(spare + 1) for out in combinations(helpers, number))
+        for out in islice(sets, MOST_TRIES):
+            some = [h for h in helpers if h not in out][: self.threshold]
+            if fits(client, secret := joined(some)):
+                for other in {*helpers} - {*some} if out else ():
+                    if joined([*some[1:], other]) != secret:
+                        self.wrong.setdefault(other, set()).add(client)
+                return secret
+        what = "mask" if kind == "seeds" else "key"
+        said = CHANGED.format(threshold=self.threshold, number=len(told), client=client, what=what)
+        raise AggregationError(said)

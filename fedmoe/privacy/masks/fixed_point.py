@@ -35,13 +35,14 @@ class Part:
         """Write float64 values as int64, rounded to the nearest; a piece at a time, for memory.
 
         Raises:
-            FedMoEError: a value is not finite or beyond the bound.
+            FedMoEError: a value is not finite or beyond the bound. The server gets the message, and
+                so it does not name the value.
         """
         largest = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
         if not largest <= self.bound:
             raise FedMoEError(
-                f"secure_aggregation: a value of {self.name} is {largest:g}, and the range that "
-                f"all agreed on ends at {self.bound:g}; lower the learning rate, or clip"
+                f"secure_aggregation: a value of {self.name} is beyond the range that all agreed "
+                f"on, which ends at {self.bound:g}; lower the learning rate, or clip"
             )
         for start in range(0, len(values), CHUNK):
             piece = slice(start, start + CHUNK)

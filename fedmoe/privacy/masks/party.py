@@ -1,10 +1,13 @@
-"""A client's side of one round of masked sums: four messages, and secrets that end with the round.
+"""A client's side of one round of masked sums: five messages, and secrets that end with the round.
 
 1. `advertise`: two public keys, signed.
 2. `share`: shares of its secrets, each sealed for one neighbour, who helps if it is gone.
-3. `mask`: its vector under a mask of its own and one with each neighbour that the other takes away.
-4. `reveal`: for a neighbour whose vector arrived the share of its own mask, for one that is gone
+3. `open`: whether all that neighbours sealed for it is usable, before anybody trains.
+4. `mask`: its vector under a mask of its own and one with each neighbour that the other takes away.
+5. `reveal`: for a neighbour whose vector arrived the share of its own mask, for one that is gone
    the share of its key: never both, else its vector could be unmasked.
+
+At `share` and `open` it names the neighbours whose keys or shares are unusable (`Refused`).
 
 Source: Bonawitz et al. 2017 (doi 10.1145/3133956.3133982, Figure 4, without the round that makes
 all agree on who is there); neighbours instead of everybody: Bell et al. 2020 (SecAgg+).
@@ -67,6 +70,13 @@ class Reveal:
     """Of those that are gone: of their masking keys."""
 
 
+@dataclass(frozen=True)
+class Refused:
+    """The neighbours with whom a client shares no masks: their keys or shares are unusable."""
+
+    clients: tuple[int, ...] = ()
+
+
 @dataclass(eq=False)
 class Party:
     """A client in one round; its methods are called once each, in their order."""
@@ -83,6 +93,8 @@ class Party:
     adverts: dict[int, Advert] = field(default_factory=dict)
     held: dict[int, bytes] = field(default_factory=dict)
     """Opened shares by neighbour: of its seed, then of its masking key."""
+    pairs: dict[int, bytes] = field(default_factory=dict)
+    """The key of the mask with each neighbour."""
     masked: bool = False
 
     def advertise(self) -> Advert:
@@ -93,12 +105,14 @@ class Party:
         signature = me.sign(plain.signed_text(self.about, self.client))
         return replace(plain, signature=signature, signer=me.name)
 
-    def share(self, adverts: Mapping[int, Advert]) -> dict[int, bytes]:
+    def share(self, adverts: Mapping[int, Advert]) -> dict[int, bytes] | Refused:
         """Return a sealed share of this client's secrets for each neighbour.
 
+        Nothing is shared if a neighbour's key is none, or not signed by an owner that is known.
+
         Raises:
-            WireError: too few neighbours or owners, a wrong signature, this client among them, or a
-                second call: one secret's shares must be of one polynomial.
+            WireError: too few neighbours or owners, this client among them, or a second call: one
+                secret's shares must be of one polynomial.
         """
         if self.adverts:
             raise WireError("secrets that are shared already are not shared again")
@@ -107,7 +121,10 @@ class Party:
                 f"{len(adverts)} neighbours; expected {self.threshold} others at least: with fewer "
                 "the sum would give single clients away"
             )
-        self._check_signatures(adverts)
+        signed = {c: a for c, a in adverts.items() if self._knows(c, a) and usable(a)}
+        if refused := sorted(adverts.keys() - signed):
+            return Refused(tuple(refused))
+        self._check_owners(adverts)
         self.adverts = dict(sorted(adverts.items()))
         shares = split(self.seed + self.masking.secret, self.threshold, len(adverts))
         return {
@@ -115,30 +132,43 @@ class Party:
             for client, share in zip(self.adverts, shares, strict=True)
         }
 
-    def mask(self, vector: np.ndarray, sealed: Mapping[int, bytes]) -> np.ndarray:
-        """Mask a uint64 vector in place, and return it.
+    def open(self, sealed: Mapping[int, bytes]) -> Refused:
+        """Open what neighbours sealed for this client, and return those whose share is unusable.
 
         Args:
-            vector: this client's.
-            sealed: what neighbours sealed for this client; of one without, nothing is masked.
+            sealed: by neighbour; with one who sealed nothing there will be no mask.
 
         Raises:
-            WireError: too few neighbours, a share that was changed, or a second call.
+            WireError: too few neighbours, or a second call.
         """
-        if self.masked:
-            raise WireError("a second vector under the same masks would give away a difference")
+        if self.held or self.masked:
+            raise WireError("shares that are opened already are not opened again")
         if len(sealed) < self.threshold or not sealed.keys() <= self.adverts.keys():
             raise WireError(f"shares of {len(sealed)} neighbours; expected {self.threshold}")
         for client, text in sealed.items():
-            way = self._way(client, self.client)
-            share = unseal(self._sealing_key(client), text, way)
-            if len(share) != SEED_BYTES + SECRET_BYTES:
-                raise WireError(f"client {client}'s share has {len(share)} bytes")
-            self.held[client] = share
+            try:
+                share = unseal(self._sealing_key(client), text, self._way(client, self.client))
+            except WireError:
+                continue
+            if len(share) == SEED_BYTES + SECRET_BYTES:
+                self.held[client] = share
+                public = self.adverts[client].masking
+                self.pairs[client] = self.masking.agree(public, pair_text(self.about))
+        return Refused(tuple(sorted(sealed.keys() - self.held)))
+
+    def mask(self, vector: np.ndarray) -> np.ndarray:
+        """Mask a uint64 vector in place, and return it.
+
+        Raises:
+            WireError: too few neighbours' shares were opened, or a second call.
+        """
+        if self.masked:
+            raise WireError("a second vector under the same masks would give away a difference")
+        if len(self.held) < self.threshold:
+            raise WireError(f"shares of {len(self.held)} neighbours; expected {self.threshold}")
         self.masked = True
         add_mask(vector, own_mask_key(self.seed, self.about), 1)
-        for client in self.held:
-            key = self.masking.agree(self.adverts[client].masking, pair_text(self.about))
+        for client, key in self.pairs.items():
             add_mask(vector, key, sign_of(self.client, client))
         return vector
 
@@ -160,17 +190,16 @@ class Party:
             {c: share[SEED_BYTES:] for c, share in sorted(held.items()) if c not in there},
         )
 
-    def _check_signatures(self, adverts: Mapping[int, Advert]) -> None:
-        """Refuse neighbours whom no owner has signed for, or fewer owners than the threshold."""
+    def _knows(self, client: int, advert: Advert) -> bool:
+        """Return whether an owner that this one knows has signed; yes if it knows nobody's key."""
+        text = advert.signed_text(self.about, client)
+        me = self.identity
+        return me is None or me.verify(advert.signer, text, advert.signature)
+
+    def _check_owners(self, adverts: Mapping[int, Advert]) -> None:
+        """Refuse neighbours of fewer owners than the threshold."""
         if (me := self.identity) is None:
             return
-        for client, advert in adverts.items():
-            text = advert.signed_text(self.about, client)
-            if not me.verify(advert.signer, text, advert.signature):
-                raise WireError(
-                    f"client {client}'s keys are not signed by an owner that this one knows "
-                    f"({advert.signer or 'unsigned'}); has it the same file of keys?"
-                )
         owners = {advert.signer for advert in adverts.values()} - {me.name}
         if len(owners) < self.threshold:
             raise WireError(
@@ -183,6 +212,15 @@ class Party:
 
     def _way(self, sender: int, receiver: int) -> bytes:
         return b"|".join([self.about, str(sender).encode(), str(receiver).encode()])
+
+
+def usable(advert: Advert) -> bool:
+    """Return whether somebody can have an advert's keys: a trial exchange with each."""
+    trial = KeyPair()
+    try:
+        return all(trial.agree(key, b"trial") for key in (advert.sealing, advert.masking))
+    except WireError:
+        return False
 
 
 def commitment(seed: bytes, about: bytes) -> bytes:

@@ -11,6 +11,9 @@ from pydantic import Field
 from fedmoe.errors import Fault
 from fedmoe.section import section
 
+NEGLIGIBLE = 1e-3
+"""Probability that a run has a round of fewer clients than are expected at least."""
+
 
 @section
 class SecureAggregation:
@@ -60,6 +63,51 @@ class SecureAggregation:
                 "give it: else clients, who add the noise under masks, would have to believe the "
             )
             yield Fault("privacy.noise_multiplier", said + "server how many they are")
+        if (expected := expected_clients(e)) is None and self.neighbours is None:
+            said = "missing: by it clients know how many others to insist on; or list data.clients"
+            yield Fault("clients_per_round", said)
+        if e.privacy and e.privacy.sampling == "secret" and expected is not None and expected < 3:
+            said = "'secret' leaves some round with fewer than 3 clients, which ends the run and "
+            said += "tells that they took part; use 'known', or raise clients_per_round"
+            yield Fault("privacy.sampling", said)
         if e.upload.name != "none":
             said = f"{e.upload.name!r} has no sums under masks, which take 8 bytes a value; use "
             yield Fault("upload.name", said + "'none'")
+
+
+def expected_clients(experiment: Any) -> int | None:
+    """Return the fewest clients that a round has by the experiment; None where that is open.
+
+    Where they are drawn in secret, with negligible probability a round of the run has fewer.
+    """
+    e = experiment
+    known, listed = e.partition.num_clients, getattr(e.partition, "clients", ())
+    if e.data.name == "federated":
+        known, listed = None, e.data.clients
+    known = known or len(listed) or None
+    wanted = e.clients_per_round or known
+    if wanted is None or known is None or wanted >= known:
+        return known if known is not None else wanted
+    if e.privacy is None or e.privacy.sampling == "known":
+        return wanted
+    return fewest(known, wanted / known, NEGLIGIBLE / max(1, e.rounds))
+
+
+def fewest(number: int, probability: float, chance: float) -> int:
+    """Return the fewest clients of a round: that there are fewer has at most this chance.
+
+    Args:
+        number: of clients, each of which takes part or not.
+        probability: with which it does.
+        chance: of a round with fewer.
+
+    >>> fewest(20, 0.25, 0.1), fewest(200, 0.2, 5e-5)
+    (3, 20)
+    """
+    total, on, off = 0.0, math.log(probability), math.log1p(-probability)
+    for k in range(number):
+        ways = math.lgamma(number + 1) - math.lgamma(k + 1) - math.lgamma(number - k + 1)
+        total += math.exp(ways + k * on + (number - k) * off)
+        if total > chance:
+            return k
+    return number

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedmoe.errors import WireError
-from fedmoe.privacy.masks.party import Advert, Identity, Party, Reveal
+from fedmoe.privacy.masks.party import Advert, Identity, Party, Refused, Reveal
 from fedmoe.privacy.masks.settings import SecureAggregation
 from fedmoe.privacy.masks.wire import Request
 
@@ -17,7 +17,7 @@ NO_KEYS = (
     "none lasts from step to step (worker_idle_seconds=0, Flower's simulation engine)"
 )
 
-Answer = Advert | Mapping[int, bytes] | Reveal
+Answer = Advert | Mapping[int, bytes] | Refused | Reveal
 
 
 @dataclass(eq=False)
@@ -47,8 +47,15 @@ class Parties:
                     f"{neighbours} neighbours; by the experiment {least} at least: with fewer the "
                     "sum would tell more of each"
                 )
-            party.threshold = self.settings.threshold_of(neighbours)
+            if request.threshold < (least := self.settings.threshold_of(neighbours)):
+                raise WireError(
+                    f"{request.threshold} of {neighbours} neighbours shall open this client's "
+                    f"secrets; by the experiment {least} at least"
+                )
+            party.threshold = request.threshold
             return party.share(request.adverts)
+        if request.step == "open":
+            return party.open(request.sealed)
         del self.parties[client]
         return party.reveal(request.arrived)
 
@@ -58,7 +65,7 @@ class Parties:
         Raises:
             WireError: see `Party.mask`.
         """
-        return self.party(client, request).mask(vector, request.sealed)
+        return self.party(client, request).mask(vector)
 
     def party(self, client: int, request: Request) -> Party:
         """Return a client's side of the round.

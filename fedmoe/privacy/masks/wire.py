@@ -13,9 +13,16 @@ from typing import Any, Literal, cast, get_args
 
 from fedmoe.errors import WireError
 from fedmoe.privacy.masks.keys import KEY_BYTES, NONCE_BYTES
-from fedmoe.privacy.masks.party import COMMITMENT_BYTES, SECRET_BYTES, SEED_BYTES, Advert, Reveal
+from fedmoe.privacy.masks.party import (
+    COMMITMENT_BYTES,
+    SECRET_BYTES,
+    SEED_BYTES,
+    Advert,
+    Refused,
+    Reveal,
+)
 
-Step = Literal["advertise", "share", "mask", "reveal"]
+Step = Literal["advertise", "share", "open", "mask", "reveal"]
 
 MOST_CHARACTERS = 2**24
 """Of a message; a neighbour takes about 600."""
@@ -57,8 +64,10 @@ class Request:
     """Names the run, the round and the attempt at it."""
     adverts: dict[int, Advert] = field(default_factory=dict)
     """To share: of the client's neighbours."""
+    threshold: int = 0
+    """To share: how many of them shall give its secrets back."""
     sealed: dict[int, bytes] = field(default_factory=dict)
-    """To mask: what they sealed for it."""
+    """To open: what they sealed for it."""
     arrived: tuple[int, ...] = ()
     """To reveal: whose vectors arrived, among the client and its neighbours."""
     bounds: Bounds | None = None
@@ -69,9 +78,12 @@ class Request:
         values: dict[str, Any] = {"step": self.step, "about": self.about}
         if self.step == "share":
             values["adverts"] = {c: advert_values(a) for c, a in self.adverts.items()}
+            values["threshold"] = self.threshold
+        elif self.step == "open":
+            values["sealed"] = _hexes(self.sealed)
         elif self.step == "mask":
             assert self.bounds is not None
-            values |= {"sealed": _hexes(self.sealed), "bounds": asdict(self.bounds)}
+            values["bounds"] = asdict(self.bounds)
         elif self.step == "reveal":
             values["arrived"] = list(self.arrived)
         return json.dumps(values)
@@ -79,8 +91,9 @@ class Request:
 
 FIELDS: dict[str, set[str]] = {
     "advertise": set(),
-    "share": {"adverts"},
-    "mask": {"sealed", "bounds"},
+    "share": {"adverts", "threshold"},
+    "open": {"sealed"},
+    "mask": {"bounds"},
     "reveal": {"arrived"},
 }
 
@@ -101,11 +114,11 @@ def read_request(text: str) -> Request:
         raise WireError(f"a step is about {about!r:.60}; expected a run and a round")
     adverts = {c: advert_of(v) for c, v in by_client(values.get("adverts", {})).items()}
     sealed = _all_bytes(values.get("sealed", {}), SEALED_BYTES)
-    arrived = values.get("arrived", [])
-    if not isinstance(arrived, list) or not all(_is_client(c) for c in arrived):
-        raise WireError(f"arrived are {arrived!r:.60}; expected numbers of clients")
+    if not _is_client(threshold := values.get("threshold", 0)):
+        raise WireError(f"threshold is {threshold!r:.60}; expected a number of clients")
+    arrived = _clients(values.get("arrived", []), "arrived")
     bounds = bounds_of(values["bounds"]) if "bounds" in values else None
-    return Request(cast(Step, step), about, adverts, sealed, tuple(arrived), bounds)
+    return Request(cast(Step, step), about, adverts, threshold, sealed, arrived, bounds)
 
 
 def bounds_of(values: Any) -> Bounds:
@@ -161,16 +174,36 @@ def read_advert(text: str) -> Advert:
     return advert_of(_values(text))
 
 
-def read_shares(text: str, neighbours: Collection[int]) -> dict[int, bytes]:
-    """Return the sealed shares in an answer, one for each neighbour.
+def read_shares(text: str, neighbours: Collection[int]) -> dict[int, bytes] | Refused:
+    """Return the sealed shares in an answer, one for each neighbour, or whom it refuses.
 
     Raises:
         WireError: no client of ours sends them.
     """
-    shares = _all_bytes(_values(text), SEALED_BYTES)
+    if "refused" in (values := _values(text)):
+        return read_refused(text, neighbours)
+    shares = _all_bytes(values, SEALED_BYTES)
     if shares.keys() != {*neighbours}:
         raise WireError(f"{len(shares)} shares; expected one for each of {len(neighbours)}")
     return shares
+
+
+def read_refused(text: str, neighbours: Collection[int]) -> Refused:
+    """Return whom an answer refuses, among a client's neighbours.
+
+    Raises:
+        WireError: no client of ours sends it.
+    """
+    _exactly(values := _values(text), {"refused"})
+    clients = _clients(values["refused"], "refused")
+    if not {*clients} <= {*neighbours}:
+        raise WireError(f"refused are {clients!s:.60}, which are no neighbours")
+    return Refused(clients)
+
+
+def refused_text(refused: Refused) -> str:
+    """Return refused neighbours as JSON."""
+    return json.dumps({"refused": refused.clients})
 
 
 def reveal_text(reveal: Reveal) -> str:
@@ -233,6 +266,12 @@ def _exactly(values: Any, names: set[str]) -> None:
     if not isinstance(values, dict) or {*values} != names:
         found = sorted(values) if isinstance(values, dict) else type(values).__name__
         raise WireError(f"a step has {found!s:.200}; expected {', '.join(sorted(names)) or 'none'}")
+
+
+def _clients(values: Any, what: str) -> tuple[int, ...]:
+    if not isinstance(values, list) or not all(map(_is_client, values)):
+        raise WireError(f"{what} are {values!r:.60}; expected numbers of clients")
+    return tuple(values)
 
 
 def _is_client(value: Any) -> bool:

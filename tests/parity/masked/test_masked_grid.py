@@ -7,15 +7,17 @@ import pytest
 import torch
 from fake_grid import FakeGrid, client_of
 from flwr.app import Error
-from masked_rounds import BAD, PRIVATE, STEPS, on_bad, played, step_of, tasks_of
+from masked_rounds import BAD, PRIVATE, STEPS, UNIFORM, on_bad, played, step_of, tasks_of
 from sides import changed
 
 import clients.masks
 from fedmoe.config.faults import parse_faults
 from fedmoe.errors import AggregationError, FedMoEError
 from fedmoe.messages.records import Failure
+from fedmoe.privacy.masks.collector import Collector
 from fedmoe.runs.hidden import sight_of
 from fedmoe.runs.injection import Faulty
+from fedmoe.runs.masked import Here
 from server.private import ErrorCode
 from server.settings import Settings
 from server.transport import GridTransport
@@ -140,6 +142,42 @@ def test_injected_faults_strike_masked_clients(prepared, clear):
     torch.testing.assert_close(state, clear({*range(5)} - {*struck}), atol=1e-7, rtol=1e-6)
 
 
+def test_below_the_quorum_nothing_is_revealed(prepared_of):
+    asked = []
+
+    def spoil(request, reply):
+        asked.append(step_of(request))
+        lost = Error(ErrorCode.CLIENT_APP_CRASHED, "killed")
+        return lost if asked[-1] == "mask" and client_of(request) == BAD else reply
+
+    with pytest.raises(FedMoEError, match=r"round 1: 4 of 5 clients .* quorum 1 needs 5.*killed"):
+        played(prepared_of("quorum=1"), spoil)
+    assert "mask" in asked
+    assert "reveal" not in asked
+
+
+def test_noised_sums_are_paid_for_before_they_are_known(prepared_of, monkeypatch):
+    spent = []
+
+    def crash(_):
+        assert [line["epsilon"] > 0 for line in spent] == [True]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Collector, "unmasked", crash)
+    with pytest.raises(KeyboardInterrupt):
+        played(prepared_of(PRIVATE, UNIFORM), write=lambda line, *_: spent.append(line))
+
+
+@pytest.mark.parametrize("more", [(), (PRIVATE, UNIFORM)])
+def test_a_round_without_clients_repeats_no_sums(prepared_of, more):
+    told, server = [], prepared_of(*more).server
+    sight = sight_of(server, Here(server.setup.experiment), [], 0, lambda *a: told.append(a))
+    sight.masked.report, sight.masked.counts = {"loss_after": 1.0}, torch.ones(2).numpy()
+    sight.planned([])
+    sight.finished(replace(server.first_state(), round=1))
+    assert told == []
+
+
 def test_a_node_without_a_worker_has_nowhere_to_keep_keys(prepared):
     with pytest.raises(FedMoEError, match=r"0 of 5 clients.*worker_idle_seconds=0 leaves no"):
         played(prepared, nodes=({"worker_idle_seconds": "0"},) * 5)
@@ -148,10 +186,7 @@ def test_a_node_without_a_worker_has_nowhere_to_keep_keys(prepared):
 def test_clients_add_the_noise_that_their_experiment_asks_for(prepared_of):
     """One round of clients that hardly learn: the noise on the mean is as large as it should be."""
     prepared = prepared_of(
-        PRIVATE,
-        "aggregation={name: fedavg, weighting: uniform}",
-        "training.learning_rate=1e-9",
-        "secure_aggregation={threshold: 1}",
+        PRIVATE, UNIFORM, "training.learning_rate=1e-9", "secure_aggregation={threshold: 1}"
     )
     _, state = played(prepared)
     start = prepared.server.first_state().adapter.flat
