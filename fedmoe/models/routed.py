@@ -3,12 +3,17 @@
 Two ways to the same products: one `mm` per expert, which is as fast as the processor where an
 expert has many rows, and one grouped product for all experts, which saves the calls where it has
 few, and which is the grouped GEMM of a GPU.
+
+A GPU waits for nobody: how many rows an expert has stays there. Rows are as many as tokens times
+k, a bound known beforehand; those that no expert has come last, no product computes them, and what
+stands in their place is written nowhere that is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -33,18 +38,41 @@ class Routing(NamedTuple):
 
     token: Tensor  # (rows,) the token each row came from
     slot: Tensor  # (rows,) its position in the flattened (tokens, top_k) choice
+    into: Tensor  # `slot`, or for a row of no expert the place behind all slots
     counts: Tensor  # int64 (experts,)
-    sizes: list[int]  # the same as a list
+    sizes: list[int] | None  # the same as a list; None where the host is not told
+    ends: Tensor | None = None  # int32 (experts,): where each one's rows end, if it is not told
+
+    def told(self) -> Routing:
+        """Return the routing without rows of no expert; a GPU is waited for."""
+        if self.sizes is not None:
+            return self
+        sizes: list[int] = self.counts.tolist()
+        rows = slice(0, sum(sizes))
+        slot = self.slot[rows]
+        return Routing(self.token[rows], slot, slot, self.counts, sizes)
+
+
+def unwaited(x: Tensor) -> bool:
+    """Return whether the host must not wait for values like these: on a GPU it starts kernels."""
+    return x.is_cuda
 
 
 def route(index: Tensor, num_experts: int) -> Routing:
     """Group the pairs in `index` (tokens, top_k); the index `num_experts` means "no expert"."""
-    choice = index.reshape(-1)
+    choice, top_k = index.reshape(-1), index.shape[-1]
+    if unwaited(index):
+        expert, slot = choice.sort(stable=True)
+        numbers = torch.arange(num_experts, device=index.device)
+        ends = torch.searchsorted(expert, numbers, right=True, out_int32=True)
+        counts = ends.long().diff(prepend=ends.new_zeros(1, dtype=torch.int64))
+        into = torch.where(expert < num_experts, slot, len(slot))
+        return Routing(slot // top_k, slot, into, counts, None, ends)
     order = choice.argsort(stable=True)
     counts = torch.bincount(choice, minlength=num_experts + 1)[:num_experts]
     sizes: list[int] = counts.tolist()
     slot = order[: sum(sizes)]
-    return Routing(slot // index.shape[-1], slot, counts, sizes)
+    return Routing(slot // top_k, slot, slot, counts, sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +83,12 @@ class Block:
     slot: Tensor
     experts: slice
     """The range of experts."""
-    sizes: list[int]
-    """Rows of each of them; an expert without rows is not touched."""
+    sizes: list[int] | None
+    """Rows of each of them; an expert without rows is not touched. None where nobody is told."""
     ends: Tensor | None
     """int32 (experts,): the end of each one's rows; None to loop over experts."""
+    into: Tensor
+    """The row's place in a result for all slots and one more, that of rows of no expert."""
 
     def mm(self, x: Tensor, w: Stacked) -> Tensor:
         """Return (rows, out): each row of `x` times its expert's `w` (experts, in, out)."""
@@ -80,22 +110,40 @@ class Block:
     def outer(self, left: Tensor, right: Tensor, into: Tensor) -> None:
         """Write `left^T right` of each expert's rows to its part of `into` (experts, m, n)."""
         if self.ends is not None:
-            into[self.experts] = F.grouped_mm(left.mT, right, offs=self.ends)
-            empty = [self.experts.start + i for i, size in enumerate(self.sizes) if not size]
-            if empty:
-                into[empty] = 0
+            product = F.grouped_mm(left.mT, right, offs=self.ends)
+            # torch writes nothing in the place of an expert without rows.
+            into[self.experts] = product.masked_fill_(self.empty, 0)
             return
         for a, b, target in zip(
             self._split(left), self._split(right), self._pick(into), strict=True
         ):
             torch.mm(a.mT, b, out=target)
 
+    @cached_property
+    def empty(self) -> Tensor:
+        """bool (experts, 1, 1): those that have no rows, where products are grouped."""
+        assert self.ends is not None
+        return (self.ends.diff(prepend=self.ends.new_zeros(1)) == 0).view(-1, 1, 1)
+
+    def of_experts(self, values: Tensor) -> Tensor:
+        """Return each row's (rows, out) of values for all experts (experts, out)."""
+        values = values[self.experts]
+        if self.sizes is None:
+            assert self.ends is not None
+            rows = torch.arange(len(self.slot), device=values.device)
+            expert = torch.searchsorted(self.ends, rows, right=True, out_int32=True)
+            return values[expert.clamp_(max=len(values) - 1)]
+        sizes = torch.tensor(self.sizes, device=values.device)
+        return values.repeat_interleave(sizes, dim=0, output_size=len(self.token))
+
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        assert self.sizes is not None, "a loop over experts needs their sizes"
         return x.split([size for size in self.sizes if size])
 
     def _pick(self, w: Stacked) -> Iterator[Tensor]:
         """Yield one expert's weights after another, so that at most two exist at once."""
-        return (w[self.experts.start + i] for i, size in enumerate(self.sizes) if size)
+        sizes = self.sizes or []
+        return (w[self.experts.start + i] for i, size in enumerate(sizes) if size)
 
 
 def blocks(routing: Routing, grouped: bool) -> Iterator[Block]:
@@ -103,19 +151,23 @@ def blocks(routing: Routing, grouped: bool) -> Iterator[Block]:
 
     `grouped` states that shapes and dtype allow a grouped product at all.
     """
-    on_gpu = routing.slot.is_cuda
-    limit = sum(routing.sizes) if on_gpu else BLOCK_ROWS
+    token, slot, into, counts, sizes, ends = routing if grouped else routing.told()
+    if sizes is None:
+        yield Block(token, slot, slice(0, len(counts)), None, ends, into)
+        return
+    limit = sum(sizes) if slot.is_cuda else BLOCK_ROWS
     first = start = 0
-    while first < len(routing.sizes):
-        last, stop = first + 1, start + routing.sizes[first]
-        while last < len(routing.sizes) and stop + routing.sizes[last] - start <= limit:
-            stop += routing.sizes[last]
+    while first < len(sizes):
+        last, stop = first + 1, start + sizes[first]
+        while last < len(sizes) and stop + sizes[last] - start <= limit:
+            stop += sizes[last]
             last += 1
         if stop > start:
-            few = on_gpu or stop - start < GROUPED_ROWS * (last - first)
-            ends = routing.counts[first:last].cumsum(0).int() if grouped and few else None
-            rows, sizes = slice(start, stop), routing.sizes[first:last]
-            yield Block(routing.token[rows], routing.slot[rows], slice(first, last), sizes, ends)
+            few = stop - start < GROUPED_ROWS * (last - first)
+            ends = counts[first:last].cumsum(0).int() if grouped and few else None
+            rows = slice(start, stop)
+            few_sizes = sizes[first:last]
+            yield Block(token[rows], slot[rows], slice(first, last), few_sizes, ends, into[rows])
         first, start = last, stop
 
 
