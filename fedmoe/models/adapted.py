@@ -285,8 +285,9 @@ class AdaptedModel:
     @contextmanager
     def _meeting(self, valid: list[Tensor]) -> Iterator[None]:
         """Route only the tokens that are `valid` at each layer to its experts."""
+        once = {id(mask): mask.to(self.device) for mask in valid}  # layers of a stack share one
         for state, mask in zip(self.states, valid, strict=True):
-            state.valid = mask.to(self.device)
+            state.valid = once[id(mask)]
         try:
             yield
         finally:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.activations import SiLUActivation
 from transformers.integrations.moe import ExpertsInterface
 
 from fedmoe.models.dropout import Mask, dropped
@@ -34,6 +35,8 @@ from fedmoe.models.routed import (
 
 IMPLEMENTATION = "fedmoe"
 STATE = "fedmoe_state"
+SILU = (nn.SiLU, SiLUActivation)
+"""The usual activation, whose derivative needs no autograd within the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ def _gate(act: Gate, gate_up: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor
     if isinstance(act, OwnGate):
         return _differentiable(act.apply, gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
-    if isinstance(act, nn.SiLU):
+    if isinstance(act, SILU):
         activated, dact = F.silu(gate), lambda grad: torch.ops.aten.silu_backward(grad, gate)
     else:
         activated, dact = _differentiable(act, gate)

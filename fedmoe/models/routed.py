@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -55,7 +54,7 @@ class Routing(NamedTuple):
 
 def unwaited(x: Tensor) -> bool:
     """Return whether the host must not wait for values like these: on a GPU it starts kernels."""
-    return x.is_cuda
+    return x.device.type == "cuda"
 
 
 def route(index: Tensor, num_experts: int) -> Routing:
@@ -89,6 +88,8 @@ class Block:
     """int32 (experts,): the end of each one's rows; None to loop over experts."""
     into: Tensor
     """The row's place in a result for all slots and one more, that of rows of no expert."""
+    empty: Tensor | None = None
+    """bool (experts, 1, 1): those without rows, where products are grouped."""
 
     def mm(self, x: Tensor, w: Stacked) -> Tensor:
         """Return (rows, out): each row of `x` times its expert's `w` (experts, in, out)."""
@@ -111,6 +112,7 @@ class Block:
         """Write `left^T right` of each expert's rows to its part of `into` (experts, m, n)."""
         if self.ends is not None:
             product = F.grouped_mm(left.mT, right, offs=self.ends)
+            assert self.empty is not None
             # torch writes nothing in the place of an expert without rows.
             into[self.experts] = product.masked_fill_(self.empty, 0)
             return
@@ -118,12 +120,6 @@ class Block:
             self._split(left), self._split(right), self._pick(into), strict=True
         ):
             torch.mm(a.mT, b, out=target)
-
-    @cached_property
-    def empty(self) -> Tensor:
-        """bool (experts, 1, 1): those that have no rows, where products are grouped."""
-        assert self.ends is not None
-        return (self.ends.diff(prepend=self.ends.new_zeros(1)) == 0).view(-1, 1, 1)
 
     def of_experts(self, values: Tensor) -> Tensor:
         """Return each row's (rows, out) of values for all experts (experts, out)."""
@@ -153,7 +149,7 @@ def blocks(routing: Routing, grouped: bool) -> Iterator[Block]:
     """
     token, slot, into, counts, sizes, ends = routing if grouped else routing.told()
     if sizes is None:
-        yield Block(token, slot, slice(0, len(counts)), None, ends, into)
+        yield Block(token, slot, slice(0, len(counts)), None, ends, into, _none(counts))
         return
     limit = sum(sizes) if slot.is_cuda else BLOCK_ROWS
     first = start = 0
@@ -165,10 +161,14 @@ def blocks(routing: Routing, grouped: bool) -> Iterator[Block]:
         if stop > start:
             few = stop - start < GROUPED_ROWS * (last - first)
             ends = counts[first:last].cumsum(0).int() if grouped and few else None
-            rows = slice(start, stop)
-            few_sizes = sizes[first:last]
-            yield Block(token[rows], slot[rows], slice(first, last), few_sizes, ends, into[rows])
+            empty = None if ends is None else _none(counts[first:last])
+            rows, of = slice(start, stop), sizes[first:last]
+            yield Block(token[rows], slot[rows], slice(first, last), of, ends, into[rows], empty)
         first, start = last, stop
+
+
+def _none(counts: Tensor) -> Tensor:
+    return (counts == 0).view(-1, 1, 1)
 
 
 def can_group(x: Tensor, *widths: int) -> bool:

@@ -6,7 +6,6 @@ keep: the optimiser starts afresh, and batches come from the round's own random 
 
 from __future__ import annotations
 
-import math
 import resource
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.data.text import training_batches
 from fedmoe.errors import DataError
 from fedmoe.messages.records import Update
+from fedmoe.models.routed import unwaited
 from fedmoe.seeds import generator, numpy_rng
 from fedmoe.training.local_client import LocalClient, run_step
 from fedmoe.training.loss import mean_loss, response_loss
@@ -212,10 +212,12 @@ def _accumulate(
 
 
 def _clip(grad: Tensor, largest: float) -> None:
-    parts = (torch.linalg.vector_norm(x, dtype=torch.float64) for x in grad.split(NORM_VALUES))
-    norm = math.hypot(*(part.item() for part in parts))
-    if norm > largest:
-        grad.mul_(largest / norm)
+    parts = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in grad.split(NORM_VALUES)]
+    norm = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts))
+    too_large = norm > largest
+    # A product with 1 costs a GPU less than waiting for the answer.
+    if unwaited(grad) or too_large:
+        grad.mul_(torch.where(too_large, largest / norm, 1.0))
 
 
 def peak_bytes(device: torch.device) -> int:
