@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,6 +59,10 @@ class ModelSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on; `auto` takes a GPU if there is one. On a CPU equal runs are bitwise
     identical; on a GPU attention's backward may differ."""
+    kernels: Literal["torch", "triton"] = "torch"
+    """Kernels of the experts on a GPU: torch's grouped products, or Triton's, which fuse gather,
+    products, gate and sum; equal within rounding. Where those have no form (biases, gates that are
+    not SiLU's, LoRA dropout, recomputation, 4 bits, offload) torch's compute, too."""
 
 
 def device_of(settings: ModelSettings) -> torch.device:
@@ -183,5 +188,26 @@ def build_model(
 
     With `experts_stay`, `model.frozen.hold` must bring the experts to the device, in some form.
     """
-    model, tokenizer = load_base(settings, experts_stay=experts_stay, offload=offload)
-    return AdaptedModel(model, adapter, rescaling, gating), tokenizer
+    check_kernels(settings)
+    base, tokenizer = load_base(settings, experts_stay=experts_stay, offload=offload)
+    model = AdaptedModel(base, adapter, rescaling, gating)
+    for state in model.states:
+        state.fused = settings.kernels == "triton"
+    return model, tokenizer
+
+
+def check_kernels(settings: ModelSettings) -> None:
+    """Refuse Triton's kernels where there are none.
+
+    Raises:
+        ModelError: experts are computed on a processor, or Triton is not installed.
+    """
+    if settings.kernels == "torch":
+        return
+    if device_of(settings).type != "cuda":
+        raise ModelError("model.kernels 'triton' is for a GPU, and there is none; use 'torch'")
+    if find_spec("triton") is None:
+        raise ModelError(
+            "model.kernels 'triton' needs Triton, which is not installed: "
+            "pip install 'fedmoe[triton]'; or use 'torch'"
+        )

@@ -285,6 +285,14 @@ def _computed(
         stored = (stored[0].mT, stored[1].mT) if stored else None
     drop = state.drops.next() if lora and state.drops else None
     lora = lora or no_lora(gate_up, down, hidden.device)
+    act = _gate_of(module)
+    plain = biases is None and drop is None and not state.recompute and isinstance(act, SILU)
+    if state.fused and plain and routing.sizes is None:
+        from fedmoe.models.fused import FusedExperts, readable  # Triton need not be there
+
+        frozen = stored or (gate_up, down)
+        if all(map(readable, frozen)):
+            return FusedExperts.apply(hidden, weights, *lora, routing, frozen)  # pyright: ignore
     factors = [factor.to(hidden.dtype) for factor in lora[:4]]
     if unwaited(hidden):
         factors = groupable(factors)
@@ -296,7 +304,7 @@ def _computed(
         *factors,
         lora.scale,
         routing,
-        _gate_of(module),
+        act,
         state.recompute,
         stored,
         biases,

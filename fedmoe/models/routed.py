@@ -35,21 +35,24 @@ Stacked = Tensor | Stored | Transposed
 class Routing(NamedTuple):
     """The chosen (token, slot) pairs of one layer, sorted by expert."""
 
-    token: Tensor  # (rows,) the token each row came from
-    slot: Tensor  # (rows,) its position in the flattened (tokens, top_k) choice
-    into: Tensor  # `slot`, or for a row of no expert the place behind all slots
-    counts: Tensor  # int64 (experts,)
+    slot: Tensor  # (rows,) each one's position in the flattened (tokens, top_k) choice
+    top_k: int
+    counts: Tensor  # (experts,)
     sizes: list[int] | None  # the same as a list; None where the host is not told
-    ends: Tensor | None = None  # int32 (experts,): where each one's rows end, if it is not told
+    ends: Tensor  # int32 (experts,): the end of each one's rows; empty where the host is told
+    expert: Tensor  # (rows,) each row's expert, and one more for none; empty likewise
+
+    @property
+    def token(self) -> Tensor:
+        """(rows,): the token each row came from."""
+        return self.slot // self.top_k
 
     def told(self) -> Routing:
         """Return the routing without rows of no expert; a GPU is waited for."""
         if self.sizes is not None:
             return self
         sizes: list[int] = self.counts.tolist()
-        rows = slice(0, sum(sizes))
-        slot = self.slot[rows]
-        return Routing(self.token[rows], slot, slot, self.counts, sizes)
+        return self._replace(slot=self.slot[: sum(sizes)], sizes=sizes)
 
 
 def unwaited(x: Tensor) -> bool:
@@ -62,16 +65,15 @@ def route(index: Tensor, num_experts: int) -> Routing:
     choice, top_k = index.reshape(-1), index.shape[-1]
     if unwaited(index):
         expert, slot = choice.sort(stable=True)
-        numbers = torch.arange(num_experts, device=index.device)
-        ends = torch.searchsorted(expert, numbers, right=True, out_int32=True)
-        counts = ends.long().diff(prepend=ends.new_zeros(1, dtype=torch.int64))
-        into = torch.where(expert < num_experts, slot, len(slot))
-        return Routing(slot // top_k, slot, into, counts, None, ends)
+        numbers = torch.arange(num_experts + 1, device=index.device)
+        starts = torch.searchsorted(expert, numbers, out_int32=True)
+        ends = starts[1:]
+        return Routing(slot, top_k, ends - starts[:-1], None, ends, expert)
     order = choice.argsort(stable=True)
     counts = torch.bincount(choice, minlength=num_experts + 1)[:num_experts]
     sizes: list[int] = counts.tolist()
     slot = order[: sum(sizes)]
-    return Routing(slot // top_k, slot, slot, counts, sizes)
+    return Routing(slot, top_k, counts, sizes, slot[:0], slot[:0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +90,15 @@ class Block:
     """int32 (experts,): the end of each one's rows; None to loop over experts."""
     into: Tensor
     """The row's place in a result for all slots and one more, that of rows of no expert."""
+    expert: Tensor
+    """Each row's expert, or one more for none, where nobody is told sizes."""
     empty: Tensor | None = None
     """bool (experts, 1, 1): those without rows, where products are grouped."""
 
     def mm(self, x: Tensor, w: Stacked) -> Tensor:
         """Return (rows, out): each row of `x` times its expert's `w` (experts, in, out)."""
         if self.ends is not None:
-            return F.grouped_mm(x, w[self.experts], offs=self.ends)
+            return F.grouped_mm(x, self._part(w), offs=self.ends)
         out = x.new_empty(len(x), w.shape[2])
         for rows, weight, into in zip(self._split(x), self._pick(w), self._split(out), strict=True):
             torch.mm(rows, weight, out=into)
@@ -114,7 +118,7 @@ class Block:
             product = F.grouped_mm(left.mT, right, offs=self.ends)
             assert self.empty is not None
             # torch writes nothing in the place of an expert without rows.
-            into[self.experts] = product.masked_fill_(self.empty, 0)
+            self._part(into).copy_(product.masked_fill_(self.empty, 0))
             return
         for a, b, target in zip(
             self._split(left), self._split(right), self._pick(into), strict=True
@@ -125,12 +129,13 @@ class Block:
         """Return each row's (rows, out) of values for all experts (experts, out)."""
         values = values[self.experts]
         if self.sizes is None:
-            assert self.ends is not None
-            rows = torch.arange(len(self.slot), device=values.device)
-            expert = torch.searchsorted(self.ends, rows, right=True, out_int32=True)
-            return values[expert.clamp_(max=len(values) - 1)]
+            return values[self.expert.clamp(max=len(values) - 1)]
         sizes = torch.tensor(self.sizes, device=values.device)
         return values.repeat_interleave(sizes, dim=0, output_size=len(self.token))
+
+    def _part(self, w: Stacked) -> Tensor:
+        """Return the weights of the block's experts."""
+        return w if self.sizes is None and isinstance(w, Tensor) else w[self.experts]
 
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
         assert self.sizes is not None, "a loop over experts needs their sizes"
@@ -147,9 +152,12 @@ def blocks(routing: Routing, grouped: bool) -> Iterator[Block]:
 
     `grouped` states that shapes and dtype allow a grouped product at all.
     """
-    token, slot, into, counts, sizes, ends = routing if grouped else routing.told()
+    routing = routing if grouped else routing.told()
+    token, (slot, _, counts, sizes, ends, expert) = routing.token, routing
     if sizes is None:
-        yield Block(token, slot, slice(0, len(counts)), None, ends, into, _none(counts))
+        every, num_experts, none = slice(0, len(counts)), len(counts), _none(counts)
+        into = torch.where(expert < num_experts, slot, len(slot))
+        yield Block(token, slot, every, None, ends, into, expert, none)
         return
     limit = sum(sizes) if slot.is_cuda else BLOCK_ROWS
     first = start = 0
@@ -160,10 +168,11 @@ def blocks(routing: Routing, grouped: bool) -> Iterator[Block]:
             last += 1
         if stop > start:
             few = stop - start < GROUPED_ROWS * (last - first)
-            ends = counts[first:last].cumsum(0).int() if grouped and few else None
-            empty = None if ends is None else _none(counts[first:last])
-            rows, of = slice(start, stop), sizes[first:last]
-            yield Block(token[rows], slot[rows], slice(first, last), of, ends, into[rows], empty)
+            range_, rows, own = slice(first, last), slice(start, stop), counts[first:last]
+            ends = own.cumsum(0).int() if grouped and few else None
+            none = None if ends is None else _none(own)
+            slots, of = slot[rows], sizes[first:last]
+            yield Block(token[rows], slots, range_, of, ends, slots, expert, none)
         first, start = last, stop
 
 
