@@ -13,10 +13,11 @@ ROWS = [Tokens(tuple(range(2, 9 + i)), 2) for i in range(4)]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows_at_once", [1, 7])
 def test_value_and_gradient_are_those_of_all_logits_at_once(
-    tiny_model, monkeypatch, dtype, rows_at_once
+    tiny_model, random_adapter, monkeypatch, dtype, rows_at_once
 ):
     model = tiny_model(num_hidden_layers=1, vocab_size=101)
     model.model.to(dtype)
+    model.load(random_adapter(model.layout))
     vocabulary, batch, found, seen = 101, collate(ROWS, 0), [], []
 
     def see(x):
