@@ -16,6 +16,7 @@ from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import ModelError
 from fedmoe.models import experts
 from fedmoe.models.adapter_layout import adapter_layout, attention_paths
+from fedmoe.models.captured import Graphs
 from fedmoe.models.dropout import Dropout
 from fedmoe.models.families import MoELayer, check_top_k, install, moe_layers, set_top_k
 from fedmoe.models.gating import Gates, Rule, TopKGating
@@ -93,6 +94,7 @@ class AdaptedModel:
         )
         self.device = next(model.parameters()).device
         self.rescaler = torch.ones(len(self.layers), device=self.device)
+        self.graphs: Graphs | None = None
         self.states = [experts.ExpertState() for _ in self.layers]
         self.frozen = FrozenExperts(self.layers, self.states, self.device)
         self.kept = KeptExperts(self.layers, self.states, self.frozen, self.family)

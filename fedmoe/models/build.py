@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from fedmoe.errors import FedMoEError, FedMoEWarning, ModelError
 from fedmoe.models.adapted import TOP_K, AdaptedModel, LoRA
+from fedmoe.models.captured import Graphs
 from fedmoe.models.conventions import (
     precision_warnings,
     take_greedy,
@@ -63,6 +64,10 @@ class ModelSettings:
     """Kernels of the experts on a GPU: torch's grouped products, or Triton's, which fuse gather,
     products, gate and sum; equal within rounding. Where those have no form (biases, gates that are
     not SiLU's, LoRA dropout, recomputation, 4 bits, offload) torch's compute, too."""
+    graphs: bool = False
+    """Capture training steps as CUDA graphs, one for each budget and shape of batch, so that a GPU
+    does not wait for its kernels to be started; batches are padded to few shapes. Steps that cannot
+    be captured are started as ever, which a warning tells."""
 
 
 def device_of(settings: ModelSettings) -> torch.device:
@@ -193,19 +198,23 @@ def build_model(
     model = AdaptedModel(base, adapter, rescaling, gating)
     for state in model.states:
         state.fused = settings.kernels == "triton"
+    model.graphs = Graphs(model) if settings.graphs else None
     return model, tokenizer
 
 
 def check_kernels(settings: ModelSettings) -> None:
-    """Refuse Triton's kernels where there are none.
+    """Refuse what speeds a GPU up where there is none, and Triton's kernels without Triton.
 
     Raises:
-        ModelError: experts are computed on a processor, or Triton is not installed.
+        ModelError: with the likely fix.
     """
+    on_gpu = device_of(settings).type == "cuda"
+    if settings.graphs and not on_gpu:
+        raise ModelError("model.graphs is for a GPU, and this model is on a CPU; use false")
     if settings.kernels == "torch":
         return
-    if device_of(settings).type != "cuda":
-        raise ModelError("model.kernels 'triton' is for a GPU, and there is none; use 'torch'")
+    if not on_gpu:
+        raise ModelError("model.kernels 'triton' is for a GPU; on a CPU use 'torch'")
     if find_spec("triton") is None:
         raise ModelError(
             "model.kernels 'triton' needs Triton, which is not installed: "

@@ -166,7 +166,7 @@ def _optimise(
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         routers.begin((task.round - 1 + step / settings.steps) / max(1, num_rounds))
-        tokens += _accumulate(model, _of_step(model, batches, settings), routers)
+        tokens += _accumulate(model, _of_step(model, batches, settings), routers, counts)
         flat.grad = model.grad if local.whole else local.pull(whole[1]).flat
         local.correct(flat.grad, theta, counts - counted)
         counted.copy_(counts)
@@ -194,7 +194,10 @@ def _of_step(model: AdaptedModel, batches: Iterator[Batch], settings: Training) 
 
 
 def _accumulate(
-    model: AdaptedModel, batches: list[Batch], routers: RouterTraining | None = None
+    model: AdaptedModel,
+    batches: list[Batch],
+    routers: RouterTraining | None = None,
+    counts: Tensor | None = None,
 ) -> int:
     """Add the gradients of the mean loss over all response tokens; return the tokens trained on.
 
@@ -202,7 +205,14 @@ def _accumulate(
     """
     num_targets = sum(len(batch.targets) for batch in batches)
     tokens = [model.num_tokens(batch) for batch in batches]
+
+    def passes(batch: Batch, share: Tensor) -> None:
+        (response_loss(model, batch) * share).backward()
+
+    graphs = model.graphs if counts is not None and not (routers and routers.terms) else None
     for batch, num_tokens in zip(batches, tokens, strict=True):
+        if graphs and graphs.run(batch, 1 / num_targets, counts, passes):  # pyright: ignore
+            continue
         loss = response_loss(model, batch) / num_targets
         # Models that such losses fit have one stack, whose tokens pass all layers.
         if routers and (extra := routers.loss(model.routed(batch)[0])) is not None:

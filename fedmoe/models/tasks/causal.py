@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from fedmoe.models.private import one_text_a_row
 from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm, device_of
 
 
@@ -45,7 +47,8 @@ def all_states(model: nn.Module, input_ids: Tensor) -> Tensor:
     nor does a convolution or a recurrent layer, which read their past alone.
     """
     ids = input_ids.to(device_of(model))
-    return body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+    with one_text_a_row() if ids.is_cuda else nullcontext():
+        return body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
 
 
 def body_of(model: nn.Module) -> nn.Module:
