@@ -28,6 +28,7 @@ from fedmoe.models.modulation import Modulation, modulate
 from fedmoe.models.rescaling import Rescaling, check_mass, keep_mass
 from fedmoe.models.tasks import TASKS, TaskBatch
 from fedmoe.models.tasks.causal import all_states, body_of
+from fedmoe.models.tasks.task import sent
 from fedmoe.section import section
 
 TOP_K = TopKGating()
@@ -287,7 +288,7 @@ class AdaptedModel:
     @contextmanager
     def _meeting(self, valid: list[Tensor]) -> Iterator[None]:
         """Route only the tokens that are `valid` at each layer to its experts."""
-        once = {id(mask): mask.to(self.device) for mask in valid}  # layers of a stack share one
+        once = {id(mask): sent(mask, self.device) for mask in valid}  # layers of a stack share one
         for state, mask in zip(self.states, valid, strict=True):
             state.valid = once[id(mask)]
         try:

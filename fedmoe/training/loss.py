@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedmoe.data.text import evaluation_batches
+from fedmoe.models.tasks.task import sent
 
 if TYPE_CHECKING:
     from fedmoe.data.text import Batch, Tokens
@@ -23,7 +24,7 @@ with fewer is computed in one part."""
 def response_loss(model: AdaptedModel, batch: Batch) -> Tensor:
     """Summed cross-entropy over the batch's response tokens; logits exist at those alone."""
     states = model.target_states(batch)
-    rows, targets = _rows_at_once(model), batch.targets.to(states.device)
+    rows, targets = _rows_at_once(model), sent(batch.targets, states.device)
     if len(states) <= rows:
         return F.cross_entropy(model.logits(states).float(), targets, reduction="sum")
     loss = LossInParts.apply(states, targets, model.logits, rows)

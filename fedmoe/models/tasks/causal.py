@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from fedmoe.models.private import one_text_a_row
-from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm, device_of
+from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm, device_of, sent
 
 
 class Causal(TaskForm):
@@ -27,7 +27,7 @@ class Causal(TaskForm):
 
     def hidden(self, model: nn.Module, batch: TaskBatch) -> Tensor:
         states = all_states(model, batch.input_ids).flatten(0, 1)
-        return states[batch.positions.to(states.device)]
+        return states[sent(batch.positions, states.device)]
 
     def own_logits(self, model: Any, batch: TaskBatch) -> Tensor:
         logits = model(input_ids=batch.input_ids.to(device_of(model))).logits.flatten(0, 1)
@@ -46,7 +46,7 @@ def all_states(model: nn.Module, input_ids: Tensor) -> Tensor:
     Under a causal mask no real token looks at the padding after it, so attention needs no mask;
     nor does a convolution or a recurrent layer, which read their past alone.
     """
-    ids = input_ids.to(device_of(model))
+    ids = sent(input_ids, device_of(model))
     with one_text_a_row() if ids.is_cuda else nullcontext():
         return body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
 
