@@ -26,9 +26,9 @@ from fedmoe.models.memory.saved_tensors import Saved, saved_outside
 from fedmoe.models.memory.subset import KeptExperts
 from fedmoe.models.modulation import Modulation, modulate
 from fedmoe.models.rescaling import Rescaling, check_mass, keep_mass
+from fedmoe.models.routed import sent
 from fedmoe.models.tasks import TASKS, TaskBatch
 from fedmoe.models.tasks.causal import all_states, body_of
-from fedmoe.models.tasks.task import sent
 from fedmoe.section import section
 
 TOP_K = TopKGating()

@@ -60,6 +60,13 @@ def unwaited(x: Tensor) -> bool:
     return x.device.type == "cuda"
 
 
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """Return `x` on a device; on its way to a GPU nobody waits for it to arrive."""
+    if device.type == "cuda" and x.device.type == "cpu" and torch.cuda.is_available():
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
 def route(index: Tensor, num_experts: int) -> Routing:
     """Group the pairs in `index` (tokens, top_k); the index `num_experts` means "no expert"."""
     choice, top_k = index.reshape(-1), index.shape[-1]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedmoe.data.text import evaluation_batches
-from fedmoe.models.tasks.task import sent
+from fedmoe.models.routed import sent
 
 if TYPE_CHECKING:
     from fedmoe.data.text import Batch, Tokens

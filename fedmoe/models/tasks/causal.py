@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from fedmoe.models.private import one_text_a_row
-from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm, device_of, sent
+from fedmoe.models.routed import sent
+from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm, device_of
 
 
 class Causal(TaskForm):

@@ -71,13 +71,6 @@ class Decoding:
         )
 
 
-def sent(x: Tensor, device: torch.device) -> Tensor:
-    """Return `x` on a device; on its way to a GPU nobody waits for it to arrive."""
-    if device.type == "cuda" and x.device.type == "cpu" and torch.cuda.is_available():
-        return x.pin_memory().to(device, non_blocking=True)
-    return x.to(device)
-
-
 class TaskForm(ABC):
     """One form of task, shared by all models of its kind."""
 
