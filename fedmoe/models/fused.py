@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from fedmoe.models.memory.stored import Quantised, Stored, Transposed
@@ -238,7 +238,7 @@ class Layer(NamedTuple):
         sums = x
         if end == GATE_BACK:
             sums = x.new_zeros(*self.weights.shape, grid[1], dtype=torch.float32)
-        _product[grid](
+        _product[grid](  # pyright: ignore[reportIndexIssue]
             *(x, of.w, x if of.scales is None else of.scales, a, b, low),
             *(x if part is None else part for part in (gate_up, h, out)),
             *(self.weights, sums, slot, self.routing.ends),
@@ -268,7 +268,7 @@ class Layer(NamedTuple):
             return out
         lefts, rights = tile(num_left), tile(num_right)
         grid = num_experts, triton.cdiv(num_left, lefts), triton.cdiv(num_right, rights)
-        _outer[grid](
+        _outer[grid](  # pyright: ignore[reportIndexIssue]
             *(left, right, out, self.weights, self.routing.slot, self.routing.ends),
             *(num_left, num_right, self.scale),
             TOP_K=self.routing.top_k,
