@@ -6,7 +6,6 @@ keep: the optimiser starts afresh, and batches come from the round's own random 
 
 from __future__ import annotations
 
-import math
 import resource
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.data.text import training_batches
 from fedmoe.errors import DataError
 from fedmoe.messages.records import Update
+from fedmoe.models.routed import unwaited
 from fedmoe.seeds import generator, numpy_rng
 from fedmoe.training.local_client import LocalClient, run_step
 from fedmoe.training.loss import mean_loss, response_loss
@@ -171,7 +171,7 @@ def _optimise(
         routers.begin((task.round - 1 + step / settings.steps) / max(1, num_rounds))
         micro_batches = _of_step(model, batches, settings)
         targets += sum(len(batch.targets) for batch in micro_batches)
-        tokens += _accumulate(model, micro_batches, routers)
+        tokens += _accumulate(model, micro_batches, routers, counts)
         flat.grad = model.grad if local.whole else local.pull(whole[1]).flat
         local.correct(flat.grad, theta, counts - counted)
         counted.copy_(counts)
@@ -199,7 +199,10 @@ def _of_step(model: AdaptedModel, batches: Iterator[Batch], settings: Training) 
 
 
 def _accumulate(
-    model: AdaptedModel, batches: list[Batch], routers: RouterTraining | None = None
+    model: AdaptedModel,
+    batches: list[Batch],
+    routers: RouterTraining | None = None,
+    counts: Tensor | None = None,
 ) -> int:
     """Add the gradients of the mean loss over all response tokens; return the tokens trained on.
 
@@ -207,7 +210,17 @@ def _accumulate(
     """
     num_targets = sum(len(batch.targets) for batch in batches)
     tokens = [model.num_tokens(batch) for batch in batches]
+
+    def passes(batch: Batch, share: Tensor) -> None:
+        (response_loss(model, batch) * share).backward()
+
+    graphs = model.graphs if counts is not None else None
+    if graphs and routers and routers.terms:
+        graphs.say("losses on routing are minimised")
+        graphs = None
     for batch, num_tokens in zip(batches, tokens, strict=True):
+        if graphs and graphs.run(batch, 1 / num_targets, counts, passes):  # pyright: ignore
+            continue
         loss = response_loss(model, batch) / num_targets
         # Models that such losses fit have one stack, whose tokens pass all layers.
         if routers and (extra := routers.loss(model.routed(batch)[0])) is not None:
@@ -217,10 +230,12 @@ def _accumulate(
 
 
 def _clip(grad: Tensor, largest: float) -> None:
-    parts = (torch.linalg.vector_norm(x, dtype=torch.float64) for x in grad.split(NORM_VALUES))
-    norm = math.hypot(*(part.item() for part in parts))
-    if norm > largest:
-        grad.mul_(largest / norm)
+    parts = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in grad.split(NORM_VALUES)]
+    norm = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts))
+    too_large = norm > largest
+    # A product with 1 costs a GPU less than waiting for the answer.
+    if unwaited(grad) or too_large:
+        grad.mul_(torch.where(too_large, largest / norm, 1.0))
 
 
 def peak_bytes(device: torch.device) -> int:
