@@ -36,6 +36,10 @@ class Routing(NamedTuple):
     counts: Tensor  # int64 (experts,)
     sizes: list[int]  # the same as a list
 
+    def blocks(self, grouped: bool) -> Iterator[Block]:
+        """Yield the blocks of a layer; see `blocks`."""
+        return blocks(self, grouped)
+
 
 def route(index: Tensor, num_experts: int) -> Routing:
     """Group the pairs in `index` (tokens, top_k); the index `num_experts` means "no expert"."""

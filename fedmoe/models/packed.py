@@ -1,0 +1,99 @@
+"""Batches of several clients as one sequence, of which attention sees each client's batch apart.
+
+Batches of unlike lengths would be padded to the longest of all; here the rows of each client keep
+the length that they have alone, and all that is done token by token is done at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from fedmoe.errors import ModelError
+from fedmoe.models.tasks.causal import body_of
+from fedmoe.models.tasks.task import TaskBatch
+
+ATTENTION = "fedmoe_packed"
+SHAPES = "fedmoe_shapes"
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Right-padded batches one after another, each row after row."""
+
+    input_ids: Tensor  # int64 (1, tokens)
+    valid: Tensor  # bool (tokens,)
+    positions: Tensor  # int64 (targets,), into the tokens
+    inside: Tensor  # int64 (1, tokens), a token's place in its row
+    client: Tensor  # int64 (tokens,)
+    shapes: list[tuple[int, int]]
+    """Rows and length of each batch."""
+
+    @classmethod
+    def of(cls, batches: Mapping[int, TaskBatch], device: torch.device) -> Packed:
+        """Pack each client's batch, by its place in the pass."""
+        shapes = [tuple(batch.input_ids.shape) for batch in batches.values()]
+        sizes = torch.tensor([rows * length for rows, length in shapes])
+        starts = (sizes.cumsum(0) - sizes).tolist()
+        one = batches.values()
+        return cls(
+            torch.cat([batch.input_ids.flatten() for batch in one]).unsqueeze(0).to(device),
+            torch.cat([batch.valid.flatten() for batch in one]).to(device),
+            torch.cat([b.positions + at for b, at in zip(one, starts, strict=True)]).to(device),
+            torch.cat([torch.arange(n).repeat(rows) for rows, n in shapes]).unsqueeze(0).to(device),
+            torch.tensor([*batches]).repeat_interleave(sizes).to(device),
+            shapes,  # pyright: ignore
+        )
+
+
+def packed_states(model: nn.Module, packed: Packed) -> Tensor:
+    """Return the last hidden states (tokens, hidden) of a causal language model."""
+    body = body_of(model)
+    config: Any = body.config
+    usual = config._attn_implementation
+    # transformers 5.23: makes no mask for an attention that is registered for none.
+    config._attn_implementation = ATTENTION
+    try:
+        out = body(
+            input_ids=packed.input_ids,
+            position_ids=packed.inside,
+            use_cache=False,
+            **{SHAPES: packed.shapes},
+        )
+    finally:
+        config._attn_implementation = usual
+    return out.last_hidden_state[0]
+
+
+def attend_apart(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each row: (1, heads, tokens, width) to (1, tokens, heads, width)."""
+    shapes = settings.pop(SHAPES)
+    window = settings.get("sliding_window")
+    if attention_mask is not None or (window and max(n for _, n in shapes) > window):
+        raise ModelError("attention needs a mask of its own, which packed batches have none of")
+    sizes, out = [rows * length for rows, length in shapes], []
+    split = [x[0].split(sizes, dim=1) for x in (query, key, value)]
+    for shape, *three in zip(shapes, *split, strict=True):
+        rows = (x.unflatten(1, shape).transpose(0, 1) for x in three)
+        found, _ = sdpa_attention_forward(module, *rows, None, **settings)
+        out.append(found.flatten(0, 1))
+    return torch.cat(out).unsqueeze(0), None
+
+
+def register() -> None:
+    """Make the attention known to transformers."""
+    AttentionInterface.register(ATTENTION, attend_apart)

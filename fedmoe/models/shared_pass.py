@@ -1,0 +1,170 @@
+"""One pass over the batches of several clients, each with an adapter of its own.
+
+Frozen weights are read once for all: their products take all rows of an expert, and those of LoRA
+the rows of one client and one expert. Rows are sorted by expert and then by client, so that an
+expert's rows are those of neighbouring pairs. The adapters are one flat buffer in which the values
+of an expert stand client after client (`stacked`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedmoe.adapter import Entry, Layout
+from fedmoe.models.lora import Adapted, Gradients, LoRALinear
+from fedmoe.models.routed import GROUPED_ROWS, Block, Routing, Stacked, blocks, route
+
+
+@dataclass(frozen=True, eq=False)
+class SharedPass:
+    """The owner of each token of a pass."""
+
+    client: Tensor
+    """int64 (tokens,): the place of a token's client in the pass, in order."""
+    number: int
+    """Clients in the pass; one without tokens is none the worse."""
+
+    def route(self, index: Tensor, num_experts: int) -> PairRouting:
+        """Group the pairs in `index` (tokens, top_k) by expert, and those of each by client."""
+        number = self.number
+        client = self.client.repeat_interleave(len(index) // len(self.client)).unsqueeze(1)
+        pair = (index * number + client).clamp(max=num_experts * number)
+        pairs = route(pair, num_experts * number)
+        sizes = [sum(pairs.sizes[i : i + number]) for i in range(0, len(pairs.sizes), number)]
+        joint = pairs._replace(counts=pairs.counts.view(-1, number).sum(1), sizes=sizes)
+        return PairRouting(joint, pairs)
+
+    def linear(self, layer: LoRALinear, x: Tensor) -> Tensor:
+        """Return an adapted linear layer's output for tokens (tokens, in)."""
+        base, factors = layer.base, (layer.A.to(x.dtype), layer.B.to(x.dtype))
+        out = SharedLinear.apply(x, base.weight, base.bias, *factors, layer.scale, self._tokens)
+        assert isinstance(out, Tensor)
+        return out
+
+    def of_tokens(self, values: Tensor) -> Tensor:
+        """Return each token's (tokens, 1) of its clients' values (clients,)."""
+        return values[self.client].unsqueeze(1)
+
+    @cached_property
+    def _tokens(self) -> PairBlock:
+        """All tokens, as rows of a single expert."""
+        (block,) = self.route(torch.zeros_like(self.client).unsqueeze(1), 1).blocks(grouped=False)
+        return block
+
+
+class PairRouting(NamedTuple):
+    """The rows of a layer by expert, and the same ones by expert and client."""
+
+    joint: Routing
+    pairs: Routing
+
+    @property
+    def counts(self) -> Tensor:
+        """int64 (experts * clients,): rows of each pair."""
+        return self.pairs.counts
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each expert."""
+        return self.joint.sizes
+
+    def blocks(self, grouped: bool) -> Iterator[PairBlock]:
+        """Yield the blocks of a layer; see `routed.blocks`."""
+        num_experts = len(self.joint.sizes)
+        number = len(self.pairs.sizes) // num_experts
+        for block in blocks(self.joint, grouped):
+            place = slice(block.experts.start * number, block.experts.stop * number)
+            sizes = self.pairs.sizes[place]
+            few = len(block.token) < GROUPED_ROWS * len(sizes)
+            ends = self.pairs.counts[place].cumsum(0).int() if grouped and few else None
+            pairs = replace(block, experts=place, sizes=sizes, ends=ends)
+            yield PairBlock(**vars(block), pairs=pairs, num_experts=num_experts)
+
+
+@dataclass(frozen=True, eq=False)
+class PairBlock(Block):
+    """A block whose products group rows by expert, or by pair where weights are those of pairs."""
+
+    pairs: Block
+    num_experts: int
+
+    def _of(self, w: Stacked) -> Block | None:
+        return None if w.shape[0] == self.num_experts else self.pairs
+
+    def mm(self, x: Tensor, w: Stacked) -> Tensor:
+        block = self._of(w)
+        return super().mm(x, w) if block is None else block.mm(x, w)
+
+    def addmm_(self, out: Tensor, x: Tensor, w: Tensor, scale: float) -> None:
+        block = self._of(w)
+        super().addmm_(out, x, w, scale) if block is None else block.addmm_(out, x, w, scale)
+
+    def outer(self, left: Tensor, right: Tensor, into: Tensor) -> None:
+        block = self._of(into)
+        super().outer(left, right, into) if block is None else block.outer(left, right, into)
+
+
+class SharedLinear(torch.autograd.Function):
+    """A frozen linear layer plus `s B_c A_c x` for the rows x of client c."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+        block: PairBlock,
+    ) -> Tensor:
+        low, y = Adapted(weight.unsqueeze(0), a, b, scale).forward(x, block, None)
+        ctx.save_for_backward(x, weight, a, b, low)
+        ctx.scale, ctx.block = scale, block
+        return y if bias is None else y.add_(bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, a, b, low = ctx.saved_tensors
+        adapted = Adapted(weight.unsqueeze(0), a, b, ctx.scale)
+        dy, dx = grads[0].contiguous(), None
+        if ctx.needs_input_grad[0]:
+            dlow, dx = adapted.backward(dy, ctx.block, None)
+        else:
+            dlow = ctx.block.mm(dy, b).mul_(ctx.scale)
+        into = Gradients(None, torch.zeros_like(a), torch.zeros_like(b))
+        adapted.collect(into, x, low, dy, dlow, ctx.block, None)
+        return dx, None, None, into.a, into.b, None, None
+
+
+def stacked(layout: Layout, number: int) -> Layout:
+    """Return the layout of the adapters of so many clients, each of which has `layout`.
+
+    A tensor of experts has an expert's values client after client, any other one all values.
+    """
+    tensors = [(e.name, _shape(e, number), e.layer) for e in layout.entries]
+    experts = layout.num_experts * number
+    return Layout.of(tensors, layout.num_layers, experts, layout.rank, layout.alpha)
+
+
+def _shape(entry: Entry, number: int) -> tuple[int, ...]:
+    if entry.layer is None:
+        return (number, *entry.shape)
+    return (entry.shape[0] * number, *entry.shape[1:])
+
+
+def parts(layout: Layout, flat: Tensor, number: int, place: int) -> Iterator[Tensor]:
+    """Yield the tensors of the client at a place, as views of the stacked values `flat`."""
+    for (entry, view), own in zip(
+        stacked(layout, number).views(flat), layout.entries, strict=True
+    ):
+        if entry.layer is None:
+            yield view[place]
+        else:
+            yield view.view(own.shape[0], number, *own.shape[1:])[:, place]

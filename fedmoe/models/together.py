@@ -1,0 +1,65 @@
+"""A resident model with the adapters of several clients, whose batches pass it together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from fedmoe.models.packed import Packed, packed_states, register
+from fedmoe.models.shared_pass import SharedPass, parts, stacked
+
+if TYPE_CHECKING:
+    from fedmoe.adapter import Adapter, Layout
+    from fedmoe.models.adapted import AdaptedModel
+    from fedmoe.models.tasks import TaskBatch
+
+
+class Together:
+    """Clients side by side in one model, each at a place from 0 on.
+
+    Until another adapter is loaded the model computes with these alone.
+    """
+
+    def __init__(self, model: AdaptedModel, layout: Layout, number: int) -> None:
+        """Make room for so many adapters of a layout: of expert and linear factors alone."""
+        register()
+        self.model, self.layout, self.number = model, layout, number
+        model.bind(stacked(layout, number))
+
+    def load(self, place: int, adapter: Adapter) -> None:
+        """Put a client's values into the model."""
+        for there, (_, value) in self._both(self.model.flat, place, adapter):
+            there.copy_(value)
+
+    def take_gradient(self, place: int, into: Adapter) -> None:
+        """Copy a client's gradient into another adapter."""
+        for there, (_, value) in self._both(self.model.grad, place, into):
+            value.copy_(there)
+
+    def target_logits(self, batches: Mapping[int, TaskBatch]) -> Tensor:
+        """Return the logits of all targets, client after client, of batches by their place."""
+        packed = Packed.of(batches, self.model.device)
+        with self._sharing(packed):
+            states = packed_states(self.model.model, packed)
+        return self.model.logits(states[packed.positions])
+
+    @contextmanager
+    def _sharing(self, packed: Packed) -> Iterator[None]:
+        model, shared = self.model, SharedPass(packed.client, self.number)
+        for state in model.states:
+            state.shared, state.valid = shared, packed.valid
+        for linear in model.linears.values():
+            linear.shared = shared
+        try:
+            yield
+        finally:
+            for state in model.states:
+                state.shared = state.valid = None
+            for linear in model.linears.values():
+                linear.shared = None
+
+    def _both(self, flat: Tensor, place: int, adapter: Adapter):
+        return zip(parts(self.layout, flat, self.number, place), self.layout.views(adapter.flat), strict=True)
