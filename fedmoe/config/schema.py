@@ -41,11 +41,16 @@ from fedmoe.training.settings import Training
 
 @section
 class Simulation:
-    """The use of this machine by a simulation; nothing here changes the result."""
+    """The use of this machine by a simulation; nothing but passes changes the result."""
 
     workers: Annotated[int, Field(ge=1)] = 1
     """Processes that train clients side by side, one thread each; 1 trains in this process, and
     so does a GPU, whatever this says."""
+    clients_per_pass: Annotated[int, Field(ge=1)] = 1
+    """Clients of one tier that train side by side in one forward and backward pass, each with its
+    adapter, rows and optimiser: frozen weights are read once for all. It pays where a client's
+    batches are small; it takes the memory of all their activations. Results differ by rounding
+    from those of clients alone."""
     job_seconds: Annotated[float, Field(gt=0)] | None = None
     """Seconds after which a worker that has not answered counts as dead: it is killed and its job
     done again, three times at most. Without one, a worker that hangs is waited for; it holds for

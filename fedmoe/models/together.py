@@ -39,12 +39,20 @@ class Together:
         for there, (_, value) in self._both(self.model.grad, place, into):
             value.copy_(there)
 
-    def target_logits(self, batches: Mapping[int, TaskBatch]) -> Tensor:
-        """Return the logits of all targets, client after client, of batches by their place."""
+    def target_states(self, batches: Mapping[int, TaskBatch]) -> Sequence[Tensor]:
+        """Return the hidden states (targets, hidden) behind each batch's targets, in order.
+
+        `batches` are by their clients' places; who has none is left out of the pass.
+        """
         packed = Packed.of(batches, self.model.device)
         with self._sharing(packed):
             states = packed_states(self.model.model, packed)
-        return self.model.logits(states[packed.positions])
+        sizes = [len(batch.positions) for batch in batches.values()]
+        return states[packed.positions].split(sizes)
+
+    def by_client(self, counts: Tensor) -> Tensor:
+        """Return routed tokens (clients, layers, experts) of what `AdaptedModel.counting` gives."""
+        return counts.unflatten(1, (-1, self.number)).movedim(2, 0).contiguous()
 
     @contextmanager
     def _sharing(self, packed: Packed) -> Iterator[None]:
