@@ -6,10 +6,9 @@ the length that they have alone, and all that is done token by token is done at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,11 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from fedmoe.errors import ModelError
-from fedmoe.models.tasks.causal import body_of
-from fedmoe.models.tasks.task import TaskBatch
+from fedmoe.models.tasks.causal import all_states, body_of
+from fedmoe.models.tasks.task import Sample, TaskBatch
+
+if TYPE_CHECKING:
+    from fedmoe.models.adapted import AdaptedModel
 
 ATTENTION = "fedmoe_packed"
 SHAPES = "fedmoe_shapes"
@@ -88,10 +90,34 @@ def attend_apart(
     sizes, out = [rows * length for rows, length in shapes], []
     split = [x[0].split(sizes, dim=1) for x in (query, key, value)]
     for shape, *three in zip(shapes, *split, strict=True):
-        rows = (x.unflatten(1, shape).transpose(0, 1) for x in three)
-        found, _ = sdpa_attention_forward(module, *rows, None, **settings)
+        q, k, v = (x.unflatten(1, shape).transpose(0, 1) for x in three)
+        found, _ = sdpa_attention_forward(module, q, k, v, None, **settings)
         out.append(found.flatten(0, 1))
     return torch.cat(out).unsqueeze(0), None
+
+
+@torch.no_grad()
+def check_packed(model: AdaptedModel, max_length: int) -> None:
+    """Refuse to pack batches for a model whose states then differ from those of each alone.
+
+    Raises:
+        ModelError: tokens of a row meet by other ways than an attention that can be replaced.
+    """
+    register()
+    ids = torch.arange(max_length + 16) * 7919 % model.model.get_input_embeddings().weight.shape[0]  # pyright: ignore
+    batches = [Sample.of(ids[16:].view(1, -1), 1), Sample.of(ids[:16].view(2, 8), 1)]
+    try:
+        found = packed_states(model.model, Packed.of(dict(enumerate(batches)), model.device))
+        states = [all_states(model.model, batch.input_ids).flatten(0, 1) for batch in batches]
+        wanted = torch.cat(states)
+        same = bool((found - wanted).float().norm() <= 1e-2 * wanted.float().norm())
+    except (TypeError, KeyError, ModelError):
+        same = False
+    if not same:
+        raise ModelError(
+            f"simulation.clients_per_pass: in {model.family.name} models tokens of a row meet by "
+            f"other ways than attention without a mask, at up to {max_length} tokens; use 1"
+        )
 
 
 def register() -> None:

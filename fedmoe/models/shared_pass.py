@@ -161,9 +161,7 @@ def _shape(entry: Entry, number: int) -> tuple[int, ...]:
 
 def parts(layout: Layout, flat: Tensor, number: int, place: int) -> Iterator[Tensor]:
     """Yield the tensors of the client at a place, as views of the stacked values `flat`."""
-    for (entry, view), own in zip(
-        stacked(layout, number).views(flat), layout.entries, strict=True
-    ):
+    for (entry, view), own in zip(stacked(layout, number).views(flat), layout.entries, strict=True):
         if entry.layer is None:
             yield view[place]
         else:

@@ -12,7 +12,7 @@ from fedmoe.models.packed import Packed, packed_states, register
 from fedmoe.models.shared_pass import SharedPass, parts, stacked
 
 if TYPE_CHECKING:
-    from fedmoe.adapter import Adapter, Layout
+    from fedmoe.adapter import Adapter, Entry, Layout
     from fedmoe.models.adapted import AdaptedModel
     from fedmoe.models.tasks import TaskBatch
 
@@ -69,5 +69,8 @@ class Together:
             for linear in model.linears.values():
                 linear.shared = None
 
-    def _both(self, flat: Tensor, place: int, adapter: Adapter):
-        return zip(parts(self.layout, flat, self.number, place), self.layout.views(adapter.flat), strict=True)
+    def _both(
+        self, flat: Tensor, place: int, adapter: Adapter
+    ) -> Iterator[tuple[Tensor, tuple[Entry, Tensor]]]:
+        own = self.layout.views(adapter.flat)
+        return zip(parts(self.layout, flat, self.number, place), own, strict=True)

@@ -98,7 +98,9 @@ class ClientSide:
         setup, e = self.setup, self.setup.experiment
         setup.configure_experts(tasks[0].tier)
         begun = [self._local(task) for task in tasks]
-        clients = [self._trainee(task, local) for task, (local, _) in zip(tasks, begun, strict=True)]
+        clients = [
+            self._trainee(task, local) for task, (local, _) in zip(tasks, begun, strict=True)
+        ]
         pad = setup.tokenizer.pad_token_id
         updates = train_side_by_side(setup.model, clients, pad, e.rounds, e.seed)
         both = zip(tasks, updates, begun, strict=True)

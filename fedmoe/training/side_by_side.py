@@ -95,10 +95,7 @@ def _optimise(
 
 
 def _learners(
-    together: Together,
-    clients: Sequence[Trainee],
-    factors: Sequence[nn.Parameter],
-    num_rounds: int,
+    together: Together, clients: Sequence[Trainee], factors: Sequence[nn.Parameter], num_rounds: int
 ) -> list[Learner]:
     rescaling, device = together.model.rescaling, together.model.device
     found = []

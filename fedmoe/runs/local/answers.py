@@ -164,14 +164,18 @@ class Folder:
             path.unlink()
 
 
-def train(scorer: Scorer, order: Order) -> Message | Failure:
-    """Carry out an order, in a worker; return the answer without its buffer, which is in a file."""
-    layouts = scorer.client.setup.layouts(order.values["tier"], order.values["round"])
-    made = answer(scorer.client, order.task(layouts.task))
-    if isinstance(made, Failure):
-        return made
-    order.answer.write_bytes(made.buffer)
-    return replace(made, buffer=b"")
+def train(scorer: Scorer, orders: Sequence[Order]) -> list[Message | Failure]:
+    """Carry out the orders of a pass, in a worker; the answers' buffers are left in files."""
+    setup, tasks = scorer.client.setup, []
+    for order in orders:
+        layouts = setup.layouts(order.values["tier"], order.values["round"])
+        tasks.append(order.task(layouts.task))
+    made = answer_together(scorer.client, tasks)
+    for i, (order, message) in enumerate(zip(orders, made, strict=True)):
+        if not isinstance(message, Failure):
+            order.answer.write_bytes(message.buffer)
+            made[i] = replace(message, buffer=b"")
+    return made
 
 
 def fetch(made: Message | Failure, order: Order) -> Message | Failure:

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 def passes(setup: Setup, tasks: Sequence[Task]) -> Iterator[list[int]]:
     """Yield the places of tasks that share a pass, in the order of each one's first.
 
-    They are of one tier, and at most `simulation.clients_per_pass`.
+    They are of one tier, and at most `simulation.clients_per_pass`; a client with a subset of the
+    experts has a pass to itself.
     """
-    most = setup.experiment.simulation.clients_per_pass
+    largest = setup.experiment.simulation.clients_per_pass
     left = dict(enumerate(tasks))
     while left:
         first = next(iter(left.values()))
+        most = 1 if setup.subset(first.tier) else largest
         same = [i for i, task in left.items() if task.tier == first.tier][:most]
         for i in same:
             del left[i]
