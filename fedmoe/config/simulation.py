@@ -20,9 +20,10 @@ class Simulation:
     """Processes that train clients side by side, one thread each; 1 trains in this process, and
     so does a GPU, whatever this says."""
     clients_per_pass: Annotated[int, Field(ge=1)] = 1
-    """Clients of one tier that train side by side in one forward and backward pass, each with its
-    adapter, rows and optimiser: frozen weights are read once for all. It pays where a client's
-    batches are small; it takes the memory of all their activations. Results differ by rounding
+    """Clients that train side by side in one forward and backward pass, each with its own adapter,
+    rows and optimiser: frozen weights are read once for all. They are of tiers of one rank and form
+    of frozen experts. It pays where a client's batches are small; it takes the memory of all their
+    activations, and leaves workers idle that a round has no pass for. Results differ by rounding
     from those of clients alone."""
     job_seconds: Annotated[float, Field(gt=0)] | None = None
     """Seconds after which a worker that has not answered counts as dead: it is killed and its job

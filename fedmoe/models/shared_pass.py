@@ -8,17 +8,21 @@ of an expert stand client after client (`stacked`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fedmoe.adapter import Entry, Layout
 from fedmoe.models.lora import Adapted, Gradients, LoRALinear
 from fedmoe.models.routed import GROUPED_ROWS, Block, Routing, Stacked, blocks, route
+
+Output = tuple[Tensor, Tensor, Tensor]
+"""A router's logits (tokens, experts), weights and index (tokens, top_k)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,29 @@ class SharedPass:
         out = SharedLinear.apply(x, base.weight, base.bias, *factors, layer.scale, self._tokens)
         assert isinstance(out, Tensor)
         return out
+
+    def choose_apart(
+        self, top_ks: Sequence[int], router: nn.Module, inputs: tuple[Tensor, ...], output: Output
+    ) -> Output:
+        """Return what a router chooses for each client's tokens at its own k, as a router's hook.
+
+        Slots that a client has none of are filled with "no expert", at a weight of 0.
+        """
+        logits, weights, index = output
+        most = int(router.top_k)  # pyright: ignore[reportArgumentType]
+        own = torch.tensor(top_ks, device=index.device)[self.client]
+        hidden = inputs[0].reshape(len(index), -1)
+        try:
+            for k in {*top_ks} - {most}:
+                rows = (own == k).nonzero().flatten()
+                router.top_k = k  # pyright: ignore[reportArgumentType]
+                _, some, chosen = router.forward(hidden[rows], *inputs[1:])
+                weights = weights.index_copy(0, rows, F.pad(some, (0, most - k)))
+                chosen = F.pad(chosen, (0, most - k), value=logits.shape[-1])
+                index = index.index_copy(0, rows, chosen)
+        finally:
+            router.top_k = most  # pyright: ignore[reportArgumentType]
+        return logits, weights, index
 
     def of_tokens(self, values: Tensor) -> Tensor:
         """Return each token's (tokens, 1) of its clients' values (clients,)."""

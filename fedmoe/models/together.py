@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from fedmoe.models.packed import Packed, packed_states, register
@@ -23,11 +25,19 @@ class Together:
     Until another adapter is loaded the model computes with these alone.
     """
 
-    def __init__(self, model: AdaptedModel, layout: Layout, number: int) -> None:
-        """Make room for so many adapters of a layout: of expert and linear factors alone."""
+    def __init__(self, model: AdaptedModel, layout: Layout, top_ks: Sequence[int]) -> None:
+        """Make room for adapters of a layout, of expert and linear factors alone.
+
+        Args:
+            model: gets the largest budget, and no rescaling.
+            layout: of each client's adapter.
+            top_ks: each client's experts per token.
+        """
         register()
-        self.model, self.layout, self.number = model, layout, number
-        model.bind(stacked(layout, number))
+        self.model, self.layout, self.top_ks = model, layout, top_ks
+        self.number = len(top_ks)
+        model.bind(stacked(layout, self.number))
+        model.set_budget(max(top_ks), torch.ones(len(model.layers), self.number))
 
     def load(self, place: int, adapter: Adapter) -> None:
         """Put a client's values into the model."""
@@ -61,9 +71,14 @@ class Together:
             state.shared, state.valid = shared, packed.valid
         for linear in model.linears.values():
             linear.shared = shared
+        mixed = model.layers if len({*self.top_ks}) > 1 else []
+        choose = partial(shared.choose_apart, self.top_ks)
+        hooks = [layer.router.register_forward_hook(choose) for layer in mixed]
         try:
             yield
         finally:
+            for hook in hooks:
+                hook.remove()
             for state in model.states:
                 state.shared = state.valid = None
             for linear in model.linears.values():

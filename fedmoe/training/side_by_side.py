@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def train_side_by_side(
     model: AdaptedModel, clients: Sequence[Trainee], pad: int, num_rounds: int, seed: int
 ) -> list[Update]:
-    """Return what each of the clients sends, in order; they have one tier.
+    """Return what each of the clients sends, in order; their adapters have one layout.
 
     A client's `seconds` are its share of the time by its tokens.
 
@@ -42,9 +42,10 @@ def train_side_by_side(
     if any(client.local.backward is not None for client in clients):
         raise ModelError("the strategy chooses which experts learn, for one client at a time")
     started = time.monotonic()
-    together = Together(model, clients[0].local.layouts.model, len(clients))
+    top_ks = [client.task.top_k for client in clients]
+    together = Together(model, clients[0].local.layouts.model, top_ks)
     factors = [nn.Parameter(client.task.rescaler.to(model.device)) for client in clients]
-    model.set_budget(clients[0].task.top_k, torch.stack([*factors], dim=1).detach())
+    model.set_budget(max(top_ks), torch.stack([*factors], dim=1).detach())
     model.set_recompute(clients[0].settings.recompute)
     for place, client in enumerate(clients):
         together.load(place, client.local.start)

@@ -28,10 +28,12 @@ from fedmoe.runs.local.pool import Pool
 from fedmoe.runs.prepare import prepare
 from fedmoe.training.settings import Training
 
+TIERS = {"high": Tier(top_k=4), "low": Tier(top_k=1), "thin": Tier(top_k=2, frozen="int8")}
+
 
 @pytest.fixture(scope="module")
 def prepared(tiny_folder, tmp_path_factory):
-    """Six clients of two tiers, of which up to two share a pass."""
+    """Six clients of three tiers, of which those of one form of experts share passes of two."""
     path = tmp_path_factory.mktemp("data") / "rows.jsonl"
     rows = [{"prompt": f"say {'la ' * (i % 5)}{i}", "response": f"ok {i}"} for i in range(40)]
     path.write_text("\n".join(map(json.dumps, rows)))
@@ -41,7 +43,7 @@ def prepared(tiny_folder, tmp_path_factory):
         adapter=LoRA(rank=2),
         data=LocalFiles(path=str(path)),
         partition=Iid(num_clients=6),
-        budget=Levels(tiers={"high": Tier(top_k=4), "low": Tier(top_k=1)}),
+        budget=Levels(tiers=TIERS),
         training=Training(steps=2, batch_size=3, probe_examples=3),
         simulation=Simulation(clients_per_pass=2),
     )
@@ -69,12 +71,15 @@ def digests(updates):
     return [update.delta.digest() for update in updates]
 
 
-def test_a_pass_has_clients_of_one_tier_and_answers_come_in_order(prepared, tasks, updates):
+def test_a_pass_has_clients_of_one_form_and_answers_come_in_order(prepared, tasks, updates):
     tiers = [task.tier for task in tasks]
     found = [*passes(prepared.setup, tasks)]
     assert sorted(i for places in found for i in places) == [*range(6)]
-    assert [len(places) for places in found].count(2) == 2
-    assert all(len({tiers[i] for i in places}) == 1 for places in found)
+    assert [len(places) for places in found] == [2, 2, 2]
+    met = [{tiers[i] for i in places} for places in found]
+    assert {"thin"} in met
+    assert all("thin" not in tiers for tiers in met if tiers != {"thin"})
+    assert any(len(tiers) == 2 for tiers in met)
     assert [update.client for update in updates] == [task.client for task in tasks]
 
 

@@ -32,18 +32,19 @@ def relative(found, wanted):
     return float((found - wanted).norm() / wanted.norm())
 
 
-def alone(model, adapter, batch):
+def alone(model, adapter, batch, top_k):
     """The gradient and the counts of one client's step."""
     model.load(adapter)
+    model.set_budget(top_k)
     model.grad.zero_()
     with model.counting() as counts:
         (response_loss(model, batch) / len(batch.targets)).backward()
     return model.grad.clone(), counts.clone()
 
 
-def together(model, adapters, batches):
+def together(model, adapters, batches, top_ks):
     """The same of several clients at once, by their place."""
-    passed = Together(model, model.layout, len(adapters))
+    passed = Together(model, model.layout, top_ks)
     for place, adapter in enumerate(adapters):
         passed.load(place, adapter)
     with model.counting() as counts:
@@ -55,23 +56,23 @@ def together(model, adapters, batches):
 
 
 @pytest.mark.parametrize(
-    ("family", "top_k", "changes"),
+    ("family", "top_ks", "changes"),
     [
-        ("olmoe", 1, {}),
-        ("olmoe", 4, {"num_key_value_heads": 2}),
-        ("mixtral", 2, {"num_key_value_heads": 2}),
-        ("qwen2_moe", 2, {}),
+        ("olmoe", (1, 1, 1), {}),
+        ("olmoe", (4, 1, 2), {"num_key_value_heads": 2}),
+        ("mixtral", (1, 2, 2), {"num_key_value_heads": 2}),
+        ("qwen2_moe", (2, 2, 2), {}),
     ],
 )
 def test_gradients_and_counts_are_those_of_each_client_alone(
-    tiny_model, random_adapter, family, top_k, changes
+    tiny_model, random_adapter, family, top_ks, changes
 ):
     model = tiny_model(family, **changes)
-    model.set_budget(top_k)
     adapters = [random_adapter(model.layout, seed) for seed in range(3)]
     batches = dict(enumerate(collate(rows, 0) for rows in ROWS))
-    wanted = [alone(model, a, b) for a, b in zip(adapters, batches.values(), strict=True)]
-    grads, counts = together(model, adapters, batches)
+    each = zip(adapters, batches.values(), top_ks, strict=True)
+    wanted = [alone(model, *one) for one in each]
+    grads, counts = together(model, adapters, batches, top_ks)
     for place, (grad, counted) in enumerate(wanted):
         assert relative(grads[place], grad) < 1e-5
         assert torch.equal(counts[place], counted)
@@ -83,9 +84,9 @@ def test_a_client_without_a_batch_or_with_broken_values_changes_no_other(
     model = tiny_model()
     adapters = [random_adapter(model.layout, seed) for seed in range(3)]
     batches = dict(enumerate(collate(rows, 0) for rows in ROWS))
-    wanted = alone(model, adapters[2], batches[2])[0]
+    wanted = alone(model, adapters[2], batches[2], 2)[0]
     adapters[1].flat.fill_(float("nan"))
-    grads, counts = together(model, adapters, {1: batches[1], 2: batches[2]})
+    grads, counts = together(model, adapters, {1: batches[1], 2: batches[2]}, (4, 1, 2))
     assert relative(grads[2], wanted) < 1e-5
     assert grads[1].isnan().any()
     assert not grads[0].any()
@@ -97,7 +98,7 @@ def trainees(model, adapter, strategy=None, **settings):
     found = []
     for client, rows in enumerate(ROWS):
         rescaler = torch.tensor([1.0 + client / 4, 0.75])
-        task = Task(2, client, "t", 2, rescaler, adapter, f"c{client}")
+        task = Task(2, client, "t", 1 + client, rescaler, adapter, f"c{client}")
         layouts = strategy.layouts(model.layout, 2) if strategy else Layouts.all(model.layout)
         made = Training(batch_size=3, warmup_steps=1, epochs=1.5, **settings).on(len(rows))
         local = strategy.local(task, layouts, adapter) if strategy else Local(layouts, adapter)
