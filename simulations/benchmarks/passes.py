@@ -76,13 +76,9 @@ def layer_steps(size: Size, number: int, top_k: int) -> dict[str, Callable[[], o
     act = nn.SiLU()
 
     def step_of(clients: int) -> Callable[[], None]:
-        tokens, pairs, rank = TOKENS * clients, size.experts * clients, size.rank
-        shapes = (
-            (rank, size.hidden),
-            (2 * size.width, rank),
-            (rank, size.width),
-            (size.hidden, rank),
-        )
+        tokens, pairs = TOKENS * clients, size.experts * clients
+        hidden, width, rank = size.hidden, size.width, size.rank
+        shapes = (rank, hidden), (2 * width, rank), (rank, width), (hidden, rank)
         factors = [(make(pairs, *shape) * 0.01).requires_grad_() for shape in shapes]
         x, weights = make(tokens, hidden).requires_grad_(), torch.ones(tokens, top_k)
         index = make(tokens, size.experts).topk(top_k).indices
