@@ -4,6 +4,8 @@
 - `tasks`: causal and sequence to sequence: in what their forward passes differ
 - `experts`: the expert fast path (one autograd function) and its routed-token counts;
   `expert_state`: LoRA and settings of each layer; `routed`: rows grouped by expert
+- `together`: the adapters of several clients in one model; `shared_pass`: products for all rows of
+  an expert, and for those of one client; `packed`: clients' batches as one sequence
 - `adapted`: one resident model, a flat adapter buffer, the current budget
 - `adapter_layout`: what LoRA adds, in which order
 - `memory`: other forms and places of frozen experts, subsets of them, a dry run of memory

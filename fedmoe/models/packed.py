@@ -6,6 +6,7 @@ the length that they have alone, and all that is done token by token is done at 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,24 +35,37 @@ class Packed:
     valid: Tensor  # bool (tokens,)
     positions: Tensor  # int64 (targets,), into the tokens
     inside: Tensor  # int64 (1, tokens), a token's place in its row
-    client: Tensor  # int64 (tokens,)
-    shapes: list[tuple[int, int]]
-    """Rows and length of each batch."""
+    shapes: dict[int, tuple[int, int]]
+    """Rows and length of each client's batch, by its place in the pass."""
+
+    def sizes(self, number: int) -> list[int]:
+        """Return the tokens of each of so many clients, of whom some have no batch."""
+        return [math.prod(self.shapes.get(place, (0, 0))) for place in range(number)]
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """Return rows and length of what attention takes at once: neighbours of one length."""
+        found: list[tuple[int, int]] = []
+        for rows, length in self.shapes.values():
+            more = found.pop()[0] if found and found[-1][1] == length else 0
+            found.append((more + rows, length))
+        return found
 
     @classmethod
     def of(cls, batches: Mapping[int, TaskBatch], device: torch.device) -> Packed:
-        """Pack each client's batch, by its place in the pass."""
-        shapes = [tuple(batch.input_ids.shape) for batch in batches.values()]
-        sizes = torch.tensor([rows * length for rows, length in shapes])
-        starts = (sizes.cumsum(0) - sizes).tolist()
-        one = batches.values()
+        """Pack each client's batch, by its place in the pass; places are in order."""
+        one, where, start = batches.values(), [], 0
+        for batch in one:
+            where.append(batch.positions + start)
+            start += batch.input_ids.numel()
+        shapes = [tuple(batch.input_ids.shape) for batch in one]
+        inside = torch.cat([torch.arange(length).repeat(rows) for rows, length in shapes])
         return cls(
             torch.cat([batch.input_ids.flatten() for batch in one]).unsqueeze(0).to(device),
             torch.cat([batch.valid.flatten() for batch in one]).to(device),
-            torch.cat([b.positions + at for b, at in zip(one, starts, strict=True)]).to(device),
-            torch.cat([torch.arange(n).repeat(rows) for rows, n in shapes]).unsqueeze(0).to(device),
-            torch.tensor([*batches]).repeat_interleave(sizes).to(device),
-            shapes,  # pyright: ignore
+            torch.cat(where).to(device),
+            inside.unsqueeze(0).to(device),
+            dict(zip(batches, shapes, strict=True)),  # pyright: ignore[reportArgumentType]
         )
 
 
@@ -67,7 +81,7 @@ def packed_states(model: nn.Module, packed: Packed) -> Tensor:
             input_ids=packed.input_ids,
             position_ids=packed.inside,
             use_cache=False,
-            **{SHAPES: packed.shapes},
+            **{SHAPES: packed.runs},
         )
     finally:
         config._attn_implementation = usual

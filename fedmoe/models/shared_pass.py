@@ -27,12 +27,21 @@ Output = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class SharedPass:
-    """The owner of each token of a pass."""
+    """The owner of each token of a pass: they come client after client."""
 
-    client: Tensor
-    """int64 (tokens,): the place of a token's client in the pass, in order."""
-    number: int
-    """Clients in the pass; one without tokens is none the worse."""
+    sizes: Sequence[int]
+    """Tokens of each client; one without any is none the worse."""
+    device: torch.device
+
+    @property
+    def number(self) -> int:
+        """Clients in the pass."""
+        return len(self.sizes)
+
+    @cached_property
+    def client(self) -> Tensor:
+        """int64 (tokens,): the place of each token's client."""
+        return self._spread(torch.arange(self.number)).to(self.device)
 
     def route(self, index: Tensor, num_experts: int) -> PairRouting:
         """Group the pairs in `index` (tokens, top_k) by expert, and those of each by client."""
@@ -60,11 +69,10 @@ class SharedPass:
         """
         logits, weights, index = output
         most = int(router.top_k)  # pyright: ignore[reportArgumentType]
-        own = torch.tensor(top_ks, device=index.device)[self.client]
-        hidden = inputs[0].reshape(len(index), -1)
+        own, hidden = self._spread(torch.tensor(top_ks)), inputs[0].reshape(len(index), -1)
         try:
             for k in {*top_ks} - {most}:
-                rows = (own == k).nonzero().flatten()
+                rows = (own == k).nonzero().flatten().to(index.device)
                 router.top_k = k  # pyright: ignore[reportArgumentType]
                 _, some, chosen = router.forward(hidden[rows], *inputs[1:])
                 weights = weights.index_copy(0, rows, F.pad(some, (0, most - k)))
@@ -77,6 +85,10 @@ class SharedPass:
     def of_tokens(self, values: Tensor) -> Tensor:
         """Return each token's (tokens, 1) of its clients' values (clients,)."""
         return values[self.client].unsqueeze(1)
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """Return each token's of its clients' values, in main memory."""
+        return values.repeat_interleave(torch.tensor(self.sizes))
 
     @cached_property
     def _tokens(self) -> PairBlock:

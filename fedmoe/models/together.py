@@ -66,7 +66,7 @@ class Together:
 
     @contextmanager
     def _sharing(self, packed: Packed) -> Iterator[None]:
-        model, shared = self.model, SharedPass(packed.client, self.number)
+        model, shared = self.model, SharedPass(packed.sizes(self.number), self.model.device)
         for state in model.states:
             state.shared, state.valid = shared, packed.valid
         for linear in model.linears.values():

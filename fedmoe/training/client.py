@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedmoe.adapter import Adapter, keep_untouched
 from fedmoe.aggregation.strategy import Layouts, Local
@@ -69,7 +69,7 @@ def train_client(
         if own_step := settings.local_step:
             done = _own_step(own_step, LocalClient(model, batches, task, local))
         else:
-            done = _optimise(model, batches, client, num_rounds, counts, routers)
+            done = _optimise(model, batches, task, settings, num_rounds, local, counts, routers)
     model.set_budget(task.top_k, done.rescaler)
     loss_after = mean_loss(model, client.probe, settings.batch_size, pad)
     seconds = time.monotonic() - started
@@ -114,12 +114,6 @@ class Trainee:
         """Return the round's batches, one after another without end."""
         rng = numpy_rng(seed, "round", self.task.round, "client", self.task.client)
         return training_batches(self.rows, self.settings.batch_size, pad, rng)
-
-    def learner(
-        self, num_rounds: int, values: Adapter, rescaler: tuple[nn.Parameter, float] | None
-    ) -> Learner:
-        """Return what moves the values that the model computes with; see `Learner`."""
-        return Learner(self.task, self.settings, num_rounds, self.local, values, rescaler)
 
     def update(
         self,
@@ -182,20 +176,21 @@ def _own_step(step: LocalStep, client: LocalClient) -> Trained:
 def _optimise(
     model: AdaptedModel,
     batches: Iterator[Batch],
-    client: Trainee,
+    task: Task,
+    settings: Training,
     num_rounds: int,
+    local: Local,
     counts: Tensor,
     routers: RouterTraining,
 ) -> Trained:
     """Run the round's steps on the model, in place."""
-    settings, start = client.settings, client.task.round - 1
     values, grad = Adapter(model.bound, model.flat), Adapter(model.bound, model.grad)
     rescaler = None
     if model.rescaling.learned:
         rescaler = model.train_rescaler(), model.rescaling.learning_rate
-    learner, tokens = client.learner(num_rounds, values, rescaler), 0
+    learner, tokens = Learner(task, settings, num_rounds, local, values, rescaler), 0
     for step in range(settings.steps):
-        routers.begin((start + step / settings.steps) / max(1, num_rounds))
+        routers.begin((task.round - 1 + step / settings.steps) / max(1, num_rounds))
         tokens += _accumulate(model, step_batches(model, batches, settings), routers)
         learner.move(step, grad, counts)
         model.grad.zero_()

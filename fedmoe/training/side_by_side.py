@@ -21,12 +21,12 @@ from fedmoe.data.text import evaluation_batches
 from fedmoe.errors import ModelError
 from fedmoe.models.together import Together
 from fedmoe.training.client import Trained, Trainee, step_batches
+from fedmoe.training.learner import Learner
 
 if TYPE_CHECKING:
     from fedmoe.data.text import Batch
     from fedmoe.messages.records import Update
     from fedmoe.models.adapted import AdaptedModel
-    from fedmoe.training.learner import Learner
 
 
 def train_side_by_side(
@@ -103,7 +103,8 @@ def _learners(
     for client, factor in zip(clients, factors, strict=True):
         values = Adapter(together.layout, client.local.start.flat.to(device, copy=True))
         learnt = (factor, rescaling.learning_rate) if rescaling.learned else None
-        found.append(client.learner(num_rounds, values, learnt))
+        settings, local = client.settings, client.local
+        found.append(Learner(client.task, settings, num_rounds, local, values, learnt))
     return found
 
 

@@ -82,7 +82,7 @@ def layer_steps(size: Size, number: int, top_k: int) -> dict[str, Callable[[], o
         factors = [(make(pairs, *shape) * 0.01).requires_grad_() for shape in shapes]
         x, weights = make(tokens, hidden).requires_grad_(), torch.ones(tokens, top_k)
         index = make(tokens, size.experts).topk(top_k).indices
-        shared = SharedPass(torch.arange(clients).repeat_interleave(TOKENS), clients)
+        shared = SharedPass([TOKENS] * clients, torch.device("cpu"))
 
         def step() -> None:
             grouped = (route if clients == 1 else shared.route)(index, size.experts)
