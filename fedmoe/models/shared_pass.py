@@ -11,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedmoe.adapter import Entry, Layout
-from fedmoe.models.lora import Adapted, Gradients, LoRALinear
 from fedmoe.models.routed import GROUPED_ROWS, Block, Routing, Stacked, blocks, route
+
+if TYPE_CHECKING:
+    from fedmoe.models.lora import LoRALinear
 
 Output = tuple[Tensor, Tensor, Tensor]
 """A router's logits (tokens, experts), weights and index (tokens, top_k)."""
@@ -91,10 +93,10 @@ class SharedPass:
         return values.repeat_interleave(torch.tensor(self.sizes))
 
     @cached_property
-    def _tokens(self) -> PairBlock:
-        """All tokens, as rows of a single expert."""
+    def _tokens(self) -> Block:
+        """All tokens, grouped by client: as those that chose a single expert."""
         (block,) = self.route(torch.zeros_like(self.client).unsqueeze(1), 1).blocks(grouped=False)
-        return block
+        return block.pairs
 
 
 class PairRouting(NamedTuple):
@@ -150,7 +152,7 @@ class PairBlock(Block):
 
 
 class SharedLinear(torch.autograd.Function):
-    """A frozen linear layer plus `s B_c A_c x` for the rows x of client c."""
+    """A frozen linear layer plus `s B_c A_c x` for the rows x of client c, which `block` groups."""
 
     @staticmethod
     def forward(
@@ -161,25 +163,26 @@ class SharedLinear(torch.autograd.Function):
         a: Tensor,
         b: Tensor,
         scale: float,
-        block: PairBlock,
+        block: Block,
     ) -> Tensor:
-        low, y = Adapted(weight.unsqueeze(0), a, b, scale).forward(x, block, None)
+        low, out = block.mm(x, a.mT), F.linear(x, weight, bias)
+        block.addmm_(out, low, b.mT, scale)
         ctx.save_for_backward(x, weight, a, b, low)
         ctx.scale, ctx.block = scale, block
-        return y if bias is None else y.add_(bias)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b, low = ctx.saved_tensors
-        adapted = Adapted(weight.unsqueeze(0), a, b, ctx.scale)
-        dy, dx = grads[0].contiguous(), None
+        dy, block, dx = grads[0].contiguous(), ctx.block, None
+        da, db = torch.zeros_like(a), torch.zeros_like(b)
+        dlow = block.mm(dy, b).mul_(ctx.scale)
         if ctx.needs_input_grad[0]:
-            dlow, dx = adapted.backward(dy, ctx.block, None)
-        else:
-            dlow = ctx.block.mm(dy, b).mul_(ctx.scale)
-        into = Gradients(None, torch.zeros_like(a), torch.zeros_like(b))
-        adapted.collect(into, x, low, dy, dlow, ctx.block, None)
-        return dx, None, None, into.a, into.b, None, None
+            dx = dy @ weight
+            block.addmm_(dx, dlow, a, 1.0)
+        block.outer(dlow, x, da)
+        block.outer(dy, low * ctx.scale, db)
+        return dx, None, None, da, db, None, None
 
 
 def stacked(layout: Layout, number: int) -> Layout:
