@@ -22,6 +22,8 @@ OPTIMISER_COPIES = 4
 """The adapter, its gradient and AdamW's two moments."""
 LOGIT_COPIES = 3
 """Log-probabilities and two gradients: the most that exists of the logits at one time."""
+LOGIT_VALUES = 2**24
+"""Logits that exist at one time, at most; see `training.loss`."""
 BLOCK_ROWS = 1024
 """Rows of experts in work at one time on a processor; see `models.routed`."""
 
@@ -74,7 +76,7 @@ class Memory:
 def memory(shape: Shape, setting: Setting, constants: Constants) -> Memory:
     r"""The memory of a step at its peak, which is when backward begins.
 
-    $$M = W + 4 \cdot 4 a + T L\,(s(k) + c\,e H) + \max(12\,n V,\ l(k)) + f$$
+    $$M = W + 4 \cdot 4 a + T L\,(s(k) + c\,e H) + \max(12 \min(n V, 2^{24}),\ l(k)) + f$$
 
     `W` frozen weights in the form they are kept in, whatever k is: with many tokens even k = 1
     reaches every expert, or all of a subset; `a` values of the adapter in float32, with gradient
@@ -86,7 +88,8 @@ def memory(shape: Shape, setting: Setting, constants: Constants) -> Memory:
     Derived from this package's layers and transformers' decoder layer (norms in float32,
     scaled dot-product attention that keeps no scores); no published formula.
     """
-    logits = FLOAT * LOGIT_COPIES * setting.batch_size * setting.targets * shape.vocabulary
+    values = setting.batch_size * setting.targets * shape.vocabulary
+    logits = FLOAT * LOGIT_COPIES * min(values, LOGIT_VALUES)
     return Memory(
         weights=kept_bytes(shape, setting),
         optimiser=FLOAT * OPTIMISER_COPIES * shape.adapter,

@@ -16,6 +16,7 @@ from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import ModelError
 from fedmoe.models import experts
 from fedmoe.models.adapter_layout import adapter_layout, attention_paths
+from fedmoe.models.captured import Graphs
 from fedmoe.models.dropout import Dropout
 from fedmoe.models.families import MoELayer, check_top_k, install, moe_layers, set_top_k
 from fedmoe.models.gating import Gates, Rule, TopKGating
@@ -25,6 +26,7 @@ from fedmoe.models.memory.saved_tensors import Saved, saved_outside
 from fedmoe.models.memory.subset import KeptExperts
 from fedmoe.models.modulation import Modulation, modulate
 from fedmoe.models.rescaling import Rescaling, check_mass, keep_mass
+from fedmoe.models.routed import sent
 from fedmoe.models.tasks import TASKS, TaskBatch
 from fedmoe.models.tasks.causal import all_states, body_of
 from fedmoe.section import section
@@ -93,6 +95,7 @@ class AdaptedModel:
         )
         self.device = next(model.parameters()).device
         self.rescaler = torch.ones(len(self.layers), device=self.device)
+        self.graphs: Graphs | None = None
         self.states = [experts.ExpertState() for _ in self.layers]
         self.frozen = FrozenExperts(self.layers, self.states, self.device)
         self.kept = KeptExperts(self.layers, self.states, self.frozen, self.family)
@@ -289,8 +292,9 @@ class AdaptedModel:
     @contextmanager
     def _meeting(self, valid: list[Tensor]) -> Iterator[None]:
         """Route only the tokens that are `valid` at each layer to its experts."""
+        once = {id(mask): sent(mask, self.device) for mask in valid}  # layers of a stack share one
         for state, mask in zip(self.states, valid, strict=True):
-            state.valid = mask.to(self.device)
+            state.valid = once[id(mask)]
         try:
             yield
         finally:

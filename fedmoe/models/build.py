@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from fedmoe.errors import FedMoEError, FedMoEWarning, ModelError
 from fedmoe.models.adapted import TOP_K, AdaptedModel, LoRA
+from fedmoe.models.captured import Graphs
 from fedmoe.models.conventions import (
     precision_warnings,
     take_greedy,
@@ -58,6 +60,14 @@ class ModelSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on; `auto` takes a GPU if there is one. On a CPU equal runs are bitwise
     identical; on a GPU attention's backward may differ."""
+    kernels: Literal["torch", "triton"] = "torch"
+    """Kernels of the experts on a GPU: torch's grouped products, or Triton's, which fuse gather,
+    products, gate and sum; equal within rounding. Where those have no form (biases, gates that are
+    not SiLU's, LoRA dropout, recomputation, 4 bits, offload) torch's compute, too."""
+    graphs: bool = False
+    """Capture training steps as CUDA graphs, one for each budget and shape of batch, so that a GPU
+    does not wait for its kernels to be started; batches are padded to few shapes. Steps that cannot
+    be captured are started as ever, which a warning tells."""
 
 
 def device_of(settings: ModelSettings) -> torch.device:
@@ -183,5 +193,30 @@ def build_model(
 
     With `experts_stay`, `model.frozen.hold` must bring the experts to the device, in some form.
     """
-    model, tokenizer = load_base(settings, experts_stay=experts_stay, offload=offload)
-    return AdaptedModel(model, adapter, rescaling, gating), tokenizer
+    check_kernels(settings)
+    base, tokenizer = load_base(settings, experts_stay=experts_stay, offload=offload)
+    model = AdaptedModel(base, adapter, rescaling, gating)
+    for state in model.states:
+        state.fused = settings.kernels == "triton"
+    model.graphs = Graphs(model) if settings.graphs else None
+    return model, tokenizer
+
+
+def check_kernels(settings: ModelSettings) -> None:
+    """Refuse what speeds a GPU up where there is none, and Triton's kernels without Triton.
+
+    Raises:
+        ModelError: with the likely fix.
+    """
+    on_gpu = device_of(settings).type == "cuda"
+    if settings.graphs and not on_gpu:
+        raise ModelError("model.graphs is for a GPU, and this model is on a CPU; use false")
+    if settings.kernels == "torch":
+        return
+    if not on_gpu:
+        raise ModelError("model.kernels 'triton' is for a GPU; on a CPU use 'torch'")
+    if find_spec("triton") is None:
+        raise ModelError(
+            "model.kernels 'triton' needs Triton, which is not installed: "
+            "pip install 'fedmoe[triton]'; or use 'torch'"
+        )

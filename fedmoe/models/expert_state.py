@@ -87,6 +87,8 @@ class ExpertState:
     `AdaptedModel.narrowing`. None outside training, and where all have one."""
     recompute: bool = False
     """Compute activations again in backward instead of saving them."""
+    fused: bool = False
+    """Compute what they have a form for with Triton's kernels; see `fused`."""
     stored: tuple[Stored, Stored] | None = None
     """Another form of the two frozen weights, read in their place; see `memory.stored`."""
     pages: Pages | None = None

@@ -13,20 +13,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.activations import SiLUActivation
 from transformers.integrations.moe import ExpertsInterface
 
 from fedmoe.models.dropout import Mask, dropped
 from fedmoe.models.expert_state import Biases, ExpertLoRA, ExpertState, Stacks, no_lora
 from fedmoe.models.lora import Adapted, Gradients
 from fedmoe.models.private import own_gate
-from fedmoe.models.routed import Block, Routing, Stacked, can_group, groupable, route
+from fedmoe.models.routed import Block, Routing, Stacked, can_group, groupable, route, unwaited
 
 if TYPE_CHECKING:
     from fedmoe.models.shared_pass import PairRouting
 
 IMPLEMENTATION = "fedmoe"
 STATE = "fedmoe_state"
+SILU = (nn.SiLU, SiLUActivation)
+"""The usual activation, whose derivative needs no autograd within the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +82,17 @@ class SparseExperts(torch.autograd.Function):
         first, second = Adapted(read1, a1, b1, scale), Adapted(read2, a2, b2, scale)
         grouped = can_group(x, w1.shape[2], w2.shape[2], *([a1.shape[1]] if a1.shape[1] else []))
         # A grouped product would make the weights of all experts at once, which a GPU has room for.
-        grouped = grouped and (stored is None or x.is_cuda)
+        grouped = grouped and (stored is None or unwaited(x))
         out, saved, parts = torch.zeros_like(x), [], list(routing.blocks(grouped))
         for i, block in enumerate(parts):
             xs = x[block.token]
             low1, gate_up = first.forward(xs, block, drop and drop.of(xs, 2 * i))
             if biases is not None:
-                gate_up += _row_biases(biases.gate_up, block)
+                gate_up += block.of_experts(biases.gate_up)
             h = _gated(act, gate_up)
             low2, y = second.forward(h, block, drop and drop.of(h, 2 * i + 1))
             if biases is not None:
-                y += _row_biases(biases.down, block)
+                y += block.of_experts(biases.down)
             _combine(out, y.mul_(_row_weights(weights, block)), block, weights.shape[1])
             saved += [] if recompute else [low1, gate_up, low2]
         ctx.save_for_backward(x, weights, w1, w2, a1, b1, a2, b2, *saved)
@@ -105,22 +109,22 @@ class SparseExperts(torch.autograd.Function):
             _buffers(first, ctx.needs_input_grad[2]),
             _buffers(second, ctx.needs_input_grad[3]),
         )
-        dx, dweights = torch.zeros_like(x), torch.zeros_like(weights)
+        dx, dweights = torch.zeros_like(x), weights.new_zeros(weights.numel() + 1)
         for i, block in enumerate(ctx.parts):
             xs, row_weight = x[block.token], _row_weights(weights, block)
             kept = saved[3 * i : 3 * i + 3]
             mask1 = ctx.drop and ctx.drop.of(xs, 2 * i)
             low1, gate_up = kept[:2] if kept else first.forward(xs, block, mask1)
             if ctx.biases is not None and not kept:
-                gate_up += _row_biases(ctx.biases.gate_up, block)
+                gate_up += block.of_experts(ctx.biases.gate_up)
             h, dgate = _gate(ctx.act, gate_up)
             dy = grads[0][block.token]
             mask2 = ctx.drop and ctx.drop.of(h, 2 * i + 1)
             low2 = kept[2] if kept else block.mm(dropped(h, mask2), a2.mT)
             dlow2, dh = second.backward(dy, block, mask2)
-            dweights.view(-1)[block.slot] = (dh * h).sum(-1)
+            dweights[block.into] = (dh * h).sum(-1)
             if ctx.biases is not None:
-                dweights.view(-1)[block.slot] += (dy * _row_biases(ctx.biases.down, block)).sum(-1)
+                dweights[block.into] += (dy * block.of_experts(ctx.biases.down)).sum(-1)
             second.collect(
                 into2, h, low2, dy.mul_(row_weight), dlow2.mul_(row_weight), block, mask2
             )
@@ -128,6 +132,7 @@ class SparseExperts(torch.autograd.Function):
             dlow1, dxs = first.backward(dgu, block, mask1)
             first.collect(into1, xs, low1, dgu, dlow1, block, mask1)
             _combine(dx, dxs, block, weights.shape[1])
+        dweights = dweights[:-1].view_as(weights)
         return dx, dweights, into1.w, into2.w, into1.a, into1.b, into2.a, into2.b, *[None] * 7
 
 
@@ -142,12 +147,6 @@ def _row_weights(weights: Tensor, block: Block) -> Tensor:
     return weights.reshape(-1)[block.slot].unsqueeze(1)
 
 
-def _row_biases(bias: Tensor, block: Block) -> Tensor:
-    """Return the bias of each row's expert, (rows, out), from (experts, out)."""
-    sizes = torch.tensor(block.sizes, device=bias.device)
-    return bias[block.experts].repeat_interleave(sizes, dim=0, output_size=len(block.token))
-
-
 def add_rows(out: Tensor, rows: Tensor, block: Block) -> None:
     """Add rows to their tokens, expert by expert."""
     out.index_add_(0, block.token, rows)
@@ -155,14 +154,14 @@ def add_rows(out: Tensor, rows: Tensor, block: Block) -> None:
 
 def add_slots(out: Tensor, rows: Tensor, block: Block, top_k: int) -> None:
     """Add rows where `index_add_` has no fixed order (CUDA): each slot has a separate place."""
-    slots = rows.new_zeros(len(out) * top_k, out.shape[1])
-    slots[block.slot] = rows
-    out.add_(slots.view(len(out), top_k, -1).sum(1))
+    slots = rows.new_zeros(len(out) * top_k + 1, out.shape[1])
+    slots[block.into] = rows
+    out.add_(slots[:-1].view(len(out), top_k, -1).sum(1))
 
 
 def _combine(out: Tensor, rows: Tensor, block: Block, top_k: int) -> None:
     """Add rows to their tokens, bitwise identical in every call."""
-    if out.is_cuda:
+    if unwaited(out):
         add_slots(out, rows, block, top_k)
     else:
         add_rows(out, rows, block)
@@ -181,7 +180,10 @@ def _gate(act: Gate, gate_up: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor
     if isinstance(act, OwnGate):
         return _differentiable(act.apply, gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
-    activated, dact = _differentiable(act, gate)
+    if isinstance(act, SILU):
+        activated, dact = F.silu(gate), lambda grad: torch.ops.aten.silu_backward(grad, gate)
+    else:
+        activated, dact = _differentiable(act, gate)
     return activated * up, lambda dh: torch.cat([dact(dh * up), dh.mul_(activated)], dim=-1)
 
 
@@ -241,11 +243,11 @@ def _mixed(
     if state.counts is not None:
         state.counts += routing.counts
     if state.pages is not None:
-        chosen = [e for e, rows in enumerate(routing.sizes) if rows]
+        chosen = [e for e, rows in enumerate(routing.told().sizes or []) if rows]
         state.pages.chosen(chosen, index.shape[1])
     first, second = (getattr(module, name) for name in weight_names(module))
     own = Stacks(first, second, state.stored, biases_of(module))
-    if still is None or not still.any():
+    if still is None or not (unwaited(still) or still.any()):
         out = _computed(module, state, hidden, weights, routing, own, state.lora)
     else:
         with torch.no_grad():
@@ -277,8 +279,16 @@ def _computed(
         stored = (stored[0].mT, stored[1].mT) if stored else None
     drop = state.drops.next() if lora and state.drops else None
     lora = lora or no_lora(gate_up, down, hidden.device)
+    act = _gate_of(module)
+    plain = biases is None and drop is None and not state.recompute and isinstance(act, SILU)
+    if state.fused and plain and isinstance(routing, Routing) and routing.sizes is None:
+        from fedmoe.models.fused import FusedExperts, readable  # Triton need not be there
+
+        frozen = stored or (gate_up, down)
+        if all(map(readable, frozen)):
+            return FusedExperts.apply(hidden, weights, *lora, routing, frozen)  # pyright: ignore
     factors = [factor.to(hidden.dtype) for factor in lora[:4]]
-    if hidden.is_cuda:
+    if unwaited(hidden):
         factors = groupable(factors)
     out = SparseExperts.apply(
         hidden,
@@ -288,7 +298,7 @@ def _computed(
         *factors,
         lora.scale,
         routing,
-        _gate_of(module),
+        act,
         state.recompute,
         stored,
         biases,

@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from fedmoe.errors import ModelError
+from fedmoe.models.routed import sent
 from fedmoe.models.tasks.causal import all_states, body_of
 from fedmoe.models.tasks.task import Sample, TaskBatch
 
@@ -61,10 +62,10 @@ class Packed:
         shapes = [tuple(batch.input_ids.shape) for batch in one]
         inside = torch.cat([torch.arange(length).repeat(rows) for rows, length in shapes])
         return cls(
-            torch.cat([batch.input_ids.flatten() for batch in one]).unsqueeze(0).to(device),
-            torch.cat([batch.valid.flatten() for batch in one]).to(device),
-            torch.cat(where).to(device),
-            inside.unsqueeze(0).to(device),
+            sent(torch.cat([batch.input_ids.flatten() for batch in one]).unsqueeze(0), device),
+            sent(torch.cat([batch.valid.flatten() for batch in one]), device),
+            sent(torch.cat(where), device),
+            sent(inside.unsqueeze(0), device),
             dict(zip(batches, shapes, strict=True)),  # pyright: ignore[reportArgumentType]
         )
 

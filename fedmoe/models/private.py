@@ -62,10 +62,14 @@ def placed_while_loading(place: Callable[[Tensor], Tensor]) -> Iterator[None]:
 @contextmanager
 def fake_tensors() -> Iterator[None]:
     """Let tensors that are made inside have shapes and no values."""
-    with (
-        replaced(masking_utils, "find_packed_sequence_indices", lambda *_, **__: None),
-        FakeTensorMode(allow_non_fake_inputs=True),
-    ):
+    with one_text_a_row(), FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+@contextmanager
+def one_text_a_row() -> Iterator[None]:
+    """Let transformers not look for packed sequences, which makes the host wait for a GPU."""
+    with replaced(masking_utils, "find_packed_sequence_indices", lambda *_, **__: None):
         yield
 
 

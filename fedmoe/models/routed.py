@@ -3,6 +3,10 @@
 Two ways to the same products: one `mm` per expert, which is as fast as the processor where an
 expert has many rows, and one grouped product for all experts, which saves the calls where it has
 few, and which is the grouped GEMM of a GPU.
+
+A GPU waits for nobody: how many rows an expert has stays there. Rows are as many as tokens times
+k, a bound known beforehand; those that no expert has come last, no product computes them, and what
+stands in their place is written nowhere that is read.
 """
 
 from __future__ import annotations
@@ -31,24 +35,56 @@ Stacked = Tensor | Stored | Transposed
 class Routing(NamedTuple):
     """The chosen (token, slot) pairs of one layer, sorted by expert."""
 
-    token: Tensor  # (rows,) the token each row came from
-    slot: Tensor  # (rows,) its position in the flattened (tokens, top_k) choice
-    counts: Tensor  # int64 (experts,)
-    sizes: list[int]  # the same as a list
+    slot: Tensor  # (rows,) each one's position in the flattened (tokens, top_k) choice
+    top_k: int
+    counts: Tensor  # (experts,)
+    sizes: list[int] | None  # the same as a list; None where the host is not told
+    ends: Tensor  # int32 (experts,): the end of each one's rows; empty where the host is told
+    expert: Tensor  # (rows,) each row's expert, and one more for none; empty likewise
+
+    @property
+    def token(self) -> Tensor:
+        """(rows,): the token each row came from."""
+        return self.slot // self.top_k
 
     def blocks(self, grouped: bool) -> Iterator[Block]:
         """Yield the blocks of a layer; see `blocks`."""
         return blocks(self, grouped)
 
+    def told(self) -> Routing:
+        """Return the routing without rows of no expert; a GPU is waited for."""
+        if self.sizes is not None:
+            return self
+        sizes: list[int] = self.counts.tolist()
+        return self._replace(slot=self.slot[: sum(sizes)], sizes=sizes)
+
+
+def unwaited(x: Tensor) -> bool:
+    """Return whether the host must not wait for values like these: on a GPU it starts kernels."""
+    return x.device.type == "cuda"
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """Return `x` on a device; on its way to a GPU nobody waits for it to arrive."""
+    if device.type == "cuda" and x.device.type == "cpu" and torch.cuda.is_available():
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
 
 def route(index: Tensor, num_experts: int) -> Routing:
     """Group the pairs in `index` (tokens, top_k); the index `num_experts` means "no expert"."""
-    choice = index.reshape(-1)
+    choice, top_k = index.reshape(-1), index.shape[-1]
+    if unwaited(index):
+        expert, slot = choice.sort(stable=True)
+        numbers = torch.arange(num_experts + 1, device=index.device)
+        starts = torch.searchsorted(expert, numbers, out_int32=True)
+        ends = starts[1:]
+        return Routing(slot, top_k, ends - starts[:-1], None, ends, expert)
     order = choice.argsort(stable=True)
     counts = torch.bincount(choice, minlength=num_experts + 1)[:num_experts]
     sizes: list[int] = counts.tolist()
     slot = order[: sum(sizes)]
-    return Routing(slot // index.shape[-1], slot, counts, sizes)
+    return Routing(slot, top_k, counts, sizes, slot[:0], slot[:0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,15 +95,21 @@ class Block:
     slot: Tensor
     experts: slice
     """The range of experts."""
-    sizes: list[int]
-    """Rows of each of them; an expert without rows is not touched."""
+    sizes: list[int] | None
+    """Rows of each of them; an expert without rows is not touched. None where nobody is told."""
     ends: Tensor | None
     """int32 (experts,): the end of each one's rows; None to loop over experts."""
+    into: Tensor
+    """The row's place in a result for all slots and one more, that of rows of no expert."""
+    expert: Tensor
+    """Each row's expert, or one more for none, where nobody is told sizes."""
+    empty: Tensor | None = None
+    """bool (experts, 1, 1): those without rows, where products are grouped."""
 
     def mm(self, x: Tensor, w: Stacked) -> Tensor:
         """Return (rows, out): each row of `x` times its expert's `w` (experts, in, out)."""
         if self.ends is not None:
-            return F.grouped_mm(x, w[self.experts], offs=self.ends)
+            return F.grouped_mm(x, self._part(w), offs=self.ends)
         out = x.new_empty(len(x), w.shape[2])
         for rows, weight, into in zip(self._split(x), self._pick(w), self._split(out), strict=True):
             torch.mm(rows, weight, out=into)
@@ -84,22 +126,36 @@ class Block:
     def outer(self, left: Tensor, right: Tensor, into: Tensor) -> None:
         """Write `left^T right` of each expert's rows to its part of `into` (experts, m, n)."""
         if self.ends is not None:
-            into[self.experts] = F.grouped_mm(left.mT, right, offs=self.ends)
-            empty = [self.experts.start + i for i, size in enumerate(self.sizes) if not size]
-            if empty:
-                into[empty] = 0
+            product = F.grouped_mm(left.mT, right, offs=self.ends)
+            assert self.empty is not None
+            # torch writes nothing in the place of an expert without rows.
+            self._part(into).copy_(product.masked_fill_(self.empty, 0))
             return
         for a, b, target in zip(
             self._split(left), self._split(right), self._pick(into), strict=True
         ):
             torch.mm(a.mT, b, out=target)
 
+    def of_experts(self, values: Tensor) -> Tensor:
+        """Return each row's (rows, out) of values for all experts (experts, out)."""
+        values = values[self.experts]
+        if self.sizes is None:
+            return values[self.expert.clamp(max=len(values) - 1)]
+        sizes = torch.tensor(self.sizes, device=values.device)
+        return values.repeat_interleave(sizes, dim=0, output_size=len(self.token))
+
+    def _part(self, w: Stacked) -> Tensor:
+        """Return the weights of the block's experts."""
+        return w if self.sizes is None and isinstance(w, Tensor) else w[self.experts]
+
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        assert self.sizes is not None, "a loop over experts needs their sizes"
         return x.split([size for size in self.sizes if size])
 
     def _pick(self, w: Stacked) -> Iterator[Tensor]:
         """Yield one expert's weights after another, so that at most two exist at once."""
-        return (w[self.experts.start + i] for i, size in enumerate(self.sizes) if size)
+        sizes = self.sizes or []
+        return (w[self.experts.start + i] for i, size in enumerate(sizes) if size)
 
 
 def blocks(routing: Routing, grouped: bool) -> Iterator[Block]:
@@ -107,20 +163,32 @@ def blocks(routing: Routing, grouped: bool) -> Iterator[Block]:
 
     `grouped` states that shapes and dtype allow a grouped product at all.
     """
-    on_gpu = routing.slot.is_cuda
-    limit = sum(routing.sizes) if on_gpu else BLOCK_ROWS
+    routing = routing if grouped else routing.told()
+    token, (slot, _, counts, sizes, ends, expert) = routing.token, routing
+    if sizes is None:
+        every, num_experts, none = slice(0, len(counts)), len(counts), _none(counts)
+        into = torch.where(expert < num_experts, slot, len(slot))
+        yield Block(token, slot, every, None, ends, into, expert, none)
+        return
+    limit = sum(sizes) if slot.is_cuda else BLOCK_ROWS
     first = start = 0
-    while first < len(routing.sizes):
-        last, stop = first + 1, start + routing.sizes[first]
-        while last < len(routing.sizes) and stop + routing.sizes[last] - start <= limit:
-            stop += routing.sizes[last]
+    while first < len(sizes):
+        last, stop = first + 1, start + sizes[first]
+        while last < len(sizes) and stop + sizes[last] - start <= limit:
+            stop += sizes[last]
             last += 1
         if stop > start:
-            few = on_gpu or stop - start < GROUPED_ROWS * (last - first)
-            ends = routing.counts[first:last].cumsum(0).int() if grouped and few else None
-            rows, sizes = slice(start, stop), routing.sizes[first:last]
-            yield Block(routing.token[rows], routing.slot[rows], slice(first, last), sizes, ends)
+            few = stop - start < GROUPED_ROWS * (last - first)
+            range_, rows, own = slice(first, last), slice(start, stop), counts[first:last]
+            ends = own.cumsum(0).int() if grouped and few else None
+            none = None if ends is None else _none(own)
+            slots, of = slot[rows], sizes[first:last]
+            yield Block(token[rows], slots, range_, of, ends, slots, expert, none)
         first, start = last, stop
+
+
+def _none(counts: Tensor) -> Tensor:
+    return (counts == 0).view(-1, 1, 1)
 
 
 def can_group(x: Tensor, *widths: int) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,7 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedmoe.adapter import Entry, Layout
-from fedmoe.models.routed import GROUPED_ROWS, Block, Routing, Stacked, blocks, route
+from fedmoe.models.routed import (
+    GROUPED_ROWS,
+    Block,
+    Routing,
+    Stacked,
+    blocks,
+    groupable,
+    route,
+    sent,
+    unwaited,
+)
 
 if TYPE_CHECKING:
     from fedmoe.models.lora import LoRALinear
@@ -43,7 +54,8 @@ class SharedPass:
     @cached_property
     def client(self) -> Tensor:
         """int64 (tokens,): the place of each token's client."""
-        return self._spread(torch.arange(self.number)).to(self.device)
+        owners = [torch.full((size,), place) for place, size in enumerate(self.sizes)]
+        return sent(torch.cat(owners), self.device)
 
     def route(self, index: Tensor, num_experts: int) -> PairRouting:
         """Group the pairs in `index` (tokens, top_k) by expert, and those of each by client."""
@@ -51,14 +63,14 @@ class SharedPass:
         client = self.client.repeat_interleave(len(index) // len(self.client)).unsqueeze(1)
         pair = (index * number + client).clamp(max=num_experts * number)
         pairs = route(pair, num_experts * number)
-        sizes = [sum(pairs.sizes[i : i + number]) for i in range(0, len(pairs.sizes), number)]
-        joint = pairs._replace(counts=pairs.counts.view(-1, number).sum(1), sizes=sizes)
-        return PairRouting(joint, pairs)
+        return PairRouting(_joined(pairs, number), pairs)
 
     def linear(self, layer: LoRALinear, x: Tensor) -> Tensor:
         """Return an adapted linear layer's output for tokens (tokens, in)."""
-        base, factors = layer.base, (layer.A.to(x.dtype), layer.B.to(x.dtype))
-        out = SharedLinear.apply(x, base.weight, base.bias, *factors, layer.scale, self._tokens)
+        base, a, b = layer.base, layer.A.to(x.dtype), layer.B.to(x.dtype)
+        if unwaited(x):
+            a, b, *_ = groupable((a, b, a, b))
+        out = SharedLinear.apply(x, base.weight, base.bias, a, b, layer.scale, self._tokens)
         assert isinstance(out, Tensor)
         return out
 
@@ -71,10 +83,10 @@ class SharedPass:
         """
         logits, weights, index = output
         most = int(router.top_k)  # pyright: ignore[reportArgumentType]
-        own, hidden = self._spread(torch.tensor(top_ks)), inputs[0].reshape(len(index), -1)
+        hidden = inputs[0].reshape(len(index), -1)
         try:
             for k in {*top_ks} - {most}:
-                rows = (own == k).nonzero().flatten().to(index.device)
+                rows = self._tokens_of([place for place, own in enumerate(top_ks) if own == k])
                 router.top_k = k  # pyright: ignore[reportArgumentType]
                 _, some, chosen = router.forward(hidden[rows], *inputs[1:])
                 weights = weights.index_copy(0, rows, F.pad(some, (0, most - k)))
@@ -88,14 +100,17 @@ class SharedPass:
         """Return each token's (tokens, 1) of its clients' values (clients,)."""
         return values[self.client].unsqueeze(1)
 
-    def _spread(self, values: Tensor) -> Tensor:
-        """Return each token's of its clients' values, in main memory."""
-        return values.repeat_interleave(torch.tensor(self.sizes))
+    def _tokens_of(self, places: Sequence[int]) -> Tensor:
+        """Return the numbers of the tokens of some clients."""
+        ends = [*accumulate(self.sizes)]
+        spans = [torch.arange(ends[i] - self.sizes[i], ends[i]) for i in places]
+        return sent(torch.cat(spans), self.device)
 
     @cached_property
     def _tokens(self) -> Block:
         """All tokens, grouped by client: as those that chose a single expert."""
-        (block,) = self.route(torch.zeros_like(self.client).unsqueeze(1), 1).blocks(grouped=False)
+        routing = self.route(torch.zeros_like(self.client).unsqueeze(1), 1)
+        (block,) = routing.blocks(unwaited(self.client))
         return block.pairs
 
 
@@ -110,25 +125,37 @@ class PairRouting(NamedTuple):
         """int64 (experts * clients,): rows of each pair."""
         return self.pairs.counts
 
-    @property
-    def sizes(self) -> list[int]:
-        """Rows of each expert."""
-        return self.joint.sizes
+    def told(self) -> Routing:
+        """Return the rows by expert, on the host; see `Routing.told`."""
+        return self.joint.told()
 
     def blocks(self, grouped: bool) -> Iterator[PairBlock]:
         """Yield the blocks of a layer; see `routed.blocks`."""
-        num_experts = len(self.joint.sizes)
-        number = len(self.pairs.sizes) // num_experts
+        fine = self.pairs if grouped else self.pairs.told()
+        number = len(fine.counts) // len(self.joint.counts)
         for block in blocks(self.joint, grouped):
             place = slice(block.experts.start * number, block.experts.stop * number)
-            sizes = self.pairs.sizes[place]
-            few = len(block.token) < GROUPED_ROWS * len(sizes)
-            ends = self.pairs.counts[place].cumsum(0).int() if grouped and few else None
-            pairs = replace(block, experts=place, sizes=sizes, ends=ends)
-            yield PairBlock(**vars(block), pairs=pairs, num_experts=num_experts)
+            sizes, ends = fine.sizes and fine.sizes[place], fine.ends
+            if sizes is not None:
+                few = len(block.token) < GROUPED_ROWS * len(sizes)
+                ends = fine.counts[place].cumsum(0).int() if grouped and few else None
+            none = None if ends is None else (fine.counts[place] == 0).view(-1, 1, 1)
+            same = {"experts": place, "sizes": sizes, "ends": ends, "empty": none}
+            pairs = replace(block, **same, expert=fine.expert)
+            yield PairBlock(**vars(block), pairs=pairs, num_experts=len(self.joint.counts))
 
 
-@dataclass(frozen=True, eq=False)
+def _joined(pairs: Routing, number: int) -> Routing:
+    """Return the rows of pairs by expert alone."""
+    counts = pairs.counts.view(-1, number).sum(1)
+    if pairs.sizes is None:
+        ends = pairs.ends[number - 1 :: number].contiguous()
+        return pairs._replace(counts=counts, ends=ends, expert=pairs.expert // number)
+    sizes = [sum(pairs.sizes[i : i + number]) for i in range(0, len(pairs.sizes), number)]
+    return pairs._replace(counts=counts, sizes=sizes)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PairBlock(Block):
     """A block whose products group rows by expert, or by pair where weights are those of pairs."""
 

@@ -191,7 +191,7 @@ def _optimise(
     learner, tokens = Learner(task, settings, num_rounds, local, values, rescaler), 0
     for step in range(settings.steps):
         routers.begin((task.round - 1 + step / settings.steps) / max(1, num_rounds))
-        tokens += _accumulate(model, step_batches(model, batches, settings), routers)
+        tokens += _accumulate(model, step_batches(model, batches, settings), routers, counts)
         learner.move(step, grad, counts)
         model.grad.zero_()
     return Trained(learner.after(), learner.factors(), tokens, settings.steps, {})
@@ -209,7 +209,10 @@ def step_batches(model: AdaptedModel, batches: Iterator[Batch], settings: Traini
 
 
 def _accumulate(
-    model: AdaptedModel, batches: list[Batch], routers: RouterTraining | None = None
+    model: AdaptedModel,
+    batches: list[Batch],
+    routers: RouterTraining | None = None,
+    counts: Tensor | None = None,
 ) -> int:
     """Add the gradients of the mean loss over all response tokens; return the tokens trained on.
 
@@ -217,7 +220,14 @@ def _accumulate(
     """
     num_targets = sum(len(batch.targets) for batch in batches)
     tokens = [model.num_tokens(batch) for batch in batches]
+
+    def passes(batch: Batch, share: Tensor) -> None:
+        (response_loss(model, batch) * share).backward()
+
+    graphs = model.graphs if counts is not None and not (routers and routers.terms) else None
     for batch, num_tokens in zip(batches, tokens, strict=True):
+        if graphs and graphs.run(batch, 1 / num_targets, counts, passes):  # pyright: ignore
+            continue
         loss = response_loss(model, batch) / num_targets
         # Models that such losses fit have one stack, whose tokens pass all layers.
         if routers and (extra := routers.loss(model.routed(batch)[0])) is not None:

@@ -13,7 +13,6 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedmoe.adapter import Adapter
@@ -22,6 +21,7 @@ from fedmoe.errors import ModelError
 from fedmoe.models.together import Together
 from fedmoe.training.client import Trained, Trainee, step_batches
 from fedmoe.training.learner import Learner
+from fedmoe.training.loss import states_loss
 
 if TYPE_CHECKING:
     from fedmoe.data.text import Batch
@@ -128,8 +128,7 @@ def losses(together: Together, batches: Mapping[int, Batch]) -> Iterator[Tensor]
     """Yield each client's summed cross-entropy over the response tokens of its batch."""
     states = together.target_states(batches)
     for part, batch in zip(states, batches.values(), strict=True):
-        logits = together.model.logits(part).float()
-        yield F.cross_entropy(logits, batch.targets.to(logits.device), reduction="sum")
+        yield states_loss(together.model, part, batch.targets)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 python -m simulations.benchmarks                        (all; half an hour on 2 CPU cores)
 python -m simulations.benchmarks layer --threads 2      (`layer` alone: five minutes)
 python -m simulations.benchmarks --quick                (small sizes: does everything run?)
+python -m simulations.benchmarks gpu layer --device cuda   (all that a GPU can tell, in 8 minutes)
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=1, help="threads of torch (default: 1)")
     add("--quick", action="store_true", help="small sizes: the ratios decide nothing")
     add("--json", action="store_true", help="print one JSON line per figure")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="device of `layer`")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="device of `layer` and `gpu`")
     return parser
 
 

@@ -1,27 +1,33 @@
 """One client step of a sparse layer, ours against PEFT's and against no LoRA at all.
 
 All variants run in turns on the same tokens and weights, on a processor in float32, on a GPU in
-bfloat16, in which its grouped products are.
+bfloat16, in which its grouped products are, and at the shape of OLMoE-1B-7B's layers. Every step is
+also a multiple of the device's limit (`limits`); goals for those are for a GPU of the H100's class.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from simulations.benchmarks.limits import measured
 from simulations.benchmarks.measure import Options, Row, at_least, at_most, named, ratio
 from simulations.benchmarks.memory import tensor_bytes
 from simulations.benchmarks.sparse_layer import (
     BARE,
+    CAPTURED,
     EAGER,
+    FUSED,
     GROUPED,
     NO_LORA,
     OURS,
     PRODUCTS,
     RECOMPUTE,
+    SCATTERED,
     Layer,
     Size,
 )
@@ -31,14 +37,45 @@ def rows(options: Options) -> Iterator[Row]:
     """Yield the layer's ratios, in time and in memory."""
     size = Size(64, 8, 32, 8) if options.quick else Size()
     if options.device != "cpu":
-        size = replace(size, dtype=torch.bfloat16)
+        wide = {} if options.quick else {"hidden": 2048, "width": 1024}
+        size = replace(size, dtype=torch.bfloat16, **wide)
     few, many, most = (32, 64, 128) if options.quick else (512, 2048, 8192)
     layer = Layer(size, options.device)
+    yield from against_limits(layer, options, many, most)
     yield from against_peft(layer, options, few, many)
     yield from against_products(layer, options, many)
     yield from by_budget(layer, options, many, most)
     yield from memory(layer, many)
     yield from in_bf16(layer, options, many)
+
+
+def against_limits(layer: Layer, options: Options, many: int, most: int) -> Iterator[Row]:
+    """Yield every variant's step as a multiple of the most of weight reads and products."""
+    limits, goals = measured(options, layer.size.dtype), layer.device != "cpu"
+    note = f"{limits.bytes_per_second / 1e9:.0f} GB/s, {limits.flops_per_second / 1e12:.2f} TFLOP/s"
+    best = CAPTURED if CAPTURED in layer.variants else OURS
+    peers = (BARE, GROUPED, NO_LORA, FUSED, CAPTURED, SCATTERED) if goals else (BARE,)
+    names = [OURS, *(name for name in peers if name in layer.variants)]
+    for tokens, bar in ((many, 2.0), (most, 1.6)):
+        floors, medians = {}, {}
+        for top_k in (1, 8):
+            floors[top_k] = floor = limits.floor(layer.size, tokens, top_k)
+            setting, what = f"{tokens} tokens, k = {top_k}", "layer step against the device's limit"
+            seconds = options.turns(layer.steps(tokens, top_k, *names))
+            medians[top_k] = statistics.median(seconds[best])
+            for name in names:
+                multiple = at_most(statistics.median(seconds[name]) / floor, bar)
+                goal = multiple if goals and name == best else {"figure": multiple["figure"]}
+                yield Row(f"{what}, {name}", setting, note=note, **goal)
+            if tokens == most and goals:
+                peer = {1: 2.5, 8: 1.8}[top_k]
+                faster = at_least(ratio(seconds[GROUPED], seconds[best]), peer)
+                yield Row(f"layer step, {GROUPED} against {best}", setting, **faster)
+        share = medians[1] / medians[8] / (floors[1] / floors[8])
+        fields = at_most(share, 1.25) if goals else {"figure": f"{share:.2f}x"}
+        yield Row("k = 1 to k = 8 against the limit's", f"{tokens} tokens", **fields)
+    for name, why in layer.missing.items():
+        yield Row(f"layer step, {name}", "", "not measured", note=why)
 
 
 def against_peft(layer: Layer, options: Options, few: int, many: int) -> Iterator[Row]:
@@ -82,7 +119,8 @@ def memory(layer: Layer, tokens: int) -> Iterator[Row]:
         peaks = {name: tensor_bytes(step, layer.device) for name, step in steps.items()}
         setting = f"{tokens} tokens, k = {top_k}"
         for name in (OURS, RECOMPUTE):
-            for peer, bar in ((GROUPED, 0.25), (NO_LORA, 0.5)):
+            peft = 0.25 if layer.device == "cpu" else 0.6
+            for peer, bar in ((GROUPED, peft), (NO_LORA, 0.5)):
                 what = f"peak memory of a layer step, {name} against {peer}"
                 note = f"{peaks[name] / 2**20:.0f} MiB"
                 yield Row(what, setting, note=note, **at_most(peaks[name] / peaks[peer], bar))

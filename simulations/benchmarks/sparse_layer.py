@@ -9,12 +9,14 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import OlmoeConfig
+from transformers.integrations.moe import ExpertsInterface
 from transformers.models.olmoe.modeling_olmoe import OlmoeSparseMoeBlock
 
 from fedmoe.models import experts
@@ -22,6 +24,8 @@ from fedmoe.models import experts
 OURS, RECOMPUTE, BARE = "fedmoe", "fedmoe, recompute", "fedmoe, no LoRA"
 EAGER, GROUPED = "PEFT on eager experts", "PEFT on grouped_mm experts"
 NO_LORA, PRODUCTS = "grouped_mm, no LoRA", "necessary products"
+FUSED, SCATTERED = "fedmoe, Triton", "axolotl's ScatterMoE LoRA"
+CAPTURED = "fedmoe, Triton, one graph"
 Step = Callable[[], None]
 
 
@@ -60,6 +64,18 @@ class Layer:
             GROUPED: with_peft(dispatched(base, "grouped_mm"), factors),
             EAGER: with_peft(dispatched(base, "eager"), factors),
         }
+        self.missing: dict[str, str] = {}
+        """Variants that this machine cannot compute, and why."""
+        for name, make in {FUSED: fused, SCATTERED: scattered}.items():
+            if torch.device(device).type == "cuda":
+                try:
+                    self.variants[name] = make(base, factors)
+                    if name == FUSED:
+                        self.variants[CAPTURED] = self.variants[name]
+                except ImportError as error:
+                    self.missing[name] = f"{error}"
+            else:
+                self.missing[name] = "needs a GPU"
 
     def steps(self, tokens: int, top_k: int, *names: str) -> dict[str, Step]:
         """Return a training step of every variant named; refuse if their outputs differ."""
@@ -75,7 +91,12 @@ class Layer:
             wanted = out if wanted is None else wanted
             error = (out - wanted).norm() / wanted.norm()
             assert "no LoRA" in name or error < tolerance, (name, error)
-        return {name: partial(train, self.variants[name], x, top_k) for name in names}
+        steps: dict[str, Step] = {}
+        for name in names:
+            steps[name] = partial(train, self.variants[name], x, top_k)
+            if name == CAPTURED:
+                steps[name] = captured(steps[name])
+        return steps
 
     def products(self, num_rows: int) -> Step:
         """Return the products of a step on one matrix: forward, and backward without dW."""
@@ -102,6 +123,16 @@ def train(block: OlmoeSparseMoeBlock, x: Tensor, top_k: int) -> None:
     block.zero_grad(set_to_none=True)
 
 
+def captured(step: Step) -> Step:
+    """Return a step whose kernels are started at once, by a CUDA graph."""
+    for _ in range(3):
+        step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
 def dispatched(base: OlmoeSparseMoeBlock, implementation: str) -> OlmoeSparseMoeBlock:
     """Return `base` on one of transformers' experts implementations; the weights are shared."""
     block: Any = copy.deepcopy(base, {id(p): p for p in base.parameters()})
@@ -118,6 +149,33 @@ def ours(
     for name, factor in zip(lora._fields, lora[:4], strict=False):
         block.register_parameter(name, factor)  # pyright: ignore[reportArgumentType]
     setattr(block.experts, experts.STATE, experts.ExpertState(lora=lora, recompute=recompute))
+    return block
+
+
+def fused(base: OlmoeSparseMoeBlock, factors: list[Tensor]) -> OlmoeSparseMoeBlock:
+    """Return `base` on Triton's kernels, with LoRA."""
+    import_module("triton")
+
+    block = ours(base, factors)
+    getattr(block.experts, experts.STATE).fused = True
+    return block
+
+
+def scattered(base: OlmoeSparseMoeBlock, factors: list[Tensor]) -> OlmoeSparseMoeBlock:
+    """Return `base` on axolotl's Triton kernels, which take LoRA as PEFT lays it out."""
+    root = "axolotl.integrations.kernels.libs.scattermoe_lora"
+    theirs, layers = (import_module(f"{root}.{name}") for name in ("experts", "layers"))
+    ExpertsInterface.register("scattermoe", theirs.scattermoe_experts_forward)
+    block: Any = dispatched(base, "scattermoe")
+    (num_experts, rank, _), block.experts._scattermoe_lora = factors[0].shape, {}
+    for name, (a, b) in {"gate_up_proj": factors[:2], "down_proj": factors[2:]}.items():
+        peft = a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)
+        peft = (x.to(base.gate.weight.dtype) for x in peft)
+        both = layers.peft_lora_to_scattermoe(*peft, num_experts, rank)
+        leaves = [nn.Parameter(x.detach().clone()) for x in both]
+        block.experts._scattermoe_lora[name] = *leaves, 1.0
+        for side, leaf in zip("AB", leaves, strict=True):
+            block.register_parameter(f"{name}_{side}", leaf)
     return block
 
 

@@ -138,6 +138,41 @@ def test_grouped_products_and_blocks_match_the_loop(
         assert relative_error(outcome(fast_experts, leaves, index, nn.SiLU()), slow) < 1e-5
 
 
+@pytest.fixture
+def untold(monkeypatch):
+    """The way of a GPU: the host knows no sizes; what a GPU may not have written is NaN."""
+    grouped_mm = nn.functional.grouped_mm
+
+    def torn(a, b, offs):
+        out = grouped_mm(a, b, offs=offs)
+        if b.dim() == 2:
+            out[offs.diff(prepend=offs.new_zeros(1)) == 0] = torch.nan
+        return out
+
+    for module in (routed, experts):
+        monkeypatch.setattr(module, "unwaited", lambda x: True)
+    monkeypatch.setattr(nn.functional, "grouped_mm", torn)
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("sentinels", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("widths", [GROUPED, {}], ids=["grouped", "looped"])
+@pytest.mark.parametrize("act", [nn.SiLU(), nn.GELU()], ids=["silu", "gelu"])
+def test_rows_of_no_expert_leave_nothing_behind(untold, sentinels, widths, act):
+    leaves, index = draw(9, (5, 2), 3, sentinels, torch.float32, **widths)
+    index[index == 1] = 5  # an expert without rows
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    assert route(index, 5).sizes is None
+    ours, slow = (
+        outcome(function, given, index, act)
+        for function, given in ((fast_experts, leaves), (slow_experts, exact))
+    )
+    for name, a, b in zip(("out", *NAMES), ours, slow, strict=True):
+        assert (a.double() - b).norm() <= 1e-5 * b.norm(), name
+
+
 @pytest.mark.parametrize("widths", [GROUPED, {}], ids=["grouped", "looped"])
 def test_recomputation_is_bitwise_identical_and_other_blocks_agree_within_rounding(
     monkeypatch, widths

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from fedmoe.models.private import one_text_a_row
+from fedmoe.models.routed import sent
 from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm, device_of
 
 
@@ -25,7 +28,7 @@ class Causal(TaskForm):
 
     def hidden(self, model: nn.Module, batch: TaskBatch) -> Tensor:
         states = all_states(model, batch.input_ids).flatten(0, 1)
-        return states[batch.positions.to(states.device)]
+        return states[sent(batch.positions, states.device)]
 
     def own_logits(self, model: Any, batch: TaskBatch) -> Tensor:
         logits = model(input_ids=batch.input_ids.to(device_of(model))).logits.flatten(0, 1)
@@ -44,8 +47,9 @@ def all_states(model: nn.Module, input_ids: Tensor) -> Tensor:
     Under a causal mask no real token looks at the padding after it, so attention needs no mask;
     nor does a convolution or a recurrent layer, which read their past alone.
     """
-    ids = input_ids.to(device_of(model))
-    return body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+    ids = sent(input_ids, device_of(model))
+    with one_text_a_row() if ids.is_cuda else nullcontext():
+        return body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
 
 
 def body_of(model: nn.Module) -> nn.Module:
