@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -43,7 +44,8 @@ class SharedPass:
     @cached_property
     def client(self) -> Tensor:
         """int64 (tokens,): the place of each token's client."""
-        return self._spread(torch.arange(self.number)).to(self.device)
+        owners = [torch.full((size,), place) for place, size in enumerate(self.sizes)]
+        return torch.cat(owners).to(self.device)
 
     def route(self, index: Tensor, num_experts: int) -> PairRouting:
         """Group the pairs in `index` (tokens, top_k) by expert, and those of each by client."""
@@ -71,10 +73,10 @@ class SharedPass:
         """
         logits, weights, index = output
         most = int(router.top_k)  # pyright: ignore[reportArgumentType]
-        own, hidden = self._spread(torch.tensor(top_ks)), inputs[0].reshape(len(index), -1)
+        hidden = inputs[0].reshape(len(index), -1)
         try:
             for k in {*top_ks} - {most}:
-                rows = (own == k).nonzero().flatten().to(index.device)
+                rows = self._tokens_of([place for place, own in enumerate(top_ks) if own == k])
                 router.top_k = k  # pyright: ignore[reportArgumentType]
                 _, some, chosen = router.forward(hidden[rows], *inputs[1:])
                 weights = weights.index_copy(0, rows, F.pad(some, (0, most - k)))
@@ -88,9 +90,11 @@ class SharedPass:
         """Return each token's (tokens, 1) of its clients' values (clients,)."""
         return values[self.client].unsqueeze(1)
 
-    def _spread(self, values: Tensor) -> Tensor:
-        """Return each token's of its clients' values, in main memory."""
-        return values.repeat_interleave(torch.tensor(self.sizes))
+    def _tokens_of(self, places: Sequence[int]) -> Tensor:
+        """Return the numbers of the tokens of some clients."""
+        ends = [*accumulate(self.sizes)]
+        spans = [torch.arange(ends[i] - self.sizes[i], ends[i]) for i in places]
+        return torch.cat(spans).to(self.device)
 
     @cached_property
     def _tokens(self) -> Block:
@@ -128,7 +132,7 @@ class PairRouting(NamedTuple):
             yield PairBlock(**vars(block), pairs=pairs, num_experts=num_experts)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PairBlock(Block):
     """A block whose products group rows by expert, or by pair where weights are those of pairs."""
 
