@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from fedmoe.adapter import Adapter
 from fedmoe.aggregation.fedprox import FedProx
 from fedmoe.aggregation.ffa_lora import FFALoRA
 from fedmoe.aggregation.strategy import Layouts, Local
@@ -45,14 +44,11 @@ def alone(model, adapter, batch, top_k):
 def together(model, adapters, batches, top_ks):
     """The same of several clients at once, by their place."""
     passed = Together(model, model.layout, top_ks)
-    for place, adapter in enumerate(adapters):
-        passed.load(place, adapter)
+    passed.load(torch.stack([adapter.flat for adapter in adapters]))
     with model.counting() as counts:
         accumulate(passed, {place: [batch] for place, batch in batches.items()})
-    found = [Adapter(model.layout, torch.empty(model.layout.size)) for _ in adapters]
-    for place, into in enumerate(found):
-        passed.take_gradient(place, into)
-    return [into.flat for into in found], passed.by_client(counts)
+    passed.take_gradients(found := torch.empty(len(adapters), model.layout.size))
+    return found, passed.by_client(counts)
 
 
 @pytest.mark.parametrize(
