@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -53,20 +54,30 @@ class Packed:
         return found
 
     @classmethod
-    def of(cls, batches: Mapping[int, TaskBatch], device: torch.device) -> Packed:
-        """Pack each client's batch, by its place in the pass; places are in order."""
-        one, where, start = batches.values(), [], 0
-        for batch in one:
-            where.append(batch.positions + start)
-            start += batch.input_ids.numel()
-        shapes = [tuple(batch.input_ids.shape) for batch in one]
+    def of(
+        cls, batches: Mapping[int, TaskBatch], device: torch.device, *, even: bool = False
+    ) -> Packed:
+        """Pack each client's batch, by its place in the pass; places are in order.
+
+        They get one length if it is to be `even`: attention then takes all of them at once.
+        """
+        ids, valid, where, shapes, start = [], [], [], [], 0
+        longest = max(batch.input_ids.shape[1] for batch in batches.values())
+        for batch in batches.values():
+            rows, length = batch.input_ids.shape
+            spare = longest - length if even else 0
+            ids.append(F.pad(batch.input_ids, (0, spare)).flatten())
+            valid.append(F.pad(batch.valid, (0, spare)).flatten())
+            where.append(batch.positions + batch.positions // length * spare + start)
+            shapes.append((rows, length + spare))
+            start += rows * (length + spare)
         inside = torch.cat([torch.arange(length).repeat(rows) for rows, length in shapes])
         return cls(
-            sent(torch.cat([batch.input_ids.flatten() for batch in one]).unsqueeze(0), device),
-            sent(torch.cat([batch.valid.flatten() for batch in one]), device),
+            sent(torch.cat(ids).unsqueeze(0), device),
+            sent(torch.cat(valid), device),
             sent(torch.cat(where), device),
             sent(inside.unsqueeze(0), device),
-            dict(zip(batches, shapes, strict=True)),  # pyright: ignore[reportArgumentType]
+            dict(zip(batches, shapes, strict=True)),
         )
 
 

@@ -228,10 +228,10 @@ def _shape(entry: Entry, number: int) -> tuple[int, ...]:
     return (entry.shape[0] * number, *entry.shape[1:])
 
 
-def parts(layout: Layout, flat: Tensor, number: int, place: int) -> Iterator[Tensor]:
-    """Yield the tensors of the client at a place, as views of the stacked values `flat`."""
-    for (entry, view), own in zip(stacked(layout, number).views(flat), layout.entries, strict=True):
-        if entry.layer is None:
-            yield view[place]
-        else:
-            yield view.view(own.shape[0], number, *own.shape[1:])[:, place]
+def by_client(layout: Layout, flat: Tensor, number: int) -> Iterator[tuple[Entry, Tensor]]:
+    """Yield each tensor of all clients (clients, ...), as views of the stacked values `flat`."""
+    views = stacked(layout, number).views(flat)
+    for own, (entry, view) in zip(layout.entries, views, strict=True):
+        if entry.layer is not None:
+            view = view.unflatten(0, (-1, number)).transpose(0, 1)
+        yield own, view

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fedmoe.models.packed import Packed, packed_states, register
-from fedmoe.models.shared_pass import SharedPass, parts, stacked
+from fedmoe.models.shared_pass import SharedPass, by_client, stacked
 
 if TYPE_CHECKING:
-    from fedmoe.adapter import Adapter, Entry, Layout
+    from fedmoe.adapter import Layout
     from fedmoe.models.adapted import AdaptedModel
     from fedmoe.models.tasks import TaskBatch
 
@@ -39,22 +39,25 @@ class Together:
         model.bind(stacked(layout, self.number))
         model.set_budget(max(top_ks), torch.ones(len(model.layers), self.number))
 
-    def load(self, place: int, adapter: Adapter) -> None:
-        """Put a client's values into the model."""
-        for there, (_, value) in self._both(self.model.flat, place, adapter):
-            there.copy_(value)
+    def load(self, values: Tensor) -> None:
+        """Put the clients' values (clients, values) into the model."""
+        for entry, there in by_client(self.layout, self.model.flat, self.number):
+            there.copy_(values[:, entry.start : entry.stop].view(there.shape))
 
-    def take_gradient(self, place: int, into: Adapter) -> None:
-        """Copy a client's gradient into another adapter."""
-        for there, (_, value) in self._both(self.model.grad, place, into):
-            value.copy_(there)
+    def take_gradients(self, into: Tensor) -> None:
+        """Copy the clients' gradients into `into` (clients, values), and begin new ones."""
+        for entry, there in by_client(self.layout, self.model.grad, self.number):
+            into[:, entry.start : entry.stop].view(there.shape).copy_(there)
+        self.model.grad.zero_()
 
     def target_states(self, batches: Mapping[int, TaskBatch]) -> Sequence[Tensor]:
         """Return the hidden states (targets, hidden) behind each batch's targets, in order.
 
         `batches` are by their clients' places; who has none is left out of the pass.
         """
-        packed = Packed.of(batches, self.model.device)
+        device = self.model.device
+        # A GPU starts kernels more slowly than it computes padding.
+        packed = Packed.of(batches, device, even=device.type == "cuda")
         with self._sharing(packed):
             states = packed_states(self.model.model, packed)
         sizes = [len(batch.positions) for batch in batches.values()]
@@ -83,9 +86,3 @@ class Together:
                 state.shared = state.valid = None
             for linear in model.linears.values():
                 linear.shared = None
-
-    def _both(
-        self, flat: Tensor, place: int, adapter: Adapter
-    ) -> Iterator[tuple[Tensor, tuple[Entry, Tensor]]]:
-        own = self.layout.views(adapter.flat)
-        return zip(parts(self.layout, flat, self.number, place), own, strict=True)

@@ -47,11 +47,12 @@ def train_side_by_side(
     factors = [nn.Parameter(client.task.rescaler.to(model.device)) for client in clients]
     model.set_budget(max(top_ks), torch.stack([*factors], dim=1).detach())
     model.set_recompute(clients[0].settings.recompute)
-    for place, client in enumerate(clients):
-        together.load(place, client.local.start)
+    values = torch.stack([client.local.start.flat for client in clients]).to(model.device)
+    together.load(values)
     before = mean_losses(together, clients, pad)
     with model.counting() as counted:
-        done = _optimise(together, clients, factors, pad, num_rounds, seed, counted)
+        learners = _learners(together, clients, values, factors, num_rounds)
+        done = _optimise(together, clients, learners, values, pad, seed, counted)
     counts = together.by_client(counted.cpu())
     with torch.no_grad():
         model.rescale(torch.stack([*factors], dim=1))
@@ -66,17 +67,16 @@ def train_side_by_side(
 def _optimise(
     together: Together,
     clients: Sequence[Trainee],
-    factors: Sequence[nn.Parameter],
+    learners: Sequence[Learner],
+    values: Tensor,
     pad: int,
-    num_rounds: int,
     seed: int,
     counted: Tensor,
 ) -> list[Trained]:
     """Run all steps of all clients; one of fewer steps is done earlier."""
-    model = together.model
-    learners = _learners(together, clients, factors, num_rounds)
+    model, grads = together.model, torch.empty_like(values)
+    factors = [learner.rescaler for learner in learners]
     batches, tokens = [client.batches(pad, seed) for client in clients], [0] * len(clients)
-    grad = Adapter(together.layout, torch.empty_like(learners[0].values.flat))
     for step in range(max(client.settings.steps for client in clients)):
         there = {
             i: step_batches(model, batches[i], client.settings)
@@ -84,32 +84,36 @@ def _optimise(
             if step < client.settings.steps
         }
         accumulate(together, there, factors)
+        together.take_gradients(grads)
         counts = together.by_client(counted)
         for i, used in there.items():
             tokens[i] += sum(model.num_tokens(batch) for batch in used)
-            together.take_gradient(i, grad)
-            learners[i].move(step, grad, counts[i])
-            together.load(i, learners[i].values)
-        model.grad.zero_()
+            learners[i].move(step, Adapter(together.layout, grads[i]), counts[i])
+        together.load(values)
     ends = zip(learners, tokens, clients, strict=True)
     return [Trained(x.after(), x.factors(), n, c.settings.steps, {}) for x, n, c in ends]
 
 
 def _learners(
-    together: Together, clients: Sequence[Trainee], factors: Sequence[nn.Parameter], num_rounds: int
+    together: Together,
+    clients: Sequence[Trainee],
+    values: Tensor,
+    factors: Sequence[nn.Parameter],
+    num_rounds: int,
 ) -> list[Learner]:
-    rescaling, device = together.model.rescaling, together.model.device
-    found = []
-    for client, factor in zip(clients, factors, strict=True):
-        values = Adapter(together.layout, client.local.start.flat.to(device, copy=True))
+    """Return what moves each client's row of `values`, and its factors where they are learned."""
+    rescaling, found = together.model.rescaling, []
+    for client, flat, factor in zip(clients, values, factors, strict=True):
+        settings, own = client.settings, Adapter(together.layout, flat)
         learnt = (factor, rescaling.learning_rate) if rescaling.learned else None
-        settings, local = client.settings, client.local
-        found.append(Learner(client.task, settings, num_rounds, local, values, learnt))
+        found.append(Learner(client.task, settings, num_rounds, client.local, own, learnt))
     return found
 
 
 def accumulate(
-    together: Together, steps: Mapping[int, Sequence[Batch]], factors: Sequence[nn.Parameter] = ()
+    together: Together,
+    steps: Mapping[int, Sequence[Batch]],
+    factors: Sequence[nn.Parameter | None] = (),
 ) -> None:
     """Add each client's gradient of its own mean loss over the response tokens of its step.
 
@@ -119,7 +123,7 @@ def accumulate(
     for micro in zip_longest(*steps.values()):
         here = {i: batch for i, batch in zip(steps, micro, strict=True) if batch is not None}
         if together.model.rescaling.learned:
-            together.model.rescale(torch.stack([*factors], dim=1))
+            together.model.rescale(torch.stack([*factors], dim=1))  # pyright: ignore
         sums = zip(here, losses(together, here), strict=True)
         torch.stack([loss / targets[i] for i, loss in sums]).sum().backward()
 

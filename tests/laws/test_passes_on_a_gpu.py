@@ -64,8 +64,7 @@ def test_it_has_a_processors_values_in_fewer_operations_than_its_clients_alone(
         for module in (routed, shared_pass, experts):
             monkeypatch.setattr(module, "unwaited", lambda x, on_gpu=on_gpu: on_gpu)
         together = Together(model, model.layout, (2, 2, 2, 2))
-        for place, adapter in enumerate(adapters):
-            together.load(place, adapter)
+        together.load(torch.stack([adapter.flat for adapter in adapters]))
         with model.counting() as counts, Counter() as once:
             accumulate(together, dict(enumerate([batch] for batch in BATCHES)))
         found.append((model.grad.clone(), counts.clone()))

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedmoe.adapter import Adapter
 from fedmoe.aggregation.fedprox import FedProx
 from fedmoe.aggregation.ffa_lora import FFALoRA
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.data.text import Tokens, collate
 from fedmoe.messages.records import Task
+from fedmoe.models import packed
 from fedmoe.models.adapted import LoRA
 from fedmoe.models.rescaling import LearnedRescaling, StaticRescaling
 from fedmoe.models.together import Together
@@ -45,14 +45,11 @@ def alone(model, adapter, batch, top_k):
 def together(model, adapters, batches, top_ks):
     """The same of several clients at once, by their place."""
     passed = Together(model, model.layout, top_ks)
-    for place, adapter in enumerate(adapters):
-        passed.load(place, adapter)
+    passed.load(torch.stack([adapter.flat for adapter in adapters]))
     with model.counting() as counts:
         accumulate(passed, {place: [batch] for place, batch in batches.items()})
-    found = [Adapter(model.layout, torch.empty(model.layout.size)) for _ in adapters]
-    for place, into in enumerate(found):
-        passed.take_gradient(place, into)
-    return [into.flat for into in found], passed.by_client(counts)
+    passed.take_gradients(found := torch.empty(len(adapters), model.layout.size))
+    return found, passed.by_client(counts)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +88,18 @@ def test_a_client_without_a_batch_or_with_broken_values_changes_no_other(
     assert grads[1].isnan().any()
     assert not grads[0].any()
     assert not counts[0].any()
+
+
+def test_batches_of_one_length_have_the_states_that_they_have_without_padding(tiny_model):
+    model = tiny_model()
+    packed.register()
+    batches = dict(enumerate(collate(rows, 0) for rows in ROWS))
+    found = []
+    for even in (False, True):
+        made = packed.Packed.of(batches, model.device, even=even)
+        assert len(made.runs) == (1 if even else 3)
+        found.append(packed.packed_states(model.model, made)[made.positions])
+    torch.testing.assert_close(*found)
 
 
 def trainees(model, adapter, strategy=None, **settings):
