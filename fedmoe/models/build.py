@@ -65,9 +65,9 @@ class ModelSettings:
     products, gate and sum; equal within rounding. Where those have no form (biases, gates that are
     not SiLU's, LoRA dropout, recomputation, 4 bits, offload) torch's compute, too."""
     graphs: bool = False
-    """Capture training steps as CUDA graphs, one for each budget and shape of batch, so that a GPU
-    does not wait for its kernels to be started; batches are padded to few shapes. Steps that cannot
-    be captured are started as ever, which a warning tells."""
+    """Capture AdamW's training steps as CUDA graphs, one for each budget and shape of batch, so
+    that a GPU does not wait for its kernels to be started; batches are padded to few shapes. Steps
+    that cannot be captured are started as ever, which a warning tells."""
 
 
 def device_of(settings: ModelSettings) -> torch.device:

@@ -108,7 +108,7 @@ class Graphs:
         """
         model = self.model
         if fault := self.fault or self._fault():
-            self._say(fault)
+            self.say(fault)
             return False
         if self.flat is not model.flat:  # another rank: the buffers that graphs know are gone
             self.found, self.flat = {}, model.flat
@@ -138,7 +138,7 @@ class Graphs:
                 passes(captured.batch, captured.share)
         except RuntimeError as error:
             self.fault = f"{error}".splitlines()[0]
-            self._say(self.fault)
+            self.say(self.fault)
             return None
         self.pool = graph.pool()
         return graph
@@ -164,6 +164,7 @@ class Graphs:
             "the model is not causal": model.form.name != "causal",
             "the gating draws or decides on the host": not model.gates.gating.own,
             "a rescaler is trained": model.rescaling.learned,
+            "routers are modulated": bool(model.modulations),
             "LoRA's inputs are dropped": model.dropout > 0,
             "the client keeps some experts only": any(x.left_out is not None for x in states),
             "some choices learn nothing": any(x.without is not None for x in states),
@@ -171,7 +172,8 @@ class Graphs:
         }
         return next((fault for fault, is_so in faults.items() if is_so), "")
 
-    def _say(self, fault: str) -> None:
+    def say(self, fault: str) -> None:
+        """Warn, once for each reason, that steps are not captured."""
         if fault not in self.said:
             self.said.add(fault)
             said = f"model.graphs: {fault}; these steps are not captured, but started one by one"

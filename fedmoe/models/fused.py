@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from fedmoe.models.memory.stored import Quantised, Stored, Transposed
@@ -29,6 +29,7 @@ SUM, GATE, GATE_BACK = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 """Ends of a product: rows that are put in their slots; the gate; the gate's gradient."""
 SMALLEST = 16
 """The least rows, columns or ranks that a product of tiles takes."""
+SMALLEST_ = tl.constexpr(SMALLEST)
 
 
 @triton.jit
@@ -46,9 +47,65 @@ def _tile(ends, number, EXPERTS: tl.constexpr, POWER: tl.constexpr, ROWS: tl.con
 
 # fmt: off
 @triton.jit
+def _affine(
+    x, w, scales, a, b, low, expert, place, row, live, n, inside, num_in, num_out, rank, scale,
+    w_out, w_in, a_rank, a_in, b_out, b_rank, SCALED: tl.constexpr, RANK: tl.constexpr,
+    ROWS: tl.constexpr, WIDE: tl.constexpr, DEPTH: tl.constexpr, KIND: tl.constexpr,
+):
+    # fmt: on
+    """Return a tile of `x W_e^T + s (x A_e^T) B_e^T`, and store `x A_e^T` in `low`."""
+    acc = tl.zeros((ROWS, WIDE), tl.float32)
+    r = tl.arange(0, SMALLEST_ if RANK == 0 else RANK)
+    ranked = r < rank
+    thin = tl.zeros((ROWS, SMALLEST_ if RANK == 0 else RANK), tl.float32)
+    for start in range(0, num_in, DEPTH):
+        k = start + tl.arange(0, DEPTH)
+        at = x + place[:, None] * num_in + k[None, :]
+        xs = tl.load(at, mask=live & (k < num_in)[None, :], other=0.0).to(KIND)
+        deep = (k < num_in)[:, None]
+        ws = tl.load(w + n * w_out + k[:, None] * w_in, mask=inside & deep, other=0).to(KIND)
+        if SCALED == 1:
+            by = tl.load(scales + expert * num_out + n, mask=inside, other=0.0)
+            ws *= by.to(KIND)
+        if SCALED == 2:
+            by = tl.load(scales + expert * num_in + k[:, None], mask=deep, other=0.0)
+            ws *= by.to(KIND)
+        acc = tl.dot(xs, ws, acc, input_precision="ieee")
+        if RANK > 0:
+            at = a + expert * rank * num_in + r[None, :] * a_rank + k[:, None] * a_in
+            ranks = tl.load(at, mask=deep & ranked[None, :], other=0.0)
+            thin = tl.dot(xs, ranks.to(KIND), thin, input_precision="ieee")
+    if RANK > 0:
+        narrow = thin.to(KIND)
+        if tl.program_id(1) == 0:
+            tl.store(low + row[:, None] * rank + r[None, :], narrow, live & ranked[None, :])
+        at = b + expert * rank * num_out + n * b_out + r[:, None] * b_rank
+        ranks = tl.load(at, mask=inside & ranked[:, None], other=0.0)
+        acc += scale * tl.dot(narrow, ranks.to(KIND), input_precision="ieee")
+    return acc
+
+
+@triton.jit
+def _gate_back(
+    acc, share, gate_up, h, out, sums, both, flat, here, to, live, num_out, columns, column
+):
+    """Store `h`, the gradient of `[g; u]`, and a part of the sums for the rows' weights."""
+    gate = tl.load(gate_up + both, here, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + both + num_out, here, other=0.0).to(tl.float32)
+    open_ = tl.sigmoid(gate)
+    active = gate * open_
+    tl.store(h + flat, active * up, here)
+    tl.store(sums + to * columns + column, tl.sum(acc * active * up, 1), mask=live)
+    dh = acc * share
+    tl.store(out + both, dh * up * (open_ + active * (1 - open_)), here)
+    tl.store(out + both + num_out, dh * active, here)
+
+
+# fmt: off
+@triton.jit
 def _product(
-    x, w, scales, a, b, low, gate_up, h, out, weights, partial, slot, ends, num_in, num_out,
-    rank, scale, w_expert, w_out, w_in, a_rank, a_in, b_out, b_rank, TOP_K: tl.constexpr,
+    x, w, scales, a, b, low, gate_up, h, out, weights, sums, slot, ends, num_in, num_out, rank,
+    scale, w_expert, w_out, w_in, a_rank, a_in, b_out, b_rank, TOP_K: tl.constexpr,
     END: tl.constexpr, GATHERS: tl.constexpr, WEIGHS: tl.constexpr, SCALED: tl.constexpr,
     RANK: tl.constexpr, EXPERTS: tl.constexpr, POWER: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, DEPTH: tl.constexpr, KIND: tl.constexpr,
@@ -58,7 +115,7 @@ def _product(
 
     `w` (experts, out, in) may be a transposed view, as in a gradient; so may `a` and `b`. SCALED
     are weights of 8 bits, 1: with a scale for each of `out`, 2: for each of `in`. The gate needs
-    pairs `[g; u]`: neighbouring columns of its tile are a value of each.
+    pairs `[g; u]`: neighbouring columns of its tile are a value of each, `num_out` apart.
     """
     expert, first, stop = _tile(ends, tl.program_id(0), EXPERTS, POWER, ROWS)
     if first >= stop:
@@ -66,70 +123,35 @@ def _product(
     PAIRS: tl.constexpr = 2 if END == GATE else 1
     expert = expert.to(tl.int64)
     row = (first + tl.arange(0, ROWS)).to(tl.int64)
-    live = (row < stop)[:, None]
-    place = tl.load(slot + row, mask=row < stop, other=0) // TOP_K if GATHERS else row
+    live = row < stop
+    to = tl.load(slot + row, mask=live, other=0)
+    place = to // TOP_K if GATHERS else row
+    j = tl.arange(0, PAIRS * COLUMNS)
+    one = tl.program_id(1) * COLUMNS + j // PAIRS
+    n, inside = (one + j % PAIRS * num_out)[None, :], (one < num_out)[None, :]
+    acc = _affine(
+        x, w + expert * w_expert, scales, a, b, low, expert, place, row, live[:, None], n, inside,
+        num_in, num_out * PAIRS, rank, scale, w_out, w_in, a_rank, a_in, b_out, b_rank,
+        SCALED, RANK, ROWS, PAIRS * COLUMNS, DEPTH, KIND,
+    )  # fmt: skip
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    if END == GATE:
-        j = tl.arange(0, 2 * COLUMNS)
-        one = tl.program_id(1) * COLUMNS + j // 2
-        inside, n = (one < num_out)[None, :], (one + j % 2 * num_out)[None, :]
-        acc = tl.zeros((ROWS, 2 * COLUMNS), tl.float32)
-    else:
-        inside, n = (column < num_out)[None, :], column[None, :]
-        acc = tl.zeros((ROWS, COLUMNS), tl.float32)
-    if RANK > 0:
-        r = tl.arange(0, RANK)
-        thin = tl.zeros((ROWS, RANK), tl.float32)
-    w += expert * w_expert
-    for start in range(0, num_in, DEPTH):
-        k = start + tl.arange(0, DEPTH)
-        at = x + place[:, None] * num_in + k[None, :]
-        xs = tl.load(at, mask=live & (k < num_in)[None, :], other=0.0).to(KIND)
-        deep = (k < num_in)[:, None]
-        ws = tl.load(w + n * w_out + k[:, None] * w_in, mask=inside & deep, other=0).to(KIND)
-        if SCALED == 1:
-            by = tl.load(scales + expert * num_out * PAIRS + n, mask=inside, other=0.0)
-            ws *= by.to(KIND)
-        if SCALED == 2:
-            by = tl.load(scales + expert * num_in + k[:, None], mask=deep, other=0.0)
-            ws *= by.to(KIND)
-        acc = tl.dot(xs, ws, acc, input_precision="ieee")
-        if RANK > 0:
-            at = a + expert * rank * num_in + r[None, :] * a_rank + k[:, None] * a_in
-            ranks = tl.load(at, mask=deep & (r < rank)[None, :], other=0.0)
-            thin = tl.dot(xs, ranks.to(KIND), thin, input_precision="ieee")
-    if RANK > 0:
-        narrow = thin.to(KIND)
-        if tl.program_id(1) == 0:
-            tl.store(low + row[:, None] * rank + r[None, :], narrow, live & (r < rank)[None, :])
-        at = b + expert * rank * num_out * PAIRS + n * b_out + r[:, None] * b_rank
-        ranks = tl.load(at, mask=inside & (r < rank)[:, None], other=0.0)
-        acc += scale * tl.dot(narrow, ranks.to(KIND), input_precision="ieee")
-    here = live & (column < num_out)[None, :]
+    here = live[:, None] & (column < num_out)[None, :]
     flat = row[:, None] * num_out + column[None, :]
     both = row[:, None] * 2 * num_out + column[None, :]
+    share = tl.load(weights + to, mask=live, other=0.0)[:, None] if WEIGHS else 1.0
     if END == GATE:
         gate, up = tl.split(tl.reshape(acc.to(KIND), (ROWS, COLUMNS, 2)))
         tl.store(gate_up + both, gate, here)
         tl.store(gate_up + both + num_out, up, here)
         gate = gate.to(tl.float32)
         tl.store(h + flat, gate * tl.sigmoid(gate) * up, here)
+    elif END == SUM:
+        tl.store(out + to[:, None] * num_out + column[None, :], acc * share, here)
     else:
-        to = tl.load(slot + row, mask=row < stop, other=0)
-        share = tl.load(weights + to, mask=row < stop, other=0.0)[:, None] if WEIGHS else 1.0
-        if END == SUM:
-            tl.store(out + to[:, None] * num_out + column[None, :], acc * share, here)
-        else:
-            gate = tl.load(gate_up + both, here, other=0.0).to(tl.float32)
-            up = tl.load(gate_up + both + num_out, here, other=0.0).to(tl.float32)
-            open_ = tl.sigmoid(gate)
-            active = gate * open_
-            tl.store(h + flat, active * up, here)
-            at = partial + to * tl.num_programs(1) + tl.program_id(1)
-            tl.store(at, tl.sum(acc * active * up, 1), mask=row < stop)
-            dh = acc * share
-            tl.store(out + both, dh * up * (open_ + active * (1 - open_)), here)
-            tl.store(out + both + num_out, dh * active, here)
+        number, columns = tl.program_id(1), tl.num_programs(1)
+        _gate_back(
+            acc, share, gate_up, h, out, sums, both, flat, here, to, live, num_out, columns, number
+        )
 
 
 # fmt: off
@@ -156,18 +178,12 @@ def _outer(
         of = tl.load(slot + row, mask=live, other=0)
         at_left = of // TOP_K if GATHERS == 1 else row
         at_right = of // TOP_K if GATHERS == 2 else row
-        lefts = tl.load(
-            left + at_left[None, :] * num_left + i[:, None],
-            mask=live[None, :] & (i < num_left)[:, None],
-            other=0.0,
-        ).to(KIND)
+        at = left + at_left[None, :] * num_left + i[:, None]
+        lefts = tl.load(at, live[None, :] & (i < num_left)[:, None], 0.0).to(KIND)
         if WEIGHS:
             lefts *= tl.load(weights + of, mask=live, other=0.0)[None, :].to(KIND)
-        rights = tl.load(
-            right + at_right[:, None] * num_right + j[None, :],
-            mask=live[:, None] & (j < num_right)[None, :],
-            other=0.0,
-        ).to(KIND)
+        at = right + at_right[:, None] * num_right + j[None, :]
+        rights = tl.load(at, live[:, None] & (j < num_right)[None, :], 0.0).to(KIND)
         acc = tl.dot(lefts, rights, acc, input_precision="ieee")
     at = out + (expert * num_left + i[:, None]).to(tl.int64) * num_right + j[None, :]
     tl.store(at, scale * acc, (i < num_left)[:, None] & (j < num_right)[None, :])
@@ -201,7 +217,6 @@ class Layer(NamedTuple):
         end: int,
         *,
         turned: bool = False,
-        gathers: bool = False,
         gate_up: Tensor | None = None,
         h: Tensor | None = None,
         out: Tensor | None = None,
@@ -223,7 +238,7 @@ class Layer(NamedTuple):
         sums = x
         if end == GATE_BACK:
             sums = x.new_zeros(*self.weights.shape, grid[1], dtype=torch.float32)
-        _product[grid](
+        _product[grid](  # pyright: ignore[reportIndexIssue]
             *(x, of.w, x if of.scales is None else of.scales, a, b, low),
             *(x if part is None else part for part in (gate_up, h, out)),
             *(self.weights, sums, slot, self.routing.ends),
@@ -231,10 +246,10 @@ class Layer(NamedTuple):
             *(each, *w_steps, *a_steps, *b_steps),
             TOP_K=top_k,
             END=end,
-            GATHERS=gathers,
-            WEIGHS=end == GATE_BACK or not turned,
+            GATHERS=end != SUM,
+            WEIGHS=end == GATE_BACK or (end == SUM and not turned),
             SCALED=0 if of.scales is None else 1 + turned,
-            RANK=tile(rank) if rank else 0,
+            RANK=max(SMALLEST, triton.next_power_of_2(rank)) if rank else 0,
             EXPERTS=num_experts,
             POWER=triton.next_power_of_2(num_experts),
             ROWS=rows,
@@ -253,7 +268,7 @@ class Layer(NamedTuple):
             return out
         lefts, rights = tile(num_left), tile(num_right)
         grid = num_experts, triton.cdiv(num_left, lefts), triton.cdiv(num_right, rights)
-        _outer[grid](
+        _outer[grid](  # pyright: ignore[reportIndexIssue]
             *(left, right, out, self.weights, self.routing.slot, self.routing.ends),
             *(num_left, num_right, self.scale),
             TOP_K=self.routing.top_k,
@@ -296,10 +311,11 @@ class FusedExperts(torch.autograd.Function):
         frozen: Sequence[Tensor | Quantised],
     ) -> Tensor:
         first, second = Frozen.of(frozen[0], a1, b1), Frozen.of(frozen[1], a2, b2)
+        x, weights = x.contiguous(), weights.contiguous()
         layer, rows = Layer(routing, weights, scale), len(routing.slot)
         h = x.new_empty(rows, second.w.shape[2])
         gate_up = x.new_empty(rows, 2 * h.shape[1])
-        low1, _ = layer.product(x, first, GATE, gathers=True, gate_up=gate_up, h=h)
+        low1, _ = layer.product(x, first, GATE, gate_up=gate_up, h=h)
         slots = x.new_zeros(*weights.shape, x.shape[1])
         low2, _ = layer.product(h, second, SUM, out=slots)
         ctx.save_for_backward(x, weights, a1, b1, a2, b2, gate_up, low1, low2)
@@ -312,9 +328,8 @@ class FusedExperts(torch.autograd.Function):
         first, second = Frozen.of(ctx.frozen[0], a1, b1), Frozen.of(ctx.frozen[1], a2, b2)
         layer, dy = Layer(ctx.routing, weights, ctx.scale), grads[0].contiguous()
         h, dgu = x.new_empty(len(gate_up), second.w.shape[2]), torch.empty_like(gate_up)
-        dlow2, sums = layer.product(
-            dy, second, GATE_BACK, turned=True, gathers=True, gate_up=gate_up, h=h, out=dgu
-        )
+        given = {"gate_up": gate_up, "h": h, "out": dgu}
+        dlow2, sums = layer.product(dy, second, GATE_BACK, turned=True, **given)
         slots = x.new_zeros(*weights.shape, x.shape[1])
         dlow1, _ = layer.product(dgu, first, SUM, turned=True, out=slots)
         return (

@@ -224,7 +224,10 @@ def _accumulate(
     def passes(batch: Batch, share: Tensor) -> None:
         (response_loss(model, batch) * share).backward()
 
-    graphs = model.graphs if counts is not None and not (routers and routers.terms) else None
+    graphs = model.graphs if counts is not None else None
+    if graphs and routers and routers.terms:
+        graphs.say("losses on routing are minimised")
+        graphs = None
     for batch, num_tokens in zip(batches, tokens, strict=True):
         if graphs and graphs.run(batch, 1 / num_targets, counts, passes):  # pyright: ignore
             continue

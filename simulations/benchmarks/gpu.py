@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -41,8 +43,9 @@ def rows(options: Options) -> Iterator[Row]:
         note = "needs --device cuda; `gpu --quick` tries the lines on a processor"
         yield Row("training step on a GPU", "", "not measured", note=note)
         return
-    model, (batch, length) = resident(options), (2, 16) if options.quick else (4, 512)
-    vocabulary = model.model.config.vocab_size
+    model: Any = resident(options)
+    batch, length = (2, 16) if options.quick else (4, 512)
+    vocabulary = model.form.head(model.model).weight.shape[0]
     texts = torch.randint(vocabulary, (batch, length + 1)).tolist()
     given = collate([Tokens(tuple(ids), length // 2) for ids in texts], 0)
     if on_gpu:
@@ -61,7 +64,7 @@ def rows(options: Options) -> Iterator[Row]:
     for name in ways:
         share = medians[name, 1] / medians[name, 8]
         yield Row("training step, k = 1 against k = 8", name, f"{share:.2f}x")
-    yield from of_logits(model, given, options)
+    yield from of_logits(model, options)
 
 
 def resident(options: Options) -> AdaptedModel:
@@ -125,21 +128,19 @@ def launches(step: Callable[[], object]) -> int:
     return sum(event.name.startswith(names) for event in recorded.events() or ())
 
 
-def of_logits(model: AdaptedModel, batch: object, options: Options) -> Iterator[Row]:
+def of_logits(model: Any, options: Options) -> Iterator[Row]:
     """Yield the memory of head and loss: all logits at once, and a part at a time."""
     rows, hidden = (32, 32) if options.quick else (2048, 2048)
-    vocabulary, kind = model.model.config.vocab_size, torch.bfloat16
+    vocabulary, kind = model.form.head(model.model).weight.shape[0], torch.bfloat16
     states = torch.randn(rows, hidden, device=model.device).to(kind).requires_grad_()
     targets = torch.randint(vocabulary, (rows,), device=model.device)
-    peaks = {}
-    for at_once in (rows, max(1, loss.LOGIT_VALUES // vocabulary)):
 
-        def step(at_once: int = at_once) -> None:
-            part = loss.LossInParts.apply(states, targets, model.logits, at_once)
-            torch.autograd.grad(part, states)  # pyright: ignore
+    def step(at_once: int) -> None:
+        total: Any = loss.LossInParts.apply(states, targets, model.logits, at_once)
+        torch.autograd.grad(total, states)
 
-        peaks[at_once] = tensor_bytes(step, options.device)
-    whole, parts = peaks[rows], peaks[at_once]
+    sizes = rows, max(1, loss.LOGIT_VALUES // vocabulary)
+    whole, parts = (tensor_bytes(partial(step, size), options.device) for size in sizes)
     note = f"{parts / 2**20:.0f} of {whole / 2**20:.0f} MiB"
     setting = f"{rows} targets, {vocabulary} tokens in the vocabulary"
     yield Row(

@@ -66,16 +66,13 @@ class Layer:
         }
         self.missing: dict[str, str] = {}
         """Variants that this machine cannot compute, and why."""
-        for name, make in {FUSED: fused, SCATTERED: scattered}.items():
-            if torch.device(device).type == "cuda":
-                try:
-                    self.variants[name] = make(base, factors)
-                    if name == FUSED:
-                        self.variants[CAPTURED] = self.variants[name]
-                except ImportError as error:
-                    self.missing[name] = f"{error}"
-            else:
-                self.missing[name] = "needs a GPU"
+        for name, make in {FUSED: fused, SCATTERED: scattered}.items() if device != "cpu" else ():
+            try:
+                self.variants[name] = make(base, factors)
+            except ImportError as error:
+                self.missing[name] = f"{error}"
+        if FUSED in self.variants:
+            self.variants[CAPTURED] = self.variants[FUSED]
 
     def steps(self, tokens: int, top_k: int, *names: str) -> dict[str, Step]:
         """Return a training step of every variant named; refuse if their outputs differ."""

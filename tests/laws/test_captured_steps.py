@@ -107,6 +107,9 @@ def test_what_cannot_be_captured_runs_as_ever_and_is_said_once(captured):
         with pytest.warns(FedMoEWarning, match="choices learn nothing; these steps are not cap"):
             first = gradient(model, ROWS, counts)
         assert gradient(model, ROWS, counts).norm() > 0  # a second warning would fail
+        terms = SimpleNamespace(terms=[1], loss=lambda valid: None)
+        with pytest.warns(FedMoEWarning, match="losses on routing"):
+            _accumulate(model, [collate(ROWS, 0)], terms, counts)
     assert first.norm() > 0
     assert not model.graphs.found
 

@@ -1,6 +1,9 @@
 """Triton's kernels of the expert path, in its interpreter, against the loop of `test_experts`."""
 
 import importlib
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -95,3 +98,40 @@ def test_an_experts_module_takes_the_kernels_where_they_have_a_form(fused, tiny_
     for out in found[1:]:
         torch.testing.assert_close(out, found[0], rtol=1e-5, atol=1e-6)
     assert found[2][2].eq(0).all()
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_gpus_of_two_generations():
+    """To machine code, in a process that does not interpret them; nothing is run on a GPU."""
+    ran = subprocess.run(
+        [sys.executable, "-c", COMPILED], env=os.environ | {"TRITON_INTERPRET": "0"}
+    )
+    assert ran.returncode == 0
+
+
+COMPILED = """
+import triton.language as tl
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from fedmoe.models import fused
+
+def built(function, pointers, constants, capability):
+    names, types = function.arg_names, pointers | {"scale": "fp32"}
+    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in names}
+    places = {(names.index(n),): value for n, value in constants.items()}
+    target = GPUTarget("cuda", capability, 32)
+    assert b"ELF" in compile(ASTSource(function, signature, places), target=target).asm["cubin"]
+
+whole = "x scales low gate_up h out weights left right".split()
+both = {n: "*bf16" for n in whole} | {"a": "*fp32", "b": "*fp32", "sums": "*fp32"}
+both |= {"slot": "*i64", "ends": "*i32"}
+for capability in (80, 90):
+    for end, scaled in ((fused.GATE, 1), (fused.SUM, 0), (fused.GATE_BACK, 2)):
+        shape = {"TOP_K": 8, "END": end.value, "GATHERS": end.value != 0, "WEIGHS": end.value != 1}
+        shape |= {"SCALED": scaled, "RANK": 32, "EXPERTS": 64, "POWER": 64, "ROWS": 64}
+        shape |= {"COLUMNS": 64, "DEPTH": 64, "KIND": tl.bfloat16}
+        built(fused._product, both | {"w": "*i8" if scaled else "*bf16"}, shape, capability)
+    shape = {"TOP_K": 8, "GATHERS": 1, "WEIGHS": True, "ROWS": 32, "LEFT": 64, "RIGHT": 16}
+    built(fused._outer, both | {"out": "*fp32"}, shape | {"KIND": tl.bfloat16}, capability)
+"""
