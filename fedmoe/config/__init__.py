@@ -2,6 +2,7 @@
 
 In reading order:
     schema.py     the `Experiment` tree: which sections there are, and their defaults
+    simulation.py the section of how this machine carries out a run
     load.py       the way in: file + overrides -> experiment, and back to YAML or a JSON schema
     yaml_text.py  YAML 1.2 text <-> plain dicts, lists and scalars
     files.py      sections that a config names by the path of their own file

@@ -44,6 +44,9 @@ def check(
     if on_nodes and experiment.adapter.start and experiment.aggregation.warm == "here":
         said = f"is here alone, and clients of {experiment.aggregation.name!r} need it; train in"
         faults.append(Fault("adapter.start", f"{said} one process, or with another strategy"))
+    if on_nodes and experiment.simulation.clients_per_pass > 1:
+        said = "is for clients of one process, and each node trains its own; leave it out"
+        faults.append(Fault("simulation.clients_per_pass", said))
     if experiment.aggregation.asynchronous and not experiment.devices:
         faults += _real_time_faults(experiment, on_nodes)
     if clients is not None:

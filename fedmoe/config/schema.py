@@ -21,6 +21,7 @@ from fedmoe.budget import BUDGETS, Budget, Levels
 from fedmoe.config.constraints import faults_of
 from fedmoe.config.faults import parse_faults
 from fedmoe.config.files import OwnFile
+from fedmoe.config.simulation import Simulation
 from fedmoe.data import DATASETS, PARTITIONS, Dataset, HomeAssistant, Partition
 from fedmoe.data.partition import Natural
 from fedmoe.data.text import TextSettings
@@ -38,21 +39,6 @@ from fedmoe.privacy.settings import Privacy
 from fedmoe.section import section
 from fedmoe.training.router_losses import RouterLosses
 from fedmoe.training.settings import Training
-
-
-@section
-class Simulation:
-    """The use of this machine by a simulation; nothing here changes the result."""
-
-    workers: Annotated[int, Field(ge=1)] = 1
-    """Processes that train clients side by side, one thread each; 1 trains in this process, and
-    so does a GPU, whatever this says."""
-    job_seconds: Annotated[float, Field(gt=0)] | None = None
-    """Seconds after which a worker that has not answered counts as dead: it is killed and its job
-    done again, three times at most. Without one, a worker that hangs is waited for; it holds for
-    every job, so give many times what the longest client or evaluation takes."""
-    folder: str = "runs"
-    """Where run folders are made, each named after its experiment."""
 
 
 @section

@@ -6,6 +6,8 @@
   `expert_state`: LoRA and settings of each layer; `routed`: rows grouped by expert, of which a
   GPU's host is told no sizes; `fused`: the same path in Triton's kernels (`model.kernels`)
 - `captured`: steps as CUDA graphs, one for each budget and shape of batch (`model.graphs`)
+- `together`: the adapters of several clients in one model; `shared_pass`: products for all rows of
+  an expert, and for those of one client; `packed`: clients' batches as one sequence
 - `adapted`: one resident model, a flat adapter buffer, the current budget
 - `adapter_layout`: what LoRA adds, in which order
 - `memory`: other forms and places of frozen experts, subsets of them, a dry run of memory

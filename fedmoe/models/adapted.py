@@ -162,9 +162,13 @@ class AdaptedModel:
     def train_rescaler(self) -> nn.Parameter:
         """Return the rescaler as a leaf that a forward pass differentiates."""
         leaf = nn.Parameter(self.rescaler)
-        for i, state in enumerate(self.states):
-            state.rescaler = leaf[i]
+        self.rescale(leaf)
         return leaf
+
+    def rescale(self, rescaler: Tensor) -> None:
+        """Rescale each layer's output by `rescaler` (layers, ...) from now on."""
+        for state, factor in zip(self.states, rescaler, strict=True):
+            state.rescaler = factor
 
     def set_recompute(self, recompute: bool) -> None:
         """Set whether backward computes the experts' activations again instead of saving them."""
@@ -218,7 +222,7 @@ class AdaptedModel:
 
         Tokens of merged experts are counted in `kept.counts`.
         """
-        shape = self.layout.num_layers, self.layout.num_experts
+        shape = self.layout.num_layers, self.bound.num_experts
         counts = torch.zeros(shape, dtype=torch.int64, device=self.device)
         self.kept.counts = merged = counts.new_zeros(shape[0])
         for i, state in enumerate(self.states):

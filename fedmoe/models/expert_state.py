@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from fedmoe.models.dropout import Dropout
 from fedmoe.models.memory.stored import Stored
+
+if TYPE_CHECKING:
+    from fedmoe.models.shared_pass import SharedPass
 
 
 class ExpertLoRA(NamedTuple):
@@ -69,7 +72,10 @@ class ExpertState:
 
     lora: ExpertLoRA | None = None
     rescaler: Tensor | None = None
-    """One factor on the layer's output, a scalar; None leaves it alone."""
+    """One factor on the layer's output, a scalar, or one for each client of a shared pass, in
+    order; None leaves it alone."""
+    shared: SharedPass | None = None
+    """Whose each token is, where a pass has those of several clients."""
     valid: Tensor | None = None
     """bool (tokens,): False marks padding, which reaches no expert and is not counted."""
     counts: Tensor | None = None
@@ -93,6 +99,12 @@ class ExpertState:
     """The expert in their place; None where no token can choose them."""
     merged_count: Tensor | None = None
     """int64 (): the choices so far that went there; None switches counting off."""
+
+    @property
+    def factor(self) -> Tensor:
+        """The rescaler, or each token's (tokens, 1)."""
+        assert self.rescaler is not None
+        return self.shared.of_tokens(self.rescaler) if self.shared else self.rescaler
 
 
 def no_lora(gate_up: Tensor, down: Tensor, device: torch.device | None = None) -> ExpertLoRA:

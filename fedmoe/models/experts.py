@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +22,10 @@ from fedmoe.models.dropout import Mask, dropped
 from fedmoe.models.expert_state import Biases, ExpertLoRA, ExpertState, Stacks, no_lora
 from fedmoe.models.lora import Adapted, Gradients
 from fedmoe.models.private import own_gate
-from fedmoe.models.routed import (
-    Block,
-    Routing,
-    Stacked,
-    blocks,
-    can_group,
-    groupable,
-    route,
-    unwaited,
-)
+from fedmoe.models.routed import Block, Routing, Stacked, can_group, groupable, route, unwaited
+
+if TYPE_CHECKING:
+    from fedmoe.models.shared_pass import PairRouting
 
 IMPLEMENTATION = "fedmoe"
 STATE = "fedmoe_state"
@@ -77,7 +71,7 @@ class SparseExperts(torch.autograd.Function):
         a2: Tensor,
         b2: Tensor,
         scale: float,
-        routing: Routing,
+        routing: Routing | PairRouting,
         act: Gate,
         recompute: bool = False,
         stored: tuple[Stacked, Stacked] | None = None,
@@ -89,7 +83,7 @@ class SparseExperts(torch.autograd.Function):
         grouped = can_group(x, w1.shape[2], w2.shape[2], *([a1.shape[1]] if a1.shape[1] else []))
         # A grouped product would make the weights of all experts at once, which a GPU has room for.
         grouped = grouped and (stored is None or unwaited(x))
-        out, saved, parts = torch.zeros_like(x), [], list(blocks(routing, grouped))
+        out, saved, parts = torch.zeros_like(x), [], list(routing.blocks(grouped))
         for i, block in enumerate(parts):
             xs = x[block.token]
             low1, gate_up = first.forward(xs, block, drop and drop.of(xs, 2 * i))
@@ -222,7 +216,7 @@ def experts_forward(module: nn.Module, hidden: Tensor, index: Tensor, weights: T
         out = out.view(*index.shape, -1).sum(1)
     else:
         out = _mixed(module, state, hidden, weights, index, still)
-    return out if state.rescaler is None else out * state.rescaler.to(out.dtype)
+    return out if state.rescaler is None else out * state.factor.to(out.dtype)
 
 
 def _mixed(
@@ -245,7 +239,7 @@ def _mixed(
         index = index.masked_fill(others, num_experts)
         if state.merged_count is not None:
             state.merged_count += others.sum()
-    routing = route(index, num_experts)
+    routing = (state.shared.route if state.shared else route)(index, num_experts)
     if state.counts is not None:
         state.counts += routing.counts
     if state.pages is not None:
@@ -274,7 +268,7 @@ def _computed(
     state: ExpertState,
     hidden: Tensor,
     weights: Tensor,
-    routing: Routing,
+    routing: Routing | PairRouting,
     stacks: Stacks,
     lora: ExpertLoRA | None,
 ) -> Tensor:
@@ -287,7 +281,7 @@ def _computed(
     lora = lora or no_lora(gate_up, down, hidden.device)
     act = _gate_of(module)
     plain = biases is None and drop is None and not state.recompute and isinstance(act, SILU)
-    if state.fused and plain and routing.sizes is None:
+    if state.fused and plain and isinstance(routing, Routing) and routing.sizes is None:
         from fedmoe.models.fused import FusedExperts, readable  # Triton need not be there
 
         frozen = stored or (gate_up, down)

@@ -11,6 +11,7 @@ from fedmoe.models.dropout import Dropout, dropped, dropped_product
 
 if TYPE_CHECKING:
     from fedmoe.models.routed import Block, Stacked
+    from fedmoe.models.shared_pass import SharedPass
 
 
 class Adapted(NamedTuple):
@@ -75,9 +76,12 @@ class LoRALinear(nn.Module):
         super().__init__()
         self.base, self.A, self.B, self.scale = base, nn.Parameter(A), nn.Parameter(B), scale
         self.drops: Dropout | None = None
+        self.shared: SharedPass | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
+        if self.shared is not None:
+            return self.shared.linear(self, rows).view(*x.shape[:-1], -1)
         A = self.A.to(x.dtype)
         low = rows @ A.T if self.drops is None else dropped_product(rows, A, self.drops.next())
         out = torch.addmm(self.base(rows), low, self.B.to(x.dtype).T, alpha=self.scale)

@@ -47,6 +47,10 @@ class Routing(NamedTuple):
         """(rows,): the token each row came from."""
         return self.slot // self.top_k
 
+    def blocks(self, grouped: bool) -> Iterator[Block]:
+        """Yield the blocks of a layer; see `blocks`."""
+        return blocks(self, grouped)
+
     def told(self) -> Routing:
         """Return the routing without rows of no expert; a GPU is waited for."""
         if self.sizes is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedmoe.budget.replan import within_memory
 from fedmoe.errors import WireError
@@ -14,8 +14,9 @@ from fedmoe.runs.client_state import home_of, read_client_state, write_client_st
 from fedmoe.runs.own_data import OwnData
 from fedmoe.runs.residuals import pack_with_residual
 from fedmoe.seeds import numpy_rng
-from fedmoe.training.client import train_client
+from fedmoe.training.client import Trainee, train_client
 from fedmoe.training.profile import profile
+from fedmoe.training.side_by_side import train_side_by_side
 
 if TYPE_CHECKING:
     from fedmoe.adapter import Adapter
@@ -29,6 +30,16 @@ REPORTS = frozenset(("labels", "score", "name"))
 and its name in reports."""
 OWN = "own"
 """The name under which a client stores its part of a strategy."""
+
+
+class Ended(NamedTuple):
+    """A client's round after training, before it has stored anything."""
+
+    task: Task
+    update: Update
+    local: Local
+    before: int
+    """The round that its state is from; 0 for none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +80,31 @@ class ClientSide:
 
     def answer(self, task: Task) -> Message:
         """Carry out a task and return the update in the form that crosses a network."""
-        upload, update = self.setup.experiment.upload, self.train(task)
+        return self.packed(self.train(task), task)
+
+    def packed(self, update: Update, task: Task) -> Message:
+        """Return an update in that form."""
+        upload = self.setup.experiment.upload
         if upload.error_feedback and update.delta.layout.size:
             return pack_with_residual(update, task, upload, self.state_folder)
         return pack_update(update, upload)
+
+    def train_together(self, tasks: Sequence[Task]) -> list[Ended]:
+        """Train the clients of one tier in one pass; see `side_by_side`.
+
+        Raises:
+            FedMoEError: one of them cannot; nothing of what they store has changed.
+        """
+        setup, e = self.setup, self.setup.experiment
+        setup.configure_experts(tasks[0].tier)
+        begun = [self._local(task) for task in tasks]
+        clients = [
+            self._trainee(task, local) for task, (local, _) in zip(tasks, begun, strict=True)
+        ]
+        pad = setup.tokenizer.pad_token_id
+        updates = train_side_by_side(setup.model, clients, pad, e.rounds, e.seed)
+        both = zip(tasks, updates, begun, strict=True)
+        return [Ended(task, update, *local) for task, update, local in both]
 
     def configure(self, task: Task, adapter: Adapter) -> None:
         """Let the model compute as the task's client does: with its stored form and its subset.
@@ -109,8 +141,8 @@ class ClientSide:
 
     def _train(self, task: Task) -> Update:
         setup, e, (local, before) = self.setup, self.setup.experiment, self._local(task)
-        rows = self.rows[task.key]
         self.configure(task, local.start)
+        rows = self.rows[task.key]
         update = train_client(
             setup.model,
             rows,
@@ -122,6 +154,15 @@ class ClientSide:
             local,
             e.losses,
         )
+        return self.closed(Ended(task, update, local, before))
+
+    def closed(self, ended: Ended) -> Update:
+        """Store what a client keeps after its round, and return its update.
+
+        Raises:
+            WireError: it is not finite.
+        """
+        task, update, local, before = ended
         if local.own is not None:
             if not local.own.flat.isfinite().all():
                 raise WireError(f"{task.who} diverged: its state is not finite")
@@ -130,6 +171,10 @@ class ClientSide:
         if isinstance(self.rows, OwnData):
             return replace(update, rows=self.rows.of(task.name).counts)
         return update
+
+    def _trainee(self, task: Task, local: Local) -> Trainee:
+        rows = self.rows[task.key]
+        return Trainee(task, rows, self.setup.training_of(task.tier).on(len(rows)), local)
 
     def _local(self, task: Task) -> tuple[Local, int]:
         """Return the client's side of a task, and the round that its state is from; 0 for none."""

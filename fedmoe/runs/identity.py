@@ -72,7 +72,8 @@ def settings_text(experiment: Experiment) -> str:
     """Return the experiment as YAML, without the settings that change no bit of the result."""
     # Whatever the quorum, a round is aggregated in the same way or not at all.
     patient = replace(experiment.membership, wait_seconds=Membership().wait_seconds)
-    return to_yaml(replace(experiment, simulation=Simulation(), membership=patient, quorum=0.0))
+    passes = Simulation(clients_per_pass=experiment.simulation.clients_per_pass)
+    return to_yaml(replace(experiment, simulation=passes, membership=patient, quorum=0.0))
 
 
 def environment(server: ServerSide, folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from fedmoe.data.text import Tokens
 from fedmoe.errors import ConfigError
 from fedmoe.models.build import build_model
 from fedmoe.models.memory.frozen import forms_of, frozen_digest
+from fedmoe.models.packed import check_packed
 from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.data import STAND_INS, RunData, pooled_data
 from fedmoe.runs.limits import check_limits
@@ -80,6 +81,8 @@ def prepare(
         e.model, e.adapter, e.rescaling, e.gating, experts_stay=True
     )
     check(experiment, model, on_nodes=on_nodes)
+    if e.simulation.clients_per_pass > 1:
+        check_packed(model, e.text.max_length)
     if isinstance(experiment.data, Federated):
         return _federated(experiment, model, tokenizer, on_nodes, holds_rows)
     data = load_data(experiment, tokenizer, model.form.name)

@@ -158,6 +158,10 @@ class Workforce:
         finally:
             self._kill([worker for worker in self.workers if worker.job])
 
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Carry out further jobs after those that are left, with the numbers that follow."""
+        self.jobs = chain(self.jobs, jobs)
+
     def close(self) -> None:
         """End all workers, even in the middle of a job."""
         self._kill(list(self.workers))

@@ -10,19 +10,20 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedmoe.adapter import Adapter, keep_untouched
 from fedmoe.aggregation.strategy import Layouts, Local
 from fedmoe.data.text import training_batches
 from fedmoe.errors import DataError
 from fedmoe.messages.records import Update
-from fedmoe.models.routed import unwaited
 from fedmoe.seeds import generator, numpy_rng
+from fedmoe.training.learner import Learner
 from fedmoe.training.local_client import LocalClient, run_step
 from fedmoe.training.loss import mean_loss, response_loss
 from fedmoe.training.router_losses import NO_LOSSES, router_training
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from fedmoe.training.local_client import LocalStep
     from fedmoe.training.router_losses import RouterLosses, RouterTraining
     from fedmoe.training.settings import Training
-
-NORM_VALUES = 2**24
-"""Values of a gradient that are widened to float64 at one time: a GPU makes a copy of them."""
 
 
 def train_client(
@@ -59,15 +57,12 @@ def train_client(
     Raises:
         DataError: the client has no examples.
     """
-    if not rows:
-        raise DataError(f"{task.who} has no training examples")
     started = time.monotonic()
     local = local or Local(Layouts.all(task.adapter.layout), task.adapter)
+    client = Trainee(task, rows, settings, local)
     _begin(model, task, settings, local)
-    probe = rows[:: -(-len(rows) // settings.probe_examples)]
-    loss_before = mean_loss(model, probe, settings.batch_size, pad)
-    path = "round", task.round, "client", task.client
-    batches = training_batches(rows, settings.batch_size, pad, numpy_rng(seed, *path))
+    loss_before = mean_loss(model, client.probe, settings.batch_size, pad)
+    batches, path = client.batches(pad, seed), ("round", task.round, "client", task.client)
     chance, masks = (generator(seed, *path, what) for what in ("gating", "dropout"))
     routing = router_training(model.gates, losses, chance)
     with _watching(model, local) as counts, routing as routers, model.dropping(masks):
@@ -76,27 +71,81 @@ def train_client(
         else:
             done = _optimise(model, batches, task, settings, num_rounds, local, counts, routers)
     model.set_budget(task.top_k, done.rescaler)
-    counts = counts.cpu()
-    return Update(
-        round=task.round,
-        client=task.client,
-        tier=task.tier,
-        top_k=task.top_k,
-        rescaler=done.rescaler,
-        delta=keep_untouched(local.finish(done.after, counts), counts),
-        counts=counts,
-        examples=len(rows),
-        tokens=done.tokens,
-        targets=done.targets,
-        steps=done.steps,
-        loss_before=loss_before,
-        loss_after=mean_loss(model, probe, settings.batch_size, pad),
-        seconds=time.monotonic() - started,
-        peak_bytes=peak_bytes(model.device),
-        merged=model.kept.counts.cpu() if model.kept.merges else None,
-        metrics=done.metrics,
-        name=task.name,
-    )
+    loss_after = mean_loss(model, client.probe, settings.batch_size, pad)
+    seconds = time.monotonic() - started
+    return client.update(model, done, counts.cpu(), (loss_before, loss_after), seconds)
+
+
+class Trained(NamedTuple):
+    """The end of a local round's training."""
+
+    after: Adapter
+    """The trained values, in the layout `trained`."""
+    rescaler: Tensor
+    tokens: int
+    targets: int
+    steps: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Trainee:
+    """A client that is to train, with its own rows.
+
+    Raises:
+        DataError: it has no examples.
+    """
+
+    task: Task
+    rows: Sequence[Tokens]
+    settings: Training
+    """With a known number of steps."""
+    local: Local
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise DataError(f"{self.task.who} has no training examples")
+
+    @property
+    def probe(self) -> Sequence[Tokens]:
+        """Return the examples on which the loss is measured before and after."""
+        return self.rows[:: -(-len(self.rows) // self.settings.probe_examples)]
+
+    def batches(self, pad: int, seed: int) -> Iterator[Batch]:
+        """Return the round's batches, one after another without end."""
+        rng = numpy_rng(seed, "round", self.task.round, "client", self.task.client)
+        return training_batches(self.rows, self.settings.batch_size, pad, rng)
+
+    def update(
+        self,
+        model: AdaptedModel,
+        done: Trained,
+        counts: Tensor,
+        losses: tuple[float, float],
+        seconds: float,
+    ) -> Update:
+        """Return what the client sends; `losses` are those of its probe."""
+        task = self.task
+        return Update(
+            round=task.round,
+            client=task.client,
+            tier=task.tier,
+            top_k=task.top_k,
+            rescaler=done.rescaler,
+            delta=keep_untouched(self.local.finish(done.after, counts), counts),
+            counts=counts,
+            examples=len(self.rows),
+            tokens=done.tokens,
+            targets=done.targets,
+            steps=done.steps,
+            loss_before=losses[0],
+            loss_after=losses[1],
+            seconds=seconds,
+            peak_bytes=peak_bytes(model.device),
+            merged=model.kept.counts.cpu() if model.kept.merges else None,
+            metrics=done.metrics,
+            name=task.name,
+        )
 
 
 @contextmanager
@@ -120,18 +169,6 @@ def _begin(model: AdaptedModel, task: Task, settings: Training, local: Local) ->
     model.set_recompute(settings.recompute)
 
 
-class Trained(NamedTuple):
-    """The end of a local round's training."""
-
-    after: Adapter
-    """The trained values, in the layout `trained`."""
-    rescaler: Tensor
-    tokens: int
-    targets: int
-    steps: int
-    metrics: dict[str, float]
-
-
 def _own_step(step: LocalStep, client: LocalClient) -> Trained:
     """Train with a local step from outside."""
     metrics = run_step(step, client)
@@ -150,44 +187,22 @@ def _optimise(
     routers: RouterTraining,
 ) -> Trained:
     """Run the round's steps on the model, in place."""
-    layout, device = local.layouts.trained, model.device
-    whole = Adapter(model.bound, model.flat), Adapter(model.bound, model.grad)
-    theta = model.flat if local.whole else local.before.flat.to(device, copy=True)
-    flat = nn.Parameter(theta)
-    groups = [{"params": [flat], "scale": 1.0}]
+    values, grad = Adapter(model.bound, model.flat), Adapter(model.bound, model.grad)
     rescaler = None
     if model.rescaling.learned:
-        rescaler = model.train_rescaler()
-        ratio = model.rescaling.learning_rate / settings.learning_rate
-        groups.append({"params": [rescaler], "scale": ratio, "weight_decay": 0.0})
-    optimizer = torch.optim.AdamW(
-        groups, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
-    )
-    tokens, targets, counted = 0, 0, counts.clone()
+        rescaler = model.train_rescaler(), model.rescaling.learning_rate
+    learner, tokens, targets = Learner(task, settings, num_rounds, local, values, rescaler), 0, 0
     for step in range(settings.steps):
-        rate = settings.rate(step, task.round, num_rounds)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
         routers.begin((task.round - 1 + step / settings.steps) / max(1, num_rounds))
-        micro_batches = _of_step(model, batches, settings)
+        micro_batches = step_batches(model, batches, settings)
         targets += sum(len(batch.targets) for batch in micro_batches)
         tokens += _accumulate(model, micro_batches, routers, counts)
-        flat.grad = model.grad if local.whole else local.pull(whole[1]).flat
-        local.correct(flat.grad, theta, counts - counted)
-        counted.copy_(counts)
-        _clip(flat.grad, settings.clip_norm)
-        optimizer.step()
+        learner.move(step, grad, counts)
         model.grad.zero_()
-        if not local.whole:
-            local.write(Adapter(layout, theta), whole[0])
-        if rescaler is not None:
-            rescaler.grad = None
-    trained = Adapter(layout, theta.to("cpu", copy=True))
-    kept = task.rescaler if rescaler is None else rescaler.detach().to("cpu", copy=True)
-    return Trained(trained, kept, tokens, targets, settings.steps, {})
+    return Trained(learner.after(), learner.factors(), tokens, targets, settings.steps, {})
 
 
-def _of_step(model: AdaptedModel, batches: Iterator[Batch], settings: Training) -> list[Batch]:
+def step_batches(model: AdaptedModel, batches: Iterator[Batch], settings: Training) -> list[Batch]:
     """Return the micro-batches of the next step."""
     if settings.tokens_per_step is None:
         return list(islice(batches, settings.accumulation))
@@ -227,15 +242,6 @@ def _accumulate(
             loss = loss + extra * (num_tokens / sum(tokens))
         loss.backward()
     return sum(tokens)
-
-
-def _clip(grad: Tensor, largest: float) -> None:
-    parts = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in grad.split(NORM_VALUES)]
-    norm = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts))
-    too_large = norm > largest
-    # A product with 1 costs a GPU less than waiting for the answer.
-    if unwaited(grad) or too_large:
-        grad.mul_(torch.where(too_large, largest / norm, 1.0))
 
 
 def peak_bytes(device: torch.device) -> int:

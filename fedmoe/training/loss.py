@@ -23,8 +23,12 @@ with fewer is computed in one part."""
 
 def response_loss(model: AdaptedModel, batch: Batch) -> Tensor:
     """Summed cross-entropy over the batch's response tokens; logits exist at those alone."""
-    states = model.target_states(batch)
-    rows, targets = _rows_at_once(model), sent(batch.targets, states.device)
+    return states_loss(model, model.target_states(batch), batch.targets)
+
+
+def states_loss(model: AdaptedModel, states: Tensor, targets: Tensor) -> Tensor:
+    """Summed cross-entropy of hidden states (targets, hidden)."""
+    rows, targets = _rows_at_once(model), sent(targets, states.device)
     if len(states) <= rows:
         return F.cross_entropy(model.logits(states).float(), targets, reduction="sum")
     loss = LossInParts.apply(states, targets, model.logits, rows)

@@ -2,6 +2,7 @@
 
 - `measure`, `memory`: how figures are taken
 - `layer`: a step of one `sparse_layer`, against PEFT's and against no LoRA; its memory
+- `passes`: several clients in one pass against one after another
 - `limits`: the least time a device could take for such a step; every figure is a multiple of it
 - `gpu`: a whole step on a GPU: waits, kernels started, graphs, memory of the loss
 - `aggregation`: the server's mean against the memory's speed; factored SVD against dense
@@ -20,6 +21,7 @@ a module with `rows(options) -> Iterator[Row]` and name it in `BENCHMARKS`.
 
 BENCHMARKS = (
     "layer",
+    "passes",
     "gpu",
     "aggregation",
     "strategies",

@@ -17,7 +17,7 @@ from fedmoe.data.text import Tokens, training_batches
 from fedmoe.models import experts, routed
 from fedmoe.models.adapted import LoRA
 from fedmoe.models.experts import experts_forward
-from fedmoe.training import client
+from fedmoe.training import client, learner
 from fedmoe.training.router_losses import NO_LOSSES, router_training
 from fedmoe.training.settings import Training
 
@@ -65,7 +65,7 @@ def test_a_whole_step_on_fake_tensors_asks_for_no_value(narrow, family, recomput
 
 def test_a_value_that_is_asked_for_is_seen(narrow, monkeypatch):
     model, given = narrow("olmoe"), batches()
-    monkeypatch.setattr(client, "_clip", lambda grad, largest: float(grad.norm()))
+    monkeypatch.setattr(learner, "clip", lambda grad, largest: float(grad.norm()))
     with fake_gpu(), pytest.raises(DataDependentOutputException):
         steps_on_a_fake_gpu(model, given)
 

@@ -6,6 +6,7 @@ file until it is summed. So neither takes the parent's memory, however many clie
 
 from __future__ import annotations
 
+import logging
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from fedmoe.adapter import Adapter
+from fedmoe.budget.replan import ran_out_of_memory
 from fedmoe.errors import CheckpointError, FedMoEError
 from fedmoe.messages.codec import pack_task
 from fedmoe.messages.records import Failure, Task
@@ -25,11 +27,12 @@ if TYPE_CHECKING:
     from fedmoe.adapter import Layout
     from fedmoe.messages.records import Message, Update
     from fedmoe.messages.scores import Scores
-    from fedmoe.runs.client_side import ClientSide
+    from fedmoe.runs.client_side import ClientSide, Ended
     from fedmoe.runs.scorer import Scorer
     from fedmoe.runs.server_side import ServerSide
 
 M = TypeVar("M")
+LOG = logging.getLogger(__name__)
 
 
 def answer(client: ClientSide, task: Task) -> Message | Failure:
@@ -39,6 +42,32 @@ def answer(client: ClientSide, task: Task) -> Message | Failure:
         CheckpointError: the client's state is damaged or missing: no result would be the run's.
     """
     return _or_failure(task, lambda: client.answer(task))
+
+
+def answer_together(client: ClientSide, tasks: Sequence[Task]) -> list[Message | Failure]:
+    """Return the answers of clients that train in one pass.
+
+    If the pass fails they train one after another, so that each fails or not as it does alone.
+    """
+    if len(tasks) == 1:
+        return [answer(client, tasks[0])]
+    try:
+        ended = client.train_together(tasks)
+    except CheckpointError:
+        raise
+    except (FedMoEError, MemoryError, RuntimeError) as error:
+        if not (isinstance(error, FedMoEError) or ran_out_of_memory(error)):
+            raise
+        who = ", ".join(str(task.client) for task in tasks)
+        said = "a pass of clients %s of round %d failed; they train one after another: %s"
+        LOG.warning(said, who, tasks[0].round, error)
+    else:
+        return [_or_failure(e.task, partial(_packed, client, e)) for e in ended]
+    return [answer(client, task) for task in tasks]
+
+
+def _packed(client: ClientSide, ended: Ended) -> Message:
+    return client.packed(client.closed(ended), ended.task)
 
 
 def read(server: ServerSide, answer: Message | Failure, task: Task) -> Update | Failure:
@@ -135,14 +164,18 @@ class Folder:
             path.unlink()
 
 
-def train(scorer: Scorer, order: Order) -> Message | Failure:
-    """Carry out an order, in a worker; return the answer without its buffer, which is in a file."""
-    layouts = scorer.client.setup.layouts(order.values["tier"], order.values["round"])
-    made = answer(scorer.client, order.task(layouts.task))
-    if isinstance(made, Failure):
-        return made
-    order.answer.write_bytes(made.buffer)
-    return replace(made, buffer=b"")
+def train(scorer: Scorer, orders: Sequence[Order]) -> list[Message | Failure]:
+    """Carry out the orders of a pass, in a worker; the answers' buffers are left in files."""
+    setup, tasks = scorer.client.setup, []
+    for order in orders:
+        layouts = setup.layouts(order.values["tier"], order.values["round"])
+        tasks.append(order.task(layouts.task))
+    made = answer_together(scorer.client, tasks)
+    for i, (order, message) in enumerate(zip(orders, made, strict=True)):
+        if not isinstance(message, Failure):
+            order.answer.write_bytes(message.buffer)
+            made[i] = replace(message, buffer=b"")
+    return made
 
 
 def fetch(made: Message | Failure, order: Order) -> Message | Failure:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from fedmoe.runs.local.answers import answer, read, read_scores, score_jobs, score_own
+from fedmoe.runs.local.answers import answer_together, read, read_scores, score_jobs, score_own
+from fedmoe.runs.local.passes import passes
 from fedmoe.runs.local.pool import Pool
 from fedmoe.runs.local.schedule import Tally, expected_work
 from fedmoe.system.files import expanded
@@ -31,10 +32,15 @@ class InProcess:
 
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
         """Yield one answer per task, in order; see `rounds.Transport`."""
-        tally, seconds = Tally(), 0.0
-        for task in tasks:
+        tally, seconds, early = Tally(), 0.0, {}
+        together = passes(self.server.setup, tasks)
+        for number, task in enumerate(tasks):
             started = time.monotonic()
-            update = read(self.server, answer(self.scorer.client, task), task)
+            if number not in early:
+                same = next(together)
+                found = answer_together(self.scorer.client, [tasks[i] for i in same])
+                early |= zip(same, found, strict=True)
+            update = read(self.server, early.pop(number), task)
             seconds += time.monotonic() - started  # without the caller's own work
             tally.add(update)
             yield update

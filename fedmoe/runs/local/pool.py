@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -19,19 +19,20 @@ import torch
 from fedmoe.errors import FedMoEError
 from fedmoe.messages.records import Failure, Update
 from fedmoe.runs.local.answers import Folder, fetch, read, read_scores, score_jobs, score_own, train
+from fedmoe.runs.local.passes import passes
 from fedmoe.runs.local.schedule import Tally, TimeModel, longest_first
 from fedmoe.system.processes import process_of
-from fedmoe.system.workforce import Job, Lost, Workforce
+from fedmoe.system.workforce import Done, Job, Lost, Workforce
 
 if TYPE_CHECKING:
-    from fedmoe.messages.records import Task
+    from fedmoe.messages.records import Message, Task
     from fedmoe.messages.scores import Scores
     from fedmoe.runs.local.answers import Order
     from fedmoe.runs.local.schedule import Work
     from fedmoe.runs.scorer import Scorer
     from fedmoe.runs.server_side import ServerSide
     from fedmoe.runs.workers import Watch
-    from fedmoe.system.workforce import Done, Replaced
+    from fedmoe.system.workforce import Replaced
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -85,15 +86,13 @@ class Pool:
     def __call__(self, tasks: Sequence[Task]) -> Iterator[Update | Failure]:
         """Yield one answer per task, in order; see `rounds.Transport`."""
         tally, started = Tally(), time.monotonic()
-        ended = started
+        self.ended = started
         work = [self.work(task) for task in tasks]
         orders = [self.folder.order(task) for task in tasks]
         try:
-            with closing(self.force.carry_out(self._jobs(tasks, orders, work))) as outcomes:
-                for task, order, flops in zip(tasks, orders, work, strict=True):
-                    outcome = next(outcomes)
-                    ended = max(ended, outcome.ended)
-                    answer = self._read(task, order, outcome)
+            with closing(self._answers(tasks, orders, work)) as answers:
+                for task, order, flops, made in zip(tasks, orders, work, answers, strict=True):
+                    answer = read(self.server, fetch(made, order), task)
                     if isinstance(answer, Update):
                         self.times.learn(task.client, flops, answer.seconds)
                     tally.add(answer)
@@ -101,7 +100,7 @@ class Pool:
         finally:
             self.folder.clear()
         for watch in self.watches if tasks else ():
-            watch.scheduled(tally.schedule(tasks[0].round, self.force.size, ended - started))
+            watch.scheduled(tally.schedule(tasks[0].round, self.force.size, self.ended - started))
 
     def map(self, job: Callable[[Scorer, A], R], arguments: Iterable[A]) -> Iterator[R]:
         """Yield `job(scorer, argument)` for each argument, in order.
@@ -138,20 +137,42 @@ class Pool:
         self.force.close()
         self.waiting.cleanup()
 
-    def _jobs(
+    def _answers(
         self, tasks: Sequence[Task], orders: Sequence[Order], work: Sequence[float]
-    ) -> Iterator[Job]:
-        """Yield the tasks as jobs, the one expected to take longest first."""
+    ) -> Generator[Message | Failure]:
+        """Yield the answers in the order of tasks, from passes of which the longest begin first.
+
+        The clients of a pass that ended every worker have another pass each.
+        """
+
+        def job(number: int) -> Job:
+            places = together[number]
+            who = ", ".join(str(tasks[i].client) for i in places)
+            name = f"client{'s' * (len(places) > 1)} {who} of round {tasks[places[0]].round}"
+            return Job(number, train, [orders[i] for i in places], name)
+
         pairs = zip(tasks, work, strict=True)
         expected = [self.times.expected(task.client, flops) for task, flops in pairs]
-        for number in longest_first(expected):
-            name = f"client {tasks[number].client} of round {tasks[number].round}"
-            yield Job(number, train, orders[number], name)
-
-    def _read(self, task: Task, order: Order, outcome: Done | Lost) -> Update | Failure:
-        if isinstance(outcome, Lost):
-            return Failure(task.round, task.client, outcome.reason)
-        return read(self.server, fetch(outcome.value, order), task)
+        together, found = [*passes(self.server.setup, tasks)], {}
+        order = longest_first([sum(expected[i] for i in places) for places in together])
+        turns = iter(range(len(tasks)))
+        turn = next(turns, None)
+        with closing(self.force.carry_out(map(job, order))) as outcomes:
+            for places in together:
+                outcome = next(outcomes)
+                self.ended = max(self.ended, outcome.ended)
+                if isinstance(outcome, Done):
+                    found |= zip(places, outcome.value, strict=True)
+                elif len(places) > 1:
+                    numbers = range(len(together), len(together) + len(places))
+                    together += [[i] for i in places]
+                    self.force.add(map(job, numbers))
+                else:
+                    task = tasks[places[0]]
+                    found[places[0]] = Failure(task.round, task.client, outcome.reason)
+                while turn in found:
+                    yield found.pop(turn)
+                    turn = next(turns, None)
 
     def _replaced(self, event: Replaced) -> None:
         for watch in self.watches:
