@@ -106,5 +106,6 @@ def _split(u: Tensor, values: Tensor, v: Tensor, rank: int, dtype: torch.dtype) 
     root = root.where(root > rounding, 0).sqrt()
     signed = torch.where(largest < 0, -root, root)
     pad = (0, rank - signed.shape[-1])
-    b, a = (torch.nn.functional.pad(x * signed, pad) for x in (u, v))
+    # Plus 0.0, for a cut component of -0.0 would travel.
+    b, a = (torch.nn.functional.pad(x * signed + 0.0, pad) for x in (u, v))
     return Factored(b.to(dtype), a.mT.contiguous().to(dtype), values)

@@ -34,8 +34,12 @@ class FLoRA(Merged):
     Clients train new factors in every round, from the run's first random `A` and `B = 0`.
 
     Source: Wang et al. 2024 (arXiv:2409.05976). Theirs merges into the base weights on every
-    client, and a client downloads the stack, whose size grows with the number of clients. Ours
-    keeps the merged part as factors of rank `merged_rank`, and a task carries all of it.
+    client, which in each round downloads that round's stack, sum_c r_c components, and that of
+    every round that it missed, and draws its own fresh factors. Ours keeps the sum of all stacks
+    as factors, so that clients keep no base: a task carries as many merged components as that sum
+    has, at most `merged_rank`, and the r fresh ones. That is none and r in round 1 and sum_c r_c
+    and r in round 2; later more than theirs where `merged_rank` + r is over a round's sum_c r_c,
+    and less where it is not. A ledger counts the bytes of ours as they are sent.
     """
 
     name: Literal["flora"] = "flora"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -23,8 +24,8 @@ class FLoRIST(FLoRA):
     factors; the sum is never formed. Exact at tau = 1 alone.
 
     Source: Ramesh et al. 2025 (arXiv:2506.09199), from second-hand notes. Where we differ: the
-    threshold applies to the sum of all rounds, and components beyond p are sent as zeros, so the
-    bytes of our messages do not fall with p.
+    threshold applies to the sum of all rounds, and a task carries the merged part at the largest p
+    of all weights and experts, so that its bytes fall with that one alone.
     """
 
     name: Literal["florist"] = "florist"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -37,8 +38,6 @@ class FLoRIST(FLoRA):
         best = nearest(clients, pair, state, self.merged_rank, [(1.0, b, a)])
         energy = best.values.square()
         before = energy.cumsum(-1) - energy  # of the components in front of each
-        kept = (before < self.tau * energy.sum(-1, keepdim=True))[..., : self.merged_rank]
-        short = self.merged_rank - kept.shape[-1]
-        keep = kept.new_zeros(*kept.shape[:-1], self.merged_rank)
-        keep[..., : self.merged_rank - short] = kept
-        return best.A * keep.unsqueeze(-1), best.B * keep.unsqueeze(-2)
+        keep = before < self.tau * energy.sum(-1, keepdim=True)
+        keep = torch.nn.functional.pad(keep, (0, self.merged_rank - keep.shape[-1]))
+        return best.A.where(keep.unsqueeze(-1), 0), best.B.where(keep.unsqueeze(-2), 0)

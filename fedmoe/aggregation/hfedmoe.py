@@ -34,7 +34,7 @@ class HFedMoE(MeanOfLearners):
     $$\alpha_c = \frac{1}{|S_c|} \sum_{e \in S_c} u_c(e) \, s_c(e)$$
 
     over the experts S_c of all layers that count so, s_c the mean over micro-batches, u and s held
-    to 0 ... 1; other shared parts by n_c.
+    to 0 ... 1; or by `router_agreement`. Other shared parts are by n_c.
 
     Source: arXiv:2601.00583, eq. 1-21, from second-hand notes (no public code). Its alpha is not
     normalised, ours is. It lets all clients compute with the model's K; here a tier's `top_k`
@@ -77,6 +77,8 @@ class HFedMoE(MeanOfLearners):
         return float((u * s)[counts].sum() / counts.sum().clamp(min=1))
 
     def combine(self, adapter: Adapter, updates: Iterable[Update], num_clients: int = 0) -> Adapter:
+        if self.router_agreement:
+            return super().combine(adapter, updates, num_clients)
         routers = adapter.layout.only(SHIFT)
         moved, total = torch.zeros(routers.size, dtype=torch.float64), 0.0
 

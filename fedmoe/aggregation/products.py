@@ -100,15 +100,22 @@ def nearest(
 ) -> Factored:
     """The best factors of rank `rank`, at the state's scale, of the clients' mean product.
 
-    `also` are further products (weight, B, A) at the state's scale that go into the sum.
+    `also` are further products (weight, B, A) at the state's scale that go into the sum. Their
+    components of zeros are left out, which keeps the work small and the rank of the sum exact.
     """
-    layout = state.layout
+    layout, also = state.layout, [(weight, *_nonzero(b, a)) for weight, b, a in also]
     weights = list(shares(clients, pair, layout.num_experts))
     weights += [torch.full_like(weights[0], weight) for weight, _, _ in also]
     scales = [client.scale / layout.scale for client in clients] + [1.0] * len(also)
     Bs = [client[pair.B] for client in clients] + [b for _, b, _ in also]
     As = [client[pair.A] for client in clients] + [a for _, _, a in also]
     return best_factors(torch.stack(weights), scales, Bs, As, rank)
+
+
+def _nonzero(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """The components whose column of B has a value for any expert."""
+    used = b.flatten(0, -2).any(0)
+    return b[..., used], a[..., used, :]
 
 
 def others(layout: Layout) -> Iterator[Entry]:

@@ -2,7 +2,8 @@
 
 Flower spends seconds on thousands of tensors and milliseconds on one buffer of the same bytes, so
 a message is `scalars` (JSON) and `buffer`, little-endian:
-- of a task: the adapter, float32 in layout order; the rescaler, float32
+- of a task: the adapter, float32 in layout order, without the rank components `zeros` (first, and
+  end) if its scalars name such, which are zero in all tensors; the rescaler, float32
 - of an update: the counts, int64; the choices of merged experts, int64, if the client merges the
   experts that it leaves out; the rescaler; the values of all shared parts and of the experts with
   a count above 0, in layout order, as `compression` writes them
@@ -36,7 +37,9 @@ from fedmoe.messages.validation import (
     check_rows,
     check_scalars,
     check_values,
+    check_zeros,
 )
+from fedmoe.messages.zeros import narrowed, restored, without, zero_components
 from fedmoe.system.checksums import checksum
 
 MOST_SCALAR_BYTES = 512
@@ -65,24 +68,26 @@ def pack_task(task: Task) -> Message:
 
     >>> from fedmoe.adapter import Adapter, Layout
     >>> layout = Layout.of([("experts.A", (4, 2, 3), 0)], 1, num_experts=4, rank=2, alpha=4.0)
-    >>> adapter = Adapter(layout, torch.zeros(layout.size))
+    >>> adapter = Adapter(layout, torch.ones(layout.size))
     >>> message = pack_task(Task(1, 0, "low", 2, torch.ones(1), adapter))
     >>> len(message.buffer), unpack_task(message, layout).tier
     (100, 'low')
     """
-    buffer = np.concatenate([_floats(task.adapter.flat), _floats(task.rescaler)])
-    return Message(task_text(task), buffer.view(np.uint8).data)
+    zeros = zero_components(task.adapter)
+    buffer = np.concatenate([_floats(without(task.adapter, zeros)), _floats(task.rescaler)])
+    return Message(_task_json(task, zeros), buffer.view(np.uint8).data)
 
 
 def task_text(task: Task) -> str:
     """Return the scalars of a task's message, which alone differ between clients of one tier."""
-    return _json(_task_scalars(task), task.adapter.layout)
+    return _task_json(task, zero_components(task.adapter))
 
 
 def task_num_bytes(task: Task) -> int:
     """Return the size of a task's message, without making it."""
-    layout = task.adapter.layout
-    return len(task_text(task).encode()) + 4 * (layout.size + layout.num_layers)
+    zeros = zero_components(task.adapter)
+    size = narrowed(task.adapter.layout, zeros).size + task.adapter.layout.num_layers
+    return len(_task_json(task, zeros).encode()) + 4 * size
 
 
 def most_bytes(
@@ -163,15 +168,17 @@ def unpack_task(message: Message, layout: Layout) -> Task:
         WireError: damaged in transit, of another layout or size, or with a value out of range.
     """
     check_seal(message)
-    scalars = _scalars(message, TASK_SCALARS, layout)
-    _check_size(message, 4 * (layout.size + layout.num_layers))
-    flat = _tensor(message, "<f4", layout.size, 0, in_place=True)
-    rescaler = _tensor(message, "<f4", layout.num_layers, 4 * layout.size)
+    scalars = _scalars(message, TASK_SCALARS, layout, optional={"zeros"})
+    zeros = check_zeros(scalars.pop("zeros", None), layout.rank)
+    size = narrowed(layout, zeros).size
+    _check_size(message, 4 * (size + layout.num_layers))
+    flat = _tensor(message, "<f4", size, 0, in_place=True)
+    rescaler = _tensor(message, "<f4", layout.num_layers, 4 * size)
     if not 1 <= scalars["top_k"] <= layout.num_experts:
         raise WireError(f"top_k is {scalars['top_k']}; expected 1 to {layout.num_experts}")
     if not all(math.isfinite(largest(values)) for values in (flat, rescaler)):
         raise WireError("adapter or rescaler is not finite")
-    return Task(**scalars, rescaler=rescaler, adapter=Adapter(layout, flat))
+    return Task(**scalars, rescaler=rescaler, adapter=restored(flat, layout, zeros))
 
 
 def unpack_update(
@@ -223,6 +230,11 @@ def unpack_update(
 
 def _task_scalars(source: Task | Update) -> dict[str, Any]:
     return {name: getattr(source, name) for name in TASK_SCALARS}
+
+
+def _task_json(task: Task, zeros: range) -> str:
+    told = {"zeros": [zeros.start, zeros.stop]} if zeros else {}
+    return _json(_task_scalars(task) | told, task.adapter.layout)
 
 
 def _json(scalars: dict[str, Any], layout: Layout) -> str:

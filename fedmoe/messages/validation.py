@@ -135,6 +135,19 @@ def check_rows(rows: Any, examples: int) -> RowCounts | None:
     return counts
 
 
+def check_zeros(zeros: Any, rank: int) -> range:
+    """Return the rank components that a task leaves out; refuse what is no run of some."""
+    if zeros is None:
+        return range(0)
+    numbers = isinstance(zeros, list) and [type(x) for x in zeros] == [int, int]
+    if not numbers or not 0 <= zeros[0] < zeros[1] <= rank:
+        raise WireError(
+            f"zeros is {zeros!r:.80}; expected the first and the end of some of {rank} components",
+            "scalars",
+        )
+    return range(*zeros)
+
+
 def check_counts(
     counts: Int64[Tensor, "layers experts"],
     tokens: int,

@@ -26,7 +26,8 @@ from fedmoe.models.captured import Graphs
 from fedmoe.models.rescaling import NoRescaling
 from fedmoe.seeds import generator
 from fedmoe.training import loss
-from fedmoe.training.client import _accumulate, _clip
+from fedmoe.training.client import _accumulate
+from fedmoe.training.learner import clip
 from simulations.benchmarks.measure import Options, Row, at_most
 from simulations.benchmarks.memory import tensor_bytes
 
@@ -98,7 +99,7 @@ def step_of(
         for state, own in zip(model.states, counts, strict=True):
             state.fused, state.counts = triton, own
         _accumulate(model, [batch], routers, counts)  # pyright: ignore
-        _clip(model.grad, 1.0)
+        clip(model.grad, 1.0)
         optimizer.step()
         model.grad.zero_()
 

@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
 import torch
@@ -97,6 +98,38 @@ def same(one, other):
 def test_a_task_arrives_to_the_bit(client, number, tier, top_k):
     task = task_of(client=client, round=number, tier=tier, top_k=top_k)
     assert same(unpack_task(pack_task(task), LAYOUT), task)
+
+
+WIDE = LAYOUT.with_rank(5)
+
+
+@given(st.lists(st.sampled_from(["value", "zero", "minus zero"]), min_size=5, max_size=5))
+def test_components_of_zeros_do_not_travel_and_arrive_to_the_bit(rows):
+    adapter = Adapter(WIDE, torch.ones(WIDE.size))
+    for entry, view in WIDE.views(adapter.flat):
+        for i, row in enumerate(rows):
+            view.select(entry.rank_axis, i).fill_(1.0 if row == "value" else 0.0)
+            if row == "minus zero" and entry.name == "q.B":
+                view.select(entry.rank_axis, i)[0] = -0.0
+    task = task_of(adapter=adapter)
+    message = pack_task(task)
+    assert same(unpack_task(message, WIDE), task)
+    assert task_num_bytes(task) == message.num_bytes
+    run = next((len(list(group)) for row, group in groupby(rows) if row == "zero"), 0)
+    assert len(message.buffer) == 4 * (WIDE.with_rank(5 - run).size + LAYERS)
+
+
+@pytest.mark.parametrize(
+    "zeros", [[0, 3], [-1, 1], [1, 1], [1, 0], [0], [0, 1, 2], [0.0, 1], [False, True], "01", {}]
+)
+def test_zeros_that_are_no_run_of_components_are_refused(zeros):
+    with pytest.raises(WireError, match=r"^zeros is .*; expected the first and the end of"):
+        unpack_task(with_scalars(pack_task(task_of()), zeros=zeros), LAYOUT)
+
+
+def test_a_task_with_fewer_values_than_its_zeros_leave_is_refused():
+    with pytest.raises(WireError, match=r"buffer of \d+ bytes; expected \d+"):
+        unpack_task(with_scalars(pack_task(task_of()), zeros=[0, 1]), LAYOUT)
 
 
 kinds = {

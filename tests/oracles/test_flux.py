@@ -1,6 +1,8 @@
 """FLUX against its formulas: who has a role, what a client measures, whose mean an expert is."""
 
+import math
 from dataclasses import replace
+from fractions import Fraction
 
 import conformance as c
 import pytest
@@ -9,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmoe.adapter import Adapter
-from fedmoe.aggregation.flux import FLUX, roles
+from fedmoe.aggregation.flux import FLUX, roles, roles_by_layer
 from fedmoe.data.text import Tokens
 from fedmoe.messages.records import Task
 from fedmoe.models.adapted import LoRA
 from fedmoe.training.client import train_client
 from fedmoe.training.settings import Training
 
+REACHED = [((0, 1, 2), (0, 1, 2)), ((0, 1), (1, 2)), ((0, 1, 2), (2,))]
+"""The experts of both layers that tokens of three steps reach."""
 ROWS = [Tokens((*range(2 + n, 9 + 2 * n),), 2) for n in range(4)]
 
 
@@ -41,9 +45,60 @@ def slow_roles(utility, measured, number, exploit, turn):
 )
 def test_roles_go_to_the_largest_utilities_and_the_oldest(known, number, exploit, turn):
     utility, measured = ([pair[i] for pair in known] for i in (0, 1))
-    rows = (torch.tensor([x], dtype=torch.float) for x in (utility, measured))
-    found = roles(*rows, number, exploit, turn)[0].nonzero().flatten().tolist()
-    assert found == sorted(slow_roles(utility, measured, number, exploit, turn))
+    rows = (torch.tensor([x, x], dtype=torch.float) for x in (utility, measured))
+    found = roles(*rows, [number, number - 1], exploit, turn)
+    for layer, each in enumerate((number, number - 1)):
+        wanted = sorted(slow_roles(utility, measured, each, exploit, turn))
+        assert found[layer].nonzero().flatten().tolist() == wanted
+
+
+def slow_roles_by_layer(counts, total):
+    """Exact fractions; a layer that would overflow is filled, and the rest begins anew."""
+    experts, layers, given = len(counts[0]), len(counts), {}
+    b = {}
+    for number, row in enumerate(counts):
+        f = [Fraction(n, sum(row)) for n in row]
+        v = sum((x - Fraction(1, experts)) ** 2 for x in f) / experts
+        b[number] = (layers - number) / max(v, Fraction(1, 10**4 * experts**2))
+    while True:
+        left = [n for n in b if n not in given]
+        rest = total - sum(given.values())
+        share = {n: rest * b[n] / sum(b[m] for m in left) for n in left}
+        if not (full := [n for n in left if share[n] >= experts]):
+            return [given.get(n, math.floor(share.get(n, 0))) for n in b]
+        given |= dict.fromkeys(full, experts)
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 4).flatmap(
+        lambda e: st.lists(st.lists(st.integers(1, 9), min_size=e, max_size=e), min_size=1)
+    ),
+    st.integers(0, 30),
+)
+def test_early_and_evenly_used_layers_have_more_roles(counts, total):
+    rows = torch.tensor(counts, dtype=torch.float64)
+    found = roles_by_layer(rows / rows.sum(1, keepdim=True), total)
+    assert found == slow_roles_by_layer(counts, total)
+
+
+def test_roles_are_spread_over_layers_by_what_the_last_round_told():
+    found = {}
+    for spread in ("even", "utility", "activation"):
+        strategy = FLUX(experts={"tier": 1}, exploit=1.0, spread=spread)
+        task, local = c.start_of(strategy, strategy.first_state(c.INITIAL))
+        assert local.backward.chosen.sum(1).tolist() == ([2, 0] if spread == "utility" else [1, 1])
+        c.update_of(task, local, c.trained_by(local, 1), ((0,), (0, 1, 2)))
+        told = local.own.flat.view(-1, 2, 3).clone()
+        told[0], told[1] = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), 1.0
+        if spread == "activation":
+            torch.testing.assert_close(told[2], torch.tensor([[1.0, 0, 0], [1 / 3] * 3]))
+        own = Adapter(local.own.layout, told.flatten())
+        again = strategy.local(replace(task, round=2), local.layouts, c.INITIAL, own)
+        found[spread] = again.backward.chosen.int().tolist()
+    assert found["even"] == [[0, 0, 1], [0, 0, 1]]
+    assert found["utility"] == [[0, 0, 0], [0, 1, 1]]
+    assert found["activation"] == [[0, 0, 0], [0, 0, 1]]
 
 
 def test_a_client_tries_out_every_expert_and_keeps_what_it_measured():
@@ -65,9 +120,9 @@ def test_the_utility_is_the_tokens_times_the_root_of_the_mean_squared_gradient()
     grads = [
         torch.randn(c.PLAIN.size, generator=torch.Generator().manual_seed(n)) for n in (1, 2, 3)
     ]
-    for grad in grads:
+    for number, grad in enumerate(grads):
         before = grad.clone()
-        local.correct(grad, local.before.flat, c.counts_of(c.ALL))
+        local.correct(grad, local.before.flat, c.counts_of(REACHED[number]))
         assert torch.equal(grad, before)
     for layer, used in enumerate([[0, 0, 1, 2], [2, 2, 1, 1]]):
         local.backward.without(layer, torch.tensor(used).unsqueeze(1), torch.ones(4, 1))
@@ -83,7 +138,10 @@ def test_the_utility_is_the_tokens_times_the_root_of_the_mean_squared_gradient()
                 )
                 for grad in grads
             ]
-            wanted = tokens[e] * (sum(squares) / 3) ** 0.5 * bool(local.backward.chosen[layer, e])
+            steps = sum(e in used[layer] for used in REACHED)
+            wanted = (
+                tokens[e] * (sum(squares) / steps) ** 0.5 * bool(local.backward.chosen[layer, e])
+            )
             assert float(utility[layer, e]) == pytest.approx(wanted, rel=1e-5)
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation import FedAvg
+from fedmoe.aggregation.flux import FLUX
 from fedmoe.aggregation.hfedmoe import HFedMoE
 from fedmoe.aggregation.narrow_backward import NarrowBackward
 from fedmoe.data.text import Tokens
@@ -167,3 +168,25 @@ def test_an_experts_mean_is_over_its_learners_and_routers_follow_alpha():
             moves = [u.delta.views()[name][e].double() for u in updates]
             mean = sum(w * m for w, m in zip(weights, moves, strict=True)) / sum(weights)
             torch.testing.assert_close(new[name][e], (old[name][e] + mean).float())
+
+
+@pytest.mark.parametrize("kind", [HFedMoE, FLUX])
+def test_routers_follow_the_clients_whose_routing_agrees_with_the_mean(kind):
+    strategy = kind(router_agreement=True)
+    state = c.second_state(strategy)
+    used = (((0,), c.ALL[1]), ((0, 1), (1, 2)), ((0, 0, 1), (1,)))
+    updates = c.clients(strategy, state, 10, used=used)[0]
+    found = strategy.combine(state, updates, 3).views()
+    plain = kind().combine(state, updates, 3).views()
+    told = [[int(n) / c.TOKENS for n in update.counts[0]] for update in updates]
+    name = "0.gate.shift"
+    for e in range(c.EXPERTS):
+        mean = sum(f[e] for f in told) / 3
+        s = [min(f[e], mean) / max(f[e], mean) if mean else 0.0 for f in told]
+        wanted = state.views()[name][e].clone()
+        for update, one in zip(updates, s, strict=True):
+            if mean:
+                wanted += one / sum(s) * update.delta.views()[name][e]
+        torch.testing.assert_close(found[name][e], wanted)
+    assert not sum(f[2] for f in told)  # so that a row that nobody chose is among them
+    assert all(torch.equal(plain[n], found[n]) for n in plain if n != name)

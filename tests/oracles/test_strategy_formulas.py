@@ -10,6 +10,7 @@ from fedmoe.adapter import Adapter, resized
 from fedmoe.aggregation import STRATEGIES
 from fedmoe.aggregation.hetlora import product_norm
 from fedmoe.aggregation.server_optimizer import Adam
+from fedmoe.messages.codec import pack_task
 from fedmoe.rounds import ServerState, finish_round
 
 KIND = {kind().name: kind for kind in STRATEGIES}
@@ -221,6 +222,25 @@ def test_florist_keeps_the_fewest_components_with_enough_energy(tau):
             rank = int(torch.linalg.matrix_rank(left, atol=1e-6, rtol=1e-6))
             assert values[:rank].sum() >= tau * values.sum() * (1 - 1e-6)
             assert values[: rank - 1].sum() < tau * values.sum()
+
+
+def test_a_task_of_flora_carries_as_many_merged_components_as_its_sum_has():
+    found = {}
+    for name, merged in (("flora", 9), ("flora", 3), ("florist", 9)):
+        strategy = KIND[name](merged_rank=merged, **({"tau": 0.3} if name == "florist" else {}))
+        state, sizes = strategy.first_state(c.INITIAL), []
+        for round in (1, 2, 3):
+            task, _ = c.start_of(strategy, state, round, rank=1)
+            sizes.append(len(pack_task(task).buffer) - 4 * c.LAYERS)
+            both = {"used": (c.ALL, c.ALL), "examples": (1, 2), "ranks": (1, 1)}
+            updates = c.clients(strategy, state, 9 * round, **both)[0]
+            state = strategy.combine(state, updates, 2)
+        found[name, merged] = sizes
+    by_rank = [4 * c.PLAIN.with_rank(rank).size for rank in range(6)]
+    assert found["flora", 9] == [by_rank[1], by_rank[1 + 2], by_rank[1 + 4]]
+    assert found["flora", 3] == [by_rank[1], by_rank[1 + 2], by_rank[1 + 3]]
+    # The largest of three components has a third of the energy at least.
+    assert found["florist", 9] == [by_rank[1], by_rank[1 + 1], by_rank[1 + 1]]
 
 
 def test_fed_sb_computes_with_orthogonal_bases_that_follow_from_the_seed():

@@ -213,6 +213,7 @@ def test_with_a_constant_scale_a_tier_of_a_lower_rank_trains_and_is_scored_at_th
         ("fed_sb", "training.local_step=math:sqrt", "'fed_sb' trains a part of it"),
         ("flexlora", "adapter.scale=constant", "no effect where every tier has adapter.rank"),
         ("hfedmoe', experts: {middle: 2}, weighting: 'tokens", "seed=1", "experts.middle: no such"),
+        ("flux', router_agreement: true, weighting: 'tokens", "seed=1", "no router is trained"),
         ("flame', unit: 'step", "secure_aggregation={}", "no room for; use 'token'"),
     ],
 )
