@@ -89,4 +89,4 @@ class CentredClipping(Guarded):
 
 
 def _digest(layout: Layout) -> Tensor:
-    return torch.tensor([*layout.digest.encode()], dtype=torch.uint8)
+    return torch.tensor([*layout.digest.encode()])
