@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from fedmoe.budget import Levels, Tier
 from fedmoe.budget.shape import Shape, shape_of
-from fedmoe.config.schema import Experiment
 from fedmoe.errors import ConfigError, Fault
 from fedmoe.models.memory.meta import meta_model
+
+if TYPE_CHECKING:
+    from fedmoe.config.schema import Experiment
 
 RESPONSES = 0.5
 """The part of all tokens that is taken to meet the output head; all or none change few steps."""

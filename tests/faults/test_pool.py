@@ -234,17 +234,25 @@ def test_any_order_of_execution_gives_the_same_bits(prepared, undisturbed, make_
     same()
 
 
-def test_the_time_model_learns_from_rounds_and_the_longest_client_is_first(prepared, make_workers):
+def test_the_time_model_learns_from_rounds_and_the_longest_client_is_first(
+    prepared, make_workers, monkeypatch
+):
     pool, _ = make_workers(1)
     run(prepared, pool)
     assert [pool.times.clients[client][0] for client in range(4)] == [2, 2, 2, 2]
     tasks = first_tasks(prepared)
     pool.times.expected = lambda client, _: [3.0, 9.0, 1.0, 9.0][client]
-    orders = [pool.folder.order(task) for task in tasks]
-    jobs = list(pool._jobs(tasks, orders, [0.0] * 4))
+    jobs, carry_out = [], pool.force.carry_out
+
+    def seen(given):
+        jobs.extend(given)
+        return carry_out(iter(jobs))
+
+    monkeypatch.setattr(pool.force, "carry_out", seen)
+    assert [answer.client for answer in pool(tasks)] == [0, 1, 2, 3]
     assert [job.number for job in jobs] == [1, 3, 0, 2]
-    assert [job.argument for job in jobs] == [orders[job.number] for job in jobs]
-    assert len({order.adapter for order in orders}) == 1
+    assert [order.values["client"] for job in jobs for order in job.argument] == [1, 3, 0, 2]
+    assert len({order.adapter for job in jobs for order in job.argument}) == 1
 
 
 def test_a_round_left_early_leaves_no_job_and_no_file(prepared, make_workers):

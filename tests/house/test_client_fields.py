@@ -9,7 +9,8 @@ from fedmoe.messages.records import CLIENT_FIELDS
 NAMES = {field.name for field in CLIENT_FIELDS}
 PLAIN_WORDS = {"examples", "steps", "tokens", "seconds"}
 """Names that other things have, too."""
-MADE = {"fedmoe/messages/records.py", "fedmoe/training/client.py"}
+TRAINED = {"fedmoe/training/client.py", "fedmoe/training/side_by_side.py"}
+MADE = {"fedmoe/messages/records.py", *TRAINED}
 Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
