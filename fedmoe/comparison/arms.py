@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from fedmoe.budget import Levels, Tier
 from fedmoe.budget.shape import Shape, shape_of
 from fedmoe.errors import ConfigError, Fault
-from fedmoe.models.memory.meta import meta_model
 
 if TYPE_CHECKING:
     from fedmoe.config.schema import Experiment
@@ -41,6 +40,8 @@ def equal_flops(experiment: Experiment, full_top_k: int | None) -> Experiment:
     if e.training.epochs is not None or any(t.steps for t in tiers.values()):
         said = "equal FLOPs are made by steps; leave out training.epochs and the tiers' own steps"
         raise ConfigError("baseline", [Fault("training.epochs", said)])
+    from fedmoe.models.memory.meta import meta_model  # only these steps need a model
+
     shape = shape_of(meta_model(e.model, e.adapter))
     made = {}
     for name, tier in tiers.items():

@@ -16,7 +16,6 @@ from fedmoe.runs.residuals import pack_with_residual
 from fedmoe.seeds import numpy_rng
 from fedmoe.training.client import Trainee, train_client
 from fedmoe.training.profile import profile
-from fedmoe.training.side_by_side import train_side_by_side
 
 if TYPE_CHECKING:
     from fedmoe.adapter import Adapter
@@ -102,6 +101,8 @@ class ClientSide:
             self._trainee(task, local) for task, (local, _) in zip(tasks, begun, strict=True)
         ]
         pad = setup.tokenizer.pad_token_id
+        from fedmoe.training.side_by_side import train_side_by_side  # passes are rarely asked for
+
         updates = train_side_by_side(setup.model, clients, pad, e.rounds, e.seed)
         both = zip(tasks, updates, begun, strict=True)
         return [Ended(task, update, *local) for task, update, local in both]
