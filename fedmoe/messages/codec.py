@@ -75,6 +75,7 @@ def pack_task(task: Task) -> Message:
     """
     zeros = zero_components(task.adapter)
     buffer = np.concatenate([_floats(without(task.adapter, zeros)), _floats(task.rescaler)])
+    buffer.flags.writeable = False  # it is sent to all clients of a tier
     return Message(_task_json(task, zeros), buffer.view(np.uint8).data)
 
 

@@ -57,10 +57,10 @@ def test_profiles_are_planned_from_the_config_alone(olmoe, capsys):
 def test_a_larger_batch_makes_the_smallest_of_the_three_cards_choose(olmoe, capsys):
     config = str(ROOT / "configs/olmoe_dolly.yaml")
     device = ["--device", str(ROOT / "configs/devices/rtx_4090.yaml")]
-    assert main(["plan", config, f"model.path={olmoe}", "training.batch_size=8", *device]) == 0
+    assert main(["plan", config, f"model.path={olmoe}", "training.batch_size=16", *device]) == 0
     out = capsys.readouterr().out
     assert "A smaller micro-batch" in out
-    assert chosen(out)[0].startswith("top_k=8 training.batch_size=4 training.accumulation=8")
+    assert chosen(out)[0].startswith("top_k=2 training.batch_size=8 training.accumulation=8")
 
 
 def test_this_machine_is_planned_with_real_steps(tiny_folder, capsys):
