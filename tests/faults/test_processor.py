@@ -83,6 +83,7 @@ faults: kill-server@1
     return path
 
 
+@pytest.mark.slow
 def test_a_run_killed_on_one_kind_of_processor_is_not_resumed_on_another(config, tmp_path):
     words = ["run", str(config), "--quiet"]
     killed = multiprocessing.get_context("fork").Process(target=main, args=(words,))

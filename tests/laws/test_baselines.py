@@ -93,6 +93,7 @@ def test_a_baseline_is_written_down_and_read_again(fleet, mixed, tmp_path):
         assert load_experiment(path) == made
 
 
+@pytest.mark.slow
 def test_a_comparison_reads_methods_against_all_baselines(tmp_path, tiny_folder, capsys):
     fields = {
         "experiment": str(ROOT / "configs/quickstart.yaml"),

@@ -15,6 +15,7 @@ def federation(tmp_path):
     federation.stop()
 
 
+@pytest.mark.slow
 def test_the_simulation_engine_gives_the_plain_loops_adapter(
     federation, experiment_file, plain_digest
 ):
