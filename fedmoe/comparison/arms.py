@@ -66,7 +66,7 @@ def _ranked(experiment: Experiment, full_top_k: int | None) -> Mapping[str, Tier
     Raises:
         ConfigError: tiers are not fixed, or the model's K is not known.
     """
-    if faults := [*_faults(experiment, full_top_k)]:
+    if faults := [*fixed_tiers(experiment, full_top_k, "its K", "an arm of equal cost")]:
         raise ConfigError("baseline", faults)
     assert full_top_k is not None
     tiers, most = experiment.budget.resolved(full_top_k), experiment.adapter.rank
@@ -76,12 +76,15 @@ def _ranked(experiment: Experiment, full_top_k: int | None) -> Mapping[str, Tier
     }
 
 
-def _faults(experiment: Experiment, full_top_k: int | None) -> Iterator[Fault]:
+def fixed_tiers(
+    experiment: Experiment, full_top_k: int | None, unknown: str, needs: str
+) -> Iterator[Fault]:
+    """Yield that the model is not there to tell what is `unknown`, or that no tiers are fixed."""
     if full_top_k is None:
-        said = "is not there yet, so that its K is not known; make the model first"
+        said = f"is not there yet, so that {unknown} is not known; make the model first"
         yield Fault("model.path", f"{experiment.model.path!r} {said}")
     if not isinstance(experiment.budget, Levels):
-        said = "plans its tiers when a run begins; an arm of equal cost needs fixed tiers"
+        said = f"plans its tiers when a run begins; {needs} needs fixed tiers"
         yield Fault("budget.name", f"{experiment.budget.name!r} {said}")
 
 

@@ -105,12 +105,8 @@ def full_budget(experiment: Experiment, full_top_k: int | None) -> Experiment:
 
 def _faults(experiment: Experiment, full_top_k: int | None) -> Iterator[Fault]:
     """Yield why a tier of full budget cannot be added."""
-    if full_top_k is None:
-        said = "is not there yet, so that its full budget is not known; make the model first"
-        yield Fault("model.path", f"{experiment.model.path!r} {said}")
-    if not isinstance(experiment.budget, Levels):
-        said = "plans its tiers when a run begins; a baseline of full budget needs fixed tiers"
-        yield Fault("budget.name", f"{experiment.budget.name!r} {said}")
+    words = "its full budget", "a baseline of full budget"
+    yield from arms.fixed_tiers(experiment, full_top_k, *words)
     if experiment.rescaling.learned:
         said = "learns a factor per tier, and no client trains in the tiers that are scored"
         yield Fault("rescaling.name", f"{experiment.rescaling.name!r} {said}; use 'none'")
