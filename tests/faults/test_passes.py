@@ -1,6 +1,5 @@
 """Passes of several clients in a run: what they give, what they refuse, and who fails with whom."""
 
-import json
 import os
 import signal
 import sys
@@ -8,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
+from said_rows import said_rows
 
 from fedmoe.budget import Levels, Tier
 from fedmoe.config import Experiment, load_experiment
@@ -34,9 +34,7 @@ TIERS = {"high": Tier(top_k=4), "low": Tier(top_k=1), "thin": Tier(top_k=2, froz
 @pytest.fixture(scope="module")
 def prepared(tiny_folder, tmp_path_factory):
     """Six clients of three tiers, of which those of one form of experts share passes of two."""
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    rows = [{"prompt": f"say {'la ' * (i % 5)}{i}", "response": f"ok {i}"} for i in range(40)]
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path = said_rows(tmp_path_factory.mktemp("data"))
     experiment = Experiment(
         rounds=2,
         model=ModelSettings(path=str(tiny_folder)),

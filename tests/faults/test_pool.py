@@ -1,6 +1,5 @@
 """Workers that die, jobs that raise, parents that vanish: the round goes on, nothing stays."""
 
-import json
 import math
 import multiprocessing
 import os
@@ -15,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from said_rows import said_rows
 from sides import run_over
 
 from fedmoe.budget import Levels, Tier
@@ -91,9 +91,7 @@ class Told:
 @pytest.fixture(scope="module")
 def prepared(tiny_folder, tmp_path_factory):
     """Four clients, two budgets, learned rescaling, two rounds of two steps."""
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    rows = [{"prompt": f"say {'la ' * (i % 5)}{i}", "response": f"ok {i}"} for i in range(40)]
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path = said_rows(tmp_path_factory.mktemp("data"))
     experiment = Experiment(
         seed=3,
         rounds=2,

@@ -1,6 +1,5 @@
 """Laws of the round loop: who takes part, who fails, and the same bits on every path."""
 
-import json
 import time
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from said_rows import said_rows
 from sides import run_over
 
 from fedmoe.adapter import Adapter, Layout
@@ -198,9 +198,7 @@ def test_a_claim_of_size_moves_rescalers_no_further_than_the_adapter():
 @pytest.fixture(scope="module")
 def experiment(tiny_folder, tmp_path_factory):
     """Four clients, two budgets, learned rescaling, two rounds of two steps."""
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    rows = [{"prompt": f"say {'la ' * (i % 5)}{i}", "response": f"ok {i}"} for i in range(40)]
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path = said_rows(tmp_path_factory.mktemp("data"))
     return Experiment(
         seed=3,
         rounds=2,
