@@ -29,7 +29,7 @@ def option(name: str, tier: str = "") -> Variant:
 
     A second tier, without clients, has all experts in full and is only scored.
     """
-    tiers = f"{{all: {{top_k: 4, share: 1.0{tier}}}, whole: {{top_k: 4, share: 0.0}}}}"
+    tiers = f"{{all: {{top_k: 8, share: 1.0{tier}}}, whole: {{top_k: 8, share: 0.0}}}}"
     return Variant(name, (f"budget.tiers={tiers}",))
 
 
