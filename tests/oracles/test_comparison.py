@@ -237,6 +237,9 @@ def test_a_table_says_what_it_cannot_show():
     one = case([r for r in results() if r.seed == 0])
     assert outcomes.power(one).startswith("With one seed nothing can be concluded")
     assert "cannot be seen" in outcomes.differences(case(), "score").note
+    unscored = case([result(name, 0, 0.4, metric="loss") for name in SCORES])
+    assert "Nothing but the loss was measured" in outcomes.results(unscored).note
+    assert "Nothing but the loss" not in outcomes.results(case()).note
 
 
 def test_few_test_examples_are_told_with_their_error():
