@@ -86,6 +86,7 @@ def test_the_bases_loss_at_every_k_stands_below_the_scores():
     assert list(made.base_losses.items()) == [(8, 3.5), (4, 3.25), (1, 3.75)]
     for table in (outcomes.results(made), outcomes.differences(made)):
         assert "3.500 at k = 8, 3.250 at k = 4, 3.750 at k = 1." in table.note
+    assert "3.250 at k = 4" in render_markdown(study(made), short=True)
     assert "before training" not in outcomes.results(case()).note  # no run has told it
 
 
