@@ -3,8 +3,8 @@
     python -m simulations.memory_options            (24 runs; about an hour on 2 CPU cores)
     python -m simulations.memory_options --quick    (tiny runs, two minutes: does it work?)
 
-Each row is a run like the quickstart's with each of three seeds, all of whose clients activate 4 of
-16 experts and store the frozen ones in one way: quantised, or a subset chosen by each client's own
+Each row is a run like the quickstart's with each of three seeds, all of whose clients activate 8 of
+32 experts and store the frozen ones in one way: quantised, or a subset chosen by each client's own
 data, or both. The last adapter is scored as it was trained (with subsets: the mean over the first
 clients), and again on a device that has all experts in full. What came of it: `memory_options.md`.
 """
@@ -20,8 +20,8 @@ from fedmoe.system.files import write_bytes
 from simulations.study import Known, Line, Study, Variant, against, amount, gained, main, markdown
 
 FULL = "full"
-TICKS = (1.5, 2, 3, 5, 10, 20, 30)
-"""Limits of the curve's axis, in MB: the built-in model's experts take 25 in full."""
+TICKS = (2, 3, 5, 10, 20, 40)
+"""Limits of the curve's axis, in MB: the built-in model's experts take 38 in full."""
 
 
 def option(name: str, tier: str = "") -> Variant:
@@ -29,14 +29,14 @@ def option(name: str, tier: str = "") -> Variant:
 
     A second tier, without clients, has all experts in full and is only scored.
     """
-    tiers = f"{{all: {{top_k: 4, share: 1.0{tier}}}, whole: {{top_k: 4, share: 0.0}}}}"
+    tiers = f"{{all: {{top_k: 8, share: 1.0{tier}}}, whole: {{top_k: 8, share: 0.0}}}}"
     return Variant(name, (f"budget.tiers={tiers}",))
 
 
 def subset(keep: int, left_out: str, form: str = "full") -> Variant:
     """Return a variant whose clients keep a subset of the experts, stored in some form."""
     what = {"drop": "dropped", "merge": "merged"}[left_out]
-    name = f"{keep} of 16, others {what}" + (f", in {form}" if form != "full" else "")
+    name = f"{keep} of 32, others {what}" + (f", in {form}" if form != "full" else "")
     return option(name, f", frozen: {form}, subset: {{keep: {keep}, left_out: {left_out}}}")
 
 
@@ -44,11 +44,11 @@ VARIANTS = (
     option(FULL),
     option("int8", ", frozen: int8"),
     option("int4", ", frozen: int4"),
+    subset(16, "merge"),
+    subset(16, "drop"),
     subset(8, "merge"),
     subset(8, "drop"),
-    subset(4, "merge"),
-    subset(4, "drop"),
-    subset(8, "merge", "int4"),
+    subset(16, "merge", "int4"),
 )
 COLUMNS = ["frozen experts", "seeds", "MB", "saved", "score", "points against full [95 %]"]
 COLUMNS += ["score with all in full", "loss"]

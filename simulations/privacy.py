@@ -60,7 +60,7 @@ def experiment(cell: str) -> Experiment:
         f"partition.num_clients={CLIENTS}",
         "adapter={rank: 2, alpha: 4}",
         "data={name: home_assistant, per_template: 96, per_domain: 1000}",
-        "budget={tiers: {high: {top_k: 4}, lowest: {top_k: 1}}}",
+        "budget={tiers: {high: {top_k: 8}, lowest: {top_k: 1}}}",
         "training={steps: 3, batch_size: 8, learning_rate: 5e-3, warmup_steps: 1, "
         "probe_examples: 2}",
         "evaluation={every: 0, test_examples: 100}",

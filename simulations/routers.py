@@ -30,7 +30,7 @@ from fedmoe.training.similarity import mean_pairwise_cka
 from simulations.study import Known, Line, Study, Variant, against, amount, main, markdown
 
 CKA_TOKENS = 512
-"""Tokens that every expert answers: twice the width of the model."""
+"""Tokens that every expert answers: four times the width of the model."""
 BASE, USUAL = "the base model, untrained", "top_k"
 """The first is measured before round 1; scores and seconds are compared with the second's."""
 ROUTER = "adapter.router=true"

@@ -83,7 +83,7 @@ class Budget(Component):
 
     Example:
         >>> class OneStrong(Budget):
-        ...     tiers = {"strong": Tier(top_k=4), "weak": Tier(top_k=1)}
+        ...     tiers = {"strong": Tier(top_k=8), "weak": Tier(top_k=1)}
         ...     def assign(self, num_clients, full_top_k, seed):
         ...         return ("strong", *["weak"] * (num_clients - 1))
         >>> OneStrong().assign(3, 8, seed=0)

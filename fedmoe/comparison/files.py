@@ -78,7 +78,8 @@ def render_markdown(study: Study, *, short: bool = False) -> str:
         if case.name:
             lines += [f"# {plain(case.name)}", ""]
         if short:
-            lines += [*outcomes.results(case).markdown(), ""]
+            said = outcomes.base(case)
+            lines += [*outcomes.results(case).markdown(), "", *([said, ""] if said else [])]
         else:
             lines += markdown_sections([outcomes.results(case), *_more_tables(case)])
     if not short:

@@ -148,6 +148,8 @@ def _results_note(case: Case, measure: Measure) -> str:
     if measure == "loss" and not case.scored and not case.unscored:
         score = points(case.results[0].scores[MEAN])
         parts.append(f"Every score is {score} %, so losses alone are compared.")
+    if case.unscored:
+        parts.append("Nothing but the loss was measured (evaluation.metric).")
     parts += [examples(case), base(case)]
     return " ".join(part for part in parts if part)
 

@@ -29,7 +29,8 @@ TOKENS = 256
 def rows(options: Options) -> Iterator[Row]:
     """Yield what a pass saves in local rounds of the built-in model, and in a layer."""
     run = prepare(Experiment())
-    for top_ks in ((1,) * 4, (4,) * 4, (4, 3, 2, 1)):
+    full = run.setup.model.full_top_k
+    for top_ks in ((1,) * 4, (full,) * 4, (full, full // 2, full // 4, 1)):
         seconds = options.turns(local_rounds(run, top_ks, 1 if options.quick else 3))
         faster = at_least(ratio(seconds[ALONE], seconds[TOGETHER]), 1.18)
         said = str(top_ks[0]) if len({*top_ks}) == 1 else ", ".join(map(str, top_ks))

@@ -19,7 +19,7 @@ SETTINGS = """\
 name: nodes
 rounds: 3
 data: {name: federated}
-budget: {default: low, tiers: {high: {top_k: 4}, low: {top_k: 1}}}
+budget: {default: low, tiers: {high: {top_k: 8}, low: {top_k: 1}}}
 training: {steps: 2, batch_size: 4}
 evaluation: {every: 0, clients: 10, max_new_tokens: 8, metric: exact_match}
 """

@@ -33,7 +33,7 @@ name: owners
 rounds: 3
 clients_per_round: 50
 data: {{name: federated, path: {rows}}}
-budget: {{tiers: {{high: {{top_k: 4}}, low: {{top_k: 1}}}}}}
+budget: {{tiers: {{high: {{top_k: 8}}, low: {{top_k: 1}}}}}}
 training: {{steps: 2, batch_size: 4}}
 evaluation: {{clients: 10, max_new_tokens: 8, metric: exact_match}}
 simulation: {{folder: {runs}}}

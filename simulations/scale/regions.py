@@ -93,7 +93,7 @@ def federation(strategy: Mean, owners: int) -> fm.Federation:
         rng = numpy_rng(0, "owner", owner)
         rows = [(f"turn on {rng.choice(words)} {n}", f"on({n})") for n in range(8)]
         clients.append(fm.Client(rows, tier="low" if owner % 2 else "high"))
-    tiers = {"high": fm.Tier(top_k=4), "low": fm.Tier(top_k=1)}
+    tiers = {"high": fm.Tier(top_k=8), "low": fm.Tier(top_k=1)}
     held_out = [(f"turn on radio {n}", f"on({n})") for n in range(50, 58)]
     return fm.Federation(
         "mini",

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from report_folder import make_run
+from shapes import FULL_TOP_K
 
 from fedmoe.comparison.paired import difference
 from fedmoe.report.run import read_run
@@ -94,8 +95,8 @@ def test_a_run_that_was_measured_is_not_run_again(tmp_path, monkeypatch):
 )
 def test_every_memory_option_is_a_run_of_clients_alike(variant):
     experiment = memory_options.STUDY.experiment(variant, 1)
-    tiers = experiment.budget.resolved(4)
-    assert set(experiment.budget.assign(8, 4, 1)) == {"all"}
+    tiers = experiment.budget.resolved(FULL_TOP_K)
+    assert set(experiment.budget.assign(8, FULL_TOP_K, 1)) == {"all"}
     assert tiers["whole"].memory_options == ""
     assert (tiers["all"].memory_options == "") == (variant.name == "full")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from shapes import OLMOE
+from shapes import FULL_TOP_K, OLMOE
 
 from fedmoe.budget import Auto, Levels, Tier
 from fedmoe.budget.measure import Sample
@@ -64,7 +64,8 @@ def test_a_larger_batch_makes_the_smallest_of_the_three_cards_choose(olmoe, caps
 
 
 def test_this_machine_is_planned_with_real_steps(tiny_folder, capsys):
-    small = [f"model.path={tiny_folder}", "training.batch_size=2", "training.steps=2", *SMALL]
+    small = [f"model.path={tiny_folder}", "budget.tiers.high.top_k=4"]
+    small += ["training.batch_size=2", "training.steps=2", *SMALL]
     assert main(["plan", str(ROOT / "configs/quickstart.yaml"), *small]) == 0
     out = capsys.readouterr().out
     assert "this machine (processor" in out
@@ -119,8 +120,8 @@ def test_a_tiers_k_follows_its_device_and_the_deadline():
     prepared = prepare(experiment)
     assert isinstance(prepared.setup.experiment.budget, Levels)
     k = prepared.setup.top_ks
-    assert (k["gpu"], k["laptop"], k["desktop"]) == (4, 4, 4)
-    assert 1 <= k["phone"] < 4
+    assert (k["gpu"], k["laptop"], k["desktop"]) == (FULL_TOP_K,) * 3
+    assert 1 <= k["phone"] < FULL_TOP_K
     assert {m.top_k for m in prepared.server.members if m.tier == "phone"} == {k["phone"]}
     capped = load_experiment(CONFIG, [*SMALL, "budget.tiers.gpu.most_top_k=3"])
     assert prepare(capped).setup.top_ks["gpu"] == 3
@@ -131,7 +132,7 @@ def test_a_tiers_own_steps_count_in_its_time():
         prepare(load_experiment(CONFIG, [*SMALL, "budget.deadline_seconds=3", f"{key}={steps}"]))
         for key, steps in (("budget.tiers.laptop.steps", 1), ("budget.tiers.laptop.steps", 10**5))
     )
-    assert few.setup.top_ks["laptop"] == 4
+    assert few.setup.top_ks["laptop"] == FULL_TOP_K
     assert many.setup.experiment.budget.tiers["laptop"].skipped
 
 
@@ -144,14 +145,16 @@ def test_a_device_too_small_for_a_micro_batch_trains_in_smaller_ones():
 
 
 def test_who_has_no_time_is_left_out_and_the_runs_config_can_be_run_again(tmp_path):
-    prepared = prepare(load_experiment(CONFIG, [*SMALL, "budget.deadline_seconds=1.6"]))
+    prepared = prepare(load_experiment(CONFIG, [*SMALL, "budget.deadline_seconds=6"]))
     tasks = plan_round(prepared.server.first_state(), prepared.server.members, 8, 0)
     assert {task.tier for task in tasks} == {"gpu", "laptop", "desktop"}
     (tmp_path / "config.yaml").write_text(to_yaml(prepared.setup.experiment))
     again = load_experiment(tmp_path / "config.yaml")
     assert again == prepared.setup.experiment
     assert again.budget.tiers["phone"].skipped
-    assert again.budget.tiers["gpu"] == Tier(top_k=4, batch_size=8, accumulation=1, recompute=False)
+    assert again.budget.tiers["gpu"] == Tier(
+        top_k=FULL_TOP_K, batch_size=8, accumulation=1, recompute=False
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from shapes import FULL_TOP_K
 
 from fedmoe.cli.main import COMMANDS, fedmoe, main
 from fedmoe.config import load_experiment
@@ -219,7 +220,7 @@ def test_a_new_config_names_own_rows_and_explains_every_setting(tmp_path, capsys
     made = load_experiment("new/folder/config.yaml")
     assert (made.name, made.partition.num_clients) == ("mine", 7)
     assert made.data.path == str(tmp_path / "rows.csv")
-    assert [tier.top_k for tier in made.budget.tiers.values()] == [4, 2, 1]
+    assert [tier.top_k for tier in made.budget.tiers.values()] == [FULL_TOP_K, FULL_TOP_K // 2, 1]
     assert not Path("new/folder/rows.jsonl").exists()
     for line in Path("new/folder/config.yaml").read_text().splitlines():
         key, _, value = line.partition(": ")

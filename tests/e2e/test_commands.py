@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
+from shapes import FULL_TOP_K, MINI
 
 from fedmoe.cli.main import main
 from fedmoe.report.ledger import read_ledger
@@ -117,9 +118,10 @@ def test_a_k_that_the_gating_of_a_run_cannot_choose_is_refused(small_run, tmp_pa
     said = yaml.safe_load(config.read_text()) | {"gating": {"name": "hierarchical"}}
     config.write_text(yaml.safe_dump(said))
     ask = ["generate", "--run", str(folder), "--max-new-tokens", "1", "hello", "--top-k"]
-    assert main([*ask, "8"]) == 0
-    assert main([*ask, "9"]) == 2
-    assert "2 of 4 groups hold 8 experts" in capsys.readouterr().err
+    half = MINI["num_experts"] // 2
+    assert main([*ask, f"{half}"]) == 0
+    assert main([*ask, f"{half + 1}"]) == 2
+    assert f"2 of 4 groups hold {half} experts" in capsys.readouterr().err
 
 
 FEW = {
@@ -173,8 +175,8 @@ def test_every_shipped_config_is_valid(name, tmp_path, capsys):
     ("overrides", "expected"),
     [
         (
-            ["budget.tiers.high.top_k=9"],
-            "budget.tiers.high.top_k: 9 is over the model's top_k of 4",
+            ["budget.tiers.high.top_k=99"],
+            f"budget.tiers.high.top_k: 99 is over the model's top_k of {FULL_TOP_K}",
         ),
         (["adapter.rank=0"], "adapter.rank"),
         (["partition.num_clients=0"], "partition.num_clients"),

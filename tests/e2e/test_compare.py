@@ -38,7 +38,7 @@ SMALL = [
     "simulation.workers=1",
 ]
 
-RANKS = "budget.tiers={high: {top_k: 4, rank: 8}, low: {top_k: 4, rank: 2}}"
+RANKS = "budget.tiers={high: {top_k: 2, rank: 8}, low: {top_k: 2, rank: 2}}"
 
 
 def comparison(tmp_path, **changes):
@@ -206,7 +206,7 @@ def test_the_best_trial_has_the_lowest_loss_then_the_highest_score():
             "cases.b, variants.other: adapter: differs from 'plain'",
         ),
         (
-            {"variants": {"plain": [], "one": ["budget.tiers={all: {top_k: 4}}"]}},
+            {"variants": {"plain": [], "one": ["budget.tiers={all: {top_k: 2}}"]}},
             "variants.one: budget.tiers",
         ),
         (
@@ -227,7 +227,7 @@ def test_the_best_trial_has_the_lowest_loss_then_the_highest_score():
             "'fedavg' cannot combine",
         ),
         (
-            {"overrides": [*SMALL, "budget.tiers={high: {top_k: 9}, low: {top_k: 1}}"]},
+            {"overrides": [*SMALL, "budget.tiers={high: {top_k: 99}, low: {top_k: 1}}"]},
             "variants.plain: budget.tiers.high.top_k",
         ),
         ({"search": {"grid": {"training.steps": [1]}, "seed": 3}}, "search.seed 3 is one of"),

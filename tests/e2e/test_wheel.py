@@ -14,6 +14,8 @@ pytest.importorskip(
 
 from bare import ROOT, build_wheel, environment, run
 
+from fedmoe.export.card import licence_of
+from fedmoe.models.folder import model_folder
 from fedmoe.system.digests import code_digest
 
 STRANGE = "raise AssertionError('a stranger was imported')\n"
@@ -66,6 +68,15 @@ def test_the_wheel_installs_one_package_and_its_files(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"fedmoe"}
     for name in ("clients/app.py", "server/app.py", "pyproject.toml", "configs/devices/phone.yaml"):
         assert f"fedmoe/bundle/{name}" in names
+
+
+def test_the_wheel_names_the_licences_of_code_and_weights(wheel):
+    files = zipfile.ZipFile(wheel)
+    about = next(name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
+    said = re.search(r"^License-Expression: (.*)$", files.read(about).decode(), re.MULTILINE)
+    of_weights = licence_of(Path(model_folder("mini")))
+    assert said[1].split(" AND ") == ["Apache-2.0", of_weights.upper()]
+    assert f"{Path(about).parent}/licenses/fedmoe/models/mini/README.md" in files.namelist()
 
 
 def test_the_environment_has_no_extras(python, place):

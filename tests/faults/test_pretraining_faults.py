@@ -26,8 +26,8 @@ PLACES = "sources: s\nwork: w\nout: o\n"
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("gating={name: hierarchical, num_groups: 3}", "gating.num_groups 3 does not divide 16"),
-        ("model.top_k=17", "top_k 17 is over num_experts, which is 16"),
+        ("gating={name: hierarchical, num_groups: 3}", "gating.num_groups 3 does not divide 32"),
+        ("model.top_k=33", "top_k 33 is over num_experts, which is 32"),
         ("model.top_k=0", "model.top_k"),
         ("model.hidden_size=36", "no multiple of twice num_attention_heads, 8"),
         ("model.vocab_size=64", "model.vocab_size"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import conformance as c
 import pytest
+from shapes import FULL_TOP_K as K
 
 from fedmoe.aggregation import FedAvg, FlexLoRA
 from fedmoe.budget import Levels, Tier
@@ -25,7 +26,7 @@ FLEET = ROOT / "configs/fleet_virtual.yaml"
 
 @pytest.fixture(scope="module")
 def fleet():
-    """Eight clients in four tiers of 4, 3, 2 and 1 experts, four of them in a round."""
+    """Eight clients in four tiers, the highest of all K experts, four of them in a round."""
     return load_experiment(FLEET, ["clients_per_round=4", "devices.high.availability=0.5"])
 
 
@@ -40,23 +41,23 @@ def test_without_rounds_only_the_number_of_rounds_changes(fleet):
 
 
 def test_all_data_is_one_client_that_trains_as_long_as_a_rounds_clients(fleet):
-    made = BASELINES["all_data"](fleet, 4)
+    made = BASELINES["all_data"](fleet, K)
     assert made.training.steps == 4 * fleet.training.steps
     assert made.partition.num_clients == 1
-    assert made.budget.assign(1, 4, made.seed) == ("full budget",)
-    assert scored("all_data", fleet, 4) == dict.fromkeys(fleet.budget.tiers, ())
+    assert made.budget.assign(1, K, made.seed) == ("full budget",)
+    assert scored("all_data", fleet, K) == dict.fromkeys(fleet.budget.tiers, ())
 
 
 def test_at_full_budget_all_clients_train_with_k_experts_and_are_scored_at_their_own(fleet):
-    made = BASELINES["full_budget"](fleet, 4)
-    assert set(made.budget.assign(8, 4, made.seed)) == {"full budget"}
-    assert made.budget.resolved(4)["full budget"].top_k == 4
+    made = BASELINES["full_budget"](fleet, K)
+    assert set(made.budget.assign(8, K, made.seed)) == {"full budget"}
+    assert made.budget.resolved(K)["full budget"].top_k == K
     assert {n: t.top_k for n, t in made.budget.tiers.items() if n != "full budget"} == {
         n: t.top_k for n, t in fleet.budget.tiers.items()
     }
     assert made.devices["full budget"].availability == 1.0
-    own = fleet.budget.assign(8, 4, fleet.seed)
-    for tier, clients in scored("full_budget", fleet, 4).items():
+    own = fleet.budget.assign(8, K, fleet.seed)
+    for tier, clients in scored("full_budget", fleet, K).items():
         assert clients == tuple(n for n in range(8) if own[n] == tier)
 
 
@@ -64,8 +65,8 @@ def test_at_full_budget_all_clients_train_with_k_experts_and_are_scored_at_their
     ("overrides", "full_top_k", "said"),
     [
         ([], None, "model.path: 'mini' is not there yet"),
-        (["rescaling.name=learned"], 4, "rescaling.name: 'learned' learns a factor per tier"),
-        (["budget={name: auto, tiers: {high: {}, medium: {}, low: {}, lowest: {}}}"], 4, "'auto'"),
+        (["rescaling.name=learned"], K, "rescaling.name: 'learned' learns a factor per tier"),
+        (["budget={name: auto, tiers: {high: {}, medium: {}, low: {}, lowest: {}}}"], K, "'auto'"),
     ],
 )
 def test_a_full_budget_that_cannot_be_added_is_refused(overrides, full_top_k, said):
@@ -87,7 +88,7 @@ def test_clients_that_train_alone_send_nothing_and_go_on_from_what_they_had(tmp_
 
 def test_a_baseline_is_written_down_and_read_again(fleet, mixed, tmp_path):
     for number, (name, make) in enumerate(BASELINES.items()):
-        made = make(mixed if name in ARMS else fleet, 4)
+        made = make(mixed if name in ARMS else fleet, K)
         path = tmp_path / f"{number}.yaml"
         path.write_text(to_yaml(made))
         assert load_experiment(path) == made
@@ -111,6 +112,7 @@ def test_a_comparison_reads_methods_against_all_baselines(tmp_path, tiny_folder,
             "evaluation.test_examples=8",
             "evaluation.max_new_tokens=1",
             "clients_per_round=3",
+            "budget.tiers.high.top_k=4",
         ],
         "variants": {
             "plain": ["aggregation.name=fedavg"],
@@ -146,26 +148,28 @@ def test_a_comparison_reads_methods_against_all_baselines(tmp_path, tiny_folder,
 
 def test_an_arm_lowers_the_rank_in_proportion_to_k(mixed):
     lower, same_k, same_work = (
-        BASELINES[name](mixed, 4).budget.tiers
+        BASELINES[name](mixed, K).budget.tiers
         for name in ("lower_rank", "equal_inference", "equal_flops")
     )
-    assert [t.rank for t in lower.values()] == [t.rank for t in same_k.values()] == [8, 6, 4, 2]
-    assert [t.top_k for t in lower.values()] == [t.top_k for t in same_work.values()] == [4] * 4
-    assert [t.top_k for t in same_k.values()] == [4, 3, 2, 1]
+    own_k = [t.top_k for t in mixed.budget.tiers.values()]
+    ranks = [mixed.adapter.rank * k // K for k in own_k]
+    assert [t.rank for t in lower.values()] == [t.rank for t in same_k.values()] == ranks
+    assert [t.top_k for t in lower.values()] == [t.top_k for t in same_work.values()] == [K] * 4
+    assert [t.top_k for t in same_k.values()] == own_k
     own = replace(mixed, devices={}, budget=Levels(tiers={"a": Tier(top_k=1, rank=5)}))
-    assert BASELINES["equal_inference"](own, 4).budget.tiers["a"].rank == 5
+    assert BASELINES["equal_inference"](own, K).budget.tiers["a"].rank == 5
 
 
 def test_equal_flops_are_equal_but_for_a_step(mixed):
     """The steps of a tier times a step's work are those of a client that activates k experts."""
     long = replace(mixed, training=replace(mixed.training, steps=1000))
-    made, model = BASELINES["equal_flops"](long, 4), meta_model(mixed.model, mixed.adapter)
+    made, model = BASELINES["equal_flops"](long, K), meta_model(mixed.model, mixed.adapter)
     for name, tier in made.budget.tiers.items():
         layouts = [FedAvg().layouts(model.layout, 1)]
         layouts.append(FedAvg().layouts(model.layout.with_rank(tier.rank), 1))
         own, full = (
             cost(model, layout, k, 64, mixed.upload, target_share=0.5).train_flops_per_token
-            for layout, k in zip(layouts, (mixed.budget.tiers[name].top_k, 4), strict=True)
+            for layout, k in zip(layouts, (mixed.budget.tiers[name].top_k, K), strict=True)
         )
         assert tier.steps * full == pytest.approx(1000 * own, rel=5e-3)
 
@@ -175,4 +179,4 @@ def test_an_arm_needs_fixed_tiers_and_steps(mixed):
         BASELINES["lower_rank"](mixed, None)
     epochs = replace(mixed, training=replace(mixed.training, epochs=1.0))
     with pytest.raises(ConfigError, match="leave out training"):
-        BASELINES["equal_flops"](epochs, 4)
+        BASELINES["equal_flops"](epochs, K)

@@ -115,7 +115,7 @@ def test_who_is_kept_follows_from_seed_round_and_client_and_leaves_others_alone(
     assert all(state.left_out is None for state in run.setup.model.states)
     assert (full.counts > 0).sum() > 2 * 3
     assert torch.equal(kept(task), first)
-    rounds = [kept(replace(task, round=r)) for r in range(2, 8)]
+    rounds = (kept(replace(task, round=r)) for r in range(2, 40))
     assert any(not torch.equal(other, first) for other in rounds)
 
 

@@ -86,6 +86,7 @@ def test_the_bases_loss_at_every_k_stands_below_the_scores():
     assert list(made.base_losses.items()) == [(8, 3.5), (4, 3.25), (1, 3.75)]
     for table in (outcomes.results(made), outcomes.differences(made)):
         assert "3.500 at k = 8, 3.250 at k = 4, 3.750 at k = 1." in table.note
+    assert "3.250 at k = 4" in render_markdown(study(made), short=True)
     assert "before training" not in outcomes.results(case()).note  # no run has told it
 
 
@@ -237,6 +238,9 @@ def test_a_table_says_what_it_cannot_show():
     one = case([r for r in results() if r.seed == 0])
     assert outcomes.power(one).startswith("With one seed nothing can be concluded")
     assert "cannot be seen" in outcomes.differences(case(), "score").note
+    unscored = case([result(name, 0, 0.4, metric="loss") for name in SCORES])
+    assert "Nothing but the loss was measured" in outcomes.results(unscored).note
+    assert "Nothing but the loss" not in outcomes.results(case()).note
 
 
 def test_few_test_examples_are_told_with_their_error():

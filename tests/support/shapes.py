@@ -1,6 +1,14 @@
-"""Sizes of models that plans are made for: a small one, and OLMoE's."""
+"""Sizes of models that plans are made for: a small one, OLMoE's, and the built-in model's k."""
+
+import json
+from pathlib import Path
 
 from fedmoe.budget.shape import Shape
+from fedmoe.models.build import model_folder
+
+MINI = json.loads((Path(model_folder("mini")) / "config.json").read_text())
+"""The built-in model's own configuration: a test that needs a number of it asks here."""
+FULL_TOP_K = MINI["num_experts_per_tok"]
 
 SHAPE = Shape(
     num_layers=4,

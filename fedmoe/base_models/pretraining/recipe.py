@@ -34,15 +34,18 @@ Count = Annotated[int, Field(ge=1)]
 
 @section
 class ModelShape:
-    """An OLMoE model's sizes."""
+    """An OLMoE model's sizes; by default those of the built-in model.
 
-    hidden_size: Count = 256
+    Wide experts on a narrow hidden state: so the loss depends on how many of them work.
+    """
+
+    hidden_size: Count = 128
     intermediate_size: Count = 128
     """Width of one expert."""
-    num_hidden_layers: Count = 4
+    num_hidden_layers: Count = 6
     num_attention_heads: Count = 4
-    num_experts: Count = 16
-    top_k: Count = 4
+    num_experts: Count = 32
+    top_k: Count = 8
     vocab_size: Annotated[int, Field(ge=258, le=2**16)] = 4096
     """Tokens in all: at least 256 bytes, and two special ones."""
 
