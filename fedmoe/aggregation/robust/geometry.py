@@ -132,6 +132,32 @@ def gram(state: Adapter, deltas: Sequence[Adapter]) -> Float[Tensor, "owners cli
     return found
 
 
+def cosines(
+    state: Adapter, deltas: Sequence[Adapter], factors: Float[Tensor, "clients owners"]
+) -> Float[Tensor, "clients clients"]:
+    r"""Return the cosines of all pairs of whole updates, in float64; 0 for one that moves nothing.
+
+    They are of the linear part of the change, dB A + B dA, which is what a mean of factors
+    averages: an update with its sign turned has its cosines turned, whatever its size. `factors`
+    multiply the updates' owners first.
+    """
+    layout, n = deltas[0].layout, len(deltas)
+    found = torch.zeros(n, n, dtype=torch.float64)
+    for parts in zip(*(_parts(state, delta) for delta in deltas), strict=True):
+        A, B = _wide(parts[0].A), _wide(parts[0].B)
+        by = factors[:, parts[0].owners, None, None]
+        dA, dB = (by * torch.stack([_wide(p[at]) for p in parts]) for at in (3, 4))
+        mixed = _flat(B.mT @ dB) @ _flat(dA @ A.mT).T
+        total = _flat(dB @ (A @ A.mT)) @ _flat(dB).T + _flat((B.mT @ B) @ dA) @ _flat(dA).T
+        found += layout.scale**2 * (total + mixed + mixed.T)
+    for views in zip(*(_others(state, delta) for delta in deltas), strict=True):
+        by = factors[:, views[0][0], None]
+        rows = _flat(by * torch.stack([_wide(view) for _, view in views]))
+        found += rows @ rows.T
+    norms = found.diagonal().clamp(min=0).sqrt()
+    return found / (norms[:, None] * norms).clamp(min=1e-150)
+
+
 def _parts(state: Adapter, delta: Adapter) -> Iterator[Part]:
     """Yield the pairs of factors of which at least one is sent; one that is not stands still."""
     sent, there = delta.views(), state.views()
@@ -162,6 +188,10 @@ def _blocks(grams: Tensor, r: int) -> Tensor:
 
 def _wide(x: Tensor) -> Tensor:
     return x.double()
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(len(x), -1)
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
