@@ -63,6 +63,14 @@ def signs(update: Update, seen: Seen) -> Update:
     return strongest(with_delta(update, -update.delta.flat.sign()), seen)
 
 
+def sideways(update: Update, seen: Seen) -> Update:
+    """Send its part at right angles to all others, turned, to the bound: none is against it."""
+    others = torch.stack([u.delta.flat for u in seen.others]).double()
+    turned = -update.delta.flat.double()
+    along = torch.linalg.lstsq(others.T, turned[:, None]).solution
+    return strongest(with_delta(update, (turned - (others.T @ along)[:, 0]).float()), seen)
+
+
 def ipm(update: Update, seen: Seen) -> Update:
     """Send ten times the others' mean, turned (Xie et al. 2019, arXiv:1903.03936)."""
     mean = torch.stack([u.delta.flat for u in seen.others]).mean(0)
