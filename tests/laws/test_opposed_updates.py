@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import conformance as c
 import pytest
@@ -13,6 +14,7 @@ from fedmoe.adapter import Adapter
 from fedmoe.aggregation import FedAvg, Flame
 from fedmoe.aggregation.robust import Clip
 from fedmoe.aggregation.robust.clip import opposed
+from fedmoe.report.robust import robust_rule
 
 LEAST = 0.02
 DIRECTIONS = Clip(most_norm=None, most_size=None)
@@ -83,6 +85,15 @@ def test_updates_with_nothing_in_common_are_averaged_as_they_are():
     assert Clip(most_against=None).combine(FedAvg(), state, sent, 4).state.digest() == (
         Clip().combine(FedAvg(), state, sent, 4).state.digest()
     )
+
+
+def test_who_is_left_out_whole_is_on_the_page():
+    state, updates = alike(FedAvg())
+    sent = [*updates[:-1], with_flat(updates[-1], -updates[-1].delta.flat)]
+    told = DIRECTIONS.combine(FedAvg(), state, sent, 5).judgement
+    lines = [{"round": n, **told.as_json()} for n in (2, 3)]
+    run = SimpleNamespace(judgements=lines, name_of="owner {}".format)
+    assert robust_rule(run).note.endswith(" Clients left out, by round: owner 4 in 2, 3.")
 
 
 @given(st.integers(3, 9), st.data())

@@ -13,6 +13,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from clients.about import about
 from clients.messages import checksum, parsed
+from fedmoe.aggregation.robust.judgement import Judgement, Verdict
 from fedmoe.errors import ConfigError, FedMoEError, WireError
 from fedmoe.messages.records import Failure, Update
 from fedmoe.rounds import Member, plan_round
@@ -368,3 +369,7 @@ def test_the_log_names_the_node_of_an_answer(prepared, known, tasks, caplog):
     assert "round 1: client 2 (" in caplog.text
     assert caplog.text.count(" on lab-3090: ") == 4
     assert "lab-3090, cpu, " in caplog.text
+    verdicts = [Verdict(client, 0.0, 0.5, 0.5, refused, 3) for client, refused in ((0, 3), (1, 2))]
+    lines.judged(1, Judgement("clip", tuple(verdicts), 3, 0, 3))
+    assert "round 1: client 0 is left out by the rule 'clip'" in caplog.text
+    assert "client 1 is left out" not in caplog.text
