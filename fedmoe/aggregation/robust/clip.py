@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedmoe.aggregation.robust.geometry import cosines
-from fedmoe.aggregation.robust.guarded import FEW, Guarded
+from fedmoe.aggregation.robust.guarded import FEW, Guarded, shrunk
 from fedmoe.aggregation.robust.rule import Centre, steady
 from fedmoe.aggregation.robust.terms import Choice, Terms
 from fedmoe.section import section
@@ -61,8 +61,7 @@ class Clip(Guarded):
     def choose(self, terms: Terms, guarded: Choice, centre: Centre) -> Choice:
         if self.most_against is None or len(terms.updates) < FEW:
             return guarded
-        deltas = [update.delta for update in terms.updates]
-        found = steady(cosines(terms.state, deltas, guarded.factors))
+        found = steady(cosines(terms.state, shrunk(terms, guarded)))
         turned = opposed(found, self.most_against)
         return Choice(guarded.weights.masked_fill(turned[:, None], 0.0), guarded.factors)
 

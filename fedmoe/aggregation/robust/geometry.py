@@ -132,28 +132,27 @@ def gram(state: Adapter, deltas: Sequence[Adapter]) -> Float[Tensor, "owners cli
     return found
 
 
-def cosines(
-    state: Adapter, deltas: Sequence[Adapter], factors: Float[Tensor, "clients owners"]
-) -> Float[Tensor, "clients clients"]:
-    r"""Return the cosines of all pairs of whole updates, in float64; 0 for one that moves nothing.
+def cosines(state: Adapter, deltas: Sequence[Adapter]) -> Float[Tensor, "clients clients"]:
+    r"""Return the cosines of all pairs of whole updates, float64; 0 for one that moves nothing.
 
     They are of the linear part of the change, dB A + B dA, which is what a mean of factors
-    averages: an update with its sign turned has its cosines turned, whatever its size. `factors`
-    multiply the updates' owners first.
+    averages: an update with its sign turned has its cosines turned, whatever its size.
     """
-    layout, n = deltas[0].layout, len(deltas)
-    found = torch.zeros(n, n, dtype=torch.float64)
+    found = torch.zeros(len(deltas), len(deltas), dtype=torch.float64)
     for parts in zip(*(_parts(state, delta) for delta in deltas), strict=True):
-        A, B = _wide(parts[0].A), _wide(parts[0].B)
-        by = factors[:, parts[0].owners, None, None]
-        dA, dB = (by * torch.stack([_wide(p[at]) for p in parts]) for at in (3, 4))
-        mixed = _flat(B.mT @ dB) @ _flat(dA @ A.mT).T
-        total = _flat(dB @ (A @ A.mT)) @ _flat(dB).T + _flat((B.mT @ B) @ dA) @ _flat(dA).T
-        found += layout.scale**2 * (total + mixed + mixed.T)
+        A, B, square = parts[0].A, parts[0].B, deltas[0].layout.scale ** 2
+        aa, bb = A @ A.mT, B.mT @ B
+        lefts, rights = [B.mT @ p.dB for p in parts], [p.dA @ A.mT for p in parts]
+        for i, p in enumerate(parts):
+            by_b, by_a = p.dB @ aa, bb @ p.dA
+            for j, q in enumerate(parts[: i + 1]):
+                mixed = _inner(lefts[i], rights[j]) + _inner(lefts[j], rights[i])
+                found[i, j] += square * (_inner(by_b, q.dB) + _inner(by_a, q.dA) + mixed)
     for views in zip(*(_others(state, delta) for delta in deltas), strict=True):
-        by = factors[:, views[0][0], None]
-        rows = _flat(by * torch.stack([_wide(view) for _, view in views]))
-        found += rows @ rows.T
+        for i, (_, view) in enumerate(views):
+            for j, (_, other) in enumerate(views[: i + 1]):
+                found[i, j] += _inner(view, other)
+    found = found.tril() + found.tril(-1).T
     norms = found.diagonal().clamp(min=0).sqrt()
     return found / (norms[:, None] * norms).clamp(min=1e-150)
 
@@ -190,8 +189,8 @@ def _wide(x: Tensor) -> Tensor:
     return x.double()
 
 
-def _flat(x: Tensor) -> Tensor:
-    return x.reshape(len(x), -1)
+def _inner(x: Tensor, y: Tensor) -> float:
+    return float(torch.dot(x.reshape(-1), y.reshape(-1)))
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
