@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation import FedAvg, Flame
-from fedmoe.aggregation.robust import Clip
+from fedmoe.aggregation.robust import Clip, clip
 from fedmoe.aggregation.robust.clip import opposed
 from fedmoe.report.robust import robust_rule
 
@@ -70,6 +70,14 @@ def test_where_no_side_is_larger_nobody_is_left_out(number):
     sent = [with_flat(u, -u.delta.flat) if n < number // 2 else u for n, u in enumerate(sent)]
     told = DIRECTIONS.combine(FedAvg(), state, sent, 5)
     assert told.state.digest() == FedAvg().combine(state, sent, 5).digest()
+
+
+def test_in_a_round_of_very_many_nobody_votes(monkeypatch):
+    state, updates = alike(FedAvg())
+    sent = [*updates[:-1], with_flat(updates[-1], -updates[-1].delta.flat)]
+    assert refused(DIRECTIONS.combine(FedAvg(), state, sent, 5))
+    monkeypatch.setattr(clip, "MOST_VOTERS", 4)
+    assert not refused(DIRECTIONS.combine(FedAvg(), state, sent, 5))
 
 
 def test_updates_with_nothing_in_common_are_averaged_as_they_are():

@@ -15,6 +15,9 @@ from fedmoe.aggregation.robust.rule import Centre, steady
 from fedmoe.aggregation.robust.terms import Choice, Terms
 from fedmoe.section import section
 
+MOST_VOTERS = 64
+"""Clients of a round up to which they vote: each pair of them costs an inner product."""
+
 
 @section
 class Clip(Guarded):
@@ -55,11 +58,11 @@ class Clip(Guarded):
     most_against: Annotated[float, Field(gt=0, le=1)] | None = 0.02
     """Cosine up to which two clients' updates are neither with nor against each other. A client
     whose update is against more than half of the others' is left out of the round; nobody is when
-    null, or where clients have no direction in common. Null where some rightly undo what most
-    learn."""
+    null, where clients have no direction in common, or in a round of more than 64, in which each
+    weighs little. Null where some rightly undo what most learn."""
 
     def choose(self, terms: Terms, guarded: Choice, centre: Centre) -> Choice:
-        if self.most_against is None or len(terms.updates) < FEW:
+        if self.most_against is None or not FEW <= len(terms.updates) <= MOST_VOTERS:
             return guarded
         found = steady(cosines(terms.state, shrunk(terms, guarded)))
         turned = opposed(found, self.most_against)
