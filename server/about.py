@@ -171,6 +171,11 @@ class Expected:
                 f"it holds client {strange[0]}, which the run config's `nodes` does not give to "
                 f"{registered!r}; give it there, or leave `clients` out of its node config"
             )
+        if registered and self.num_clients and not given:
+            raise WireError(
+                f"its key was registered for {registered!r}, to which the run config's `nodes` "
+                f"gives no client: it could answer for any; set for example nodes={registered}=0"
+            )
 
     def _check_owners(self, about: About, registered: str) -> None:
         """Refuse owners whom the run config gives to another node, or a key's name does not cover.

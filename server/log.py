@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from logging import INFO, WARNING
 
+from fedmoe.aggregation.robust.judgement import Judgement
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.messages.rows import RowCounts
@@ -46,6 +47,12 @@ class LogLines(Display):
         log(INFO, "%s: %s", who, told)
         if answer.rows:
             self._warn(*self.news.losses({task.client: (task.name, answer.rows)}))
+
+    def judged(self, number: int, judgement: Judgement) -> None:
+        for verdict in judgement.clients:
+            if verdict.refused == verdict.trained:
+                who, rule = who_of(verdict.client, self.tasks), judgement.rule
+                log(INFO, "round %d: %s is left out by the rule %r", number, who, rule)
 
     def injected(self, event: Injected) -> None:
         who = f"round {event.round}: {who_of(event.client, self.tasks)}"

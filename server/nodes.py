@@ -19,6 +19,10 @@ from server.settings import Settings
 LOOK_SECONDS = 2.0
 """Between two looks at the nodes that are present, within a round."""
 QUESTION = "the question who it is"
+NAMELESS = (
+    "its key was registered without a name, and another's with one: it could take any name; take "
+    "the key back, and register a new one with --name"
+)
 
 
 class Nodes:
@@ -190,6 +194,8 @@ class Nodes:
             if isinstance(answer, Lost):
                 raise WireError(answer.reason)
             registered = self.registered.get(node, "")
+            if not registered and any(self.registered.values()):
+                raise WireError(NAMELESS)
             about = self.expected.check(read_about(answer), registered)
             self._check_rows(node, about)
             self._check_withheld(about, registered)

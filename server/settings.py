@@ -37,7 +37,9 @@ class Settings:
     identical to those of one version."""
     nodes: str = ""
     """The clients or tiers that a named node serves, as `lab-3090=0,3; pi=low`; where clients bring
-    rows of their own, the owners that it may speak for, as `lab-3090=berlin,paris`."""
+    rows of their own, the owners that it may speak for, as `lab-3090=berlin,paris`. A node whose
+    key is registered for a name gets no other clients' tasks, and none without an entry; an owner
+    of the same name needs no entry."""
 
 
 def read_settings(run_config: Mapping[str, Any]) -> Settings:

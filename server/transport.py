@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from logging import INFO
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,9 +30,18 @@ from server.masks import GridSteps
 from server.messages import task_content
 from server.nodes import Nodes
 from server.post import Clock, Post
+from server.private import log
 from server.round import Exchange, Round
 from server.settings import Settings, read_nodes, read_owners
 
+OWNERS_OPEN = (
+    "the run config's `nodes` is empty: a registered key speaks for the owner of its own name "
+    "alone, and a node without one for whomever it says"
+)
+CLIENTS_OPEN = (
+    "the run config's `nodes` is empty: a node whose key is registered gets no tasks, and one "
+    "without a key may answer for any client"
+)
 A = TypeVar("A")
 R = TypeVar("R")
 
@@ -84,6 +94,8 @@ class GridTransport:
             template_digest(server.setup.experiment.text.template),
         )
         self.nodes = Nodes(grid, Post(grid, clock), expected, settings)
+        if not settings.nodes:
+            log(INFO, OWNERS_OPEN if named else CLIENTS_OPEN)
         self.packed: dict[str, tuple[Task, Message]] = {}
         """By tier: the last task that was packed, and its message."""
         self.steps = GridSteps(self)

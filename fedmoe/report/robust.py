@@ -40,9 +40,16 @@ def _note(run: Run) -> str:
         return ""
     few, parts = (sum(line[name] for line in run.judgements) for name in ("few", "parts"))
     last = run.judgements[-1]
+    out: dict[int, list[str]] = {}
+    for line in run.judgements:
+        for verdict in line["clients"]:
+            if verdict["refused"] == verdict["trained"]:
+                out.setdefault(verdict["client"], []).append(str(line["round"]))
+    whole = "; ".join(f"{run.name_of(c)} in {', '.join(out[c])}" for c in sorted(out))
     return (
         f"By {last['rule']}. Clipped: the share of an update's norm that was cut off. Weight: the "
         "mean share over the experts and shared parts that the client trained. Of all "
         f"{parts:,} parts of all rounds {few:,} had fewer than {last['needed']} reporters, and "
         "were averaged with clipped updates and capped shares."
+        + (f" Clients left out, by round: {whole}." if whole else "")
     )

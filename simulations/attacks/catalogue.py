@@ -29,6 +29,7 @@ ATTACKS: dict[str, Attack] = {
     "flip": Attack("turned", lies.flip),
     "bound": Attack("turned, to the bound", TURNED),
     "signs": Attack("every value against its sign, to the bound", lies.signs),
+    "sideways": Attack("turned but for what others agree on, to the bound", lies.sideways),
     "alie": Attack("ALIE, 1.5 deviations", lies.alie),
     "ipm": Attack("IPM, 10 times the mean", lies.ipm),
     "labels": Attack("answers exchanged", rows="labels"),
@@ -56,6 +57,11 @@ ATTACKS: dict[str, Attack] = {
     ),
     "own_bound": Attack(
         "turned, to the bound, a million as first claim", both(TURNED, lies.million), own=True
+    ),
+    "own_sideways": Attack(
+        "turned but for what others agree on, to the bound, a million as first claim",
+        both(lies.sideways, lies.million),
+        own=True,
     ),
     "own_backdoor": Attack("backdoor, a million as first claim", lies.million, "trigger", own=True),
 }

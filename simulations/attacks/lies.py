@@ -14,6 +14,8 @@ from fedmoe.messages.validation import Limits
 
 MANY = 1_000_000
 """Examples that a liar claims: all that the server takes where it knows no better."""
+AGREED = 0.1
+"""Part of what others agree on in a lie that is to seem in agreement."""
 WITHIN = 0.999
 """Share of a bound that is used, so that rounding does not carry a lie beyond it."""
 
@@ -61,6 +63,16 @@ def flip(update: Update, seen: Seen) -> Update:
 def signs(update: Update, seen: Seen) -> Update:
     """Send every value against its own sign, all of one size."""
     return strongest(with_delta(update, -update.delta.flat.sign()), seen)
+
+
+def sideways(update: Update, seen: Seen) -> Update:
+    """Turn all but what others agree on, of which a little is kept, so that none is against it."""
+    others = torch.stack([u.delta.flat for u in seen.others]).double()
+    turned = -update.delta.flat.double()
+    turned -= others.T @ torch.linalg.lstsq(others.T, turned[:, None]).solution[:, 0]
+    agreed = others.mean(0)
+    kept = AGREED * turned.norm() / agreed.norm() * agreed
+    return strongest(with_delta(update, (turned + kept).float()), seen)
 
 
 def ipm(update: Update, seen: Seen) -> Update:

@@ -27,7 +27,8 @@ BEFORE = {
     "own_million": ("22 / 21", "22 / 21"),
     "own_bound": ("0 / 0", "0 / 0"),
 }
-"""The scores at k = 4 and k = 1 before there was a rule, and bounds on norms and claims."""
+"""The scores at k = 4 and k = 1, of an earlier base model, before there was a rule, and bounds on
+norms and claims."""
 
 
 def cell(line: Line | None) -> str:
@@ -36,10 +37,11 @@ def cell(line: Line | None) -> str:
         return "-"
     if len(line["told"]["refused"]) == line["told"]["lies"] > 0:
         return "refused"
+    out = ", left out" if line["told"].get("caught", 0) == line["told"]["lies"] > 0 else ""
     scores = list(line["score"].values())
     shown = " / ".join(f"{s:.0f}" for s in scores) if len(scores) < 3 else f"{mean(scores):.1f}"
     obeyed = f", {line['trigger']['obeyed']:.0f} %" if line["attack"].find("backdoor") >= 0 else ""
-    return f"{shown} ({mean(line['loss'].values()):.3f}){obeyed}"
+    return f"{shown} ({mean(line['loss'].values()):.3f}){obeyed}{out}"
 
 
 def single(lines: Sequence[Line]) -> str:
@@ -55,7 +57,7 @@ def single(lines: Sequence[Line]) -> str:
         rows.append(row)
     columns = ["lie of round 6"]
     for name in ("FLAME", "FedAvg"):
-        columns += [f"{name}, before", "no rule", f"`{DEFAULT}`"]
+        columns += [f"{name}, earlier base, before bounds", "no rule", f"`{DEFAULT}`"]
     return markdown(columns, rows)
 
 
@@ -74,8 +76,8 @@ def rounds(lines: Sequence[Line], cases: Sequence[Case], title: str) -> str:
 
 def price(lines: Sequence[Line]) -> str:
     """Return what a rule costs honest runs: paired differences of losses over seeds."""
-    cases, rows = grids()["honest"], []
-    for strategy in ("flame", "fedavg"):
+    cases, rows, both = grids()["honest"], [], ("flame", "fedavg")
+    for strategy in both:
         base, ours = (
             {
                 line["seed"]: line
@@ -93,11 +95,12 @@ def price(lines: Sequence[Line]) -> str:
         touched, parts = (sum(t[key] for t in told) for key in ("touched", "trained"))
         loss = ", ".join(f"{x:.4f}" for x in without)
         of = f"{touched} of {parts}"
-        gap = difference_text(difference(with_, without), "loss")
+        gap = difference_text(difference(with_, without, len(both)), "loss")
         rows.append([strategy, str(len(seeds)), loss, gap, of])
     columns = ["strategy", "seeds", "loss without a rule", "more with the default (interval)",
                "experts of updates clipped or capped"]  # fmt: skip
-    return markdown(columns, rows)
+    said = f"The {len(both)} intervals hold together with 95 % (Bonferroni)."
+    return markdown(columns, rows, said if rows else "")
 
 
 def refusals(lines: Sequence[Line]) -> str:

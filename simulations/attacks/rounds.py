@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from simulations.attacks.lab import Lab
 
 
+Known = dict[tuple[int, Rows], Update]
+"""Updates by client and the rows that it trained on."""
+
+
 @dataclass
 class Told:
     """What checks and rules did over some rounds."""
@@ -35,14 +39,16 @@ class Told:
     left_out: int = 0
     """Parts of honest updates that a rule gave no weight."""
     lies: int = 0
+    caught: int = 0
+    """Lies that passed the checks, and that a rule gave no weight at all."""
 
 
 class Round:
     """One round from a state: every update is trained once, whatever is then made of it."""
 
-    def __init__(self, lab: Lab, state: ServerState) -> None:
-        self.lab, self.state = lab, state
-        self.known: dict[tuple[int, Rows], Update] = {}
+    def __init__(self, lab: Lab, state: ServerState, known: Known) -> None:
+        """Begin a round; `known` has what was trained from this state before, and gets the rest."""
+        self.lab, self.state, self.known = lab, state, known
         server, seed = lab.server, lab.setup.experiment.seed
         number = server.clients_per_round
         self.tasks = plan_round(state, server.members, number, seed, server.send_to)
@@ -86,6 +92,8 @@ class Round:
                 if verdict.client not in liars:
                     told.trained += verdict.trained
                     told.left_out += verdict.refused
+                else:
+                    told.caught += verdict.refused == verdict.trained
 
         if isinstance(rule, Guarded):
             terms = Terms.of(strategy, state.adapter, sent)

@@ -16,8 +16,8 @@ import numpy as np
 
 from fedmoe.privacy.masks.collector import Collector
 from fedmoe.privacy.masks.fixed_point import Part, encode
-from fedmoe.privacy.masks.party import Party
-from fedmoe.privacy.masks.wire import advert_values, reveal_text, shares_text
+from fedmoe.privacy.masks.party import Party, Refused
+from fedmoe.privacy.masks.wire import advert_values, refused_text, reveal_text, shares_text
 from simulations.benchmarks.measure import Options, Row, named
 
 SIZES = (6_000_000, 592_000_000)
@@ -28,6 +28,10 @@ ABOUT = "run|1|benchmark"
 
 def rows(options: Options) -> Iterator[Row]:
     """Yield, per size and number of neighbours, a client's and the server's time, and bytes."""
+    for number in NEIGHBOURS:
+        spent = min(met_in(number)[2] for _ in range(options.repeats))
+        what, note = "masks, client, keys and shares", named("cryptography")
+        yield Row(what, f"{number} neighbours", f"{1e3 * spent:.2g} ms", note=note)
     for size in (40_000,) if options.quick else SIZES:
         values = size // 4
         coded = seconds(options, size, partial(coding, values))
@@ -73,17 +77,31 @@ def coding(values: int) -> Callable[[], object]:
 
 def met(number: int) -> tuple[Collector, dict[int, Party]]:
     """Return a round of `number` neighbours each, all of whom have opened the others' shares."""
+    return met_in(number)[:2]
+
+
+def met_in(number: int) -> tuple[Collector, dict[int, Party], float]:
+    """Return the same, and client 0's processor time for its keys, its shares and the others'."""
+    spent = 0.0
+
+    def timed(client: int, step: Callable[..., Any], *given: Any) -> Any:
+        nonlocal spent
+        started = time.thread_time()
+        answer = step(*given)
+        spent += 0.0 if client else time.thread_time() - started
+        return answer
+
     about, clients = ABOUT.encode(), range(number + 1)
     # Half of the neighbours: of two, too, one may leave here, to see what that costs.
     parties = {client: Party(about, client, number // 2) for client in clients}
     neighbours = {c: [other for other in clients if other != c] for c in clients}
     collector = Collector(about, neighbours, number // 2, 1)
-    collector.adverts = {c: party.advertise() for c, party in parties.items()}
-    shared: Any = {c: p.share(collector.adverts_for(c)) for c, p in parties.items()}
+    collector.adverts = {c: timed(c, p.advertise) for c, p in parties.items()}
+    shared = {c: timed(c, p.share, collector.adverts_for(c)) for c, p in parties.items()}
     collector.sealed = shared
     for client, party in parties.items():
-        party.open(collector.sealed_for(client))
-    return collector, parties
+        timed(client, party.open, collector.sealed_for(client))
+    return collector, parties, spent
 
 
 def masking_of(values: int, number: int) -> Callable[[], object]:
@@ -107,8 +125,8 @@ def small_bytes(number: int) -> int:
     """Return the bytes that a client sends beside its vector; it gets about the same."""
     collector, parties = met(number)
     advert = json.dumps(advert_values(collector.adverts[0]))
-    shares = shares_text(collector.sealed[0])
+    shares, opened = shares_text(collector.sealed[0]), refused_text(Refused())
     for client in parties:
         parties[client].mask(np.zeros(1, np.uint64))
     reveal = reveal_text(parties[0].reveal([*parties]))
-    return len(advert) + len(shares) + len(reveal)
+    return len(advert) + len(shares) + len(opened) + len(reveal)

@@ -11,7 +11,7 @@ from fedmoe.aggregation.robust.centred_clipping import CentredClipping
 from fedmoe.aggregation.robust.clip import Clip
 from fedmoe.aggregation.robust.fltrust import FLTrust
 from fedmoe.aggregation.robust.geometric_median import GeometricMedian
-from fedmoe.aggregation.robust.geometry import gram, moves_of
+from fedmoe.aggregation.robust.geometry import cosines, gram, moves_of
 from fedmoe.aggregation.robust.guarded import fair
 from fedmoe.aggregation.robust.krum import Krum, MultiKrum
 from fedmoe.aggregation.robust.median import Median
@@ -70,6 +70,16 @@ def test_inner_products_by_factors_are_those_of_the_dense_products(used):
     for owner in range(OWNERS):
         rows = torch.stack([of[owner] for of in dense])
         torch.testing.assert_close(found[owner], rows @ rows.T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("used", USED)
+def test_cosines_are_those_of_the_dense_products_of_small_updates(used):
+    _, state, updates, _ = round_of(used)
+    small = [c.Adapter(update.delta.layout, 1e-3 * update.delta.flat) for update in updates]
+    rows = torch.stack([torch.cat(products(state, delta)) for delta in small])
+    rows /= rows.norm(dim=1, keepdim=True)
+    found = cosines(state, [update.delta for update in updates])
+    torch.testing.assert_close(found, rows @ rows.T, rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("t", [1.0, 0.3])

@@ -13,6 +13,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from clients.about import about
 from clients.messages import checksum, parsed
+from fedmoe.aggregation.robust.judgement import Judgement, Verdict
 from fedmoe.errors import ConfigError, FedMoEError, WireError
 from fedmoe.messages.records import Failure, Update
 from fedmoe.rounds import Member, plan_round
@@ -98,7 +99,7 @@ def test_a_node_that_leaves_something_out_is_refused(name):
 
 
 def test_a_node_under_another_name_than_its_keys_is_refused():
-    expected = Expected("abc123", 4)
+    expected = Expected("abc123", 4, assigned=dict.fromkeys(("lab", "pi", "Lab"), frozenset({0})))
     said = about({"name": "lab"})
     assert expected.check(said, "lab").name == expected.check(said).name == "lab"
     for registered in ("pi", "Lab"):
@@ -152,10 +153,27 @@ def test_a_registered_node_holds_the_pooled_clients_that_it_is_given():
             Expected("abc123", 4, assigned=given).check(said, "lab")
 
 
+def test_a_registered_node_without_clients_of_pooled_data_gets_no_tasks(
+    prepared, known, tasks, caplog
+):
+    grid = FakeGrid({"name": "lab"}, {"name": "pi"}, {"name": "pi"}, known=known)
+    grid.registered = {100: "lab", 101: "pi"}
+    answers = list(over(grid, prepared, nodes="lab=0,1,2")(tasks))
+    assert [isinstance(answer, Update) for answer in answers] == [True, True, True, False]
+    assert (grid.clients_of(1), grid.clients_of(2)) == ([None], [None])
+    said = "registered for 'pi', to which the run config's `nodes` gives no client: it could answer"
+    assert f"node 101 gets no tasks: its key was {said}" in caplog.text
+    assert "node 102 gets no tasks: its key was registered without a name" in caplog.text
+    with pytest.raises(FedMoEError, match="nodes=lab=0"):
+        list(over(grid, prepared)(tasks))
+    assert "`nodes` is empty: a node whose key is registered gets no tasks" in caplog.text
+
+
 def test_a_nodes_name_and_clients_cannot_be_taken_over(prepared, known, tasks, caplog):
-    grid = FakeGrid({"name": "lab", "clients": "0"}, {"name": "lab"}, {}, known=known)
-    grid.registered = {100: "pi", 101: "lab"}
-    answers = list(over(grid, prepared, nodes="lab=0,1")(tasks))
+    own, more = {"name": "lab", "clients": "0"}, {"name": "more"}
+    grid = FakeGrid(own, {"name": "lab"}, more, known=known)
+    grid.registered = {100: "pi", 101: "lab", 102: "more"}
+    answers = list(over(grid, prepared, nodes="lab=0,1; more=2,3")(tasks))
     assert all(isinstance(answer, Update) for answer in answers)
     assert grid.clients_of(0) == [None]
     assert grid.clients_of(1) == [None, 0, 1]
@@ -351,3 +369,7 @@ def test_the_log_names_the_node_of_an_answer(prepared, known, tasks, caplog):
     assert "round 1: client 2 (" in caplog.text
     assert caplog.text.count(" on lab-3090: ") == 4
     assert "lab-3090, cpu, " in caplog.text
+    verdicts = [Verdict(client, 0.0, 0.5, 0.5, refused, 3) for client, refused in ((0, 3), (1, 2))]
+    lines.judged(1, Judgement("clip", tuple(verdicts), 3, 0, 3))
+    assert "round 1: client 0 is left out by the rule 'clip'" in caplog.text
+    assert "client 1 is left out" not in caplog.text

@@ -28,6 +28,10 @@ MEASURES = 4
 """Norms of an owner's update: of the change of products and all else, of dA, of dB, of all else."""
 
 
+CACHED = 2**20
+"""Values of all clients that are multiplied at a time."""
+
+
 class Moves(NamedTuple):
     r"""Squared norms of one update, by owner, if the deltas are multiplied by t.
 
@@ -132,6 +136,28 @@ def gram(state: Adapter, deltas: Sequence[Adapter]) -> Float[Tensor, "owners cli
     return found
 
 
+def cosines(state: Adapter, deltas: Sequence[Adapter]) -> Float[Tensor, "clients clients"]:
+    r"""Return the cosines of all pairs of whole updates, float64; 0 for one that moves nothing.
+
+    They are of the linear part of the change, dB A + B dA, which is what a mean of factors
+    averages: an update with its sign turned has its cosines turned, whatever its size.
+    """
+    found = torch.zeros(len(deltas), len(deltas), dtype=torch.float64)
+    for parts in zip(*(_parts(state, delta) for delta in deltas), strict=True):
+        for some in zip(*(_few(part, len(parts)) for part in parts), strict=True):
+            A, B, square = some[0].A, some[0].B, deltas[0].layout.scale ** 2
+            aa, bb = A @ A.mT, B.mT @ B
+            found += square * _pairs([p.dB @ aa for p in some], [p.dB for p in some])
+            found += square * _pairs([bb @ p.dA for p in some], [p.dA for p in some])
+            mixed = _pairs([B.mT @ p.dB for p in some], [p.dA @ A.mT for p in some])
+            found += square * (mixed + mixed.T)
+    for views in zip(*(_others(state, delta) for delta in deltas), strict=True):
+        rows = [view for _, view in views]
+        found += _pairs(rows, rows)
+    norms = found.diagonal().clamp(min=0).sqrt()
+    return found / (norms[:, None] * norms).clamp(min=1e-150)
+
+
 def _parts(state: Adapter, delta: Adapter) -> Iterator[Part]:
     """Yield the pairs of factors of which at least one is sent; one that is not stands still."""
     sent, there = delta.views(), state.views()
@@ -142,6 +168,14 @@ def _parts(state: Adapter, delta: Adapter) -> Iterator[Part]:
         moved = (sent[n] if n in sent else torch.zeros_like(there[n]) for n in (a, b))
         led = [x if entry.layer is not None else x[None] for x in (there[a], there[b], *moved)]
         yield Part(owners_of(delta.layout, entry.layer), *led)
+
+
+def _few(part: Part, times: int) -> Iterator[Part]:
+    """Yield so few experts of a part at a time that so many of them fit the processor's cache."""
+    tensors = part[1:]
+    step = max(1, CACHED // (times * max(x[0].numel() for x in tensors)))
+    for rows in zip(*(x.split(step) for x in tensors), strict=True):
+        yield Part(part.owners, *rows)
 
 
 def _others(state: Adapter, delta: Adapter) -> Iterator[tuple[slice, Tensor]]:
@@ -162,6 +196,12 @@ def _blocks(grams: Tensor, r: int) -> Tensor:
 
 def _wide(x: Tensor) -> Tensor:
     return x.double()
+
+
+def _pairs(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+    """Return the inner products of every x with every y."""
+    rows, others = (torch.stack([tensor.reshape(-1) for tensor in side]) for side in (x, y))
+    return _wide(rows @ others.T)
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
