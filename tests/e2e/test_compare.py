@@ -21,8 +21,6 @@ from fedmoe.errors import FedMoEError
 from fedmoe.runs.identity import settings_digest
 from fedmoe.system.files import write_json
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 ROOT = Path(__file__).parents[2]
 SMALL = [
     "rounds=1",
@@ -95,6 +93,7 @@ def test_a_comparison_runs_what_is_missing_and_refuses_other_settings(tmp_path, 
     assert "other code" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("uncharted")
 def test_the_best_point_of_a_search_is_used_for_the_results(tmp_path, capsys):
     config = comparison(
         tmp_path,
@@ -126,6 +125,7 @@ def test_the_best_point_of_a_search_is_used_for_the_results(tmp_path, capsys):
     assert "seed 7" in page
 
 
+@pytest.mark.usefixtures("uncharted")
 def test_a_comparison_is_an_object_that_runs_without_a_word(tmp_path, capfd):
     asked = Comparison(
         name="mine",

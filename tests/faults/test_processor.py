@@ -15,8 +15,6 @@ from fedmoe.cli.main import main
 from fedmoe.report.ledger import read_ledger
 from fedmoe.system.machine import processor
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 if platform.machine() != "x86_64" or sys.platform != "linux":
     pytest.skip("torch's kernels can be chosen on x86 alone", allow_module_level=True)
 

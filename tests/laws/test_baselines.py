@@ -17,8 +17,6 @@ from fedmoe.config.load import to_yaml
 from fedmoe.errors import ConfigError
 from fedmoe.models.memory.meta import meta_model
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 ROOT = Path(__file__).parents[2]
 FLEET = ROOT / "configs/fleet_virtual.yaml"
 

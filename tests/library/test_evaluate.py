@@ -25,8 +25,6 @@ from fedmoe.serving.app import Endpoint
 from fedmoe.serving.engine import Engine
 from fedmoe.serving.limits import Limits
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 ROWS = [{"question": f"lamp {n}", "reply": f"lamp {n % 3}"} for n in range(24)]
 
 

@@ -19,7 +19,7 @@ from server.settings import Settings
 from server.stream import GridStream
 from server.transport import GridTransport
 
-pytestmark = pytest.mark.usefixtures("quick_digest", "undrawn")
+pytestmark = pytest.mark.usefixtures("quick_digest")
 
 OWNERS = {"attic": 14, "barn": 23, "cellar": 11, "den": 17, "foyer": 9}
 
@@ -31,7 +31,7 @@ model: {{path: {model}}}
 adapter: {{rank: 4, alpha: 8.0}}
 data: {{name: federated, path: {rows}}}
 budget: {{default: low, tiers: {{high: {{top_k: 4, clients: [barn]}}, low: {{top_k: 1}}}}}}
-training: {{steps: 2, batch_size: 4}}
+training: {{steps: 2, batch_size: 4, probe_examples: 4}}
 evaluation: {{max_new_tokens: 2, metric: [exact_match, token_f1]}}
 membership: {{least: 5}}
 simulation: {{folder: {runs}}}

@@ -20,8 +20,6 @@ from fedmoe.export.saved import SavedRun
 from fedmoe.models.decode import greedy
 from fedmoe.runs.data import pooled_data
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 NUMBERS = ("one", "two", "three", "four", "five")
 MOST = 8
 TEXTS = {
