@@ -185,7 +185,7 @@ def test_what_is_no_run_is_refused(tmp_path, capsys):
 
 def shared_out(place):
     data = LocalFiles(path=str(place / "rows.jsonl"), label="kind")
-    training = fedmoe.Training(steps=1, batch_size=2)
+    training = fedmoe.Training(steps=1, batch_size=2, probe_examples=2)
     shared = {"partition": {"name": "iid", "num_clients": 2}, "training": training}
     return {"data": data, "rounds": 1} | shared
 

@@ -64,7 +64,7 @@ def small(tiny_folder, tmp_path_factory):
         "data": {"name": "files", "path": str(place / "rows.jsonl")},
         "partition": {"name": "iid", "num_clients": 3},
         "budget": {"tiers": {name: {"top_k": 2} | form for name, form in TIERS.items()}},
-        "training": {"steps": 1, "batch_size": 2},
+        "training": {"steps": 1, "batch_size": 2, "probe_examples": 2},
         "evaluation": {"validation_examples": 2, "test_examples": 2, "max_new_tokens": 2},
         "simulation": {"folder": str(place)},
     }
