@@ -31,7 +31,6 @@ def about(
     """Return what `server/about.py` checks: name, clients, rows, code, versions and machine.
 
     Args:
-        node_config: the node's.
         data: the experiment's section `data` as far as the server tells it: its name, and where
             the rows are; and by which template they are worded.
 

@@ -42,7 +42,6 @@ def own_rows(node_config: Mapping[str, object], data: Mapping[str, Any]) -> OwnR
     Without it the experiment's own path counts, as in a simulation on one machine.
 
     Args:
-        node_config: the node's.
         data: the experiment's section `data`, as the server tells it.
 
     Raises:
@@ -85,7 +84,6 @@ def rows_here(data: Federated, named: str, report: Sequence[str], state: str = "
     The server's test set stays at the server.
 
     Args:
-        data: the experiment's.
         named: `data` of the node's config.
         report: what the node reports of its clients.
         state: `state` of the node's config.

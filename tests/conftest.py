@@ -1,5 +1,6 @@
 """Tiny random models, and adapters for them, that the tests share."""
 
+import gc
 import os
 import shutil
 import signal
@@ -57,6 +58,15 @@ FAMILIES = {
     "qwen2_moe": {"num_experts": 8, "moe_intermediate_size": 16},
     "qwen3_moe": {"num_experts": 8, "moe_intermediate_size": 16, "head_dim": 8},
 }
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: no collection of garbage looks through it again."""
+    from fedmoe.system.digests import code_digest
+
+    code_digest()  # processes that tests fork have it, too
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -118,18 +128,34 @@ def proved_here(monkeypatch):
     monkeypatch.setattr("fedmoe.export.exported.in_fresh_process", logits_of)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def undrawn():
-    """Runs of a module whose reports are written without plots, which take a second to draw."""
+    """Reports are written without plots, which take a second; yields what draws them."""
     with pytest.MonkeyPatch.context() as patch:
+        from fedmoe.report.plots import draw_plots
+
         patch.setattr("fedmoe.report.plots.draw_plots", lambda run: [])
+        yield draw_plots
+
+
+@pytest.fixture(scope="module")
+def drawn(undrawn):
+    """Reports of a module whose tests look at plots have them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedmoe.report.plots.draw_plots", undrawn)
         yield
 
 
 @pytest.fixture
 def undrawn_here(monkeypatch):
-    """As `undrawn`, for one test of a module whose other tests look at plots."""
+    """Reports without plots, for one test of a module whose other tests look at them."""
     monkeypatch.setattr("fedmoe.report.plots.draw_plots", lambda run: [])
+
+
+@pytest.fixture
+def uncharted(monkeypatch):
+    """Pages of comparisons are written without plots, which take seconds to draw."""
+    monkeypatch.setattr("fedmoe.comparison.files.draw_case", lambda case: [])
 
 
 @pytest.fixture(scope="session")

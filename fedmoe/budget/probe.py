@@ -88,8 +88,6 @@ def probe(
     and that code sees neither moment.
 
     Args:
-        device: that would compute.
-        link: to the server, where it is known.
         folder: on the disk that runs are written to.
         root: under which `proc` and `sys` lie.
     """

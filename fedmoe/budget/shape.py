@@ -128,7 +128,6 @@ def shape_of(model: AdaptedModel, layout: Layout | None = None, *, on_gpu: bool 
     Args:
         model: on any device; its weights are not read.
         layout: of the adapter it computes with; the model's own when omitted.
-        on_gpu: whether it will compute on a GPU.
     """
     layout = layout or model.layout
     (num_experts, _, hidden), (_, _, width) = model.layers[0].shapes()

@@ -47,7 +47,6 @@ def run_comparison(
     """Run what is missing of a comparison, write its report, and return its folder.
 
     Args:
-        comparison: variants, cases and seeds.
         source: the file that it comes from; a relative `experiment` starts at its folder.
         quiet: show a line per run instead of a live table.
         console: shows progress and the scores at the end; nothing is shown without one.

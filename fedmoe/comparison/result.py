@@ -162,10 +162,6 @@ def read_result(
     """Return the result of a run's folder, or None for a run that has not ended.
 
     Args:
-        variant: whose run it is.
-        seed: of the run.
-        folder: of the run.
-        case: of the comparison.
         scored: see `as_scored`; None takes all tiers, and clients where they train.
 
     Raises:

@@ -32,7 +32,6 @@ def check(
     """Refuse an experiment that this model, or these clients, cannot carry out.
 
     Args:
-        experiment: the `Experiment`.
         model: as in `faults_of`.
         clients: the number of clients in each tier that has any; None while it is not known.
         on_nodes: clients have their own machines, which have their own time.

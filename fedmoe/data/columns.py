@@ -148,8 +148,6 @@ def to_examples(
     """Return an example for each row, or why there is none.
 
     Args:
-        rows: the rows with their places.
-        columns: where the parts of an example are in a row.
         tools: functions that the assistant may call in rows without a column `tools`.
     """
     return [

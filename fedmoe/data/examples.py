@@ -102,9 +102,6 @@ def split_by_group(
 
     Args:
         examples: in an order that does not depend on chance.
-        seed: the same seed gives the same split.
-        validation_share: share of the groups held out for validation, 0 or more.
-        test_share: share of the groups held out for testing, 0 or more.
         stratum: the stratum of an example; a group belongs to that of its first example.
         repeats: keep every example, also where several have the same prompt: they, and the groups
             that they are in, are in one split.

@@ -174,9 +174,6 @@ def partition(
     Dirichlet and quantity give a client that chance left empty one example of the largest client.
 
     Args:
-        config: the partitioner.
-        labels: the label of every training example.
-        seed: the same seed gives the same partition.
         rows: what became of the rows that the examples are from, for the errors.
 
     Raises:

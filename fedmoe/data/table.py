@@ -97,7 +97,6 @@ class Table(Dataset):
         Args:
             examples: different ones; see `usable`.
             dropped: the counts of the other rows that were read.
-            seed: the same seed gives the same splits.
         """
         splits = split_by_group(
             examples,
@@ -119,8 +118,6 @@ class Table(Dataset):
 
         Args:
             source: where the rows are from, in words.
-            present: the names of their columns.
-            rows: the rows.
             file: the file that they are from, beside which their tools may be.
         """
         found = [*rows]

@@ -54,10 +54,6 @@ def word(
     """Return each example as token ids, or why it cannot be worded.
 
     Args:
-        examples: what to word.
-        tokenizer: the model's.
-        settings: by which template, and which part of a conversation is learnt.
-        task: the model's form of task.
         answers: each example is one answer to score, given all that is before it.
     """
     if task != "causal":

@@ -92,7 +92,6 @@ def checked(metric: Judge, what: str = "evaluation.metric") -> Judge:
     """Return `metric`, refusing scores that are no number from 0 to 1.
 
     Args:
-        metric: scores an answer.
         what: its place in the configuration.
 
     Example:

@@ -104,8 +104,6 @@ def of_rows(
     """Return the metrics that are named, or those that fit the responses.
 
     Args:
-        metric: as in the configuration.
-        data: the data set.
         examples: of the test set.
         lengths: tokens of each response, its end included.
     """

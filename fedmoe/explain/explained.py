@@ -80,7 +80,6 @@ def explain(
     """Look at the experts of a finished or interrupted run.
 
     Args:
-        folder: the run's.
         data: a file, or a folder with a file for each owner, in place of the run's own rows.
         overrides: dotted settings for `data`, such as `data.prompt=question`.
         tier: the tier at whose k rows are routed; that with the largest k when omitted.

@@ -65,10 +65,8 @@ def lifts(
     number of judged cells (Bonferroni).
 
     Args:
-        kind: what a group is.
         counts: (rows, layers, experts): tokens of each row that each expert got.
         groups: each row's group; an empty name is none.
-        rng: deals rows to groups by chance.
     """
     sizes = Counter(group for group in groups if group)
     large = [name for name, n in sizes.most_common() if n >= LEAST_ROWS][:MOST_GROUPS]

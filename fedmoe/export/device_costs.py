@@ -23,7 +23,6 @@ def devices_of(
     """Return what a device of each tier of a run needs.
 
     Args:
-        saved: the run.
         experts: the form of frozen experts at every tier; each tier's own when omitted.
         offload: whether they are in a mapped file; as the tiers have it when omitted.
     """

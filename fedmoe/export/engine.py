@@ -74,7 +74,6 @@ def environment(engine: str, folder: Path | None = None) -> Path:
     """Return the Python of an environment with an engine, made where it is not there yet.
 
     Args:
-        engine: of `ENGINES`; for CPUs.
         folder: where; by default in the user's cache.
 
     Raises:
@@ -108,9 +107,7 @@ def check_in_engine(engine: str, done: Exported, saved: SavedRun, python: Path) 
     They are compared token for token. It is written into the export's certificate, too.
 
     Args:
-        engine: of `ENGINES`.
         done: an export in a form that the engine reads.
-        saved: the run that it is of.
         python: of an environment with the engine.
 
     Raises:
@@ -176,9 +173,6 @@ def ask(
         engine: of `ENGINES`.
         python: of an environment with it.
         model: a whole model: its folder, or its file for llama.cpp.
-        prompts: token ids.
-        max_new_tokens: of an answer.
-        ends: tokens that end one.
         adapter: a PEFT folder, or a file for llama.cpp.
         rank: of the adapter, for vLLM.
     """

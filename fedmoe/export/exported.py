@@ -94,7 +94,6 @@ class Export:
         """Write the folder, which is there when it is proved, or not at all.
 
         Args:
-            out: the folder.
             prove: computes the consumer's logits; in a fresh process when omitted.
 
         Raises:

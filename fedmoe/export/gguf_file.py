@@ -125,13 +125,7 @@ def write_gguf(
     """Write a merged model as one file.
 
     Args:
-        merge: the model.
-        out: the file.
         kind: type of matrices, of `TYPES`.
-        name: the model's.
-        top_k: experts a token.
-        tokenizer: transformers'.
-        template: the chat template.
         texts: on which llama.cpp's way to split text must give the tokenizer's tokens.
 
     Raises:
@@ -241,7 +235,6 @@ def read_gguf(
     """Return a model's experts a token, and its weights by the checkpoint's names, in float32.
 
     Args:
-        path: the file.
         base: the model as transformers builds it.
         weights: the checkpoint's names.
     """

@@ -77,11 +77,8 @@ def write_vocab(writer: Any, tokenizer: Any, size: int, split: str, template: st
     """Add a tokenizer to a GGUF file.
 
     Args:
-        writer: gguf's.
-        tokenizer: transformers'.
         size: rows of the model's embeddings.
         split: of `split_name`.
-        template: the chat template.
     """
     names = {number: token for token, number in tokenizer.get_vocab().items()}
     added = tokenizer.added_tokens_decoder

@@ -193,8 +193,6 @@ def load_run(
     """Load a run's model with a level for each tier and one for the base.
 
     Args:
-        folder: the run's.
-        which: `last` or `best`, of its adapters.
         only: levels to load in place of these, such as `FULL`: others take memory.
         experts: the form of frozen experts at every level; see `load`.
         offload: whether they are in a mapped file.

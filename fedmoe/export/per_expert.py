@@ -25,11 +25,9 @@ def write_per_expert(
     """Write the adapter into the folder `out`.
 
     Args:
-        adapter: LoRA factors.
         base: the model as transformers builds it; its weights are not read.
         name: of the base, for the adapter's config.
         out: an empty folder.
-        dtype: of the factors.
 
     Raises:
         ModelError: the checkpoint has all experts of a layer in one weight, or routers are trained.

@@ -93,7 +93,6 @@ class SavedRun:
         """Write the adapter for another program, in a folder that proves itself.
 
         Args:
-            out: the folder to make.
             format: the program; see `formats.FORMATS`.
             tier: whose k and rank; the model's full k and the full rank when omitted. `lowest` is
                 the tier of the smallest k.

@@ -104,11 +104,6 @@ def decode_each(
     """Generate the answer to one prompt, up to an end token, which counts as one.
 
     Args:
-        model: transformers' own.
-        prompt: ids.
-        max_new_tokens: at most so many.
-        pad: the padding token.
-        end: tokens that end an answer.
         each: called with every id as it comes; returns whether to continue.
         sampling: greedy when omitted.
     """

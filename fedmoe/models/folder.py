@@ -137,13 +137,7 @@ def _by(shape: Any) -> str:
 
 
 def cannot_load(path: str, kind: str, error: Exception) -> str:
-    """Return an error's text: no such folder, no model in it, or no such id on the Hub.
-
-    Args:
-        path: as in `model.path`.
-        kind: the model that was expected.
-        error: transformers'.
-    """
+    """Return an error's text: no such folder, no model in it, or no such id on the Hub."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if not isinstance(error, OSError | ValueError | ImportError):
         reason = f"{type(error).__name__}: {reason}"

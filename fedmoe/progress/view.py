@@ -71,7 +71,6 @@ def fitted(table: TextTable, width: int, styles: Mapping[str, str] | None = None
 
     Args:
         table: without its title and note.
-        width: of the terminal.
         styles: by the text of a cell, without the spaces around it.
     """
     drawn = []

@@ -109,7 +109,6 @@ def rows_table(
     """Return what became of each client's rows, and of all; reasons that nobody has are left out.
 
     Args:
-        rows: by client.
         tiers: each client's tier, if it is to be shown.
         most: of more clients, those are shown that lose most rows, then the largest.
     """

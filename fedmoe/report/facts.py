@@ -31,13 +31,7 @@ def status(run: Run) -> str:
 
 
 def adapter_note(run: Run, which: str, round: int) -> str:
-    """Return which adapter of a run is taken, and that the run is not finished if it is not.
-
-    Args:
-        run: the run.
-        which: `last` or `best`.
-        round: after which the adapter is.
-    """
+    """Return which adapter of a run is taken, and that the run is not finished if it is not."""
     said = f"the adapter is the {which} one, after round {round} of {run.header['num_rounds']}"
     return said if run.complete else f"{said}; WARNING: the run is not finished: {status(run)}"
 

@@ -160,11 +160,6 @@ def follow_ledger(
 
     A resumed run cuts off what it does again; those records are yielded again, too.
 
-    Args:
-        path: of the ledger.
-        sleep: waits between two looks.
-        seconds: how long it waits.
-
     Raises:
         FedMoEError: see `read_ledger`.
     """

@@ -30,7 +30,6 @@ def render(package: str, template: str, **values: Any) -> str:
     Args:
         package: an importable package with a folder `templates`; those of `fedmoe.report` (the
             page, its style, tables and plots) can be used by all.
-        template: the file's name.
         values: by their names in the template; one that is missing is an error.
     """
     return _templates(package).get_template(template).render(**values)

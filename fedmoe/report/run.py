@@ -192,7 +192,6 @@ def read_run(folder: Path, records: Sequence[Record] | None = None) -> Run:
     If a round was interrupted and repeated, its later records count.
 
     Args:
-        folder: the run's.
         records: the lines of its ledger, where they are read already.
 
     Raises:

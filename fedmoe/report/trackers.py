@@ -146,8 +146,6 @@ def track(folder: Path, name: TrackerName, *, follow: bool = False) -> int:
     """Export everything in a run's ledger to a tracker, and return the number of values.
 
     Args:
-        folder: a run's folder.
-        name: which tracker.
         follow: continue until the run's end, however long that takes.
 
     Raises:

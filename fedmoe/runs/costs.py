@@ -39,12 +39,7 @@ def tier_cost(server: ServerSide, tier: str, top_k: int) -> Cost:
 
 
 def expected_tokens(lengths: Sequence[int], training: Training) -> tuple[float, float]:
-    """Return the tokens that a client trains on, and those that its loss probes read.
-
-    Args:
-        lengths: the tokens of each of its examples.
-        training: its settings.
-    """
+    """Return the tokens that a client trains on, and those that its loss probes read."""
     if not lengths:
         return 0.0, 0.0
     training = training.on(len(lengths))

@@ -243,12 +243,9 @@ def sight_of(
     """Return what a run's server may see.
 
     Args:
-        server: the run.
-        workers: who trains.
         records: the ledger as it was found: the spent rounds of it count, also those after the
             last checkpoint, which are done again.
         rounds: how many are finished in the state that the run continues from.
-        write: notes what is known of a round.
 
     Raises:
         ConfigError: the budget does not suffice for the rounds, or `delta` is no guarantee.

@@ -80,7 +80,6 @@ def environment(server: ServerSide, folder: Path) -> dict[str, Any]:
     """Return the versions and the machine that a run's figures depend on, and its identity.
 
     Args:
-        server: the run.
         folder: the run's, from which its paths are found again.
     """
     return {

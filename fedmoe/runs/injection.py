@@ -50,9 +50,7 @@ class Faulty:
 
         Args:
             workers: carries out the tasks of those who live.
-            faults: how often what goes wrong.
             server: the run, whose seed draws the faults and which reads damaged answers.
-            watches: are told of every fault.
         """
         self.workers, self.faults, self.server, self.watches = workers, faults, server, watches
 

@@ -22,12 +22,6 @@ def check_limits(
 ) -> None:
     """Warn of text that is longer than the model is made for, and of answers without an end.
 
-    Args:
-        experiment: what is requested.
-        model: the model.
-        tokenizer: the model's.
-        sets: what is scored in this process.
-
     Raises:
         ConfigError: its positions are learned, and there are none beyond.
     """

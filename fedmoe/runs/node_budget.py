@@ -98,7 +98,6 @@ class OwnBudget:
         """Return the packed update of a task, carried out with as many experts as fit.
 
         Args:
-            client: the client side of the run, with its model.
             task: states the largest k that may be used.
             deadline_seconds: the server's, from the task's sending to the update's arrival; the
                 experiment's own counts, too. It lowers the k of this round alone: the time left in

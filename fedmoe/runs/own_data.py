@@ -47,14 +47,7 @@ class OwnData(Mapping[str, Sequence["Tokens"]]):
     """The training rows of the clients that are here, by name; `of` has all that a client holds."""
 
     def __init__(self, local: LocalData, experiment: Experiment, tokenizer: Any, form: str) -> None:
-        """Prepare to read: nothing is read yet.
-
-        Args:
-            local: where the rows are.
-            experiment: how rows are split, tokenised and scored.
-            tokenizer: the model's.
-            form: the model's form of task.
-        """
+        """Prepare to read: nothing is read yet."""
         self.local, self.experiment = local, experiment
         self.tokenizer, self.form = tokenizer, form
         self.loaded: OrderedDict[str, ClientData] = OrderedDict()

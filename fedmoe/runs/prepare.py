@@ -64,7 +64,6 @@ def prepare(
     """Load the model and the data, share the data out, and give every client its tier.
 
     Args:
-        experiment: what is requested.
         on_nodes: clients have their own machines; with an automatic budget and no devices each
             plans for its own, and tiers say the most that it may activate. An asynchronous run
             without devices goes by their real time.

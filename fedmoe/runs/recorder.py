@@ -54,8 +54,6 @@ class Recorder(Observer, Watch):
         """Open the folder's ledger.
 
         Args:
-            folder: the run's; it exists.
-            server: the run.
             resumed: the checkpoint that the run continues from; later lines of its ledger are cut
                 off.
         """

@@ -56,7 +56,6 @@ class Roster(Sequence[Member]):
         """Begin without members, or with those of the rounds that a ledger tells of.
 
         Args:
-            setup: the run's.
             records: the lines of its ledger, if it is resumed; those of a round that has begun and
                 not ended say who takes part in it when it is repeated.
         """

@@ -44,12 +44,8 @@ def deployed(
     """Return the adapter that a run's model computes with at a tier, by default at full rank.
 
     Args:
-        experiment: the run's.
         initial: the adapter that the run's clients began with.
         state: the global state, as the strategy keeps it.
-        round: of the state.
-        full_top_k: the model's.
-        tier: one of the run's.
 
     Raises:
         FedMoEError: clients keep a part to themselves: there is no common model.

@@ -78,10 +78,7 @@ def run(
     with the same adapter, bit for bit on one kind of processor; one that has ended is not repeated.
 
     Args:
-        experiment: what is requested.
-        display: shows the run while it runs.
         make_workers: makes those who train and score; by default, on this machine.
-        resume: whether to continue an interrupted run.
         nodes_code: the folder of the code that clients run on their own machines.
 
     Raises:

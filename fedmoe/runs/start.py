@@ -60,8 +60,6 @@ def read_start(experiment: Experiment, model: AdaptedModel, base: str) -> Start 
     cut to the nearest product of the run's rank.
 
     Args:
-        experiment: the run's.
-        model: its model.
         base: the digest of its frozen weights.
 
     Raises:

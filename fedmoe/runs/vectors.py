@@ -47,7 +47,6 @@ def mechanism_of(setup: Setup, top_ks: Mapping[int, int]) -> Mechanism:
     """Return a private run's mechanism.
 
     Args:
-        setup: the run, with a `privacy` section.
         top_ks: how many of its clients have each k.
 
     Raises:
@@ -70,8 +69,6 @@ def bounds_of(
     """Return what clients are told of a round's vectors, and the vectors' parts.
 
     Args:
-        server: the run.
-        tasks: the round's.
         number: of clients that are there.
         private: the run's private mean, which clips and noises.
     """
@@ -96,9 +93,6 @@ def vector_at_client(
     """Return what a client makes of its round.
 
     Args:
-        setup: the run as the client knows it.
-        task: its own.
-        bounds: what it is told.
         neighbours: clients that share masks with it.
         threshold: how many of them must stay.
 

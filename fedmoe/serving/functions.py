@@ -77,7 +77,6 @@ def calls_of(template: Template, decode: Callable[[Sequence[int]], str]) -> Call
     """Return the form in which a template words calls; None where it is no JSON, or has none.
 
     Args:
-        template: the run's.
         decode: returns the text of ids as answers have it, without special tokens.
     """
     one, two = (_worded(template, decode, count) for count in (1, 2))

@@ -121,7 +121,6 @@ class Workforce:
 
         Args:
             shared: the first argument of every job, as it is now.
-            size: the number of workers.
             replaced: called with each worker that dies at work.
             job_seconds: time for a job; after it, its worker is killed and replaced.
             most_deaths: workers that one job may cost.

@@ -46,8 +46,6 @@ class WatchedFolder:
         """Watch `folder`.
 
         Args:
-            folder: a run's, or one with runs in it.
-            clock: returns the seconds since 1970.
             most_bytes: bytes of a run's ledger to read at a look, so that none holds up the others;
                 by default all.
 

@@ -23,7 +23,6 @@ def render_state(now: State, parent: str | None = None) -> str:
     """Return the page of a run, of a run that cannot be read, or of a folder with runs.
 
     Args:
-        now: its state.
         parent: the title of the page that lists it, if there is one.
     """
     same = {"now": now, "stamp": stamp_of(now), "parent": parent}

@@ -21,8 +21,6 @@ def run_state(run: Run, name: str, last_line: float, now: float) -> RunState:
     """Return the state of a run.
 
     Args:
-        run: its folder, as read.
-        name: its name among others.
         last_line: time of the last write to its ledger, in seconds since 1970.
         now: the present time, likewise.
     """

@@ -34,8 +34,6 @@ def show(
     """Show a folder once.
 
     Args:
-        folder: of a run, or with runs in it.
-        console: takes the tables, or one line of JSON.
         json: show everything, as JSON.
         prometheus: a file that is replaced by metrics, too.
 

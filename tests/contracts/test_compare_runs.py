@@ -13,14 +13,10 @@ from fedmoe.errors import FedMoEError, FedMoEWarning
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.report.example_scores import FILE, read_example_scores, write_example_scores
 
+pytestmark = pytest.mark.usefixtures("uncharted")
+
 A = {"low": [1, 0, 0, 1], "high": [1, 1, 0, 1]}
 B = {"low": [1, 1, 0, 1], "high": [1, 1, 1, 1]}
-
-
-@pytest.fixture(autouse=True)
-def without_plots(monkeypatch):
-    """They are those of every comparison."""
-    monkeypatch.setattr("fedmoe.comparison.files.draw_case", lambda case: [])
 
 
 def evaluated(folder, scores, sha256="s"):

@@ -20,7 +20,7 @@ text: {max_length: 400}
 adapter: {rank: 2}
 partition: {name: iid, num_clients: 2}
 budget: {tiers: {low: {top_k: 1}}}
-training: {steps: 1, batch_size: 2, learning_rate: 1e-2}
+training: {steps: 1, batch_size: 2, probe_examples: 2, learning_rate: 1e-2}
 evaluation: {validation_examples: 2, test_examples: 2}
 """
 

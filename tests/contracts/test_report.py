@@ -20,6 +20,7 @@ from fedmoe.report.run_tables import clients, failures, schedule, test_scores
 from fedmoe.report.units import DASH
 from fedmoe.system.package_data import package_text
 
+pytestmark = pytest.mark.usefixtures("drawn")
 test_scores.__test__ = False  # a table, not a test
 ZERO = {"score": 0.0, "exact_match": 0.0}
 POOLED = {*PLOTS} - {"client-scores", "epsilon-per-round"}
@@ -49,7 +50,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, drawn):
     folder = make_run(tmp_path_factory.mktemp("runs") / "finished")
     write_report(folder)
     return folder

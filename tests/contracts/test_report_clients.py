@@ -63,7 +63,6 @@ def test_a_tier_without_scores_does_not_hide_the_others(tmp_path):
     assert read_result("a", 0, folder).scores == {"high": 0.5, MEAN: 0.5}
 
 
-@pytest.mark.usefixtures("undrawn_here")
 def test_rows_are_accounted_for(tmp_path):
     more = [rows(0), rows(1, train=5), rows(2, train=4, test=1, too_long=3)]
     folder = folder_of(tmp_path, *more)
@@ -96,7 +95,7 @@ def test_the_other_plots_have_room_too(tmp_path):
     assert figure.axes[0].get_position().width > 0.5
 
 
-def test_a_client_that_never_trained_is_no_fault(tmp_path):
+def test_a_client_that_never_trained_is_no_fault(tmp_path, drawn):
     """It came after the activations were written."""
     folder = folder_of(tmp_path)
     counts = np.ones((2, 2, 4), dtype=np.int64)

@@ -15,6 +15,8 @@ from fedmoe.report.run import read_run
 from fedmoe.report.run_tables import phases as table_of_phases
 from fedmoe.runs.session import Keeper, Phases
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 KEYS = ("virtual_seconds", "virtual_clock", "virtual_bytes_up", "probe_flops")
 
 

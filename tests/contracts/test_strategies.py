@@ -4,6 +4,7 @@ A strategy is held to the laws that it claims: traits are asked, never names.
 """
 
 import conformance as c
+import conformance_sent as sent
 import pytest
 
 from fedmoe.aggregation import STRATEGIES
@@ -49,14 +50,14 @@ def test_where_clients_count_by_size_twice_the_size_is_two_clients(kind):
 
 @those(lambda kind: kind.mixed_ranks)
 def test_over_mixed_ranks_alpha_over_r_counts(kind):
-    c.check_mixed_ranks(c.made(kind))
+    sent.check_mixed_ranks(c.made(kind))
 
 
 @those(lambda kind: kind.mixed_ranks)
 def test_over_mixed_ranks_of_one_scale_that_scale_counts(kind, monkeypatch):
     monkeypatch.setattr(c, "LORA", LoRA(rank=c.RANK, alpha=8.0, scale="constant"))
     assert c.at_rank(2).scale == c.PLAIN.scale != c.PLAIN.with_rank(2).scale
-    c.check_mixed_ranks(c.made(kind))
+    sent.check_mixed_ranks(c.made(kind))
     if kind.exact:
         c.check_exact(c.made(kind))
 
@@ -113,17 +114,17 @@ def test_an_expert_that_nobody_used_keeps_every_bit(kind):
 
 @those()
 def test_training_follows_the_gradient_of_what_the_model_computes_with(kind):
-    c.check_adjoint(c.made(kind))
+    sent.check_adjoint(c.made(kind))
 
 
 @those()
 def test_messages_hold_what_the_layouts_say_and_come_back_as_they_were(kind):
-    c.check_messages(c.made(kind))
+    sent.check_messages(c.made(kind))
 
 
 @those()
 def test_a_state_that_was_saved_and_read_gives_the_same_next_round(kind, tmp_path):
-    c.check_saved(c.made(kind), tmp_path / "state")
+    sent.check_saved(c.made(kind), tmp_path / "state")
 
 
 @those()

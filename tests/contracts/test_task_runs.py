@@ -28,8 +28,6 @@ from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import prepare
 from fedmoe.training.settings import Training
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 KINDS = [kind for kind, family in FAMILIES.items() if family.task != "causal"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 

@@ -4,16 +4,15 @@ import base64
 import hashlib
 import http.client
 import json
+import multiprocessing
 import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager
-from functools import partial
 
 import pytest
 from watched import answered, end, failed, header, scored, whole_round, write
@@ -220,19 +219,26 @@ def test_a_port_that_is_taken_is_an_error_one_can_fix(runs, capsys):
     assert main(["watch", str(runs), "--port", "70000"]) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_cleanly_when_it_is_told_to(runs, number):
-    command = [sys.executable, "-m", "fedmoe.cli.main", "watch", str(runs), "--port", "0"]
+def watch(runs, said):
+    """The command in a process of its own, whose output and errors go to a file."""
+    sys.stdout = sys.stderr = said.open("w", buffering=1)
     # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
-    usual = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=usual
-    ) as process:
-        try:
-            assert process.stdout
-            assert "watching" in process.stdout.readline()
-            process.send_signal(number)
-            out, error = process.communicate(timeout=30)
-        finally:
-            process.kill()
-    assert (process.returncode, out, error) == (0, "no longer watching\n", "")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(main(["watch", str(runs), "--port", "0"]))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_cleanly_when_it_is_told_to(runs, number, tmp_path):
+    said = tmp_path / "said"
+    said.touch()
+    process = multiprocessing.get_context("fork").Process(target=watch, args=(runs, said))
+    process.start()
+    end = time.monotonic() + 60
+    while "watching" not in said.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    process.join(60)
+    first, *rest = said.read_text().splitlines()
+    assert (process.exitcode, rest) == (0, ["no longer watching"]), first

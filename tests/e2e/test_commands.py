@@ -35,7 +35,7 @@ EXPERIMENTS = sorted(p.name for p in (ROOT / "configs").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
-def small_run(tmp_path_factory):
+def small_run(tmp_path_factory, drawn):
     """One finished run of the quickstart, made small."""
     parent = tmp_path_factory.mktemp("runs")
     config = str(ROOT / "configs/quickstart.yaml")
@@ -67,6 +67,7 @@ def test_a_run_leaves_everything_a_reader_needs(small_run):
     assert sum(r["kind"] == "client" for r in rows) == 2 * rows[0]["clients_per_round"]
 
 
+@pytest.mark.usefixtures("undrawn_here")
 def test_the_same_run_gives_the_same_bits_with_any_number_of_workers(small_run, tmp_path):
     overrides = [*SMALL, f"simulation.folder={tmp_path}", "simulation.workers=1"]
     assert main(["run", str(ROOT / "configs/quickstart.yaml"), *overrides, "--quiet"]) == 0
@@ -221,6 +222,7 @@ def test_a_benchmark_prints_its_figures_as_json(capsys):
     assert {"fedmoe, recompute" in row["what"] for row in rows} == {True, False}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_a_readable_folder(tmp_path):
     small = [o for o in SMALL if not o.startswith("rounds")]
     command = [

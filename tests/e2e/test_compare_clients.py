@@ -6,7 +6,7 @@ import pytest
 
 from fedmoe.cli.main import main
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("uncharted")
 
 EXPERIMENT = """\
 name: owners
@@ -15,7 +15,7 @@ model: {{path: {model}}}
 adapter: {{rank: 4, alpha: 8.0}}
 data: {{name: federated, path: {rows}}}
 budget: {{default: low, tiers: {{high: {{top_k: 4, clients: [barn]}}, low: {{top_k: 1}}}}}}
-training: {{steps: 1, batch_size: 2}}
+training: {{steps: 1, batch_size: 2, probe_examples: 4}}
 """
 OWNERS = {"attic": 12, "barn": 15, "cellar": 9}
 

@@ -13,8 +13,6 @@ from fedmoe.models.memory.frozen import frozen_digest
 from fedmoe.report.ledger import read_ledger
 from fedmoe.runs.prepare import prepare
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 QUICKSTART = Path(__file__).parents[2] / "configs/quickstart.yaml"
 FORMS = {
     "int8": "frozen: int8",
@@ -43,7 +41,7 @@ adapter: {{rank: 4, alpha: 8.0}}
 data: {{name: files, path: {tmp_path / "rows.jsonl"}}}
 partition: {{name: iid, num_clients: 2}}
 budget: {{tiers: {{all: {{top_k: 2, {FORMS[name]}}}}}}}
-training: {{steps: 1, batch_size: 2}}
+training: {{steps: 1, batch_size: 2, probe_examples: 4}}
 evaluation: {{validation_examples: 2, test_examples: 2, max_new_tokens: 2}}
 simulation: {{folder: {tmp_path / "runs"}}}
 """

@@ -13,8 +13,6 @@ from fedmoe.report.facts import facts, published
 from fedmoe.report.ledger import read_ledger
 from fedmoe.report.run import read_run
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 PROJECT = Path(__file__).parents[2]
 TINY = [
     "model.dtype=float32",

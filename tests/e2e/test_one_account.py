@@ -10,8 +10,6 @@ from fedmoe.cli.main import main
 from fedmoe.messages.rows import RowCounts
 from fedmoe.report.ledger import read_ledger
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 OWN = str(Path(__file__).parents[2] / "configs" / "own_rows.yaml")
 SMALL = [
     "rounds=1",

@@ -39,7 +39,7 @@ adapter: {{rank: 4, alpha: 8.0}}
 data: {{name: files, path: {home / "rows.jsonl"}, label: kind}}
 partition: {{name: dirichlet, num_clients: 4}}
 budget: {{tiers: {{high: {{top_k: 4}}, low: {{{low}}}}}}}
-training: {{steps: 2, batch_size: 4}}
+training: {{steps: 2, batch_size: 4, probe_examples: 4}}
 aggregation: {{name: "{kind}"}}
 evaluation: {{validation_examples: 2, test_examples: 2, max_new_tokens: 2}}
 simulation: {{folder: {home / "runs"}}}

@@ -90,20 +90,26 @@ def test_a_node_from_the_wheel_runs_the_code_of_a_checkout(python, place):
     assert run(python, "-c", code, cwd=place).stdout.strip() == code_digest()
 
 
-def test_commands_work_beside_strangers_packages(fedmoe, python, place):
-    """The command and the module are processes; its words then share one, which takes seconds."""
-    assert fedmoe("--version").startswith("fedmoe ")
-    module = run(python, "-m", "fedmoe.cli.main", "--version", cwd=place, path=[place])
-    assert module.stdout.startswith("fedmoe ")
+@pytest.fixture(scope="module")
+def said(python, place):
+    """What words print beside a stranger's packages, in one fresh process: each takes seconds."""
     words = ["--help", "configs", "configs quickstart", "schema", "models mixtral"]
     words += ["completion bash"]
+    words += ["deploy init fleet --server 127.0.0.1:8000 --clients a=high,b=low --config own_rows"]
     code = (
         "import sys; from fedmoe.cli.main import main\n"
         "for words in sys.argv[1:]: assert main(words.split()) == 0; print(chr(0), end='')"
     )
     done = run(python, "-c", code, *words, cwd=place, path=[place])
     assert done.returncode == 0, done.stderr
-    help, configs, quickstart, schema, models, completion, _ = done.stdout.split("\0")
+    return done.stdout.split("\0")
+
+
+def test_commands_work_beside_strangers_packages(fedmoe, python, place, said):
+    assert fedmoe("--version").startswith("fedmoe ")
+    module = run(python, "-m", "fedmoe.cli.main", "--version", cwd=place, path=[place])
+    assert module.stdout.startswith("fedmoe ")
+    help, configs, quickstart, schema, models, completion, *_ = said
     assert "completion" in help
     assert "quickstart" in configs
     assert quickstart == (ROOT / "configs/quickstart.yaml").read_text()
@@ -112,9 +118,8 @@ def test_commands_work_beside_strangers_packages(fedmoe, python, place):
     assert "complete" in completion
 
 
-def test_nothing_of_a_stranger_enters_a_deployment(fedmoe, place):
-    words = ("--server", "127.0.0.1:8000", "--clients", "a=high,b=low", "--config", "own_rows")
-    fedmoe("deploy", "init", "fleet", *words)
+@pytest.mark.usefixtures("said")
+def test_nothing_of_a_stranger_enters_a_deployment(place):
     app = place / "fleet/server/app"
     for root in ("clients", "server"):
         ours = {p.relative_to(ROOT): p.read_bytes() for p in (ROOT / root).rglob("*.py")}

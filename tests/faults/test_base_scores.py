@@ -16,8 +16,6 @@ from fedmoe.runs.display import Display
 from fedmoe.runs.identity import identity
 from fedmoe.runs.prepare import prepare
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 class Notes(Display):
     """Keeps what is said."""

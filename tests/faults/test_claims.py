@@ -38,7 +38,7 @@ model: {{path: {tiny_folder}}}
 adapter: {{rank: 4, alpha: 8.0}}
 text: {{max_length: 32}}
 budget: {{tiers: {{high: {{top_k: 4}}, low: {{top_k: 1}}}}}}
-training: {{steps: 3, batch_size: 4}}
+training: {{steps: 3, batch_size: 4, probe_examples: 4}}
 """
     )
     pooled = [f"data={{name: files, path: {home / 'rows.jsonl'}}}"]

@@ -16,8 +16,6 @@ from fedmoe.report.run import read_run
 from fedmoe.runs import session
 from fedmoe.runs.display import Display
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 def lines(*values, metric="loss", split="validation", **more):
     """Evaluations of two tiers around each value, after rounds 1, 2 and so on."""

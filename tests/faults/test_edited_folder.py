@@ -24,7 +24,6 @@ from fedmoe.runs.seal import FILES, SEAL
 from fedmoe.system import files as atomic
 
 pytestmark = [
-    pytest.mark.usefixtures("undrawn"),
     pytest.mark.skipif(sys.platform != "linux", reason="runs are forked"),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]

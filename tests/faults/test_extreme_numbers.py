@@ -10,6 +10,8 @@ from fedmoe.errors import FedMoEWarning
 from fedmoe.report import plots, write_report
 from fedmoe.report.units import bytes_text, count_text, number_text, seconds_text
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 HUGE = 1.7e308
 
 

@@ -20,8 +20,6 @@ from fedmoe.models.folder import cannot_load
 from fedmoe.models.memory.frozen import frozen_digest
 from fedmoe.models.memory.meta import meta_model
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 @pytest.fixture
 def folder(tiny_folder, tmp_path):
@@ -297,7 +295,7 @@ data: {{name: files, path: rows.jsonl}}
 text: {{max_length: 32}}
 partition: {{name: iid, num_clients: 2}}
 budget: {{tiers: {{all: {{top_k: 4}}}}}}
-training: {{steps: 1, batch_size: 2}}
+training: {{steps: 1, batch_size: 2, probe_examples: 4}}
 evaluation: {{every: 0, validation_examples: 2, test_examples: 2, max_new_tokens: 2}}
 simulation: {{folder: runs}}
 """

@@ -21,8 +21,6 @@ from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import prepare
 from fedmoe.runs.session import run
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory, tiny_folder):

@@ -1,6 +1,5 @@
 """Workers that die, jobs that raise, parents that vanish: the round goes on, nothing stays."""
 
-import math
 import multiprocessing
 import os
 import signal
@@ -8,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import torch
@@ -21,7 +19,6 @@ from fedmoe.budget import Levels, Tier
 from fedmoe.config import Experiment
 from fedmoe.data.files import LocalFiles
 from fedmoe.data.partition import Iid
-from fedmoe.errors import FedMoEError
 from fedmoe.messages.records import Failure, Update
 from fedmoe.models.adapted import LoRA
 from fedmoe.models.build import ModelSettings
@@ -262,106 +259,3 @@ def test_a_round_left_early_leaves_no_job_and_no_file(prepared, make_workers):
     again = list(pool(first_tasks(prepared)))
     assert [a.client for a in again] == [0, 1, 2, 3]
     assert torch.equal(again[0].delta.flat, first.delta.flat)
-
-
-def die_once(_, mark):
-    if not mark.exists():
-        mark.touch()
-        os._exit(3)
-    return mark.name
-
-
-def die(_, code):
-    os._exit(code)
-
-
-def hang_until(_, mark):
-    if not mark.exists():
-        signal.pause()
-    return mark.name
-
-
-def hang(_, __):
-    signal.pause()
-
-
-def refuse(_, number):
-    if number == 1:
-        raise FedMoEError("not this one")
-    return number
-
-
-def test_a_mapped_job_is_done_again_too(make_workers, tmp_path):
-    pool, told = make_workers(2)
-    marks = [tmp_path / name for name in "abc"]
-    assert list(pool.map(die_once, marks)) == ["a", "b", "c"]
-    assert {(e.job, e.ended_by) for e in told.replacements} == {
-        (f"die_once {n}", "exit code 3") for n in range(3)
-    }
-    with pytest.raises(FedMoEError, match=r"die: it ended its worker 3 times, .* exit code 7"):
-        list(pool.map(die, [7]))
-
-
-def test_a_worker_that_hangs_is_killed_and_its_job_done_again(tmp_path):
-    mark = tmp_path / "mark"
-
-    class Relenting(Told):
-        """From the first that was killed on, jobs have all the time they need."""
-
-        def replaced(self, event):
-            super().replaced(event)
-            mark.touch()
-            pool.force.job_seconds = math.inf
-
-    told = Relenting()
-    pool = Pool(
-        cast(Any, None),
-        cast(Any, None),
-        2,
-        folder=tmp_path,
-        watches=[cast(Any, told)],
-        job_seconds=0.2,
-    )
-    try:
-        assert list(pool.map(hang_until, [mark])) == ["mark"]
-        (event,) = told.replacements
-        assert (event.job, event.ended_by) == ("hang_until 0", "SIGKILL after 0.2 s")
-    finally:
-        pool.close()
-
-
-def test_a_job_that_hangs_every_worker_fails(tmp_path):
-    pool = Pool(cast(Any, None), cast(Any, None), 2, folder=tmp_path, job_seconds=0.05)
-    try:
-        with pytest.raises(FedMoEError, match=r"3 times, the last by SIGKILL after 0.05 s"):
-            list(pool.map(hang, [0]))
-    finally:
-        pool.close()
-
-
-def test_what_a_job_raises_is_raised_in_its_turn(make_workers):
-    pool, _ = make_workers(2)
-    results = pool.map(refuse, range(3))
-    assert next(results) == 0
-    with pytest.raises(FedMoEError, match="not this one") as raised:
-        next(results)
-    assert "in refuse" in raised.value.__notes__[0]
-    assert list(pool.map(refuse, [5])) == [5]
-
-
-def test_workers_killed_on_purpose_are_no_jobs_fault(tmp_path):
-    told = Told()
-    pool = Pool(cast(Any, None), cast(Any, None), 1, folder=tmp_path, watches=[cast(Any, told)])
-    try:
-        for _ in range(4):  # one more than a job may cost
-            results = pool.map(nap_then, range(2))
-            pool.lose_worker()
-            assert list(results) == [0, 1]
-    finally:
-        pool.close()
-    assert [event.deaths for event in told.replacements] == [0] * len(told.replacements)
-    assert told.replacements
-
-
-def nap_then(_, number):
-    return number

@@ -110,7 +110,6 @@ def test_another_gating_than_in_pretraining_is_said(tmp_path):
     assert unlike_gating(TopKGating(), tmp_path / "pretraining.json") is None  # a file's name
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_run_and_its_check_warn_of_another_gating(tmp_path, capsys):
     model = shutil.copytree(model_folder("mini"), tmp_path / "model")
     about = json.loads((model / "pretraining.json").read_text())

@@ -15,8 +15,6 @@ from fedmoe.cli.main import main
 from fedmoe.report.ledger import read_ledger
 from fedmoe.system.machine import processor
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 if platform.machine() != "x86_64" or sys.platform != "linux":
     pytest.skip("torch's kernels can be chosen on x86 alone", allow_module_level=True)
 
@@ -42,7 +40,12 @@ def python(code, *arguments, kernels=None):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("kernels", [None, "default", FEWER, "none of torch's"])
+def test_here_it_is_what_torch_uses(monkeypatch):
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    assert processor() == processor(HERE)
+
+
+@pytest.mark.parametrize("kernels", ["default", FEWER, "none of torch's"])
 def test_what_a_node_finds_out_without_torch_is_what_torch_uses(kernels):
     code = (
         "import sys; from fedmoe.system.machine import processor; print(processor()); "

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -19,9 +18,9 @@ if sys.platform != "linux":
     pytest.skip("workers need Linux", allow_module_level=True)
 
 import clients.worker_calls
-from clients.worker_calls import BUNDLE, NodeWorker, WorkerError, answer, idle_seconds_of
+from clients.worker_calls import BUNDLE, NodeWorker, WorkerError
 from clients.worker_frames import HEAD, MAGIC, Order, receive
-from clients.worker_home import Home, node_here
+from clients.worker_home import Home
 from fedmoe.errors import FedMoEError, WireError
 from fedmoe.system.digests import code_digest
 from fedmoe.system.processes import process_of
@@ -329,24 +328,3 @@ def test_garbage_is_refused_and_does_no_harm(worker):
     with Home() as home, home.connect(worker.node.name, 60.0) as connection:
         connection.sendall(HEAD.pack(MAGIC, 100, 10**9) + b"{")  # and hangs up
     assert ask(worker) == before
-
-
-def test_a_process_that_lives_on_needs_no_worker():
-    assert node_here() is None
-
-
-def test_a_node_can_do_without_a_worker(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/bin/flwr-clientapp"])
-    assert node_here() == process_of(os.getppid())
-    here = SimpleNamespace(carry_out=lambda order, buffer: (order, bytes(buffer)))
-    monkeypatch.setitem(sys.modules, "clients.resident", here)
-    order = Order("tiny", "", "", None, [], "")
-    assert answer(order, b"abc", 0.0, 60.0) == (order, b"abc")
-
-
-@pytest.mark.parametrize("value", ["soon", -1, "nan"])
-def test_idle_seconds_that_are_none_are_refused(value):
-    assert idle_seconds_of({}) > 0
-    assert idle_seconds_of({"worker_idle_seconds": "30"}) == 30
-    with pytest.raises(FedMoEError, match="worker_idle_seconds is"):
-        idle_seconds_of({"worker_idle_seconds": value})

@@ -14,8 +14,6 @@ from fedmoe.cli.main import main
 from fedmoe.report.ledger import Ledger, read_ledger
 from fedmoe.runs.client_side import ClientSide
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SAME = ("kind", "round", "client", "tier", "top_k", "status", "tokens", "loss_before", "loss_after")
 """Keys of a ledger's line that do not depend on how fast a machine is."""
 
@@ -132,9 +130,9 @@ def test_a_ledger_that_the_disk_has_no_room_for_is_named_also_when_it_is_closed(
         assert error.value.filename == str(path)
 
 
-@pytest.mark.parametrize("at", [2, 3])
+@pytest.mark.parametrize(("at", "by"), [(2, signal.SIGINT), (3, signal.SIGTERM)])
 def test_ctrl_c_ends_it_with_130_and_the_same_command_goes_on(
-    config, whole, tmp_path, monkeypatch, capsys, at
+    config, whole, tmp_path, monkeypatch, capsys, at, by
 ):
     """In the middle of the first round, and of the second."""
     train, trained = ClientSide.train, []
@@ -142,7 +140,7 @@ def test_ctrl_c_ends_it_with_130_and_the_same_command_goes_on(
     def interrupted(prepared, task):
         trained.append(task.round)
         if len(trained) == at:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), by)
         return train(prepared, task)
 
     with monkeypatch.context() as patch:
@@ -151,5 +149,8 @@ def test_ctrl_c_ends_it_with_130_and_the_same_command_goes_on(
     assert trained[-1] == (1 if at == 2 else 2)
     assert "--resume auto" in capsys.readouterr().err
     assert "interrupted" in (tmp_path / "run" / "report.html").read_text().lower()
+    if at == 3:  # after a round there is an adapter
+        ask = ["generate", "--run", str(tmp_path / "run"), "--max-new-tokens", "1", "hello"]
+        assert main(ask) == 0
     assert play(config, tmp_path) == 0
     assert result(tmp_path) == whole

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import conformance as c
+import conformance_sent as sent
 import pytest
 from shapes import FULL_TOP_K as K
 
@@ -17,8 +18,6 @@ from fedmoe.config import load_experiment
 from fedmoe.config.load import to_yaml
 from fedmoe.errors import ConfigError
 from fedmoe.models.memory.meta import meta_model
-
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 ROOT = Path(__file__).parents[2]
 FLEET = ROOT / "configs/fleet_virtual.yaml"
@@ -76,9 +75,9 @@ def test_a_full_budget_that_cannot_be_added_is_refused(overrides, full_top_k, sa
 
 
 def test_clients_that_train_alone_send_nothing_and_go_on_from_what_they_had(tmp_path):
-    for check in (c.check_personal, c.check_messages, c.check_continues, c.check_routers):
+    for check in (c.check_personal, sent.check_messages, c.check_continues, c.check_routers):
         check(LocalOnly())
-    c.check_saved(LocalOnly(), tmp_path / "state")
+    sent.check_saved(LocalOnly(), tmp_path / "state")
     state = LocalOnly().first_state(c.INITIAL)
     assert c.start_of(LocalOnly(), state)[0].adapter.layout.size == 0
     updates = c.clients(LocalOnly(), state, 3)[0]

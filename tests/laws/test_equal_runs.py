@@ -8,8 +8,6 @@ from sums import sums_config
 from fedmoe.config import load_experiment
 from fedmoe.runs import session
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 MEASURED = {"seconds", "peak_bytes", "busy_seconds", "makespan_seconds", "ideal_seconds"} | {
     "phases",
     "training_share",

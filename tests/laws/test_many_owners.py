@@ -10,8 +10,6 @@ import fedmoe
 from fedmoe.report.run import read_run
 from fedmoe.runs.display import Display
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 OWNERS, CHOSEN, SCORING = 200, 5, 3
 
 EXPERIMENT = """\
@@ -22,7 +20,7 @@ model: {{path: {model}}}
 adapter: {{rank: 2, alpha: 4.0}}
 data: {{name: federated, path: {rows}}}
 budget: {{default: low, tiers: {{low: {{top_k: 1}}}}}}
-training: {{steps: 1, batch_size: 2}}
+training: {{steps: 1, batch_size: 2, probe_examples: 4}}
 evaluation: {{every: 0, clients: {scoring}, max_new_tokens: 1}}
 simulation: {{folder: {runs}}}
 """

@@ -1,8 +1,6 @@
 """Laws of the random streams: named, repeatable, apart, and without any global state."""
 
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -62,10 +60,9 @@ def test_streams_are_uncorrelated():
         assert np.abs(off_diagonal).max() < 5 / np.sqrt(4000)
 
 
-def test_another_process_derives_the_same_seed():
-    code = "from fedmoe.seeds import derive; print(derive(1, 'round', 2))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(out.stdout) == derive(1, "round", 2)
+def test_another_process_on_another_machine_derives_the_same_seed():
+    """`printf '[1, "round", 2]' | sha256sum`, of which the last 16 digits count but for a bit."""
+    assert derive(1, "round", 2) == 0xD2E97F7FFAF905
 
 
 def global_states():

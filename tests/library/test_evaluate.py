@@ -25,8 +25,6 @@ from fedmoe.serving.app import Endpoint
 from fedmoe.serving.engine import Engine
 from fedmoe.serving.limits import Limits
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 ROWS = [{"question": f"lamp {n}", "reply": f"lamp {n % 3}"} for n in range(24)]
 
 
@@ -51,7 +49,7 @@ def folder(tmp_path_factory, tiny_folder):
         data=LocalFiles(path=str(rows), prompt="question", response="reply"),
         partition={"name": "iid", "num_clients": 2},
         budget=Levels(tiers={"high": fedmoe.Tier(top_k=4), "low": fedmoe.Tier(top_k=1)}),
-        training=fedmoe.Training(steps=2, batch_size=4, learning_rate=1e-2),
+        training=fedmoe.Training(steps=2, batch_size=4, probe_examples=4, learning_rate=1e-2),
         evaluation=EvaluationSettings(every=0, metric=("token_f1", "exact_match", "likelihood")),
         simulation=replace(Experiment().simulation, folder=str(place / "runs")),
     )

@@ -23,8 +23,6 @@ from fedmoe.models.memory.subset import Subset
 from fedmoe.report.ledger import read_ledger
 from fedmoe.system.json_text import json_text
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 ROWS = [
     {"prompt": f"{('lamp', 'song')[n % 2]} {n}", "response": f"on {n % 3}", "kind": "ab"[n % 2]}
     for n in range(40)
@@ -42,7 +40,7 @@ def run_of(place, tiny_folder, name, **settings):
         "model": replace(Experiment().model, path=str(tiny_folder)),
         "adapter": fedmoe.LoRA(rank=2),
         "budget": Levels(tiers={"high": fedmoe.Tier(top_k=4), "low": fedmoe.Tier(top_k=1)}),
-        "training": fedmoe.Training(steps=2, batch_size=4, learning_rate=1e-2),
+        "training": fedmoe.Training(steps=2, batch_size=4, probe_examples=4, learning_rate=1e-2),
         "evaluation": EvaluationSettings(every=0, metric="loss", validation_examples=2),
         "simulation": replace(Experiment().simulation, folder=str(place / "runs")),
     }
@@ -187,7 +185,7 @@ def test_what_is_no_run_is_refused(tmp_path, capsys):
 
 def shared_out(place):
     data = LocalFiles(path=str(place / "rows.jsonl"), label="kind")
-    training = fedmoe.Training(steps=1, batch_size=2)
+    training = fedmoe.Training(steps=1, batch_size=2, probe_examples=2)
     shared = {"partition": {"name": "iid", "num_clients": 2}, "training": training}
     return {"data": data, "rounds": 1} | shared
 

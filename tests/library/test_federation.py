@@ -6,8 +6,6 @@ import torch
 import fedmoe as fm
 from fedmoe.errors import ConfigError, FedMoEError
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 THINGS, WAYS = ("lamp", "fan", "radio", "heater", "oven", "tap"), ("on", "off", "up", "down")
 ROWS = [(f"turn the {thing} {way}", f"{thing}.{way}") for thing in THINGS for way in WAYS]
 SMALL = {"training": fm.Training(steps=2, batch_size=2, probe_examples=2)}

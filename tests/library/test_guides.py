@@ -40,7 +40,7 @@ def test_a_strategy_moves_values_by_the_median(guide):
         clients,
         strategy=guide["Median"](step=0.5),
         lora=fm.LoRA(rank=2),
-        training=fm.Training(steps=1, batch_size=2),
+        training=fm.Training(steps=1, batch_size=2, probe_examples=2),
         evaluation=EvaluationSettings(metric=guide["same_number"]),
     )
     start = fed.init()

@@ -22,8 +22,6 @@ from fedmoe.runs.prepare import prepare
 from fedmoe.runs.session import run
 from fedmoe.training.settings import Training
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from functools import lru_cache
 
 import pytest
 
@@ -23,7 +24,7 @@ rescaling: {{name: learned}}
 data: {{name: files, path: {rows}, label: kind}}
 partition: {{name: dirichlet, num_clients: 4}}
 budget: {{tiers: {{high: {{top_k: 4}}, low: {{top_k: 1}}}}}}
-training: {{steps: 2, batch_size: 4}}
+training: {{steps: 2, batch_size: 4, probe_examples: 4}}
 evaluation: {{every: 0, validation_examples: 2, test_examples: 2, max_new_tokens: 2}}
 simulation: {{folder: {runs}}}
 """
@@ -103,6 +104,17 @@ def known(prepared):
         list(GridTransport(grid, prepared.server, prepared.scorer, Settings(), grid.clock)(tasks))
     del found[None]
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processes_of_their_own():
+    """Nodes share a process here: each keeps its model and data, as in one of its own."""
+    from clients import resident
+
+    each = lru_cache(maxsize=8)(resident.resident.__wrapped__)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resident, "resident", each)
+        yield
 
 
 def spare_digests(patch):

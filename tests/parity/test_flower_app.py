@@ -23,7 +23,7 @@ from server.log import LogLines
 from server.settings import Settings
 from server.transport import GridTransport
 
-pytestmark = pytest.mark.usefixtures("quick_digest", "undrawn")
+pytestmark = pytest.mark.usefixtures("quick_digest")
 
 PROJECT = Path(__file__).parents[2]
 

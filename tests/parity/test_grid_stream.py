@@ -2,6 +2,7 @@
 
 from collections import Counter
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from server.log import LogLines
 from server.settings import Settings
 from server.stream import GridStream
 
-pytestmark = pytest.mark.usefixtures("quick_digest", "undrawn")
+pytestmark = pytest.mark.usefixtures("quick_digest")
 
 BUFFERED = ["aggregation={name: fedbuff, buffer_size: 2}", "rescaling={name: none}", "rounds=4"]
 OWNERS = [{"clients": str(client)} for client in range(4)]
@@ -52,9 +53,13 @@ def live(experiment_file, tmp_path):
 def run_of_order(experiment_file):
     """Repeats an order of arrival in this process; returns the digest of the last adapter."""
 
+    @cache
+    def prepared_for(rounds):
+        chosen = [*BUFFERED, f"rounds={rounds}"]
+        return prepare(load_experiment(experiment_file, chosen), on_nodes=True)
+
     def digest(records):
-        chosen = [*BUFFERED, f"rounds={records[0]['num_rounds']}"]
-        prepared = prepare(load_experiment(experiment_file, chosen), on_nodes=True)
+        prepared = prepared_for(records[0]["num_rounds"])
         return repeated(prepared, order_of(records)).adapter.digest()
 
     return digest

@@ -16,7 +16,6 @@ from fedmoe.report.run import read_run
 from fedmoe.runs.recorder import Recorder
 from fedmoe.runs.session import run
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 BUDGET = "privacy={epsilon: 30, delta: 1e-2, clip: 0.05, noise_multiplier: 1}"
 UNIFORM = "aggregation={name: fedavg, weighting: uniform}"
 

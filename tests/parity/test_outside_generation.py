@@ -20,8 +20,6 @@ from fedmoe.export.saved import SavedRun
 from fedmoe.models.decode import greedy
 from fedmoe.runs.data import pooled_data
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 NUMBERS = ("one", "two", "three", "four", "five")
 MOST = 8
 TEXTS = {
@@ -52,7 +50,7 @@ def trained_run(request, tmp_path_factory):
         "adapter": {"rank": 8},
         "partition": {"name": "iid", "num_clients": 2},
         "budget": {"tiers": {"high": {"top_k": 4}}},
-        "training": {"steps": 20, "batch_size": 8, "learning_rate": 2e-2},
+        "training": {"steps": 20, "batch_size": 8, "probe_examples": 4, "learning_rate": 2e-2},
         "evaluation": {"validation_examples": 2, "test_examples": 20, "max_new_tokens": MOST},
         "simulation": {"folder": str(place / "runs")},
     }

@@ -37,9 +37,9 @@ every = pytest.mark.parametrize("name", KINDS)
 def run_of(experiment_file, tmp_path_factory):
     """A prepared run of a strategy, with clients of two ranks where it takes them."""
 
-    def make(name, *overrides):
+    def make(name):
         kind = KINDS[name]
-        chosen = [f"aggregation={{name: '{name}'}}", "training.steps=1", *overrides]
+        chosen = [f"aggregation={{name: '{name}'}}", "training.steps=1"]
         if not kind.averages_factors:
             chosen.append("rescaling={name: none}")
         if kind.asynchronous:
@@ -50,6 +50,13 @@ def run_of(experiment_file, tmp_path_factory):
         return changed(run, state_folder=tmp_path_factory.mktemp(kind.__name__))
 
     return make
+
+
+def beside(run, folder, workers=1):
+    """The run on the same model, with other workers and clients' states in another folder."""
+    e = run.setup.experiment
+    simulation = replace(e.simulation, workers=workers)
+    return changed(run, experiment=replace(e, simulation=simulation), state_folder=folder)
 
 
 def states(run, transport):
@@ -103,19 +110,20 @@ def alone(run_of):
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @every
-def test_two_workers_give_the_states_of_one_and_clients_keep_the_same(name, run_of, alone):
-    (one, found), two = alone(name), run_of(name, "simulation.workers=2")
+def test_two_workers_give_the_states_of_one_and_clients_keep_the_same(name, alone, tmp_path):
+    one, found = alone(name)
+    two = beside(one, tmp_path, workers=2)
     assert found == states(two, make_transport(two.server, two.scorer))
     assert kept(one) == kept(two)
     assert len(set(found)) == (1 if name == ALONE else 2)
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name != ALONE])  # a node imports none
-def test_the_grid_gives_the_states_of_this_process(name, run_of, alone, tmp_path):
-    here = run_of(name)
-    state = {"state": str(tmp_path)}
+def test_the_grid_gives_the_states_of_this_process(name, alone, tmp_path):
+    one, found = alone(name)
+    here, state = beside(one, tmp_path / "here"), {"state": str(tmp_path / "nodes")}
     grid = GridTransport(FakeGrid(state, state), here.server, here.scorer, Settings(num_nodes=2))
-    assert states(here, grid) == alone(name)[1]
+    assert states(here, grid) == found
 
 
 def test_where_clients_keep_a_part_a_tier_scores_the_mean_of_its_clients(alone):

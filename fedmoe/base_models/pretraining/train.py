@@ -64,7 +64,6 @@ def pretrain(recipe: Pretrain, progress: Progress = lambda row: None) -> None:
     `out` appears, or is replaced, at the end. Whatever can be is checked before training.
 
     Args:
-        recipe: what to train, and where.
         progress: receives each row of the log: step, tokens, seconds, losses.
 
     Raises:

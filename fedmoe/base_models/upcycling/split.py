@@ -104,9 +104,7 @@ class Split:
         expert leaves out its neurons and changes nothing else.
 
         Args:
-            ffn: the dense layer.
             x: its inputs on some text, (tokens, hidden).
-            rng: randomness of the clusters, or of a random router.
 
         Source: splitting into clusters of co-active neurons is MoEfication (arXiv:2110.01786), for
         Llama LLaMA-MoE (arXiv:2406.16554); always-active neurons and closed-form routers follow

@@ -33,8 +33,13 @@ class Template:
     """Slots the line fills without saying them."""
 
 
-def templates(language: str) -> Iterator[Template]:
-    """Yield every usable template of a language in the file's order."""
+@cache
+def templates(language: str) -> tuple[Template, ...]:
+    """Return every usable template of a language in the file's order."""
+    return tuple(_templates(language))
+
+
+def _templates(language: str) -> Iterator[Template]:
     for intent, blocks in _intents(language)["intents"].items():
         intent = intent.removeprefix("Hass")
         used: dict[str, int] = {}

@@ -1,21 +1,20 @@
 """Families of sparse MoE models: where their parts are, how routers weigh, what can be trained.
 
-- `family`: what a family's file states (`Family`)
+- `family`: what is stated of a family (`Family`)
+- `facts`: the families that facts describe; those that need code have a file each
 - `catalogue`: published models and refusals, from `sizes.yaml` and `refused.yaml`
 - `layers`: the sparse layers of a loaded model; whether its routers honour `top_k`
 - `parameters`: total and active parameters of a config, without its weights
-- one file per family; together with the refusals they name every MoE type of transformers
 
-To add a family see `README.md` here; in short: a file with a `FAMILY`, and its name below.
+Together with the refusals they name every MoE type of transformers. To add one see `README.md`.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from torch import nn
 
 from fedmoe.errors import ModelError
+from fedmoe.models.families import dbrx, facts, llama4, nllb_moe, phimoe, switch_transformers
 from fedmoe.models.families.catalogue import Refused, Size, refused_families
 from fedmoe.models.families.family import Family, Form
 from fedmoe.models.families.layers import MoELayer, check_top_k, set_top_k, sparse_layers
@@ -36,18 +35,12 @@ __all__ = [
     "set_top_k",
 ]
 
-_NAMES = """
-olmoe mixtral qwen2_moe qwen3_moe qwen3_next qwen3_5_moe deepseek_v2 deepseek_v3 gpt_oss dbrx
-llama4 phimoe jamba granitemoe granitemoeshared granitemoehybrid glm4_moe glm4_moe_lite
-ernie4_5_moe minimax minimax_m2 hunyuan_v1_moe dots1 afmoe flex_olmo lfm2_moe exaone_moe
-solar_open mellum switch_transformers nllb_moe deepseek_v32 glm_moe_dsa axk1 axk2 hy_v4
-dots3_note kimi_linear bailing_hybrid beam cohere2_moe hy_v3 flint kolibri1 laguna granitemoe_swa
-mimo_v2_flash minimax_m3_vl aria qwen4_exp inkling2 nemotron_h
-"""
+_OF_CODE = (dbrx, llama4, nllb_moe, phimoe, switch_transformers)
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (import_module(f"{__name__}.{name}").FAMILY for name in _NAMES.split())
+    for family in (*vars(facts).values(), *(module.FAMILY for module in _OF_CODE))
+    if isinstance(family, Family)
 }
 """Every family that is trained here, by transformers' name of its model type."""
 

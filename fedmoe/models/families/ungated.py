@@ -71,9 +71,7 @@ def stack_experts(
     """Stack every block of single experts, one after another: one layer exists twice at a time.
 
     Args:
-        model: a model of transformers.
         linears: names of an expert's two linear layers.
-        act: name of an expert's activation.
         prepare: makes a block's router return logits, weights and index.
         by_sequence: whether routers are handed (batch, length, hidden) rather than all rows.
     """

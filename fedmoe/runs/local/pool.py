@@ -60,7 +60,6 @@ class Pool:
         Args:
             server: checks the answers, in this process.
             scorer: inherited by the workers: the client side and the evaluation sets.
-            workers: the number of workers.
             work: the expected FLOPs of a task; by default all are taken to be equal.
             folder: where updates wait for their turn, in a folder that `close` removes.
             watches: notified of schedules and of workers that were replaced.

@@ -22,7 +22,7 @@ from server.private import ErrorCode
 from server.settings import Settings
 from server.transport import GridTransport
 
-pytestmark = pytest.mark.usefixtures("quick_digest", "undrawn")
+pytestmark = pytest.mark.usefixtures("quick_digest")
 
 
 def test_the_masked_adapter_is_the_clear_one_and_nothing_else_is_sent(prepared, clear):

@@ -23,7 +23,7 @@ from fedmoe.runs.hidden import sight_of
 from fedmoe.runs.vectors import bounds_of
 from server.messages import read_update
 
-pytestmark = pytest.mark.usefixtures("quick_digest", "undrawn")
+pytestmark = pytest.mark.usefixtures("quick_digest")
 
 
 def words(change):
