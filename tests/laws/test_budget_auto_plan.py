@@ -1,4 +1,4 @@
-"""Laws of plans: the largest k that fits is chosen, more room never lowers it, and each step is said."""
+"""Laws of plans: the largest k is chosen, more room never lowers it, and each step is said."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def plan(free=10**10, work=WORK, **how):
 
 
 def ways():
-    """Every way to save memory, in the order in which they are tried, each with its micro-batches."""
+    """Every way to save memory with every micro-batch, in the order in which they are tried."""
     batches = [WORK, *WORK.smaller()]
     subsets_ = [dict(frozen="int4", subset=s) for s in subsets(SHAPE, ("merge", "drop"))]
     recomputing = [{}, dict(frozen="int8"), dict(frozen="int4"), *subsets_, dict(offload=True)]
