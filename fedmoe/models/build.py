@@ -11,9 +11,6 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import nn
-from transformers import AutoConfig
-from transformers.utils.hub import cached_file
-from transformers.utils.logging import disable_progress_bar
 
 from fedmoe.errors import FedMoEError, FedMoEWarning, ModelError
 from fedmoe.models.adapted import TOP_K, AdaptedModel, LoRA
@@ -97,6 +94,9 @@ def load_base(
         ModelError: the path does not exist, is no model of a form of task that is known here, or
             is not an MoE whose experts transformers dispatches on; there is no such device.
     """
+    from transformers import AutoConfig
+    from transformers.utils.logging import disable_progress_bar
+
     device = device_of(settings)
     disable_progress_bar()
     form, dtype, what = TASKS["causal"], DTYPES[settings.dtype], ""
@@ -135,12 +135,16 @@ def _experts_mapped(weight: torch.Tensor) -> torch.Tensor:
 
 def checkpoint_folder(path: str) -> Path:
     """Return the folder with the files of a model that was loaded before, from the Hub too."""
+    from transformers.utils.hub import cached_file
+
     folder = Path(model_folder(path))
     return folder if folder.is_dir() else Path(cached_file(path, "config.json")).parent  # pyright: ignore
 
 
 def skeleton(path: str) -> nn.Module:
     """Return transformers' own model of a folder that was checked before, without its weights."""
+    from transformers import AutoConfig
+
     with opened(path) as folder:
         config = AutoConfig.from_pretrained(folder)
         kind = task_of(config.model_type).auto
