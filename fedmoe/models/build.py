@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +32,7 @@ from fedmoe.models.folder import (
     weight_warnings,
 )
 from fedmoe.models.gating import Rule
+from fedmoe.models.kernels import check_kernels
 from fedmoe.models.memory.frozen import weights_of
 from fedmoe.models.memory.offload import mapped
 from fedmoe.models.private import map_tensors, placed_while_loading
@@ -197,30 +197,10 @@ def build_model(
 
     With `experts_stay`, `model.frozen.hold` must bring the experts to the device, in some form.
     """
-    check_kernels(settings)
+    check_kernels(settings, device_of(settings).type == "cuda")
     base, tokenizer = load_base(settings, experts_stay=experts_stay, offload=offload)
     model = AdaptedModel(base, adapter, rescaling, gating)
     for state in model.states:
         state.fused = settings.kernels == "triton"
     model.graphs = Graphs(model) if settings.graphs else None
     return model, tokenizer
-
-
-def check_kernels(settings: ModelSettings) -> None:
-    """Refuse what speeds a GPU up where there is none, and Triton's kernels without Triton.
-
-    Raises:
-        ModelError: with the likely fix.
-    """
-    on_gpu = device_of(settings).type == "cuda"
-    if settings.graphs and not on_gpu:
-        raise ModelError("model.graphs is for a GPU, and this model is on a CPU; use false")
-    if settings.kernels == "torch":
-        return
-    if not on_gpu:
-        raise ModelError("model.kernels 'triton' is for a GPU; on a CPU use 'torch'")
-    if find_spec("triton") is None:
-        raise ModelError(
-            "model.kernels 'triton' needs Triton, which is not installed: "
-            "pip install 'fedmoe[triton]'; or use 'torch'"
-        )

@@ -275,7 +275,7 @@ def _computed(
         stored = (stored[0].mT, stored[1].mT) if stored else None
     drop = state.drops.next() if lora and state.drops else None
     lora = lora or no_lora(gate_up, down, hidden.device)
-    act = _gate_of(module)
+    act = gate_of(module)
     plain = biases is None and drop is None and not state.recompute and is_silu(act)
     if state.fused and plain and isinstance(routing, Routing) and routing.sizes is None:
         from fedmoe.models.fused import FusedExperts, readable  # Triton need not be there
@@ -304,7 +304,7 @@ def _computed(
     return out
 
 
-def _gate_of(module: nn.Module) -> Gate:
+def gate_of(module: nn.Module) -> Gate:
     """Return the activation of a module that gates as transformers does, or its own way to gate."""
     if not getattr(module, "has_gate", True):
         return OwnGate(module.act_fn)  # pyright: ignore

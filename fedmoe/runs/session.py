@@ -152,7 +152,8 @@ class Session:
         try:
             with self.display:
                 e = self.server.setup.experiment
-                self.display.noted((*self.server.facts.notes, *e.unguarded))
+                facts, setup = self.server.facts, self.server.setup
+                self.display.noted((*setup.notes, *facts.notes, *e.unguarded))
                 state = self._loop(workers, recorder, evaluator, keeper)
             seconds, phases = keeper.seconds(), keeper.spent()
             recorder.ended(state, seconds, phases, phases["training"] / seconds)

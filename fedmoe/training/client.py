@@ -190,7 +190,7 @@ def _optimise(
     local: Local,
     counts: Tensor,
     routers: RouterTraining,
-    told: Told,
+    told: Told = unseen,
 ) -> Trained:
     """Run the round's steps on the model, in place."""
     values, grad = Adapter(model.bound, model.flat), Adapter(model.bound, model.grad)
