@@ -7,6 +7,7 @@ with its node, when nobody has called for a while, or when another worker has it
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import signal
@@ -162,6 +163,8 @@ def _reason(error: FedMoEError) -> Reply:
 
 def main(arguments: list[str]) -> None:
     """Serve on the socket that was inherited under a number."""
+    said = "%(asctime)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=said)  # into the log of its node's worker
     fd, seat, pid, started = map(int, arguments[:4])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the node's to handle
     Worker(socket(fileno=fd), seat, Process(pid, started), float(arguments[4])).run()

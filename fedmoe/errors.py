@@ -125,3 +125,11 @@ def not_one_of(value: Any, choices: Sequence[Any]) -> str:
     near = get_close_matches(str(value), [str(choice) for choice in choices], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{show(value)} is not one of {', '.join(map(show, choices))}{hint}"
+
+
+def no_common_model(strategy: str) -> str:
+    """Return why a run of a strategy has no adapter to export, serve or score."""
+    return (
+        f"a run of {strategy!r} has no common model: its clients keep a part of it to themselves, "
+        "in the folder `clients` of the run"
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmoe.aggregation import FedAvg
 from fedmoe.aggregation.strategy import Strategy
@@ -17,9 +17,6 @@ from fedmoe.data.partition import Given
 from fedmoe.errors import ConfigError, Fault, FedMoEError
 from fedmoe.evaluation.evaluate import Evaluation, by_tier
 from fedmoe.evaluation.settings import EvaluationSettings
-from fedmoe.export.exported import Exported
-from fedmoe.export.finished import RunResults
-from fedmoe.export.saved import SavedRun
 from fedmoe.messages.codec import pack_task
 from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.models.adapted import LoRA
@@ -33,6 +30,10 @@ from fedmoe.runs.root import root_of
 from fedmoe.system.files import expanded
 from fedmoe.training.local_client import LocalStep
 from fedmoe.training.settings import Training
+
+if TYPE_CHECKING:
+    from fedmoe.export.exported import Exported
+    from fedmoe.export.finished import RunResults
 
 
 def run(
@@ -64,7 +65,10 @@ def run(
         config = load_experiment(config, overrides)
     elif overrides:
         raise FedMoEError("overrides are for a YAML file; use dataclasses.replace instead")
-    return RunResults(session.run(config, display, resume=resume))
+    folder = session.run(config, display, resume=resume)
+    from fedmoe.export.finished import RunResults  # with it PEFT, which takes a second
+
+    return RunResults(folder)
 
 
 def open_run(folder: Path | str) -> RunResults:
@@ -79,6 +83,8 @@ def open_run(folder: Path | str) -> RunResults:
         Traceback (most recent call last):
         fedmoe.errors.FedMoEError: nowhere is not the folder of a run: it has no ledger.jsonl
     """
+    from fedmoe.export.finished import RunResults
+
     path = expanded(folder)
     if not (path / "ledger.jsonl").is_file():
         raise FedMoEError(f"{path} is not the folder of a run: it has no ledger.jsonl")
@@ -258,10 +264,12 @@ class Federation:
         """Run all rounds with a ledger, checkpoints and a report, in `folder/name`."""
         simulation = replace(self.experiment.simulation, folder=str(folder))
         experiment = replace(self.experiment, name=name, simulation=simulation)
-        return RunResults(session.run(experiment, display, resume=resume))
+        return run(experiment, resume=resume, display=display)
 
     def export(self, state: ServerState, out: Path | str, **options: Any) -> Exported:
         """Write a state's adapter in a folder that proves itself; see `SavedRun.export`."""
+        from fedmoe.export.saved import SavedRun
+
         setup = self.prepared.setup
         saved = SavedRun(
             self.experiment,

@@ -96,11 +96,13 @@ def plan_for(
 ) -> Plan:
     """The largest k whose round fits `share` of the free memory and ends by the deadline.
 
-    When k = 1 does not fit: a smaller micro-batch (with more of them, so that a step stays what it
-    was), then recomputation, then frozen experts in int8, then in 4 bits, then fewer of them (a
-    subset in the smallest form: three quarters, half, a quarter; the others merged into one, or,
-    for the room of that one, dropped), then the offload of all in full, then to sit out. Each step
-    is said, with what it takes in time.
+    The ways to save memory have an order: a smaller micro-batch (with more of them, so that a step
+    stays what it was), then recomputation, then frozen experts in int8, then in 4 bits, then fewer
+    of them (a subset in the smallest form: three quarters, half, a quarter; the others merged into
+    one, or, for the room of that one, dropped), then the offload of all in full. The first way is
+    taken that allows the largest k that any of them allows, so that more memory never means fewer
+    experts; where none allows k = 1 the client sits out. Each step is said, with what it takes in
+    time: a smaller micro-batch does not shorten a round, so against a deadline it is no help.
 
     A subset comes after quantisation because it is lossier: int8 changes every weight a little, and
     a subset takes experts away, on other clients' data above all. It comes before offload, which
@@ -116,10 +118,11 @@ def plan_for(
         settled: how a round is trained is not to be changed: k is all that is left to choose.
         outcomes: what may become of experts outside a subset; see `subsets.possible`.
     """
-    most = share * machine.free_bytes
+    most, top = share * machine.free_bytes, min(most_top_k or shape.top_k, shape.top_k)
     reasons: list[str] = [] if shape.counted else [UNCOUNTED]
     taken = kept_bytes(shape, work.setting(1, longest=True)) if loaded else 0
     found = asked = options(shape, work, machine, constants)
+    best: Plan | None = None
     for rung, said in [(work, "")] if settled else _ladder(shape, work, outcomes):
         if lacking := _no_room(shape, work, rung, machine, share):
             reasons += [lacking] if lacking not in reasons else []
@@ -130,13 +133,22 @@ def plan_for(
             times = found[0].compute_seconds / asked[0].compute_seconds
             reasons.append(f"{said} It computes {times:.2f} times as long as without any of this.")
         if need[0] <= most:
-            return _by_time(found, need, most, deadline_seconds, most_top_k, tuple(reasons))
-        reasons.append(
-            f"With k = 1 and {_batch(rung)} a step needs {_gb(need[0])}"
-            f"{' beside the weights that are loaded' if loaded else ''}; {_gb(most)} may be used "
-            f"({share:.0%} of {_gb(machine.free_bytes)} free)."
-        )
-    return Plan(found, None, most, (*reasons, "It sits out: nothing is left to save."))
+            made = _by_time(found, need, most, deadline_seconds, top, tuple(reasons))
+            best = made if best is None or made.top_k > best.top_k else best
+            if best.top_k == top:
+                return best
+        if (fits := sum(size <= most for size in need)) < top:
+            reasons.append(
+                f"With k = {fits + 1} and {_batch(rung)} a step needs {_gb(need[fits])}"
+                f"{' beside the weights that are loaded' if loaded else ''}; {_gb(most)} may be "
+                f"used ({share:.0%} of {_gb(machine.free_bytes)} free)."
+            )
+    if best is None:
+        return Plan(found, None, most, (*reasons, "It sits out: nothing is left to save."))
+    if settled or best.choice is None:
+        return best
+    *steps, why = best.reasons
+    return replace(best, reasons=(*steps, "Nothing that saves more memory allows a larger k.", why))
 
 
 def _ladder(shape: Shape, work: Work, outcomes: tuple[LeftOut, ...]) -> Iterator[tuple[Work, str]]:
@@ -188,11 +200,10 @@ def _by_time(
     need: list[float],
     most: float,
     deadline: float | None,
-    most_top_k: int | None,
+    top: int,
     reasons: tuple[str, ...],
 ) -> Plan:
     """Return a plan with the largest option that fits memory and deadline; k = 1 fits memory."""
-    top = min(most_top_k or len(found), len(found))
     fits = max(k for k, needed in enumerate(need, 1) if needed <= most)
     in_time = [o.top_k for o in found if deadline is None or o.seconds <= deadline]
     k = min(top, fits, max(in_time, default=0))

@@ -87,6 +87,11 @@ def within_memory(attempt: Callable[[int], T], top_k: int, who: str = "a client"
                 raise
             LOG.warning("%s ran out of memory with k = %d; trying k = %d", who, k, k - 1)
         # Outside the handler: only now is the error gone, and with it the frames' tensors.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_cached()
     return attempt(1), 1
+
+
+def release_cached() -> None:
+    """Give back the memory that torch keeps for later on a GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

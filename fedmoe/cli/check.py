@@ -79,7 +79,7 @@ def check(config: Path, overrides: tuple[str, ...], show: int) -> None:
     )
     chosen = f"aggregation {e.aggregation.name}, rescaling {e.rescaling.name}"
     say(console, f"{chosen}, upload {e.upload.name}")
-    for note in server.setup.start.notes if server.setup.start else ():
+    for note in (*server.setup.notes, *(server.setup.start.notes if server.setup.start else ())):
         say(console, escape(note))
     print_table(console, _tiers(server))
     if e.devices:

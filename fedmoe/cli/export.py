@@ -60,16 +60,18 @@ def export(
     if engine and reader not in reads[engine]:
         raise click.UsageError(f"--check {engine} needs --for {' or '.join(reads[engine])}")
     from fedmoe.export.architectures import architecture_of
-    from fedmoe.export.formats import check_dtype
+    from fedmoe.export.formats import check_dtype, check_form
     from fedmoe.system.extras import require
 
     check_dtype(reader, dtype)
     sources.check_run(run, which, [tier] if tier not in ("", "lowest") else [])
     if out.exists():
         raise FedMoEError(f"{out} exists already; name a folder that does not")
+    model_type = sources.model_type_of(run)
+    check_form(reader, model_type)
     if reader.startswith("llama.cpp"):
         require(f"fedmoe export --for {reader}", "base-models", "gguf")
-        if model_type := sources.model_type_of(run):
+        if model_type:
             architecture_of(model_type)
     from fedmoe.export.card import agreement
     from fedmoe.export.saved import SavedRun

@@ -9,13 +9,15 @@ from glob import has_magic
 from pathlib import Path
 from shutil import which as which_program
 
-from fedmoe.errors import FedMoEError
+from fedmoe.errors import FedMoEError, no_common_model
 from fedmoe.models.folder import MINI, model_folder
 from fedmoe.system.files import expanded
 
 LEDGER, CERTIFICATE = "ledger.jsonl", "fedmoe-export.json"
 KNOWN = (LEDGER, "adapter_config.json", "config.json", CERTIFICATE)
 """Files by which the folder of a run, an adapter or a model is known."""
+PERSONAL = ("fedsa_lora", "local_only")
+"""Strategies whose clients keep a part of the model to themselves."""
 
 
 def check_run(folder: Path, which: str = "", tiers: Sequence[str] = ()) -> None:
@@ -45,6 +47,11 @@ def check_run(folder: Path, which: str = "", tiers: Sequence[str] = ()) -> None:
     if which and not (folder / (name := f"adapter-{which}.safetensors")).is_file():
         said = f"{folder} is not the folder of a run with an adapter"
         raise FedMoEError(f"{said}: {name} is missing")
+    if which:
+        from fedmoe.report.run import read_run
+
+        if (name := read_run(folder).settings.get("aggregation.name")) in PERSONAL:
+            raise FedMoEError(no_common_model(name))
 
 
 def model_type_of(run: Path) -> str:

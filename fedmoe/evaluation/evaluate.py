@@ -19,7 +19,6 @@ from fedmoe.data.examples import Example
 from fedmoe.data.text import Tokenizer, Tokens
 from fedmoe.evaluation.metric import Judge, scores_of
 from fedmoe.messages.scores import NO_SCORE, Scores
-from fedmoe.models.decode import greedy
 from fedmoe.training.loss import row_losses, summed_loss
 
 if TYPE_CHECKING:
@@ -237,6 +236,8 @@ def answer_all(
     max_new_tokens: int,
 ) -> list[str]:
     """The greedy answer to every row's prompt, in the order of `rows`."""
+    from fedmoe.models.decode import greedy  # with it transformers, which takes seconds
+
     answers, ends = [""] * len(rows), ends_of(rows, tokenizer)
     order = sorted(range(len(rows)), key=lambda i: rows[i].prompt_length)
     for start in range(0, len(order), batch_size):

@@ -21,7 +21,7 @@ from fedmoe.export.architectures import ARCHITECTURES
 from fedmoe.export.card import card, licence_of
 from fedmoe.export.changes import changes_of
 from fedmoe.export.devices import Device, as_facts
-from fedmoe.export.formats import FORMATS, FUSED_IN_VLLM, WHOLE, Format, Served
+from fedmoe.export.formats import FORMATS, WHOLE, Format, Served, writes_for
 from fedmoe.export.gguf_file import LORA, MODEL, TYPES, write_gguf, write_gguf_adapter
 from fedmoe.export.merged import Merge, merged_config, top_k_override
 from fedmoe.export.peft import check_export, without_noise, write_peft
@@ -140,9 +140,8 @@ class Export:
 
     @property
     def writes(self) -> str:
-        """The form that is written; vLLM takes some families' experts fused alone."""
-        fused = self.format == "vllm" and self.model.family.model_type in FUSED_IN_VLLM
-        return "fused" if fused else FORMATS[self.format].writes
+        """The form that is written; see `formats.writes_for`."""
+        return writes_for(self.format, self.model.family.model_type)
 
     def _weights(self, out: Path) -> None:
         if self.writes == "merged":

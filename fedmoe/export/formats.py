@@ -8,11 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedmoe.errors import FedMoEError
+from fedmoe.errors import FedMoEError, ModelError
 from fedmoe.models.folder import MINI
 
 FUSED_IN_VLLM = ("gpt_oss", "qwen3_5_moe", "qwen3_5_moe_text", "nemotron_h")
 """Model types whose experts vLLM adapts in the fused form; for others it wants one per expert."""
+WHOLE_LAYERS = (
+    *("gpt_oss", "llama4_text", "granitemoe", "granitemoeshared", "granitemoehybrid"),
+    *("granitemoe_swa", "hy_v4", "minimax_m3_vl_text", "aria_text", "inkling2_text"),
+)
+"""Model types whose checkpoints have all experts of a layer in one weight."""
+NO_ADAPTER = ("dbrx", "nllb-moe")
+"""Model types whose experts PEFT has no form for, or computes otherwise: `no_peft` in `families`."""
 VLLM_RANK = 16
 """The highest rank that vLLM takes without a flag."""
 
@@ -192,6 +199,30 @@ FORMATS: dict[str, Format] = {
     "mlx": Format("MLX", "merged", _mlx),
 }
 """By the name that `fedmoe export --for` takes."""
+
+
+def writes_for(name: str, model_type: str) -> str:
+    """Return the form that is written; vLLM takes some families' experts fused alone."""
+    fused = name == "vllm" and model_type in FUSED_IN_VLLM
+    return "fused" if fused else FORMATS[name].writes
+
+
+def check_form(name: str, model_type: str) -> None:
+    """Refuse an adapter of a family whose experts have no such form.
+
+    Raises:
+        ModelError: with what exports, if anything does.
+    """
+    if model_type in NO_ADAPTER and not FORMATS[name].whole:
+        raise ModelError(
+            f"--for {name}: no adapter of a {model_type} model can be exported, as PEFT does not "
+            "compute its experts as they were trained"
+        )
+    if model_type in WHOLE_LAYERS and writes_for(name, model_type) == "experts":
+        raise ModelError(
+            f"--for {name} wants factors for each expert, and the checkpoint of a {model_type} "
+            "model has all experts of a layer in one weight; use --for merged or --for peft"
+        )
 
 
 def check_dtype(name: str, dtype: str | None) -> None:

@@ -4,7 +4,8 @@
 - `tasks`: causal and sequence to sequence: in what their forward passes differ
 - `experts`: the expert fast path (one autograd function) and its routed-token counts;
   `expert_state`: LoRA and settings of each layer; `routed`: rows grouped by expert, of which a
-  GPU's host is told no sizes; `fused`: the same path in Triton's kernels (`model.kernels`)
+  GPU's host is told no sizes; `fused`: the same path in Triton's kernels (`model.kernels`);
+  `kernels`: which of the two computes, and why
 - `captured`: steps as CUDA graphs, one for each budget and shape of batch (`model.graphs`)
 - `together`: the adapters of several clients in one model; `shared_pass`: products for all rows of
   an expert, and for those of one client; `packed`: clients' batches as one sequence

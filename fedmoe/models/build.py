@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
-from transformers import AutoConfig
-from transformers.utils.hub import cached_file
-from transformers.utils.logging import disable_progress_bar
 
 from fedmoe.errors import FedMoEError, FedMoEWarning, ModelError
 from fedmoe.models.adapted import TOP_K, AdaptedModel, LoRA
@@ -36,6 +32,7 @@ from fedmoe.models.folder import (
     weight_warnings,
 )
 from fedmoe.models.gating import Rule
+from fedmoe.models.kernels import check_kernels
 from fedmoe.models.memory.frozen import weights_of
 from fedmoe.models.memory.offload import mapped
 from fedmoe.models.private import map_tensors, placed_while_loading
@@ -97,6 +94,9 @@ def load_base(
         ModelError: the path does not exist, is no model of a form of task that is known here, or
             is not an MoE whose experts transformers dispatches on; there is no such device.
     """
+    from transformers import AutoConfig
+    from transformers.utils.logging import disable_progress_bar
+
     device = device_of(settings)
     disable_progress_bar()
     form, dtype, what = TASKS["causal"], DTYPES[settings.dtype], ""
@@ -135,12 +135,16 @@ def _experts_mapped(weight: torch.Tensor) -> torch.Tensor:
 
 def checkpoint_folder(path: str) -> Path:
     """Return the folder with the files of a model that was loaded before, from the Hub too."""
+    from transformers.utils.hub import cached_file
+
     folder = Path(model_folder(path))
     return folder if folder.is_dir() else Path(cached_file(path, "config.json")).parent  # pyright: ignore
 
 
 def skeleton(path: str) -> nn.Module:
     """Return transformers' own model of a folder that was checked before, without its weights."""
+    from transformers import AutoConfig
+
     with opened(path) as folder:
         config = AutoConfig.from_pretrained(folder)
         kind = task_of(config.model_type).auto
@@ -193,30 +197,10 @@ def build_model(
 
     With `experts_stay`, `model.frozen.hold` must bring the experts to the device, in some form.
     """
-    check_kernels(settings)
+    check_kernels(settings, device_of(settings).type == "cuda")
     base, tokenizer = load_base(settings, experts_stay=experts_stay, offload=offload)
     model = AdaptedModel(base, adapter, rescaling, gating)
     for state in model.states:
         state.fused = settings.kernels == "triton"
     model.graphs = Graphs(model) if settings.graphs else None
     return model, tokenizer
-
-
-def check_kernels(settings: ModelSettings) -> None:
-    """Refuse what speeds a GPU up where there is none, and Triton's kernels without Triton.
-
-    Raises:
-        ModelError: with the likely fix.
-    """
-    on_gpu = device_of(settings).type == "cuda"
-    if settings.graphs and not on_gpu:
-        raise ModelError("model.graphs is for a GPU, and this model is on a CPU; use false")
-    if settings.kernels == "torch":
-        return
-    if not on_gpu:
-        raise ModelError("model.kernels 'triton' is for a GPU; on a CPU use 'torch'")
-    if find_spec("triton") is None:
-        raise ModelError(
-            "model.kernels 'triton' needs Triton, which is not installed: "
-            "pip install 'fedmoe[triton]'; or use 'torch'"
-        )

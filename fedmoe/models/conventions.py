@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
 
 FILES = "tokenizer.json, or tokenizer.model, vocab.json with merges.txt or vocab.txt"
 NO_TOKENIZER = (
@@ -91,6 +90,8 @@ def take_greedy(model: Any) -> Iterator[str]:
     """Let a model generate greedily, and yield what its folder says of generation beyond that."""
     if (said := getattr(model, "generation_config", None)) is None:
         return
+    from transformers import GenerationConfig
+
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
     model.generation_config = GenerationConfig(**{n: getattr(said, n, None) for n in names})
     others = {

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.activations import SiLUActivation
-from transformers.integrations.moe import ExpertsInterface
 
 from fedmoe.models.dropout import Mask, dropped
 from fedmoe.models.expert_state import Biases, ExpertLoRA, ExpertState, Stacks, no_lora
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
 
 IMPLEMENTATION = "fedmoe"
 STATE = "fedmoe_state"
-SILU = (nn.SiLU, SiLUActivation)
-"""The usual activation, whose derivative needs no autograd within the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +176,7 @@ def _gate(act: Gate, gate_up: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor
     if isinstance(act, OwnGate):
         return _differentiable(act.apply, gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
-    if isinstance(act, SILU):
+    if is_silu(act):
         activated, dact = F.silu(gate), lambda grad: torch.ops.aten.silu_backward(grad, gate)
     else:
         activated, dact = _differentiable(act, gate)
@@ -279,8 +275,8 @@ def _computed(
         stored = (stored[0].mT, stored[1].mT) if stored else None
     drop = state.drops.next() if lora and state.drops else None
     lora = lora or no_lora(gate_up, down, hidden.device)
-    act = _gate_of(module)
-    plain = biases is None and drop is None and not state.recompute and isinstance(act, SILU)
+    act = gate_of(module)
+    plain = biases is None and drop is None and not state.recompute and is_silu(act)
     if state.fused and plain and isinstance(routing, Routing) and routing.sizes is None:
         from fedmoe.models.fused import FusedExperts, readable  # Triton need not be there
 
@@ -308,12 +304,17 @@ def _computed(
     return out
 
 
-def _gate_of(module: nn.Module) -> Gate:
+def gate_of(module: nn.Module) -> Gate:
     """Return the activation of a module that gates as transformers does, or its own way to gate."""
     if not getattr(module, "has_gate", True):
         return OwnGate(module.act_fn)  # pyright: ignore
     own = own_gate(module)
     return module.act_fn if own is None else OwnGate(own)  # pyright: ignore
+
+
+def is_silu(act: Gate) -> bool:
+    """Return whether a gate's derivative needs no autograd within the backward pass."""
+    return isinstance(act, nn.SiLU) or type(act).__name__ == "SiLUActivation"  # transformers' own
 
 
 def weight_names(module: nn.Module) -> tuple[str, str]:
@@ -330,4 +331,6 @@ def biases_of(module: nn.Module) -> Biases | None:
 
 def register() -> None:
     """Make `fedmoe` a valid experts implementation in transformers."""
+    from transformers.integrations.moe import ExpertsInterface  # seconds, which a config needs not
+
     ExpertsInterface.register(IMPLEMENTATION, experts_forward)

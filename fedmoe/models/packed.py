@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from fedmoe.errors import ModelError
 from fedmoe.models.routed import sent
@@ -109,6 +107,8 @@ def attend_apart(
     **settings: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each row: (1, heads, tokens, width) to (1, tokens, heads, width)."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     shapes = settings.pop(SHAPES)
     window = settings.get("sliding_window")
     if attention_mask is not None or (window and max(n for _, n in shapes) > window):
@@ -148,4 +148,6 @@ def check_packed(model: AdaptedModel, max_length: int) -> None:
 
 def register() -> None:
     """Make the attention known to transformers."""
+    from transformers import AttentionInterface
+
     AttentionInterface.register(ATTENTION, attend_apart)

@@ -4,7 +4,7 @@ torch 2.13: fake tensors and dispatch modes are documented, in modules whose nam
 underscore. transformers 5.23: the default gate of an experts module; the way from a config to a
 model of a given class; the search for packed sequences, which takes a fake one for several; the
 way from fused weights back to a checkpoint's names; and the step that puts a loaded weight in its
-place.
+place. transformers is imported where it is used: it takes seconds, which a config needs not.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import core_model_loading, masking_utils
-from transformers.core_model_loading import revert_weight_conversion
-from transformers.integrations.moe import _default_apply_gate
 
 
 def own_gate(experts: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """Return how an experts module combines gate and up; None where it is transformers' default."""
+    from transformers.integrations.moe import _default_apply_gate
+
     if getattr(type(experts), "_apply_gate", _default_apply_gate) is _default_apply_gate:
         return None
     return experts._apply_gate  # pyright: ignore[reportReturnType]
@@ -40,12 +39,16 @@ def from_config(kind: Any, config: Any, **options: Any) -> nn.Module:
 
 def checkpoint_names(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors by parameter as a checkpoint has them: renamed, and split where it does."""
+    from transformers.core_model_loading import revert_weight_conversion
+
     return revert_weight_conversion(model, tensors)
 
 
 @contextmanager
 def placed_while_loading(place: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Give each weight that transformers loads inside to `place` before the next one is read."""
+    from transformers import core_model_loading
+
     put = core_model_loading.set_param_for_module
 
     def placing(model: Any, name: str, weight: Tensor, *others: Any) -> None:
@@ -69,6 +72,8 @@ def fake_tensors() -> Iterator[None]:
 @contextmanager
 def one_text_a_row() -> Iterator[None]:
     """Let transformers not look for packed sequences, which makes the host wait for a GPU."""
+    from transformers import masking_utils
+
     with replaced(masking_utils, "find_packed_sequence_indices", lambda *_, **__: None):
         yield
 

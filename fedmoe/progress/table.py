@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -14,10 +16,12 @@ from rich.text import Text
 from fedmoe.evaluation.evaluate import ClientScore, Evaluation
 from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.messages.rows import RowCounts
+from fedmoe.progress.expected import expected_tiers
+from fedmoe.progress.state import COMBINING, Done, Progress, left_text
 from fedmoe.progress.view import LiveView, fitted
 from fedmoe.report.fields import live_cells, live_headings
 from fedmoe.report.text_table import TextTable
-from fedmoe.report.units import number_text, percent_text, seconds_text, shortened
+from fedmoe.report.units import listed, number_text, percent_text, seconds_text, shortened
 from fedmoe.rounds import ServerState
 from fedmoe.runs.display import Display
 from fedmoe.runs.news import News, lowest, lowest_text, unscored_line, who_of
@@ -27,56 +31,17 @@ from fedmoe.runs.workers import Injected
 from fedmoe.system.json_text import json_text
 from fedmoe.system.workforce import Replaced
 
+if TYPE_CHECKING:
+    from fedmoe.config import Experiment
+    from fedmoe.training.steps import Steps
+
 MOST_ROWS = 20
 """Clients shown at once."""
-COMBINING = "combining"
+LINE_SECONDS = 30
+"""Between two lines where nothing is redrawn."""
 MOST_LETTERS = 24
 """Of a client's name."""
 STYLES = {"waiting": "dim", "training": "cyan", "done": "green", "failed": "bold red"}
-
-Done = Mapping[str, float]
-"""The numbers that a client reported, by name; its update is as large as the adapter, so not it."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The state of a run so far; it never changes, as rich draws it on a separate thread."""
-
-    num_rounds: int
-    workers: int
-    clock: Callable[[], float]
-    phase: str = "starting"
-    started: float = 0.0
-    """When the first round of this process was planned."""
-    finished: int = 0
-    """Rounds finished in this process."""
-    tasks: Sequence[Task] = ()
-    answers: Mapping[int, Done | Failure] = field(default_factory=dict)
-    """By client, for the current round."""
-    scores: Mapping[tuple[bool, str], Evaluation] = field(default_factory=dict)
-    """The last evaluation of each tier; on the server's own rows (True) and on all others."""
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the first round began."""
-        return self.clock() - self.started if self.tasks else 0.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Seconds to the last round's end at the pace so far; None before the first answer."""
-        if not self.answers:
-            return None
-        under_way = self.phase in ("training", COMBINING)
-        part = len(self.answers) / len(self.tasks) if under_way else 0.0
-        left = self.num_rounds - self.tasks[0].round + under_way - part
-        return self.elapsed / (self.finished + part) * left
-
-    def state_of(self, task: Task) -> str:
-        """Return a client's state; `training` is a guess, as answers come in the order of tasks."""
-        if answer := self.answers.get(task.client):
-            return "failed" if isinstance(answer, Failure) else "done"
-        open_tasks = [t.client for t in self.tasks if t.client not in self.answers]
-        return "training" if task.client in open_tasks[: self.workers] else "waiting"
 
 
 class LiveTable(LiveView, Display):
@@ -98,7 +63,8 @@ class LiveTable(LiveView, Display):
     ) -> None:
         self.progress = Progress(num_rounds, workers, clock)
         self.quiet, self.json = quiet, json
-        self.news = News()
+        self.news, self.expected = News(), None
+        self.said, self.left = clock(), threading.Event()
         super().__init__(console or Console(), drawn=not quiet and not json)
 
     def begun(self, what: str, done: int = 0, total: int = 0) -> None:
@@ -108,6 +74,35 @@ class LiveTable(LiveView, Display):
         elif not (self.quiet or self.json or done or self.progress.tasks):
             self._line(f"{what}, {total} tiers" if total else what)
 
+    def __enter__(self) -> Self:
+        if not (self.live or self.quiet or self.json):
+            threading.Thread(target=self._beats, daemon=True).start()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.left.set()
+        super().__exit__(*error)
+
+    @contextmanager
+    def loading(self, experiment: Experiment) -> Iterator[None]:
+        """Show the tiers; what is drawn is gone in the end, before workers are forked."""
+        what = "loading the model and the data"
+        if self.live is None:
+            self.begun(what)
+            yield
+            return
+        self.expected = expected_tiers(experiment)
+        self._now(phase=what, started=self.progress.clock())
+        self.live.transient = True
+        try:
+            with self.live:
+                yield
+        finally:
+            self.live.transient = False
+
+    def follow(self, steps: Steps) -> None:
+        self._now(steps=steps)
+
     def resumed(self, round: int, records: Sequence[Mapping[str, Any]]) -> None:
         lines = [r for r in records if r["kind"] == "evaluation"]
         self._now(scores={(r["split"] == SERVER, r["tier"]): _evaluation(r) for r in lines})
@@ -116,6 +111,8 @@ class LiveTable(LiveView, Display):
 
     def planned(self, tasks: Sequence[Task]) -> None:
         p = self.progress
+        if p.steps:
+            p.steps.clear()
         started = p.started if p.tasks or p.finished else p.clock()
         self._now(phase="training", started=started, tasks=tasks, answers={})
         if tasks:  # else nobody was reachable; the round's line says so
@@ -156,7 +153,7 @@ class LiveTable(LiveView, Display):
         if not (self.quiet or self.json or self.live):
             self._line(
                 f"round {state.round}/{p.num_rounds}: {len(ok)} of {len(p.tasks)} clients, "
-                f"{_reported(ok)}{seconds_text(p.elapsed)} elapsed{_left(p)}"
+                f"{_reported(ok)}{seconds_text(p.elapsed)} elapsed{left_text(p)}"
             )
 
     def evaluated(self, evaluations: Sequence[Evaluation]) -> None:
@@ -226,6 +223,25 @@ class LiveTable(LiveView, Display):
             said = f"injected {event.fault}: {event.outcome}"
             self._line(f"round {event.round}: {who_of(event.client, self.progress.tasks)}: {said}")
 
+    def _line(self, text: str) -> None:
+        self.said = self.progress.clock()
+        super()._line(text)
+
+    def _beats(self) -> None:
+        while not self.left.wait(1):
+            self._beat()
+
+    def _beat(self) -> None:
+        """Say how far the clients are, if nothing was said for long."""
+        p = self.progress
+        if p.phase != "training" or p.clock() < self.said + LINE_SECONDS:
+            return
+        busy = [f"{t.who} at step {p.state_of(t)}" for t in p.tasks if p.share_of(t)]
+        if busy:
+            count = f"{len(p.answers)} of {len(p.tasks)} clients"
+            where = f"round {p.tasks[0].round}/{p.num_rounds}"
+            self._line(f"{where}: {count}, {listed(busy, 3)}{left_text(p)}")
+
     def _warn(self, *sentences: str) -> None:
         for text in sentences:
             self._line(f"warning: {text}")
@@ -241,6 +257,8 @@ class LiveTable(LiveView, Display):
     def _render(self) -> Group:
         p, width = self.progress, self.console.width
         parts: list[Text | Table] = [_headline(p)]
+        if self.expected and not (p.tasks or p.scores):
+            parts += fitted(self.expected, width)
         if p.tasks:
             most = min(MOST_ROWS, max(3, self.console.height - 9 - len(p.scores)))
             parts += fitted(_clients(p, most), width, STYLES)
@@ -274,13 +292,9 @@ def _headline(p: Progress) -> Text:
     elif p.started:
         text.append(f"  {seconds_text(p.clock() - p.started)}")
     if p.phase not in ("finished", "interrupted"):
-        text.append(_left(p))
+        text.append(left_text(p))
     text.append("\n")
     return text
-
-
-def _left(p: Progress) -> str:
-    return f", about {seconds_text(p.seconds_left)} left" if p.seconds_left else ""
 
 
 def _clients(p: Progress, most: int) -> TextTable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,7 @@ from fedmoe.runs.residuals import pack_with_residual
 from fedmoe.seeds import numpy_rng
 from fedmoe.training.client import Trainee, train_client
 from fedmoe.training.profile import profile
+from fedmoe.training.steps import LoggedSteps, Told
 
 if TYPE_CHECKING:
     from fedmoe.adapter import Adapter
@@ -52,6 +53,8 @@ class ClientSide:
     """Where clients store what they need in a later round; see `client_state`."""
     reports: frozenset[str] = REPORTS
     """What clients tell the server beside what training needs; see `REPORTS`."""
+    told: Told = field(default_factory=LoggedSteps)
+    """Is told of every step in training."""
 
     def read_task(self, message: Message) -> Task:
         """Return the checked task in a message.
@@ -103,7 +106,7 @@ class ClientSide:
         pad = setup.tokenizer.pad_token_id
         from fedmoe.training.side_by_side import train_side_by_side  # passes are rarely asked for
 
-        updates = train_side_by_side(setup.model, clients, pad, e.rounds, e.seed)
+        updates = train_side_by_side(setup.model, clients, pad, e.rounds, e.seed, self.told)
         both = zip(tasks, updates, begun, strict=True)
         return [Ended(task, update, *local) for task, update, local in both]
 
@@ -154,6 +157,7 @@ class ClientSide:
             e.seed,
             local,
             e.losses,
+            self.told,
         )
         return self.closed(Ended(task, update, local, before))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,10 +11,12 @@ from fedmoe.rounds import Observer
 from fedmoe.runs.workers import Watch
 
 if TYPE_CHECKING:
+    from fedmoe.config import Experiment
     from fedmoe.evaluation.evaluate import Evaluation
     from fedmoe.messages.records import Failure, Task
     from fedmoe.messages.rows import RowCounts
     from fedmoe.runs.roster import Attendance
+    from fedmoe.training.steps import Steps
 
 
 class Display(Observer, Watch):
@@ -25,6 +28,14 @@ class Display(Observer, Watch):
 
     def begun(self, what: str, done: int = 0, total: int = 0) -> None:
         """Show what the run does before its first round or between two, and how far it is."""
+
+    def loading(self, experiment: Experiment) -> AbstractContextManager[object]:
+        """Show what is known before the model and the data are loaded, while they are."""
+        self.begun("loading the model and the data")
+        return nullcontext()
+
+    def follow(self, steps: Steps) -> None:
+        """Show from now on how far clients in training are."""
 
     def noted(self, notes: Sequence[str]) -> None:
         """Show what is to be said of the run before its first round, in sentences."""

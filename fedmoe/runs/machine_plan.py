@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedmoe.budget import Auto
@@ -15,7 +14,7 @@ from fedmoe.budget.calibrate import calibrated, settings_to_measure
 from fedmoe.budget.measure import TURNS, TURNS_SECONDS, measure, measure_in_turns, restoring_seconds
 from fedmoe.budget.plan import plan_for
 from fedmoe.budget.probe import Machine, probe
-from fedmoe.budget.replan import ran_out_of_memory, within_memory
+from fedmoe.budget.replan import ran_out_of_memory, release_cached
 from fedmoe.budget.shape import shape_of
 from fedmoe.budget.work import work_at_most, work_on
 from fedmoe.data import load_splits
@@ -167,29 +166,28 @@ def roomiest(
 ) -> tuple[T, Work, int]:
     """Return the result of `attempt` at the most work and k that memory suffices for, and both.
 
-    A smaller k is tried before a smaller micro-batch; each time memory ran out is told to `say`.
+    A smaller micro-batch is tried before a smaller k, as a plan does. Where memory ran out,
+    `say` is told.
 
     Raises:
         ModelError: memory ran out with k = 1 and one example at a time, too.
     """
-    size = ""
-    for tried in (work, *work.smaller()):
-        size = f"a micro-batch of {tried.batch_size} x {tried.longest} tokens"
+    size = short = ""
+    for k, tried in itertools.product(range(top_k, 0, -1), (work, *work.smaller())):
+        size = f"k = {k} and a micro-batch of {tried.batch_size} x {tried.longest} tokens"
         try:
-            found, k = within_memory(partial(attempt, tried), top_k, "calibration")
+            found = attempt(tried, k)
         except (MemoryError, RuntimeError) as error:
             if not ran_out_of_memory(error):
                 raise
-            say(f"Calibration ran out of memory with k = 1 and {size}.")
-            continue
-        if k < top_k:
-            say(
-                f"Calibration ran out of memory with k = {k + 1} and {size}; it was done with "
-                f"k = {k}, which is now the most."
-            )
-        return found, tried, k
+            short = f"Calibration ran out of memory with {size}"
+        else:
+            if short:
+                say(f"{short}; it was done with {size}, which is now the most.")
+            return found, tried, k
+        release_cached()  # outside the handler: only now are the error and its tensors gone
     raise ModelError(
-        f"not one step could be measured, down to k = 1 and {size}: memory ran out. Free some on "
+        f"not one step could be measured, down to {size}: memory ran out. Free some on "
         "this machine, or shorten the examples (text.max_length)"
     )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedmoe.adapter import Adapter, Layout
-from fedmoe.errors import CheckpointError, FedMoEError
+from fedmoe.errors import CheckpointError, FedMoEError, no_common_model
 from fedmoe.messages.records import Task
 from fedmoe.runs.round_files import read_tensors
 
@@ -52,10 +52,7 @@ def deployed(
     """
     strategy = experiment.aggregation
     if strategy.personal:
-        raise FedMoEError(
-            f"a run of {strategy.name!r} has no common model: its clients keep a part of it to "
-            "themselves, in the folder `clients` of the run"
-        )
+        raise FedMoEError(no_common_model(strategy.name))
     tiers = experiment.budget.resolved(full_top_k)
     rank = tiers[tier].rank if tier in tiers else None
     plain = experiment.adapter.at_rank(initial.layout, rank)

@@ -37,6 +37,7 @@ from fedmoe.runs.scorer import Scorer
 from fedmoe.runs.server_side import ServerSide
 from fedmoe.runs.workers import Watch, Workers
 from fedmoe.system.files import expanded
+from fedmoe.training.steps import Steps
 
 if TYPE_CHECKING:
     from fedmoe.config import Experiment
@@ -86,8 +87,7 @@ def run(
             readable.
     """
     started, phases, display = time.monotonic(), Phases(), display or Display()
-    display.begun("loading the model and the data")
-    with phases("load"):
+    with phases("load"), display.loading(experiment):
         on_nodes = nodes_code is not None
         prepared = prepare(experiment, on_nodes=on_nodes, holds_rows=not on_nodes)
     server = replace(prepared.server, nodes_code=nodes_code)
@@ -115,7 +115,10 @@ class Session:
         sweep(expanded(e.simulation.folder))
         with find(self.server, resume) as found:
             if not found.ended:
-                client = replace(self.scorer.client, state_folder=found.folder / "clients")
+                steps = Steps(1 + max((m.client for m in self.server.members), default=-1))
+                self.display.follow(steps)
+                folder = found.folder / "clients"
+                client = replace(self.scorer.client, state_folder=folder, told=steps)
                 server = replace(self.server, run_id=found.run_id)
                 scorer = replace(self.scorer, client=client)
                 replace(self, server=server, scorer=scorer)._continue(found)
@@ -146,7 +149,8 @@ class Session:
         try:
             with self.display:
                 e = self.server.setup.experiment
-                self.display.noted((*self.server.facts.notes, *e.unguarded))
+                facts, setup = self.server.facts, self.server.setup
+                self.display.noted((*setup.notes, *facts.notes, *e.unguarded))
                 state = self._loop(workers, recorder, evaluator, keeper)
             seconds, phases = keeper.seconds(), keeper.spent()
             recorder.ended(state, seconds, phases, phases["training"] / seconds)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fedmoe.errors import WireError
+from fedmoe.models.kernels import kernels_note
 
 if TYPE_CHECKING:
     from fedmoe.adapter import Adapter, Layout
@@ -80,6 +81,17 @@ class Setup:
         """Return the subset of experts that a tier's clients hold; None where they hold all."""
         subset = self.tier(tier).subset
         return subset if subset and subset.keep < self.model.layout.num_experts else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what is to be said of how the model computes."""
+        tiers = {
+            name: (tier.frozen, tier.offload or tier.subset is not None, training.recompute)
+            for name, tier in self.tiers.items()
+            if (training := self.training_of(name))
+        }
+        note = kernels_note(self.model, self.experiment.model.kernels, tiers)
+        return (note,) if note else ()
 
     def configure_experts(self, tier: str) -> None:
         """Let the model compute with all experts, stored as on this tier's devices."""

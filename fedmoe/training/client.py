@@ -27,6 +27,7 @@ from fedmoe.training.learner import Learner
 from fedmoe.training.local_client import LocalClient, run_step
 from fedmoe.training.loss import mean_loss, response_loss
 from fedmoe.training.router_losses import NO_LOSSES, router_training
+from fedmoe.training.steps import unseen
 
 if TYPE_CHECKING:
     from fedmoe.data.text import Batch, Tokens
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from fedmoe.training.local_client import LocalStep
     from fedmoe.training.router_losses import RouterLosses, RouterTraining
     from fedmoe.training.settings import Training
+    from fedmoe.training.steps import Told
 
 
 def train_client(
@@ -47,12 +49,14 @@ def train_client(
     seed: int,
     local: Local | None = None,
     losses: RouterLosses = NO_LOSSES,
+    told: Told = unseen,
 ) -> Update:
     """Train on the client's `rows` with `task.top_k` experts per token.
 
     `local` decides what training starts from, moves and sends: all of `task.adapter` without it.
     With `losses` more than the mean loss over response tokens is minimised; an update reports that
-    mean alone. With `settings.local_step` a step of one's own trains in place of AdamW.
+    mean alone. With `settings.local_step` a step of one's own trains in place of AdamW. `told` is
+    told of every step that is done.
 
     Raises:
         DataError: the client has no examples.
@@ -67,9 +71,10 @@ def train_client(
     routing = router_training(model.gates, losses, chance)
     with _watching(model, local) as counts, routing as routers, model.dropping(masks):
         if own_step := settings.local_step:
-            done = _own_step(own_step, LocalClient(model, batches, task, local))
+            done = _own_step(own_step, LocalClient(model, batches, task, local, told))
         else:
-            done = _optimise(model, batches, task, settings, num_rounds, local, counts, routers)
+            args = model, batches, task, settings, num_rounds, local, counts, routers
+            done = _optimise(*args, told)
     model.set_budget(task.top_k, done.rescaler)
     loss_after = mean_loss(model, client.probe, settings.batch_size, pad)
     seconds = time.monotonic() - started
@@ -185,6 +190,7 @@ def _optimise(
     local: Local,
     counts: Tensor,
     routers: RouterTraining,
+    told: Told = unseen,
 ) -> Trained:
     """Run the round's steps on the model, in place."""
     values, grad = Adapter(model.bound, model.flat), Adapter(model.bound, model.grad)
@@ -199,6 +205,7 @@ def _optimise(
         tokens += _accumulate(model, micro_batches, routers, counts)
         learner.move(step, grad, counts)
         model.grad.zero_()
+        told(task.client, step + 1, settings.steps)
     return Trained(learner.after(), learner.factors(), tokens, targets, settings.steps, {})
 
 

@@ -15,6 +15,7 @@ from fedmoe.errors import FedMoEError
 from fedmoe.messages.records import Task
 from fedmoe.models.adapted import AdaptedModel
 from fedmoe.training.loss import response_loss
+from fedmoe.training.steps import Told, unseen
 
 
 class LocalClient:
@@ -33,14 +34,19 @@ class LocalClient:
     """
 
     def __init__(
-        self, model: AdaptedModel, batches: Iterator[Batch], task: Task, local: Local
+        self,
+        model: AdaptedModel,
+        batches: Iterator[Batch],
+        task: Task,
+        local: Local,
+        told: Told = unseen,
     ) -> None:
         if not local.whole:
             raise FedMoEError(
                 "training.local_step moves the whole adapter, and this strategy trains a part of "
                 "it; use a strategy that trains every value"
             )
-        self.model, self.task, self._batches = model, task, batches
+        self.model, self.task, self._batches, self._told = model, task, batches, told
         self.flat = nn.Parameter(model.flat)
         """The values of the adapter, float32 (values,)."""
         self.tokens = self.num_targets = self.steps = 0
@@ -52,9 +58,10 @@ class LocalClient:
 
     def batches(self, steps: int) -> Iterator[Batch]:
         """Yield this many batches of the client's rows, shuffled by (seed, round, client)."""
-        for batch in islice(self._batches, steps):
+        for done, batch in enumerate(islice(self._batches, steps), 1):
             self.steps += 1
             yield batch
+            self._told(self.task.client, done, steps)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean cross-entropy per response token; its gradient lands in `flat.grad`."""

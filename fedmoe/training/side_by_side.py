@@ -22,6 +22,7 @@ from fedmoe.models.together import Together
 from fedmoe.training.client import Trained, Trainee, step_batches
 from fedmoe.training.learner import Learner
 from fedmoe.training.loss import states_loss
+from fedmoe.training.steps import Told, unseen
 
 if TYPE_CHECKING:
     from fedmoe.data.text import Batch
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
 
 
 def train_side_by_side(
-    model: AdaptedModel, clients: Sequence[Trainee], pad: int, num_rounds: int, seed: int
+    model: AdaptedModel,
+    clients: Sequence[Trainee],
+    pad: int,
+    num_rounds: int,
+    seed: int,
+    told: Told = unseen,
 ) -> list[Update]:
     """Return what each of the clients sends, in order; their adapters have one layout.
 
@@ -52,7 +58,7 @@ def train_side_by_side(
     before = mean_losses(together, clients, pad)
     with model.counting() as counted:
         learners = _learners(together, clients, values, factors, num_rounds)
-        done = _optimise(together, clients, learners, values, pad, seed, counted)
+        done = _optimise(together, clients, learners, values, pad, seed, counted, told)
     counts = together.by_client(counted.cpu())
     with torch.no_grad():
         model.rescale(torch.stack([*factors], dim=1))
@@ -72,6 +78,7 @@ def _optimise(
     pad: int,
     seed: int,
     counted: Tensor,
+    told: Told,
 ) -> list[Trained]:
     """Run all steps of all clients; one of fewer steps is done earlier."""
     model, grads = together.model, torch.empty_like(values)
@@ -91,6 +98,7 @@ def _optimise(
             tokens[i] += sum(model.num_tokens(batch) for batch in used)
             targets[i] += sum(len(batch.targets) for batch in used)
             learners[i].move(step, Adapter(together.layout, grads[i]), counts[i])
+            told(clients[i].task.client, step + 1, clients[i].settings.steps)
         together.load(values)
     ends = zip(learners, tokens, targets, clients, strict=True)
     return [Trained(x.after(), x.factors(), n, t, c.settings.steps, {}) for x, n, t, c in ends]

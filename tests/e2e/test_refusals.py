@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from fedmoe.cli.main import COMMANDS, RESUMED, fedmoe, main
+from fedmoe.cli.sources import PERSONAL
 
 HEADER = {
     "kind": "run",
@@ -32,6 +33,11 @@ MISTAKES = {
     "export runs/one out --for merged --dtype q8_0": "q8_0 is a form of GGUF files",
     "export runs/one out --check vllm": "--check vllm needs --for merged",
     "export runs/one out --for llama.cpp": "GGUF is written of olmoe",
+    "export runs/one out --for sglang": "a gpt_oss model has all experts of a layer in one weight",
+    "export runs/personal out": "a run of 'fedsa_lora' has no common model: its clients keep",
+    "serve runs/personal": "a run of 'fedsa_lora' has no common model",
+    "evaluate runs/personal": "a run of 'fedsa_lora' has no common model",
+    "generate --run runs/personal hi": "a run of 'fedsa_lora' has no common model",
     "serve ./nothing": "./nothing: no such folder",
     "serve runs/bare": "adapter-last.safetensors is missing",
     "serve empty": "empty is not the folder of a run, an exported adapter or a model",
@@ -52,12 +58,14 @@ MISTAKES = {
 
 
 def test_a_mistake_is_said_before_torch_is_loaded(tmp_path):
-    for name in ("empty", "runs/one", "runs/bare", "gguf", "base"):
+    for name in ("empty", "runs/one", "runs/bare", "runs/personal", "gguf", "base"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("one", "bare"):
+    for name in ("one", "bare", "personal"):
         header = json.dumps(HEADER | {"tiers": {"high": TIER}})
         (tmp_path / f"runs/{name}/ledger.jsonl").write_text(f"{header}\n")
-    (tmp_path / "runs/one/adapter-last.safetensors").touch()
+    for name in ("one", "personal"):
+        (tmp_path / f"runs/{name}/adapter-last.safetensors").touch()
+    (tmp_path / "runs/personal/config.yaml").write_text("aggregation: {name: fedsa_lora}\n")
     (tmp_path / "base/config.json").write_text('{"model_type": "gpt_oss"}')
     facts = json.dumps({"writes": "gguf", "reader": "llama.cpp"})
     (tmp_path / "gguf/fedmoe-export.json").write_text(facts)
@@ -72,6 +80,21 @@ def test_a_mistake_is_said_before_torch_is_loaded(tmp_path):
     said = dict(part.split("\n", 1) for part in done.stderr.split("> ")[1:])
     for words, expected in MISTAKES.items():
         assert expected in said[words], (words, said[words])
+
+
+def test_the_families_that_are_refused_are_those_that_have_no_form():
+    from fedmoe.export.formats import NO_ADAPTER
+    from fedmoe.models.families import FAMILIES
+
+    assert {name for name, family in FAMILIES.items() if family.no_peft} == {*NO_ADAPTER}
+
+
+def test_the_strategies_that_are_refused_are_those_that_say_so():
+    from fedmoe.aggregation import STRATEGIES
+    from fedmoe.comparison.baselines import LocalOnly
+
+    found = {kind.name for kind in (*STRATEGIES, LocalOnly) if kind.personal}
+    assert found == {*PERSONAL}
 
 
 @pytest.mark.parametrize("name", ["run", "serve", "explain"])

@@ -1,16 +1,16 @@
-"""Laws of plans: what fits is chosen, more room never lowers k, and each step down is said."""
+"""Laws of plans: the largest k is chosen, more room never lowers it, and each step is said."""
 
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapes import SHAPE
 
 from fedmoe.budget.calibrate import calibrated, settings_to_measure
 from fedmoe.budget.measure import Sample, measure_in_turns
 from fedmoe.budget.model import Constants, memory, step_flops, step_seconds
-from fedmoe.budget.plan import options, plan_for
+from fedmoe.budget.plan import options, plan_for, subsets
 from fedmoe.budget.probe import Link, Machine
 from fedmoe.budget.shape import Setting
 from fedmoe.budget.work import Work
@@ -22,6 +22,18 @@ ROOM = Machine("m", 10**10, 10**10, False, 1, link=Link(1e6, 0.5e6, 0.1))
 
 def plan(free=10**10, work=WORK, **how):
     return plan_for(SHAPE, work, replace(ROOM, free_bytes=free), CONSTANTS, **how)
+
+
+def ways():
+    """Every way to save memory with every micro-batch, in the order in which they are tried."""
+    batches = [WORK, *WORK.smaller()]
+    subsets_ = [dict(frozen="int4", subset=s) for s in subsets(SHAPE, ("merge", "drop"))]
+    recomputing = [{}, dict(frozen="int8"), dict(frozen="int4"), *subsets_, dict(offload=True)]
+    return [*batches, *(replace(b, recompute=True, **how) for how in recomputing for b in batches)]
+
+
+WAYS = ways()
+OPTIONS = [options(SHAPE, work, ROOM, CONSTANTS) for work in WAYS]
 
 
 def need(k, work=WORK):
@@ -40,32 +52,68 @@ def test_the_choice_fits_and_one_more_would_not(free, deadline):
         assert more.memory.total > 0.9 * free or more.seconds > (deadline or more.seconds)
 
 
-@given(st.integers(10**7, 10**9), st.integers(0, 10**9))
-def test_more_room_never_makes_a_client_sit_out_nor_its_micro_batch_smaller(free, more):
-    small, large = plan(free), plan(free + more)
-    if small.choice:
-        assert large.choice
-        assert large.choice.work.batch_size >= small.choice.work.batch_size
+@settings(max_examples=40)
+@given(
+    st.integers(10**7, 2 * 10**8),
+    st.integers(0, 10**8),
+    st.floats(3.1, 6) | st.none(),
+    st.integers(1, 4),
+)
+def test_more_room_never_lowers_k_nor_asks_for_more_saving_at_the_same_k(free, more, seconds, most):
+    small, large = (
+        plan(room, deadline_seconds=seconds, most_top_k=most) for room in (free, free + more)
+    )
+    assert large.top_k >= small.top_k
+    if small.top_k == large.top_k and small.choice:
+        assert WAYS.index(large.choice.work) <= WAYS.index(small.choice.work)
 
 
-def test_just_enough_memory_for_two_is_two():
+@settings(max_examples=40)
+@given(st.integers(10**7, 2 * 10**8), st.floats(3.1, 6) | st.none())
+def test_the_choice_is_the_best_of_all_pairs_of_k_and_micro_batch(free, deadline):
+    """By brute force: k first, then the way that comes first, and so the larger micro-batch."""
+    fits = [
+        (option.top_k, -way)
+        for way in range(len(WAYS))
+        for option in OPTIONS[way]
+        if option.memory.total <= 0.9 * free and (deadline is None or option.seconds <= deadline)
+    ]
+    choice = plan(free, deadline_seconds=deadline).choice
+    found = (choice.top_k, -WAYS.index(choice.work)) if choice else None
+    assert found == max(fits, default=None)
+
+
+def test_a_smaller_micro_batch_costs_time_and_is_not_used_against_a_deadline():
     free = round(need(2) / 0.9) + 1
-    made = plan(free)
+    slow = replace(CONSTANTS, seconds_per_step=0.1)  # a micro-batch takes that however small
+    machine = replace(ROOM, free_bytes=free)
+    seconds = [o.seconds for o in options(SHAPE, WORK, machine, slow)]
+    roomy = plan_for(SHAPE, WORK, machine, slow)
+    assert (roomy.top_k, roomy.choice.work) == (4, WORK.with_batch(4))
+    tight = plan_for(SHAPE, WORK, machine, slow, deadline_seconds=seconds[2])
+    assert (tight.top_k, tight.choice.work) == (2, WORK)
+    assert tight.reasons[-2] == "Nothing that saves more memory allows a larger k."
+
+
+def test_just_enough_memory_for_two_is_two_where_nothing_else_may_change():
+    free = round(need(2) / 0.9) + 1
+    made = plan(free, settled=True)
     assert (made.top_k, made.choice.work) == (2, WORK)
     assert "k = 3 would need" in made.reasons[-1]
-    assert plan(free - 2).top_k == 1
+    assert plan(free - 2, settled=True).top_k == 1
 
 
 def test_the_ladder_goes_by_micro_batch_then_recomputation_and_says_each_step():
     single = WORK.with_batch(1)
     assert (single.batch_size, single.accumulation) == (1, 8)
-    made = plan(round(need(1, WORK.with_batch(4)) / 0.9) + 1)
+    made = plan(round(need(4, WORK.with_batch(4)) / 0.9) + 1)
     assert (made.choice.work.batch_size, made.choice.work.accumulation) == (4, 2)
     assert not made.choice.work.recompute
+    assert made.top_k == 4
     assert "k = 1" in made.reasons[0]
     assert "smaller micro-batch" in made.reasons[1]
-    barely = round(need(1, replace(single, recompute=True)) / 0.9) + 1
-    assert barely < need(1, single) / 0.9
+    barely = round(need(4, replace(single, recompute=True)) / 0.9) + 1
+    assert barely < need(4, single) / 0.9
     made = plan(barely)
     assert made.choice.work.recompute
     assert any("Recomputation" in reason for reason in made.reasons)
@@ -78,12 +126,12 @@ def test_then_by_int8_by_4_bits_by_offload_and_only_then_it_sits_out():
         *(replace(last, frozen=f) for f in ("int8", "int4")),
         replace(last, offload=True),
     ]
-    needs = [need(1, rung) for rung in rungs]
+    needs = [need(4, rung) for rung in rungs]
     assert needs == sorted(needs, reverse=True)
     for rung, needed in zip(rungs, needs, strict=True):
         assert plan(round(needed / 0.9) + 2).choice.work == rung
-        assert plan(round(needed / 0.9) - 2).choice != rung
-    made = plan(round(needs[-1] / 0.9) - 2)
+        assert getattr(plan(round(needed / 0.9) - 2).choice, "work", None) != rung or rung.offload
+    made = plan(round(need(1, rungs[-1]) / 0.9) - 2)
     assert (made.top_k, made.choice) == (0, None)
     said = [
         next(i for i, reason in enumerate(made.reasons) if reason.startswith(words))

@@ -8,8 +8,9 @@ import torch
 
 from fedmoe.data.text import Tokens, collate
 from fedmoe.errors import FedMoEWarning, ModelError
-from fedmoe.models.build import ModelSettings, check_kernels
+from fedmoe.models.build import ModelSettings
 from fedmoe.models.captured import Graphs, padded, shape_of
+from fedmoe.models.kernels import check_kernels
 from fedmoe.training.client import _accumulate
 from fedmoe.training.loss import response_loss
 
@@ -117,4 +118,4 @@ def test_what_cannot_be_captured_runs_as_ever_and_is_said_once(captured):
 @pytest.mark.parametrize("given", [{"graphs": True}, {"kernels": "triton"}])
 def test_what_is_for_a_gpu_is_refused_on_a_processor(given):
     with pytest.raises(ModelError, match=f"model.{next(iter(given))}.* is for a GPU"):
-        check_kernels(ModelSettings(device="cpu", **given))
+        check_kernels(ModelSettings(device="cpu", **given), on_gpu=False)

@@ -33,7 +33,7 @@ def steps_on_a_fake_gpu(model, given, settings=STEPS):
     """Train one whole step: forward, backward, clipping and optimiser; return the counts."""
     move(model)
     local = Local(Layouts.all(model.layout), Adapter(model.layout, torch.zeros(model.layout.size)))
-    task = SimpleNamespace(round=1, top_k=2, rescaler=torch.ones(2))
+    task = SimpleNamespace(round=1, client=0, top_k=2, rescaler=torch.ones(2))
     chance = torch.Generator()
     with model.counting() as counts, router_training(model.gates, NO_LOSSES, chance) as routers:
         # The host draws and counts from its own tensors, which are fake in here too.

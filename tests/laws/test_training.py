@@ -231,3 +231,18 @@ def test_row_losses_are_those_of_each_row_alone_and_average_to_the_mean_loss(tin
     targets = [len(row.ids) - row.prompt_length for row in rows]
     weighted = sum(x * n for x, n in zip(losses, targets, strict=True)) / sum(targets)
     assert weighted == pytest.approx(mean_loss(model, rows, 2, PAD), rel=1e-5)
+
+
+def test_whoever_looks_on_is_told_of_every_step(model, adapter):
+    told = []
+
+    def own(client, task):
+        for batch in client.batches(2):
+            client.loss(batch).backward()
+        return {}
+
+    for step in (None, own):
+        settings_ = Training(steps=2, batch_size=3, local_step=step)
+        args = model, ROWS, PAD, task_for(model, adapter), settings_, 2, 0
+        train_client(*args, told=lambda *counts: told.append(counts))
+    assert told == [(0, 1, 2), (0, 2, 2)] * 2

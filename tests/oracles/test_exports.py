@@ -14,6 +14,7 @@ from fedmoe.data.wording import prompt_ids
 from fedmoe.errors import ModelError
 from fedmoe.export.architectures import ARCHITECTURES
 from fedmoe.export.exported import Export
+from fedmoe.export.formats import WHOLE_LAYERS
 from fedmoe.models.adapted import AdaptedModel, LoRA
 from fedmoe.models.build import ModelSettings
 from fedmoe.models.families import FAMILIES
@@ -231,11 +232,6 @@ def test_an_existing_folder_is_left_alone(trained, tmp_path):
         exported(adapter, model, settings, tmp_path / "out")
 
 
-FUSED = {
-    *("gpt_oss", "llama4_text", "granitemoe", "granitemoeshared", "granitemoehybrid"),
-    *("granitemoe_swa", "hy_v4", "minimax_m3_vl_text", "aria_text", "inkling2_text"),
-}
-"""Families whose checkpoints have all experts of a layer in one weight."""
 NOT_MERGED = {"dbrx": "its checkpoint has another form", "nllb-moe": "differ from ours by"}
 """DBRX has two-dimensional experts; transformers' NLLB-MoE does not compute what it says."""
 NO_ATTENTION = {"inkling2_text"}
@@ -255,7 +251,7 @@ def test_every_family_is_exported_in_every_form_or_says_why_not(kind, trained, t
     settings, model, adapter = trained(kind, lora, **changes.get(kind, {}))
     refusals = {"merged": NOT_MERGED.get(kind)}
     no_peft = FAMILIES[kind].no_peft
-    fused = "all experts of a layer in one weight" if kind in FUSED else None
+    fused = "all experts of a layer in one weight" if kind in WHOLE_LAYERS else None
     refusals |= {"peft": "no export for PEFT" if no_peft else None}
     refusals["sglang"] = refusals["peft"] or fused
     gguf = None if kind in ARCHITECTURES else "convert_hf_to_gguf|no plain|no export for PEFT"

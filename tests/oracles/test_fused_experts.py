@@ -10,7 +10,7 @@ import torch
 from test_experts import NAMES, SCALE, draw, outcome, slow_experts
 from torch import nn
 
-from fedmoe.models import experts, routed
+from fedmoe.models import experts, kernels, routed
 from fedmoe.models.memory.stored import quantised
 
 pytest.importorskip(
@@ -135,3 +135,8 @@ for capability in (80, 90):
     shape = {"TOP_K": 8, "GATHERS": 1, "WEIGHS": True, "ROWS": 32, "LEFT": 64, "RIGHT": 16}
     built(fused._outer, both | {"out": "*fp32"}, shape | {"KIND": tl.bfloat16}, capability)
 """
+
+
+@pytest.mark.usefixtures("fused")
+def test_the_kernels_are_tried_out_before_a_run_relies_on_them():
+    kernels.try_out(torch.device("cpu"))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from fedmoe.models.families.catalogue import Size
 from fedmoe.models.families.family import Family
@@ -41,6 +40,8 @@ def parameters_of(model: nn.Module, family: Family) -> Parameters:
 
 def published(family: Family, size: Size) -> Parameters:
     """Return the numbers of a published model, built on the meta device without its weights."""
+    from transformers import AutoConfig
+
     config = AutoConfig.for_model(family.model_type, **size.config)
     with torch.device("meta"):
         model = TASKS[family.task].build(config, torch.bfloat16)

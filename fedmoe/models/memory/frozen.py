@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from fedmoe.models.expert_state import ExpertState
 from fedmoe.models.families import MoELayer
@@ -175,7 +174,7 @@ def _by_plain_name(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _settings(model: nn.Module) -> str:
     """Return the model's configuration, without its origin and how it is computed."""
     config = getattr(model, "config", None)
-    said = config.to_dict() if isinstance(config, PretrainedConfig) else {}
+    said = config.to_dict() if hasattr(config, "to_dict") else {}
     kept = {k: v for k, v in said.items() if k[0] != "_" and k not in ELSEWHERE}
     return json.dumps(kept, sort_keys=True, default=str)
 

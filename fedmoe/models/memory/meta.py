@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from fedmoe.errors import FedMoEError, ModelError
 from fedmoe.models.adapted import TOP_K, AdaptedModel, LoRA
@@ -33,6 +32,8 @@ def meta_base(settings: ModelSettings) -> nn.Module:
     Raises:
         ModelError: there is no configuration, or not that of a sparse MoE with fused experts.
     """
+    from transformers import AutoConfig
+
     try:
         config = AutoConfig.from_pretrained(model_folder(settings.path), trust_remote_code=False)
         check_family(config.model_type)

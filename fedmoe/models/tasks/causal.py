@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from fedmoe.models.private import one_text_a_row
 from fedmoe.models.routed import sent
@@ -20,7 +19,7 @@ class Causal(TaskForm):
     name = "causal"
     does = "predict the next token"
     kind = "causal language model"
-    auto = AutoModelForCausalLM
+    auto_name = "AutoModelForCausalLM"
     peft = "CAUSAL_LM"
 
     def routed(self, model: nn.Module, batch: TaskBatch) -> list[Tensor]:

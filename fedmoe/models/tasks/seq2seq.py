@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSeq2SeqLM
 
 from fedmoe.models.tasks.task import Decoding, TaskBatch, TaskForm, device_of
 
@@ -25,7 +24,7 @@ class SequenceToSequence(TaskForm):
     name = "seq2seq"
     does = "have an encoder and a decoder"
     kind = "encoder-decoder model"
-    auto = AutoModelForSeq2SeqLM
+    auto_name = "AutoModelForSeq2SeqLM"
     peft = "SEQ_2_SEQ_LM"
     sample_prompt = 16
 

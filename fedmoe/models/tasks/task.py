@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 
 class TaskBatch(Protocol):
@@ -79,12 +79,17 @@ class TaskForm(ABC):
     """Words for what such a model does, for errors."""
     kind: ClassVar[str]
     """Name of such a model, for errors."""
-    auto: ClassVar[Any]
+    auto_name: ClassVar[str]
     """The class of transformers that finds a model's own."""
     peft: ClassVar[str | None]
     """PEFT's name of it."""
     sample_prompt: ClassVar[int] = 1
     """Ids of a sample's prompt, of 32 in all."""
+
+    @property
+    def auto(self) -> Any:
+        """Return the class of transformers that finds a model's own."""
+        return getattr(import_module("transformers"), self.auto_name)
 
     def load(self, folder: str, config: Any, dtype: torch.dtype) -> tuple[nn.Module, Any]:
         """Return the model in a folder, and transformers' report on its keys."""
@@ -104,6 +109,8 @@ class TaskForm(ABC):
 
     def tokenizer(self, folder: str, config: Any) -> Any:
         """Return the encoder of prompts and responses into ids, and of ids into text."""
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def head(self, model: nn.Module) -> nn.Module:
