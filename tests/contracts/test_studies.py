@@ -127,7 +127,8 @@ def test_the_claim_writes_a_page_of_a_comparison(tmp_path, monkeypatch, capsys):
             for name, loss in (("FedAvg", 1.2), ("FLoRA", 0.2))
             for seed in range(2)
         ]
-        (tmp_path / "comparison.json").write_text(json.dumps({"cases": [{"runs": runs}]}))
+        cases = [{"name": name, "runs": runs} for name in ("alpha 0.1", "natural")]
+        (tmp_path / "comparison.json").write_text(json.dumps({"cases": cases}))
         (tmp_path / "comparison.md").write_text("## Scores\n")
         return tmp_path
 
@@ -135,7 +136,8 @@ def test_the_claim_writes_a_page_of_a_comparison(tmp_path, monkeypatch, capsys):
     assert claim.main([]) == 0
     text = (tmp_path / "claim.md").read_text()
     assert text.startswith("# Fewer experts or a lower rank: `compare_claim.yaml`")
-    assert "| FedAvg | **+1.005 [+0.941, +1.069]** |" in text
-    assert "The intervals of all 1 cells hold together" in text
+    assert text.count("| FedAvg | **+1.005 [+0.941, +1.069]** |") == 2
+    assert text.index("alpha 0.1\n") < text.index("natural\n")
+    assert "of all 1 cells of a table hold\ntogether with 95 %" in text
     assert text.endswith("## Scores\n")
     assert str(tmp_path / "claim.md") in capsys.readouterr().out
