@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from logging import INFO, WARNING
+from typing import TYPE_CHECKING
 
-from fedmoe.aggregation.robust.judgement import Judgement
 from fedmoe.evaluation.evaluate import Evaluation
 from fedmoe.messages.records import Failure, Task, Update
 from fedmoe.messages.rows import RowCounts
@@ -16,6 +16,9 @@ from fedmoe.runs.news import News, lowest_text, unscored_line, who_of
 from fedmoe.runs.roster import Attendance
 from fedmoe.runs.workers import Injected
 from server.private import log
+
+if TYPE_CHECKING:
+    from fedmoe.aggregation.robust.judgement import Judgement
 
 
 class LogLines(Display):

@@ -29,6 +29,7 @@ UNSIGNED = (
     "secure aggregation: %d of %d clients do not sign their keys, so that this server could invent "
     "neighbours of theirs: set signing_key and known_keys in their node configs"
 )
+SLOW = "a slow node may need longer to start its process: raise node_seconds in the run config"
 
 
 class GridSteps:
@@ -77,6 +78,8 @@ class GridSteps:
             self.at = dict(round_.sent_to)
             self._warn([a.signature for a in answers if not isinstance(a, Failure)])
         for task, answer in zip(tasks, answers, strict=True):
+            if isinstance(answer, Failure) and answer.code == "late":
+                answer = replace(answer, reason=f"{answer.reason} ({SLOW})")
             if isinstance(answer, Failure) and step == "reveal":
                 log(
                     WARNING,

@@ -29,7 +29,7 @@ ATTACKS: dict[str, Attack] = {
     "flip": Attack("turned", lies.flip),
     "bound": Attack("turned, to the bound", TURNED),
     "signs": Attack("every value against its sign, to the bound", lies.signs),
-    "sideways": Attack("turned but for what others agree on, to the bound", lies.sideways),
+    "sideways": Attack("turned but for a little agreement, to the bound", lies.sideways),
     "alie": Attack("ALIE, 1.5 deviations", lies.alie),
     "ipm": Attack("IPM, 10 times the mean", lies.ipm),
     "labels": Attack("answers exchanged", rows="labels"),
@@ -59,7 +59,7 @@ ATTACKS: dict[str, Attack] = {
         "turned, to the bound, a million as first claim", both(TURNED, lies.million), own=True
     ),
     "own_sideways": Attack(
-        "turned but for what others agree on, to the bound, a million as first claim",
+        "turned but for a little agreement, to the bound, a million as first claim",
         both(lies.sideways, lies.million),
         own=True,
     ),

@@ -104,6 +104,13 @@ def test_who_is_left_out_whole_is_on_the_page():
     assert robust_rule(run).note.endswith(" Clients left out, by round: owner 4 in 2, 3.")
 
 
+@pytest.mark.parametrize("against", [1, 2, 3])
+def test_more_than_half_of_the_others_put_one_out(against):
+    found = torch.full((4, 4), 0.5)
+    found[0, 1 : 1 + against] = found[1 : 1 + against, 0] = -0.5
+    assert opposed(found, LEAST).tolist() == [against > 1, False, False, False]
+
+
 @given(st.integers(3, 9), st.data())
 def test_a_minority_can_put_out_nobody_who_agrees_with_the_rest(number, data):
     liars = data.draw(st.integers(0, (number - 1) // 2))

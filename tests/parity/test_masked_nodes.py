@@ -72,6 +72,10 @@ def fleet(tmp_path):
         clients = ("--config", CONFIG, "--clients", "a=high,b=low,c=low,d=lowest")
         folder = str(tmp_path / "fleet")
         assert main(["deploy", "init", folder, *where, *clients, *MASKED, *settings]) == 0
+        app = tmp_path / "fleet/server/app/pyproject.toml"
+        text = app.read_text("utf-8")
+        assert "\nnode_seconds = " in text
+        app.write_text(text.replace("\nnode_seconds = ", f"\nnode_seconds = {SECONDS} # "))
         made.append(Fleet(tmp_path / "fleet", tmp_path / "state"))
         made[0].begin()
         return made[0]

@@ -38,19 +38,20 @@ class Clip(Guarded):
 
     Where nobody is over a limit, the next state is the strategy's, to the bit. In six honest rounds
     of the quickstart twice the median norm clips 2 of 1,560 updates of experts, where the median
-    itself clips 68 %; a `most_share` of 0.3 lowers 38 % of FLAME's weights there. If the smallest
-    of eight clients lies in one round, and the server knows how many examples it has, that costs
-    1.5 points at most of 12 lies, and no backdoor is obeyed. In four rounds of six turned updates
-    cost 4 points, and a backdoor is obeyed every time. A first claim of a million examples costs 10
-    in one round: where clients alone know their rows, set `admission.most_examples` or weigh by
-    `uniform`. The table is `simulations/attacks.md`.
+    itself clips 68 %; a `most_share` of 0.3 lowers 38 % of FLAME's weights there. A client's middle
+    cosine with the others is 0.05 or more in all of them, and that of any client's turned update
+    -0.04 or less. What the rule does not stop: a backdoor that is kept up, as it is training data
+    like any other, and a lie that agrees a little: 2 points of score in six rounds, but 10 in one
+    where clients alone know their rows and it claims a million. A `most_size` and a `most_norm` of
+    1 hold that to 2. The table is `simulations/attacks.md`.
 
     It keeps a round's updates until the last has arrived, beyond a gigabyte of them in files
-    (`TMPDIR`), and four copies at a time of those that it clips: ten updates of 592 MB take 4.9 GB
-    there.
+    (`TMPDIR`): ten updates of 592 MB take 4.9 GB there. While clients vote, there is a copy of
+    every update that is clipped.
 
     Source: norm clipping against backdoors is Sun et al. 2019 (arXiv:1911.07963, section 3.3),
-    with a fixed bound and on the whole update; ours is relative, per expert and of the product.
+    with a fixed bound and on the whole update; ours is relative, per expert and of the product. The
+    vote is our own; FoolsGold and FLTrust (arXiv:2012.13995) use cosines otherwise.
     """
 
     name: Literal["clip"] = "clip"

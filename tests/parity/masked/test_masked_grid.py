@@ -58,6 +58,24 @@ def test_one_client_is_killed_at_a_step(prepared, clear, step):
     assert {s: n for s, n in ask.items() if n} == expected
 
 
+@pytest.mark.parametrize("step", STEPS)
+def test_a_node_that_is_silent_at_a_step_holds_the_others_up_for_its_time_alone(
+    prepared, clear, step, caplog
+):
+    grid = FakeGrid(
+        *({"clients": str(c)} for c in range(5)),
+        seconds=lambda r: 900.0 if client_of(r) == BAD and step_of(r) == step else 0.0,
+    )
+    answers, state = played(prepared, grid=grid, node_seconds=30.0, task_seconds=60.0)
+    stayed = [answer.client for answer in answers if not isinstance(answer, Failure)]
+    assert stayed == [c for c in range(5) if step == "reveal" or c != BAD]
+    torch.testing.assert_close(state, clear(stayed), atol=1e-7, rtol=1e-6)
+    assert grid.clock.now < 100
+    said = caplog.text if step == "reveal" else answers[BAD].reason
+    assert "no answer within" in said
+    assert ("raise node_seconds" in said) == (step != "mask")
+
+
 def test_a_node_that_leaves_in_the_middle_holds_nobody_up(prepared, clear):
     grid = FakeGrid(*[{"clients": str(c)} for c in range(5)])
 
