@@ -87,9 +87,6 @@ def rows_here(data: Federated, named: str, report: Sequence[str], state: str = "
         named: `data` of the node's config.
         report: what the node reports of its clients.
         state: `state` of the node's config.
-
-    Raises:
-        FedMoEError: see `own_rows`.
     """
     config = {"data": named, "report": " ".join(report), "state": state}
     path = own_rows(config, {"path": data.path, "column": data.column}).path

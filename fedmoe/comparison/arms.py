@@ -61,11 +61,7 @@ def _flops(shape: Shape, top_k: int, rank: float) -> float:
 
 
 def _ranked(experiment: Experiment, full_top_k: int | None) -> Mapping[str, Tier]:
-    """Return the tiers, each with a rank of its own or one in proportion to its k.
-
-    Raises:
-        ConfigError: tiers are not fixed, or the model's K is not known.
-    """
+    """Return the tiers, each with a rank of its own or one in proportion to its k."""
     if faults := [*fixed_tiers(experiment, full_top_k, "its K", "an arm of equal cost")]:
         raise ConfigError("baseline", faults)
     assert full_top_k is not None

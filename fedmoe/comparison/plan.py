@@ -161,11 +161,7 @@ def _experiment(
 
 
 def _changed(comparison: Comparison, where: str, run: PlannedRun) -> PlannedRun:
-    """Return a run as its baseline changes it, if it is one, checked as far as the model is there.
-
-    Raises:
-        ConfigError: with the faults that the run would end with before its first round.
-    """
+    """Return a run as its baseline changes it, if it is one, and as far as it can be checked."""
     kind, made = comparison.baselines.get(run.variant), run.experiment
     shapes = _shapes(made.model)
     full_top_k = shapes.full_top_k if shapes else None

@@ -206,11 +206,7 @@ def sound(where: str, found: Example | Unusable) -> Example | Unusable:
 
 
 def _label(column: str, value: Any) -> str:
-    """Return a label, which is a short text or an integer.
-
-    Raises:
-        RowFault: it is neither.
-    """
+    """Return a label, which is a short text or an integer."""
     if type(value) is int:
         return str(value)
     if not isinstance(value, str) or not value.strip():

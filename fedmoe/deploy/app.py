@@ -77,11 +77,7 @@ def experiment_for(fleet: Fleet, config: Path, overrides: Sequence[str]) -> Expe
 
 
 def _federated(data: Dataset, fleet: Fleet) -> dict[str, Any]:
-    """Return the section `data` of a fleet whose clients hold their own rows, read as in `data`.
-
-    Raises:
-        ConfigError: the dataset is made by its code, and has no rows in files.
-    """
+    """Return the section `data` of a fleet whose clients hold their own rows, read as in `data`."""
     if not isinstance(data, Table):
         said = f"{data.name!r} makes its rows itself; use 'files' or 'federated' with --data"
         raise ConfigError("fedmoe deploy", [Fault("data.name", said)])

@@ -265,11 +265,7 @@ class Export:
 
     @torch.no_grad()
     def _proof(self, folder: Path, prove: Prove) -> dict[str, Any]:
-        """Return how far the consumer's logits are from ours.
-
-        Raises:
-            ModelError: too far.
-        """
+        """Return how far the consumer's logits are from ours."""
         model, form = self.model, self.model.form
         batches = [form.sample(model.model), *self.rows]
         kept = model.top_k, model.rescaler

@@ -105,11 +105,7 @@ class Generator:
         return self.tokenizer.decode([*ids], skip_special_tokens=True)
 
     def _check_length(self, prompt: int, new: int) -> None:
-        """Warn of an answer that may end beyond the model's positions; refuse it if there are none.
-
-        Raises:
-            ModelError: its positions are learned.
-        """
+        """Warn of an answer that may end beyond the model's positions; refuse learned ones."""
         most, learned = self.positions
         if self.model.form.name != "causal" or most is None or prompt + new <= most:
             return

@@ -295,11 +295,7 @@ def _of_run(saved: SavedRun, run: Path, tiers: Sequence[str], place: Path) -> It
 
 
 def _of_folder(source: Path | str, folder: Path, base: str) -> Subject:
-    """Return an exported adapter or model, or a base model.
-
-    Raises:
-        FedMoEError: an adapter with a pair of factors for every expert.
-    """
+    """Return an exported adapter or model, or a base model."""
     certificate = folder / CERTIFICATE
     facts = json.loads(certificate.read_text(encoding="utf-8")) if certificate.is_file() else {}
     tier = facts.get("tier") or "full"

@@ -157,11 +157,7 @@ class SavedRun:
         return build_model(exact, e.adapter, e.rescaling, e.gating)[0]
 
     def _factors(self, format: str, tier: str, top_k: int, without: bool) -> Tensor:
-        """Return the factors on the layers' outputs that an export has at a tier.
-
-        Raises:
-            FedMoEError: the format has no form for them.
-        """
+        """Return the factors on the layers' outputs that an export has at a tier."""
         layers, e, full = self.model.layout.num_layers, self.experiment, self.model.full_top_k
         merged = FORMATS[format].whole
         if merged and e.rescaling.reweighs and top_k != full:

@@ -129,11 +129,7 @@ class GrowingLedger:
         self._tail = b""
 
     def read(self, most_bytes: int | None = None) -> bool:
-        """Read on, about so many bytes at most, and return whether the end was reached.
-
-        Raises:
-            FedMoEError: see `read_ledger`.
-        """
+        """Read on, about so many bytes at most, and return whether the end was reached."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.size - len(self._tail))
@@ -159,9 +155,6 @@ def follow_ledger(
     """Yield a ledger's records as they are written, up to the line that ends the run.
 
     A resumed run cuts off what it does again; those records are yielded again, too.
-
-    Raises:
-        FedMoEError: see `read_ledger`.
     """
     seen: list[Record] = []
     while True:

@@ -204,11 +204,7 @@ class Engine:
         return self.generator.positions[0]
 
     def _room(self, request: Request, prompt: int) -> int:
-        """Return how long the answer may become.
-
-        Raises:
-            Refused: the prompt is too long, or the model has no positions for it and its answer.
-        """
+        """Return how long the answer may become."""
         limits, new = self.limits, request.max_new_tokens
         longest = min(limits.prompt_tokens, self.positions or limits.prompt_tokens)
         wanted = limits.new_tokens if new is None else new

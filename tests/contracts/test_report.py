@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
-from report_folder import EXPERTS, LAYERS, TIERS, ledger_lines, make_run
+from report_folder import EXPERTS, LAYERS, TIERS, ledger_lines, make_run, plots_of
 
 from fedmoe.errors import FedMoEError
 from fedmoe.report import Ledger, write_report
@@ -230,6 +230,7 @@ def test_the_schedule_says_how_far_from_ideal_it_was(finished, tmp_path):
     assert [row[0] for row in schedule(run).rows] == ["1"]
 
 
+@pytest.mark.usefixtures("undrawn_here")
 @pytest.mark.parametrize(
     ("rounds", "status", "absent"),
     [
@@ -242,18 +243,17 @@ def test_an_interrupted_run_says_so(tmp_path, rounds, status, absent):
     write_report(folder)
     assert status.capitalize() in Page((folder / "report.html").read_text(encoding="utf-8")).texts
     assert f"Status: {status}." in (folder / "summary.md").read_text(encoding="utf-8")
-    drawn = {path.stem for path in (folder / "plots").iterdir()}
-    assert drawn == POOLED - absent
+    assert plots_of(folder) == POOLED - absent
 
 
+@pytest.mark.usefixtures("undrawn_here")
 def test_only_the_ledger_is_needed(tmp_path):
     folder = make_run(tmp_path / "bare")
     for path in folder.iterdir():
         if path.name != "ledger.jsonl":
             path.unlink()
     write_report(folder)
-    drawn = {path.stem for path in (folder / "plots").iterdir()}
-    assert POOLED - drawn == {"expert-load", "client-expert-load"}
+    assert POOLED - plots_of(folder) == {"expert-load", "client-expert-load"}
 
 
 def test_many_clients_are_shown_per_tier(tmp_path):
@@ -265,6 +265,7 @@ def test_many_clients_are_shown_per_tier(tmp_path):
     assert titles[:2] == ["tiny k=1 (15)", "small k=2 (15)"]
 
 
+@pytest.mark.usefixtures("undrawn_here")
 def test_losses_that_are_not_finite_leave_a_gap(tmp_path):
     folder = make_run(tmp_path / "diverged", num_rounds=3)
     records = ledger_lines(folder)
@@ -278,6 +279,7 @@ def test_losses_that_are_not_finite_leave_a_gap(tmp_path):
         is None
     )
     write_report(folder)
+    assert {"loss-per-round", "client-losses"} <= plots_of(folder)
     assert "nan" not in (folder / "summary.md").read_text(encoding="utf-8")
 
 

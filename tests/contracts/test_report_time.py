@@ -4,7 +4,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from report_folder import DEVICES, TIERS, ledger_lines, make_run
+from report_folder import DEVICES, TIERS, ledger_lines, make_run, plots_of
 
 from fedmoe.devices.clock import client_time
 from fedmoe.report import Ledger, write_report
@@ -14,8 +14,6 @@ from fedmoe.report.plots_scores import score_over_time, score_per_round
 from fedmoe.report.run import read_run
 from fedmoe.report.run_tables import phases as table_of_phases
 from fedmoe.runs.session import Keeper, Phases
-
-pytestmark = pytest.mark.usefixtures("drawn")
 
 KEYS = ("virtual_seconds", "virtual_clock", "virtual_bytes_up", "probe_flops")
 
@@ -67,13 +65,12 @@ def test_a_run_without_devices_has_no_virtual_time(tmp_path):
                 del tier["device"]
             ledger.append({key: value for key, value in record.items() if key not in KEYS})
     write_report(folder)
-    drawn = {path.stem for path in (folder / "plots").iterdir()}
+    drawn = plots_of(folder)
     assert not {"score-over-time", "virtual-time"} & drawn
     assert "score-per-round" in drawn
     assert "irtual" not in (folder / "report.html").read_text()
 
 
-@pytest.mark.usefixtures("undrawn_here")
 def test_the_page_says_how_long_it_took(run, tmp_path):
     folder = make_run(tmp_path / "timed", num_rounds=3)
     write_report(folder)

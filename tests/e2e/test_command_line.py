@@ -122,7 +122,8 @@ def test_bash_completes_with_the_printed_script(installed, tmp_path):
     """In one shell, as a person has it."""
     parts = ["source <(fedmoe completion bash)", "compopt() { :; }"]  # works while a person types
     for words, _ in COMPLETED:
-        parts += [f"COMP_WORDS=({shlex.join(words)})", f"COMP_CWORD={len(words) - 1}"]
+        parts += ["COMPREPLY=()", f"COMP_WORDS=({shlex.join(words)})"]
+        parts += [f"COMP_CWORD={len(words) - 1}"]
         parts += ["_fedmoe_completion fedmoe", 'printf "%s\\n" "${COMPREPLY[@]}" "|"']
     done = subprocess.run(
         ["bash", "-c", "; ".join(parts)],

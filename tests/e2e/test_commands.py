@@ -67,14 +67,6 @@ def test_a_run_leaves_everything_a_reader_needs(small_run):
     assert sum(r["kind"] == "client" for r in rows) == 2 * rows[0]["clients_per_round"]
 
 
-@pytest.mark.usefixtures("undrawn_here")
-def test_the_same_run_gives_the_same_bits_with_any_number_of_workers(small_run, tmp_path):
-    overrides = [*SMALL, f"simulation.folder={tmp_path}", "simulation.workers=1"]
-    assert main(["run", str(ROOT / "configs/quickstart.yaml"), *overrides, "--quiet"]) == 0
-    ends = [read_ledger(f / "ledger.jsonl")[-1] for f in (small_run, tmp_path / "quickstart")]
-    assert ends[0]["adapter_sha256"] == ends[1]["adapter_sha256"]
-
-
 def test_export_proves_itself_and_refuses_to_overwrite(small_run, tmp_path, capsys):
     out = tmp_path / "adapter"
     assert main(["export", str(small_run), str(out)]) == 0

@@ -106,7 +106,7 @@ def test_the_best_point_of_a_search_is_used_for_the_results(tmp_path, capsys):
             "grid": {"training.learning_rate": [1e-9, 1e-2]},
             "seed": 7,
             "widened": 0,
-            "overrides": ["evaluation.every=1", "training.steps=8", "evaluation.test_examples=1"],
+            "overrides": ["evaluation.every=1", "training.steps=4", "evaluation.test_examples=1"],
         },
     )
     assert main(["compare", config]) == 0

@@ -24,6 +24,7 @@ TINY = [
     "training.steps=1",
     "training.batch_size=2",
     "training.accumulation=1",
+    "training.probe_examples=2",
     "evaluation.test_examples=2",
     "evaluation.validation_examples=2",
     "evaluation.max_new_tokens=2",

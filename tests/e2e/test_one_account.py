@@ -16,6 +16,7 @@ SMALL = [
     "partition.num_clients=2",
     "training.steps=1",
     "training.batch_size=2",
+    "training.probe_examples=2",
     "evaluation.validation_examples=3",
     "evaluation.test_examples=3",
     "evaluation.max_new_tokens=2",

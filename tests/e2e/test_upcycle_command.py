@@ -72,6 +72,8 @@ def test_a_dense_model_becomes_a_base_that_a_run_trains(
         f"simulation.folder={tmp_path}",
         "rounds=1",
         "training.steps=2",
+        "training.batch_size=4",
+        "training.probe_examples=4",
         "partition.num_clients=2",
         "evaluation.test_examples=4",
         "evaluation.validation_examples=4",

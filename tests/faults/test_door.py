@@ -279,7 +279,7 @@ adapter: {{rank: 4, alpha: 8.0}}
 data: {{name: files, path: {home / "rows.jsonl"}}}
 partition: {{name: iid, num_clients: 4}}
 budget: {{tiers: {{high: {{top_k: 4}}, low: {{top_k: 1}}}}}}
-training: {{batch_size: 4}}
+training: {{batch_size: 4, probe_examples: 4}}
 """
     )
     return lambda *overrides: load_experiment(home / "door.yaml", overrides)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from typing import Any, cast
 
 import pytest
@@ -67,6 +68,16 @@ def refuse(_, number):
 
 def nap_then(_, number):
     return number
+
+
+def later_when_earlier(_, number):
+    time.sleep(0.05 * (3 - number))
+    return number
+
+
+def test_results_come_in_the_order_of_jobs(pool_of):
+    pool, _ = pool_of()
+    assert list(pool.map(later_when_earlier, range(4))) == [0, 1, 2, 3]
 
 
 def test_a_mapped_job_is_done_again_too(pool_of, tmp_path):

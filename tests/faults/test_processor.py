@@ -45,7 +45,9 @@ def test_here_it_is_what_torch_uses(monkeypatch):
     assert processor() == processor(HERE)
 
 
-@pytest.mark.parametrize("kernels", ["default", FEWER, "none of torch's"])
+@pytest.mark.parametrize(
+    "kernels", [pytest.param("default", marks=pytest.mark.slow), FEWER, "none of torch's"]
+)
 def test_what_a_node_finds_out_without_torch_is_what_torch_uses(kernels):
     code = (
         "import sys; from fedmoe.system.machine import processor; print(processor()); "

@@ -31,6 +31,7 @@ SMALL = [
     "evaluation.test_examples=4",
     "training.steps=1",
     "training.batch_size=2",
+    "training.probe_examples=2",
     "evaluation.max_new_tokens=2",
 ]
 

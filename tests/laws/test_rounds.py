@@ -1,6 +1,5 @@
 """Laws of the round loop: who takes part, who fails, and the same bits on every path."""
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -26,7 +25,7 @@ from fedmoe.models.build import ModelSettings, load_base
 from fedmoe.models.rescaling import LearnedRescaling
 from fedmoe.rounds import Member, ServerState, finish_round, plan_round, run_rounds
 from fedmoe.runs.evaluation_sets import evaluation_sets
-from fedmoe.runs.local.in_process import InProcess, Pool
+from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import prepare
 from fedmoe.training.settings import Training
 
@@ -229,14 +228,7 @@ def test_a_split_of_which_every_example_is_dropped_is_refused(experiment):
         evaluation_sets(replace(experiment, text=text), long, long, tokenizer, "causal")
 
 
-def later_when_earlier(_, number):
-    time.sleep(0.2 * (3 - number))
-    return number
-
-
-# Python 3.12 and later warn of every fork in a process with threads; torch's are idle here.
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_run_has_the_same_bits_again_and_on_a_pool_of_workers(experiment):
+def test_a_run_has_the_same_bits_again(experiment):
     prepared = prepare(experiment)
     first = run(prepared, InProcess(prepared.server, prepared.scorer))
     assert first.adapter.flat.isfinite().all()
@@ -244,14 +236,3 @@ def test_a_run_has_the_same_bits_again_and_on_a_pool_of_workers(experiment):
     assert any(r.ne(1).any() for r in first.rescalers.values())
     anew = prepare(experiment)
     assert fingerprint(run(anew, InProcess(anew.server, anew.scorer))) == fingerprint(first)
-    pool = Pool(prepared.server, prepared.scorer, 2)
-    try:
-        assert fingerprint(run(prepared, pool)) == fingerprint(first)
-        delivered = [
-            a.client
-            for a in pool(plan_round(prepared.server.first_state(), prepared.server.members, 4, 3))
-        ]
-        assert list(pool.map(later_when_earlier, range(4))) == [0, 1, 2, 3]
-    finally:
-        pool.close()
-    assert delivered == [0, 1, 2, 3]

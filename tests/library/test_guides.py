@@ -54,7 +54,8 @@ def test_a_strategy_moves_values_by_the_median(guide):
 
 def test_a_local_step_trains_and_reports_as_the_guide_says(guide):
     rows = list(load_splits(guide["Sums"](), seed=0).train)
-    fed = fm.Federation("mini", [fm.Client(rows)], lora=fm.LoRA(rank=2), local=guide["sgd"])
+    small = {"lora": fm.LoRA(rank=2), "training": fm.Training(batch_size=4, probe_examples=8)}
+    fed = fm.Federation("mini", [fm.Client(rows)], local=guide["sgd"], **small)
     (update,) = fed.round(fed.init())[1]
     assert update.steps == 20
     assert update.metrics["largest_value"] > 0

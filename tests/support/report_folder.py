@@ -9,6 +9,8 @@ import numpy as np
 from fedmoe.devices import Device
 from fedmoe.devices.clock import client_time
 from fedmoe.report import Ledger
+from fedmoe.report.plots import PLOTS
+from fedmoe.report.run import read_run
 from fedmoe.system.files import write_json, write_text
 
 TIERS = {"large": 8, "tiny": 1, "medium": 4, "small": 2}
@@ -181,3 +183,9 @@ def _end() -> dict:
 def ledger_lines(folder: Path) -> list[dict]:
     """The ledger as it lies on the disk."""
     return [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+
+
+def plots_of(folder):
+    """The names of the plots that a run has data for; to write them takes three times as long."""
+    run = read_run(folder)
+    return {name for name, draw in PLOTS.items() if draw(run)}

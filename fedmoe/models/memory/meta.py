@@ -19,9 +19,6 @@ def meta_model(settings: ModelSettings, adapter: LoRA, gating: Rule = TOP_K) -> 
     """Return the adapted model of `settings` as shapes; a folder with a `config.json` is enough.
 
     It has the tensors that a gating trains, and is refused where the gating does not fit.
-
-    Raises:
-        ModelError: see `meta_base`.
     """
     return AdaptedModel(meta_base(settings), adapter, NoRescaling(), gating)
 
