@@ -99,8 +99,8 @@ def traced(run: Prepared, step: Callable[[], object]) -> tuple[Counter[str], Cou
     with watched(run), profile(activities=[ProfilerActivity.CPU]) as found:
         step()
     events, parts = found.events() or (), dict[int, str]()
-    # By autograd's number of a node: the part of the operator that made it, which is the last one of
-    # this number: those that make none before it have the number, too.
+    # By autograd's number of a node, the part of the operator that made it: the last with that
+    # number, which those before it that made none have, too.
     for event in events:
         if event.sequence_nr >= 0 and not event.name.startswith(NODE):
             parts[event.sequence_nr] = _range(event)
