@@ -60,7 +60,7 @@ CALLS = {
 def rows(options: Options) -> Iterator[Row]:
     """Yield a step's time by part and by operator, and a round's by phase."""
     less = ["training.steps=1", "clients_per_round=1"] if options.quick else []
-    run, steps = prepare(load_experiment("quickstart", less)), 1 if options.quick else 8
+    run, steps = prepare(load_experiment("quickstart", less)), 1 if options.quick else 4
     for top_k in (1, 4):
         alone = local_rounds(run, (top_k,), steps)["one after another"]
         seconds = options.turns({"step": alone})["step"]
@@ -99,10 +99,10 @@ def traced(run: Prepared, step: Callable[[], object]) -> tuple[Counter[str], Cou
     with watched(run), profile(activities=[ProfilerActivity.CPU]) as found:
         step()
     events, parts = found.events() or (), dict[int, str]()
-    # By autograd's number of a node, the part of the operator that made it: the last with that
-    # number, which those before it that made none have, too.
+    # By autograd's number of a node, the part of the operator that made it: the last in forward
+    # with that number, which those before it that made none have, too.
     for event in events:
-        if event.sequence_nr >= 0 and not event.name.startswith(NODE):
+        if event.sequence_nr >= 0 and _node(event) is None:
             parts[event.sequence_nr] = _range(event)
     by_part, by_operator = Counter[str](), Counter[str]()
     for event in events:
@@ -120,14 +120,17 @@ def _range(event: Any) -> str:
     return OTHER
 
 
+def _node(event: Any) -> Any:
+    """Return the event of autograd's node in which an event is; None in forward."""
+    while event is not None and not event.name.startswith(NODE):
+        event = event.cpu_parent
+    return event
+
+
 def _part(event: Any, parts: Mapping[int, str]) -> str:
     """Return an event's part; in backward that of the operator whose gradient it computes."""
-    around = event
-    while around is not None:
-        if around.name.startswith(NODE):
-            return parts.get(around.sequence_nr, OTHER)
-        around = around.cpu_parent
-    return _range(event)
+    node = _node(event)
+    return _range(event) if node is None else parts.get(node.sequence_nr, OTHER)
 
 
 def _group(name: str) -> str:
