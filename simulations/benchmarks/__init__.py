@@ -16,8 +16,8 @@
 - `whole_run`: the quickstart's rounds, and the same in Flower's simulation and a loop by `peers`
 - `trace`: where the time of a step and of a round goes, by part and by operator
 
-What was found: `speed.md`, `trace.md`, `gpu.md`, `strategies.md`, `masks.md`, `inference.md`. To add one, write
-a module with `rows(options) -> Iterator[Row]` and name it in `BENCHMARKS`.
+What was found: `speed.md`, `trace.md`, `gpu.md`, `strategies.md`, `masks.md`, `inference.md`. To
+add one, write a module with `rows(options) -> Iterator[Row]` and name it in `BENCHMARKS`.
 """
 
 BENCHMARKS = (
