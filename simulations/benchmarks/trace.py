@@ -68,7 +68,7 @@ def rows(options: Options) -> Iterator[Row]:
             yield from table(f"a step at k = {top_k}, by {kind}", spent, min(seconds) / steps)
     one_round(run)
     spent = calls_of(lambda: one_round(run))
-    yield from table("a round, by call", spent, spent.total())
+    yield from table("a round, by call", spent, spent.total() / 1e6)
 
 
 def table(what: str, spent: Counter[str], seconds: float) -> Iterator[Row]:
@@ -88,7 +88,7 @@ def one_round(run: Prepared) -> None:
         InProcess(server, run.scorer),
         [],
         num_rounds=1,
-        clients_per_round=e.clients_per_round,
+        clients_per_round=server.clients_per_round,
         seed=e.seed,
         send=server.send_to,
     )
@@ -176,7 +176,7 @@ def watched(run: Prepared) -> Iterator[None]:
 
 
 def calls_of(work: Callable[[], object]) -> Counter[str]:
-    """Return the seconds of this thread in each of `CALLS`, without those inside it."""
+    """Return the microseconds of this thread in each of `CALLS`, without those inside it."""
     spent, inside = Counter[str](), [0.0]
 
     def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -187,7 +187,7 @@ def calls_of(work: Callable[[], object]) -> Counter[str]:
                 return function(*args, **kwargs)
             finally:
                 seconds = time.thread_time() - begun
-                spent[phase] += seconds - inside.pop()
+                spent[phase] += round(1e6 * (seconds - inside.pop()))
                 inside[-1] += seconds
 
         return call
