@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -26,6 +27,7 @@ from fedmoe.runs.own_scores import score_own
 from fedmoe.runs.prepare import prepare
 from fedmoe.section import Imports
 
+LOG = logging.getLogger(__name__)
 OTHER_ROWS = (
     "this node's rows differ from the server's (digest {here}, the server's {there}): `partition` "
     "shares out one data set, which every node and the server must hold whole. For rows that stay "
@@ -105,6 +107,8 @@ def resident(
     budget = asked.budget
     own_budget = OwnBudget(budget) if here is not asked and isinstance(budget, Auto) else None
     prepared = prepare(here, on_nodes=True)
+    for note in prepared.setup.notes:
+        LOG.info(note)
     return Resident(prepared.client, prepared.server.facts.sha256, own_budget)
 
 

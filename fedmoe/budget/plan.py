@@ -96,18 +96,10 @@ def plan_for(
 ) -> Plan:
     """The largest k whose round fits `share` of the free memory and ends by the deadline.
 
-    The ways to save memory have an order: a smaller micro-batch (with more of them, so that a step
-    stays what it was), then recomputation, then frozen experts in int8, then in 4 bits, then fewer
-    of them (a subset in the smallest form: three quarters, half, a quarter; the others merged into
-    one, or, for the room of that one, dropped), then the offload of all in full. The first way is
-    taken that allows the largest k that any of them allows, so that more memory never means fewer
-    experts; where none allows k = 1 the client sits out. Each step is said, with what it takes in
-    time: a smaller micro-batch does not shorten a round, so against a deadline it is no help.
-
-    A subset comes after quantisation because it is lossier: int8 changes every weight a little, and
-    a subset takes experts away, on other clients' data above all. It comes before offload, which
-    loses nothing, because that reads every weight from elsewhere at every product: a client that
-    waits for its disk trains at a fraction of its speed. After it, a subset would never be reached.
+    Of the ways to save memory (see `_ladder`) the first is taken that allows the largest k that any
+    of them allows, so that more memory never means fewer experts; where none allows k = 1 the
+    client sits out. Each step is said, with what it takes in time: a smaller micro-batch does not
+    shorten a round, so against a deadline it is no help.
 
     Args:
         deadline_seconds: of a round, from the task's sending to the update's arrival.
@@ -119,7 +111,7 @@ def plan_for(
         outcomes: what may become of experts outside a subset; see `subsets.possible`.
     """
     most, top = share * machine.free_bytes, min(most_top_k or shape.top_k, shape.top_k)
-    reasons: list[str] = [] if shape.counted else [UNCOUNTED]
+    reasons, free = [] if shape.counted else [UNCOUNTED], _gb(machine.free_bytes)
     taken = kept_bytes(shape, work.setting(1, longest=True)) if loaded else 0
     found = asked = options(shape, work, machine, constants)
     best: Plan | None = None
@@ -138,11 +130,9 @@ def plan_for(
             if best.top_k == top:
                 return best
         if (fits := sum(size <= most for size in need)) < top:
-            reasons.append(
-                f"With k = {fits + 1} and {_batch(rung)} a step needs {_gb(need[fits])}"
-                f"{' beside the weights that are loaded' if loaded else ''}; {_gb(most)} may be "
-                f"used ({share:.0%} of {_gb(machine.free_bytes)} free)."
-            )
+            beside = " beside the weights that are loaded" if loaded else ""
+            said = f"With k = {fits + 1} and {_batch(rung)} a step needs {_gb(need[fits])}{beside}"
+            reasons.append(f"{said}; {_gb(most)} may be used ({share:.0%} of {free} free).")
     if best is None:
         return Plan(found, None, most, (*reasons, "It sits out: nothing is left to save."))
     if settled or best.choice is None:
@@ -152,7 +142,18 @@ def plan_for(
 
 
 def _ladder(shape: Shape, work: Work, outcomes: tuple[LeftOut, ...]) -> Iterator[tuple[Work, str]]:
-    """The ways to use less memory, one after another, and what each one is."""
+    """The ways to use less memory, one after another, and what each one is.
+
+    A smaller micro-batch (with more of them, so that a step stays what it was), then recomputation,
+    then frozen experts in int8, then in 4 bits, then fewer of them (a subset in the smallest form:
+    three quarters, half, a quarter; the others merged into one, or, for the room of that one,
+    dropped), then the offload of all in full.
+
+    A subset comes after quantisation because it is lossier: int8 changes every weight a little, and
+    a subset takes experts away, on other clients' data above all. It comes before offload, which
+    loses nothing, because that reads every weight from elsewhere at every product: a client that
+    waits for its disk trains at a fraction of its speed. After it, a subset would never be reached.
+    """
     yield work, ""
     for smaller in work.smaller():
         count = f"{_batch(smaller)}, {smaller.accumulation} to a step"

@@ -67,8 +67,7 @@ def export(
     sources.check_run(run, which, [tier] if tier not in ("", "lowest") else [])
     if out.exists():
         raise FedMoEError(f"{out} exists already; name a folder that does not")
-    model_type = sources.model_type_of(run)
-    check_form(reader, model_type)
+    check_form(reader, model_type := sources.model_type_of(run))
     if reader.startswith("llama.cpp"):
         require(f"fedmoe export --for {reader}", "base-models", "gguf")
         if model_type:

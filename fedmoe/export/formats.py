@@ -19,7 +19,7 @@ WHOLE_LAYERS = (
 )
 """Model types whose checkpoints have all experts of a layer in one weight."""
 NO_ADAPTER = ("dbrx", "nllb-moe")
-"""Model types whose experts PEFT has no form for, or computes otherwise: `no_peft` in `families`."""
+"""Model types whose experts PEFT has no form for, or computes otherwise; see `no_peft`."""
 VLLM_RANK = 16
 """The highest rank that vLLM takes without a flag."""
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedmoe.budget import Tier
     from fedmoe.config.schema import Experiment
     from fedmoe.models.adapted import AdaptedModel
+    from fedmoe.models.memory.stored import Frozen
     from fedmoe.models.memory.subset import Subset
     from fedmoe.runs.start import Start
     from fedmoe.training.settings import Training
@@ -85,11 +86,10 @@ class Setup:
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what is to be said of how the model computes."""
-        tiers = {
-            name: (tier.frozen, tier.offload or tier.subset is not None, training.recompute)
-            for name, tier in self.tiers.items()
-            if (training := self.training_of(name))
-        }
+        tiers: dict[str, tuple[Frozen, bool, bool]] = {}
+        for name, tier in self.tiers.items():
+            apart = tier.offload or tier.subset is not None
+            tiers[name] = tier.frozen, apart, self.training_of(name).recompute
         note = kernels_note(self.model, self.experiment.model.kernels, tiers)
         return (note,) if note else ()
 

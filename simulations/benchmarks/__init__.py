@@ -14,9 +14,10 @@
 - `many_clients`: memory and time of 1,000 clients against 50
 - `inference`: answers with experts in full, in 8 or 4 bits, or on disk, by processes of `answering`
 - `whole_run`: the quickstart's rounds, and the same in Flower's simulation and a loop by `peers`
+- `trace`: where the time of a step and of a round goes, by part and by operator
 
-What was found: `speed.md`, `gpu.md`, `strategies.md`, `masks.md`, `inference.md`. To add one, write
-a module with `rows(options) -> Iterator[Row]` and name it in `BENCHMARKS`.
+What was found: `speed.md`, `trace.md`, `gpu.md`, `strategies.md`, `masks.md`, `inference.md`. To
+add one, write a module with `rows(options) -> Iterator[Row]` and name it in `BENCHMARKS`.
 """
 
 BENCHMARKS = (
@@ -32,4 +33,5 @@ BENCHMARKS = (
     "many_clients",
     "inference",
     "whole_run",
+    "trace",
 )
