@@ -28,6 +28,10 @@ MEASURES = 4
 """Norms of an owner's update: of the change of products and all else, of dA, of dB, of all else."""
 
 
+Known = dict[str, tuple[Tensor, Tensor]]
+"""By the name of an A: the Gram matrices of the state's A and B, which all updates share."""
+
+
 class Moves(NamedTuple):
     r"""Squared norms of one update, by owner, if the deltas are multiplied by t.
 
@@ -53,6 +57,7 @@ class Moves(NamedTuple):
 class Part(NamedTuple):
     """One weight's factors, each with its experts first: one for a shared part."""
 
+    name: str
     owners: slice
     A: Tensor
     B: Tensor
@@ -90,15 +95,22 @@ def scaled(delta: Adapter, factors: Float[Tensor, " owners"]) -> Adapter:
     return made
 
 
-def moves_of(state: Adapter, delta: Adapter) -> Moves:
-    """Return the squared norms of one update of the state, in float64."""
+def moves_of(state: Adapter, delta: Adapter, known: Known | None = None) -> Moves:
+    """Return the squared norms of one update of the state, in float64.
+
+    What is `known` of the state is not computed again, and what is not is added: a third of all.
+    """
+    known = {} if known is None else known
     owners = num_owners(delta.layout)
     found = torch.zeros(3, owners, dtype=torch.float64)
     plain = torch.zeros(3, owners, dtype=torch.float64)
     for part in _parts(state, delta):
-        A, B, dA, dB = part[1:]
-        aa, ad, dd = (_wide(x @ y.mT) for x, y in ((A, A), (A, dA), (dA, dA)))
-        bb, bd, ee = (_wide(x.mT @ y) for x, y in ((B, B), (B, dB), (dB, dB)))
+        A, B, dA, dB = part[2:]
+        if part.name not in known:
+            known[part.name] = _wide(A @ A.mT), _wide(B.mT @ B)
+        aa, bb = known[part.name]
+        ad, dd = (_wide(x @ dA.mT) for x in (A, dA))
+        bd, ee = (_wide(x.mT @ dB) for x in (B, dB))
         square, mine = delta.layout.scale**2, part.owners
         found[0, mine] += square * (_dot(ee, aa) + _dot(bb, dd) + 2 * _dot(bd.mT, ad))
         found[1, mine] += square * (_dot(ee, ad) + _dot(bd, dd))
@@ -141,7 +153,7 @@ def _parts(state: Adapter, delta: Adapter) -> Iterator[Part]:
             continue
         moved = (sent[n] if n in sent else torch.zeros_like(there[n]) for n in (a, b))
         led = [x if entry.layer is not None else x[None] for x in (there[a], there[b], *moved)]
-        yield Part(owners_of(delta.layout, entry.layer), *led)
+        yield Part(a, owners_of(delta.layout, entry.layer), *led)
 
 
 def _others(state: Adapter, delta: Adapter) -> Iterator[tuple[slice, Tensor]]:
