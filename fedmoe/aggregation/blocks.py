@@ -50,7 +50,7 @@ class Blocks:
         return [piece if height == 1 else piece.view(height, -1) for piece, height in pieces]
 
     def weights(self, per_owner: Float[Tensor, " owners"]) -> list[float | Tensor]:
-        """Return each block's weights: a number for one row, else (rows, 1); 0.0 if all are zero."""
+        """Return each block's weights: one number, or (rows, 1); 0.0 where all are zero."""
         rows = per_owner[self.owners]
         columns = zip(rows.split(heights := self.heights.tolist()), heights, strict=True)
         numbers, start, found = rows.tolist(), 0, []

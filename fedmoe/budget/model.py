@@ -84,7 +84,7 @@ def memory(shape: Shape, setting: Setting, constants: Constants) -> Memory:
     reaches every expert, or all of a subset; `a` values of the adapter in float32, with gradient
     and two moments; `s` saved bytes per token and layer, `T` tokens, `L` layers; `e` bytes of an
     activation, `H` hidden; `n` response tokens, `V` vocabulary; `l` what one layer works with; `c`
-    and `f` from `constants`. Of clients in one pass each has its `T`, `n`, and `a` six times. Bytes.
+    and `f` from `constants`. Of clients in a pass each has its `T`, its `n`, and `a` six times.
     That the slack goes by tokens and not by k was measured (glibc; 12 to 13 in two models).
 
     Derived from this package's layers and transformers' decoder layer (norms in float32,
@@ -134,7 +134,8 @@ def saved_bytes(shape: Shape, setting: Setting) -> float:
     if setting.clients > 1:  # whose packed rows have attention's output in two orders
         kept += setting.tokens * shape.num_layers * shape.query * shape.element_bytes
     if shape.element_bytes != FLOAT:
-        kept += setting.clients * shape.adapter * shape.element_bytes  # the factors once more, in the weights' type
+        # The factors once more, in the weights' type.
+        kept += setting.clients * shape.adapter * shape.element_bytes
     return kept
 
 
