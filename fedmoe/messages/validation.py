@@ -233,8 +233,9 @@ def check_values(
     `size` is that of the largest, if it is known already.
     """
     bounded = len(delta) - limits.free
-    known = size is not None and not limits.free
-    sizes = [size if known else largest(delta[:bounded]), largest(delta[bounded:])]
+    if size is None or limits.free:
+        size = largest(delta[:bounded])
+    sizes = [size, largest(delta[bounded:])]
     bounds = (limits.delta, limits.why), (LARGEST_DELTA, LIMITS.why)
     for size, (most, why) in zip(sizes, bounds, strict=True):
         if not math.isfinite(size):
