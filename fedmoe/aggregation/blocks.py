@@ -45,18 +45,19 @@ class Blocks:
         return cls(sizes, *(torch.tensor(x, dtype=torch.int64) for x in (heights, owners)))
 
     def cut(self, flat: Tensor) -> list[Tensor]:
-        """Return the blocks of a flat buffer, each (rows, values), without a copy."""
+        """Return the blocks of a flat buffer, (rows, values) or of one row (values,), as views."""
         pieces = zip(flat.split(self.sizes), self.heights.tolist(), strict=True)
-        return [piece.view(height, -1) for piece, height in pieces]
+        return [piece if height == 1 else piece.view(height, -1) for piece, height in pieces]
 
-    def weights(self, per_owner: Float[Tensor, " owners"]) -> list[Tensor | None]:
-        """Return each block's weights, (rows, 1); None for a block in which all are zero."""
-        if not self.sizes:
-            return []
+    def weights(self, per_owner: Float[Tensor, " owners"]) -> list[float | Tensor]:
+        """Return each block's weights: one number, or (rows, 1); 0.0 where all are zero."""
         rows = per_owner[self.owners]
-        largest = torch.segment_reduce(rows, "max", lengths=self.heights).tolist()
-        columns = rows.unsqueeze(1).split(self.heights.tolist())
-        return [w if most else None for w, most in zip(columns, largest, strict=True)]
+        columns = zip(rows.split(heights := self.heights.tolist()), heights, strict=True)
+        numbers, start, found = rows.tolist(), 0, []
+        for column, height in columns:
+            mine, start = numbers[start : start + height], start + height
+            found.append(mine[0] if height == 1 else column.unsqueeze(1) if any(mine) else 0.0)
+        return found
 
     def subtract(self, total: Tensor, deltas: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
         """Take `weight * delta` of each delta, in their order, from the float64 `total`.
@@ -73,23 +74,21 @@ class Blocks:
         for into, parts, gammas in per_block:
             wide = buffer[: into.numel()].view_as(into)
             for part, gamma in zip(parts, gammas, strict=True):
-                if gamma is not None:
+                if isinstance(gamma, Tensor):
                     into.addcmul_(wide.copy_(part), gamma, value=-1)
+                elif gamma:  # faster by a tenth, and large experts are alone in their blocks
+                    into.add_(wide.copy_(part), alpha=-gamma)
 
-    def descended(self, flat: Tensor, total: Tensor, weight: Tensor) -> Tensor:
+    def descended(self, flat: Tensor, total: Tensor, per_owner: Tensor) -> Tensor:
         """Return `flat - total / weight`, rounded once; `flat` itself where the weight is zero."""
         made = new_flat(flat)
         buffer = total.new_empty(max(self.sizes, default=0))
-        cuts = map(self.cut, (made, flat, total))
-        for new, old, summed, rows in zip(*cuts, self.weights(weight), strict=True):
-            if rows is None:
-                new.copy_(old)
-                continue
-            # Where one row's weight is zero its sum is zero too: no move.
-            mean = torch.div(
-                summed, rows.where(rows > 0, 1), out=buffer[: old.numel()].view_as(old)
-            )
-            new.copy_(torch.sub(old, mean, out=mean))
+        # Where one's weight is zero its sum is zero too: no move.
+        rows = per_owner.where(per_owner > 0, 1)[self.owners].split(self.heights.tolist())
+        for new, old, summed, weight in zip(*map(self.cut, (made, flat, total)), rows, strict=True):
+            wide = buffer[: old.numel()].view_as(old)
+            column = weight if len(weight) == 1 else weight.unsqueeze(1)
+            new.copy_(wide.copy_(old).addcdiv_(summed, column, value=-1))
         return made
 
 

@@ -103,7 +103,9 @@ def partial_sums(
 ) -> Sums:
     """Return the sums over some clients' updates; zeros without any. See `weighted_mean`."""
     blocks = Blocks.of(layout)
-    descent = torch.from_numpy(np.zeros(layout.size))  # in huge pages; see `adapter.new_flat`
+    # Memory is in huge pages (see `adapter.new_flat`) only if its first touch is a write: Linux
+    # cuts pages that are read first, as those of numpy's zeros would be here.
+    descent = torch.from_numpy(np.empty(layout.size)).zero_()
     weight_sum = torch.zeros(layout.num_layers * layout.num_experts + 1).double()
     stream, num_updates = iter(updates), 0
     while group := list(islice(stream, TOGETHER)):

@@ -20,6 +20,8 @@ FLOAT = 4
 """Bytes of a float32: adapter, norms, router probabilities and losses, whatever the weights are."""
 OPTIMISER_COPIES = 4
 """The adapter, its gradient and AdamW's two moments."""
+PASS_COPIES = 6
+"""The same of a client in a pass of several, whose model has each adapter and gradient again."""
 LOGIT_COPIES = 3
 """Log-probabilities and two gradients: the most that exists of the logits at one time."""
 LOGIT_VALUES = 2**24
@@ -82,17 +84,18 @@ def memory(shape: Shape, setting: Setting, constants: Constants) -> Memory:
     reaches every expert, or all of a subset; `a` values of the adapter in float32, with gradient
     and two moments; `s` saved bytes per token and layer, `T` tokens, `L` layers; `e` bytes of an
     activation, `H` hidden; `n` response tokens, `V` vocabulary; `l` what one layer works with; `c`
-    and `f` from `constants`. Bytes. That the slack goes by tokens and not by k was measured (glibc;
-    12 to 13 in two models).
+    and `f` from `constants`. Of clients in a pass each has its `T`, its `n`, and `a` six times.
+    That the slack goes by tokens and not by k was measured (glibc; 12 to 13 in two models).
 
     Derived from this package's layers and transformers' decoder layer (norms in float32,
     scaled dot-product attention that keeps no scores); no published formula.
     """
-    values = setting.batch_size * setting.targets * shape.vocabulary
-    logits = FLOAT * LOGIT_COPIES * min(values, LOGIT_VALUES)
+    values = setting.all_targets * shape.vocabulary
+    logits = FLOAT * LOGIT_COPIES * min(values, setting.clients * LOGIT_VALUES)
+    copies = PASS_COPIES * setting.clients if setting.clients > 1 else OPTIMISER_COPIES
     return Memory(
         weights=kept_bytes(shape, setting),
-        optimiser=FLOAT * OPTIMISER_COPIES * shape.adapter,
+        optimiser=FLOAT * copies * shape.adapter,
         saved=saved_bytes(shape, setting),
         working=max(logits, _layer_bytes(shape, setting), _outside_working(shape, setting)),
         slack=constants.slack * hidden_bytes(shape, setting),
@@ -128,8 +131,11 @@ def saved_bytes(shape: Shape, setting: Setting) -> float:
     """
     kept = setting.tokens * shape.num_layers * _experts_per_token(shape, setting)
     kept += _outside_bytes(shape, setting)
+    if setting.clients > 1:  # whose packed rows have attention's output in two orders
+        kept += setting.tokens * shape.num_layers * shape.query * shape.element_bytes
     if shape.element_bytes != FLOAT:
-        kept += shape.adapter * shape.element_bytes  # the factors once more, in the weights' type
+        # The factors once more, in the weights' type.
+        kept += setting.clients * shape.adapter * shape.element_bytes
     return kept
 
 
@@ -180,7 +186,7 @@ def _layer_bytes(shape: Shape, setting: Setting) -> float:
     s, e = shape, shape.element_bytes
     rows = setting.tokens * setting.top_k
     rows = rows if s.on_gpu else min(rows, BLOCK_ROWS)
-    factors = s.expert_lora * s.num_experts // s.num_layers
+    factors = setting.clients * s.expert_lora * s.num_experts // s.num_layers
     return (
         e * rows * (4 * s.hidden + 3 * s.up + 2 * s.width)
         + 6 * e * setting.tokens * s.hidden
@@ -226,7 +232,7 @@ def _flops(shape: Shape, setting: Setting, *, frozen: int, lora: int, attention:
     s, tokens = shape, setting.tokens
     met = frozen * (s.dense + setting.top_k * s.expert)
     met += lora * (s.dense_lora + setting.top_k * s.expert_lora)
-    head = frozen * s.head * setting.batch_size * setting.targets
+    head = frozen * s.head * setting.all_targets
     scores = attention * s.num_layers * s.query * tokens * setting.length / 2
     return 2.0 * (tokens * met + head + scores)
 

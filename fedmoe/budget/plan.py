@@ -255,7 +255,8 @@ def _no_room(shape: Shape, asked: Work, rung: Work, machine: Machine, share: flo
 
 
 def _batch(work: Work) -> str:
-    return f"a micro-batch of {work.batch_size} x {work.longest} tokens"
+    each = f" of each of {work.clients} clients in a pass" if work.clients > 1 else ""
+    return f"a micro-batch of {work.batch_size} x {work.longest} tokens{each}"
 
 
 def _gb(count: float) -> str:

@@ -115,11 +115,18 @@ class Setting:
     frozen: Frozen = "full"
     offload: bool = False
     subset: Subset | None = None
+    clients: int = 1
+    """Clients whose micro-batches share the pass, each with an adapter."""
 
     @property
     def tokens(self) -> int:
-        """Tokens of the micro-batch."""
-        return self.batch_size * self.length
+        """Tokens of the pass."""
+        return self.clients * self.batch_size * self.length
+
+    @property
+    def all_targets(self) -> int:
+        """Response tokens of the pass."""
+        return self.clients * self.batch_size * self.targets
 
 
 def shape_of(model: AdaptedModel, layout: Layout | None = None, *, on_gpu: bool = False) -> Shape:

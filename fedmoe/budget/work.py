@@ -51,6 +51,8 @@ class Work:
     frozen: Frozen = "full"
     offload: bool = False
     subset: Subset | None = None
+    clients: int = 1
+    """Clients that do it in one pass on one machine (`simulation.clients_per_pass`)."""
 
     def setting(self, top_k: int, *, longest: bool) -> Setting:
         """A micro-batch of the longest, or of mean examples."""
@@ -65,6 +67,7 @@ class Work:
             self.frozen,
             self.offload,
             self.subset,
+            self.clients,
         )
 
     def with_batch(self, batch_size: int) -> Work:

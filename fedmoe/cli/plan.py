@@ -119,7 +119,8 @@ def show_plan(planned: MachinePlan, console: Console) -> None:
     )
     say(
         console,
-        f"a round: {work.steps} steps of {work.accumulation} x {work.batch_size} examples, the "
+        f"a round{f' of {work.clients} clients in a pass' if work.clients > 1 else ''}: "
+        f"{work.steps} steps of {work.accumulation} x {work.batch_size} examples, the "
         f"longest of {work.longest} tokens, the mean of {work.mean_length}; "
         f"{bytes_text(work.bytes_down)} down, {bytes_text(work.bytes_up)} up",
     )

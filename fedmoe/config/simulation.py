@@ -23,8 +23,8 @@ class Simulation:
     """Clients that train side by side in one forward and backward pass, each with its own adapter,
     rows and optimiser: frozen weights are read once for all. They are of tiers of one rank and form
     of frozen experts. It pays where a client's batches are small; it takes the memory of all their
-    activations, and leaves workers idle that a round has no pass for. Results differ by rounding
-    from those of clients alone."""
+    activations and adapters, which `fedmoe plan` counts, and leaves workers idle that a round has
+    no pass for. Results differ by rounding from those of clients alone."""
     job_seconds: Annotated[float, Field(gt=0)] | None = None
     """Seconds after which a worker that has not answered counts as dead: it is killed and its job
     done again, three times at most. Without one, a worker that hangs is waited for; it holds for

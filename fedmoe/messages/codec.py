@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Set
+from collections import deque
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedmoe.adapter import Adapter, Layout, largest
+from fedmoe.adapter import BLOCK_VALUES, Adapter, Layout, largest
 from fedmoe.errors import WireError
 from fedmoe.messages.compression import Compression, NoCompression
 from fedmoe.messages.compression.parts import all_parts, carried, gather, num_values, scatter
@@ -168,16 +170,20 @@ def unpack_task(message: Message, layout: Layout) -> Task:
     Raises:
         WireError: damaged in transit, of another layout or size, or with a value out of range.
     """
-    check_seal(message)
+    whole = _look(message, 0, layout.size)
     scalars = _scalars(message, TASK_SCALARS, layout, optional={"zeros"})
     zeros = check_zeros(scalars.pop("zeros", None), layout.rank)
     size = narrowed(layout, zeros).size
     _check_size(message, 4 * (size + layout.num_layers))
-    flat = _tensor(message, "<f4", size, 0, in_place=True)
+    if zeros or whole is None:
+        flat = _tensor(message, "<f4", size, 0)
+        most = largest(flat)
+    else:
+        flat, most = whole
     rescaler = _tensor(message, "<f4", layout.num_layers, 4 * size)
     if not 1 <= scalars["top_k"] <= layout.num_experts:
         raise WireError(f"top_k is {scalars['top_k']}; expected 1 to {layout.num_experts}")
-    if not all(math.isfinite(largest(values)) for values in (flat, rescaler)):
+    if not (math.isfinite(most) and math.isfinite(largest(rescaler))):
         raise WireError("adapter or rescaler is not finite")
     return Task(**scalars, rescaler=rescaler, adapter=restored(flat, layout, zeros))
 
@@ -198,12 +204,13 @@ def unpack_update(
             is not finite or is absurdly large; counts that are negative or do not sum to
             `tokens * top_k` in a layer, merged choices included, or to what `limits` says instead.
     """
-    check_seal(message)
+    head = _head_bytes(layout, limits.merges)
+    plain = type(compression) is NoCompression
+    whole = _look(message, head, layout.size) if plain else check_seal(message)
     scalars = _scalars(message, UPDATE_SCALARS, layout, optional={"metrics", "rows"})
     metrics = check_metrics(scalars.pop("metrics", {}))
     rows = check_rows(scalars.pop("rows", None), scalars["examples"])
     check_scalars(scalars, _task_scalars(task), limits)
-    head = _head_bytes(layout, limits.merges)
     if len(message.buffer) < head:
         raise WireError(f"buffer of {len(message.buffer)} bytes; expected {head} or more", "size")
     num_counts = layout.num_layers * layout.num_experts
@@ -213,10 +220,12 @@ def unpack_update(
     parts = carried(layout, counts.numpy())
     _check_size(message, head + compression.num_bytes(parts))
     rescaler = _tensor(message, "<f4", layout.num_layers, head - 4 * layout.num_layers)
-    body = memoryview(message.buffer)[head:]
-    values = compression.decode(body, parts) if num_values(parts) else np.empty(0, np.float32)
-    delta = Adapter(layout, torch.from_numpy(scatter(values, parts, layout.size)))
-    check_values(delta.flat, rescaler, task.rescaler, learns_rescaler, limits)
+    if whole is None:
+        body = memoryview(message.buffer)[head:]
+        values = compression.decode(body, parts) if num_values(parts) else np.empty(0, np.float32)
+        whole = torch.from_numpy(scatter(values, parts, layout.size)), None
+    delta = Adapter(layout, whole[0])
+    check_values(delta.flat, rescaler, task.rescaler, learns_rescaler, limits, whole[1])
     return Update(
         **scalars,
         rescaler=rescaler,
@@ -289,14 +298,14 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _checksum(message: Message) -> int:
-    whole = checksum([message.scalars.encode(), message.buffer])
-    return int(whole, 16) >> 65  # a positive number of 63 bits, as Flower's records hold
+def _checksum(message: Message, buffer: Iterable[Any] | None = None) -> int:
+    parts = chain([message.scalars.encode()], [message.buffer] if buffer is None else buffer)
+    return int(checksum(parts), 16) >> 65  # positive, of 63 bits, as Flower's records hold
 
 
-def check_seal(message: Message) -> None:
-    """Refuse a message that its checksum shows to be damaged."""
-    if message.checksum is not None and _checksum(message) != message.checksum:
+def check_seal(message: Message, buffer: Iterable[Any] | None = None) -> None:
+    """Refuse a message that its checksum shows to be damaged; `buffer` yields its own in parts."""
+    if message.checksum is not None and _checksum(message, buffer) != message.checksum:
         # Without the sums: they cover wall times, too, and a ledger must be repeatable.
         raise WireError("its checksum is not the sender's: damaged on its way", "damaged")
 
@@ -306,11 +315,35 @@ def _check_size(message: Message, expected: int) -> None:
         raise WireError(f"buffer of {len(message.buffer)} bytes; expected {expected}", "size")
 
 
-def _tensor(message: Message, dtype: str, size: int, start: int, in_place: bool = False) -> Tensor:
-    """Return a copy of `size` numbers of the buffer, from byte `start`; themselves, `in_place`.
-
-    Those of a buffer that cannot be written are always copied: torch has no tensors of such.
-    """
+def _tensor(message: Message, dtype: str, size: int, start: int) -> Tensor:
+    """Return a copy of `size` numbers of the buffer, from byte `start`."""
     part = np.frombuffer(message.buffer, dtype, size, start)
-    copy = not (in_place and part.flags.writeable)
-    return torch.from_numpy(part.astype(part.dtype.newbyteorder("="), copy=copy))
+    return torch.from_numpy(part.astype(part.dtype.newbyteorder("=")))
+
+
+def _look(message: Message, start: int, size: int) -> tuple[Tensor, float] | None:
+    """Check the seal; return `size` floats from byte `start` and the size of the largest, or None.
+
+    None if the buffer is too short for them. Memory is read once: each block is summed, compared
+    and, from a buffer that cannot be written (torch has no tensors of such), copied in the cache.
+    """
+    buffer, stop = memoryview(message.buffer), start + 4 * size
+    if len(buffer) < stop:
+        return check_seal(message)
+    values, extremes = np.frombuffer(buffer, "<f4", size, start), [np.float32(0)]
+    made = values if values.flags.writeable else np.empty(size, np.float32)
+
+    def seen() -> Iterator[Any]:
+        yield buffer[:start]
+        for at in range(0, size, BLOCK_VALUES):
+            yield (block := values[at : at + BLOCK_VALUES])
+            extremes.extend((block.max(), block.min()))
+            if made is not values:
+                made[at : at + BLOCK_VALUES] = block
+        yield buffer[stop:]
+
+    parts = seen()
+    check_seal(message, parts)
+    deque(parts, 0)  # where there is no seal, nobody has read them
+    most = abs(np.array(extremes)).max().item()
+    return torch.from_numpy(made.astype(np.float32, copy=False)), most

@@ -226,10 +226,16 @@ def check_values(
     sent: Float[Tensor, " layers"],
     learns_rescaler: bool = False,
     limits: Limits = LIMITS,
+    size: float | None = None,
 ) -> None:
-    """Refuse absurd values, and a rescaler that differs from the one `sent` if none is learned."""
+    """Refuse absurd values, and a rescaler that differs from the one `sent` if none is learned.
+
+    `size` is that of the largest, if it is known already.
+    """
     bounded = len(delta) - limits.free
-    sizes = [largest(values) for values in (delta[:bounded], delta[bounded:])]
+    if size is None or limits.free:
+        size = largest(delta[:bounded])
+    sizes = [size, largest(delta[bounded:])]
     bounds = (limits.delta, limits.why), (LARGEST_DELTA, LIMITS.why)
     for size, (most, why) in zip(sizes, bounds, strict=True):
         if not math.isfinite(size):

@@ -141,6 +141,7 @@ def plan_here(
         seconds_per_offloaded_byte=offload_rate(machine),
         seconds_per_restored={form: restoring_seconds(weights, form) for form in smaller},
     )
+    work = replace(work, clients=e.simulation.clients_per_pass)  # predicted from steps of one
     plan = _plan(e, model, machine, shape, work, constants, loaded=True, most_top_k=k)
     found = Accuracy(shape, constants, others) if accuracy else None
     return MachinePlan(machine, plan, work), found

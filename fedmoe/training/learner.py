@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fedmoe.adapter import Adapter
+from fedmoe.aggregation.strategy import Local
 from fedmoe.models.routed import unwaited
 
 if TYPE_CHECKING:
-    from fedmoe.aggregation.strategy import Local
     from fedmoe.messages.records import Task
     from fedmoe.training.settings import Training
 
@@ -74,8 +74,12 @@ class Learner:
             self.rescaler.grad = None
 
     def after(self) -> Adapter:
-        """Return a copy of the trained values in main memory, in the layout `trained`."""
-        return Adapter(self.local.layouts.trained, self.theta.to("cpu", copy=True))
+        """Return the trained values in main memory, in the layout `trained`.
+
+        A copy of them, unless the strategy reads them once, to take the difference.
+        """
+        copy = type(self.local).finish is not Local.finish
+        return Adapter(self.local.layouts.trained, self.theta.detach().to("cpu", copy=copy))
 
     def factors(self) -> Tensor:
         """Return the rescaling factors as they are now, in main memory."""

@@ -18,6 +18,7 @@ import torch
 
 from fedmoe.adapter import Adapter, Layout, keep_untouched
 from fedmoe.aggregation import FedAvg
+from fedmoe.aggregation.robust.geometry import moves_of
 from fedmoe.messages.codec import pack_task, pack_update, sealed, unpack_task, unpack_update
 from fedmoe.messages.records import Message, Task, Update
 from fedmoe.messages.validation import LIMITS, Limits
@@ -63,6 +64,9 @@ def rows_of(layout: Layout, options: Options) -> Iterator[Row]:
             "seal and unpack an update": lambda: received(answer, task, bound),
             "the same, its largest value above the mean": lambda: received(answer, task, wide),
             f"combine, per client of {CLIENTS}": partial(combine, state.adapter, update),
+            "the norms that robust.clip compares, per client": partial(
+                moves_of, state.adapter, update.delta, {}
+            ),
             "write a checkpoint": lambda: write_checkpoint(Path(folder), checkpoint(state)),
             "a client's side": partial(client_side, arrived, task, update, into),
         }

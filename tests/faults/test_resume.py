@@ -74,6 +74,7 @@ KINDS = {
         "upload.name=int4",
     ],
     "scaffold": ["aggregation={name: scaffold}", "upload.name=int4"],
+    "passes": ["simulation.clients_per_pass=2", "upload.name=int4"],
     "fedbuff": [
         "aggregation={name: fedbuff, buffer_size: 2}",
         f"devices={{high: {DEVICE}, low: {DEVICE}}}",
@@ -122,6 +123,28 @@ def test_killed_anywhere_it_goes_on_and_ends_with_the_same_bits(kind, times, con
         assert result(folder) == wanted, die_at
         assert latest(folder, "run") == folder / "run"
         assert not list((folder / "run").glob("checkpoint-*"))
+
+
+def test_a_run_in_passes_that_is_killed_before_its_second_ends_with_the_same_bits(config, tmp_path):
+    passes = [*KINDS["passes"], "rounds=2"]
+
+    def killed_in_its_second(*arguments):
+        together = ClientSide.train_together
+
+        def once(client, tasks):
+            if tasks[0].round == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return together(client, tasks)
+
+        ClientSide.train_together = once
+        play(*arguments, in_turn=True)
+
+    assert in_child(play, config, tmp_path / "whole", passes, "auto") == 0
+    died = config, tmp_path / "died", passes, "auto"
+    assert in_child(killed_in_its_second, *died) == -signal.SIGKILL
+    assert [*(tmp_path / "died" / "run").glob("checkpoint-1.*")]
+    assert in_child(play, *died) == 0
+    assert result(tmp_path / "died") == result(tmp_path / "whole")
 
 
 def test_killed_again_and_again_it_still_ends_with_the_same_bits(config, whole, tmp_path):

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from fedmoe.adapter import Adapter, Layout
 from fedmoe.errors import WireError
-from fedmoe.messages.codec import pack_task, pack_update, task_num_bytes, unpack_task, unpack_update
+from fedmoe.messages.codec import (
+    pack_task,
+    pack_update,
+    sealed,
+    task_num_bytes,
+    unpack_task,
+    unpack_update,
+)
 from fedmoe.messages.records import (
     CLIENT_FIELDS,
     METRIC_NAME,
@@ -333,6 +340,29 @@ def test_random_bytes_raise_nothing_but_a_wire_error(scalars, buffer):
     for unpack in (lambda m: unpack_task(m, LAYOUT), received):
         with pytest.raises(WireError):
             unpack(message)
+
+
+@pytest.mark.parametrize("held", [bytes, bytearray])
+def test_every_value_is_summed_and_bounded_whatever_block_it_is_in(held, monkeypatch):
+    monkeypatch.setattr("fedmoe.messages.codec.BLOCK_VALUES", 4)
+    task, update = task_of(), update_of()
+    both = sealed(pack_task(task)), sealed(pack_update(update))
+    sent, answer = (replace(m, buffer=held(m.buffer)) for m in both)
+    assert unpack_task(sent, LAYOUT).adapter.digest() == task.adapter.digest()
+    assert received(answer).delta.digest() == update.delta.digest()
+    for place in range(LAYOUT.size):
+        task, update = task_of(), update_of()
+        task.adapter.flat[place], update.delta.flat[place] = math.inf, math.nan
+        with pytest.raises(WireError, match="not finite"):
+            unpack_task(replace(pack_task(task), buffer=held(pack_task(task).buffer)), LAYOUT)
+        with pytest.raises(WireError, match="a value of nan"):
+            received(replace(pack_update(update), buffer=held(pack_update(update).buffer)))
+    for message, unpack in ((sent, lambda m: unpack_task(m, LAYOUT)), (answer, received)):
+        for place in range(len(message.buffer)):
+            damaged = bytearray(message.buffer)
+            damaged[place] ^= 1
+            with pytest.raises(WireError, match="damaged on its way"):
+                unpack(replace(message, buffer=held(damaged)))
 
 
 def test_a_buffer_is_copied_out_of_the_message():

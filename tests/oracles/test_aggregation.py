@@ -254,7 +254,7 @@ def test_blocks_are_rows_with_their_owners_weights(block_values):
     spelled = torch.zeros(LAYOUT.size, dtype=torch.float64)
     for block, weights in zip(blocks.cut(spelled), blocks.weights(owners), strict=True):
         assert block.numel() <= block_values
-        block.copy_(weights.expand_as(block))
+        block.copy_(torch.as_tensor(weights).expand_as(block))
     for entry, view in LAYOUT.views(spelled):
         for row in range(EXPERTS) if entry.layer is not None else [0]:
             owner = owners[entry.layer * EXPERTS + row] if entry.layer is not None else owners[-1]

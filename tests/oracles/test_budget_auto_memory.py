@@ -43,6 +43,22 @@ def test_what_backward_needs_is_what_autograd_keeps(
     assert saved_bytes(shape, setting) + logits == pytest.approx(kept, rel=0.05)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_pass_of_several_clients_keeps_what_it_is_predicted_to(tiny_model, recompute):
+    model = tiny_model("olmoe", LoRA(rank=4))
+    model.set_recompute(recompute)
+    shape = shape_of(model)
+    one, three = (Setting(2, 4, 64, 4, recompute, clients=n) for n in (1, 3))
+    logits = 4 * three.all_targets * shape.vocabulary
+    indices = 16 * 2 * three.tokens * shape.num_layers
+    kept = kept_bytes(model, three, shape.vocabulary) + indices
+    assert saved_bytes(shape, three) + logits == pytest.approx(kept, rel=0.05)
+    alone, found = (memory(shape, setting, Constants()) for setting in (one, three))
+    assert found.weights == alone.weights
+    assert found.optimiser == 3 * 6 / 4 * alone.optimiser
+    assert step_flops(shape, three) == 3 * step_flops(shape, one)
+
+
 def test_a_model_on_the_meta_device_has_the_shape_of_the_real_one(tiny_folder, tiny_model):
     adapter = LoRA(rank=4, alpha=8.0)
     meta = meta_model(ModelSettings(path=str(tiny_folder)), adapter)

@@ -60,6 +60,7 @@ def play(config, folder, overrides, resume, die_at=None, count=None, in_turn=Fal
         return wrapper
 
     ClientSide.train = watched(ClientSide.train)
+    ClientSide.train_together = watched(ClientSide.train_together)
     Ledger.append = watched(Ledger.append)
     atomic.os.replace = watched(os.replace)
     experiment = load_experiment(config, [*overrides, f"simulation.folder={folder}"])

@@ -26,10 +26,10 @@ from fedmoe.adapter import Adapter, Layout
 
 MEASURES = 4
 """Norms of an owner's update: of the change of products and all else, of dA, of dB, of all else."""
-
-
 CACHED = 2**20
 """Values of all clients that are multiplied at a time."""
+Known = dict[str, tuple[Tensor, Tensor]]
+"""By the name of an A: the Gram matrices of the state's A and B, which all updates share."""
 
 
 class Moves(NamedTuple):
@@ -57,6 +57,7 @@ class Moves(NamedTuple):
 class Part(NamedTuple):
     """One weight's factors, each with its experts first: one for a shared part."""
 
+    name: str
     owners: slice
     A: Tensor
     B: Tensor
@@ -94,15 +95,22 @@ def scaled(delta: Adapter, factors: Float[Tensor, " owners"]) -> Adapter:
     return made
 
 
-def moves_of(state: Adapter, delta: Adapter) -> Moves:
-    """Return the squared norms of one update of the state, in float64."""
+def moves_of(state: Adapter, delta: Adapter, known: Known | None = None) -> Moves:
+    """Return the squared norms of one update of the state, in float64.
+
+    What is `known` of the state is not computed again, and what is not is added: a third of all.
+    """
+    known = {} if known is None else known
     owners = num_owners(delta.layout)
     found = torch.zeros(3, owners, dtype=torch.float64)
     plain = torch.zeros(3, owners, dtype=torch.float64)
     for part in _parts(state, delta):
-        A, B, dA, dB = part[1:]
-        aa, ad, dd = (_wide(x @ y.mT) for x, y in ((A, A), (A, dA), (dA, dA)))
-        bb, bd, ee = (_wide(x.mT @ y) for x, y in ((B, B), (B, dB), (dB, dB)))
+        A, B, dA, dB = part[2:]
+        if part.name not in known:
+            known[part.name] = _wide(A @ A.mT), _wide(B.mT @ B)
+        aa, bb = known[part.name]
+        ad, dd = (_wide(x @ dA.mT) for x in (A, dA))
+        bd, ee = (_wide(x.mT @ dB) for x in (B, dB))
         square, mine = delta.layout.scale**2, part.owners
         found[0, mine] += square * (_dot(ee, aa) + _dot(bb, dd) + 2 * _dot(bd.mT, ad))
         found[1, mine] += square * (_dot(ee, ad) + _dot(bd, dd))
@@ -167,15 +175,15 @@ def _parts(state: Adapter, delta: Adapter) -> Iterator[Part]:
             continue
         moved = (sent[n] if n in sent else torch.zeros_like(there[n]) for n in (a, b))
         led = [x if entry.layer is not None else x[None] for x in (there[a], there[b], *moved)]
-        yield Part(owners_of(delta.layout, entry.layer), *led)
+        yield Part(a, owners_of(delta.layout, entry.layer), *led)
 
 
 def _few(part: Part, times: int) -> Iterator[Part]:
     """Yield so few experts of a part at a time that so many of them fit the processor's cache."""
-    tensors = part[1:]
+    tensors = part[2:]
     step = max(1, CACHED // (times * max(x[0].numel() for x in tensors)))
     for rows in zip(*(x.split(step) for x in tensors), strict=True):
-        yield Part(part.owners, *rows)
+        yield Part(part.name, part.owners, *rows)
 
 
 def _others(state: Adapter, delta: Adapter) -> Iterator[tuple[slice, Tensor]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedmoe.adapter import Adapter
 from fedmoe.aggregation.mean import Mean
-from fedmoe.aggregation.robust.geometry import MEASURES, Moves, moves_of, scaled
+from fedmoe.aggregation.robust.geometry import MEASURES, Known, Moves, moves_of, scaled
 from fedmoe.aggregation.robust.judgement import Judgement, Verdict
 from fedmoe.aggregation.robust.rule import Centre, Outcome, RobustRule, steady
 from fedmoe.aggregation.robust.terms import Choice, Terms, capped, shares
@@ -56,7 +56,8 @@ class Guarded(RobustRule):
     ) -> Outcome:
         assert isinstance(strategy, Mean), strategy
         terms = Terms.of(strategy, state, updates, root)
-        moves = [moves_of(state, update.delta) for update in terms.updates]
+        known: Known = {}
+        moves = [moves_of(state, update.delta, known) for update in terms.updates]
         guarded = self.guard(terms, moves)
         choice = self.choose(terms, guarded, centre or {})
         made = self.next_state(terms, choice, centre or {})
