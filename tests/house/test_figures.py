@@ -45,4 +45,4 @@ def test_the_formatter_decides_the_layout():
 
 def test_the_source_does_not_grow_unnoticed():
     """It is to shrink: raise the bound only for what is worth its upkeep."""
-    assert figures.lines() <= 63_600
+    assert figures.lines() <= 64_100

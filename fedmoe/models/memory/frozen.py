@@ -174,7 +174,7 @@ def _by_plain_name(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _settings(model: nn.Module) -> str:
     """Return the model's configuration, without its origin and how it is computed."""
     config = getattr(model, "config", None)
-    said = config.to_dict() if hasattr(config, "to_dict") else {}
+    said = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
     kept = {k: v for k, v in said.items() if k[0] != "_" and k not in ELSEWHERE}
     return json.dumps(kept, sort_keys=True, default=str)
 
