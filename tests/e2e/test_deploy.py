@@ -132,7 +132,7 @@ def test_every_client_is_in_its_tier(remote):
     experiment = load_experiment(remote / "server/app/configs/experiment.yaml")
     tiers = {name: tier.clients for name, tier in experiment.budget.tiers.items()}
     assert tiers == {"high": (0,), "low": (1,), "lowest": (2,)}
-    assert experiment.budget.assign(3, 4, seed=7) == ("high", "low", "lowest")
+    assert experiment.budget.assign(3, 8, seed=7) == ("high", "low", "lowest")
     assert experiment.partition.num_clients == 3
     assert 'clients=\\"2\\"' in (remote / "clients/rome/supernode.sh").read_text()
     assert "All machines hold the same data set" in (remote / "README.md").read_text()
