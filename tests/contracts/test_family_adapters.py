@@ -9,10 +9,10 @@ from family_contract import (
     FIRST,
     IDS,
     KINDS,
-    SETTINGS,
     error,
     every_family,
     logits_of,
+    settings_of,
     slow_but,
     trained,
 )
@@ -78,7 +78,7 @@ def test_logits_and_every_gradient_match_pefts_and_no_other_weight_has_one(kind,
 @torch.no_grad()
 def test_trained_routers_go_to_peft_and_merge(kind, random_adapter):
     """Relative errors below 1e-5, and far from what it is without them."""
-    settings, family = replace(SETTINGS, router=True), FAMILIES[kind]
+    settings, family = replace(settings_of(kind), router=True), FAMILIES[kind]
     model = AdaptedModel(tiny_family(family), settings, NoRescaling())
     adapter = random_adapter(model.layout)
     model.load(adapter)
@@ -113,7 +113,7 @@ def test_an_export_is_loaded_and_merged_by_peft(kind, random_adapter, tmp_path):
 
     base = tiny_family(FAMILIES[kind], vocab_size=4096)
     settings = ModelSettings(path=str(save(base, tmp_path / "base")))
-    model = AdaptedModel(base, SETTINGS, NoRescaling())
+    model = AdaptedModel(base, settings_of(kind), NoRescaling())
     adapter = random_adapter(model.layout)
     assert export(adapter, model, settings, tmp_path / "adapter") < 1e-4
     reloaded = AutoModelForCausalLM.from_pretrained(settings.path)
@@ -152,7 +152,7 @@ def test_dbrx_is_the_original_with_its_adapter_merged_and_refuses_an_export(
 def test_trained_routers_of_every_kind_get_a_shift():
     """A router's weights may be those of a linear layer inside it."""
     for kind in ("mixtral", "hunyuan_v1_moe", "phimoe"):
-        settings = replace(SETTINGS, router=True)
+        settings = replace(settings_of(kind), router=True)
         model = AdaptedModel(tiny_family(FAMILIES[kind]), settings, NoRescaling())
         plain = logits_of(model).detach()
         flat = torch.zeros(model.layout.size)

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from family_contract import KINDS, slow_but
+from family_contract import KINDS, NO_ATTENTION, slow_but
 from family_models import save, tiny_family, tiny_settings
 
 from fedmoe.budget.levels import Levels, Tier
@@ -40,7 +40,7 @@ def test_a_federated_run_of_two_rounds_lowers_the_loss(kind, tmp_path):
             rounds=2,
             clients_per_round=4,
             model=ModelSettings(path=str(folder)),
-            adapter=LoRA(rank=4),
+            adapter=LoRA(rank=4, attention=kind not in NO_ATTENTION),
             data=LocalFiles(path=str(tmp_path / "rows.jsonl")),
             partition=Iid(num_clients=4),
             budget=Levels(tiers={"high": Tier(top_k=2), "low": Tier(top_k=1)}),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from autograd_bytes import kept_bytes
-from family_contract import KINDS, SETTINGS, slow_but
+from family_contract import KINDS, SETTINGS, settings_of, slow_but
 from family_models import tiny_family
 
 from fedmoe.adapter import initial_adapter
@@ -42,7 +42,7 @@ def check(model, top_k, *, length=128, tolerance=0.1):
 
 @pytest.mark.parametrize("kind", slow_but(FIRST, [k for k in KINDS if k not in UNTOLD]))
 def test_what_a_family_keeps_is_told_within_a_tenth(kind):
-    model = made(kind)
+    model = made(kind, settings_of(kind))
     check(model, model.full_top_k)
     assert shape_of(model).experts_bytes("full") == model.frozen.num_bytes("full")
 
