@@ -17,6 +17,7 @@ def picture(lines: Sequence[Line]) -> bytes:
     }
     names = [a for a, (without, with_) in known.items() if without and with_]
     figure = figures.new_figure("What one lying client of eight leaves (FLAME)", 4.4)
+    figure.set_figwidth(7.5)  # what a lie is takes half of it
     axes = figure.subplots()
     colours = figures.shades(["no rule", f"{DEFAULT} (default)"])
     for place, (label, colour) in enumerate(colours.items()):
