@@ -41,9 +41,9 @@ class Clip(Guarded):
     itself clips 68 %; a `most_share` of 0.3 lowers 38 % of FLAME's weights there. A client's middle
     cosine with the others is 0.05 or more in all of them, and that of any client's turned update
     -0.04 or less. What the rule does not stop: a backdoor that is kept up, as it is training data
-    like any other, and a lie that agrees a little: 2 points of score in six rounds, but 10 in one
-    where clients alone know their rows and it claims a million. A `most_size` and a `most_norm` of
-    1 hold that to 2. The table is `simulations/attacks.md`.
+    like any other, and a lie that agrees a little: 4 points of 26 in one round, and 12 where
+    clients alone know their rows and it claims a million; a `most_size` and a `most_norm` of 1
+    help. The table is `simulations/attacks.md`.
 
     It keeps a round's updates until the last has arrived, beyond a gigabyte of them in files
     (`TMPDIR`): ten updates of 592 MB take 4.9 GB there. While clients vote, there is a copy of
