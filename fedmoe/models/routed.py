@@ -28,6 +28,9 @@ GROUPED_ROWS = 64
 """Mean rows per expert below which one grouped product beats a loop on a CPU."""
 GROUPED_BYTES = 16
 """Bytes of which a row must be a multiple for torch's grouped products."""
+EVEN_ROWS = 32
+"""Of many rows a multiple of these is computed at once in bfloat16 on a CPU, then the rest: oneDNN
+compiles a product for every number of rows it meets, which can take longer than the product."""
 Stacked = Tensor | Stored | Transposed
 """Weights of all experts, of which `w[e]` and `w[i:j]` are tensors."""
 
@@ -111,7 +114,7 @@ class Block:
         if self.ends is not None:
             return F.grouped_mm(x, self._part(w), offs=self.ends)
         out = x.new_empty(len(x), w.shape[2])
-        for rows, weight, into in zip(self._split(x), self._pick(w), self._split(out), strict=True):
+        for weight, rows, into, _ in self._products(w, x, out):
             torch.mm(rows, weight, out=into)
         return out
 
@@ -120,7 +123,7 @@ class Block:
         if self.ends is not None:
             out.add_(self.mm(x, w), alpha=scale)
             return
-        for rows, weight, into in zip(self._split(x), self._pick(w), self._split(out), strict=True):
+        for weight, rows, into, _ in self._products(w, x, out):
             into.addmm_(rows, weight, alpha=scale)
 
     def outer(self, left: Tensor, right: Tensor, into: Tensor) -> None:
@@ -131,10 +134,11 @@ class Block:
             # torch writes nothing in the place of an expert without rows.
             self._part(into).copy_(product.masked_fill_(self.empty, 0))
             return
-        for a, b, target in zip(
-            self._split(left), self._split(right), self._pick(into), strict=True
-        ):
-            torch.mm(a.mT, b, out=target)
+        for target, a, b, first in self._products(into, left, right):
+            if first:
+                torch.mm(a.mT, b, out=target)
+            else:
+                target.addmm_(a.mT, b)
 
     def of_experts(self, values: Tensor) -> Tensor:
         """Return each row's (rows, out) of values for all experts (experts, out)."""
@@ -148,14 +152,22 @@ class Block:
         """Return the weights of the block's experts."""
         return w if self.sizes is None and isinstance(w, Tensor) else w[self.experts]
 
-    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
-        assert self.sizes is not None, "a loop over experts needs their sizes"
-        return x.split([size for size in self.sizes if size])
+    def _products(
+        self, w: Stacked, x: Tensor, y: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, bool]]:
+        """Yield weights, rows of `x` and of `y`, and whether they are the expert's first.
 
-    def _pick(self, w: Stacked) -> Iterator[Tensor]:
-        """Yield one expert's weights after another, so that at most two exist at once."""
-        sizes = self.sizes or []
-        return (w[self.experts.start + i] for i, size in enumerate(sizes) if size)
+        At most two experts' weights exist at once.
+        """
+        assert self.sizes is not None, "a loop over experts needs their sizes"
+        parts = _even if compiles(x) else _whole
+        sizes = [(e, parts(size)) for e, size in enumerate(self.sizes, self.experts.start) if size]
+        rows = [n for _, some in sizes for n in some]
+        pairs = zip(x.split(rows), y.split(rows), strict=True)
+        for expert, some in sizes:
+            weights = w[expert]
+            for n in range(len(some)):
+                yield weights, *next(pairs), not n
 
 
 def blocks(routing: Routing, grouped: bool) -> Iterator[Block]:
@@ -191,12 +203,27 @@ def _none(counts: Tensor) -> Tensor:
     return (counts == 0).view(-1, 1, 1)
 
 
+def _whole(size: int) -> list[int]:
+    return [size]
+
+
+def _even(size: int) -> list[int]:
+    """Return rows as two numbers of which there are few, or one."""
+    rest = size if size <= 2 * EVEN_ROWS else size % EVEN_ROWS
+    return [n for n in (size - rest, rest) if n]
+
+
+def compiles(x: Tensor) -> bool:
+    """Return whether a product of rows like these is compiled for their number."""
+    return x.dtype is torch.bfloat16 and x.device.type == "cpu"
+
+
 def can_group(x: Tensor, *widths: int) -> bool:
     """Return whether torch's grouped product takes this dtype and rows of these widths.
 
     torch 2.13: no float64, and every row must be a whole number of 16 bytes.
     """
-    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or compiles(x):
         return False
     return all(width and width * x.element_size() % GROUPED_BYTES == 0 for width in widths)
 

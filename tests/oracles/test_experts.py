@@ -211,6 +211,28 @@ def test_an_expert_with_many_rows_is_looped_and_one_with_few_is_grouped():
         assert (block.ends is not None) == grouped
 
 
+def test_products_that_are_compiled_for_their_rows_meet_few_numbers_of_them(monkeypatch):
+    met = set()
+    for name in ("mm", "addmm_"):
+        place = torch if name == "mm" else torch.Tensor
+        product = getattr(place, name)
+
+        def noted(*args, product=product, **settings):
+            met.add(args[-2].shape[0])
+            return product(*args, **settings)
+
+        monkeypatch.setattr(place, name, noted)
+    every = torch.arange(700).remainder(3).sort().values[150:].unsqueeze(1)
+    index = torch.cat([every, every.new_full((3, 1), 3)])
+    leaves, _ = draw(len(index), (4, 1), seed=5, dtype=torch.bfloat16, width=8, inner=16, rank=8)
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    found = outcome(fast_experts, leaves, index, nn.SiLU())
+    assert {n % routed.EVEN_ROWS for n in met if n > 2 * routed.EVEN_ROWS} == {0}
+    monkeypatch.undo()
+    slow = outcome(slow_experts, exact, index, nn.SiLU())
+    assert relative_error(found, slow) < 2e-2
+
+
 @pytest.mark.parametrize(("dtype", "wider"), [(torch.float32, 8), (torch.float16, 8)])
 def test_a_rank_made_groupable_with_zeros_changes_no_value_and_no_gradient(dtype, wider):
     def widened(x, weights, index, w1, w2, factors, act):
