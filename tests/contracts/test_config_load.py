@@ -2,101 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
 
 import pytest
+from demo_config import FLAME, Budget, Demo, FedAvg, Flame, Tier, Training
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
 
 from fedmoe.config.load import load, to_yaml
 from fedmoe.config.overrides import apply_overrides
 from fedmoe.config.place import Place
-from fedmoe.errors import ConfigError
-from fedmoe.section import section
-
-
-@section
-class FedAvg:
-    """Weighted mean."""
-
-    name: Literal["fedavg"] = "fedavg"
-    momentum: float = 0.0
-
-
-@section
-class Flame:
-    """Weighted by activation."""
-
-    name: Literal["flame"] = "flame"
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    """The sharpness of the weights' differences."""
-    floor: int = 0
-    warmup: FedAvg = FedAvg(momentum=0.5)
-
-
-@section
-class Tier:
-    top_k: Annotated[int, Field(ge=1)] = 4
-    device: str = "cpu"
-
-
-@section
-class Training:
-    epochs: int = 1
-    sizes: tuple[int, ...] = (1, 2, 3)
-    tokens: int | Literal["all"] = "all"
-    clip: float | None = None
-
-
-@section
-class Budget:
-    tiers: dict[str, Tier] = Field(
-        default_factory=lambda: {"low": Tier(top_k=1), "high": Tier(device="gpu")}
-    )
-    by_rank: dict[int, float] = Field(default_factory=dict)
-    order: tuple[Tier, ...] = (Tier(top_k=2), Tier(top_k=3))
-
-
-FLAME = Flame(floor=5, warmup=FedAvg(momentum=0.25))
-
-
-@section
-class Demo:
-    title: str = "demo"
-    path: Path = Path("data.json")
-    training: Training = Training(epochs=2)
-    budget: Budget = Budget()
-    aggregation: Annotated[FedAvg | Flame, Field(discriminator="name")] = FLAME
-    second: Annotated[FedAvg | Flame, Field(discriminator="name")] | None = None
-    extra: Training | None = None
-
-
-@pytest.fixture
-def demo(tmp_path):
-    """Load a Demo from YAML text and overrides."""
-
-    def load_text(text: str, *overrides: str, cls: type = Demo):
-        path = tmp_path / "demo.yaml"
-        path.write_text(text, encoding="utf-8")
-        return load(cls, path, overrides)
-
-    return load_text
-
-
-@pytest.fixture
-def faults(demo, tmp_path):
-    """The lines printed for a Demo that cannot be loaded, without the heading."""
-
-    def lines_of(text: str, *overrides: str, cls: type = Demo) -> list[str]:
-        with pytest.raises(ConfigError) as caught:
-            demo(text, *overrides, cls=cls)
-        head, *lines = str(caught.value).splitlines()
-        assert head == f"{tmp_path / 'demo.yaml'}: {len(lines)} fault(s)"
-        assert all(line.startswith("  ") for line in lines)
-        return [line[2:] for line in lines]
-
-    return lines_of
 
 
 class TestDefaults:
@@ -221,7 +135,7 @@ flames = st.builds(Flame, temperature=finite.filter(lambda t: t > 0), floor=st.i
 demos = st.builds(
     Demo,
     title=texts,
-    training=st.builds(Training, clip=finite, tokens=st.integers() | st.just("all")),
+    training=st.builds(Training, clip=finite, tokens=st.integers(0) | st.just("all")),
     budget=st.builds(
         Budget,
         tiers=st.dictionaries(texts, tiers, max_size=3),

