@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Protocol
 
-from fedmoe.seeds import numpy_rng
-
 Choose = Callable[[int, frozenset[int]], int | None]
 """The client that takes a job: of the job's number, and of the clients that are at work. None lets
 the place wait for the server's next version, or for a client that can be reached again."""
@@ -175,17 +173,3 @@ class Timeline:
             job = Job(*row)
             self.clock.start(job)
             self.at_work.append(job)
-
-
-def any_idle(seed: int, num_clients: int) -> Choose:
-    """A `choose` that draws evenly among the clients not at work, from `(seed, number)`.
-
-    The concurrency must be at most `num_clients`.
-    """
-
-    def choose(number: int, at_work: frozenset[int]) -> int:
-        idle = [client for client in range(num_clients) if client not in at_work]
-        assert idle, f"all {num_clients} clients are at work"
-        return idle[numpy_rng(seed, "job", number).integers(len(idle))]
-
-    return choose

@@ -33,6 +33,8 @@ EVEN_ROWS = 32
 compiles a product for every number of rows it meets, which can take longer than the product."""
 Stacked = Tensor | Stored | Transposed
 """Weights of all experts, of which `w[e]` and `w[i:j]` are tensors."""
+Product = tuple[Tensor, Tensor, Tensor, bool]
+"""An expert's weights, some of its rows in two tensors, and whether they are its first."""
 
 
 class Routing(NamedTuple):
@@ -152,16 +154,11 @@ class Block:
         """Return the weights of the block's experts."""
         return w if self.sizes is None and isinstance(w, Tensor) else w[self.experts]
 
-    def _products(
-        self, w: Stacked, x: Tensor, y: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, bool]]:
-        """Yield weights, rows of `x` and of `y`, and whether they are the expert's first.
-
-        At most two experts' weights exist at once.
-        """
+    def _products(self, w: Stacked, x: Tensor, y: Tensor) -> Iterator[Product]:
+        """Yield what is to be multiplied; at most two experts' weights exist at once."""
         assert self.sizes is not None, "a loop over experts needs their sizes"
-        parts = _even if compiles(x) else _whole
-        sizes = [(e, parts(size)) for e, size in enumerate(self.sizes, self.experts.start) if size]
+        even, numbered = compiles(x), enumerate(self.sizes, self.experts.start)
+        sizes = [(e, _even(size) if even else [size]) for e, size in numbered if size]
         rows = [n for _, some in sizes for n in some]
         pairs = zip(x.split(rows), y.split(rows), strict=True)
         for expert, some in sizes:
@@ -201,10 +198,6 @@ def blocks(routing: Routing, grouped: bool) -> Iterator[Block]:
 
 def _none(counts: Tensor) -> Tensor:
     return (counts == 0).view(-1, 1, 1)
-
-
-def _whole(size: int) -> list[int]:
-    return [size]
 
 
 def _even(size: int) -> list[int]:

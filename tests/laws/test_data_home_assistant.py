@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from fedmoe.data.examples import Example, check_disjoint, prompt_key
-from fedmoe.data.home_assistant.dataset import HomeAssistant, read_response, write_response
+from fedmoe.data.home_assistant.dataset import HomeAssistant, write_response
 from fedmoe.data.home_assistant.grammar import english
 from fedmoe.data.home_assistant.household import LANGUAGES, PACKAGE, Domain, numbers, words
 from fedmoe.errors import DataError
@@ -20,6 +20,12 @@ from fedmoe.system.package_data import package_yaml
 
 WRITTEN_OTHERWISE = {"answer", "domain", "device_class", "state", "media_class", "fan_mode"}
 """Slots whose values are Home Assistant's words, not the speaker's."""
+
+
+def read_response(response):
+    """The intent and slots that `write_response` wrote."""
+    intent, _, rest = response.partition(" ")
+    return intent, dict(pair.split(": ", 1) for pair in rest.split(", ") if pair)
 
 
 @cache

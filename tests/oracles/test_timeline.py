@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmoe.devices.timeline import Finish, Timeline, Virtual, any_idle
+from fedmoe.devices.timeline import Finish, Timeline, Virtual
+from fedmoe.seeds import numpy_rng
 
 fleets = st.tuples(
     st.lists(st.integers(1, 6), min_size=1, max_size=7),  # whole seconds of each client
@@ -23,6 +24,16 @@ def timeline(choose, duration, *, concurrency, buffer_size, num_updates):
     made = Timeline(choose, Virtual(duration), concurrency=concurrency, buffer_size=buffer_size)
     for _ in range(num_updates):
         yield from made.step()
+
+
+def any_idle(seed, num_clients):
+    """Draw evenly among the clients that are not at work, from `(seed, number)`."""
+
+    def choose(number, at_work):
+        idle = [client for client in range(num_clients) if client not in at_work]
+        return idle[numpy_rng(seed, "job", number).integers(len(idle))]
+
+    return choose
 
 
 def slow_timeline(seconds, choose, concurrency, buffer_size, num_updates):

@@ -123,12 +123,6 @@ def write_response(intent: str, slots: Mapping[str, str]) -> str:
     return f"{intent} {', '.join(f'{slot}: {slots[slot]}' for slot in sorted(slots))}".rstrip()
 
 
-def read_response(response: str) -> tuple[str, dict[str, str]]:
-    """Return the intent and slots that `write_response` wrote."""
-    intent, _, rest = response.partition(" ")
-    return intent, dict(pair.split(": ", 1) for pair in rest.split(", ") if pair)
-
-
 def _check_languages(languages: tuple[str, ...]) -> None:
     faults = []
     for language in languages:
