@@ -11,25 +11,6 @@ from simulations.attacks.cases import DEFAULT, Case, Line, found, grids
 from simulations.attacks.catalogue import ATTACKS
 from simulations.study import markdown
 
-BEFORE = {
-    "honest": ("31 / 34", "32 / 35"),
-    "flip": ("30 / 34", "30 / 33"),
-    "bound": ("0 / 0", "0 / 0"),
-    "signs": ("0 / 0", "0 / 0"),
-    "alie": ("31 / 35", "32 / 35"),
-    "ipm": ("27 / 30", "27 / 34"),
-    "focus_bound": ("0 / 0", "0 / 0"),
-    "million": ("22 / 21", "22 / 21"),
-    "backdoor": ("32 / 32, 0 % obeyed", "31 / 35, 0 %"),
-    "backdoor_bound": ("19 / 15, 70 % (x5)", "26 / 31, 0 % (x5)"),
-    "backdoor_focus": ("0 / 6, 0 % (x3)", "33 / 36, 0 % (x3)"),
-    "own_backdoor": ("25 / 24, 100 %", "not run"),
-    "own_million": ("22 / 21", "22 / 21"),
-    "own_bound": ("0 / 0", "0 / 0"),
-}
-"""The scores at k = 4 and k = 1, of an earlier base model, before there was a rule, and bounds on
-norms and claims."""
-
 
 def cell(line: Line | None) -> str:
     """Return the scores and losses of a line, and how many triggered prompts it obeys."""
@@ -45,19 +26,18 @@ def cell(line: Line | None) -> str:
 
 
 def single(lines: Sequence[Line]) -> str:
-    """Return the table of single lies in the last round, with what they did before."""
+    """Return the table of single lies in the last round."""
     rows = []
     for attack in ATTACKS:
         row = [ATTACKS[attack].says]
-        for place, strategy in enumerate(("flame", "fedavg")):
-            row.append(BEFORE.get(attack, ("-", "-"))[place])
+        for strategy in ("flame", "fedavg"):
             for rule in ("none", DEFAULT):
                 at = found(lines, Case(strategy, rule, attack))
                 row.append(cell(at[0] if at else None))
         rows.append(row)
     columns = ["lie of round 6"]
     for name in ("FLAME", "FedAvg"):
-        columns += [f"{name}, earlier base, before bounds", "no rule", f"`{DEFAULT}`"]
+        columns += [f"{name}, no rule", f"`{DEFAULT}`"]
     return markdown(columns, rows)
 
 
