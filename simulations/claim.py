@@ -1,6 +1,6 @@
 """Fewer experts or a lower rank? The papers' claim about clients that can afford less.
 
-    python -m simulations.claim                  (570 runs of two minutes, and a search)
+    python -m simulations.claim                  (570 runs of a minute, and a search)
     python -m simulations.claim configs/compare_quick.yaml     (15 runs; 10 minutes)
 
 Runs `fedmoe compare` on a config whose variants either activate fewer experts or lower the rank,
