@@ -208,7 +208,7 @@ def _even(size: int) -> list[int]:
 
 def compiles(x: Tensor) -> bool:
     """Return whether a product of rows like these is compiled for their number."""
-    return x.dtype is torch.bfloat16 and x.device.type == "cpu"
+    return x.dtype is torch.bfloat16 and not unwaited(x)
 
 
 def can_group(x: Tensor, *widths: int) -> bool:
