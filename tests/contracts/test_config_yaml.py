@@ -1,5 +1,6 @@
 """Reading YAML: by YAML 1.2's rules; a broken file is refused with line and column."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,30 +22,15 @@ class Page:
 
 
 @pytest.fixture
-def page(tmp_path):
+def page(demo):
     """Load a Page from YAML text and overrides."""
-
-    def load_text(text: str, *overrides: str, cls: type = Page):
-        path = tmp_path / "page.yaml"
-        path.write_text(text, encoding="utf-8")
-        return load(cls, path, overrides)
-
-    return load_text
+    return partial(demo, cls=Page)
 
 
 @pytest.fixture
-def faults(page, tmp_path):
+def faults(faults):
     """The lines printed for a Page that cannot be loaded, without the heading."""
-
-    def lines_of(text: str, *overrides: str, cls: type = Page) -> list[str]:
-        with pytest.raises(ConfigError) as caught:
-            page(text, *overrides, cls=cls)
-        head, *lines = str(caught.value).splitlines()
-        assert head == f"{tmp_path / 'page.yaml'}: {len(lines)} fault(s)"
-        assert all(line.startswith("  ") for line in lines)
-        return [line[2:] for line in lines]
-
-    return lines_of
+    return partial(faults, cls=Page)
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "\ufeff{}"])

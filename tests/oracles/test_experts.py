@@ -213,8 +213,7 @@ def test_an_expert_with_many_rows_is_looped_and_one_with_few_is_grouped():
 
 def test_products_that_are_compiled_for_their_rows_meet_few_numbers_of_them(monkeypatch):
     met = set()
-    for name in ("mm", "addmm_"):
-        place = torch if name == "mm" else torch.Tensor
+    for place, name in ((torch, "mm"), (torch.Tensor, "addmm_")):
         product = getattr(place, name)
 
         def noted(*args, product=product, **settings):
@@ -229,8 +228,7 @@ def test_products_that_are_compiled_for_their_rows_meet_few_numbers_of_them(monk
     found = outcome(fast_experts, leaves, index, nn.SiLU())
     assert {n % routed.EVEN_ROWS for n in met if n > 2 * routed.EVEN_ROWS} == {0}
     monkeypatch.undo()
-    slow = outcome(slow_experts, exact, index, nn.SiLU())
-    assert relative_error(found, slow) < 2e-2
+    assert relative_error(found, outcome(slow_experts, exact, index, nn.SiLU())) < 2e-2
 
 
 @pytest.mark.parametrize(("dtype", "wider"), [(torch.float32, 8), (torch.float16, 8)])
