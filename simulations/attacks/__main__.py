@@ -38,7 +38,7 @@ def known(base: str) -> list[Line]:
     if not RESULTS.exists():
         return []
     lines = map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line.get("base") == base]
+    return [vars(Case()) | line for line in lines if line.get("base") == base]
 
 
 def run(wanted: Sequence[Case], lines: list[Line], base: str, end: float) -> None:

@@ -18,6 +18,13 @@ DEFAULT = "clip"
 WHOLE = ("flip", "bound", "ipm", "sideways", "backdoor", "backdoor_bound", "focus_bound",
          "labels_bound")  # fmt: skip
 """Attacks over all rounds of a run."""
+CAREFUL = {
+    "last": ("honest", "bound", "sideways", "alie", "labels_bound", "backdoor", "backdoor_bound",
+             "backdoor_focus", "own_backdoor", "zeros"),
+    "all": ("honest", "absent", "bound", "sideways", "backdoor_bound"),
+}  # fmt: skip
+"""By when the liar lies: what is measured over several seeds, with more test examples."""
+SEEDS = range(5)
 PAIRED = ("bound", "alie", "ipm", "backdoor_bound")
 RULES = ("none", "clip", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median",
          "centred_clipping")  # fmt: skip
@@ -43,6 +50,7 @@ class Case:
     steps: int = 30
     seed: int = 0
     alpha: float = 0.5
+    test_examples: int = 100
 
     def settings(self) -> tuple[str, ...]:
         """Return what it changes of the quickstart."""
@@ -53,18 +61,18 @@ class Case:
             f"training.steps={self.steps}",
             f"partition.num_clients={self.clients}",
             f"partition.alpha={self.alpha}",
-            "evaluation.test_examples=100",
+            f"evaluation.test_examples={self.test_examples}",
         )
 
 
 STEP_SECONDS, SCORE_SECONDS = 0.12, 5.5
-"""Processor time of a local step, and of a case's scores, on one core of 2026."""
+"""Processor time of a local step, and of the scores of 100 examples, on one core of 2026."""
 
 
 def seconds(case: Case) -> float:
     """Return the processor time that a case takes, about, beside others of its grid."""
     trained = 0 if case.when == "last" else case.per_round * (case.rounds - 1)
-    return STEP_SECONDS * case.steps * trained + SCORE_SECONDS
+    return STEP_SECONDS * case.steps * trained + SCORE_SECONDS * case.test_examples / 100
 
 
 def grids() -> dict[str, list[Case]]:
@@ -80,10 +88,13 @@ def grids() -> dict[str, list[Case]]:
     pairs = [replace(wide, attack=a, rule=r, liars=2) for a in PAIRED for r in RULES]
     twenty = [replace(c, clients=20, per_round=10) for c in pairs]
     unlike = [replace(wide, rule=r, alpha=0.1) for r in RULES]
+    careful = [Case(when=when, attack=a, seed=seed, test_examples=600) for seed in SEEDS
+               for when, attacks in CAREFUL.items() for a in attacks]  # fmt: skip
     return {
         "table": every,
         "honest": price,
         "whole": whole,
+        "careful": careful,
         "pairs": [replace(wide, rule=r) for r in RULES] + pairs,
         "unlike": unlike,
         "twenty": twenty,

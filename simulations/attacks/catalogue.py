@@ -17,7 +17,8 @@ class Attack:
     """A lie, its text for the page, and the rows that its liar trains on."""
 
     says: str
-    make: Make = honest
+    make: Make | None = honest
+    """None: it sends no update."""
     rows: Rows = "own"
     own: bool = False
     """Whether clients hold rows of their own, of which the server knows no number."""
@@ -50,6 +51,7 @@ ATTACKS: dict[str, Attack] = {
         "backdoor, counts on k rare experts, to the bound", both(lies.focus, strongest), "trigger"
     ),
     "million": Attack("turned, claims a million examples", both(lies.flip, lies.million)),
+    "absent": Attack("the client is not there", None),
     "zeros": Attack("free rider: zeros", lies.zeros),
     "noise": Attack("free rider: noise", lies.noise),
     "own_million": Attack(

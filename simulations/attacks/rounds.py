@@ -69,6 +69,8 @@ class Round:
         others = [self.trained(t, "own") for t in self.tasks if t.client not in liars]
         for task in self.tasks:
             update, lies = self.trained(task, "own"), task.client in liars
+            if lies and attack.make is None:
+                continue
             if lies:
                 seen = Seen(server.limits(task, update.examples), others)
                 update = attack.make(self.trained(task, attack.rows), seen)
