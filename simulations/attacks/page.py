@@ -83,6 +83,33 @@ def price(lines: Sequence[Line]) -> str:
     return markdown(columns, rows, said if rows else "")
 
 
+def careful(lines: Sequence[Line]) -> str:
+    """Return what lies cost over seeds: paired differences of scores to an honest client's."""
+    cases, rows = grids()["careful"], []
+    kinds = [*dict.fromkeys((c.when, c.attack) for c in cases if c.attack != "honest")]
+    for when, attack in kinds:
+        honest, ours = (
+            {c.seed: x for c in cases if (c.when, c.attack) == (when, name)
+             for x in found(lines, c)} for name in ("honest", attack)
+        )  # fmt: skip
+        seeds = sorted(honest.keys() & ours.keys())
+        if not seeds:
+            continue
+        row = ["one" if when == "last" else "all six", ATTACKS[attack].says, str(len(seeds))]
+        for tier in honest[seeds[0]]["score"]:
+            with_, without = ([x[s]["score"][tier] / 100 for s in seeds] for x in (ours, honest))
+            row.append(difference_text(difference(with_, without, 2 * len(kinds)), "score"))
+        with_, without = ([mean(x[s]["loss"].values()) for s in seeds] for x in (ours, honest))
+        row.append(f"{mean(with_) - mean(without):+.3f}")
+        caught = sum(x["told"]["caught"] == x["told"]["lies"] > 0 for x in ours.values())
+        row += [f"{max(x['trigger']['obeyed'] for x in ours.values()):.0f} %", str(caught)]
+        rows.append(row)
+    columns = ["lies in", "the client", "seeds", "points, k = 8", "points, k = 1", "loss",
+               "triggered prompts obeyed, at most", "left out, seeds"]  # fmt: skip
+    said = f"The {2 * len(kinds)} intervals hold together with 95 % (Bonferroni)."
+    return markdown(columns, rows, said if rows else "")
+
+
 def refusals(lines: Sequence[Line]) -> str:
     """Return how much of honest updates each rule leaves out where clients are most unlike."""
     rows = []
@@ -110,6 +137,8 @@ def page(lines: Sequence[Line], words: str) -> str:
     cases = grids()
     parts = [
         words,
+        "## The default rule over seeds, beside an honest client in the liar's place",
+        careful(lines),
         "## One lie, in the last of six rounds",
         single(lines),
         "## Lies in every round",
