@@ -16,7 +16,7 @@ from simulations.attacks.rounds import Known, Round, Told
 MEANS: dict[str, Mean] = {"flame": Flame(), "fedavg": FedAvg()}
 DEFAULT = "clip"
 WHOLE = ("flip", "bound", "ipm", "sideways", "backdoor", "backdoor_bound", "focus_bound",
-         "labels_bound")  # fmt: skip
+         "labels_bound", "backdoor_common", "backdoor_rare", "alie", "noise")  # fmt: skip
 """Attacks over all rounds of a run."""
 CAREFUL = {
     "last": ("honest", "bound", "sideways", "alie", "labels_bound", "backdoor", "backdoor_bound",
@@ -27,7 +27,7 @@ CAREFUL = {
 SEEDS = range(5)
 PAIRED = ("bound", "alie", "ipm", "backdoor_bound")
 RULES = ("none", "clip", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median",
-         "centred_clipping")  # fmt: skip
+         "centred_clipping", "fltrust")  # fmt: skip
 
 
 Line = dict[str, Any]
@@ -87,6 +87,8 @@ def grids() -> dict[str, list[Case]]:
     wide = replace(short, per_round=8, rounds=3)
     pairs = [replace(wide, attack=a, rule=r, liars=2) for a in PAIRED for r in RULES]
     twenty = [replace(c, clients=20, per_round=10) for c in pairs]
+    ruled = [Case(s, rule, a) for s in both for a in ATTACKS for rule in RULES if rule not in
+             ("none", DEFAULT)]  # fmt: skip
     unlike = [replace(wide, rule=r, alpha=0.1) for r in RULES]
     careful = [Case(when=when, attack=a, seed=seed, test_examples=600) for seed in SEEDS
                for when, attacks in CAREFUL.items() for a in attacks]  # fmt: skip
@@ -98,6 +100,11 @@ def grids() -> dict[str, list[Case]]:
         "pairs": [replace(wide, rule=r) for r in RULES] + pairs,
         "unlike": unlike,
         "twenty": twenty,
+        "rules": ruled,
+        **{
+            f"{name}_fedavg": [replace(c, strategy="fedavg") for c in cases]
+            for name, cases in (("whole", whole[:7]), ("pairs", pairs), ("twenty", twenty))
+        },
     }
 
 

@@ -11,9 +11,11 @@ from fedmoe.data.examples import Example
 from fedmoe.data.text import Tokens
 from fedmoe.data.wording import tokenize
 from fedmoe.messages.codec import pack_task
-from fedmoe.messages.records import Task
+from fedmoe.messages.records import Task, Update
 from fedmoe.rounds import ServerState
+from fedmoe.runs.client_side import ClientSide
 from fedmoe.runs.prepare import prepare
+from fedmoe.runs.root import NUMBER, ROOT
 from simulations.attacks.catalogue import Rows
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
@@ -74,6 +76,21 @@ class Lab:
             found["loss"][tier], found["score"][tier] = done.loss, 100 * done.score
         asked = self.scorer.score(self._task(state, tiers[0]), "trigger")
         return found | {"trigger": {"obeyed": 100 * asked.score, "loss": asked.loss}}
+
+    def root(self, state: ServerState) -> Update:
+        """Return what the server trains on its own rows, those for validation."""
+        side = ClientSide(self.setup, {ROOT: self.scorer.sets["validation"].rows})
+        tier = max(self.setup.top_ks, key=lambda name: self.setup.top_ks[name])
+        task = Task(
+            state.round + 1,
+            NUMBER,
+            tier,
+            self.setup.top_ks[tier],
+            state.rescalers[tier],
+            self.server.send(state.adapter, tier),
+            ROOT,
+        )
+        return side.train(task)
 
     def _task(self, state: ServerState, tier: str):
         sent, top_k = self.server.send(state.adapter, tier), self.setup.top_ks[tier]

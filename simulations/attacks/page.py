@@ -12,6 +12,10 @@ from simulations.attacks.catalogue import ATTACKS
 from simulations.study import markdown
 
 
+BOTH = (("flame", "FLAME"), ("fedavg", "FedAvg"))
+"""Strategies, as cases and as tables name them."""
+
+
 def cell(line: Line | None) -> str:
     """Return the scores and losses of a line, and how many triggered prompts it obeys."""
     if line is None:
@@ -30,13 +34,13 @@ def single(lines: Sequence[Line]) -> str:
     rows = []
     for attack in ATTACKS:
         row = [ATTACKS[attack].says]
-        for strategy in ("flame", "fedavg"):
+        for strategy, _ in BOTH:
             for rule in ("none", DEFAULT):
                 at = found(lines, Case(strategy, rule, attack))
                 row.append(cell(at[0] if at else None))
         rows.append(row)
     columns = ["lie of round 6"]
-    for name in ("FLAME", "FedAvg"):
+    for _, name in BOTH:
         columns += [f"{name}, no rule", f"`{DEFAULT}`"]
     return markdown(columns, rows)
 
@@ -56,8 +60,8 @@ def rounds(lines: Sequence[Line], cases: Sequence[Case], title: str) -> str:
 
 def price(lines: Sequence[Line]) -> str:
     """Return what a rule costs honest runs: paired differences of losses over seeds."""
-    cases, rows, both = grids()["honest"], [], ("flame", "fedavg")
-    for strategy in both:
+    cases, rows = grids()["honest"], []
+    for strategy, _ in BOTH:
         base, ours = (
             {
                 line["seed"]: line
@@ -75,11 +79,11 @@ def price(lines: Sequence[Line]) -> str:
         touched, parts = (sum(t[key] for t in told) for key in ("touched", "trained"))
         loss = ", ".join(f"{x:.4f}" for x in without)
         of = f"{touched} of {parts}"
-        gap = difference_text(difference(with_, without, len(both)), "loss")
+        gap = difference_text(difference(with_, without, len(BOTH)), "loss")
         rows.append([strategy, str(len(seeds)), loss, gap, of])
     columns = ["strategy", "seeds", "loss without a rule", "more with the default (interval)",
                "experts of updates clipped or capped"]  # fmt: skip
-    said = f"The {len(both)} intervals hold together with 95 % (Bonferroni)."
+    said = f"The {len(BOTH)} intervals hold together with 95 % (Bonferroni)."
     return markdown(columns, rows, said if rows else "")
 
 
@@ -141,14 +145,24 @@ def page(lines: Sequence[Line], words: str) -> str:
         careful(lines),
         "## One lie, in the last of six rounds",
         single(lines),
+        "## One lie, in the last of six rounds, against every other rule",
+        *(
+            rounds(
+                lines, [c for c in cases["rules"] if c.strategy == name], f"lie of round 6, {text}"
+            )
+            for name, text in BOTH
+        ),
         "## Lies in every round",
         rounds(lines, cases["whole"], "FLAME, 6 rounds"),
+        rounds(lines, cases["whole_fedavg"], "FedAvg, 6 rounds"),
         "## No liar",
         price(lines),
-        "## Two liars of eight, all in each of 3 rounds, FLAME",
-        rounds(lines, cases["pairs"], "both send"),
-        "## Two liars of twenty, ten in each round",
-        rounds(lines, cases["twenty"], "both send"),
+        "## Two liars of eight, all in each of 3 rounds",
+        rounds(lines, cases["pairs"], "FLAME, both send"),
+        rounds(lines, cases["pairs_fedavg"], "FedAvg, both send"),
+        "## Two liars of twenty, ten in each of 3 rounds",
+        rounds(lines, cases["twenty"], "FLAME, both send"),
+        rounds(lines, cases["twenty_fedavg"], "FedAvg, both send"),
         "## No liar, clients as unlike as Dirichlet 0.1 makes them",
         refusals(lines),
         "## Not run",

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from simulations.attacks.lab import Lab
 
 
+ROOT = -1
+"""In a client's place: the server."""
 Known = dict[tuple[int, Rows], Update]
 """Updates by client and the rows that it trained on."""
 
@@ -61,6 +63,12 @@ class Round:
             self.known[key] = replace(update, examples=held)
         return self.known[key]
 
+    def root(self) -> Update:
+        """Return the update of the server's own round, for a rule that trusts its rows."""
+        if (key := (ROOT, "own")) not in self.known:
+            self.known[key] = self.lab.root(self.state)
+        return self.known[key]
+
     def answers(self, attack: Attack, told: Told) -> list[Update]:
         """Return what the server takes of the round's updates, where liars attack."""
         lab, taken = self.lab, []
@@ -97,10 +105,12 @@ class Round:
                 else:
                     told.caught += verdict.refused == verdict.trained
 
+        own = self.root() if rule.withstands == "root" else None
         if isinstance(rule, Guarded):
-            terms = Terms.of(strategy, state.adapter, sent)
+            terms = Terms.of(strategy, state.adapter, sent, own)
             choice = rule.guard(terms, [moves_of(state.adapter, u.delta) for u in sent])
             lower = (choice.factors < 1) | (choice.weights < terms.weights)
             for i, update in enumerate(sent):
                 told.touched += int((lower[i] & terms.used[i]).sum()) * (update.client not in liars)
-        return finish_round(state, strategy, sent, e.server_optimizer, number, rule, None, judged)
+        root = (lambda state: own) if own else None
+        return finish_round(state, strategy, sent, e.server_optimizer, number, rule, root, judged)
