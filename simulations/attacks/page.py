@@ -11,7 +11,6 @@ from simulations.attacks.cases import DEFAULT, Case, Line, found, grids
 from simulations.attacks.catalogue import ATTACKS
 from simulations.study import markdown
 
-
 BOTH = (("flame", "FLAME"), ("fedavg", "FedAvg"))
 """Strategies, as cases and as tables name them."""
 
