@@ -42,7 +42,7 @@ class Case:
     rule: str = DEFAULT
     attack: str = "honest"
     when: Literal["last", "all"] = "last"
-    """Lies in the last round alone, after honest rounds of FLAME without a rule, or in all."""
+    """Lies in the last round that it is in alone, after honest ones without a rule, or in all."""
     clients: int = 8
     per_round: int = 4
     liars: int = 1
@@ -77,35 +77,26 @@ def seconds(case: Case) -> float:
 
 def grids() -> dict[str, list[Case]]:
     """Return all cases by grid."""
-    both = ("flame", "fedavg")
-    every = [Case(s, rule, attack) for attack in ATTACKS for rule in ("none", DEFAULT)
-             for s in both]  # fmt: skip
+
+    def both(cases: Iterable[Case]) -> list[Case]:
+        return [replace(case, strategy=name) for name in MEANS for case in cases]
+
     short = Case(when="all", rounds=4, steps=10)
-    price = [replace(short, strategy=s, rule=r, seed=seed) for seed in range(3) for s in both
-             for r in ("none", DEFAULT)]  # fmt: skip
-    whole = [Case(when="all", attack=a) for a in ("honest", *WHOLE)]
     wide = replace(short, per_round=8, rounds=3)
-    pairs = [replace(wide, attack=a, rule=r, liars=2) for a in PAIRED for r in RULES]
-    twenty = [replace(c, clients=20, per_round=10) for c in pairs]
-    ruled = [Case(s, rule, a) for s in both for a in ATTACKS for rule in RULES if rule not in
-             ("none", DEFAULT)]  # fmt: skip
-    unlike = [replace(wide, rule=r, alpha=0.1) for r in RULES]
-    careful = [Case(when=when, attack=a, seed=seed, test_examples=600) for seed in SEEDS
-               for when, attacks in CAREFUL.items() for a in attacks]  # fmt: skip
+    calm = [replace(wide, rule=rule) for rule in RULES]
+    pairs = [replace(case, attack=a, liars=2) for a in PAIRED for case in calm]
+    seeds = [replace(short, rule=r, seed=seed) for seed in range(3) for r in ("none", DEFAULT)]
+    lies = [(when, attack) for when, attacks in CAREFUL.items() for attack in attacks]
     return {
-        "table": every,
-        "honest": price,
-        "whole": whole,
-        "careful": careful,
-        "pairs": [replace(wide, rule=r) for r in RULES] + pairs,
-        "unlike": unlike,
-        "twenty": twenty,
-        "rules": ruled,
-        **{
-            f"{name}_fedavg": [replace(c, strategy="fedavg") for c in cases]
-            for name, cases in (("whole", whole[:7]), ("pairs", pairs), ("twenty", twenty))
-        },
-    }
+        "table": both([Case(rule=rule, attack=a) for a in ATTACKS for rule in RULES]),
+        "honest": both(seeds),
+        "whole": both([Case(when="all", attack=a) for a in ("honest", *WHOLE)]),
+        "careful": [Case(when=when, attack=a, seed=seed, test_examples=600) for seed in SEEDS
+                    for when, a in lies],
+        "pairs": both([*calm, *pairs]),
+        "unlike": [replace(case, alpha=0.1) for case in calm],
+        "twenty": both([replace(case, clients=20, per_round=10) for case in pairs]),
+    }  # fmt: skip
 
 
 def rule_of(text: str) -> RobustRule:
@@ -162,8 +153,11 @@ class Bench:
         return state
 
     def last(self, lab: Lab, case: Case) -> Round:
-        """Return the last round after honest ones of FLAME without a rule."""
-        before = replace(case, attack="honest", rounds=case.rounds - 1)
+        """Return the last round that a liar is in, after honest ones of FLAME without a rule."""
+        first, liars = lab.server.first_state(), {*lab.liars}
+        later = [Round(lab, replace(first, round=n), {}) for n in range(case.rounds)]
+        number = max(n for n, one in enumerate(later) if liars & {t.client for t in one.tasks})
+        before = replace(case, attack="honest", rounds=number)
         state = self.after_all(lab, before, MEANS["flame"], rule_of("none"), Told())
         return self.round(lab, state)
 

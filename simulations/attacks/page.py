@@ -7,7 +7,7 @@ from statistics import mean
 
 from fedmoe.comparison.outcomes import difference_text
 from fedmoe.comparison.paired import difference
-from simulations.attacks.cases import DEFAULT, Case, Line, found, grids
+from simulations.attacks.cases import DEFAULT, Line, found, grids
 from simulations.attacks.catalogue import ATTACKS
 from simulations.study import markdown
 
@@ -15,10 +15,8 @@ BOTH = (("flame", "FLAME"), ("fedavg", "FedAvg"))
 """Strategies, as cases and as tables name them."""
 
 
-def cell(line: Line | None) -> str:
+def cell(line: Line) -> str:
     """Return the scores and losses of a line, and how many triggered prompts it obeys."""
-    if line is None:
-        return "-"
     if len(line["told"]["refused"]) == line["told"]["lies"] > 0:
         return "refused"
     out = ", left out" if line["told"].get("caught", 0) == line["told"]["lies"] > 0 else ""
@@ -28,58 +26,48 @@ def cell(line: Line | None) -> str:
     return f"{shown} ({mean(line['loss'].values()):.3f}){obeyed}{out}"
 
 
-def single(lines: Sequence[Line]) -> str:
-    """Return the table of single lies in the last round."""
-    rows = []
-    for attack in ATTACKS:
-        row = [ATTACKS[attack].says]
-        for strategy, _ in BOTH:
-            for rule in ("none", DEFAULT):
-                at = found(lines, Case(strategy, rule, attack))
-                row.append(cell(at[0] if at else None))
-        rows.append(row)
-    columns = ["lie of round 6"]
-    for _, name in BOTH:
-        columns += [f"{name}, no rule", f"`{DEFAULT}`"]
-    return markdown(columns, rows)
+def table(lines: Sequence[Line], grid: str, title: str) -> str:
+    """Return a grid's table for each strategy: rules across, attacks down."""
+    made = []
+    for strategy, name in BOTH:
+        cases = [case for case in grids()[grid] if case.strategy == strategy]
+        rules, attacks = (
+            [*dict.fromkeys(getattr(c, k) for c in cases)] for k in ("rule", "attack")
+        )
+        rows = {attack: [ATTACKS[attack].says, *("-" for _ in rules)] for attack in attacks}
+        for case in cases:
+            for line in found(lines, case):
+                rows[case.attack][1 + rules.index(case.rule)] = cell(line)
+        made.append(markdown([f"{name}, {title}", *(f"`{r}`" for r in rules)], [*rows.values()]))
+    return "\n\n".join(made)
 
 
-def rounds(lines: Sequence[Line], cases: Sequence[Case], title: str) -> str:
-    """Return a table of whole runs: rules across, attacks down."""
-    rules, attacks = ([*dict.fromkeys(getattr(c, k) for c in cases)] for k in ("rule", "attack"))
-    rows = []
-    for attack in attacks:
-        row = [ATTACKS[attack].says]
-        for rule in rules:
-            at = [x for c in cases if (c.rule, c.attack) == (rule, attack) for x in found(lines, c)]
-            row.append(cell(at[0] if at else None))
-        rows.append(row)
-    return markdown([title, *(f"`{rule}`" for rule in rules)], rows)
+def by_seed(lines: Sequence[Line], grid: str, **which: str) -> dict[int, Line]:
+    """Return the lines of a grid's cases with these fields, by their seed."""
+    cases = [c for c in grids()[grid] if which.items() <= vars(c).items()]
+    return {case.seed: line for case in cases for line in found(lines, case)}
+
+
+def losses(lines: dict[int, Line], seeds: Sequence[int]) -> list[float]:
+    """Return the tiers' mean loss of each seed."""
+    return [mean(lines[seed]["loss"].values()) for seed in seeds]
 
 
 def price(lines: Sequence[Line]) -> str:
     """Return what a rule costs honest runs: paired differences of losses over seeds."""
-    cases, rows = grids()["honest"], []
-    for strategy, _ in BOTH:
+    rows = []
+    for strategy, name in BOTH:
         base, ours = (
-            {
-                line["seed"]: line
-                for c in cases
-                if (c.strategy, c.rule) == (strategy, rule)
-                for line in found(lines, c)
-            }
-            for rule in ("none", DEFAULT)
+            by_seed(lines, "honest", strategy=strategy, rule=r) for r in ("none", DEFAULT)
         )
-        seeds = sorted(base.keys() & ours.keys())
-        if not seeds:
+        if not (seeds := sorted(base.keys() & ours.keys())):
             continue
-        with_, without = ([mean(side[s]["loss"].values()) for s in seeds] for side in (ours, base))
         told = [ours[s]["told"] for s in seeds]
         touched, parts = (sum(t[key] for t in told) for key in ("touched", "trained"))
-        loss = ", ".join(f"{x:.4f}" for x in without)
-        of = f"{touched} of {parts}"
-        gap = difference_text(difference(with_, without, len(BOTH)), "loss")
-        rows.append([strategy, str(len(seeds)), loss, gap, of])
+        loss = ", ".join(f"{x:.4f}" for x in losses(base, seeds))
+        gap = difference(losses(ours, seeds), losses(base, seeds), len(BOTH))
+        rows.append([name, str(len(seeds)), loss, difference_text(gap, "loss"),
+                     f"{touched} of {parts}"])  # fmt: skip
     columns = ["strategy", "seeds", "loss without a rule", "more with the default (interval)",
                "experts of updates clipped or capped"]  # fmt: skip
     said = f"The {len(BOTH)} intervals hold together with 95 % (Bonferroni)."
@@ -88,22 +76,16 @@ def price(lines: Sequence[Line]) -> str:
 
 def careful(lines: Sequence[Line]) -> str:
     """Return what lies cost over seeds: paired differences of scores to an honest client's."""
-    cases, rows = grids()["careful"], []
-    kinds = [*dict.fromkeys((c.when, c.attack) for c in cases if c.attack != "honest")]
+    kinds, rows = {(c.when, c.attack): 0 for c in grids()["careful"] if c.attack != "honest"}, []
     for when, attack in kinds:
-        honest, ours = (
-            {c.seed: x for c in cases if (c.when, c.attack) == (when, name)
-             for x in found(lines, c)} for name in ("honest", attack)
-        )  # fmt: skip
-        seeds = sorted(honest.keys() & ours.keys())
-        if not seeds:
+        base, ours = (by_seed(lines, "careful", when=when, attack=a) for a in ("honest", attack))
+        if not (seeds := sorted(base.keys() & ours.keys())):
             continue
         row = ["one" if when == "last" else "all six", ATTACKS[attack].says, str(len(seeds))]
-        for tier in honest[seeds[0]]["score"]:
-            with_, without = ([x[s]["score"][tier] / 100 for s in seeds] for x in (ours, honest))
+        for tier in base[seeds[0]]["score"]:
+            with_, without = ([x[s]["score"][tier] / 100 for s in seeds] for x in (ours, base))
             row.append(difference_text(difference(with_, without, 2 * len(kinds)), "score"))
-        with_, without = ([mean(x[s]["loss"].values()) for s in seeds] for x in (ours, honest))
-        row.append(f"{mean(with_) - mean(without):+.3f}")
+        row.append(f"{mean(losses(ours, seeds)) - mean(losses(base, seeds)):+.3f}")
         caught = sum(x["told"]["caught"] == x["told"]["lies"] > 0 for x in ours.values())
         row += [f"{max(x['trigger']['obeyed'] for x in ours.values()):.0f} %", str(caught)]
         rows.append(row)
@@ -137,31 +119,20 @@ def missing(lines: Sequence[Line]) -> str:
 
 def page(lines: Sequence[Line], words: str) -> str:
     """Return the page: first `words` that a person wrote, then what was measured."""
-    cases = grids()
     parts = [
         words,
         "## The default rule over seeds, beside an honest client in the liar's place",
         careful(lines),
-        "## One lie, in the last of six rounds",
-        single(lines),
-        "## One lie, in the last of six rounds, against every other rule",
-        *(
-            rounds(
-                lines, [c for c in cases["rules"] if c.strategy == name], f"lie of round 6, {text}"
-            )
-            for name, text in BOTH
-        ),
+        "## One lie, in the last of six rounds, with one seed",
+        table(lines, "table", "lie of round 6"),
         "## Lies in every round",
-        rounds(lines, cases["whole"], "FLAME, 6 rounds"),
-        rounds(lines, cases["whole_fedavg"], "FedAvg, 6 rounds"),
+        table(lines, "whole", "6 rounds"),
         "## No liar",
         price(lines),
         "## Two liars of eight, all in each of 3 rounds",
-        rounds(lines, cases["pairs"], "FLAME, both send"),
-        rounds(lines, cases["pairs_fedavg"], "FedAvg, both send"),
+        table(lines, "pairs", "both send"),
         "## Two liars of twenty, ten in each of 3 rounds",
-        rounds(lines, cases["twenty"], "FLAME, both send"),
-        rounds(lines, cases["twenty_fedavg"], "FedAvg, both send"),
+        table(lines, "twenty", "both send"),
         "## No liar, clients as unlike as Dirichlet 0.1 makes them",
         refusals(lines),
         "## Not run",
