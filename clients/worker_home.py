@@ -13,7 +13,6 @@ import sys
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from tempfile import gettempdir
-from types import TracebackType
 from typing import BinaryIO, Self
 
 from fedmoe.errors import FedMoEError
@@ -51,12 +50,7 @@ class Home:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self.fd)
 
     def locked(self) -> AbstractContextManager[None]:

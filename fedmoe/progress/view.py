@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, RenderableType
@@ -39,14 +38,9 @@ class LiveView(ABC):
             self.live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if self.live:
-            self._now(phase="interrupted" if error else "finished")
+            self._now(phase="interrupted" if kind else "finished")
             self.live.stop()
 
     @abstractmethod

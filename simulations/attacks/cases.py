@@ -18,7 +18,8 @@ DEFAULT = "clip"
 WHOLE = ("flip", "bound", "ipm", "sideways", "backdoor", "backdoor_bound", "focus_bound",
          "labels_bound", "backdoor_common", "backdoor_rare", "alie", "noise")  # fmt: skip
 """Attacks over all rounds of a run."""
-CAREFUL = {
+When = Literal["last", "all"]
+CAREFUL: dict[When, tuple[str, ...]] = {
     "last": ("honest", "bound", "sideways", "alie", "labels_bound", "backdoor", "backdoor_bound",
              "backdoor_focus", "own_backdoor", "zeros"),
     "all": ("honest", "absent", "bound", "sideways", "backdoor_bound"),
@@ -41,7 +42,7 @@ class Case:
     strategy: str = "flame"
     rule: str = DEFAULT
     attack: str = "honest"
-    when: Literal["last", "all"] = "last"
+    when: When = "last"
     """Lies in the last round that it is in alone, after honest ones without a rule, or in all."""
     clients: int = 8
     per_round: int = 4
@@ -86,13 +87,13 @@ def grids() -> dict[str, list[Case]]:
     calm = [replace(wide, rule=rule) for rule in RULES]
     pairs = [replace(case, attack=a, liars=2) for a in PAIRED for case in calm]
     seeds = [replace(short, rule=r, seed=seed) for seed in range(3) for r in ("none", DEFAULT)]
-    lies = [(when, attack) for when, attacks in CAREFUL.items() for attack in attacks]
+    lies = [Case(when=when, attack=a, test_examples=600) for when, attacks in CAREFUL.items()
+            for a in attacks]  # fmt: skip
     return {
         "table": both([Case(rule=rule, attack=a) for a in ATTACKS for rule in RULES]),
         "honest": both(seeds),
         "whole": both([Case(when="all", attack=a) for a in ("honest", *WHOLE)]),
-        "careful": [Case(when=when, attack=a, seed=seed, test_examples=600) for seed in SEEDS
-                    for when, a in lies],
+        "careful": [replace(case, seed=seed) for seed in SEEDS for case in lies],
         "pairs": both([*calm, *pairs]),
         "unlike": [replace(case, alpha=0.1) for case in calm],
         "twenty": both([replace(case, clients=20, per_round=10) for case in pairs]),

@@ -72,26 +72,17 @@ class Lab:
         """Return each tier's loss and score, and the share of triggered prompts obeyed."""
         found: dict[str, dict[str, float]] = {"loss": {}, "score": {}, "trigger": {}}
         for tier in tiers:
-            done = self.scorer.score(self._task(state, tier), "test")
+            done = self.scorer.score(pack_task(self._task(state, tier)), "test")
             found["loss"][tier], found["score"][tier] = done.loss, 100 * done.score
-        asked = self.scorer.score(self._task(state, tiers[0]), "trigger")
+        asked = self.scorer.score(pack_task(self._task(state, tiers[0])), "trigger")
         return found | {"trigger": {"obeyed": 100 * asked.score, "loss": asked.loss}}
 
     def root(self, state: ServerState) -> Update:
         """Return what the server trains on its own rows, those for validation."""
         side = ClientSide(self.setup, {ROOT: self.scorer.sets["validation"].rows})
         tier = max(self.setup.top_ks, key=lambda name: self.setup.top_ks[name])
-        task = Task(
-            state.round + 1,
-            NUMBER,
-            tier,
-            self.setup.top_ks[tier],
-            state.rescalers[tier],
-            self.server.send(state.adapter, tier),
-            ROOT,
-        )
-        return side.train(task)
+        return side.train(self._task(state, tier, NUMBER, ROOT))
 
-    def _task(self, state: ServerState, tier: str):
+    def _task(self, state: ServerState, tier: str, client: int = 0, name: str = "") -> Task:
         sent, top_k = self.server.send(state.adapter, tier), self.setup.top_ks[tier]
-        return pack_task(Task(state.round + 1, 0, tier, top_k, state.rescalers[tier], sent))
+        return Task(state.round + 1, client, tier, top_k, state.rescalers[tier], sent, name)

@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from simulations.attacks.lab import Lab
 
 
-ROOT = -1
-"""In a client's place: the server."""
 Known = dict[tuple[int, Rows], Update]
-"""Updates by client and the rows that it trained on."""
+"""Updates by client, -1 the server, and the rows that it trained on."""
 
 
 @dataclass
@@ -65,7 +63,7 @@ class Round:
 
     def root(self) -> Update:
         """Return the update of the server's own round, for a rule that trusts its rows."""
-        if (key := (ROOT, "own")) not in self.known:
+        if (key := (-1, "own")) not in self.known:
             self.known[key] = self.lab.root(self.state)
         return self.known[key]
 
@@ -77,9 +75,9 @@ class Round:
         others = [self.trained(t, "own") for t in self.tasks if t.client not in liars]
         for task in self.tasks:
             update, lies = self.trained(task, "own"), task.client in liars
-            if lies and attack.make is None:
+            if lies and not attack.make:
                 continue
-            if lies:
+            if lies and attack.make:
                 seen = Seen(server.limits(task, update.examples), others)
                 update = attack.make(self.trained(task, attack.rows), seen)
                 told.lies += 1
