@@ -6,7 +6,7 @@
 Runs `fedmoe compare` on a config whose variants either activate fewer experts or lower the rank,
 and writes a page into the comparison's folder: each of the first against each of the second at the
 lowest tier, paired by seed, then the comparison's own tables. A run that ended is not repeated.
-What came of it: `claim.md`, and of other configs `quick.md`, `smollm2.md` and `full.md`.
+What came of it: `claim.md`, and of other configs `quick.md` and `smollm2.md`.
 """
 
 from __future__ import annotations
