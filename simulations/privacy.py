@@ -22,13 +22,14 @@ from fedmoe.aggregation.mean import Mean
 from fedmoe.aggregation.streaming import partial_sums
 from fedmoe.messages.records import Update
 from fedmoe.privacy.private_mean import norm
-from fedmoe.report.text_table import TextTable
 from fedmoe.rounds import plan_round
 from fedmoe.runs.local.in_process import InProcess
 from fedmoe.runs.prepare import prepare
+from simulations.study import markdown
 
 CONFIG = Path(__file__).parents[1] / "configs/home_assistant.yaml"
 FOLDER = Path("runs/privacy")
+CELLS_FILE = FOLDER / "cells.jsonl"
 CLIENTS, EXPECTED, ROUNDS, DELTA = 200, 20, 10, 1e-3
 STRATEGIES = {
     "fedavg": "aggregation={name: fedavg, weighting: uniform}",
@@ -38,20 +39,22 @@ STRATEGIES = {
 CLIP = {"fedavg": 0.5, "ffa": 0.5, "flame": 0.1}
 """A fifth to a tenth of the median norm of a client's weighted change (`norms`), and no search."""
 CELLS = [f"{s}-{e}" for s in ("fedavg", "flame") for e in ("none", "8", "32", "2")]
-CELLS += ["fedavg-8-0.1", "ffa-8"]
+CELLS += ["fedavg-8-adaptive", "fedavg-8-still", "fedavg-8-0.1", "ffa-8"]
 Line = dict[str, Any]
 
 
 def experiment(cell: str) -> Experiment:
-    """Return the run of a cell, named `STRATEGY-EPSILON` or `STRATEGY-EPSILON-CLIP`."""
-    strategy, epsilon, clip = [*cell.split("-"), ""][:3]
-    more = []
+    """Return the run of a cell, named `STRATEGY-EPSILON` or `STRATEGY-EPSILON-CLIP`.
+
+    CLIP may be `adaptive`, or `still` for noise alone, on households that learn nothing.
+    """
+    (strategy, epsilon, clip), more = [*cell.split("-"), ""][:3], []
     if epsilon != "none":
         how = "noised" if strategy == "flame" else "public"
-        bound = float(clip or CLIP[strategy])
-        more = [
-            f"privacy={{epsilon: {epsilon}, delta: {DELTA}, clip: {bound}, denominators: {how}}}"
-        ]
+        bound = CLIP[strategy] if clip in ("", "adaptive", "still") else float(clip)
+        given = f"epsilon: {epsilon}, delta: {DELTA}, clip: {bound}, denominators: {how}"
+        more = [f"privacy={{{given}{', adaptive: {}' if clip == 'adaptive' else ''}}}"]
+        more += ["training.learning_rate=1e-12"] if clip == "still" else []
     overrides = [
         f"name={cell}",
         f"simulation={{folder: {FOLDER}, workers: 1}}",
@@ -61,8 +64,8 @@ def experiment(cell: str) -> Experiment:
         "adapter={rank: 2, alpha: 4}",
         "data={name: home_assistant, per_template: 96, per_domain: 1000}",
         "budget={tiers: {high: {top_k: 8}, lowest: {top_k: 1}}}",
-        "training={steps: 3, batch_size: 8, learning_rate: 5e-3, warmup_steps: 1, "
-        "probe_examples: 2}",
+        "training={steps: 3, batch_size: 8, learning_rate: 5e-3, warmup_steps: 1}",
+        "training.probe_examples=2",
         "evaluation={every: 0, test_examples: 100}",
         STRATEGIES[strategy],
     ]
@@ -109,24 +112,21 @@ def measured(cell: str) -> Line:
 
 def known() -> dict[str, Line]:
     """Return the lines that are there, by cell."""
-    path = FOLDER / "cells.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = CELLS_FILE.read_text().splitlines() if CELLS_FILE.exists() else []
     return {line["cell"]: line for line in map(json.loads, lines)}
 
 
 def table(cells: Iterable[Line]) -> str:
     """Return the table of cells as Markdown."""
     rows = []
-    for line in cells:
-        if "scores" not in line:
-            continue
+    for line in (line for line in cells if "scores" in line):
         strategy, epsilon = line["cell"].split("-")[:2]
         z, clip = line.get("noise_multiplier", 0.0), line.get("clip", math.nan)
         values = [f"{loss:.2f} / {score:.0f} %" for loss, score in line["scores"].values()]
         rows.append([strategy, epsilon, f"{z:.2f}", f"{clip:.3g}", *values])
     tiers = ["high, base", "lowest, base", "high, end", "lowest, end"]
     columns = ["strategy", "epsilon", "noise z", "clip", *tiers]
-    return "\n".join(TextTable("", columns, rows).markdown())
+    return markdown(columns, rows)
 
 
 def main() -> None:
@@ -138,7 +138,7 @@ def main() -> None:
             continue
         line = norms(cell[6:]) if cell.startswith("norms-") else measured(cell)
         FOLDER.mkdir(parents=True, exist_ok=True)
-        with (FOLDER / "cells.jsonl").open("a") as file:
+        with CELLS_FILE.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
     print(table(known().values()))
