@@ -1,10 +1,10 @@
 """Whole runs in which no client holds the experts in full: report, resume, export, generation."""
 
-import json
 from pathlib import Path
 
 import pytest
 from family_models import tiny_family
+from sums import write_sums
 
 from fedmoe.cli.main import main
 from fedmoe.config import load_experiment
@@ -25,12 +25,7 @@ FORMS = {
 @pytest.mark.usefixtures("proved_here")
 @pytest.mark.parametrize("name", FORMS)
 def test_a_run_without_full_experts_ends_goes_on_and_is_exported(name, tiny_folder, tmp_path):
-    rows = [
-        {"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
-        for a in range(6)
-        for b in range(6)
-    ]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_sums(tmp_path, 6, 6)
     config = tmp_path / "run.yaml"
     config.write_text(
         f"""\

@@ -1,8 +1,7 @@
 """Whole runs of strategies that differ most from an average: report, export, generation."""
 
-import json
-
 import pytest
+from sums import DEVICE, write_sums
 
 from fedmoe.cli.main import main
 from fedmoe.report.ledger import read_ledger
@@ -15,20 +14,11 @@ UNUSUAL = (ALONE, "fedsa_lora", "fed_sb", "flora", "hetlora", "scaffold", "ub_sm
 def run_of(tmp_path_factory, tiny_folder):
     """A function that runs a strategy on a tiny model and gives the folder."""
     home = tmp_path_factory.mktemp("strategies")
-    rows = [
-        {"prompt": f"what is {a} plus {b}", "response": f"{a + b}", "kind": f"by {b % 3}"}
-        for a in range(9)
-        for b in range(8)
-    ]
-    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_sums(home, 9, 8, kinds=True)
 
     def play(kind):
         name = kind.rpartition(":")[2]
-        device = (
-            "{peak_flops: 1e9, memory_bytes: 1000, downlink_bytes_per_second: 1e6, "
-            "uplink_bytes_per_second: 1e6}"
-        )
-        devices = f"devices: {{high: {device}, low: {device}}}\n" if name == "fedbuff" else ""
+        devices = f"devices: {{high: {DEVICE}, low: {DEVICE}}}\n" if name == "fedbuff" else ""
         low = "top_k: 1, rank: 2" if name in ("flora", "hetlora") else "top_k: 1"
         (home / f"{name}.yaml").write_text(
             f"""\

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from sides import changed
+from sums import write_sums
 from uploads import LAYOUT, counts_of, deltas_of, task_for, update_of
 
 from fedmoe.adapter import Adapter
@@ -265,12 +266,7 @@ def experiment_of(tmp_path_factory, tiny_folder):
     from fedmoe.config import load_experiment
 
     home = tmp_path_factory.mktemp("door")
-    rows = [
-        {"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
-        for a in range(8)
-        for b in range(8)
-    ]
-    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_sums(home, 8, 8)
     (home / "door.yaml").write_text(
         f"""\
 name: door

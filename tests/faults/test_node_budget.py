@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sums import write_sums
 
 from clients.resident import carry_out, resident
 from clients.worker_frames import Order
@@ -27,12 +28,7 @@ PLENTY = 10**10
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, tiny_folder):
     home = tmp_path_factory.mktemp("node")
-    rows = [
-        {"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
-        for a in range(6)
-        for b in range(6)
-    ]
-    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_sums(home, 6, 6)
     path = home / "node.yaml"
     path.write_text(
         f"""\

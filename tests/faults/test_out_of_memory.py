@@ -1,12 +1,12 @@
 """A client that runs out of memory trains with fewer experts, and the round goes on."""
 
-import json
 import os
 import signal
 from dataclasses import replace
 
 import pytest
 import torch
+from sums import write_sums
 
 from fedmoe.adapter import Adapter
 from fedmoe.budget.measure import measure
@@ -25,12 +25,7 @@ from fedmoe.runs.session import run
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory, tiny_folder):
     home = tmp_path_factory.mktemp("memory")
-    rows = [
-        {"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
-        for a in range(6)
-        for b in range(6)
-    ]
-    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_sums(home, 6, 6)
     path = home / "memory.yaml"
     path.write_text(
         f"""\

@@ -13,6 +13,7 @@ from functools import cache
 import pytest
 from played import in_child, play, result
 from safetensors import safe_open
+from sums import DEVICE, write_sums
 
 from fedmoe.config import load_experiment
 from fedmoe.errors import CheckpointError, FedMoEError
@@ -31,22 +32,13 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="runs are forked"),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
-DEVICE = (
-    "{peak_flops: 1e9, memory_bytes: 1000, downlink_bytes_per_second: 1e6, "
-    "uplink_bytes_per_second: 1e6}"
-)
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, tiny_folder):
     """Three rounds of four clients, with server momentum and validation."""
     home = tmp_path_factory.mktemp("resume")
-    rows = [
-        {"prompt": f"what is {a} plus {b}", "response": f"{a + b}", "kind": f"by {b % 3}"}
-        for a in range(8)
-        for b in range(8)
-    ]
-    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_sums(home, 8, 8, kinds=True)
     path = home / "resume.yaml"
     path.write_text(
         f"""\

@@ -1,7 +1,6 @@
 """A run that a full disk or Ctrl-C stops says so, and goes on to the bits it would have had."""
 
 import errno
-import json
 import os
 import signal
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from sums import write_sums
 
 from fedmoe.cli.main import main
 from fedmoe.report.ledger import Ledger, read_ledger
@@ -22,12 +22,7 @@ SAME = ("kind", "round", "client", "tier", "top_k", "status", "tokens", "loss_be
 def config(tmp_path_factory, tiny_folder):
     """Two rounds of two clients that keep controls, and what they have not sent yet."""
     home = tmp_path_factory.mktemp("stopped")
-    rows = [
-        {"prompt": f"what is {a} plus {b}", "response": f"{a + b}"}
-        for a in range(6)
-        for b in range(6)
-    ]
-    (home / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_sums(home, 6, 6)
     path = home / "stopped.yaml"
     path.write_text(
         f"""\

@@ -1,10 +1,10 @@
 """One tiny experiment that every transport runs, and what the plain loop makes of it."""
 
-import json
 import warnings
 from functools import lru_cache
 
 import pytest
+from sums import write_sums
 
 with warnings.catch_warnings():
     # flwr 1.41 pins a typer that uses what click 8.4 calls deprecated, and warnings are errors.
@@ -34,12 +34,7 @@ simulation: {{folder: {runs}}}
 def experiment_file(tmp_path_factory, tiny_folder):
     """A YAML file, resolved: four clients of two tiers and unlike data, two rounds."""
     folder = tmp_path_factory.mktemp("parity")
-    rows = [
-        {"prompt": f"what is {a} plus {b}", "response": f"it is {a + b}", "kind": f"by {b % 3}"}
-        for a in range(12)
-        for b in range(8)
-    ]
-    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_sums(folder, 12, 8, "it is {}", kinds=True)
     path = folder / "experiment.yaml"
     path.write_text(
         EXPERIMENT.format(model=tiny_folder, rows=folder / "rows.jsonl", runs=folder / "runs")

@@ -9,6 +9,7 @@ import torch
 from fake_grid import FakeGrid
 from safetensors.torch import load_file
 from sides import changed
+from sums import DEVICE
 
 from fedmoe.aggregation import STRATEGIES
 from fedmoe.comparison.baselines import LocalOnly
@@ -24,10 +25,6 @@ from fedmoe.runs.session import Evaluator, Phases
 from server.settings import Settings
 from server.transport import GridTransport
 
-DEVICE = (
-    "{peak_flops: 1e9, memory_bytes: 1000, downlink_bytes_per_second: 1e6, "
-    "uplink_bytes_per_second: 1e6}"
-)
 ALONE = "fedmoe.comparison.baselines:LocalOnly"
 KINDS = {kind().name: kind for kind in STRATEGIES} | {ALONE: LocalOnly}
 every = pytest.mark.parametrize("name", KINDS)
