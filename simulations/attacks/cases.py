@@ -26,7 +26,7 @@ CAREFUL: dict[When, tuple[str, ...]] = {
 }  # fmt: skip
 """By when the liar lies: what is measured over several seeds, with more test examples."""
 SEEDS = range(5)
-PAIRED = ("bound", "alie", "ipm", "backdoor_bound")
+PAIRED = ("bound", "sideways", "alie", "ipm", "backdoor_bound")
 RULES = ("none", "clip", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median",
          "centred_clipping", "fltrust")  # fmt: skip
 
