@@ -39,11 +39,11 @@ class Clip(Guarded):
     Where nobody is over a limit, the next state is the strategy's, to the bit. In six honest rounds
     of the quickstart twice the median norm clips 2 of 1,560 updates of experts, where the median
     itself clips 68 %; a `most_share` of 0.3 lowers 38 % of FLAME's weights there. A client's middle
-    cosine with the others is 0.05 or more in all of them, and that of any client's turned update
-    -0.04 or less. What the rule does not stop: a backdoor that is kept up, as it is training data
-    like any other, and a lie that agrees a little: 4 points of 26 in one round, and 12 where
-    clients alone know their rows and it claims a million; a `most_size` and a `most_norm` of 1
-    help. The table is `simulations/attacks.md`.
+    cosine with the others is above 0 in all of them, and in 35 rounds of clients more unlike than
+    these (0.004 was the least); that of a turned update was -0.04 or less. What the rule does not
+    stop: a backdoor, as it is training data like any other, and a lie that agrees a little. Where
+    clients alone know their rows, a `most_size` and a `most_norm` of 1 make both smaller. The
+    table is `simulations/attacks.md`.
 
     It keeps a round's updates until the last has arrived, beyond a gigabyte of them in files
     (`TMPDIR`): ten updates of 592 MB take 4.9 GB there. While clients vote, there is a copy of
@@ -56,7 +56,7 @@ class Clip(Guarded):
 
     name: Literal["clip"] = "clip"
     withstands: ClassVar[str] = "weight"
-    most_against: Annotated[float, Field(gt=0, le=1)] | None = 0.02
+    most_against: Annotated[float, Field(gt=0, le=1)] | None = 0.01
     """Cosine up to which two clients' updates are neither with nor against each other. A client
     whose update is against more than half of the others' is left out of the round; nobody is when
     null, where clients have no direction in common, or in a round of more than 64, in which each
