@@ -35,9 +35,8 @@ BASE = Path(model_folder(MINI)) / "model.safetensors"
 
 def known(base: str) -> list[Line]:
     """Return the lines of all cases that were run on this base model."""
-    if not RESULTS.exists():
-        return []
-    lines = map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())
+    text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    lines = map(json.loads, text.splitlines())
     return [vars(Case()) | line for line in lines if line.get("base") == base]
 
 
@@ -71,12 +70,9 @@ def main() -> None:
     parts |= {"--case": [Case(*given.case)]} if given.case else {}
     for name, cases in parts.items():
         left = [case for case in cases if not found(lines, case)]
-        minutes, started = sum(map(seconds, left)) / 60, time.process_time()
-        said = f"{len(left)} of {len(cases)} cases, about {minutes:.1f} processor minutes"
-        print(f"{name}: {said}", file=sys.stderr, flush=True)
+        said = f"{len(left)} of {len(cases)} cases, about {sum(map(seconds, left)) / 60:.1f}"
+        print(f"{name}: {said} processor minutes", file=sys.stderr, flush=True)
         run(left, lines, base, end)
-        spent = (time.process_time() - started) / 60
-        print(f"{name}: took {spent:.1f} processor minutes", file=sys.stderr, flush=True)
     write_text(PAGE, page(lines, WORDS.read_text(encoding="utf-8")))
     write_bytes(PAGE.with_suffix(".png"), picture(lines))
 

@@ -19,12 +19,13 @@ WHOLE = ("flip", "bound", "ipm", "sideways", "backdoor", "backdoor_bound", "focu
          "labels_bound", "backdoor_common", "backdoor_rare", "alie", "noise")  # fmt: skip
 """Attacks over all rounds of a run."""
 When = Literal["last", "all"]
-CAREFUL: dict[When, tuple[str, ...]] = {
-    "last": ("honest", "bound", "sideways", "alie", "labels_bound", "backdoor", "backdoor_bound",
-             "backdoor_focus", "own_backdoor", "zeros"),
-    "all": ("honest", "absent", "bound", "sideways", "backdoor_bound"),
+CAREFUL: dict[tuple[str, When], tuple[str, ...]] = {
+    (DEFAULT, "last"): ("honest", "bound", "sideways", "alie", "labels_bound", "backdoor",
+                        "backdoor_bound", "backdoor_focus", "own_backdoor", "zeros"),
+    (DEFAULT, "all"): ("honest", "absent", "bound", "sideways", "backdoor_bound"),
+    ("fltrust", "last"): ("honest", "bound", "sideways", "backdoor", "backdoor_bound"),
 }  # fmt: skip
-"""By when the liar lies: what is measured over several seeds, with more test examples."""
+"""By rule, and when the liar lies: what is measured over several seeds, with more test examples."""
 SEEDS = range(5)
 PAIRED = ("bound", "sideways", "alie", "ipm", "backdoor_bound")
 RULES = ("none", "clip", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median",
@@ -87,8 +88,8 @@ def grids() -> dict[str, list[Case]]:
     calm = [replace(wide, rule=rule) for rule in RULES]
     pairs = [replace(case, attack=a, liars=2) for a in PAIRED for case in calm]
     seeds = [replace(short, rule=r, seed=seed) for seed in range(3) for r in ("none", DEFAULT)]
-    lies = [Case(when=when, attack=a, test_examples=600) for when, attacks in CAREFUL.items()
-            for a in attacks]  # fmt: skip
+    lies = [Case(rule=rule, when=when, attack=a, test_examples=600)
+            for (rule, when), attacks in CAREFUL.items() for a in attacks]  # fmt: skip
     return {
         "table": both([Case(rule=rule, attack=a) for a in ATTACKS for rule in RULES]),
         "honest": both(seeds),

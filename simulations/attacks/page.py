@@ -76,12 +76,15 @@ def price(lines: Sequence[Line]) -> str:
 
 def careful(lines: Sequence[Line]) -> str:
     """Return what lies cost over seeds: paired differences of scores to an honest client's."""
-    kinds, rows = {(c.when, c.attack): 0 for c in grids()["careful"] if c.attack != "honest"}, []
-    for when, attack in kinds:
-        base, ours = (by_seed(lines, "careful", when=when, attack=a) for a in ("honest", attack))
+    cases = [case for case in grids()["careful"] if case.attack != "honest"]
+    kinds, rows = {(c.rule, c.when, c.attack): 0 for c in cases}, []
+    for rule, when, attack in kinds:
+        base, ours = (by_seed(lines, "careful", rule=rule, when=when, attack=a)
+                      for a in ("honest", attack))  # fmt: skip
         if not (seeds := sorted(base.keys() & ours.keys())):
             continue
-        row = ["one" if when == "last" else "all six", ATTACKS[attack].says, str(len(seeds))]
+        rounds = "one" if when == "last" else "all six"
+        row = [f"`{rule}`", rounds, ATTACKS[attack].says, str(len(seeds))]
         for tier in base[seeds[0]]["score"]:
             with_, without = ([x[s]["score"][tier] / 100 for s in seeds] for x in (ours, base))
             row.append(difference_text(difference(with_, without, 2 * len(kinds)), "score"))
@@ -89,7 +92,7 @@ def careful(lines: Sequence[Line]) -> str:
         caught = sum(x["told"]["caught"] == x["told"]["lies"] > 0 for x in ours.values())
         row += [f"{max(x['trigger']['obeyed'] for x in ours.values()):.0f} %", str(caught)]
         rows.append(row)
-    columns = ["lies in", "the client", "seeds", "points, k = 8", "points, k = 1", "loss",
+    columns = ["rule", "lies in", "the client", "seeds", "points, k = 8", "points, k = 1", "loss",
                "triggered prompts obeyed, at most", "left out, seeds"]  # fmt: skip
     said = f"The {2 * len(kinds)} intervals hold together with 95 % (Bonferroni)."
     return markdown(columns, rows, said if rows else "")
@@ -121,7 +124,7 @@ def page(lines: Sequence[Line], words: str) -> str:
     """Return the page: first `words` that a person wrote, then what was measured."""
     parts = [
         words,
-        "## The default rule over seeds, beside an honest client in the liar's place",
+        "## Over seeds, beside an honest client in the liar's place",
         careful(lines),
         "## One lie, in the last of six rounds, with one seed",
         table(lines, "table", "lie of round 6"),
