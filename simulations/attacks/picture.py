@@ -1,31 +1,31 @@
-"""The figure: what one lie leaves, without and with the default rule."""
+"""The figure: what a lie costs under the default rule, seed by seed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean
 
 from fedmoe.report import figures
-from simulations.attacks.cases import DEFAULT, Case, Line, found
+from simulations.attacks.cases import CAREFUL, DEFAULT, Line
 from simulations.attacks.catalogue import ATTACKS
+from simulations.attacks.page import by_seed
 
 
 def picture(lines: Sequence[Line]) -> bytes:
-    """Return the figure: the mean score that is left after each lie, without and with the rule."""
-    known = {
-        a: [found(lines, Case("flame", rule, a)) for rule in ("none", DEFAULT)] for a in ATTACKS
-    }
-    names = [a for a, (without, with_) in known.items() if without and with_]
-    figure = figures.new_figure("What one lying client of eight leaves (FLAME)", 4.4)
+    """Return the figure: points of score that each lie costs, a mark for each seed."""
+    kinds = [(when, a) for (rule, when), attacks in CAREFUL.items() for a in attacks[1:]
+             if rule == DEFAULT]  # fmt: skip
+    figure = figures.new_figure("What one lying client of eight costs a default run", 4.4)
     figure.set_figwidth(7.5)  # what a lie is takes half of it
     axes = figure.subplots()
-    colours = figures.shades(["no rule", f"{DEFAULT} (default)"])
-    for place, (label, colour) in enumerate(colours.items()):
-        scores = [mean(known[a][place][0]["score"].values()) for a in names]
-        axes.plot(scores, range(len(names)), figures.MARKERS[place], color=colour, label=label,
-                  markersize=8 - 2 * place)  # fmt: skip
-    axes.set_xlabel("mean score, percent")
-    axes.set_xlim(left=0)
-    figures.dress_rows(axes, [ATTACKS[a].says for a in names])
+    colours = figures.shades(["in one round", "in all six"])
+    for row, (when, attack) in enumerate(kinds):
+        base, ours = (by_seed(lines, "careful", rule=DEFAULT, when=when, attack=a)
+                      for a in ("honest", attack))  # fmt: skip
+        lost = [ours[s]["score"]["high"] - base[s]["score"]["high"] for s in ours if s in base]
+        place, label = when == "all", [*colours][when == "all"]
+        axes.plot(lost, [row] * len(lost), figures.MARKERS[place], color=colours[label], alpha=0.7,
+                  label=label if attack == "bound" else None)  # fmt: skip
+    axes.set_xlabel("points at k = 8 against an honest client, by seed")
+    figures.dress_rows(axes, [ATTACKS[attack].says for _, attack in kinds])
     figures.legend(figure, 2)
     return figures.png(figure)
