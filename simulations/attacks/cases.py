@@ -168,3 +168,9 @@ def found(lines: Iterable[Line], case: Case, but: Sequence[str] = ()) -> list[Li
     """Return the lines of a case, whatever the fields named in `but`."""
     wanted = {k: v for k, v in vars(case).items() if k not in but}
     return [line for line in lines if wanted.items() <= line.items()]
+
+
+def by_seed(lines: Sequence[Line], grid: str, **which: str) -> dict[int, Line]:
+    """Return the lines of a grid's cases with these fields, by their seed."""
+    cases = [c for c in grids()[grid] if which.items() <= vars(c).items()]
+    return {case.seed: line for case in cases for line in found(lines, case)}

@@ -7,7 +7,7 @@ from statistics import mean
 
 from fedmoe.comparison.outcomes import difference_text
 from fedmoe.comparison.paired import difference
-from simulations.attacks.cases import DEFAULT, Line, found, grids
+from simulations.attacks.cases import DEFAULT, Line, by_seed, found, grids
 from simulations.attacks.catalogue import ATTACKS
 from simulations.study import markdown
 
@@ -40,12 +40,6 @@ def table(lines: Sequence[Line], grid: str, title: str) -> str:
                 rows[case.attack][1 + rules.index(case.rule)] = cell(line)
         made.append(markdown([f"{name}, {title}", *(f"`{r}`" for r in rules)], [*rows.values()]))
     return "\n\n".join(made)
-
-
-def by_seed(lines: Sequence[Line], grid: str, **which: str) -> dict[int, Line]:
-    """Return the lines of a grid's cases with these fields, by their seed."""
-    cases = [c for c in grids()[grid] if which.items() <= vars(c).items()]
-    return {case.seed: line for case in cases for line in found(lines, case)}
 
 
 def losses(lines: dict[int, Line], seeds: Sequence[int]) -> list[float]:

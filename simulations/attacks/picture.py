@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedmoe.report import figures
-from simulations.attacks.cases import CAREFUL, DEFAULT, Line
+from simulations.attacks.cases import CAREFUL, DEFAULT, Line, by_seed
 from simulations.attacks.catalogue import ATTACKS
-from simulations.attacks.page import by_seed
 
 
 def picture(lines: Sequence[Line]) -> bytes:
