@@ -39,7 +39,7 @@ class Clip(Guarded):
     Where nobody is over a limit, the next state is the strategy's, to the bit. In six honest rounds
     of the quickstart twice the median norm clips 2 of 1,560 updates of experts, where the median
     itself clips 68 %; a `most_share` of 0.3 lowers 38 % of FLAME's weights there. A client's middle
-    cosine with the others is above 0 in all of them, and in 35 rounds of clients more unlike than
+    cosine with the others is above 0 in all of them, and in 24 rounds of clients more unlike than
     these (0.004 was the least); that of a turned update was -0.04 or less. What the rule does not
     stop: a backdoor, as it is training data like any other, and a lie that agrees a little. Where
     clients alone know their rows, a `most_size` and a `most_norm` of 1 make both smaller. The
