@@ -123,3 +123,16 @@ def test_a_minority_can_put_out_nobody_who_agrees_with_the_rest(number, data):
     assert not opposed(found, LEAST)[liars:].any()
     found[:liars, liars:] = found[liars:, :liars] = -2 * LEAST
     assert [*opposed(found, LEAST)[:liars]] == [True] * liars
+
+
+def test_the_default_hears_a_vote_of_clients_that_have_little_in_common():
+    # Measured: the second is turned, and two honest ones share 0.019.
+    found = torch.tensor(
+        [
+            [1.0, -0.031, 0.070, 0.019],
+            [-0.031, 1.0, -0.058, -0.120],
+            [0.070, -0.058, 1.0, 0.075],
+            [0.019, -0.120, 0.075, 1.0],
+        ]
+    )
+    assert opposed(found, Clip().most_against).tolist() == [False, True, False, False]
