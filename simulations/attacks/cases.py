@@ -164,10 +164,9 @@ class Bench:
         return self.round(lab, state)
 
 
-def found(lines: Iterable[Line], case: Case, but: Sequence[str] = ()) -> list[Line]:
-    """Return the lines of a case, whatever the fields named in `but`."""
-    wanted = {k: v for k, v in vars(case).items() if k not in but}
-    return [line for line in lines if wanted.items() <= line.items()]
+def found(lines: Iterable[Line], case: Case) -> list[Line]:
+    """Return the lines of a case."""
+    return [line for line in lines if vars(case).items() <= line.items()]
 
 
 def by_seed(lines: Sequence[Line], grid: str, **which: str) -> dict[int, Line]:
